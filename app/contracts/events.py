@@ -1,0 +1,137 @@
+"""What an attempt reports: one JSON line an event, appended to the attempt's events file by the child process.
+
+The worker tails the file into the database; nothing but a complete line counts.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from app.contracts.base import Contract
+
+
+class Phase(StrEnum):
+    """Where a running job is."""
+
+    DOWNLOAD = "download"
+    LOAD = "load"
+    TRAIN = "train"
+    EVAL = "eval"
+    SAVE = "save"
+    VERIFY = "verify"
+
+
+class Blame(StrEnum):
+    """Whose failure it is."""
+
+    USER = "user_error"
+    SYSTEM = "system_error"
+
+
+class Event(Contract):
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class PhaseStarted(Event):
+    kind: Literal["phase"] = "phase"
+    phase: Phase
+
+
+class Noticed(Event):
+    """Something done otherwise than asked, or worth knowing; never a silent fallback."""
+
+    kind: Literal["notice"] = "notice"
+    code: str = Field(description="stable, such as optimizer_replaced")
+    message: str
+    field: str | None = Field(None, description="the spec field it is about, such as training.optim")
+    requested: Any = None
+    effective: Any = None
+
+
+class DataPrepared(Event):
+    """What became of the rows: all counts are of whole dataset rows or tokens, before padding."""
+
+    kind: Literal["data"] = "data"
+    report: dict[str, Any]
+
+
+class SpecResolved(Event):
+    """The values that are really used, for every `auto`, null and fallback: {"training.optim": "adamw_torch_fused"}."""
+
+    kind: Literal["resolved"] = "resolved"
+    values: dict[str, Any]
+
+
+class StepLogged(Event):
+    """One logging step. `tokens` counts what went through the model since step 1, padding left out."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float | None = Field(description="mean over supervised tokens; null where it was not finite")
+    learning_rate: float | None
+    grad_norm: float | None
+    tokens: int
+    tokens_per_second: float
+    seconds: float = Field(description="since the first step began")
+    memory_bytes: int = Field(description="peak, of the GPU, or resident where there is none")
+    gpu_memory_bytes: int | None = None
+
+
+class Evaluated(Event):
+    kind: Literal["eval"] = "eval"
+    step: int
+    eval_loss: float | None
+    eval_seconds: float
+
+
+class AdapterSaved(Event):
+    """The bundle is complete on disk. `version` is the hash of its files."""
+
+    kind: Literal["adapter"] = "adapter"
+    path: str
+    version: str
+    bytes: int
+    base_model: str = Field(description="the weights that were trained on: a hub id or a local folder")
+    base_revision: str | None
+    adapter_kind: Literal["lora", "full"]
+    rank: int | None
+    trainable_parameters: int
+
+
+class SourcesChecked(Event):
+    """The last event of a validation: everything that the spec names is there and fits."""
+
+    kind: Literal["checked"] = "checked"
+
+
+class Failed(Event):
+    """The last event of an attempt that could not go on. The message never holds a traceback or a secret."""
+
+    kind: Literal["failed"] = "failed"
+    blame: Blame
+    code: str
+    message: str
+    hint: str | None = None
+    param: str | None = None
+    details: list[dict[str, Any]] = []
+
+
+class Finished(Event):
+    """The last event of an attempt that went well."""
+
+    kind: Literal["finished"] = "finished"
+    steps: int
+    train_seconds: float
+    final_loss: float | None
+    tokens: int
+
+
+AttemptEvent = Annotated[
+    PhaseStarted | Noticed | DataPrepared | SpecResolved | StepLogged | Evaluated | AdapterSaved | SourcesChecked | Failed | Finished,
+    Field(discriminator="kind"),
+]
+ATTEMPT_EVENT: TypeAdapter[AttemptEvent] = TypeAdapter(AttemptEvent)

@@ -1,0 +1,224 @@
+"""The training spec: the arguments of Unsloth's and TRL's own calls, grouped by call, every one bounded.
+
+Sources of names and bounds: unsloth 2026.10.9 `FastLanguageModel.from_pretrained` / `get_peft_model`,
+trl 1.15 `SFTConfig`, transformers 5.17 `TrainingArguments`, peft 0.21 `LoraConfig`.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
+
+from app.contracts.base import Contract, Real, Whole
+from app.contracts.templates import CHAT_TEMPLATES
+
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+# A file or folder name of one segment: no separator, no leading dot, nothing a shell or an URL would read otherwise.
+SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+# A hub id (`owner/name`) or a folder below the operator's models folder.
+ModelName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}$", max_length=200)
+]
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=120)]
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]+$", max_length=120)]
+Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
+
+ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class ModelSpec(Contract):
+    """Arguments of `FastLanguageModel.from_pretrained`, and the chat template put on its tokenizer."""
+
+    model_name: ModelName
+    revision: Revision | None = None
+    max_seq_length: Whole = Field(2048, ge=16, le=1_048_576, description="tokens; RoPE is scaled to it by Unsloth")
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] | None = Field(
+        None, description="null and auto: bfloat16 where the hardware has it, else float16"
+    )
+    load_in_4bit: bool = True
+    load_in_8bit: bool = False
+    full_finetuning: bool = False
+    chat_template: str | None = Field(None, max_length=64, description="an Unsloth template name; null: the model's own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_choice_replaces_the_default(cls, value: Any) -> Any:
+        """4-bit is the page's default; asking for 8 bits or for all weights means not asking for 4 bits."""
+        if isinstance(value, dict) and "load_in_4bit" not in value:
+            other = value.get("load_in_8bit") is True or value.get("full_finetuning") is True
+            return {**value, "load_in_4bit": False} if other else value
+        return value
+
+    @field_validator("chat_template")
+    @classmethod
+    def _template_is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in CHAT_TEMPLATES:
+            raise ValueError(f"should be null or one of {', '.join(CHAT_TEMPLATES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _one_way_of_loading(self) -> Self:
+        chosen = [name for name in ("load_in_4bit", "load_in_8bit", "full_finetuning") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: set one of them to true")
+        return self
+
+
+class LoftqConfig(Contract):
+    """peft's `LoftQConfig`: start A and B from the error of quantising the base weights."""
+
+    loftq_bits: Literal[2, 4, 8] = 4
+    loftq_iter: Whole = Field(1, ge=1, le=20)
+
+
+class LoraSpec(Contract):
+    """Arguments of `FastLanguageModel.get_peft_model`."""
+
+    r: Whole = Field(16, ge=1, le=512, description="rank of the update; 8 to 128 is usual")
+    target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] = list(ALL_PROJECTIONS)
+    lora_alpha: Whole = Field(16, ge=1, le=8192)
+    lora_dropout: Real = Field(0.0, ge=0.0, lt=1.0)
+    bias: Literal["none", "all", "lora_only"] = "none"
+    use_gradient_checkpointing: Literal["unsloth"] | bool = "unsloth"
+    random_state: Seed = 3407
+    use_rslora: bool = False
+    loftq_config: LoftqConfig | None = None
+    modules_to_save: Annotated[list[ModuleName], Field(min_length=1, max_length=8)] | None = None
+
+
+class FileSource(Contract):
+    """A file uploaded by `POST /files`."""
+
+    file: str = Field(pattern=r"^file-[a-z2-7]{24}$", description="the id that POST /files answered")
+
+
+class HubSource(Contract):
+    """A dataset of the hub, by its name, as `datasets.load_dataset(name, subset, split=…, revision=…)` takes it."""
+
+    hub: ModelName
+    split: str = Field("train", pattern=r"^[A-Za-z0-9._\[\]:%+-]+$", max_length=100)
+    subset: SafeName | None = None
+    revision: Revision | None = None
+
+
+class PathSource(Contract):
+    """A file on the server, relative to the operator's datasets folder."""
+
+    path: str = Field(min_length=1, max_length=500)
+
+
+def _source_kind(value: Any) -> str | None:
+    keys = set(value) if isinstance(value, dict) else {type(value).__name__.removesuffix("Source").lower()}
+    named = [kind for kind in ("file", "hub", "path") if kind in keys]
+    return named[0] if len(named) == 1 else None
+
+
+Source = Annotated[
+    Annotated[FileSource, Tag("file")] | Annotated[HubSource, Tag("hub")] | Annotated[PathSource, Tag("path")],
+    Discriminator(
+        _source_kind,
+        custom_error_type="dataset_source",
+        custom_error_message='should have exactly one of the keys "file", "hub" and "path"',
+    ),
+]
+
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+Column = Literal["messages", "conversations", "instruction", "input", "output", "prompt", "completion", "text", "system", "tools"]
+
+
+class DatasetSpec(Contract):
+    """Where the rows come from and what of them is learned."""
+
+    source: Source
+    eval_source: Source | None = Field(None, description="rows to evaluate on; excludes eval_fraction")
+    format: Format = "auto"
+    columns: dict[Column, Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
+        None, description='which column plays which part: {"prompt": "question", "completion": "answer"}'
+    )
+    dataset_text_field: str | None = Field(None, min_length=1, max_length=200, description="the column of raw text")
+    dataset_num_proc: Whole | None = Field(None, ge=1, le=64, description="processes that prepare rows; null: one")
+    eval_fraction: Real = Field(0.0, ge=0.0, le=0.5)
+    train_on: Literal["responses", "all"] = Field("responses", description="which tokens carry loss")
+    on_bad_row: Literal["fail", "drop"] = "fail"
+
+    @model_validator(mode="after")
+    def _one_evaluation_set(self) -> Self:
+        if self.eval_source is not None and self.eval_fraction > 0:
+            raise ValueError("eval_source and eval_fraction exclude each other")
+        return self
+
+
+Optimizer = Literal[
+    "adamw_8bit", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd",
+    "lion_8bit", "lion_32bit", "paged_lion_8bit",
+]  # fmt: skip
+Schedule = Literal["linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
+
+
+class TrainingArgs(Contract):
+    """Arguments of trl's `SFTConfig`, under its names."""
+
+    method: Literal["sft", "cpt"] = Field("sft", description="cpt: continued pretraining on raw text, loss on every token")
+    per_device_train_batch_size: Whole = Field(2, ge=1, le=1024)
+    per_device_eval_batch_size: Whole = Field(2, ge=1, le=1024)
+    gradient_accumulation_steps: Whole = Field(4, ge=1, le=4096)
+    warmup_steps: Whole = Field(5, ge=0, le=1_000_000)
+    max_steps: Whole | None = Field(None, ge=1, le=10_000_000, description="optimizer steps; excludes num_train_epochs")
+    num_train_epochs: Real | None = Field(None, gt=0, le=1000, description="default 1 where max_steps is not given")
+    learning_rate: Real = Field(2e-4, gt=0, le=1)
+    embedding_learning_rate: Real | None = Field(None, gt=0, le=1, description="for trained embed_tokens and lm_head")
+    fp16: bool | None = None
+    bf16: bool | None = None
+    logging_steps: Whole = Field(1, ge=1, le=100_000)
+    optim: Optimizer = "adamw_8bit"
+    weight_decay: Real = Field(0.01, ge=0, le=10)
+    max_grad_norm: Real = Field(1.0, ge=0, le=1000)
+    lr_scheduler_type: Schedule = "linear"
+    seed: Seed = 3407
+    packing: bool = False
+    save_steps: Annotated[Whole, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = Field("auto", description="null: only the adapter at the end")
+    eval_steps: Whole | None = Field(None, ge=1, le=10_000_000)
+    output_dir: SafeName = "outputs"
+
+    @model_validator(mode="after")
+    def _no_two_answers_to_one_question(self) -> Self:
+        if self.max_steps is not None and self.num_train_epochs is not None:
+            raise ValueError("max_steps and num_train_epochs exclude each other: set one of them to null")
+        if self.fp16 and self.bf16:
+            raise ValueError("fp16 and bf16 exclude each other: leave both out and the worker picks by its hardware")
+        return self
+
+
+class Resources(Contract):
+    gpus: Whole = Field(1, ge=1, le=1, description="GPUs of one host; more than one is not supported")
+    max_seconds: Whole | None = Field(None, ge=1, le=2_592_000, description="wall clock of one attempt")
+
+
+class JobSpec(Contract):
+    """The body of `POST /jobs`."""
+
+    name: SafeName = "job"
+    labels: Annotated[
+        dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+        Field(max_length=16),
+    ] = {}
+    priority: Whole = Field(0, ge=-100, le=100, description="higher runs first")
+    model: ModelSpec
+    lora: LoraSpec = LoraSpec()
+    dataset: DatasetSpec
+    training: TrainingArgs = TrainingArgs()
+    resources: Resources = Resources()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_no_device(cls, name: str) -> str:
+        if name.split(".")[0].lower() in WINDOWS_DEVICES:
+            raise ValueError("should not be the name of a Windows device")
+        return name
+
+    @model_validator(mode="after")
+    def _evaluation_has_rows(self) -> Self:
+        evaluated = self.dataset.eval_source is not None or self.dataset.eval_fraction > 0
+        if self.training.eval_steps is not None and not evaluated:
+            raise ValueError("training.eval_steps needs dataset.eval_fraction or dataset.eval_source")
+        return self

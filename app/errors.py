@@ -1,0 +1,93 @@
+"""Every error that a client can meet.
+
+    ServiceError 500
+     ├── InvalidRequest 422 ── InvalidDataset 422
+     ├── BadRequest 400
+     ├── NotFound 404
+     ├── Conflict 409
+     ├── TooLarge 413
+     └── Unavailable 503 ── EngineUnavailable 503
+
+Messages say what was found and what would be right; they never hold a secret or a stack trace.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class Problem(BaseModel):
+    """One thing that is wrong, as exactly as it can be placed.
+
+    `record` counts dataset rows from 1, `line` counts lines of the file from 1.
+    """
+
+    record: int | None = None
+    line: int | None = None
+    field: str | None = None
+    code: str
+    found: str | None = None
+    expected: str | None = None
+
+
+class ServiceError(Exception):
+    """An error with an HTTP status and a stable code."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, details: list[Problem] | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.details = details or []
+        self.code = code or self.code
+
+    def body(self, request_id: str | None) -> dict[str, Any]:
+        """The one error form of the service."""
+        details = [problem.model_dump(exclude_none=True) for problem in self.details]
+        error = {"code": self.code, "message": self.message, "param": self.param, "details": details}
+        return {"error": {**error, "request_id": request_id}}
+
+
+class InvalidRequest(ServiceError):
+    status = 422
+    code = "invalid_request"
+
+
+class InvalidDataset(InvalidRequest):
+    code = "invalid_dataset"
+
+
+class BadRequest(ServiceError):
+    status = 400
+    code = "bad_request"
+
+
+class NotFound(ServiceError):
+    status = 404
+    code = "not_found"
+
+
+class Conflict(ServiceError):
+    status = 409
+    code = "conflict"
+
+
+class TooLarge(ServiceError):
+    status = 413
+    code = "too_large"
+
+
+class Unavailable(ServiceError):
+    """Something this request needs is away for now."""
+
+    status = 503
+    code = "unavailable"
+    retry_after_seconds = 5
+
+
+class EngineUnavailable(Unavailable):
+    code = "engine_unavailable"
