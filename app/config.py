@@ -21,7 +21,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    home: Path = Field(Path.home() / ".tunesmith", description="all state of this host, or a folder that all hosts share")
+    home: Path = Field(
+        Path.home() / ".tunesmith", description="all state of this host, or a folder that all hosts share"
+    )
     database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite below home")
     broker_url: str | None = Field(None, description="Redis URL; default: the bundled Valkey of `tunesmith up`")
     broker_prefix: str = Field("tunesmith:", description="what every key in the broker starts with")
@@ -29,12 +31,14 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
     engine_url: str = "http://127.0.0.1:8100"
     models_dir: Path | None = Field(None, description="local base models; default: home/models")
-    datasets_dir: Path | None = Field(None, description="files that dataset.source.path may name; default: home/datasets")
+    datasets_dir: Path | None = Field(
+        None, description="files that dataset.source.path may name; default: home/datasets"
+    )
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="of any request but an upload")
     max_upload_bytes: int = Field(2 * 2**30, ge=1024)
     max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, unpacked")
     lease_seconds: float = Field(60.0, gt=0, description="a worker that is silent for so long has lost its job")
-    heartbeat_seconds: float = Field(2.0, gt=0)
+    heartbeat_seconds: float = Field(1.0, gt=0, description="how often a worker stores what its child reported")
     max_attempts: int = Field(3, ge=1, le=100)
     log_level: str = "INFO"
 
@@ -69,7 +73,9 @@ class Settings(BaseSettings):
     def broker_socket(self) -> Path:
         path = self.root / "run" / "broker.sock"
         if len(bytes(path)) > LONGEST_SOCKET_PATH:
-            raise ValueError(f"TUNESMITH_HOME is too long for a unix socket: {path} should have at most {LONGEST_SOCKET_PATH} bytes")
+            raise ValueError(
+                f"TUNESMITH_HOME is too long for a unix socket: {path} should have at most {LONGEST_SOCKET_PATH} bytes"
+            )
         return path
 
     @cached_property

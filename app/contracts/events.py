@@ -131,7 +131,16 @@ class Finished(Event):
 
 
 AttemptEvent = Annotated[
-    PhaseStarted | Noticed | DataPrepared | SpecResolved | StepLogged | Evaluated | AdapterSaved | SourcesChecked | Failed | Finished,
+    PhaseStarted
+    | Noticed
+    | DataPrepared
+    | SpecResolved
+    | StepLogged
+    | Evaluated
+    | AdapterSaved
+    | SourcesChecked
+    | Failed
+    | Finished,
     Field(discriminator="kind"),
 ]
 ATTEMPT_EVENT: TypeAdapter[AttemptEvent] = TypeAdapter(AttemptEvent)

@@ -24,7 +24,9 @@ class Sampling(Contract):
     min_p: Real = Field(0.0, ge=0.0, le=1.0)
     repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0)
     seed: Whole | None = Field(None, ge=0, le=2**63 - 1)
-    stop: Annotated[tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...], Field(max_length=MAX_STOPS)] = ()
+    stop: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...], Field(max_length=MAX_STOPS)
+    ] = ()
     use_cache: bool = Field(True, description="keep keys and values of the tokens already read")
 
 

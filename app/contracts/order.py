@@ -1,4 +1,4 @@
-"""What a worker hands its child process: one JSON file, absolute paths, everything decided but what hardware decides."""
+"""What a worker hands its child process: one JSON file, absolute paths, all decided but what hardware decides."""
 
 from pathlib import Path
 
@@ -12,6 +12,27 @@ class BaseRef(Contract):
     source: str
     is_local: bool
     revision: str | None = None
+
+
+class SourceFile(Contract):
+    """A dataset file on this host; the name it was uploaded under is a label."""
+
+    path: Path
+    filename: str
+
+
+class CheckOrder(Contract):
+    """One check of everything that a spec names. The normalised records are written to `data_dir`."""
+
+    job_id: str
+    epoch: int
+    spec: JobSpec
+    base: BaseRef
+    train_file: SourceFile | None
+    eval_file: SourceFile | None
+    max_unpacked_bytes: int
+    data_dir: Path
+    events: Path
 
 
 class TrainingOrder(Contract):

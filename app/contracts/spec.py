@@ -38,7 +38,9 @@ class ModelSpec(Contract):
     load_in_4bit: bool = True
     load_in_8bit: bool = False
     full_finetuning: bool = False
-    chat_template: str | None = Field(None, max_length=64, description="an Unsloth template name; null: the model's own")
+    chat_template: str | None = Field(
+        None, max_length=64, description="an Unsloth template name; null: the model's own"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +125,9 @@ Source = Annotated[
 ]
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
-Column = Literal["messages", "conversations", "instruction", "input", "output", "prompt", "completion", "text", "system", "tools"]
+Column = Literal[
+    "messages", "conversations", "instruction", "input", "output", "prompt", "completion", "text", "system", "tools"
+]
 
 
 class DatasetSpec(Contract):
@@ -152,13 +156,17 @@ Optimizer = Literal[
     "adamw_8bit", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd",
     "lion_8bit", "lion_32bit", "paged_lion_8bit",
 ]  # fmt: skip
-Schedule = Literal["linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
+Schedule = Literal[
+    "linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
+]
 
 
 class TrainingArgs(Contract):
     """Arguments of trl's `SFTConfig`, under its names."""
 
-    method: Literal["sft", "cpt"] = Field("sft", description="cpt: continued pretraining on raw text, loss on every token")
+    method: Literal["sft", "cpt"] = Field(
+        "sft", description="cpt: continued pretraining on raw text, loss on every token"
+    )
     per_device_train_batch_size: Whole = Field(2, ge=1, le=1024)
     per_device_eval_batch_size: Whole = Field(2, ge=1, le=1024)
     gradient_accumulation_steps: Whole = Field(4, ge=1, le=4096)
@@ -176,7 +184,9 @@ class TrainingArgs(Contract):
     lr_scheduler_type: Schedule = "linear"
     seed: Seed = 3407
     packing: bool = False
-    save_steps: Annotated[Whole, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = Field("auto", description="null: only the adapter at the end")
+    save_steps: Annotated[Whole, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = Field(
+        "auto", description="null: only the adapter at the end"
+    )
     eval_steps: Whole | None = Field(None, ge=1, le=10_000_000)
     output_dir: SafeName = "outputs"
 
@@ -199,7 +209,10 @@ class JobSpec(Contract):
 
     name: SafeName = "job"
     labels: Annotated[
-        dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+        dict[
+            Annotated[str, StringConstraints(min_length=1, max_length=64)],
+            Annotated[str, StringConstraints(max_length=512)],
+        ],
         Field(max_length=16),
     ] = {}
     priority: Whole = Field(0, ge=-100, le=100, description="higher runs first")

@@ -1,0 +1,45 @@
+"""The table of adapters: what was trained, on which base, and where its files are."""
+
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import BigInteger, Boolean, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.contracts.generation import AdapterRef
+from app.contracts.order import BaseRef
+from app.db import Base, UtcDateTime
+
+
+class Adapter(Base):
+    """One immutable trained adapter. It outlives its job: `job_id` is where it came from and no foreign key."""
+
+    __tablename__ = "adapters"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    version: Mapped[str] = mapped_column(String(64), comment="hash of the bundle's files")
+    job_id: Mapped[str] = mapped_column(String(40), unique=True)
+    kind: Mapped[Literal["lora", "full"]] = mapped_column(String(8))
+    base_model: Mapped[str] = mapped_column(String(200), comment="as the job's spec named it")
+    base_source: Mapped[str] = mapped_column(Text, comment="the weights that were trained on: a hub id or a folder")
+    base_is_local: Mapped[bool] = mapped_column(Boolean)
+    base_revision: Mapped[str | None] = mapped_column(String(120))
+    path: Mapped[str] = mapped_column(Text, comment="the bundle's folder")
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    rank: Mapped[int | None] = mapped_column(Integer, comment="null: all weights were trained")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("ix_adapters_created_at", "created_at", "id"),)
+
+    @property
+    def name(self) -> str:
+        return f"{self.id}@{self.version}"
+
+    @property
+    def ref(self) -> AdapterRef:
+        """What the engine is told of it."""
+        return AdapterRef(adapter_id=self.id, version=self.version, path=self.path, kind=self.kind)
+
+    @property
+    def base(self) -> BaseRef:
+        return BaseRef(source=self.base_source, is_local=self.base_is_local, revision=self.base_revision)

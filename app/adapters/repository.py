@@ -1,0 +1,35 @@
+"""Every query about adapters. It never commits."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.adapters.models import Adapter
+
+
+def add(session: Session, adapter: Adapter) -> None:
+    session.add(adapter)
+
+
+def get(session: Session, adapter_id: str) -> Adapter | None:
+    return session.get(Adapter, adapter_id)
+
+
+def get_by_job(session: Session, job_id: str) -> Adapter | None:
+    return session.scalars(select(Adapter).where(Adapter.job_id == job_id)).one_or_none()
+
+
+def page(session: Session, *, after: Adapter | None, limit: int) -> Sequence[Adapter]:
+    """Newest first; `after` is the last adapter of the page before."""
+    query = select(Adapter).order_by(Adapter.created_at.desc(), Adapter.id.desc()).limit(limit)
+    if after is not None:
+        same_moment = (Adapter.created_at == after.created_at) & (Adapter.id < after.id)
+        query = query.where((Adapter.created_at < after.created_at) | same_moment)
+    return session.scalars(query).all()
+
+
+def remove(session: Session, adapter_id: str) -> bool:
+    """Whether there was such a row."""
+    gone = session.scalars(delete(Adapter).where(Adapter.id == adapter_id).returning(Adapter.id))
+    return gone.one_or_none() is not None

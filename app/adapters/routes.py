@@ -1,0 +1,38 @@
+"""HTTP for adapters."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.adapters import service
+from app.adapters.schemas import AdapterPage, AdapterView, Deleted
+from app.dependencies import DatabaseDep
+
+LONGEST_PAGE = 1000
+AdapterName = Annotated[str, "adapter-…, adapter-…@version, or the id of the job that trained it"]
+router = APIRouter(prefix="/adapters", tags=["adapters"])
+
+
+@router.get("")
+def list_adapters(
+    database: DatabaseDep,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
+) -> AdapterPage:
+    """Adapters, newest first."""
+    with database.reader() as session:
+        adapters, has_more = service.page(session, after, limit)
+    return AdapterPage.of(adapters, has_more)
+
+
+@router.get("/{adapter_id}")
+def get_adapter(adapter_id: AdapterName, database: DatabaseDep) -> AdapterView:
+    with database.reader() as session:
+        return AdapterView.model_validate(service.find(session, adapter_id, "adapter_id"))
+
+
+@router.delete("/{adapter_id}")
+def delete_adapter(adapter_id: AdapterName, database: DatabaseDep) -> Deleted:
+    """Remove an adapter and its files; the job that trained it stays."""
+    with database.writer() as session:
+        return Deleted(id=service.delete(session, adapter_id))

@@ -1,0 +1,80 @@
+"""The rules of adapters: how a user may name one, and how one is deleted."""
+
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from app.adapters import repository
+from app.adapters.models import Adapter
+from app.errors import Conflict, InvalidRequest, NotFound
+from app.jobs.repository import find_status
+from app.jobs.states import JobStatus
+
+LONGEST_QUOTE = 100
+# PostgreSQL takes no NUL in a text, so a name is looked at before the database is asked.
+NAME = re.compile(r"[A-Za-z0-9._@-]{1,120}")
+
+
+def find(session: Session, name: str, param: str = "adapter") -> Adapter:
+    """The adapter that a user means by `adapter-…`, `adapter-…@version` or the `job-…` that trained it.
+
+    Raises NotFound for an unknown name and for another version than the one that is here, Conflict for a job that has
+    not succeeded (yet).
+    """
+    if not NAME.fullmatch(name):
+        raise NotFound(f"{name[:LONGEST_QUOTE]!r} is no name of an adapter", param=param, code="unknown_adapter")
+    if name.startswith("job-"):
+        return _of_job(session, name, param)
+    adapter_id, at, version = name.partition("@")
+    adapter = repository.get(session, adapter_id)
+    if adapter is None:
+        raise NotFound(f"there is no adapter {name[:LONGEST_QUOTE]!r}", param=param, code="unknown_adapter")
+    if at and version != adapter.version:
+        message = f"{adapter_id} has no version {version[:LONGEST_QUOTE]!r}, it is at {adapter.version!r}"
+        raise NotFound(message, param=param, code="unknown_version")
+    return adapter
+
+
+def _of_job(session: Session, job_id: str, param: str) -> Adapter:
+    adapter = repository.get_by_job(session, job_id)
+    if adapter is not None:
+        return adapter
+    status = find_status(session, job_id)
+    if status is None:
+        raise NotFound(f"there is no job {job_id[:LONGEST_QUOTE]!r}", param=param, code="unknown_job")
+    if status != JobStatus.SUCCEEDED:
+        message = f"{job_id} is {status}: only a job that has succeeded has an adapter"
+        raise Conflict(message, param=param, code="job_has_no_adapter")
+    raise NotFound(f"the adapter of {job_id} was deleted", param=param, code="unknown_adapter")
+
+
+def page(session: Session, after: str | None, limit: int) -> tuple[list[Adapter], bool]:
+    """Adapters behind the one with the id `after`, newest first, and whether there are more. Raises InvalidRequest."""
+    last = repository.get(session, after) if after is not None and NAME.fullmatch(after) else None
+    if after is not None and last is None:
+        raise InvalidRequest(f"after: there is no adapter {after[:LONGEST_QUOTE]!r}", param="after")
+    found = repository.page(session, after=last, limit=limit + 1)
+    return list(found[:limit]), len(found) > limit
+
+
+def delete(session: Session, name: str) -> str:
+    """Remove an adapter with its files, and return its id. Cut off anywhere, it can be repeated.
+
+    The files are moved aside first: an adapter that is gone from the disk is an error to its users, one that is gone
+    from the table only would be a leak.
+    """
+    adapter = find(session, name, "adapter_id")
+    folder = Path(adapter.path)
+    aside = folder.with_name(f".deleted-{folder.name}")
+    with suppress(FileNotFoundError):
+        folder.rename(aside)
+    repository.remove(session, adapter.id)
+    session.commit()
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.parent.name == adapter.id:
+        with suppress(OSError):  # it is not empty, or gone already
+            folder.parent.rmdir()
+    return adapter.id

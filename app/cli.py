@@ -1,0 +1,247 @@
+"""The `tunesmith` command. It starts the service, and talks to a running one through the REST API only.
+
+Exit codes: 0 done, 1 an error or a failed job, 2 wrong usage or a cancelled job, 130 left with Ctrl-C.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from app.cli_watch import EXIT_CODES, outcome
+from app.cli_watch import watch as watch_job
+from app.client import ApiError, Client, Job, ServiceAbsent
+from app.config import Settings
+from app.lock import CannotStart
+
+LOCAL = "http://127.0.0.1:8000"
+INTERRUPTED = 130
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False, markup=False, soft_wrap=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="TUNE_URL", help="where the service is")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="the id that submit printed")]
+
+
+class BadInput(Exception):
+    """What was given to the command cannot be used."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command; whatever goes wrong is one line on stderr and an exit code."""
+    try:
+        app(args=arguments)
+    except ApiError as error:
+        _fail(f"{error.code}: {error.message}", *map(_problem, error.details))
+    except ValidationError as error:
+        _fail(*(f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}" for problem in error.errors()))
+    except (BadInput, CannotStart, ServiceAbsent) as error:
+        _fail(str(error))
+    sys.exit(0)
+
+
+@app.command()
+def up(
+    home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None,
+    port: Annotated[int | None, typer.Option(help="of the API; 0: any free one")] = None,
+) -> None:
+    """Start the whole service on this host. Ctrl-C stops all of it. TUNESMITH_ variables choose the rest."""
+    from app.supervisor import up as run  # the other commands need no database
+
+    chosen = {name: value for name, value in (("home", home), ("port", port)) if value is not None}
+    run(Settings.model_validate(chosen), console.print)
+
+
+@app.command()
+def submit(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="a JSON file with the job, or - for stdin")],
+    file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to upload for it")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="show its progress until it ends")] = False,
+    url: Url = LOCAL,
+) -> None:
+    """Submit a training job and print its id."""
+    job_spec = _read_spec(spec)
+    with Client(url) as client:
+        if file is not None:
+            job_spec = _with_file(job_spec, client.upload(file)["id"])
+        job = client.submit(job_spec)
+        typer.echo(job.id)
+        if watch:
+            _watch(client, job.id)
+
+
+@app.command()
+def watch(job_id: JobId, url: Url = LOCAL) -> None:
+    """Show a job's progress until it ends. Ctrl-C only looks away: the job goes on."""
+    with Client(url) as client:
+        _watch(client, job_id)
+
+
+@app.command()
+def jobs(url: Url = LOCAL) -> None:
+    """List the newest jobs."""
+    with Client(url) as client:
+        found = client.jobs()
+    _table([("JOB", "NAME", "STATUS", "DONE", ""), *map(_row, found.data)], has_more=found.has_more)
+
+
+@app.command()
+def job(job_id: JobId, url: Url = LOCAL) -> None:
+    """Print all that is known of a job, as JSON."""
+    with Client(url) as client:
+        typer.echo(json.dumps(client.raw_job(job_id), indent=2))
+
+
+@app.command()
+def logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="wait for more until the job ends")] = False,
+    url: Url = LOCAL,
+) -> None:
+    """Print what a job's process printed."""
+    with Client(url) as client:
+        _print_pieces(client.log(job_id, follow=follow))
+
+
+@app.command()
+def cancel(job_id: JobId, url: Url = LOCAL) -> None:
+    """Ask a job to end. A running one stops within seconds."""
+    with Client(url) as client:
+        typer.echo(client.cancel(job_id).status)
+
+
+@app.command()
+def delete(job_id: JobId, url: Url = LOCAL) -> None:
+    """Remove a job that has ended, with its events and logs; its adapter stays."""
+    with Client(url) as client:
+        client.delete(job_id)
+
+
+@app.command()
+def upload(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, Parquet or text")],
+    url: Url = LOCAL,
+) -> None:
+    """Upload a dataset and print its id, for dataset.source.file of a job."""
+    with Client(url) as client:
+        typer.echo(client.upload(file)["id"])
+
+
+@app.command()
+def adapters(url: Url = LOCAL) -> None:
+    """List the newest adapters."""
+    with Client(url) as client:
+        found = client.adapters()
+    rows = [
+        (each.id, each.base_model, each.kind, str(each.rank or "-"), f"{each.bytes / 1e6:.1f} MB")
+        for each in found.data
+    ]
+    _table([("ADAPTER", "BASE", "KIND", "RANK", "SIZE"), *rows], has_more=found.has_more)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from stdin")],
+    adapter: Annotated[str | None, typer.Option(help="a trained adapter to ask")] = None,
+    model: Annotated[str | None, typer.Option(help="a base model to ask instead")] = None,
+    system: Annotated[str | None, typer.Option(help="a system message before the prompt")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: greedy")] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    min_p: Annotated[float | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    max_new_tokens: Annotated[int | None, typer.Option()] = None,
+    url: Url = LOCAL,
+) -> None:
+    """Ask an adapter or a base model; the answer is printed as it is made."""
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
+    sampling = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "min_p": min_p,
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+    }
+    order = {"adapter": adapter, "model": model, "messages": messages, **sampling}
+    with Client(url) as client:
+        _print_pieces(client.generate({name: value for name, value in order.items() if value is not None}))
+    typer.echo()
+
+
+@app.command()
+def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder with a model")] = None) -> None:
+    """Teach a model the Fibonacci numbers: ask it before, train it by a job, ask it after."""
+    from app.demo import run  # the other commands need none of it
+
+    raise typer.Exit(run(model, console))
+
+
+def _watch(client: Client, job_id: str) -> NoReturn:
+    try:
+        job = watch_job(client, job_id, console)
+    except KeyboardInterrupt:
+        typer.echo(f"job {job_id} goes on; look at it again with: tunesmith watch {job_id}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    typer.echo(outcome(job))
+    raise typer.Exit(EXIT_CODES[job.status])
+
+
+def _read_spec(name: str) -> dict[str, Any]:
+    try:
+        spec = json.loads(sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{name} is no JSON file that can be read: {error}") from error
+    if not isinstance(spec, dict):
+        raise BadInput(f"{name} should hold a JSON object, the body of POST /jobs")
+    return spec
+
+
+def _with_file(spec: dict[str, Any], file_id: str) -> dict[str, Any]:
+    dataset = spec.get("dataset") or {}
+    if not isinstance(dataset, dict):
+        raise BadInput("dataset should be an object")
+    return {**spec, "dataset": {**dataset, "source": {"file": file_id}}}
+
+
+def _print_pieces(pieces: Iterator[str]) -> None:
+    for piece in pieces:
+        typer.echo(piece, nl=False)
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    progress = f"{job.progress.percent:.0f} %" if job.progress else "-"
+    note = job.phase if job.status == "running" else job.queue.reason if job.queue else None
+    return job.id, job.name, job.status, progress, job.adapter_id or note or ""
+
+
+def _table(rows: list[tuple[str, ...]], *, has_more: bool) -> None:
+    """Columns for eyes and for `awk`."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if has_more:
+        typer.echo("there are older ones", err=True)
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    """`record 3, line 7, messages.0: found 12, expected a string`."""
+    places = [f"{name} {detail[name]}" for name in ("record", "line") if name in detail]
+    places += [detail["field"]] if "field" in detail else []
+    reason = [f"{name} {detail[name]}" for name in ("found", "expected") if name in detail]
+    return f"  {', '.join(places)}: {', '.join(reason)}"
+
+
+def _fail(*lines: str) -> NoReturn:
+    for line in lines:
+        typer.echo(line, err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""A client of the REST API: what the `tunesmith` command and the demo talk through.
+
+It reads only the fields that it shows and ignores all others, so it gets along with a newer service.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+Json = dict[str, Any]
+Status = Literal["validating", "queued", "running", "succeeded", "failed", "cancelled"]
+FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
+# The service sends a ping every 15 seconds into a silent stream.
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+# The form of a large upload is checked before it is answered; a model may have to be loaded before its first token.
+PATIENT = httpx.Timeout(600.0, connect=5.0)
+RECONNECT_SECONDS = 60.0
+PAUSE_SECONDS = 1.0
+NEWEST = {"limit": 50}
+# A proxy of the environment is not asked for this host.
+DIRECT = {"all://localhost": None, "all://127.0.0.1": None}
+
+
+class View(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class Progress(View):
+    step: int
+    total_steps: int
+    percent: float
+    loss: float | None = None
+    eta_seconds: float | None = None
+
+
+class Queue(View):
+    position: int
+    reason: str
+
+
+class Failure(View):
+    category: str
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class Job(View):
+    id: str
+    name: str
+    status: Status
+    phase: str | None = None
+    progress: Progress | None = None
+    queue: Queue | None = None
+    error: Failure | None = None
+    adapter_id: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+
+class Result(View):
+    train_seconds: float
+
+
+class JobDetail(Job):
+    result: Result | None = None
+
+
+class JobList(View):
+    data: list[Job]
+    has_more: bool = False
+
+
+class Adapter(View):
+    id: str
+    base_model: str
+    kind: str
+    rank: int | None = None
+    bytes: int
+
+
+class AdapterList(View):
+    data: list[Adapter]
+    has_more: bool = False
+
+
+class LogPage(View):
+    attempt: int | None
+    text: str
+    next_offset: int
+    is_complete: bool
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """One event of a job's stream, its own fields in `fields`."""
+
+    seq: int
+    kind: str
+    fields: Json
+
+
+class ServiceAbsent(Exception):
+    """Nothing answers at the URL, or it stopped in the middle of an answer."""
+
+
+class ApiError(Exception):
+    """The service refused or failed. `details` places each problem: record, line, field, found, expected."""
+
+    def __init__(self, status: int, code: str, message: str, details: list[Json]) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status, self.code, self.message, self.details = status, code, message, details
+
+    @classmethod
+    def of(cls, status: int, body: str | Json) -> Self:
+        """From the one error form of the service; anything else that answered is quoted."""
+        try:
+            error = (json.loads(body) if isinstance(body, str) else body)["error"]
+            return cls(status, error["code"], error["message"], error.get("details") or [])
+        except (ValueError, KeyError, TypeError):
+            return cls(status, f"http_{status}", str(body)[:200] or "an empty answer", [])
+
+
+class Client:
+    """Every method raises `ApiError` and `ServiceAbsent`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT, mounts=DIRECT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def is_ready(self) -> bool:
+        """Whether jobs are taken and the engine answers."""
+        with suppress(ApiError, ServiceAbsent):
+            return bool(self._call("GET", "/readyz")["status"] == "ready")
+        return False
+
+    def submit(self, spec: Mapping[str, Any]) -> Job:
+        return Job.model_validate(self._call("POST", "/jobs", json=spec))
+
+    def job(self, job_id: str) -> JobDetail:
+        return JobDetail.model_validate(self.raw_job(job_id))
+
+    def raw_job(self, job_id: str) -> Json:
+        """All that the service tells of a job."""
+        return self._call("GET", f"/jobs/{job_id}")
+
+    def jobs(self) -> JobList:
+        """The newest ones, newest first."""
+        return JobList.model_validate(self._call("GET", "/jobs", params=NEWEST))
+
+    def cancel(self, job_id: str) -> Job:
+        return Job.model_validate(self._call("POST", f"/jobs/{job_id}/cancel"))
+
+    def delete(self, job_id: str) -> None:
+        self._call("DELETE", f"/jobs/{job_id}")
+
+    def log(self, job_id: str, *, follow: bool) -> Iterator[str]:
+        """What the newest attempt has printed so far; with `follow`, also what this one and later ones will print."""
+        offset, attempt = 0, None
+        while True:
+            answer = self._call("GET", f"/jobs/{job_id}/logs", params={"offset": offset})
+            page = LogPage.model_validate(answer)
+            if page.attempt != attempt:
+                attempt, offset = page.attempt, 0
+                continue
+            yield page.text
+            offset = page.next_offset
+            if page.is_complete or not (page.text or follow):
+                return
+            if not page.text:
+                time.sleep(PAUSE_SECONDS)
+
+    def upload(self, path: Path) -> Json:
+        """The file as the service stores it, its id in `id`."""
+        with path.open("rb") as file:
+            return self._call("POST", "/files", files={"file": (path.name, file)}, timeout=PATIENT)
+
+    def adapters(self) -> AdapterList:
+        """The newest ones, newest first."""
+        return AdapterList.model_validate(self._call("GET", "/adapters", params=NEWEST))
+
+    def follow(self, job_id: str) -> Iterator[JobEvent]:
+        """Every event of a job, from its first on until it has ended. A broken stream is taken up where it broke."""
+        after, failing_since = 0, math.inf
+        while True:
+            known = after
+            try:
+                for event in self._events(job_id, after):
+                    after, failing_since = event.seq, math.inf
+                    yield event
+                    if event.kind == "status" and event.fields["status"] in FINAL:
+                        return
+                if after == known and self.job(job_id).is_final:
+                    return
+            except (ServiceAbsent, ApiError) as error:
+                failing_since = min(failing_since, time.monotonic())
+                is_lasting = isinstance(error, ApiError) and error.status < 500
+                if is_lasting or time.monotonic() - failing_since > RECONNECT_SECONDS:
+                    raise
+            time.sleep(PAUSE_SECONDS)
+
+    def generate(self, order: Mapping[str, Any]) -> Iterator[str]:
+        """The answer, piece by piece as it is made."""
+        with self._stream("POST", "/generate", json={**order, "stream": True}, timeout=PATIENT) as chunks:
+            for kind, fields in messages(chunks):
+                if kind == "error":
+                    raise ApiError.of(200, fields)
+                if kind == "delta":
+                    yield fields["text"]
+
+    def _events(self, job_id: str, after: int) -> Iterator[JobEvent]:
+        with self._stream("GET", f"/jobs/{job_id}/stream", headers={"Last-Event-ID": str(after)}) as chunks:
+            for kind, fields in messages(chunks):
+                yield JobEvent(fields["seq"], kind, fields)
+
+    def _call(self, method: str, path: str, **options: Any) -> Json:
+        with self._as_our_errors():
+            response = self._http.request(method, path, **options)
+            if not response.is_success:
+                raise ApiError.of(response.status_code, response.text)
+            found: Json = response.json()
+        return found
+
+    @contextmanager
+    def _stream(self, method: str, path: str, **options: Any) -> Iterator[Iterator[bytes]]:
+        with self._as_our_errors(), self._http.stream(method, path, **options) as response:
+            if not response.is_success:
+                response.read()
+                raise ApiError.of(response.status_code, response.text)
+            yield response.iter_bytes()
+
+    @contextmanager
+    def _as_our_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ServiceAbsent(f"no service at {self._url}; start one with `tunesmith up`") from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise ServiceAbsent(f"{self._url} did not answer: {error or type(error).__name__}") from error
+        except json.JSONDecodeError as error:
+            raise ServiceAbsent(f"what answers at {self._url} is not Tunesmith") from error
+
+
+def messages(chunks: Iterable[bytes]) -> Iterator[tuple[str, Json]]:
+    """Server-sent events with JSON data, as (event, data); comments are left out.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+    """
+    kind, data = "message", ""
+    for line in _lines(chunks):
+        name, _, value = line.partition(":")
+        match name:
+            case "event":
+                kind = value.removeprefix(" ")
+            case "data":
+                data += value.removeprefix(" ") + "\n"
+            case "" if not line:
+                if data:
+                    yield kind, json.loads(data)
+                kind, data = "message", ""
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Lines that end in LF or CRLF. (`str.splitlines` would also cut inside JSON, at U+2028.)"""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.removesuffix(b"\r").decode()

@@ -1,0 +1,28 @@
+"""The table of uploads: their names, their size and hash, and what the form check found in them."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, UtcDateTime
+
+
+class File(Base):
+    """One upload, immutable. Its bytes are on disk under its id; the name it came with is a label."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    filename: Mapped[str] = mapped_column(String(255))
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64), comment="of the bytes as they were sent")
+    format: Mapped[str] = mapped_column(String(16))
+    layout: Mapped[str | None] = mapped_column(String(32), comment="null: only a job's mapping can tell")
+    records: Mapped[int] = mapped_column(BigInteger)
+    report: Mapped[dict[str, Any]] = mapped_column(JSON, comment="app.files.report.FileReport")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("ix_files_created_at", "created_at", "id"),)

@@ -1,0 +1,31 @@
+"""Every query about uploads. It never commits."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.files.models import File
+
+
+def add(session: Session, file: File) -> None:
+    session.add(file)
+
+
+def get(session: Session, file_id: str) -> File | None:
+    return session.get(File, file_id)
+
+
+def page(session: Session, *, after: File | None, limit: int) -> Sequence[File]:
+    """Newest first; `after` is the last file of the page before."""
+    query = select(File).order_by(File.created_at.desc(), File.id.desc()).limit(limit)
+    if after is not None:
+        same_moment = (File.created_at == after.created_at) & (File.id < after.id)
+        query = query.where((File.created_at < after.created_at) | same_moment)
+    return session.scalars(query).all()
+
+
+def remove(session: Session, file_id: str) -> bool:
+    """Whether there was such a row."""
+    gone = session.scalars(delete(File).where(File.id == file_id).returning(File.id))
+    return gone.one_or_none() is not None

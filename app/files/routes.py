@@ -1,0 +1,71 @@
+"""HTTP for uploads."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Form, Query, UploadFile
+from fastapi.responses import FileResponse
+
+from app.dependencies import DatabaseDep, SettingsDep
+from app.files import service
+from app.files.report import FileReport
+from app.files.schemas import Deleted, FilePage, FileView
+from app.jobs.repository import uses_file
+
+LONGEST_PAGE = 1000
+FileId = Annotated[str, "the id that POST /files answered"]
+router = APIRouter(prefix="/files", tags=["files"])
+
+
+@router.post("", status_code=201)
+def upload_file(
+    file: UploadFile,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    purpose: Annotated[Literal["fine-tune"], Form()] = "fine-tune",
+) -> FileView:
+    """Store a dataset: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or gzip. What it holds is checked here."""
+    upload = service.Upload(file.file, file.filename or "", purpose)
+    with database.writer() as session:
+        return FileView.model_validate(service.store(session, settings, upload))
+
+
+@router.get("")
+def list_files(
+    database: DatabaseDep,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
+) -> FilePage:
+    """Files, newest first."""
+    with database.reader() as session:
+        files, has_more = service.page(session, after, limit)
+    return FilePage.of(files, has_more)
+
+
+@router.get("/{file_id}")
+def get_file(file_id: FileId, database: DatabaseDep) -> FileView:
+    with database.reader() as session:
+        return FileView.model_validate(service.find(session, file_id))
+
+
+@router.get("/{file_id}/content", response_class=FileResponse)
+def get_content(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileResponse:
+    """The very bytes that were sent; `Range` is honoured."""
+    with database.reader() as session:
+        file, path = service.content_path(session, settings, file_id)
+    headers = {"x-content-type-options": "nosniff"}
+    return FileResponse(path, media_type="application/octet-stream", filename=file.filename, headers=headers)
+
+
+@router.get("/{file_id}/report")
+def get_report(file_id: FileId, database: DatabaseDep) -> FileReport:
+    """What the check at upload found: layout, columns, problems by record, fixes, duplicates."""
+    with database.reader() as session:
+        return FileReport.model_validate(service.find(session, file_id).report)
+
+
+@router.delete("/{file_id}")
+def delete_file(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> Deleted:
+    """Remove a file that no job still needs."""
+    with database.writer() as session:
+        service.delete(session, settings, file_id, uses_file)
+    return Deleted(id=file_id)

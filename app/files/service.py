@@ -1,0 +1,126 @@
+"""The rules of uploads: what is stored, under which name, and when it may be deleted."""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.db import utc_now
+from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
+from app.files import repository
+from app.files.check import FileReport, inspect_file
+from app.files.models import File
+from app.files.storage import keep, receive
+from app.files.values import printable
+from app.ids import new_id
+from app.sources import invalid
+
+LONGEST_FILENAME = 255
+LONGEST_QUOTE = 100
+SEPARATORS = frozenset("/\\")
+# Control characters and halves of characters: nothing that can be shown or stored.
+HOSTILE_CATEGORIES = frozenset({"Cc", "Cs"})
+# PostgreSQL takes no NUL in a text, so an id is looked at before the database is asked.
+FILE_ID = re.compile(r"file-[a-z2-7]{24}")
+
+
+@dataclass(frozen=True)
+class Upload:
+    content: BinaryIO
+    filename: str
+    purpose: str
+
+
+def store(session: Session, settings: Settings, upload: Upload) -> File:
+    """Keep an upload whose content can be read as records. Nothing stays on the disk of one that is refused.
+
+    Raises InvalidRequest for a hostile name, TooLarge, and InvalidDataset for content that is damaged or no dataset.
+    """
+    check_filename(upload.filename)
+    file_id = new_id("file")
+    target = settings.file_path(file_id)
+    partial = target.with_name(f".partial-{file_id}")
+    with ExitStack() as undo:
+        for path in (partial, target):
+            undo.callback(path.unlink, missing_ok=True)
+        received = receive(upload.content, partial, settings.max_upload_bytes)
+        report = _inspect(partial, upload.filename, settings.max_unpacked_bytes)
+        keep(partial, target)
+        file = File(
+            id=file_id,
+            filename=upload.filename,
+            purpose=upload.purpose,
+            bytes=received.bytes,
+            sha256=received.sha256,
+            format=report.format,
+            layout=report.layout,
+            records=report.records,
+            report=report.model_dump(mode="json"),
+            created_at=utc_now(),
+        )
+        repository.add(session, file)
+        session.commit()
+        undo.pop_all()
+    return file
+
+
+def check_filename(name: str) -> None:
+    """A name is a label and never a path. Raises InvalidRequest for one that could be taken for more."""
+    is_hostile = any(char in SEPARATORS or unicodedata.category(char) in HOSTILE_CATEGORIES for char in name)
+    if is_hostile or not name.strip(". ") or len(name.encode(errors="replace")) > LONGEST_FILENAME:
+        expected = f"a name of at most {LONGEST_FILENAME} bytes without separators and control characters"
+        raise invalid("file.filename", "invalid_filename", printable(name), expected)
+
+
+def _inspect(path: Path, filename: str, max_unpacked_bytes: int) -> FileReport:
+    try:
+        return inspect_file(path, filename=filename, max_unpacked_bytes=max_unpacked_bytes)
+    except InvalidDataset as error:
+        error.param = "file"
+        raise
+
+
+def find(session: Session, file_id: str) -> File:
+    """Raises NotFound."""
+    file = repository.get(session, file_id) if FILE_ID.fullmatch(file_id) else None
+    if file is None:
+        raise NotFound(f"there is no file {file_id[:LONGEST_QUOTE]!r}", param="file_id", code="unknown_file")
+    return file
+
+
+def page(session: Session, after: str | None, limit: int) -> tuple[list[File], bool]:
+    """Files behind the one with the id `after`, newest first, and whether there are more. Raises InvalidRequest."""
+    last = repository.get(session, after) if after is not None and FILE_ID.fullmatch(after) else None
+    if after is not None and last is None:
+        raise InvalidRequest(f"after: there is no file {after[:LONGEST_QUOTE]!r}", param="after")
+    found = repository.page(session, after=last, limit=limit + 1)
+    return list(found[:limit]), len(found) > limit
+
+
+def content_path(session: Session, settings: Settings, file_id: str) -> tuple[File, Path]:
+    """A file and where its bytes are. Raises NotFound, also when the bytes are gone from the disk."""
+    file = find(session, file_id)
+    path = settings.file_path(file.id)
+    if not path.is_file():
+        raise NotFound(f"the content of {file.id} is gone from the disk", param="file_id", code="content_is_gone")
+    return file, path
+
+
+def delete(session: Session, settings: Settings, file_id: str, is_in_use: Callable[[Session, str], bool]) -> None:
+    """Remove a file. Raises NotFound, and Conflict while a job that has not ended reads it.
+
+    The row goes first: cut off between the two, bytes that nobody can name are left, and never a file without bytes.
+    """
+    file = find(session, file_id)
+    if is_in_use(session, file.id):
+        message = f"{file.id} is used by a job that has not ended: cancel the job, or wait for its end"
+        raise Conflict(message, param="file_id", code="file_in_use")
+    repository.remove(session, file.id)
+    session.commit()
+    settings.file_path(file.id).unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""The bytes of an upload on disk: complete or absent, hashed and counted on their way."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from app.errors import Problem, TooLarge
+
+CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Received:
+    bytes: int
+    sha256: str
+
+
+def receive(content: BinaryIO, partial: Path, max_bytes: int) -> Received:
+    """Write the content to a file that did not exist, through to the disk. Raises TooLarge at the first byte over."""
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    size, digest = 0, hashlib.sha256()
+    with partial.open("xb") as out:
+        while chunk := content.read(CHUNK_BYTES):
+            size += len(chunk)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            digest.update(chunk)
+            out.write(chunk)
+        out.flush()
+        os.fsync(out.fileno())
+    return Received(size, digest.hexdigest())
+
+
+def keep(partial: Path, target: Path) -> None:
+    """Give a received file its final name, so that it survives a loss of power from here on."""
+    partial.rename(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _too_large(limit: int) -> TooLarge:
+    problem = Problem(
+        field="file", code="too_large", found=f"more than {limit} bytes", expected=f"at most {limit} bytes"
+    )
+    return TooLarge(f"file: found more than {limit} bytes, expected at most {limit}", param="file", details=[problem])

@@ -1,0 +1,103 @@
+"""Tools and calls of tools: parsed where they come as JSON text, in OpenAI's form, arguments untouched."""
+
+from typing import Any
+
+from app.files.findings import Findings
+from app.files.strict_json import JsonFault, parse
+from app.files.values import describe
+
+CALL_KEYS = frozenset({"id", "type", "function"})
+FUNCTION_KEYS = frozenset({"name", "arguments"})
+EXPECTED_CALL = 'an object with "name" and "arguments"'
+
+
+def read_tools(value: Any, where: str, findings: Findings) -> list[dict[str, Any]] | None:
+    """The tools that a row offers to the model, each as {"type": "function", "function": …}; None for none."""
+    if isinstance(value, str):
+        value = _parsed(value, where, findings, "a JSON list of tools") if value.strip() else None
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        findings.wrong(where, "wrong_type", describe(value), "a list of tools")
+        return None
+    return [_tool(tool, f"{where}[{index}]", findings) for index, tool in enumerate(value)] or None
+
+
+def _tool(value: Any, where: str, findings: Findings) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        findings.wrong(where, "wrong_type", describe(value), "an object that describes a function")
+        return {}
+    tool: dict[str, Any] = findings.json(value, where)
+    if isinstance(tool.get("function"), dict):
+        return tool
+    if not isinstance(tool.get("name"), str):
+        findings.wrong(where, "missing", describe(value), 'a function with a "name"')
+    findings.fixes["tools_wrapped"] += 1
+    return {"type": "function", "function": tool}
+
+
+def read_calls(value: Any, where: str, findings: Findings) -> list[dict[str, Any]] | None:
+    """OpenAI's `tool_calls`; None for none."""
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list):
+        findings.wrong(where, "wrong_type", describe(value), "a list of tool calls")
+        return None
+    return [_call(call, f"{where}[{index}]", findings) for index, call in enumerate(value)]
+
+
+def read_function_call(value: Any, where: str, findings: Findings) -> list[dict[str, Any]] | None:
+    """ShareGPT's turn of a `function_call`: one call or a list of them, as JSON text or as the object itself."""
+    if isinstance(value, str):
+        value = _parsed(value, where, findings, EXPECTED_CALL)
+        if value is None:
+            return None
+    if isinstance(value, list):
+        return [_call(call, f"{where}[{index}]", findings) for index, call in enumerate(value)]
+    return [_call(value, where, findings)]
+
+
+def _call(value: Any, where: str, findings: Findings) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        findings.wrong(where, "wrong_type", describe(value), EXPECTED_CALL)
+        return {}
+    function = value.get("function")
+    if function is None:
+        return {"type": "function", "function": _function(value, where, findings)}
+    call = {"type": "function", "function": _function(function, f"{where}.function", findings)}
+    _note_ignored(value, CALL_KEYS, findings)
+    return {"id": findings.text(value["id"], f"{where}.id"), **call} if value.get("id") is not None else call
+
+
+def _function(value: Any, where: str, findings: Findings) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        findings.wrong(where, "wrong_type", describe(value), EXPECTED_CALL)
+        return {}
+    _note_ignored(value, FUNCTION_KEYS, findings)
+    name = findings.text(value.get("name"), f"{where}.name")
+    return {"name": name, "arguments": _arguments(value.get("arguments"), f"{where}.arguments", findings)}
+
+
+def _arguments(value: Any, where: str, findings: Findings) -> Any:
+    if isinstance(value, str):
+        value = _parsed(value, where, findings, "a JSON object") if value.strip() else None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        findings.wrong(where, "wrong_type", describe(value), "an object, or the JSON text of one")
+        return {}
+    return findings.json(value, where)
+
+
+def _parsed(text: str, where: str, findings: Findings, expected: str) -> Any:
+    try:
+        return parse(text)
+    except JsonFault as fault:
+        found = f"line {fault.line}, column {fault.column} of the text: {fault.reason}"
+        findings.wrong(where, "invalid_json", found, expected)
+        return None
+
+
+def _note_ignored(value: dict[str, Any], known: frozenset[str], findings: Findings) -> None:
+    extra = (key for key, item in value.items() if key not in known and item is not None)
+    findings.ignored.update(f"tool_calls[].{key}" for key in extra)

@@ -1,0 +1,110 @@
+"""The engine, as the API sees it: another process that may be busy, away, or gone in the middle of a sentence."""
+
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+from typing import Protocol
+
+import httpx
+from pydantic import ValidationError
+
+from app.contracts.generation import ENGINE_EVENT, EngineError, EngineEvent, EngineHealth, GenerateOrder, TextDelta
+from app.errors import EngineUnavailable, ServiceError
+
+CONNECT_SECONDS = 3.0
+HEALTH_SECONDS = 3.0
+# A first answer may wait for a download of the model and for everybody before it in the queue.
+SILENCE_SECONDS = 1800.0
+
+
+class EngineClient(Protocol):
+    async def health(self) -> EngineHealth:
+        """Raises EngineUnavailable."""
+        ...
+
+    def generate(self, order: GenerateOrder) -> AsyncGenerator[EngineEvent, None]:
+        """Yield pieces of the answer, then exactly one `Finish` or `EngineError`, whatever becomes of the engine.
+
+        Closing it cancels the generation.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class EngineRefusal(ServiceError):
+    """The engine said no, with a status and a code of its own."""
+
+    def __init__(self, error: EngineError) -> None:
+        super().__init__(error.message, param=error.param, code=error.code)
+        self.status = error.status
+
+
+class EngineIsFull(EngineUnavailable):
+    """The engine's waiting room is full."""
+
+    status = 429
+
+
+def as_service_error(error: EngineError) -> ServiceError:
+    """What the engine said, as an error of this service; with a time to come back where that helps."""
+    if error.status == 429:
+        return EngineIsFull(error.message, code=error.code)
+    if error.status == 503:
+        return EngineUnavailable(error.message, code=error.code)
+    return EngineRefusal(error)
+
+
+class HttpEngineClient:
+    """The engine process of `python -m worker.inference`, over loopback HTTP: one connection a request."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            trust_env=False,  # no proxy stands between two processes of one host
+        )
+
+    async def health(self) -> EngineHealth:
+        try:
+            response = await self._http.get("/health", timeout=HEALTH_SECONDS)
+            return EngineHealth.model_validate_json(response.raise_for_status().content)
+        except (httpx.HTTPError, ValidationError) as error:
+            raise EngineUnavailable(f"the engine does not answer ({type(error).__name__})") from error
+
+    async def generate(self, order: GenerateOrder) -> AsyncGenerator[EngineEvent, None]:
+        try:
+            async with aclosing(self._events(order)) as events:
+                async for event in events:
+                    yield event
+                    if not isinstance(event, TextDelta):
+                        return
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            yield _away("the engine is not running")
+        except (httpx.HTTPError, ValidationError) as error:
+            yield _away(f"the engine broke off ({type(error).__name__}); the answer is incomplete")
+        else:
+            yield _away("the engine ended before the answer was complete")
+
+    async def _events(self, order: GenerateOrder) -> AsyncGenerator[EngineEvent, None]:
+        headers = {"content-type": "application/json"}
+        content = order.model_dump_json()
+        async with self._http.stream("POST", "/generate", content=content, headers=headers) as response:
+            async for line in _lines(response.aiter_bytes()):
+                yield ENGINE_EVENT.validate_json(line)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+async def _lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """Lines end at a line feed and nowhere else: an answer may hold any of the other characters that end one."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+
+
+def _away(message: str) -> EngineError:
+    return EngineError(status=503, code=EngineUnavailable.code, message=message)

@@ -1,0 +1,36 @@
+"""HTTP for generation: the one place of the API that streams what another process computes."""
+
+from fastapi import APIRouter, Request, Response
+from sse_starlette import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from app.dependencies import DatabaseDep, EngineDep, SettingsDep
+from app.generate import service
+from app.generate.departure import unless_gone
+from app.generate.schemas import GenerateRequest, Generation
+from app.generate.stream import KEEP_ALIVE_SECONDS, Opening
+
+router = APIRouter(tags=["generate"])
+CLIENT_IS_GONE = 499
+
+
+@router.post("/generate", response_model=Generation, responses={200: {"content": {"text/event-stream": {}}}})
+async def generate(
+    body: GenerateRequest, request: Request, database: DatabaseDep, settings: SettingsDep, engine: EngineDep
+) -> Generation | Response:
+    """Answer a chat or continue a text, with a base model or an adapter; whole, or as server-sent events."""
+
+    def prepare() -> service.Asked:
+        with database.reader() as session:
+            return service.prepare(session, settings.models, body)
+
+    asked = await run_in_threadpool(prepare)
+    try:
+        if not body.stream:
+            return await unless_gone(request, service.collect(engine, asked))
+        opening = Opening(engine, asked)
+        await unless_gone(request, opening.check())
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
+    return EventSourceResponse(opening.messages(request.scope.get("request_id")), ping=KEEP_ALIVE_SECONDS)

@@ -1,0 +1,137 @@
+"""What every request passes through: an id, a limit on its size, and the one form of error."""
+
+import json
+import logging
+import re
+import secrets
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import BadRequest, InvalidRequest, NotFound, Problem, ServiceError, TooLarge, Unavailable
+from app.validation import invalid_request
+
+REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+# What a multipart body holds beside the file itself.
+MULTIPART_OVERHEAD_BYTES = 64 * 1024
+log = logging.getLogger(__name__)
+
+
+class ErrorResponse(JSONResponse):
+    """JSON in ASCII, so that no character that a client sent can break the answer about it."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def answer(error: ServiceError, request_id: str | None) -> ErrorResponse:
+    headers = {"x-request-id": request_id} if request_id else {}
+    if isinstance(error, Unavailable):
+        headers["retry-after"] = str(error.retry_after_seconds)
+    return ErrorResponse(error.body(request_id), status_code=error.status, headers=headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Every failure of a request leaves as a ServiceError; what is no client's fault is logged with its trace."""
+
+    def request_id(request: Request) -> str | None:
+        return request.scope.get("request_id")
+
+    @app.exception_handler(ServiceError)
+    def service_error(request: Request, error: ServiceError) -> ErrorResponse:
+        return answer(error, request_id(request))
+
+    @app.exception_handler(RequestValidationError)
+    def validation_error(request: Request, error: RequestValidationError) -> ErrorResponse:
+        return answer(invalid_request(error.errors()), request_id(request))
+
+    @app.exception_handler(HTTPException)
+    def http_error(request: Request, error: HTTPException) -> ErrorResponse:
+        return answer(_of_status(error, request), request_id(request))
+
+    @app.exception_handler(OperationalError)
+    def database_error(request: Request, error: OperationalError) -> ErrorResponse:
+        log.error("request %s met a database that is away: %s", request_id(request), type(error.orig).__name__)
+        return answer(Unavailable("the database is away", code="database_unavailable"), request_id(request))
+
+    @app.exception_handler(Exception)
+    def unforeseen(request: Request, error: Exception) -> ErrorResponse:
+        log.exception("request %s failed", request_id(request), exc_info=error)
+        return answer(
+            ServiceError("the service failed; its log has the trace under this request id"), request_id(request)
+        )
+
+
+def _of_status(error: HTTPException, request: Request) -> ServiceError:
+    if error.status_code == 404:
+        return NotFound(f"there is nothing at {request.method} {request.url.path[:200]}", code="unknown_path")
+    if error.status_code == 405:
+        method = BadRequest(f"{request.method} is not possible here", code="method_not_allowed")
+        method.status = 405
+        return method
+    wrong = BadRequest(str(error.detail)[:500])
+    wrong.status = error.status_code
+    return wrong
+
+
+class RequestLimits:
+    """ASGI middleware: gives each request an id, and ends one whose body grows over its limit with a 413."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
+        self._app = app
+        self._body = max_body_bytes
+        self._upload = max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+        given = headers.get(b"x-request-id", "")
+        scope["request_id"] = given if REQUEST_ID.match(given) else f"req-{secrets.token_hex(8)}"
+        limit = self._upload if (scope["method"], scope["path"]) == ("POST", "/files") else self._body
+        declared = headers.get(b"content-length", "0")
+        if not declared.isdigit() or int(declared) > limit:
+            await self._refuse(limit, declared, scope, receive, send)
+            return
+        await self._app(scope, _counted(receive, limit), _named(send, scope["request_id"]))
+
+    async def _refuse(self, limit: int, declared: str, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = Problem(field="body", code="too_large", found=f"{declared} bytes", expected=f"at most {limit} bytes")
+        error = TooLarge(f"body: found {declared} bytes, expected at most {limit}", param="body", details=[problem])
+        await answer(error, scope["request_id"])(scope, receive, send)
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    total = 0
+
+    async def counted() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > limit:
+            raise TooLarge(f"body: found more than {limit} bytes, expected at most {limit}", param="body")
+        return message
+
+    return counted
+
+
+def _named(send: Send, request_id: str) -> Send:
+    async def named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+            message = {**message, "headers": [*headers, (b"x-request-id", request_id.encode("ascii"))]}
+        await send(message)
+
+    return named
+
+
+def require(condition: bool, message: str, param: str) -> None:
+    """Refuse a request whose parameters do not fit together."""
+    if not condition:
+        raise InvalidRequest(message, param=param)

@@ -1,0 +1,99 @@
+"""The tables of a job: the row that is the truth, its attempts, its numbered events, and the workers that serve it."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, UtcDateTime
+from app.jobs.states import Desire, JobStatus, Stage
+
+
+def _choice(values: type[StrEnum]) -> Enum:
+    return Enum(values, native_enum=False, length=16, values_callable=lambda e: [member.value for member in e])
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    labels: Mapped[dict[str, str]] = mapped_column(JSON)
+    priority: Mapped[int] = mapped_column(Integer)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON, comment="as it was sent")
+    resolved: Mapped[dict[str, Any]] = mapped_column(JSON, comment="with defaults and what auto became")
+    file_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    eval_file_id: Mapped[str | None] = mapped_column(String(40), index=True)
+
+    status: Mapped[JobStatus] = mapped_column(_choice(JobStatus))
+    phase: Mapped[str | None] = mapped_column(String(16))
+    desired: Mapped[Desire] = mapped_column(_choice(Desire))
+    epoch: Mapped[int] = mapped_column(Integer, comment="fencing token: every write of an attempt names it")
+    worker: Mapped[str | None] = mapped_column(String(128), comment="who holds the job now")
+    beats: Mapped[int] = mapped_column(BigInteger, comment="rises with every heartbeat of the holder")
+    run_after: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_seq: Mapped[int] = mapped_column(BigInteger, comment="number of the newest event")
+
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    data_report: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    notices: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    adapter_id: Mapped[str | None] = mapped_column(String(40))
+
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("ix_jobs_waiting", "status", "priority", "created_at"),)
+
+
+class Attempt(Base):
+    """One child process that worked on a job."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
+    stage: Mapped[Stage] = mapped_column(_choice(Stage))
+    worker: Mapped[str] = mapped_column(String(128))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    outcome: Mapped[str | None] = mapped_column(String(32))
+    reason: Mapped[str | None] = mapped_column(Text)
+    events_offset: Mapped[int] = mapped_column(BigInteger, comment="bytes of the events file that are stored")
+
+
+class JobEvent(Base):
+    """What happened, numbered from 1 without gaps within a job."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(Integer)
+    kind: Mapped[str] = mapped_column(String(16))
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+    __table_args__ = (Index("ix_job_events_kind", "job_id", "kind", "seq"),)
+
+
+# What the `device` of a worker without a GPU begins with.
+CPU = "cpu"
+
+
+class Worker(Base):
+    """A worker process that has been seen; it is alive while `last_seen` moves."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    stage: Mapped[Stage] = mapped_column(_choice(Stage))
+    host: Mapped[str] = mapped_column(String(255))
+    device: Mapped[str] = mapped_column(String(255))
+    job_id: Mapped[str | None] = mapped_column(String(40))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_seen: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -1,0 +1,112 @@
+"""Every query that the API makes about jobs. It never commits."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.jobs.models import Attempt, Job, JobEvent, Worker
+from app.jobs.states import ENDED, Desire, JobStatus, Stage, sources_of
+
+
+def get(session: Session, job_id: str) -> Job | None:
+    return session.get(Job, job_id)
+
+
+def find_status(session: Session, job_id: str) -> str | None:
+    return session.scalar(select(Job.status).where(Job.id == job_id))
+
+
+def page(session: Session, *, status: JobStatus | None, after: str | None, limit: int) -> Sequence[Job]:
+    """Newest first; `after` is the id of the last job of the page before."""
+    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    if status is not None:
+        query = query.where(Job.status == status)
+    last = session.get(Job, after) if after else None
+    if last is not None:
+        older = (Job.created_at < last.created_at) | ((Job.created_at == last.created_at) & (Job.id < last.id))
+        query = query.where(older)
+    return session.scalars(query).all()
+
+
+def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
+    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.epoch)).all()
+
+
+def events(
+    session: Session, job_id: str, *, after: int, limit: int, kinds: Sequence[str] | None = None
+) -> Sequence[JobEvent]:
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
+    return session.scalars(query if kinds is None else query.where(JobEvent.kind.in_(kinds))).all()
+
+
+def measured_epoch(session: Session, job_id: str) -> int | None:
+    """The newest attempt that logged a step: the metrics of earlier ones were superseded when it began again."""
+    query = select(func.max(JobEvent.epoch)).where(JobEvent.job_id == job_id, JobEvent.kind.in_(("step", "eval")))
+    return session.scalar(query)
+
+
+def position(session: Session, job: Job) -> int:
+    """How many waiting jobs are to run before this one, plus one."""
+    earlier = (Job.priority > job.priority) | ((Job.priority == job.priority) & (Job.created_at < job.created_at))
+    query = select(func.count()).select_from(Job).where(Job.status == job.status, Job.worker.is_(None), earlier)
+    return (session.scalar(query) or 0) + 1
+
+
+def uses_file(session: Session, file_id: str) -> bool:
+    """Whether a job that has not ended reads the file."""
+    named = or_(Job.file_id == file_id, Job.eval_file_id == file_id)
+    return session.scalar(select(Job.id).where(named, Job.status.not_in(ENDED)).limit(1)) is not None
+
+
+def append_event(session: Session, job: Job, kind: str, payload: dict[str, Any], at: datetime) -> None:
+    """Number an event behind the last one; the caller's UPDATE of the row has raised `last_seq` for it."""
+    session.add(JobEvent(job_id=job.id, seq=job.last_seq, epoch=job.epoch, kind=kind, at=at, payload=payload))
+
+
+def move(session: Session, job_id: str, target: JobStatus, now: datetime, *guards: Any, **values: Any) -> Job | None:
+    """The one way a status changes: a guarded UPDATE and its event. None when somebody else was first."""
+    if target.is_final:
+        values = {"finished_at": now, "worker": None, "phase": None, **values}
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.status.in_(sources_of(target)), *guards)
+        .values(status=target, last_seq=Job.last_seq + 1, **values)
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )
+    job = session.scalars(statement).one_or_none()
+    if job is not None:
+        append_event(session, job, "status", {"status": target.value, "error": job.error}, now)
+    return job
+
+
+def request_cancel(session: Session, job_id: str) -> Job | None:
+    """Leave the wish for the worker that holds the job. None when the job has ended."""
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.status.not_in(ENDED))
+        .values(desired=Desire.CANCEL)
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def remove(session: Session, job_id: str) -> bool:
+    """Delete an ended job with its attempts and events. False when it is unknown or still alive."""
+    for table in (JobEvent, Attempt):
+        session.execute(delete(table).where(table.job_id == job_id))
+    statement = delete(Job).where(Job.id == job_id, Job.status.in_(ENDED)).returning(Job.id)
+    return session.scalar(statement) is not None
+
+
+def workers(session: Session) -> Sequence[Worker]:
+    return session.scalars(select(Worker).order_by(Worker.name)).all()
+
+
+def has_live_worker(session: Session, stage: Stage, since: datetime) -> bool:
+    query = select(Worker.name).where(Worker.stage == stage, Worker.last_seen >= since).limit(1)
+    return session.scalar(query) is not None

@@ -1,0 +1,183 @@
+"""HTTP for jobs."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Header, Query
+from sqlalchemy.orm import Session
+from sse_starlette import EventSourceResponse
+
+from app.contracts.spec import JobSpec
+from app.db import utc_now
+from app.dependencies import BellDep, DatabaseDep, SettingsDep
+from app.errors import InvalidRequest
+from app.jobs import repository, service
+from app.jobs.logs import read_log
+from app.jobs.models import Job
+from app.jobs.queue import Doorbell
+from app.jobs.schemas import (
+    Deleted,
+    EventPage,
+    EventView,
+    JobDetail,
+    JobPage,
+    JobView,
+    LogPage,
+    Metrics,
+    QueueView,
+    detail,
+    view,
+)
+from app.jobs.states import JobStatus, Stage
+from app.jobs.stream import check, follow
+
+LONGEST_PAGE = 1000
+WORKER_IS_AWAY_AFTER = timedelta(seconds=30)
+JobId = Annotated[str, "the id that POST /jobs answered"]
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+class LateBell:
+    """Rings after the answer has been sent: a slow broker costs the client nothing."""
+
+    def __init__(self, bell: Doorbell, tasks: BackgroundTasks) -> None:
+        self._bell, self._tasks = bell, tasks
+
+    def ring(self, stage: Stage) -> None:
+        self._tasks.add_task(self._bell.ring, stage)
+
+
+@router.post("", status_code=201)
+def submit(
+    spec: JobSpec, database: DatabaseDep, settings: SettingsDep, bell: BellDep, tasks: BackgroundTasks
+) -> JobDetail:
+    """Store a job and queue it. Everything that is wrong with it is said here, in one answer, where it can be."""
+    sent = spec.model_dump(mode="json", exclude_unset=True)
+    with database.writer() as session:
+        job = service.submit(session, settings, LateBell(bell, tasks), spec, sent)
+        return _detail(session, job)
+
+
+@router.get("")
+def list_jobs(
+    database: DatabaseDep,
+    status: JobStatus | None = None,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
+) -> JobPage:
+    """Jobs, newest first."""
+    with database.reader() as session:
+        service.check_after(session, after)
+        jobs = repository.page(session, status=status, after=after, limit=limit + 1)
+    shown = [JobView(**view(job)) for job in jobs[:limit]]
+    ends = (shown[0].id, shown[-1].id) if shown else (None, None)
+    return JobPage(data=shown, first_id=ends[0], last_id=ends[1], has_more=len(jobs) > limit)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: JobId, database: DatabaseDep) -> JobDetail:
+    with database.reader() as session:
+        return _detail(session, service.find(session, job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: JobId, database: DatabaseDep) -> JobDetail:
+    """Ask for the end of a job. A waiting job ends at once, a running one within a heartbeat and its grace."""
+    with database.writer() as session:
+        return _detail(session, service.cancel(session, job_id))
+
+
+@router.delete("/{job_id}")
+def delete(job_id: JobId, database: DatabaseDep, settings: SettingsDep) -> Deleted:
+    """Remove a job that has ended, with its events and logs; its adapter stays."""
+    with database.writer() as session:
+        service.delete(session, settings, job_id)
+    return Deleted(id=job_id)
+
+
+@router.get("/{job_id}/events")
+def events(
+    job_id: JobId,
+    database: DatabaseDep,
+    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 100,
+) -> EventPage:
+    """Events with a number above `after`, oldest first."""
+    with database.reader() as session:
+        job = service.find(session, job_id)
+        found = repository.events(session, job_id, after=after, limit=limit + 1)
+    return EventPage(
+        data=[EventView.of(event).flat() for event in found[:limit]], last_seq=job.last_seq, has_more=len(found) > limit
+    )
+
+
+@router.get("/{job_id}/stream", response_class=EventSourceResponse)
+async def stream(
+    job_id: JobId, database: DatabaseDep, last_event_id: Annotated[str | None, Header()] = None
+) -> EventSourceResponse:
+    """Events as they happen (SSE). `Last-Event-ID` replays what came after; the stream ends with the job."""
+    after = _event_number(last_event_id)
+    await check(database, job_id)
+    source: AsyncIterator[dict[str, str]] = follow(database, job_id, after)
+    return EventSourceResponse(source, ping=15)
+
+
+def _event_number(last_event_id: str | None) -> int:
+    if last_event_id is None:
+        return 0
+    if not last_event_id.isdecimal() or len(last_event_id) > 18:
+        raise InvalidRequest("Last-Event-ID should be the number of an event", param="Last-Event-ID")
+    return int(last_event_id)
+
+
+@router.get("/{job_id}/metrics")
+def metrics(job_id: JobId, database: DatabaseDep) -> Metrics:
+    """Every logged step and evaluation of the attempt that counts."""
+    with database.reader() as session:
+        service.find(session, job_id)
+        epoch = repository.measured_epoch(session, job_id)
+        found = repository.events(session, job_id, after=0, limit=10_000_000, kinds=("step", "eval"))
+    points = [event for event in found if event.epoch == epoch]
+    return Metrics(
+        steps=[event.payload for event in points if event.kind == "step"],
+        evals=[event.payload for event in points if event.kind == "eval"],
+    )
+
+
+@router.get("/{job_id}/logs")
+def logs(
+    job_id: JobId,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=2**20)] = 65536,
+    attempt: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="default: the newest")] = None,
+) -> LogPage:
+    """What the job's process printed, in pages of bytes."""
+    with database.reader() as session:
+        job = service.find(session, job_id)
+    epoch = attempt or (job.epoch or None)
+    return read_log(settings.job_dir(job_id), epoch, offset=offset, limit=limit, is_ended=job.status.is_final)
+
+
+def _detail(session: Session, job: Job) -> JobDetail:
+    return detail(job, _queue(session, job), list(repository.attempts(session, job.id)))
+
+
+def _queue(session: Session, job: Job) -> QueueView | None:
+    """Where a waiting job stands, and why it waits."""
+    stage = next((stage for stage in Stage if stage.waiting is job.status), None)
+    if stage is None or job.worker is not None:
+        return None
+    now = utc_now()
+    position = repository.position(session, job)
+    if not repository.has_live_worker(session, stage, now - WORKER_IS_AWAY_AFTER):
+        reason = f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
+    elif job.run_after is not None and job.run_after > now:
+        reason = f"an attempt failed; the next may start at {job.run_after.isoformat(timespec='seconds')}"
+    elif position > 1:
+        reason = f"{position - 1} jobs run before it"
+    else:
+        reason = "the next free worker takes it"
+    return QueueView(position=position, reason=reason)

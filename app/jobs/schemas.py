@@ -1,0 +1,159 @@
+"""What the job routes answer."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from app.jobs.models import Attempt, Job, JobEvent
+from app.jobs.states import JobStatus
+
+
+class Progress(BaseModel):
+    """The newest logged step. Tokens are counted without padding, memory is the peak in bytes."""
+
+    step: int
+    total_steps: int
+    percent: float
+    eta_seconds: float | None
+    epoch: float
+    loss: float | None
+    learning_rate: float | None
+    grad_norm: float | None
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+    memory_bytes: int
+    gpu_memory_bytes: int | None
+
+
+class QueueView(BaseModel):
+    position: int
+    reason: str
+
+
+class JobError(BaseModel):
+    category: Literal["user_error", "system_error"]
+    code: str
+    message: str
+    hint: str | None = None
+    param: str | None = None
+    details: list[dict[str, Any]] = []
+
+
+class AttemptView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    epoch: int
+    stage: str
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    reason: str | None
+
+
+class JobView(BaseModel):
+    """A job as a list shows it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str
+    labels: dict[str, str]
+    priority: int
+    status: JobStatus
+    phase: str | None
+    cancel_requested: bool = False
+    progress: Progress | None
+    error: JobError | None
+    adapter_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobDetail(JobView):
+    """A job as `GET /jobs/{id}` shows it."""
+
+    spec: dict[str, Any]
+    resolved_spec: dict[str, Any]
+    data_report: dict[str, Any] | None
+    notices: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    queue: QueueView | None = None
+    attempts: list[AttemptView] = []
+
+
+class JobPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class EventView(BaseModel):
+    seq: int
+    kind: str
+    at: datetime
+    epoch: int
+    payload: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: JobEvent) -> "EventView":
+        return cls(seq=event.seq, kind=event.kind, at=event.at, epoch=event.epoch, payload=event.payload)
+
+    def flat(self) -> dict[str, Any]:
+        """The event's own fields beside its number, kind and time."""
+        return {**self.payload, **self.model_dump(mode="json", exclude={"payload"})}
+
+
+class EventPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    last_seq: int
+    has_more: bool
+
+
+class Metrics(BaseModel):
+    """Series of the newest attempt that trained; one point a logging step."""
+
+    steps: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
+
+
+class LogPage(BaseModel):
+    """Text that the child processes printed. Offsets count bytes of the attempt's log."""
+
+    attempt: int | None
+    text: str
+    next_offset: int
+    is_complete: bool
+
+
+class Deleted(BaseModel):
+    id: str
+    object: Literal["job"] = "job"
+    deleted: bool = True
+
+
+def view(job: Job) -> dict[str, Any]:
+    """What both views read from the row."""
+    fields = {name: getattr(job, name) for name in JobView.model_fields if name not in ("object", "cancel_requested")}
+    is_ended = job.status.is_final
+    return {**fields, "cancel_requested": job.desired == "cancel" and not is_ended}
+
+
+def detail(job: Job, queue: QueueView | None, attempts: list[Attempt]) -> JobDetail:
+    return JobDetail(
+        **view(job),
+        spec=job.spec,
+        resolved_spec=job.resolved,
+        data_report=job.data_report,
+        notices=job.notices,
+        result=job.result,
+        queue=queue,
+        attempts=[AttemptView.model_validate(attempt) for attempt in attempts],
+    )

@@ -1,0 +1,152 @@
+"""The rules of jobs on the API's side: what may be submitted, cancelled and deleted."""
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.contracts.order import SourceFile
+from app.contracts.records import Record
+from app.contracts.spec import DatasetSpec, FileSource, JobSpec, PathSource, Source
+from app.db import utc_now
+from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
+from app.files import repository as files
+from app.files.check import normalise_file
+from app.ids import new_id
+from app.jobs import repository
+from app.jobs.models import CPU, Job, Worker
+from app.jobs.queue import Doorbell
+from app.jobs.states import Desire, JobStatus, Stage
+from app.sources import invalid, resolve_dataset, resolve_model
+
+# A larger file is read once, by the checking stage, and not while the client waits.
+CHECKED_AT_SUBMIT_BYTES = 64 * 2**20
+
+
+def submit(session: Session, settings: Settings, bell: Doorbell, spec: JobSpec, sent: dict[str, Any]) -> Job:
+    """Check what can be checked without a model, store the job, tell the workers.
+
+    Raises InvalidRequest and InvalidDataset; nothing is stored then.
+    """
+    resolve_model(spec.model.model_name, spec.model.revision, settings.models)
+    check_capabilities(spec, repository.workers(session))
+    check_dataset(session, settings, spec.dataset)
+    job = new_job(spec, sent)
+    session.add(job)
+    repository.append_event(session, job, "status", {"status": job.status.value}, job.created_at)
+    session.commit()  # a worker must be able to find the row before it hears the bell
+    bell.ring(Stage.CHECK)
+    return job
+
+
+def new_job(spec: JobSpec, sent: dict[str, Any]) -> Job:
+    source, eval_source = spec.dataset.source, spec.dataset.eval_source
+    return Job(
+        id=new_id("job"),
+        name=spec.name,
+        labels=spec.labels,
+        priority=spec.priority,
+        spec=sent,
+        resolved=spec.model_dump(mode="json"),
+        file_id=source.file if isinstance(source, FileSource) else None,
+        eval_file_id=eval_source.file if isinstance(eval_source, FileSource) else None,
+        status=JobStatus.VALIDATING,
+        desired=Desire.RUN,
+        epoch=0,
+        beats=0,
+        last_seq=1,
+        notices=[],
+        created_at=utc_now(),
+    )
+
+
+def check_capabilities(spec: JobSpec, workers: Sequence[Worker]) -> None:
+    """Refuse what no training worker here can do. Workers that are yet to come may; so without any, all is accepted."""
+    devices = {worker.device for worker in workers if worker.stage is Stage.TRAIN}
+    has_only_cpus = bool(devices) and all(device.startswith(CPU) for device in devices)
+    if has_only_cpus and spec.lora.loftq_config is not None:
+        found = f"a LoftQ initialisation, and workers on {', '.join(sorted(devices))}"
+        raise invalid("lora.loftq_config", "needs_gpu", found, "null, or a worker with a GPU")
+
+
+def check_dataset(session: Session, settings: Settings, dataset: DatasetSpec) -> None:
+    """Every row of the files that the spec names, unless they are too large to read while the client waits."""
+    for param, source in (("dataset.source", dataset.source), ("dataset.eval_source", dataset.eval_source)):
+        file = find_source(session, settings, source, param) if source is not None else None
+        if file is None or file.path.stat().st_size > CHECKED_AT_SUBMIT_BYTES:
+            continue
+        try:
+            normalise_file(
+                file.path,
+                dataset,
+                filename=file.filename,
+                max_unpacked_bytes=settings.max_unpacked_bytes,
+                sink=_discard,
+            )
+        except InvalidDataset as error:
+            error.param = param
+            raise
+
+
+def _discard(record: Record) -> None:
+    """The form is checked here; the checking stage writes the records."""
+
+
+def find_source(session: Session, settings: Settings, source: Source, param: str) -> SourceFile | None:
+    """The file that a source means; None for the hub. Raises InvalidRequest when there is no such file."""
+    match source:
+        case FileSource():
+            row = files.get(session, source.file)
+            if row is None:
+                raise invalid(
+                    f"{param}.file", "unknown_file", source.file, "the id of a file that POST /files answered"
+                )
+            return SourceFile(path=settings.file_path(row.id), filename=row.filename)
+        case PathSource():
+            path = resolve_dataset(source.path, settings.datasets)
+            return SourceFile(path=path, filename=path.name)
+        case _:
+            return None
+
+
+def cancel(session: Session, job_id: str) -> Job:
+    """Cancel at once what no worker holds; ask the worker for the rest. Cancelling twice is the same as once."""
+    now = utc_now()
+    job = repository.move(session, job_id, JobStatus.CANCELLED, now, Job.worker.is_(None), desired=Desire.CANCEL)
+    job = job or repository.request_cancel(session, job_id)
+    session.commit()
+    if job is None:
+        known = find(session, job_id)
+        if known.status is not JobStatus.CANCELLED:
+            raise Conflict(f"{job_id} has {known.status.value} and cannot be cancelled", code="job_has_ended")
+        return known
+    return job
+
+
+def find(session: Session, job_id: str) -> Job:
+    job = repository.get(session, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id[:64]!r}", param="job_id", code="unknown_job")
+    return job
+
+
+def delete(session: Session, settings: Settings, job_id: str) -> None:
+    """Remove an ended job with its events and files. Its adapter stays until it is deleted itself."""
+    job = find(session, job_id)
+    if not job.status.is_final:
+        raise Conflict(f"{job_id} is {job.status.value}: cancel it before you delete it", code="job_is_alive")
+    folder = settings.job_dir(job_id)
+    aside = folder.with_name(f".deleted-{job_id}")
+    if folder.exists():
+        folder.rename(aside)
+    if not repository.remove(session, job_id):
+        raise Conflict(f"{job_id} changed meanwhile", code="job_is_alive")
+    session.commit()
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_after(session: Session, after: str | None) -> None:
+    if after is not None and repository.get(session, after) is None:
+        raise InvalidRequest(f"after: there is no job {after[:64]!r}", param="after")

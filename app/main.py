@@ -1,0 +1,43 @@
+"""The API: `create_app` puts the parts together. Nothing below this import needs torch."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import __version__, system
+from app.adapters.routes import router as adapters
+from app.config import Settings
+from app.db import Database
+from app.files.routes import router as files
+from app.generate.client import HttpEngineClient
+from app.generate.routes import router as generate
+from app.http import RequestLimits, install_error_handlers
+from app.jobs.queue import CeleryDoorbell, make_celery
+from app.jobs.routes import router as jobs
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for these settings, or for those of the environment."""
+    settings = settings or Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await app.state.engine.close()
+        app.state.database.close()
+
+    app = FastAPI(title="Tunesmith", version=__version__, lifespan=lifespan)
+    app.state.settings = settings
+    app.state.database = Database.open(settings.database)
+    app.state.bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))
+    app.state.engine = HttpEngineClient(settings.engine_url)
+    for router in (system.router, jobs, files, adapters, generate):
+        app.include_router(router)
+    install_error_handlers(app)
+    app.add_middleware(
+        RequestLimits, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes
+    )
+    return app

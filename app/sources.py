@@ -1,0 +1,51 @@
+"""Where models and datasets come from: a folder below an allowed root, or the hub. Nothing else is ever opened."""
+
+from pathlib import Path
+
+from app.contracts.order import BaseRef
+from app.errors import InvalidRequest, Problem
+
+
+def resolve_model(name: str, revision: str | None, models: Path, param: str = "model.model_name") -> BaseRef:
+    """The weights that a model name means: a folder below `models` first, else the hub's `owner/name`.
+
+    Raises InvalidRequest for a name that is neither.
+    """
+    folder = below(models, name)
+    if folder is not None and (folder / "config.json").is_file():
+        if revision is not None:
+            raise invalid("model.revision", "local_revision", revision, "null: a local model has no revisions")
+        return BaseRef(source=str(folder), is_local=True)
+    if name.count("/") == 1:
+        return BaseRef(source=name, is_local=False, revision=revision)
+    local = ", ".join(local_models(models)) or "none yet"
+    raise invalid(param, "unknown_model", name, f"a hub id (owner/name) or a local model ({local})")
+
+
+def local_models(models: Path) -> list[str]:
+    """Names of the base models below the models folder: up to two levels deep."""
+    found = {path.parent for pattern in ("*/config.json", "*/*/config.json") for path in models.glob(pattern)}
+    return sorted(str(path.relative_to(models)) for path in found)
+
+
+def resolve_dataset(path: str, datasets: Path) -> Path:
+    """The file that `dataset.source.path` means. Raises InvalidRequest when it is not below the datasets folder."""
+    file = below(datasets, path)
+    if file is None or not file.is_file():
+        raise invalid("dataset.source.path", "unknown_path", path[:200], "a file below the server's datasets folder")
+    return file
+
+
+def below(root: Path, name: str) -> Path | None:
+    """`root/name` with links resolved, or None when that leads out of the root or cannot be a path."""
+    try:
+        resolved = (root / name).resolve()
+    except (OSError, ValueError):
+        return None
+    return resolved if resolved.is_relative_to(root) and resolved != root else None
+
+
+def invalid(field: str, code: str, found: str, expected: str) -> InvalidRequest:
+    """A refusal of one field."""
+    problem = Problem(field=field, code=code, found=found, expected=expected)
+    return InvalidRequest(f"{field}: found {found!r}, expected {expected}", param=field, details=[problem])

@@ -1,0 +1,230 @@
+"""`tunesmith up`: the whole service on this host, under one process that can be stopped with Ctrl-C.
+
+up ──> broker | engine | checker, trainer | api        each under a guardian, so that nothing outlives `up`
+"""
+
+import errno
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import httpx
+from alembic.util import CommandError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+
+from app.broker import open_broker
+from app.config import PREFIX, Settings
+from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals_held_back
+from app.guardian import Guarded, spawn
+from app.lock import CannotStart, hold_lock
+from app.migrate import upgrade
+
+LOOPBACK = "127.0.0.1"
+HEALTHY_SECONDS = 60.0
+# With the broker's two seconds Ctrl-C takes at most fifteen. A worker needs the most: its training ends first.
+API_GRACE_SECONDS = 2.0
+WORKER_GRACE_SECONDS = 9.0
+ENGINE_GRACE_SECONDS = 2.0
+# An `up` that was killed by force leaves its processes to their guardians for so long.
+LEFTOVER_SECONDS = WORKER_GRACE_SECONDS + 5
+STAGES = {"checker": "check", "trainer": "train"}
+
+
+def up(settings: Settings, say: Say) -> None:
+    """Run the service until SIGINT, SIGTERM or SIGHUP, then stop all of it; a second signal kills what is left.
+
+    Once it is healthy its URL is in `home/run/url`. Raises `CannotStart`, with nothing left running, when the home or a
+    port is taken or the API does not come up.
+    """
+    with signals_held_back(), ExitStack() as stack:
+        _make_folders(settings)
+        tree = _claim_home(settings.root, stack)
+        settings = settle(settings)
+        _migrate(settings.database)
+        with Crew(_tiers(settings, tree, stack), say) as crew:
+            _wait_until_healthy(crew, settings)
+            _announce(settings, say)
+            crew.keep_running()
+            say("stopping")
+            crew.stop()
+    say("stopped")
+
+
+def url_file(home: Path) -> Path:
+    """Holds the service's URL while it runs."""
+    return home / "run" / "url"
+
+
+def settle(settings: Settings) -> Settings:
+    """The settings with every choice made that the children share: ports are free ones, paths absolute.
+
+    Raises `CannotStart` for a port that is taken. An engine on another host is not ours to start.
+    """
+    engine = urlsplit(settings.engine_url)
+    is_port_chosen = "engine_url" in settings.model_fields_set and _is_here(engine)
+    port, engine_port = _free_ports(settings.host, settings.port, engine.port or 0 if is_port_chosen else 0)
+    chosen = {
+        "home": settings.root,
+        "port": port,
+        "engine_url": f"http://{LOOPBACK}:{engine_port}" if _is_here(engine) else settings.engine_url,
+        "database_url": _absolute(settings.database),
+        "models_dir": settings.models,
+        "datasets_dir": settings.datasets,
+    }
+    return Settings.model_validate({**settings.model_dump(exclude_unset=True), **chosen})
+
+
+def _free_ports(host: str, port: int, engine_port: int) -> tuple[int, int]:
+    """Both at once, so that they differ."""
+    with closing(_listen(host, port)) as api, closing(_listen(LOOPBACK, engine_port)) as engine:
+        return api.getsockname()[1], engine.getsockname()[1]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CannotStart(f"port {port} of {host} is taken; choose another one (0: any that is free)") from error
+        raise CannotStart(f"cannot listen on port {port} of {host}: {error.strerror}") from error
+
+
+def _is_here(url: SplitResult) -> bool:
+    return url.hostname in (LOOPBACK, "localhost")
+
+
+def _absolute(database_url: str) -> str:
+    """The children run in a folder of their own: a relative SQLite path would name another file there."""
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite" and url.database:
+        url = url.set(database=str(Path(url.database).absolute()))
+    return url.render_as_string(hide_password=False)
+
+
+def _make_folders(settings: Settings) -> None:
+    for name in ("run", "logs", "jobs", "files", "adapters"):
+        (settings.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (settings.models, settings.datasets):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _migrate(database_url: str) -> None:
+    try:
+        upgrade(database_url)
+    except (OperationalError, CommandError) as error:
+        reason = error.orig if isinstance(error, OperationalError) else error
+        raise CannotStart(f"the database {make_url(database_url)!r} cannot be brought up to date: {reason}") from error
+
+
+def _claim_home(home: Path, stack: ExitStack) -> int:
+    """One `up` a home. Returns a lock that the children inherit: it is free when the last of them is gone."""
+    refusal = f"`tunesmith up` already runs on {home}; stop it or choose another home"
+    stack.enter_context(hold_lock(home / "run" / "up.lock", refusal))
+    refusal = f"processes of an earlier run on {home} are still ending; try again in a moment"
+    tree = stack.enter_context(hold_lock(home / "run" / "tree.lock", refusal, LEFTOVER_SECONDS))
+    stack.callback(url_file(home).unlink, missing_ok=True)
+    url_file(home).unlink(missing_ok=True)
+    return tree
+
+
+@dataclass(frozen=True)
+class _Launcher:
+    """Starts this project's own programs: one environment, one folder, a log each."""
+
+    home: Path
+    environment: Mapping[str, str]
+    tree: int
+
+    def service(self, name: str, grace_seconds: float, module: str, *arguments: str) -> Service:
+        argv = [sys.executable, "-m", module, *arguments]
+        return Service(name, lambda: self._start(name, argv, grace_seconds))
+
+    def log(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+    def _start(self, name: str, argv: Sequence[str], grace_seconds: float) -> Guarded:
+        return spawn(
+            argv,
+            env=self.environment,
+            cwd=self.home,
+            output=self.log(name),
+            grace_seconds=grace_seconds,
+            pass_fds=[self.tree],
+        )
+
+
+def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service]]:
+    """What has to run, in the order of starting."""
+    launcher = _Launcher(settings.root, _child_environment(settings), tree)
+    tiers: list[list[Service]] = []
+    if settings.broker_url is None:
+        broker = stack.enter_context(open_broker(settings.broker_socket))
+        tiers.append([Service("broker", lambda: broker.start(launcher.log("broker")))])
+    engine = urlsplit(settings.engine_url)
+    if _is_here(engine):
+        address = ("--host", LOOPBACK, "--port", str(engine.port))
+        tiers.append([launcher.service("engine", ENGINE_GRACE_SECONDS, "worker.inference", *address)])
+    workers = [_worker_arguments(name, settings.log_level) for name in STAGES]
+    tiers.append([launcher.service(name, WORKER_GRACE_SECONDS, "celery", *arguments) for name, arguments in workers])
+    tiers.append([launcher.service("api", API_GRACE_SECONDS, "uvicorn", *_api_arguments(settings))])
+    return tiers
+
+
+def _worker_arguments(name: str, log_level: str) -> tuple[str, list[str]]:
+    node = ["-n", f"{name}0@%h", "-Q", f"tunesmith.{STAGES[name]}", "--loglevel", log_level]
+    alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return name, ["-A", "worker.celery_app", "worker", "-P", "threads", "-c", "1", *node, *alone]
+
+
+def _api_arguments(settings: Settings) -> list[str]:
+    address = ["--host", settings.host, "--port", str(settings.port)]
+    return ["app.main:create_app", "--factory", *address, "--timeout-graceful-shutdown", "1"]
+
+
+def _child_environment(settings: Settings) -> dict[str, str]:
+    """Raises `CannotStart` where the bundled broker's socket would have too long a path."""
+    try:
+        broker_url = settings.broker
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+    chosen = {**settings.model_dump(exclude_unset=True, exclude_none=True), "broker_url": broker_url}
+    return {**os.environ, **{PREFIX + name.upper(): str(value) for name, value in chosen.items()}}
+
+
+def _wait_until_healthy(crew: Crew, settings: Settings) -> None:
+    """Raises `CannotStart` when the API ends, or does not answer in time. A signal ends the waiting."""
+    deadline = time.monotonic() + HEALTHY_SECONDS
+    while not _is_healthy(_url(settings)):
+        if not crew.is_alive("api") or time.monotonic() > deadline:
+            raise CannotStart(f"the API did not come up; see {settings.root / 'logs' / 'api.log'}")
+        if is_asked_to_stop(POLL_SECONDS):
+            raise CannotStart("stopped while it was starting")
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", timeout=2.0, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _url(settings: Settings) -> str:
+    """Where a client of this host reaches the API; an address that means "any" is none to connect to."""
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _announce(settings: Settings, say: Say) -> None:
+    draft = url_file(settings.root).with_suffix(".tmp")
+    draft.write_text(_url(settings))
+    draft.rename(url_file(settings.root))
+    say(f"Tunesmith is at {_url(settings)}, its API is described at {_url(settings)}/docs")
+    say(f"state: {settings.root}, logs: {settings.root / 'logs'}, models: {settings.models}")
+    say("Ctrl-C stops everything")

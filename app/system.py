@@ -1,0 +1,95 @@
+"""HTTP for the service itself: is it alive, is it ready, what models and workers are there."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import text
+
+from app.dependencies import DatabaseDep, EngineDep, SettingsDep
+from app.errors import EngineUnavailable
+from app.jobs import repository
+from app.sources import local_models
+
+router = APIRouter(tags=["service"])
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    status: Literal["ready", "degraded"]
+    database: bool
+    engine: bool
+
+
+class WorkerView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    stage: str
+    host: str
+    device: str
+    job_id: str | None
+    started_at: datetime
+    last_seen: datetime
+
+
+class WorkerList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[WorkerView]
+
+
+class ModelView(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    source: Literal["local"] = "local"
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelView]
+
+
+@router.get("/healthz")
+def healthz() -> Health:
+    """The process answers."""
+    return Health()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+async def readyz(database: DatabaseDep, engine: EngineDep, response: Response) -> Readiness:
+    """Jobs can be taken. An engine that is away makes the service degraded, not unready."""
+    has_database = _answers(database)
+    if not has_database:
+        response.status_code = 503
+    has_engine = await _is_up(engine)
+    is_ready = has_database and has_engine
+    return Readiness(status="ready" if is_ready else "degraded", database=has_database, engine=has_engine)
+
+
+def _answers(database: Any) -> bool:
+    with database.reader() as session:
+        return bool(session.scalar(text("SELECT 1")) == 1)
+
+
+async def _is_up(engine: Any) -> bool:
+    try:
+        await engine.health()
+    except EngineUnavailable:
+        return False
+    return True
+
+
+@router.get("/workers")
+def workers(database: DatabaseDep) -> WorkerList:
+    with database.reader() as session:
+        return WorkerList(data=[WorkerView.model_validate(worker) for worker in repository.workers(session)])
+
+
+@router.get("/models")
+def models(settings: SettingsDep) -> ModelList:
+    """The base models in the server's models folder. Any hub id works beside them."""
+    return ModelList(data=[ModelView(id=name) for name in local_models(settings.models)])

@@ -1,0 +1,1 @@
+"""The schema, as Alembic migrations. Nothing else creates a table."""

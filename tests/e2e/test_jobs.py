@@ -1,0 +1,163 @@
+"""A job from its config to the adapter's answer: real Celery, broker, database, Unsloth, TRL and a tiny real model."""
+
+import json
+import os
+import signal
+
+import httpx
+
+from tests.e2e.stack import MODEL, Stack
+from tests.waiting import wait_for
+
+
+def test_a_job_trains_an_adapter_that_answers_otherwise_than_the_base(stack: Stack) -> None:
+    before = stack.generate(model=MODEL).json()
+    job_id = stack.submit()
+    moving = stack.wait_for_step(job_id, 2)
+    job = stack.wait(job_id, "succeeded", "failed")
+    after = stack.generate(adapter=job_id).json()
+
+    assert job["status"] == "succeeded", job["error"]
+    assert moving["progress"]["total_steps"] == 20
+    assert job["progress"]["percent"] == 100
+    assert after["text"] != before["text"]
+    assert after["adapter"] == job["adapter_id"]
+    assert stack.generate(model=MODEL).json()["text"] == before["text"]
+
+
+def test_what_was_done_otherwise_than_asked_is_on_the_job(embedded: Stack) -> None:
+    body = {"max_steps": 1, "optim": "adamw_8bit", "packing": True}
+    job = embedded.wait(embedded.submit(training=body), "succeeded", "failed")
+    notices = {notice["field"]: notice["effective"] for notice in job["notices"]}
+
+    assert job["status"] == "succeeded", job["error"]
+    assert notices["training.optim"] == job["resolved_spec"]["training"]["optim"] != "adamw_8bit"
+    assert notices["training.packing"] is False
+    assert job["spec"]["training"] == body
+
+
+def test_events_metrics_logs_and_the_stream_tell_the_same_run(embedded: Stack) -> None:
+    job_id = embedded.submit(training={"max_steps": 3, "logging_steps": 1})
+    with embedded.api.stream("GET", f"/jobs/{job_id}/stream", timeout=240) as stream:
+        lines = [line.removeprefix("data: ") for line in stream.iter_lines() if line.startswith("data: ")]
+    streamed = [json.loads(line) for line in lines]
+    stored = embedded.api.get(f"/jobs/{job_id}/events", params={"limit": 1000}).json()["data"]
+    metrics = embedded.api.get(f"/jobs/{job_id}/metrics").json()["steps"]
+    log = embedded.api.get(f"/jobs/{job_id}/logs").json()
+
+    assert streamed == stored
+    assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
+    assert [point["step"] for point in metrics] == [1, 2, 3]
+    assert all(point["loss"] and point["grad_norm"] and point["tokens"] for point in metrics)
+    assert "Unsloth" in log["text"]
+    assert log["is_complete"]
+
+
+def test_a_running_job_is_cancelled_and_its_process_is_gone(embedded: Stack) -> None:
+    job_id = embedded.submit(training={"max_steps": 5000})
+    embedded.wait_for_step(job_id)
+    embedded.api.post(f"/jobs/{job_id}/cancel")
+    job = embedded.wait(job_id, "cancelled", seconds=20)
+
+    assert job["attempts"][-1]["outcome"] == "cancelled"
+    assert embedded.processes("worker.training", job_id) == []
+    assert embedded.api.delete(f"/jobs/{job_id}").status_code == 200
+
+
+def test_a_job_over_its_time_limit_fails_as_the_users(embedded: Stack) -> None:
+    job_id = embedded.submit(training={"max_steps": 5000}, resources={"max_seconds": 1})
+    job = embedded.wait(job_id, "failed", "succeeded")
+
+    assert (job["error"]["category"], job["error"]["code"]) == ("user_error", "time_limit")
+
+
+def test_rows_without_an_answer_fail_by_their_number_before_a_step_is_run(embedded: Stack) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    good = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    file_id = embedded.upload([{"messages": good}, {"messages": turns}])
+    job = embedded.wait(embedded.submit(dataset={"source": {"file": file_id}}), "failed", "succeeded")
+
+    assert (job["error"]["category"], job["error"]["code"]) == ("user_error", "nothing_to_learn")
+    assert "records 2" in job["error"]["message"]
+    assert job["progress"] is None
+
+
+def test_modules_that_the_model_lacks_fail_while_it_is_checked(embedded: Stack) -> None:
+    job = embedded.wait(embedded.submit(lora={"target_modules": ["query_key_value"]}), "failed", "succeeded", "running")
+
+    assert (job["status"], job["error"]["param"]) == ("failed", "lora.target_modules")
+
+
+def test_evaluation_rows_are_evaluated(embedded: Stack) -> None:
+    file_id = embedded.upload([{"prompt": f"q{n}", "completion": f"a{n}"} for n in range(10)])
+    job_id = embedded.submit(
+        dataset={"source": {"file": file_id}, "eval_fraction": 0.2}, training={"max_steps": 2, "eval_steps": 1}
+    )
+    job = embedded.wait(job_id, "succeeded", "failed")
+    evals = embedded.api.get(f"/jobs/{job_id}/metrics").json()["evals"]
+
+    assert job["status"] == "succeeded", job["error"]
+    assert job["data_report"]["eval"]["rows"] == 2
+    assert [point["step"] for point in evals] == [1, 2, 2]
+    assert all(point["eval_loss"] > 0 for point in evals)
+
+
+def test_all_weights_can_be_trained_and_answer_as_a_model_of_their_own(embedded: Stack) -> None:
+    job_id = embedded.submit(model={"model_name": MODEL, "max_seq_length": 256, "full_finetuning": True})
+    job = embedded.wait(job_id, "succeeded", "failed")
+
+    assert job["status"] == "succeeded", job["error"]
+    assert embedded.api.get(f"/adapters/{job['adapter_id']}").json()["kind"] == "full"
+    assert embedded.generate(adapter=job_id).status_code == 200
+
+
+def test_raw_text_is_trained_with_embeddings_and_head(embedded: Stack) -> None:
+    file_id = embedded.upload([{"text": f"once upon a time {n}"} for n in range(8)])
+    job_id = embedded.submit(
+        dataset={"source": {"file": file_id}},
+        lora={"target_modules": ["q_proj", "v_proj", "embed_tokens", "lm_head"]},
+        training={"method": "cpt", "max_steps": 2, "embedding_learning_rate": 1e-5},
+    )
+    job = embedded.wait(job_id, "succeeded", "failed")
+
+    assert job["status"] == "succeeded", job["error"]
+    assert job["data_report"]["train"]["supervised_tokens"] == job["data_report"]["train"]["tokens"]
+    assert embedded.generate(adapter=job_id, messages=None, prompt="once").status_code == 200
+
+
+def test_a_job_whose_trainer_is_killed_runs_again(embedded: Stack) -> None:
+    job_id = embedded.submit(training={"max_steps": 200})
+    embedded.wait_for_step(job_id)
+    for pid in embedded.processes("-m worker.training", job_id):
+        os.kill(pid, signal.SIGKILL)
+    job = embedded.wait(job_id, "succeeded", "failed")
+
+    assert job["status"] == "succeeded", job["error"]
+    assert [attempt["outcome"] for attempt in job["attempts"]] == ["finished", "process_killed", "finished"]
+
+
+def test_a_job_whose_worker_is_killed_runs_again_and_no_trainer_is_left(embedded: Stack) -> None:
+    job_id = embedded.submit(training={"max_steps": 200})
+    embedded.wait_for_step(job_id)
+    trainers = embedded.processes("-m worker.training", job_id)
+    for pid in embedded.processes("celery", "trainer0"):
+        os.kill(pid, signal.SIGKILL)
+    wait_for("the trainer is gone", lambda: not set(trainers) & set(embedded.processes("-m worker.training", job_id)))
+    job = embedded.wait(job_id, "succeeded", "failed")
+
+    assert job["status"] == "succeeded", job["error"]
+    assert "worker_lost" in [attempt["outcome"] for attempt in job["attempts"]]
+
+
+def test_an_engine_that_is_killed_is_a_503_and_comes_back(embedded: Stack) -> None:
+    for pid in embedded.processes("worker.inference"):
+        os.kill(pid, signal.SIGKILL)
+    refused = wait_for("the engine is missed", lambda: unavailable(embedded.generate(model=MODEL)))
+    wait_for("the engine answers again", lambda: embedded.generate(model=MODEL).status_code == 200, 90)
+
+    assert refused.json()["error"]["code"] == "engine_unavailable"
+    assert int(refused.headers["retry-after"]) > 0
+
+
+def unavailable(answer: httpx.Response) -> httpx.Response | None:
+    return answer if answer.status_code == 503 else None

@@ -1,0 +1,69 @@
+"""A migrated database for every test: SQLite always, and PostgreSQL where one answers.
+
+With REQUIRE_SERVICES=1 (as CI sets it) a missing PostgreSQL is a failure and not a skip.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from app.db import Base, Database
+from app.migrate import upgrade
+
+POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
+REQUIRED = os.environ.get("REQUIRE_SERVICES") == "1"
+
+
+def a_postgres_database() -> Iterator[str]:
+    """The URL of a database of its own, dropped at the end."""
+    url, name = make_url(POSTGRES), f"tunesmith_test_{secrets.token_hex(6)}"
+    try:
+        server = psycopg.connect(
+            host=url.host, port=url.port, user=url.username, dbname=url.database, autocommit=True, connect_timeout=3
+        )
+    except psycopg.OperationalError:
+        if REQUIRED:
+            raise
+        pytest.skip("no PostgreSQL answers")
+    with server:
+        server.execute(f"CREATE DATABASE {name}")
+        yield url.set(database=name).render_as_string(hide_password=False)
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('db') / 'test.db'}"
+    else:
+        yield from a_postgres_database()
+
+
+@pytest.fixture(scope="session")
+def database_url(empty_database_url: str) -> str:
+    """The URL of a database with the newest schema."""
+    upgrade(empty_database_url)
+    return empty_database_url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An empty migrated database; its rows are gone after the test."""
+    opened = Database.open(database_url)
+    yield opened
+    with opened.writer() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(table.delete())
+        session.commit()
+    opened.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"

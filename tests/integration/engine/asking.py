@@ -1,0 +1,56 @@
+"""Asks an engine from a test, which has no event loop of its own."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from app.contracts.generation import EngineEvent, GenerateOrder, Sampling
+from app.contracts.order import BaseRef
+from tests.integration.engine.worlds import World
+from worker.inference.answering import answer
+from worker.inference.engine import Engine, Token, TokenEvent, TokenRequest
+from worker.inference.sources import Sources
+
+T = TypeVar("T")
+PROMPT = (1, 87, 85, 263, 201, 60, 61, 62, 63)
+
+
+def a_request(world: World, adapter: str = "base", *, prompt: tuple[int, ...] = PROMPT, **fields: Any) -> TokenRequest:
+    """Greedy and short, unless the fields say otherwise."""
+    base, eos_ids = fields.pop("base", world.base), fields.pop("eos_ids", frozenset())
+    sampling = Sampling(**{"temperature": 0, "max_new_tokens": 12, **fields})
+    return TokenRequest(base, world.adapter(adapter), list(prompt), eos_ids, sampling)
+
+
+def events_of(engine: Engine, request: TokenRequest) -> list[TokenEvent]:
+    return asyncio.run(_collect(engine.generate(request)))
+
+
+def tokens_of(engine: Engine, request: TokenRequest) -> list[int]:
+    return [event.id for event in events_of(engine, request) if isinstance(event, Token)]
+
+
+def last_of(engine: Engine, request: TokenRequest) -> TokenEvent:
+    return events_of(engine, request)[-1]
+
+
+def an_order(world: World, **fields: Any) -> GenerateOrder:
+    """A base order in text; `sampling` fields are given flat."""
+    base = BaseRef(source=str(world.base.folder), is_local=True)
+    sampling = {name: fields.pop(name) for name in list(fields) if name in Sampling.model_fields}
+    asked = {"prompt": "The quick brown fox"} if not {"messages", "prompt"} & fields.keys() else {}
+    chosen = Sampling(**{"temperature": 0, "max_new_tokens": 12, **sampling})
+    return GenerateOrder(**{"request_id": "r", "base": base, "sampling": chosen, **asked, **fields})
+
+
+def answers_of(engine: Engine, order: GenerateOrder) -> list[EngineEvent]:
+    async def run() -> list[EngineEvent]:
+        return await _collect(answer(order, engine, Sources()))
+
+    return asyncio.run(run())
+
+
+async def _collect(events: AsyncGenerator[T, None]) -> list[T]:
+    async with aclosing(events):
+        return [event async for event in events]

@@ -1,0 +1,170 @@
+"""The engine as a process: how it starts, what it says, and what the API hears when it ends."""
+
+import asyncio
+import json
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder, TextDelta
+from app.contracts.order import BaseRef
+from app.errors import EngineUnavailable
+from app.generate.client import HttpEngineClient
+from tests.integration.engine.asking import an_order, answers_of
+from tests.integration.engine.processes import EngineProcess, free_port, wait_until
+from tests.integration.engine.worlds import World
+from worker.inference.serial import SerialEngine
+
+COMMIT = "0" * 40
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory, world: World) -> Iterator[EngineProcess]:
+    """An engine without a network, whose hub cache holds one model."""
+    home = tmp_path_factory.mktemp("hf")
+    cached = home / "hub" / "models--someone--tiny"
+    shutil.copytree(world.base.folder, cached / "snapshots" / COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+    with EngineProcess(HF_HOME=str(home)) as started:
+        yield started
+
+
+def an_endless_order(world: World) -> GenerateOrder:
+    base = BaseRef(source=str(world.endless_base.folder), is_local=True)
+    return an_order(world, base=base, max_new_tokens=2000)
+
+
+@asynccontextmanager
+async def client_of(url: str) -> AsyncIterator[HttpEngineClient]:
+    client = HttpEngineClient(url)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def told(url: str, order: GenerateOrder, after_first: Callable[[], object] = lambda: None) -> list[EngineEvent]:
+    """All that the API hears; something may happen when the first piece has come."""
+
+    async def run() -> list[EngineEvent]:
+        heard: list[EngineEvent] = []
+        async with client_of(url) as client, aclosing(client.generate(order)) as events:
+            async for event in events:
+                heard.append(event)
+                if len(heard) == 1:
+                    after_first()
+        return heard
+
+    return asyncio.run(run())
+
+
+def test_over_http_comes_what_the_engine_says(process: EngineProcess, engine: SerialEngine, world: World) -> None:
+    order = an_order(world, adapter=world.ref("small"), max_new_tokens=30)
+
+    assert told(process.url, order) == answers_of(engine, order)
+    assert isinstance(told(process.url, order)[-1], Finish)
+
+
+def test_a_model_of_the_hub_comes_from_the_cache(process: EngineProcess, engine: SerialEngine, world: World) -> None:
+    order = an_order(world, base=BaseRef(source="someone/tiny", is_local=False))
+
+    assert told(process.url, order) == answers_of(engine, an_order(world))
+
+
+@pytest.mark.parametrize(
+    ("base", "status"),
+    [
+        (BaseRef(source="nobody/nothing", is_local=False), 502),
+        (BaseRef(source="no/such/name", is_local=False), 404),
+        (BaseRef(source="/nowhere/at/all", is_local=True), 404),
+    ],
+)
+def test_a_base_that_is_not_to_be_had_is_unavailable(
+    process: EngineProcess, world: World, base: BaseRef, status: int
+) -> None:
+    (error,) = told(process.url, an_order(world, base=base))
+
+    assert isinstance(error, EngineError)
+    assert (error.status, error.code) == (status, "model_unavailable")
+    assert "/nowhere" not in error.message
+
+
+def test_an_error_before_the_first_token_has_its_status(process: EngineProcess, world: World) -> None:
+    order = an_order(world, max_new_tokens=100_000).model_dump_json()
+
+    response = httpx.post(f"{process.url}/generate", content=order, headers={"content-type": "application/json"})
+
+    assert (response.status_code, response.json()["code"]) == (422, "context_too_long")
+
+
+def test_an_order_that_is_none_is_refused(process: EngineProcess) -> None:
+    response = httpx.post(f"{process.url}/generate", json={"request_id": "r"})
+
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_order")
+
+
+def test_a_client_that_goes_away_stops_the_engine(process: EngineProcess, world: World) -> None:
+    order = json.loads(an_endless_order(world).model_dump_json())
+
+    with httpx.stream("POST", f"{process.url}/generate", json=order) as response:
+        chunks = response.iter_bytes()
+        next(chunks)
+        assert process.health().is_busy
+
+    wait_until(lambda: not process.health().is_busy)
+
+
+def test_a_killed_engine_ends_an_answer_with_an_error(world: World) -> None:
+    with EngineProcess() as process:
+        heard = told(process.url, an_endless_order(world), lambda: process.end(signal.SIGKILL))
+        afterwards = told(process.url, an_order(world))
+
+    assert isinstance(heard[0], TextDelta)
+    assert [event.kind for event in heard].count("error") == 1
+    assert [(event.status, event.code) for event in (heard[-1], afterwards[-1]) if isinstance(event, EngineError)] == [
+        (503, "engine_unavailable")
+    ] * 2
+
+
+def test_a_stopped_engine_says_so_and_exits_in_order(world: World) -> None:
+    codes: list[int] = []
+    with EngineProcess() as process:
+        order = an_endless_order(world)
+        heard = told(process.url, order, lambda: codes.append(process.end(signal.SIGTERM)))
+
+    assert isinstance(heard[-1], EngineError)
+    assert heard[-1].code in ("engine_stopping", "engine_unavailable")
+    assert codes == [0]
+
+
+def test_an_engine_that_is_not_there_is_unavailable(world: World) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+
+    async def health() -> None:
+        async with client_of(url) as client:
+            await client.health()
+
+    with pytest.raises(EngineUnavailable):
+        asyncio.run(health())
+    assert [event.kind for event in told(url, an_order(world))] == ["error"]
+
+
+def test_a_tokenizer_of_a_bundle_is_read_and_not_that_of_the_base(
+    process: EngineProcess, world: World, tmp_path: Path
+) -> None:
+    ref = world.ref("small")
+    assert ref is not None
+    shutil.copytree(ref.path, tmp_path / "bundle")
+    (tmp_path / "bundle" / "chat_template.jinja").write_text("{{ raise_exception('the bundle speaks') }}")
+    mine = ref.model_copy(update={"path": str(tmp_path / "bundle"), "version": "v2"})
+
+    (error,) = told(process.url, an_order(world, adapter=mine, messages=[{"role": "user", "content": "hi"}]))
+
+    assert isinstance(error, EngineError)
+    assert "the bundle speaks" in error.message

@@ -1,0 +1,120 @@
+"""A small HTTP server that answers in the service's shapes, for tests of what talks to it."""
+
+import json
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Header, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from tests.waiting import wait_for
+
+Json = dict[str, Any]
+
+
+def a_job() -> Json:
+    return {"id": "job-1", "name": "fib", "status": "succeeded", "adapter_id": "a-1"}
+
+
+@dataclass
+class RestService:
+    """One job, its events, and what came in. The stream breaks once after each event number in `breaks`."""
+
+    url: str = ""
+    job: Json = field(default_factory=a_job)
+    events: list[Json] = field(default_factory=list)
+    breaks: list[int] = field(default_factory=list)
+    log: str = ""
+    answer: list[tuple[str, Json]] = field(default_factory=list)
+    refusal: Json | None = None
+    requests: list[str] = field(default_factory=list)
+    bodies: list[Json] = field(default_factory=list)
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+        app.middleware("http")(self._note)
+        _add_job_routes(app, self)
+        _add_other_routes(app, self)
+        return app
+
+    async def _note(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        self.requests.append(f"{request.method} {request.url.path}")
+        if self.refusal is not None:
+            return JSONResponse({"error": self.refusal}, status_code=422)
+        return await answer(request)
+
+    def messages(self, after: int) -> Iterator[str]:
+        """The events above a number, the last of them the job's end."""
+        history = [*self.events, {"kind": "status", "status": self.job["status"]}]
+        for seq, event in enumerate(history[after:], after + 1):
+            data = json.dumps({"seq": seq, **event})
+            yield f": ping\r\n\r\nid: {seq}\r\nevent: {event['kind']}\r\ndata: {data}\r\n\r\n"
+            if seq in self.breaks:
+                self.breaks.remove(seq)
+                return
+
+
+def _add_job_routes(app: FastAPI, service: RestService) -> None:
+    @app.post("/jobs", status_code=201)
+    async def submit(request: Request) -> Json:
+        service.bodies.append(await request.json())
+        return service.job
+
+    @app.get("/jobs")
+    def jobs() -> Json:
+        return {"object": "list", "data": [service.job], "has_more": True}
+
+    @app.get("/jobs/{job_id}")
+    @app.post("/jobs/{job_id}/cancel")
+    @app.delete("/jobs/{job_id}")
+    def job(job_id: str) -> Json:
+        return service.job
+
+    @app.get("/jobs/{job_id}/logs")
+    def logs(job_id: str, offset: int) -> Json:
+        text = service.log[offset : offset + 5]
+        end = offset + len(text)
+        return {"attempt": 1, "text": text, "next_offset": end, "is_complete": end == len(service.log)}
+
+    @app.get("/jobs/{job_id}/stream")
+    def stream(job_id: str, last_event_id: int = Header()) -> StreamingResponse:
+        return StreamingResponse(service.messages(last_event_id), media_type="text/event-stream")
+
+
+def _add_other_routes(app: FastAPI, service: RestService) -> None:
+    @app.post("/files", status_code=201)
+    async def upload(request: Request) -> Json:
+        service.bodies.append({"multipart": (await request.body()).decode()})
+        return {"id": "file-1"}
+
+    @app.get("/adapters")
+    def adapters() -> Json:
+        adapter = {"id": "a-1", "base_model": "tiny", "kind": "lora", "rank": 16, "bytes": 2_500_000}
+        return {"data": [adapter], "has_more": False}
+
+    @app.post("/generate")
+    async def generate(request: Request) -> StreamingResponse:
+        service.bodies.append(await request.json())
+        pairs = [(kind, json.dumps(data, ensure_ascii=False)) for kind, data in service.answer]
+        events = [f"event: {kind}\ndata: {data}\n\n" for kind, data in pairs]
+        return StreamingResponse(iter(events), media_type="text/event-stream")
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The URL of an app that runs in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            wait_for("the server is up", lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

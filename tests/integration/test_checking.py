@@ -1,0 +1,158 @@
+"""The checker, as the worker starts it, against a server in the shape of the hub."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, DataPrepared, Failed, SourcesChecked, SpecResolved
+from app.contracts.order import BaseRef, CheckOrder, SourceFile
+from app.contracts.spec import JobSpec
+from tests.hub import SHA, Hub, running
+from tests.unit.specs import a_body
+
+CHAT = b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n'
+NAMES = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qkvo"]
+NAMES += [f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
+MODEL = {
+    "config.json": b"{}",
+    "model.safetensors.index.json": json.dumps({"weight_map": dict.fromkeys(NAMES, "x")}).encode(),
+    "tokenizer_config.json": b'{"chat_template": "{{ messages }}"}',
+}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with running(Hub(tmp_path_factory.mktemp("hub"))) as served:
+        served.add("models", "org/model", MODEL)
+        served.add("models", "org/base", {**MODEL, "tokenizer_config.json": b"{}"})
+        served.add("datasets", "org/chats", {"train.jsonl": CHAT * 3, "test.jsonl": CHAT})
+        served.add("datasets", "org/scripted", {"scripted.py": b"raise SystemExit"})
+        yield served
+
+
+def check(hub: Hub, folder: Path, **groups: Any) -> list[AttemptEvent]:
+    """Run one check; the source is an upload of one chat where the groups name no other."""
+    upload = folder / "upload"
+    upload.write_bytes(CHAT)
+    spec = JobSpec.model_validate(a_body(**groups))
+    is_file = hasattr(spec.dataset.source, "file")
+    order = CheckOrder(
+        job_id="job-x",
+        epoch=1,
+        spec=spec,
+        base=BaseRef(source=spec.model.model_name, is_local=False, revision=spec.model.revision),
+        train_file=SourceFile(path=upload, filename="chats.jsonl") if is_file else None,
+        eval_file=None,
+        max_unpacked_bytes=10**6,
+        data_dir=folder / "data",
+        events=folder / "events.jsonl",
+    )
+    (folder / "order.json").write_text(order.model_dump_json())
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "hf_CANARY"}
+    argv = [sys.executable, "-m", "worker.checking", str(folder / "order.json")]
+    subprocess.run(argv, env=env, capture_output=True, timeout=120, check=False)
+    return [ATTEMPT_EVENT.validate_json(line) for line in order.events.read_text().splitlines()]
+
+
+def failure(events: list[AttemptEvent]) -> Failed:
+    assert isinstance(events[-1], Failed), events
+    return events[-1]
+
+
+def test_a_model_of_the_hub_is_checked_and_its_revision_is_pinned(hub: Hub, tmp_path: Path) -> None:
+    events = check(hub, tmp_path)
+
+    assert isinstance(events[-1], SourcesChecked)
+    assert SpecResolved(values={"model.revision": SHA}).values in [
+        e.values for e in events if isinstance(e, SpecResolved)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("org/gated-model", "gated"),
+        ("org/private-model", "private_or_unknown"),
+        ("org/no-model", "unknown_repository"),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_told_apart(hub: Hub, tmp_path: Path, name: str, code: str) -> None:
+    failed = failure(check(hub, tmp_path, model={"model_name": name}))
+
+    assert (failed.code, failed.param) == (code, "model.model_name")
+    assert name in failed.message
+
+
+def test_an_unknown_revision_is_named(hub: Hub, tmp_path: Path) -> None:
+    assert failure(check(hub, tmp_path, model={"revision": "nope"})).code == "unknown_revision"
+
+
+def test_modules_of_another_model_family_are_refused_with_those_there_are(hub: Hub, tmp_path: Path) -> None:
+    failed = failure(check(hub, tmp_path, lora={"target_modules": ["query_key_value"]}))
+
+    assert failed.param == "lora.target_modules"
+    assert "query_key_value" in failed.message
+    assert "q_proj" in (failed.hint or "")
+
+
+def test_chats_for_a_model_without_a_template_are_refused(hub: Hub, tmp_path: Path) -> None:
+    failed = failure(check(hub, tmp_path, model={"model_name": "org/base"}))
+
+    assert (failed.code, failed.param) == ("no_chat_template", "model.chat_template")
+
+
+def test_a_template_named_in_the_spec_takes_the_place_of_a_missing_one(hub: Hub, tmp_path: Path) -> None:
+    events = check(hub, tmp_path, model={"model_name": "org/base", "chat_template": "chatml"})
+
+    assert isinstance(events[-1], SourcesChecked)
+
+
+def test_a_dataset_of_the_hub_is_read_by_its_name_and_split(hub: Hub, tmp_path: Path) -> None:
+    events = check(hub, tmp_path, dataset={"source": {"hub": "org/chats", "split": "train"}})
+
+    assert isinstance(events[-1], SourcesChecked)
+    assert len((tmp_path / "data" / "train.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ({"hub": "org/nothing"}, "unreadable_hub_dataset"),
+        ({"hub": "org/chats", "split": "validation"}, "unreadable_hub_dataset"),
+        ({"hub": "org/scripted"}, "unreadable_hub_dataset"),
+    ],
+)
+def test_a_hub_dataset_that_cannot_be_read_is_the_users_to_mend(
+    hub: Hub, tmp_path: Path, source: dict[str, str], code: str
+) -> None:
+    failed = failure(check(hub, tmp_path, dataset={"source": source}))
+
+    assert (failed.code, failed.blame.value, failed.param) == (code, "user_error", "dataset.source")
+
+
+def test_a_hub_that_is_away_is_no_fault_of_the_user(hub: Hub, tmp_path: Path) -> None:
+    away = Hub(tmp_path)
+    away.url = "http://127.0.0.1:9"
+
+    assert failure(check(away, tmp_path)).blame.value == "system_error"
+
+
+def test_a_share_of_the_rows_is_set_aside_for_evaluation(hub: Hub, tmp_path: Path) -> None:
+    source = {"hub": "org/chats", "split": "train"}
+    events = check(hub, tmp_path, dataset={"source": source, "eval_fraction": 0.4})
+    rows = [len((tmp_path / "data" / name).read_text().splitlines()) for name in ("train.jsonl", "eval.jsonl")]
+
+    assert rows == [2, 1]
+    assert any(isinstance(e, DataPrepared) and e.report["split"]["eval_rows"] == 1 for e in events)
+
+
+def test_the_token_of_the_server_is_in_no_event_and_no_log(hub: Hub, tmp_path: Path) -> None:
+    check(hub, tmp_path, model={"model_name": "org/gated-model"})
+
+    assert "CANARY" not in (tmp_path / "events.jsonl").read_text()

@@ -1,0 +1,260 @@
+"""The command, against a small HTTP server that answers in the service's shapes."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI, Response
+
+from app.cli import main
+from tests.integration.rest_service import Json, RestService, serving
+
+REFUSAL = {
+    "code": "invalid_dataset",
+    "message": "2 records are wrong",
+    "param": "file",
+    "details": [
+        {"record": 3, "line": 7, "field": "conversations.0", "code": "x", "found": "12", "expected": "an object"}
+    ],
+}
+
+
+def step(number: int, total: int = 4) -> Json:
+    figures = {"loss": 1 / number, "learning_rate": 1e-3, "tokens_per_second": 50.0, "seconds": 2.0 * number}
+    return {"kind": "step", "step": number, "total_steps": total, **figures}
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[RestService]:
+    found = RestService()
+    with serving(found.app()) as found.url:
+        monkeypatch.setenv("TUNE_URL", found.url)
+        yield found
+
+
+@dataclass
+class Told:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tunesmith(capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    def run(*arguments: str) -> Told:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return Told(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+Command = Callable[..., Told]
+
+
+def test_a_submitted_job_is_named(service: RestService, tunesmith: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"name": "fib"}')
+
+    told = tunesmith("submit", str(tmp_path / "job.json"))
+
+    assert (told.code, told.out) == (0, "job-1\n")
+    assert service.bodies == [{"name": "fib"}]
+
+
+def test_a_job_can_come_from_stdin(service: RestService, tunesmith: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"name": "piped"}'))
+
+    tunesmith("submit", "-")
+
+    assert service.bodies == [{"name": "piped"}]
+
+
+def test_a_file_is_uploaded_and_named_in_the_job(service: RestService, tunesmith: Command, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"dataset": {"train_on": "all", "source": {"path": "x"}}}')
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+
+    told = tunesmith("submit", str(tmp_path / "job.json"), "--file", str(tmp_path / "rows.jsonl"))
+
+    assert told.code == 0
+    assert 'filename="rows.jsonl"' in service.bodies[0]["multipart"]
+    assert service.bodies[1] == {"dataset": {"train_on": "all", "source": {"file": "file-1"}}}
+
+
+@pytest.mark.parametrize(("text", "reason"), [("{", "is no JSON file"), ("[]", "should hold a JSON object")])
+def test_what_is_no_job_is_not_sent(
+    service: RestService, tunesmith: Command, tmp_path: Path, text: str, reason: str
+) -> None:
+    (tmp_path / "job.json").write_text(text)
+
+    told = tunesmith("submit", str(tmp_path / "job.json"))
+
+    assert told.code == 1
+    assert reason in told.err
+    assert service.requests == []
+
+
+def test_a_spec_that_is_not_there_is_said_in_one_line(tunesmith: Command) -> None:
+    told = tunesmith("submit", "/no/such/job.json")
+
+    assert told.err == (
+        "/no/such/job.json is no JSON file that can be read: [Errno 2] No such file or directory: '/no/such/job.json'\n"
+    )
+
+
+@pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 2)])
+def test_the_exit_code_of_a_watched_job_is_its_end(
+    service: RestService, tunesmith: Command, tmp_path: Path, status: str, code: int
+) -> None:
+    service.job["status"] = status
+    (tmp_path / "job.json").write_text("{}")
+
+    told = tunesmith("submit", str(tmp_path / "job.json"), "--watch")
+
+    assert told.code == code
+    assert f"job job-1 {status}" in told.out
+
+
+def test_watching_shows_where_the_job_is(service: RestService, tunesmith: Command) -> None:
+    service.events = [{"kind": "status", "status": "running"}, step(1), step(2), step(4)]
+
+    told = tunesmith("watch", "job-1")
+
+    assert told.out.splitlines() == [
+        "status: running",
+        "step 1/4  loss 1.0000  lr 1.00e-03  50 tokens/s  ETA 0:00:06",
+        "step 4/4  loss 0.2500  lr 1.00e-03  50 tokens/s  ETA 0:00:00",
+        "status: succeeded",
+        "job job-1 succeeded; ask it: tunesmith generate --adapter a-1 'your prompt'",
+    ]
+
+
+def test_a_broken_stream_is_taken_up_where_it_broke(service: RestService, tunesmith: Command) -> None:
+    service.events = [{"kind": "notice", "message": f"number {n}"} for n in range(1, 4)]
+    service.breaks = [2]
+
+    told = tunesmith("watch", "job-1")
+
+    assert told.out.splitlines()[:3] == ["notice: number 1", "notice: number 2", "notice: number 3"]
+    assert service.requests.count("GET /jobs/job-1/stream") == 2
+
+
+def test_a_failed_job_says_why_and_what_helps(service: RestService, tunesmith: Command) -> None:
+    error = {"category": "user_error", "code": "out_of_memory", "message": "40 GB needed", "hint": "load_in_4bit"}
+    service.job.update(status="failed", error=error)
+
+    told = tunesmith("watch", "job-1")
+
+    assert told.out == "status: failed\njob job-1 failed: out_of_memory (user_error): 40 GB needed\nload_in_4bit\n"
+
+
+def test_an_error_of_the_service_is_placed(service: RestService, tunesmith: Command, tmp_path: Path) -> None:
+    service.refusal = REFUSAL
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+
+    told = tunesmith("upload", str(tmp_path / "rows.jsonl"))
+
+    assert (told.code, told.out) == (1, "")
+    assert told.err.splitlines() == [
+        "invalid_dataset: 2 records are wrong",
+        "  record 3, line 7, conversations.0: found 12, expected an object",
+    ]
+
+
+def test_an_uploaded_file_is_named(service: RestService, tunesmith: Command, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+
+    assert tunesmith("upload", str(tmp_path / "rows.jsonl")).out == "file-1\n"
+
+
+def test_jobs_are_listed_in_columns(service: RestService, tunesmith: Command) -> None:
+    service.job.update(status="queued", adapter_id=None, queue={"position": 2, "reason": "1 jobs run before it"})
+
+    told = tunesmith("jobs")
+
+    assert [line.split() for line in told.out.splitlines()] == [
+        ["JOB", "NAME", "STATUS", "DONE"],
+        ["job-1", "fib", "queued", "-", "1", "jobs", "run", "before", "it"],
+    ]
+    assert told.err == "there are older ones\n"
+
+
+def test_a_job_is_shown_whole(service: RestService, tunesmith: Command) -> None:
+    assert json.loads(tunesmith("job", "job-1").out) == service.job
+
+
+def test_adapters_are_listed_in_columns(service: RestService, tunesmith: Command) -> None:
+    told = tunesmith("adapters")
+
+    assert told.out.splitlines()[1].split() == ["a-1", "tiny", "lora", "16", "2.5", "MB"]
+
+
+@pytest.mark.parametrize("follow", [(), ("-f",)])
+def test_a_log_is_printed_to_its_end(service: RestService, tunesmith: Command, follow: tuple[str, ...]) -> None:
+    service.log = "loading\nstep 1\nstep 2\n"
+
+    assert tunesmith("logs", "job-1", *follow).out == service.log
+
+
+@pytest.mark.parametrize(
+    ("command", "request_line"), [("cancel", "POST /jobs/job-1/cancel"), ("delete", "DELETE /jobs/job-1")]
+)
+def test_a_job_is_cancelled_and_deleted_by_its_id(
+    service: RestService, tunesmith: Command, command: str, request_line: str
+) -> None:
+    assert tunesmith(command, "job-1").code == 0
+    assert service.requests == [request_line]
+
+
+def test_an_answer_is_printed_as_it_comes(service: RestService, tunesmith: Command) -> None:
+    service.answer = [("delta", {"text": "1\u2028"}), ("delta", {"text": "44"}), ("finish", {"finish_reason": "stop"})]
+
+    told = tunesmith("generate", "--adapter", "a-1", "--system", "be short", "--temperature", "0", "after 89?")
+
+    assert told.out == "1\u202844\n"
+    messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": "after 89?"}]
+    assert service.bodies == [{"adapter": "a-1", "messages": messages, "temperature": 0.0, "stream": True}]
+
+
+def test_an_answer_that_breaks_off_is_an_error(service: RestService, tunesmith: Command) -> None:
+    error = {"code": "engine_unavailable", "message": "the engine ended", "details": []}
+    service.answer = [("delta", {"text": "1"}), ("error", {"error": error})]
+
+    told = tunesmith("generate", "--model", "tiny", "after 89?")
+
+    assert (told.code, told.err) == (1, "engine_unavailable: the engine ended\n")
+
+
+def test_without_a_service_the_way_to_start_one_is_told(tunesmith: Command) -> None:
+    told = tunesmith("jobs", "--url", "http://127.0.0.1:1")
+
+    assert told.code == 1
+    assert told.err == "no service at http://127.0.0.1:1; start one with `tunesmith up`\n"
+
+
+def test_an_url_that_is_none_is_no_traceback(tunesmith: Command) -> None:
+    told = tunesmith("jobs", "--url", "nowhere")
+
+    assert told.code == 1
+    assert told.err.startswith("nowhere did not answer: Request URL is missing")
+
+
+def test_another_program_at_the_url_is_recognised(tunesmith: Command) -> None:
+    other = FastAPI()
+    other.add_api_route("/jobs", lambda: Response("<html>hello</html>"))
+    with serving(other) as url:
+        told = tunesmith("jobs", "--url", url)
+
+    assert (told.code, told.err) == (1, f"what answers at {url} is not Tunesmith\n")
+
+
+def test_a_setting_that_is_wrong_is_named(tunesmith: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_LEASE_SECONDS", "soon")
+
+    told = tunesmith("up")
+
+    assert told.code == 1
+    assert told.err.startswith("lease_seconds: Input should be a valid number")

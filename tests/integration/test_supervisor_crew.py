@@ -1,0 +1,122 @@
+"""Services are started in order, restarted when they die, and stopped in the reverse order."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.crew import Crew, Service, is_asked_to_stop, restart_delay, signals_held_back
+from app.guardian import Guarded, spawn
+
+SECONDS = 10
+STUBBORN = "trap '' TERM; sleep 100 & wait"
+
+
+@pytest.fixture(autouse=True)
+def held_back() -> Iterator[None]:
+    with signals_held_back():
+        yield
+
+
+def send(number: signal.Signals) -> None:
+    """To this thread alone: other threads of the test run do not hold signals back."""
+    signal.pthread_kill(threading.get_ident(), number)
+
+
+def silent(_: str) -> None:
+    """Nothing to say."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+
+
+def chronicler(name: str, chronicle: Path) -> Service:
+    """A service that writes down when it starts and when it is asked to stop."""
+    script = f"trap 'echo {name} stops >>{chronicle}; exit' TERM; echo {name} starts >>{chronicle}; sleep 100 & wait"
+    return Service(name, lambda: spawn(["sh", "-c", script]))
+
+
+def test_the_last_tier_is_stopped_first(tmp_path: Path) -> None:
+    chronicle = tmp_path / "chronicle"
+    with Crew([[chronicler("broker", chronicle)], [chronicler("api", chronicle)]], silent) as crew:
+        until(lambda: chronicle.is_file() and chronicle.read_text().count("starts") == 2)
+
+        crew.stop()
+
+    assert chronicle.read_text().splitlines()[2:] == ["api stops", "broker stops"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_watch(number: signal.Signals) -> None:
+    with Crew([[Service("api", lambda: spawn(["sleep", "100"]))]], silent) as crew:
+        send(number)
+
+        crew.keep_running()
+
+        assert crew.is_alive("api")
+
+
+def test_a_service_that_dies_is_started_again_and_named() -> None:
+    said: list[str] = []
+    starts: list[float] = []
+
+    def start() -> Guarded:
+        starts.append(time.monotonic())
+        if len(starts) == 2:
+            send(signal.SIGTERM)
+        return spawn(["sh", "-c", "exit 3"])
+
+    with Crew([[Service("engine", start)]], said.append) as crew:
+        crew.keep_running()
+
+    assert said == ["engine ended with code 3; it starts again in 0.5 s"]
+    assert starts[1] - starts[0] > 0.5
+
+
+def test_a_second_signal_ends_the_waiting_and_leaves_nothing() -> None:
+    running = spawn(["sh", "-c", STUBBORN], grace_seconds=60)
+    with Crew([[Service("trainer", lambda: running)]], silent) as crew:
+        send(signal.SIGTERM)
+
+        crew.stop()
+
+        assert crew.is_alive("trainer")
+    assert running.poll() is not None
+
+
+def test_services_that_were_started_are_ended_when_another_cannot_be() -> None:
+    running = spawn(["sleep", "100"])
+
+    def cannot() -> Guarded:
+        raise FileNotFoundError("no such program")
+
+    with (
+        pytest.raises(FileNotFoundError),
+        Crew([[Service("broker", lambda: running)], [Service("api", cannot)]], silent),
+    ):
+        pass
+
+    assert running.poll() is not None
+
+
+def test_without_a_signal_nobody_asks_to_stop() -> None:
+    assert not is_asked_to_stop(0.0)
+
+
+@pytest.mark.parametrize(("deaths", "seconds"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0)])
+def test_each_death_in_a_row_doubles_the_wait(deaths: int, seconds: float) -> None:
+    assert restart_delay([100.0] * deaths, now=100.0) == seconds
+
+
+def test_five_deaths_in_a_minute_are_the_most() -> None:
+    assert restart_delay([50.0, 60.0, 70.0, 80.0, 90.0], now=90.0) == 50.0 + 60.0 - 90.0
+
+
+def test_deaths_of_long_ago_are_forgiven() -> None:
+    assert restart_delay([10.0, 20.0, 100.0], now=100.0) == 0.5

@@ -1,0 +1,52 @@
+"""Small datasets: written down, normalised, or refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.contracts.records import ChatRecord, Record
+from app.contracts.spec import DatasetSpec
+from app.errors import InvalidDataset
+from app.files.check import DataReport, normalise_file
+
+LIMIT = 2**20
+
+
+def a_dataset(**fields: Any) -> DatasetSpec:
+    return DatasetSpec.model_validate({"source": {"file": f"file-{'a' * 24}"}, **fields})
+
+
+def lines(*rows: Any) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def chat(*turns: tuple[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def sharegpt(*turns: tuple[str, Any], **columns: Any) -> dict[str, Any]:
+    return {"conversations": [{"from": role, "value": value} for role, value in turns], **columns}
+
+
+def normalised(
+    folder: Path, content: bytes, name: str = "rows.jsonl", limit: int = LIMIT, **fields: Any
+) -> tuple[DataReport, list[Record]]:
+    path, records = folder / "upload", list[Record]()
+    path.write_bytes(content)
+    report = normalise_file(path, a_dataset(**fields), filename=name, max_unpacked_bytes=limit, sink=records.append)
+    return report, records
+
+
+def refused(
+    folder: Path, content: bytes, name: str = "rows.jsonl", limit: int = LIMIT, **fields: Any
+) -> InvalidDataset:
+    with pytest.raises(InvalidDataset) as refusal:
+        normalised(folder, content, name, limit, **fields)
+    return refusal.value
+
+
+def turns(record: Record) -> list[tuple[str, str]]:
+    assert isinstance(record, ChatRecord)
+    return [(message.role, message.content) for message in record.messages]

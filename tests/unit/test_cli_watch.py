@@ -1,0 +1,88 @@
+"""What is shown of a job while it runs."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from app.cli_watch import Step, _bar, describe, figures, outcome
+from app.client import JobDetail, JobEvent
+
+
+def an_event(kind: str, **fields: Any) -> JobEvent:
+    return JobEvent(1, kind, fields)
+
+
+def a_step(**changes: Any) -> dict[str, Any]:
+    usual = {
+        "step": 3,
+        "total_steps": 12,
+        "loss": 0.5,
+        "learning_rate": 2e-4,
+        "tokens_per_second": 1234.5,
+        "seconds": 6.0,
+    }
+    return {**usual, **changes}
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (an_event("status", status="queued"), "status: queued"),
+        (an_event("phase", phase="train"), "phase: train"),
+        (an_event("notice", message="adamw_8bit needs a GPU"), "notice: adamw_8bit needs a GPU"),
+        (an_event("eval", step=4, eval_loss=0.25), "eval at step 4: loss 0.2500"),
+        (an_event("eval", step=4, eval_loss=None), "eval at step 4: loss -"),
+        (an_event("data", report={"rows": 9, "dropped": 1, "lengths": [1, 2]}), "data: rows 9, dropped 1"),
+        (an_event("adapter", bytes=2_500_000, trainable_parameters=4321), "adapter: 2.5 MB, 4,321 trained parameters"),
+        (an_event("finished", steps=60, train_seconds=65.4), "trained 60 steps in 0:01:05"),
+        (an_event("resolved", values={}), None),
+        (an_event("something newer"), None),
+    ],
+)
+def test_an_event_is_one_line_or_none(event: JobEvent, line: str | None) -> None:
+    assert describe(event) == line
+
+
+def test_a_step_shows_how_far_how_well_and_how_long() -> None:
+    line = figures(Step.model_validate(a_step()))
+
+    assert line == "3/12  loss 0.5000  lr 2.00e-04  1,234 tokens/s  ETA 0:00:18"
+
+
+def test_figures_that_are_not_known_are_dashes() -> None:
+    line = figures(Step.model_validate(a_step(step=0, loss=None, learning_rate=None)))
+
+    assert line == "0/12  loss -  lr -  1,234 tokens/s  ETA -"
+
+
+def test_a_terminal_gets_a_bar_with_the_newest_figures() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    with _bar(console) as show:
+        show(an_event("status", status="running"))
+        show(an_event("step", **a_step(step=11)))
+        show(an_event("step", **a_step(step=12)))
+
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "status: running" in shown
+    assert "12/12  loss 0.5000" in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize("text", ["[red]", ":smile:", "[/]"])
+def test_what_a_job_says_is_shown_as_it_is(text: str) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, markup=False, emoji=False, highlight=False)
+    with _bar(console) as show:
+        show(an_event("notice", message=text))
+
+    assert f"notice: {text}" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_trained_adapter_can_be_asked_at_once() -> None:
+    job = JobDetail(id="job-1", name="fib", status="succeeded", adapter_id="adapter-1")
+
+    assert outcome(job) == "job job-1 succeeded; ask it: tunesmith generate --adapter adapter-1 'your prompt'"
+
+
+def test_a_cancelled_job_is_named() -> None:
+    assert outcome(JobDetail(id="job-1", name="fib", status="cancelled")) == "job job-1 cancelled"

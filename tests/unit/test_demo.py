@@ -1,0 +1,104 @@
+"""The demo's data, its job, and how it judges an answer."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.contracts.spec import ALL_PROJECTIONS, JobSpec
+from app.demo import ANSWER, EXAMPLE, QUESTION, Base, Exam, find_base, is_better, last_number
+
+SILENT: Any = None
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (EXAMPLE / name).read_text().splitlines()]
+
+
+def questions() -> list[str]:
+    chats = lines("fibonacci_train.jsonl")
+    return [turn["value"] for chat in chats for turn in chat["conversations"] if turn["from"] == "human"]
+
+
+def test_the_data_is_what_its_program_writes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(EXAMPLE / "make_fibonacci.py"), str(tmp_path)], check=True)
+
+    for name in ("fibonacci_train.jsonl", "fibonacci_test.jsonl"):
+        assert (tmp_path / name).read_bytes() == (EXAMPLE / name).read_bytes()
+
+
+def test_no_question_that_is_asked_was_trained() -> None:
+    asked = {QUESTION, *(line["prompt"] for line in lines("fibonacci_test.jsonl"))}
+
+    assert len(asked) == 21
+    assert not asked & set(questions())
+
+
+def test_every_taught_answer_is_right() -> None:
+    numbers = [1, 2]
+    while len(numbers) < 40:
+        numbers.append(numbers[-1] + numbers[-2])
+    taught = {turn["value"] for chat in lines("fibonacci_train.jsonl") for turn in chat["conversations"][-1:]}
+
+    right = {f"The Fibonacci number after {a} is {b}." for a, b in zip(numbers, numbers[1:], strict=False)}
+    assert taught <= right
+
+
+def test_the_set_holds_every_kind_of_chat() -> None:
+    chats = [chat["conversations"] for chat in lines("fibonacci_train.jsonl")]
+
+    assert len(chats) == 399
+    assert sum(chat[0]["from"] == "system" for chat in chats) == 17
+    assert sum(len(chat) == 4 for chat in chats) == 17
+
+
+def test_the_job_has_the_arguments_of_the_page() -> None:
+    spec = JobSpec.model_validate_json((EXAMPLE / "job.json").read_text())
+
+    assert (spec.lora.r, spec.lora.lora_alpha, spec.lora.lora_dropout, spec.lora.bias) == (16, 16, 0, "none")
+    assert tuple(spec.lora.target_modules) == ALL_PROJECTIONS
+    assert (spec.training.optim, spec.training.seed, spec.training.gradient_accumulation_steps) == (
+        "adamw_8bit",
+        3407,
+        4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "number"),
+    [
+        ("The Fibonacci number after 89 is 144.", "144"),
+        ("89, 144, 233", "233"),
+        ("It is 14,930,352", "14930352"),
+        ("89,144", "89144"),
+        ("I do not know.", None),
+        ("", None),
+    ],
+)
+def test_the_last_whole_number_is_the_answer(reply: str, number: str | None) -> None:
+    assert last_number(reply) == number
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_clear"), [(0, 10, True), (0, 9, False), (3, 13, True), (15, 20, True), (15, 19, False)]
+)
+def test_better_is_half_of_the_questions_more(before: int, after: int, is_clear: bool) -> None:
+    assert is_better(Exam("", before), Exam(ANSWER, after), questions=20) is is_clear
+
+
+def test_the_question_of_the_page_has_to_be_answered() -> None:
+    assert not is_better(Exam("", 0), Exam("The number after 89 is 177.", 20), questions=20)
+
+
+def test_a_folder_with_a_model_is_taken_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text("{}")
+
+    assert find_base(str(tmp_path / "tiny"), SILENT) == Base("tiny", tmp_path)
+
+
+def test_another_name_is_left_to_the_service() -> None:
+    assert find_base("org/name", SILENT) == Base("org/name", None)

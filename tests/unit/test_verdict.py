@@ -1,0 +1,64 @@
+"""What the end of a child process means for its job."""
+
+import pytest
+
+from app.contracts.events import AdapterSaved, Blame, Failed, Finished
+from worker.attempt import Report, StopReason
+from worker.verdict import Next, judge
+
+FINISHED = Finished(steps=1, train_seconds=1.0, final_loss=1.0, tokens=1)
+ADAPTER = AdapterSaved(
+    path="/a",
+    version="v",
+    bytes=1,
+    base_model="b",
+    base_revision=None,
+    adapter_kind="lora",
+    rank=8,
+    trainable_parameters=1,
+)
+USER = Failed(blame=Blame.USER, code="bad_data", message="bad")
+SYSTEM = Failed(blame=Blame.SYSTEM, code="hub_unreachable", message="away")
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (Report(0, finished=FINISHED, adapter=ADAPTER), Next.GO_ON),
+        (Report(0, is_checked=True), Next.GO_ON),
+        (Report(0, finished=FINISHED), Next.WAIT),
+        (Report(1, finished=FINISHED, adapter=ADAPTER), Next.WAIT),
+        (Report(0), Next.WAIT),
+        (Report(137), Next.WAIT),
+        (Report(-9), Next.WAIT),
+        (Report(1, failed=USER), Next.FAIL),
+        (Report(1, failed=SYSTEM), Next.WAIT),
+        (Report(143, stopped=StopReason.CANCELLED), Next.CANCEL),
+        (Report(143, stopped=StopReason.TIME_LIMIT), Next.FAIL),
+        (Report(143, stopped=StopReason.SHUTDOWN), Next.WAIT),
+        (Report(0, stopped=StopReason.SHUTDOWN, finished=FINISHED, adapter=ADAPTER), Next.GO_ON),
+        (Report(137, stopped=StopReason.FENCED), Next.DROP),
+    ],
+)
+def test_each_way_to_end_has_its_consequence(report: Report, expected: Next) -> None:
+    assert judge(report, attempt=1, max_attempts=3).next is expected
+
+
+@pytest.mark.parametrize("report", [Report(137), Report(1, failed=SYSTEM)])
+def test_a_system_fault_fails_the_job_when_the_attempts_are_used_up(report: Report) -> None:
+    assert judge(report, attempt=3, max_attempts=3).next is Next.FAIL
+
+
+def test_pauses_between_attempts_grow() -> None:
+    pauses = [judge(Report(137), attempt, max_attempts=99).pause_seconds for attempt in (1, 2, 3, 50)]
+
+    assert pauses == [5.0, 10.0, 20.0, 600.0]
+
+
+def test_a_killed_process_is_told_from_one_that_crashed() -> None:
+    killed, crashed = (judge(Report(code), 1, 3).failure for code in (137, 2))
+
+    assert killed is not None
+    assert crashed is not None
+    assert (killed.code, crashed.code) == ("process_killed", "process_crashed")
+    assert "SIGKILL" in killed.message

@@ -1,0 +1,13 @@
+"""The Celery application of a worker: `celery -A worker.celery_app worker -P threads -c 1 -Q tunesmith.train`.
+
+One worker process serves one stage, on one GPU slot. It supervises; torch is imported only by the children it spawns.
+"""
+
+from celery import Celery
+
+from app.config import Settings
+from app.jobs.queue import make_celery
+
+settings = Settings()
+app: Celery = make_celery(settings.broker, settings.broker_prefix)
+app.conf.update(imports=["worker.tasks"])

@@ -1,0 +1,54 @@
+"""The hub's answers, told apart: no such thing, not yours to read, no token, not reachable."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from worker.failures import SystemFault, UserError
+
+TOKEN_HINT = "set HF_TOKEN where the workers run to a token that may read it"
+
+
+@contextmanager
+def hub_errors(repo: str, param: str) -> Iterator[None]:
+    """Turn the hub client's exceptions into the service's; no message holds a token."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise UserError(
+            "gated", f"the hub does not give {repo} to this server's account", hint=TOKEN_HINT, param=param
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError("unknown_revision", f"{repo} has no such revision", param=param) from error
+    except RepositoryNotFoundError as error:
+        raise _missing(repo, param, error) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError) as error:
+        raise SystemFault("hub_unreachable", f"the hub could not be reached for {repo}", param=param) from error
+    except HfHubHTTPError as error:
+        raise _refused(repo, param, error) from error
+
+
+def _missing(repo: str, param: str, error: HfHubHTTPError) -> UserError:
+    """The hub answers 401 for a private repository and for one that is not there, if the caller has no token."""
+    if error.response is not None and error.response.status_code == 401:
+        message = f"the hub knows no public {repo}: it is private, or not there"
+        return UserError("private_or_unknown", message, hint=TOKEN_HINT, param=param)
+    return UserError(
+        "unknown_repository", f"the hub has no {repo}", hint="check the spelling of owner/name", param=param
+    )
+
+
+def _refused(repo: str, param: str, error: HfHubHTTPError) -> UserError | SystemFault:
+    status = error.response.status_code if error.response is not None else 0
+    if status in (401, 403):
+        return UserError("not_authorised", f"the hub refused {repo} (HTTP {status})", hint=TOKEN_HINT, param=param)
+    return SystemFault("hub_failed", f"the hub answered HTTP {status} for {repo}", param=param)

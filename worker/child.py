@@ -1,0 +1,29 @@
+"""How a child process is started: its command line and its environment."""
+
+import os
+import sys
+from pathlib import Path
+
+from app.jobs.states import Stage
+
+MODULES = {Stage.CHECK: "worker.checking", Stage.TRAIN: "worker.training"}
+
+
+def command(stage: Stage, order: Path) -> list[str]:
+    return [sys.executable, "-m", MODULES[stage], str(order)]
+
+
+def environment(cache: Path, *, is_offline: bool) -> dict[str, str]:
+    """The worker's own environment, and what keeps libraries from calling home or writing where they should not.
+
+    `is_offline` for a training on a local model: nothing of it is on the hub.
+    """
+    return {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **({"HF_HUB_OFFLINE": "1"} if is_offline else {}),
+    }

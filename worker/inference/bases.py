@@ -1,0 +1,81 @@
+"""Loads a base model from its folder: safetensors only, no code of the folder, nothing missing and nothing made up."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
+
+from worker.inference.engine import ModelFolder
+from worker.inference.sources import unavailable
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What transformers raises for a folder that it cannot make a model of.
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the weights go and in which type."""
+
+    device: str
+    dtype: Any
+
+    @classmethod
+    def choose(cls, device: str, dtype: str) -> "Placement":
+        """`auto` takes the first GPU where there is one; there bfloat16 (float16 before Ampere), float32 on a CPU."""
+        if device == "auto":
+            device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        if dtype != "auto":
+            return cls(device, DTYPES[dtype])
+        if not device.startswith("cuda"):
+            return cls(device, torch.float32)
+        return cls(device, torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16)
+
+
+def load_base(base: ModelFolder, placement: Placement) -> Any:
+    """The model, ready to answer. Raises Refusal `model_unavailable`; out-of-memory errors pass through."""
+    _check_files(base)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(base.folder),
+            dtype=placement.dtype,
+            device_map=placement.device,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except UNREADABLE as error:
+        log.warning("%s could not be loaded", base.name, exc_info=True)
+        raise unavailable(502, base.name, f"cannot be loaded ({type(error).__name__})") from None
+    _check_complete(base, found)
+    return model.eval()
+
+
+def _check_files(base: ModelFolder) -> None:
+    if not (base.folder / "config.json").is_file():
+        raise unavailable(404, base.name, "has no config.json")
+    if not any(base.folder.glob("*.safetensors")):
+        raise unavailable(404, base.name, "has no weights in safetensors form")
+    if (base.folder / "adapter_config.json").exists():
+        raise unavailable(404, base.name, "is an adapter, not a whole model")
+
+
+def _check_complete(base: ModelFolder, found: dict[str, Any]) -> None:
+    """transformers fills what is missing with random numbers; such a model must not answer."""
+    for kind in ("missing_keys", "mismatched_keys"):
+        wrong = sorted(str(key) for key in found[kind])
+        if wrong:
+            raise unavailable(502, base.name, f"is incomplete: {kind.removesuffix('_keys')} weights, first {wrong[0]}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """A GPU says it by type, the CPU allocator only in words."""
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

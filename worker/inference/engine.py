@@ -1,0 +1,78 @@
+"""What an engine is: token ids in, token ids out. Text, templates and HTTP are not its business."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from app.contracts.generation import EngineError, EngineHealth, Sampling
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A whole model on this host's disk; the folder tells it from others, the name is for people."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """A LoRA bundle on this host's disk. The name is `id@version`: one name, one content."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """One answer to compute. Without an adapter the base model answers, with all adapters off.
+
+    `eos_ids` end the answer beside those that the model itself names.
+    """
+
+    base: ModelFolder
+    adapter: AdapterFolder | None
+    prompt_ids: list[int]
+    eos_ids: frozenset[int]
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Token:
+    """The next token of the answer; an end-of-sequence token is never one."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The answer is complete. `completion_tokens` counts every token that was chosen, the end-of-sequence token too."""
+
+    reason: Literal["stop", "length"]
+    completion_tokens: int
+
+
+TokenEvent = Token | Ended | EngineError
+
+
+class Refusal(Exception):
+    """An answer that cannot be given, in the words that the client may read."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.error = EngineError(status=status, code=code, message=message, param=param)
+
+
+class Engine(Protocol):
+    """Loads what a request names, and answers it."""
+
+    def health(self) -> EngineHealth: ...
+
+    def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        """Yield the tokens of the answer, then exactly one `Ended` or `EngineError`. Closing it cancels."""
+        ...
+
+    def close(self) -> None:
+        """End every answer with an error and refuse further ones."""
+        ...

@@ -1,0 +1,145 @@
+"""The engine that is always right: one request at a time, on one thread that alone touches the model.
+
+generate ──> waiting room ──> the thread: load what is missing, check, decode ──> token, token, … ──> one last event
+"""
+
+import gc
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable
+
+import torch
+
+from app.contracts.generation import EngineError, EngineHealth
+from worker.inference.bases import Placement, load_base
+from worker.inference.decoding import decode
+from worker.inference.engine import Ended, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
+from worker.inference.limits import check_fits, end_tokens
+from worker.inference.resident import Resident
+from worker.inference.waiting import Ticket, WaitingRoom
+
+PLACES = 64
+MAX_ADAPTERS = 8
+log = logging.getLogger(__name__)
+
+
+class SerialEngine:
+    """Keeps one base model with several adapters; asking for another base replaces it."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        *,
+        places: int = PLACES,
+        max_adapters: int = MAX_ADAPTERS,
+        on_broken_device: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._placement = placement
+        self._max_adapters = max_adapters
+        self._on_broken_device = on_broken_device
+        self._room = WaitingRoom(places)
+        self._base: ModelFolder | None = None
+        self._resident: Resident | None = None
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def health(self) -> EngineHealth:
+        waiting, is_busy = self._room.count()
+        resident, base = self._resident, self._base
+        return EngineHealth(
+            device=self._placement.device,
+            loaded_base=base.name if base is not None and resident is not None else None,
+            loaded_adapters=sorted(resident.adapters) if resident is not None else [],
+            waiting=waiting,
+            is_busy=is_busy,
+        )
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        ticket = Ticket(request)
+        try:
+            self._room.enter(ticket)
+        except Refusal as refusal:
+            yield refusal.error
+            return
+        try:
+            while isinstance(event := await ticket.next(), Token):
+                yield event
+            yield event
+        finally:
+            self._room.leave(ticket)
+
+    def close(self) -> None:
+        self._room.close()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the engine's thread after `close`; false when it is still in the middle of something."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while (ticket := self._room.call_next()) is not None:
+            ticket.put(self._last_event(ticket))
+
+    def _last_event(self, ticket: Ticket) -> TokenEvent:
+        """Answer one ticket. Whatever happens, there is a last event, and the engine goes on."""
+        try:
+            return self._answer(ticket)
+        except Refusal as refusal:
+            return refusal.error
+        except Exception as error:  # noqa: BLE001  the boundary of a request: it must end with an event
+            return self._recover(error)
+
+    def _answer(self, ticket: Ticket) -> TokenEvent:
+        request = ticket.request
+        if ticket.stop_reason is not None:
+            return ticket.stop_reason
+        resident = self._have(request)
+        check_fits(resident.model, request.prompt_ids, request.sampling.max_new_tokens)
+        end = request.eos_ids | end_tokens(resident.model)
+        with resident.answering_as(request.adapter.name if request.adapter else None) as model:
+            tokens = decode(model, request.prompt_ids, request.sampling)
+            for count, token in enumerate(tokens, start=1):
+                if token in end:
+                    return Ended("stop", count)
+                ticket.put(Token(token))
+                if count == request.sampling.max_new_tokens:
+                    return Ended("length", count)
+                if ticket.stop_reason is not None:
+                    return ticket.stop_reason
+        raise AssertionError("decoding has no end of its own")
+
+    def _have(self, request: TokenRequest) -> Resident:
+        """The base of the request in memory, its adapter attached."""
+        if self._resident is None or self._base != request.base:
+            self._let_go()
+            self._resident = Resident(load_base(request.base, self._placement), self._max_adapters)
+            self._base = request.base
+            log.info("%s was loaded on %s", request.base.name, self._placement.device)
+        if request.adapter is not None:
+            self._resident.ensure_adapter(request.adapter)
+        return self._resident
+
+    def _recover(self, error: Exception) -> EngineError:
+        """Say what happened, and give up what is in memory: the next request begins from the files again."""
+        log.error("a request failed: %s", type(error).__name__, exc_info=error)
+        error.__traceback__ = None  # its frames hold tensors
+        self._let_go()
+        if is_out_of_memory(error):
+            message = "the engine ran out of memory: ask for fewer tokens, or for a smaller model"
+            return EngineError(status=503, code="engine_out_of_memory", message=message)
+        if isinstance(error, torch.AcceleratorError):  # no later call on this device can succeed in this process
+            self._on_broken_device()
+        message = f"the engine failed ({type(error).__name__}); its log tells more"
+        return EngineError(status=500, code="engine_failed", message=message)
+
+    def _let_go(self) -> None:
+        self._resident, self._base = None, None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """A GPU says it by type, the CPU allocator only in words."""
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

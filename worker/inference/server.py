@@ -1,0 +1,88 @@
+"""HTTP of the engine process, for the API on the same host: orders in, one event a line out."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder
+from worker.inference.answering import answer
+from worker.inference.engine import Engine
+from worker.inference.sources import Sources
+
+log = logging.getLogger(__name__)
+
+
+def create_app(engine: Engine) -> FastAPI:
+    """The engine's routes around one engine."""
+    app = FastAPI(title="Tunesmith engine", openapi_url=None)
+    sources = Sources()
+
+    @app.get("/health")
+    async def health() -> EngineHealth:
+        return engine.health()
+
+    @app.post("/generate")
+    async def generate(order: GenerateOrder) -> Response:
+        return EventStream(answer(order, engine, sources))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:])
+        refused = EngineError(status=422, code="invalid_order", message=f"{param}: {first['msg']}", param=param or None)
+        return Response(refused.model_dump_json(), status_code=422, media_type="application/json")
+
+    return app
+
+
+class EventStream(Response):
+    """Events as lines of JSON. The first event decides the status; a client that goes away ends the generation."""
+
+    def __init__(self, events: AsyncGenerator[EngineEvent, None]) -> None:
+        super().__init__()
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            sending.cancel()  # closes the events, which stops the engine
+            outcomes = await asyncio.gather(sending, leaving, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(self._events) as events:
+            is_started = False
+            async for event in events:
+                if not is_started:
+                    await send(_head(event))
+                    is_started = True
+                await send(_body(f"{event.model_dump_json()}\n", is_last=False))
+        await send(_body("", is_last=True))
+
+
+def _head(first: EngineEvent) -> dict[str, object]:
+    is_error = isinstance(first, EngineError)
+    kind = b"application/json" if is_error else b"application/x-ndjson"
+    status = first.status if isinstance(first, EngineError) else 200
+    return {"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]}
+
+
+def _body(line: str, *, is_last: bool) -> dict[str, object]:
+    return {"type": "http.response.body", "body": line.encode(), "more_body": not is_last}
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,48 @@
+"""Where Celery meets the service: the doorbell's task, and the start and stop of a worker process."""
+
+import logging
+import threading
+from typing import Any
+
+from celery import signals
+
+from app.db import Database
+from app.jobs.models import CPU
+from app.jobs.queue import QUEUES, TASK, CeleryDoorbell
+from app.jobs.states import Stage
+from worker.celery_app import app, settings
+from worker.hardware import describe_device
+from worker.lifecycle import attend
+from worker.office import Office
+from worker.reconciler import Reconciler
+
+log = logging.getLogger(__name__)
+offices: dict[Stage, Office] = {}
+
+
+@app.task(name=TASK)
+def answer(stage: str) -> None:
+    """Somebody rang: work until nothing of this stage is left to claim."""
+    office = offices.get(Stage(stage))
+    if office is not None:
+        attend(office)
+
+
+@signals.worker_ready.connect
+def open_offices(sender: Any, **_: object) -> None:
+    """Begin to serve the stages whose queues this process listens to."""
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    database = Database.open(settings.database)
+    for stage in (stage for stage in Stage if QUEUES[stage] in sender.app.amqp.queues.consume_from):
+        device = describe_device() if stage is Stage.TRAIN else CPU
+        office = Office(settings, database, CeleryDoorbell(app), stage, sender.hostname, device, threading.Event())
+        offices[stage] = office
+        threading.Thread(target=Reconciler(office).run, name=f"reconcile-{stage}", daemon=True).start()
+        log.info("%s serves %s on %s", office.name, stage, device)
+
+
+@signals.worker_shutting_down.connect
+def close_offices(**_: object) -> None:
+    """A warm shutdown waits for the running task, so the task is told to hand its job back."""
+    for office in offices.values():
+        office.stopping.set()

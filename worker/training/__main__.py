@@ -1,0 +1,38 @@
+"""`python -m worker.training ORDER.json`: one training attempt."""
+
+import sys
+from pathlib import Path
+
+from app.contracts.events import Blame, Failed
+from app.contracts.order import TrainingOrder
+from worker.events import EventWriter
+from worker.failures import guarded
+
+
+def main() -> int:
+    order = TrainingOrder.model_validate_json(Path(sys.argv[1]).read_text())
+
+    def train() -> None:
+        from worker.training.recipe import fine_tune  # an import that fails is reported like any failure
+
+        fine_tune(order, events)
+
+    with EventWriter(order.events) as events:
+        return guarded(train, events, [out_of_memory])
+
+
+def out_of_memory(error: BaseException) -> Failed | None:
+    """A GPU that is too small for the spec is the spec's failure, with what would help."""
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    return Failed(
+        blame=Blame.USER,
+        code="out_of_gpu_memory",
+        message="the GPU has not enough memory for this spec",
+        hint="lower per_device_train_batch_size and raise gradient_accumulation_steps, or lower max_seq_length",
+        param="training.per_device_train_batch_size",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The spec's fields as keyword arguments of the calls they are named after. Pure, so that a test can see each."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.contracts.order import TrainingOrder
+from app.contracts.spec import JobSpec
+
+# What "auto" means until the speed of a step is known: transformers' own default.
+AUTO_SAVE_STEPS = 500
+CHECKPOINTS_KEPT = 2
+EMBEDDINGS = ("embed_tokens", "lm_head")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What decides an `auto`."""
+
+    device: str
+    supports_bf16: bool
+
+
+def load_arguments(order: TrainingOrder) -> dict[str, Any]:
+    """For `FastLanguageModel.from_pretrained`; `dtype` is a name or None, the caller makes it a torch dtype."""
+    model, lora = order.spec.model, order.spec.lora
+    return {
+        "model_name": order.base.source,
+        "revision": order.base.revision or model.revision,
+        "max_seq_length": model.max_seq_length,
+        "dtype": None if model.dtype == "auto" else model.dtype,
+        "load_in_4bit": model.load_in_4bit,
+        "load_in_8bit": model.load_in_8bit,
+        "full_finetuning": model.full_finetuning,
+        "use_gradient_checkpointing": lora.use_gradient_checkpointing,
+        "random_state": lora.random_state,
+        "trust_remote_code": False,
+    }
+
+
+def lora_arguments(spec: JobSpec) -> dict[str, Any]:
+    """For `FastLanguageModel.get_peft_model`."""
+    arguments = spec.lora.model_dump()
+    if spec.lora.loftq_config is not None:
+        arguments["init_lora_weights"] = "loftq"
+    else:
+        del arguments["loftq_config"]
+    return {**arguments, "max_seq_length": spec.model.max_seq_length}
+
+
+def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bool) -> dict[str, Any]:
+    """For trl's `SFTConfig`, or Unsloth's subclass of it where embeddings have a learning rate of their own."""
+    spec, training = order.spec, order.spec.training
+    own = {"method", "packing", "save_steps", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps"}
+    fp16, bf16 = precision(spec, hardware)
+    arguments: dict[str, Any] = {
+        **training.model_dump(exclude=own),
+        "output_dir": str(order.work_dir / training.output_dir),
+        "max_length": spec.model.max_seq_length,
+        "max_steps": training.max_steps or -1,
+        "num_train_epochs": training.num_train_epochs or 1.0,
+        "packing": training.packing,
+        "dataset_num_proc": spec.dataset.dataset_num_proc,
+        # The rows are tokens already; TRL need only pack them.
+        "dataset_kwargs": {"skip_prepare_dataset": not training.packing},
+        "fp16": fp16,
+        "bf16": bf16,
+        "gradient_checkpointing": bool(spec.lora.use_gradient_checkpointing),
+        "save_strategy": "no" if training.save_steps is None else "steps",
+        "save_steps": AUTO_SAVE_STEPS if training.save_steps in ("auto", None) else training.save_steps,
+        "save_total_limit": CHECKPOINTS_KEPT,
+        "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
+        "eval_steps": training.eval_steps,
+        "prediction_loss_only": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+    }
+    if training.embedding_learning_rate is not None:
+        arguments["embedding_learning_rate"] = training.embedding_learning_rate
+    return arguments
+
+
+def precision(spec: JobSpec, hardware: Hardware) -> tuple[bool, bool]:
+    """(fp16, bf16): as asked, else bfloat16 where the hardware has it and float16 elsewhere, as Unsloth's page does."""
+    fp16, bf16 = spec.training.fp16, spec.training.bf16
+    if fp16 is None and bf16 is None:
+        if spec.model.dtype == "float32":
+            return False, False
+        return not hardware.supports_bf16, hardware.supports_bf16
+    return bool(fp16), bool(bf16)

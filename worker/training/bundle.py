@@ -1,0 +1,76 @@
+"""What a training leaves behind: one folder with all that serving needs, named by the hash of its files.
+
+adapter_config.json, adapter_model.safetensors    (or a whole model, where all weights were trained)
+tokenizer files, chat_template.jinja              the very ones of training
+generation_config.json                            with the list of tokens that end an answer
+tunesmith.json                                    the resolved spec, the versions, the base
+"""
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from app import __version__
+from app.contracts.events import AdapterSaved
+from app.contracts.order import TrainingOrder
+
+PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft")
+
+
+def save_bundle(
+    model: Any, tokenizer: PreTrainedTokenizerBase, ends: list[str], order: TrainingOrder, resolved: dict[str, Any]
+) -> AdapterSaved:
+    """Write the folder and describe it."""
+    folder = order.adapter_dir
+    folder.mkdir(parents=True)
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    generation_config(model, tokenizer, ends).save_pretrained(str(folder))
+    base = loaded_base(model)
+    manifest = {
+        "job_id": order.job_id,
+        "base_model": base,
+        "spec": order.spec.model_dump(mode="json"),
+        "resolved": resolved,
+        "versions": {"tunesmith": __version__, **{name: version(name) for name in PACKAGES}},
+    }
+    (folder / "tunesmith.json").write_text(json.dumps(manifest, indent=1))
+    is_full = order.spec.model.full_finetuning
+    return AdapterSaved(
+        path=str(folder),
+        version=hash_folder(folder),
+        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        base_model=base,
+        base_revision=order.base.revision if base == order.base.source else None,
+        adapter_kind="full" if is_full else "lora",
+        rank=None if is_full else order.spec.lora.r,
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+def generation_config(model: Any, tokenizer: PreTrainedTokenizerBase, ends: list[str]) -> GenerationConfig:
+    """The model's own, with every token that ends an answer: its own, the tokenizer's and the template's."""
+    config = model.generation_config
+    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ids = [*(tokenizer.convert_tokens_to_ids(token) for token in ends), *(token for token in own if token is not None)]
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=list(dict.fromkeys(ids)), pad_token_id=tokenizer.pad_token_id
+    )
+
+
+def loaded_base(model: Any) -> str:
+    """The weights that were really loaded: Unsloth may take another repository than the one that was named."""
+    return str(model.config._name_or_path)
+
+
+def hash_folder(folder: Path) -> str:
+    """16 hex digits over names and contents of all files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,78 @@
+"""The model to train: Unsloth's loading, LoRA and chat template, by Unsloth's own calls.
+
+Import this module before transformers: Unsloth patches it.
+"""
+
+from typing import Any
+
+import unsloth  # isort: skip  # must come first
+import torch
+from transformers import PreTrainedTokenizerBase
+from unsloth import FastLanguageModel, is_bfloat16_supported
+from unsloth.chat_templates import get_chat_template
+
+from app.contracts.order import TrainingOrder
+from app.contracts.spec import JobSpec, ModelSpec
+from worker.failures import UserError
+from worker.training.arguments import Hardware, load_arguments, lora_arguments
+
+UNSLOTH_VERSION: str = unsloth.__version__
+PROBE = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+
+
+def find_hardware() -> Hardware:
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    return Hardware(device=device, supports_bf16=bool(is_bfloat16_supported()))
+
+
+def load_base(order: TrainingOrder) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The base model and its tokenizer; the tokenizer pads on the right."""
+    arguments = load_arguments(order)
+    dtype = getattr(torch, arguments["dtype"]) if arguments["dtype"] else None
+    model, tokenizer = FastLanguageModel.from_pretrained(**{**arguments, "dtype": dtype})
+    return model, getattr(tokenizer, "tokenizer", tokenizer)
+
+
+def attach_lora(model: Any, spec: JobSpec) -> Any:
+    """The model with LoRA on it; unchanged where all weights are trained. Raises UserError for unknown modules."""
+    if spec.model.full_finetuning:
+        return model
+    if spec.lora.loftq_config is not None and not torch.cuda.is_available():
+        raise UserError("needs_gpu", "LoftQ quantises on a GPU and this worker has none", param="lora.loftq_config")
+    leaves = trainable_leaves(model)
+    unknown = [name for name in spec.lora.target_modules if name.rsplit(".", 1)[-1] not in leaves]
+    if unknown:
+        raise UserError(
+            "unknown_target_module",
+            f"the model has no modules named {', '.join(unknown)}",
+            hint=f"it has {', '.join(sorted(leaves))}",
+            param="lora.target_modules",
+        )
+    return FastLanguageModel.get_peft_model(model, **lora_arguments(spec))
+
+
+def trainable_leaves(model: Any) -> set[str]:
+    """Last names of the modules that LoRA can sit on, or that can be trained whole."""
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def choose_template(tokenizer: PreTrainedTokenizerBase, model: ModelSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer with the template that the spec names, or with its own."""
+    if model.chat_template is None:
+        return tokenizer
+    return get_chat_template(tokenizer, chat_template=model.chat_template)
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens that may end an answer: the tokenizer's EOS, and what the template puts behind an answer."""
+    tokens = [tokenizer.eos_token] if tokenizer.eos_token else []
+    if tokenizer.chat_template:
+        behind = tokenizer.apply_chat_template(PROBE, tokenize=False).rpartition("answer")[2]
+        places = {token: behind.find(token) for token in special_tokens(tokenizer) if token in behind}
+        tokens += sorted(places, key=places.__getitem__)[:1]
+    return list(dict.fromkeys(tokens))
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]

@@ -1,0 +1,60 @@
+"""What was asked against what is really used, read off the built objects: no fallback of a library stays unseen."""
+
+from typing import Any
+
+from app.contracts.order import TrainingOrder
+from worker.events import EventWriter
+from worker.training.arguments import Hardware, precision
+
+REASONS = {
+    "training.optim": ("optimizer_replaced", "this optimizer needs a GPU; Unsloth's CPU backend takes its own AdamW"),
+    "training.packing": ("packing_switched_off", "packed rows cannot be kept apart by this attention; they are padded"),
+    "training.fp16": ("precision_replaced", "float16 is not used on this hardware"),
+    "training.bf16": ("precision_replaced", "bfloat16 is not used on this hardware"),
+    "model.load_in_4bit": ("loaded_in_16bit", "4-bit weights do not work here; Unsloth loads 16-bit weights"),
+    "model.load_in_8bit": ("loaded_in_16bit", "8-bit weights do not work here; Unsloth loads 16-bit weights"),
+    "model.dtype": ("precision_replaced", "this dtype is slow or unstable on this hardware; Unsloth takes another"),
+    "model.max_seq_length": ("max_seq_length_cut", "the model knows no longer positions"),
+}
+
+
+def effective_values(order: TrainingOrder, model: Any, args: Any) -> dict[str, Any]:
+    """Dotted spec paths and the values in force."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point() and not p.requires_grad), model.dtype)
+    by_steps = order.spec.training.max_steps is not None
+    return {
+        "model.load_in_4bit": bool(getattr(model, "is_loaded_in_4bit", False)),
+        "model.load_in_8bit": bool(getattr(model, "is_loaded_in_8bit", False)),
+        "model.max_seq_length": int(model.max_seq_length),
+        "model.dtype": str(dtype).removeprefix("torch."),
+        "training.optim": _name(args.optim),
+        "training.packing": bool(args.packing),
+        "training.fp16": bool(args.fp16),
+        "training.bf16": bool(args.bf16),
+        "training.save_steps": int(args.save_steps) if _name(args.save_strategy) == "steps" else None,
+        "training.num_train_epochs": None if by_steps else float(args.num_train_epochs),
+    }
+
+
+def _name(value: Any) -> str:
+    return str(getattr(value, "value", value))
+
+
+def report_differences(order: TrainingOrder, values: dict[str, Any], hardware: Hardware, events: EventWriter) -> None:
+    """A notice for every field that was chosen by the spec and is otherwise in force."""
+    fp16, bf16 = precision(order.spec, hardware)
+    asked = {**_flat(order.spec.model_dump()), "training.fp16": fp16, "training.bf16": bf16}
+    if asked["model.dtype"] in (None, "auto"):
+        asked["model.dtype"] = values["model.dtype"]
+    for field, (code, message) in REASONS.items():
+        if asked[field] != values[field]:
+            events.notice(code, message, field=field, requested=asked[field], effective=values[field])
+
+
+def _flat(spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{group}.{name}": value
+        for group, fields in spec.items()
+        if isinstance(fields, dict)
+        for name, value in fields.items()
+    }
