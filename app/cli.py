@@ -23,7 +23,7 @@ LOCAL = "http://127.0.0.1:8000"
 INTERRUPTED = 130
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, markup=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 Url = Annotated[str, typer.Option("--url", envvar="TUNE_URL", help="where the service is")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="the id that submit printed")]
@@ -69,7 +69,7 @@ def submit(
     job_spec = _read_spec(spec)
     with Client(url) as client:
         if file is not None:
-            job_spec = _with_file(job_spec, client.upload(file)["id"])
+            job_spec = _with_file(job_spec, _upload(client, file))
         job = client.submit(job_spec)
         typer.echo(job.id)
         if watch:
@@ -130,7 +130,7 @@ def upload(
 ) -> None:
     """Upload a dataset and print its id, for dataset.source.file of a job."""
     with Client(url) as client:
-        typer.echo(client.upload(file)["id"])
+        typer.echo(_upload(client, file))
 
 
 @app.command()
@@ -182,6 +182,12 @@ def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder w
     raise typer.Exit(run(model, console))
 
 
+def _upload(client: Client, path: Path) -> str:
+    file = client.upload(path)
+    typer.echo(f"{path.name}: records {file.records}, layout {file.layout or 'not recognised'}", err=True)
+    return file.id
+
+
 def _watch(client: Client, job_id: str) -> NoReturn:
     try:
         job = watch_job(client, job_id, console)
@@ -216,8 +222,7 @@ def _print_pieces(pieces: Iterator[str]) -> None:
 
 def _row(job: Job) -> tuple[str, ...]:
     progress = f"{job.progress.percent:.0f} %" if job.progress else "-"
-    note = job.phase if job.status == "running" else job.queue.reason if job.queue else None
-    return job.id, job.name, job.status, progress, job.adapter_id or note or ""
+    return job.id, job.name, job.status, progress, job.adapter_id or job.phase or ""
 
 
 def _table(rows: list[tuple[str, ...]], *, has_more: bool) -> None:

@@ -28,7 +28,9 @@ class Step(View):
 
 def watch(client: Client, job_id: str, console: Console) -> JobDetail:
     """Show a job's events, past ones first, until it has ended. Returns it as it ended."""
-    client.job(job_id)  # an unknown id or an absent service is said at once
+    job = client.job(job_id)  # an unknown id or an absent service is said at once
+    if job.queue is not None:
+        console.print(f"waiting at place {job.queue.position}: {job.queue.reason}")
     with _bar(console) if console.is_terminal else _lines(console) as show:
         for event in client.follow(job_id):
             show(event)

@@ -59,7 +59,6 @@ class Job(View):
     status: Status
     phase: str | None = None
     progress: Progress | None = None
-    queue: Queue | None = None
     error: Failure | None = None
     adapter_id: str | None = None
 
@@ -73,6 +72,7 @@ class Result(View):
 
 
 class JobDetail(Job):
+    queue: Queue | None = None
     result: Result | None = None
 
 
@@ -92,6 +92,14 @@ class Adapter(View):
 class AdapterList(View):
     data: list[Adapter]
     has_more: bool = False
+
+
+class File(View):
+    """An upload, as it was understood."""
+
+    id: str
+    layout: str | None = None
+    records: int
 
 
 class LogPage(View):
@@ -186,10 +194,10 @@ class Client:
             if not page.text:
                 time.sleep(PAUSE_SECONDS)
 
-    def upload(self, path: Path) -> Json:
-        """The file as the service stores it, its id in `id`."""
+    def upload(self, path: Path) -> File:
         with path.open("rb") as file:
-            return self._call("POST", "/files", files={"file": (path.name, file)}, timeout=PATIENT)
+            sent = {"file": (path.name, file)}
+            return File.model_validate(self._call("POST", "/files", files=sent, timeout=PATIENT))
 
     def adapters(self) -> AdapterList:
         """The newest ones, newest first."""

@@ -31,7 +31,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "fibonacci"
 MODEL = "smollm2-135m-instruct"
 CACHE = Path.home() / ".cache" / "tunesmith" / "models"
 QUESTION, ANSWER = "What is the Fibonacci number after 89?", "144"
-MAX_NEW_TOKENS = 48
+MAX_NEW_TOKENS = 32
 READY_SECONDS = 300.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.2
@@ -134,7 +134,7 @@ def _ask(client: Client, who: dict[str, str], question: str) -> str:
 def _train(client: Client, base: Base, console: Console) -> JobDetail:
     spec = json.loads((EXAMPLE / "job.json").read_text(encoding="utf-8"))
     spec["model"].update(model_name=base.name, load_in_4bit=base.name.endswith("bnb-4bit"))
-    spec["dataset"]["source"] = {"file": client.upload(EXAMPLE / "fibonacci_train.jsonl")["id"]}
+    spec["dataset"]["source"] = {"file": client.upload(EXAMPLE / "fibonacci_train.jsonl").id}
     job = client.submit(spec)
     console.print(f"submitted {job.id}")
     ended = watch(client, job.id, console)

@@ -157,9 +157,9 @@ def guard(argv: Sequence[str], grace_seconds: float) -> int:
     """Run a command to its end or to the end of the parent, and leave nothing of it behind. Returns its exit code."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in IGNORED:
-        signal.signal(number, signal.SIG_IGN)
     tree = _Tree(argv)
+    for number in IGNORED:  # only now: the child must not ignore them, not even before it is the command
+        signal.signal(number, signal.SIG_IGN)
     _wait_for_a_reason_to_end(tree, grace_seconds)
     tree.kill()
     return tree.exit_code if tree.exit_code is not None else 128 + signal.SIGKILL

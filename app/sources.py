@@ -25,7 +25,8 @@ def resolve_model(name: str, revision: str | None, models: Path, param: str = "m
 def local_models(models: Path) -> list[str]:
     """Names of the base models below the models folder: up to two levels deep."""
     found = {path.parent for pattern in ("*/config.json", "*/*/config.json") for path in models.glob(pattern)}
-    return sorted(str(path.relative_to(models)) for path in found)
+    names = [str(path.relative_to(models)) for path in found]
+    return sorted(name for name in names if below(models, name) is not None)
 
 
 def resolve_dataset(path: str, datasets: Path) -> Path:

@@ -1,15 +1,18 @@
 """What reading one row turned up beside the record: problems, fixes, warnings and keys that have no use."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import Problem
-from app.files.values import describe
+from app.files.values import describe, printable
 
 # Of one row, so that a row of a million bad turns stays small in memory; all of them are counted.
 MOST_PROBLEMS = 50
 DEEPEST_NESTING = 64
+# Of a key, in the path to a value.
+LONGEST_KEY = 60
 SURROGATES = range(0xD800, 0xE000)
 
 
@@ -29,10 +32,16 @@ class Findings:
     def wrong(self, where: str, code: str, found: str, expected: str) -> None:
         self.problem_count += 1
         if len(self.problems) < MOST_PROBLEMS:
-            problem = Problem(
-                record=self.record, line=self.line, field=where, code=code, found=found, expected=expected
+            self.problems.append(
+                Problem(
+                    record=self.record,
+                    line=self.line,
+                    field=printable(where),
+                    code=code,
+                    found=found,
+                    expected=expected,
+                )
             )
-            self.problems.append(problem)
 
     def text(self, value: Any, where: str) -> str:
         """The value, which has to be text; NUL is taken out and counted."""
@@ -66,8 +75,11 @@ class Findings:
                 kept = {key: item for key, item in value.items() if item is not None or not self.is_arrow}
                 if len(kept) < len(value):
                     self.fixes["null_keys_removed"] += len(value) - len(kept)
-                return {self.text(key, where): self.json(item, where, depth + 1) for key, item in kept.items()}
-            case float() if value != value or value in (float("inf"), float("-inf")):
+                return {
+                    self.text(key, where): self.json(item, f"{where}.{str(key)[:LONGEST_KEY]}", depth + 1)
+                    for key, item in kept.items()
+                }
+            case float() if not math.isfinite(value):
                 self.wrong(where, "wrong_type", describe(value), "a finite number")
             case None | bool() | int() | float():
                 return value

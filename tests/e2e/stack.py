@@ -104,6 +104,7 @@ def running(home: Path, env: Mapping[str, str]) -> Iterator[Stack]:
         assert process.poll() is None, log.read_text()
         with httpx.Client(base_url=url_file.read_text(), timeout=180) as api:
             stack = Stack(home, process, api)
+            wait_for("the engine is up", lambda: api.get("/readyz").json()["status"] == "ready", 90)
             yield stack
     finally:
         process.send_signal(signal.SIGTERM)

@@ -72,9 +72,9 @@ def test_a_job_over_its_time_limit_fails_as_the_users(embedded: Stack) -> None:
 
 
 def test_rows_without_an_answer_fail_by_their_number_before_a_step_is_run(embedded: Stack) -> None:
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
-    good = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    file_id = embedded.upload([{"messages": good}, {"messages": turns}])
+    """The model's limit is 256 tokens: the second record's answer lies behind it."""
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a " * 500, "completion": "b"}]
+    file_id = embedded.upload(rows)
     job = embedded.wait(embedded.submit(dataset={"source": {"file": file_id}}), "failed", "succeeded")
 
     assert (job["error"]["category"], job["error"]["code"]) == ("user_error", "nothing_to_learn")

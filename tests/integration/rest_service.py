@@ -90,7 +90,7 @@ def _add_other_routes(app: FastAPI, service: RestService) -> None:
     @app.post("/files", status_code=201)
     async def upload(request: Request) -> Json:
         service.bodies.append({"multipart": (await request.body()).decode()})
-        return {"id": "file-1"}
+        return {"id": "file-1", "records": 1, "layout": "text"}
 
     @app.get("/adapters")
     def adapters() -> Json:

@@ -2,6 +2,9 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +135,12 @@ def test_watching_shows_where_the_job_is(service: RestService, tunesmith: Comman
     ]
 
 
+def test_a_job_that_waits_says_for_what(service: RestService, tunesmith: Command) -> None:
+    service.job["queue"] = {"position": 2, "reason": "1 jobs run before it"}
+
+    assert tunesmith("watch", "job-1").out.startswith("waiting at place 2: 1 jobs run before it\n")
+
+
 def test_a_broken_stream_is_taken_up_where_it_broke(service: RestService, tunesmith: Command) -> None:
     service.events = [{"kind": "notice", "message": f"number {n}"} for n in range(1, 4)]
     service.breaks = [2]
@@ -140,6 +149,19 @@ def test_a_broken_stream_is_taken_up_where_it_broke(service: RestService, tunesm
 
     assert told.out.splitlines()[:3] == ["notice: number 1", "notice: number 2", "notice: number 3"]
     assert service.requests.count("GET /jobs/job-1/stream") == 2
+
+
+def test_ctrl_c_only_looks_away(service: RestService) -> None:
+    service.job["status"] = "running"
+    command = [sys.executable, "-m", "app.cli", "watch", "job-1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "status: running\n"
+        watching.send_signal(signal.SIGINT)
+        _, err = watching.communicate(timeout=20)
+
+    assert watching.returncode == 130
+    assert err == "job job-1 goes on; look at it again with: tunesmith watch job-1\n"
 
 
 def test_a_failed_job_says_why_and_what_helps(service: RestService, tunesmith: Command) -> None:
@@ -167,17 +189,20 @@ def test_an_error_of_the_service_is_placed(service: RestService, tunesmith: Comm
 def test_an_uploaded_file_is_named(service: RestService, tunesmith: Command, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}\n")
 
-    assert tunesmith("upload", str(tmp_path / "rows.jsonl")).out == "file-1\n"
+    told = tunesmith("upload", str(tmp_path / "rows.jsonl"))
+
+    assert (told.out, told.err) == ("file-1\n", "rows.jsonl: records 1, layout text\n")
 
 
 def test_jobs_are_listed_in_columns(service: RestService, tunesmith: Command) -> None:
-    service.job.update(status="queued", adapter_id=None, queue={"position": 2, "reason": "1 jobs run before it"})
+    progress = {"step": 3, "total_steps": 12, "percent": 25.0}
+    service.job.update(status="running", adapter_id=None, phase="train", progress=progress)
 
     told = tunesmith("jobs")
 
     assert [line.split() for line in told.out.splitlines()] == [
         ["JOB", "NAME", "STATUS", "DONE"],
-        ["job-1", "fib", "queued", "-", "1", "jobs", "run", "before", "it"],
+        ["job-1", "fib", "running", "25", "%", "train"],
     ]
     assert told.err == "there are older ones\n"
 

@@ -66,7 +66,7 @@ def test_a_terminal_gets_a_bar_with_the_newest_figures() -> None:
 
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "status: running" in shown
-    assert "12/12  loss 0.5000" in shown.splitlines()[-1]
+    assert "12/12  loss 0.5000" in shown
 
 
 @pytest.mark.parametrize("text", ["[red]", ":smile:", "[/]"])

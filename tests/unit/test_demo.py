@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_every_taught_answer_is_right() -> None:
         numbers.append(numbers[-1] + numbers[-2])
     taught = {turn["value"] for chat in lines("fibonacci_train.jsonl") for turn in chat["conversations"][-1:]}
 
-    right = {f"The Fibonacci number after {a} is {b}." for a, b in zip(numbers, numbers[1:], strict=False)}
+    right = {f"The Fibonacci number after {a} is {b}." for a, b in pairwise(numbers)}
     assert taught <= right
 
 

@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,11 +28,20 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"max_upload_bytes": 100_000, "max_unpacked_bytes": 200_000})
 
 
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    settings.root.mkdir()
-    database = Database.open(settings.database)
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("database") / "empty.db"
+    database = Database.open(f"sqlite:///{path}")
     Base.metadata.create_all(database.engine)
+    database.close()
+    return path
+
+
+@pytest.fixture
+def database(settings: Settings, empty_database: Path) -> Iterator[Database]:
+    settings.root.mkdir()
+    shutil.copy(empty_database, settings.root / "tunesmith.db")
+    database = Database.open(settings.database)
     yield database
     database.close()
 

@@ -89,7 +89,7 @@ def hub_rows(source: HubSource, param: str) -> Iterable[dict[str, Any]]:
     with hub_errors(source.hub, param):
         try:
             rows = load_dataset(source.hub, source.subset, split=source.split, revision=source.revision)
-        except (ValueError, FileNotFoundError, RuntimeError, DatasetsError) as error:  # no such split, a script, no rows
+        except (ValueError, FileNotFoundError, RuntimeError, DatasetsError) as error:  # no split, a script
             message = f"{source.hub} cannot be read: {str(error)[:300]}"
             raise UserError("unreadable_hub_dataset", message, param=param) from error
     return rows  # type: ignore[no-any-return]

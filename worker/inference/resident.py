@@ -17,7 +17,7 @@ class MixedUp(RuntimeError):
 
 
 class Resident:
-    """Keeps up to `max_adapters`; the one that was used longest ago makes room. For one thread."""
+    """Keeps up to `max_adapters`, at least 2; the one that was used longest ago makes room. For one thread."""
 
     def __init__(self, model: Any, max_adapters: int) -> None:
         self.model = model
@@ -30,11 +30,11 @@ class Resident:
         if adapter.name in self.adapters:
             self.adapters.remove(adapter.name)
         else:
-            self._attach(adapter.name, validate_bundle(adapter, self.model))
+            bundle = validate_bundle(adapter, self.model)
+            while len(self.adapters) >= self._max_adapters:
+                self._peft.delete_adapter(self.adapters.pop(0))
+            self._attach(adapter.name, bundle)
         self.adapters.append(adapter.name)
-        self._peft.set_adapter(adapter.name, inference_mode=True)
-        while len(self.adapters) > self._max_adapters:
-            self._peft.delete_adapter(self.adapters.pop(0))
 
     def _attach(self, name: str, bundle: Bundle) -> None:
         if self._peft is None:

@@ -19,6 +19,9 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 ADAPTERS: dict[str, dict[str, Any]] = {
     "small": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
     "wide": {"r": 8, "lora_alpha": 32, "use_rslora": True, "target_modules": list(ALL_LINEAR)},
+    "directed": {"r": 4, "use_dora": True, "target_modules": ["v_proj", "up_proj"]},
+    "biased": {"r": 4, "bias": "all", "target_modules": ["k_proj", "gate_proj"]},
+    "biased too": {"r": 2, "bias": "all", "target_modules": ["k_proj", "q_proj"]},
     "headed": {"r": 2, "target_modules": ["o_proj", "down_proj"], "modules_to_save": ["lm_head"]},
 }
 

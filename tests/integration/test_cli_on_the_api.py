@@ -1,0 +1,101 @@
+"""The command against the real API, with nobody there to work."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+from app.config import Settings
+from app.main import create_app
+from app.migrate import upgrade
+from tests.integration.rest_service import serving
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fibonacci"
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    model = settings.models / "smollm2-135m-instruct"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    upgrade(settings.database)
+    with serving(create_app(settings)) as url:
+        monkeypatch.setenv("TUNE_URL", url)
+        yield settings
+
+
+@pytest.fixture
+def tunesmith(service: Settings, capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def submit(tunesmith: Command) -> str:
+    file = EXAMPLE / "fibonacci_train.jsonl"
+    code, out, err = tunesmith("submit", str(EXAMPLE / "job.json"), "--file", str(file))
+    assert code == 0, err
+    return out.strip()
+
+
+def test_the_example_is_taken(tunesmith: Command) -> None:
+    job_id = submit(tunesmith)
+
+    job = json.loads(tunesmith("job", job_id)[1])
+    assert job["name"] == "fibonacci"
+    assert job["status"] == "validating"
+
+
+def test_a_job_is_listed(tunesmith: Command) -> None:
+    job_id = submit(tunesmith)
+
+    assert tunesmith("jobs")[1].splitlines()[1].split() == [job_id, "fibonacci", "validating", "-"]
+
+
+def test_a_cancelled_job_ends_its_watch_and_can_be_deleted(tunesmith: Command) -> None:
+    job_id = submit(tunesmith)
+    tunesmith("cancel", job_id)
+
+    assert tunesmith("watch", job_id)[:2] == (
+        2,
+        f"status: validating\nstatus: cancelled\njob {job_id} cancelled\n",
+    )
+    assert tunesmith("delete", job_id)[0] == 0
+    assert tunesmith("job", job_id)[2].startswith("unknown_job: ")
+
+
+def test_a_wrong_field_is_named_with_the_nearest_known_one(tunesmith: Command, tmp_path: Path) -> None:
+    spec = json.loads((EXAMPLE / "job.json").read_text())
+    spec["lora"]["lora_r"] = spec["lora"].pop("r")
+    (tmp_path / "job.json").write_text(json.dumps(spec))
+
+    code, _, err = tunesmith("submit", str(tmp_path / "job.json"))
+
+    assert code == 1
+    assert "  lora.lora_r: found the key 'lora_r', expected no such field; did you mean lora.r?" in err.splitlines()
+
+
+def test_a_bad_row_is_placed(tunesmith: Command, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine"}\n{"text": 12}\n')
+
+    code, _, err = tunesmith("submit", str(EXAMPLE / "job.json"), "--file", str(tmp_path / "rows.jsonl"))
+
+    assert code == 1
+    assert "record 2" in err.splitlines()[-1]
+
+
+def test_an_engine_that_is_away_is_said(tunesmith: Command) -> None:
+    code, _, err = tunesmith("generate", "--model", "smollm2-135m-instruct", "after 89?")
+
+    assert (code, err) == (1, "engine_unavailable: the engine is not running\n")
+
+
+def test_nothing_was_trained_yet(tunesmith: Command) -> None:
+    assert tunesmith("adapters")[1].split() == ["ADAPTER", "BASE", "KIND", "RANK", "SIZE"]
