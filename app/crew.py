@@ -47,6 +47,9 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         self._running.close()
 
+    def has(self, name: str) -> bool:
+        return any(service.name == name for services in self._plan for service in services)
+
     def is_alive(self, name: str) -> bool:
         return all(member.is_alive() for tier in self._tiers for member in tier if member.name == name)
 

@@ -30,6 +30,22 @@ class Problem(BaseModel):
     expected: str | None = None
 
 
+class ErrorBody(BaseModel):
+    """What went wrong. `param` is the field or parameter; `details` has one entry for each thing that is wrong."""
+
+    code: str
+    message: str
+    param: str | None
+    details: list[Problem]
+    request_id: str | None
+
+
+class ErrorForm(BaseModel):
+    """The one form of every error."""
+
+    error: ErrorBody
+
+
 class ServiceError(Exception):
     """An error with an HTTP status and a stable code."""
 
@@ -47,9 +63,10 @@ class ServiceError(Exception):
 
     def body(self, request_id: str | None) -> dict[str, Any]:
         """The one error form of the service."""
-        details = [problem.model_dump(exclude_none=True) for problem in self.details]
-        error = {"code": self.code, "message": self.message, "param": self.param, "details": details}
-        return {"error": {**error, "request_id": request_id}}
+        body = ErrorBody(
+            code=self.code, message=self.message, param=self.param, details=self.details, request_id=request_id
+        )
+        return {"error": {**body.model_dump(), "details": [p.model_dump(exclude_none=True) for p in self.details]}}
 
 
 class InvalidRequest(ServiceError):

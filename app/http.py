@@ -13,7 +13,9 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.contracts.spec import JobSpec
 from app.errors import BadRequest, InvalidRequest, NotFound, Problem, ServiceError, TooLarge, Unavailable
+from app.generate.schemas import GenerateRequest
 from app.validation import invalid_request
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
@@ -48,7 +50,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> ErrorResponse:
-        return answer(invalid_request(error.errors()), request_id(request))
+        body = GenerateRequest if request.url.path == "/generate" else JobSpec
+        return answer(invalid_request(error.errors(), body), request_id(request))
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> ErrorResponse:
@@ -74,6 +77,11 @@ def _of_status(error: HTTPException, request: Request) -> ServiceError:
         method = BadRequest(f"{request.method} is not possible here", code="method_not_allowed")
         method.status = 405
         return method
+    if error.status_code == 400:  # Starlette's word for a body that cannot be parsed
+        problem = Problem(
+            field="body", code="invalid_body", found="what cannot be parsed", expected="the described form"
+        )
+        return InvalidRequest(f"body: {str(error.detail)[:500]}", param="body", details=[problem])
     wrong = BadRequest(str(error.detail)[:500])
     wrong.status = error.status_code
     return wrong

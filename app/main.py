@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -10,12 +11,16 @@ from app import __version__, system
 from app.adapters.routes import router as adapters
 from app.config import Settings
 from app.db import Database
+from app.errors import ErrorForm
 from app.files.routes import router as files
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
 from app.http import RequestLimits, install_error_handlers
 from app.jobs.queue import CeleryDoorbell, make_celery
 from app.jobs.routes import router as jobs
+
+# "4XX" is every refusal; 422 stands beside it since FastAPI would describe it in a form of its own.
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorForm} for code in ("4XX", 422, 503)}
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -29,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await app.state.engine.close()
         app.state.database.close()
 
-    app = FastAPI(title="Tunesmith", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="Tunesmith", version=__version__, lifespan=lifespan, responses=ERRORS)
     app.state.settings = settings
     app.state.database = Database.open(settings.database)
     app.state.bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))

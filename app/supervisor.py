@@ -28,6 +28,7 @@ from app.migrate import upgrade
 
 LOOPBACK = "127.0.0.1"
 HEALTHY_SECONDS = 60.0
+ENGINE_SECONDS = 60.0
 # With the broker's two seconds Ctrl-C takes at most fifteen. A worker needs the most: its training ends first.
 API_GRACE_SECONDS = 2.0
 WORKER_GRACE_SECONDS = 9.0
@@ -40,8 +41,8 @@ STAGES = {"checker": "check", "trainer": "train"}
 def up(settings: Settings, say: Say) -> None:
     """Run the service until SIGINT, SIGTERM or SIGHUP, then stop all of it; a second signal kills what is left.
 
-    Once it is healthy its URL is in `home/run/url`. Raises `CannotStart`, with nothing left running, when the home or a
-    port is taken or the API does not come up.
+    Once it is healthy and its engine is up, its URL is in `home/run/url`. Raises `CannotStart`, with nothing left
+    running, when the home or a port is taken or the API does not come up.
     """
     with signals_held_back(), ExitStack() as stack:
         _make_folders(settings)
@@ -50,6 +51,7 @@ def up(settings: Settings, say: Say) -> None:
         _migrate(settings.database)
         with Crew(_tiers(settings, tree, stack), say) as crew:
             _wait_until_healthy(crew, settings)
+            _wait_for_engine(crew, settings, say)
             _announce(settings, say)
             crew.keep_running()
             say("stopping")
@@ -208,11 +210,34 @@ def _wait_until_healthy(crew: Crew, settings: Settings) -> None:
             raise CannotStart("stopped while it was starting")
 
 
+def _wait_for_engine(crew: Crew, settings: Settings, say: Say) -> None:
+    """Its libraries take some seconds to load. Jobs can be taken without it, so one that does not come is only told."""
+    if not crew.has("engine"):
+        return
+    deadline = time.monotonic() + ENGINE_SECONDS
+    while not _is_ready(_url(settings)):
+        if not crew.is_alive("engine") or time.monotonic() > deadline:
+            say(f"the engine is not up, /generate is a 503 until it is; see {settings.root / 'logs' / 'engine.log'}")
+            return
+        if is_asked_to_stop(POLL_SECONDS):
+            raise CannotStart("stopped while it was starting")
+
+
 def _is_healthy(url: str) -> bool:
+    return _get(f"{url}/healthz").get("status") == "ok"
+
+
+def _is_ready(url: str) -> bool:
+    return _get(f"{url}/readyz").get("status") == "ready"
+
+
+def _get(url: str) -> dict[str, object]:
+    """The JSON of an answer, or nothing where none comes."""
     try:
-        return httpx.get(f"{url}/healthz", timeout=2.0, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
+        answer: dict[str, object] = httpx.get(url, timeout=5.0, trust_env=False).json()
+    except (httpx.TransportError, ValueError):
+        return {}
+    return answer
 
 
 def _url(settings: Settings) -> str:

@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from app.contracts.spec import JobSpec
 from app.errors import InvalidRequest, Problem
 
 LONGEST_QUOTE = 200
@@ -14,20 +13,20 @@ LONGEST_QUOTE = 200
 TAGGED = (("dataset", "source"), ("dataset", "eval_source"))
 
 
-def invalid_request(errors: Sequence[dict[str, Any]]) -> InvalidRequest:
-    """One answer for all that is wrong with a request."""
-    problems = [_problem(error) for error in errors]
+def invalid_request(errors: Sequence[dict[str, Any]], body: type[BaseModel]) -> InvalidRequest:
+    """One answer for all that is wrong with a request; `body` has the names that its fields could have had."""
+    problems = [_problem(error, body) for error in errors]
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     message = f"{first.field}: found {first.found}, expected {first.expected}{more}"
     return InvalidRequest(message, param=first.field, details=problems)
 
 
-def _problem(error: dict[str, Any]) -> Problem:
+def _problem(error: dict[str, Any], body: type[BaseModel]) -> Problem:
     path = _path(error["loc"])
     field = ".".join(path) or "body"
     if error["type"] == "extra_forbidden":
-        known = nearest(path)
+        known = nearest(path, body)
         expected = f"no such field; did you mean {known}?" if known else "no such field"
         # The value of an unknown key may be a secret that landed in the wrong place: it is not echoed.
         return Problem(field=field, code="unknown_field", found=f"the key {path[-1]!r}", expected=expected)
@@ -62,9 +61,9 @@ def quote(value: Any) -> str:
     return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}… ({len(text)} characters)"
 
 
-def nearest(path: Sequence[str]) -> str | None:
+def nearest(path: Sequence[str], body: type[BaseModel]) -> str | None:
     """The known field whose name is closest to an unknown one: `lora_r` is `lora.r`."""
-    names = _known_names()
+    names = _known_names(body)
     wanted = path[-1].replace("-", "_").lower()
     inside = {leaf: full for leaf, full in names.items() if full.startswith(".".join(path[:-1]))}
     for candidates in (inside, names):
@@ -74,9 +73,9 @@ def nearest(path: Sequence[str]) -> str | None:
     return None
 
 
-def _known_names() -> dict[str, str]:
+def _known_names(body: type[BaseModel]) -> dict[str, str]:
     names: dict[str, str] = {}
-    for path in _leaves(JobSpec, ()):
+    for path in _leaves(body, ()):
         names.setdefault(path[-1], ".".join(path))
         names["_".join(path)] = ".".join(path)
     return names

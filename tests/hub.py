@@ -5,16 +5,15 @@ repository does to a stranger, `private-…` as a private one; what is not there
 """
 
 import hashlib
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import uvicorn
 from fastapi import FastAPI, Form, Request, Response
 from fastapi.responses import JSONResponse
+
+from tests.serving import serving
 
 Kind = Literal["models", "datasets"]
 SHA = "a" * 40
@@ -123,14 +122,5 @@ def digest(path: Path) -> str:
 @contextmanager
 def running(hub: Hub) -> Iterator[Hub]:
     """Serve the hub on a free loopback port."""
-    server = uvicorn.Server(uvicorn.Config(hub_app(hub), port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 10
-    while not server.started and time.monotonic() < deadline:
-        thread.join(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    hub.url = f"http://127.0.0.1:{port}"
-    yield hub
-    server.should_exit = True
-    thread.join(10)
+    with serving(hub_app(hub)) as hub.url:
+        yield hub

@@ -230,6 +230,13 @@ class JobSpec(Contract):
         return name
 
     @model_validator(mode="after")
+    def _loftq_quantises_by_itself(self) -> Self:
+        is_quantised = self.model.load_in_4bit or self.model.load_in_8bit
+        if self.lora.loftq_config is not None and is_quantised:
+            raise ValueError("lora.loftq_config needs 16-bit weights: set model.load_in_4bit and load_in_8bit to false")
+        return self
+
+    @model_validator(mode="after")
     def _evaluation_has_rows(self) -> Self:
         evaluated = self.dataset.eval_source is not None or self.dataset.eval_fraction > 0
         if self.training.eval_steps is not None and not evaluated:

@@ -54,6 +54,7 @@ def submit(
 ) -> JobDetail:
     """Store a job and queue it. Everything that is wrong with it is said here, in one answer, where it can be."""
     sent = spec.model_dump(mode="json", exclude_unset=True)
+    service.check(database, settings, spec)
     with database.writer() as session:
         job = service.submit(session, settings, LateBell(bell, tasks), spec, sent)
         return _detail(session, job)

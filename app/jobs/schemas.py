@@ -98,15 +98,15 @@ class EventView(BaseModel):
     seq: int
     kind: str
     at: datetime
-    epoch: int
+    attempt: int
     payload: dict[str, Any]
 
     @classmethod
     def of(cls, event: JobEvent) -> "EventView":
-        return cls(seq=event.seq, kind=event.kind, at=event.at, epoch=event.epoch, payload=event.payload)
+        return cls(seq=event.seq, kind=event.kind, at=event.at, attempt=event.epoch, payload=event.payload)
 
     def flat(self) -> dict[str, Any]:
-        """The event's own fields beside its number, kind and time."""
+        """The event's own fields beside its number, kind, time and attempt."""
         return {**self.payload, **self.model_dump(mode="json", exclude={"payload"})}
 
 

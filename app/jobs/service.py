@@ -1,5 +1,6 @@
 """The rules of jobs on the API's side: what may be submitted, cancelled and deleted."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from app.config import Settings
 from app.contracts.order import SourceFile
 from app.contracts.records import Record
 from app.contracts.spec import DatasetSpec, FileSource, JobSpec, PathSource, Source
-from app.db import utc_now
+from app.db import Database, utc_now
 from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository as files
 from app.files.check import normalise_file
@@ -23,16 +24,26 @@ from app.sources import invalid, resolve_dataset, resolve_model
 
 # A larger file is read once, by the checking stage, and not while the client waits.
 CHECKED_AT_SUBMIT_BYTES = 64 * 2**20
+# PostgreSQL takes no NUL in a text, so an id is looked at before the database is asked.
+JOB_ID = re.compile(r"job-[a-z2-7]{24}")
+
+
+def check(database: Database, settings: Settings, spec: JobSpec) -> None:
+    """All that can be said of a spec without its model and without the hub. No connection is held while rows are read.
+
+    Raises InvalidRequest and InvalidDataset.
+    """
+    resolve_model(spec.model.model_name, spec.model.revision, settings.models)
+    with database.reader() as session:
+        check_capabilities(spec, repository.workers(session))
+        files = find_sources(session, settings, spec.dataset)
+    for param, file in files.items():
+        check_rows(file, spec.dataset, settings.max_unpacked_bytes, param)
 
 
 def submit(session: Session, settings: Settings, bell: Doorbell, spec: JobSpec, sent: dict[str, Any]) -> Job:
-    """Check what can be checked without a model, store the job, tell the workers.
-
-    Raises InvalidRequest and InvalidDataset; nothing is stored then.
-    """
-    resolve_model(spec.model.model_name, spec.model.revision, settings.models)
-    check_capabilities(spec, repository.workers(session))
-    check_dataset(session, settings, spec.dataset)
+    """Store a checked job and tell the workers. Raises InvalidRequest when a file of it was deleted meanwhile."""
+    find_sources(session, settings, spec.dataset)
     job = new_job(spec, sent)
     session.add(job)
     repository.append_event(session, job, "status", {"status": job.status.value}, job.created_at)
@@ -71,23 +82,23 @@ def check_capabilities(spec: JobSpec, workers: Sequence[Worker]) -> None:
         raise invalid("lora.loftq_config", "needs_gpu", found, "null, or a worker with a GPU")
 
 
-def check_dataset(session: Session, settings: Settings, dataset: DatasetSpec) -> None:
-    """Every row of the files that the spec names, unless they are too large to read while the client waits."""
-    for param, source in (("dataset.source", dataset.source), ("dataset.eval_source", dataset.eval_source)):
-        file = find_source(session, settings, source, param) if source is not None else None
-        if file is None or file.path.stat().st_size > CHECKED_AT_SUBMIT_BYTES:
-            continue
-        try:
-            normalise_file(
-                file.path,
-                dataset,
-                filename=file.filename,
-                max_unpacked_bytes=settings.max_unpacked_bytes,
-                sink=_discard,
-            )
-        except InvalidDataset as error:
-            error.param = param
-            raise
+def find_sources(session: Session, settings: Settings, dataset: DatasetSpec) -> dict[str, SourceFile]:
+    """The files that a spec names, by its fields. Raises InvalidRequest."""
+    sources = {"dataset.source": dataset.source, "dataset.eval_source": dataset.eval_source}
+    found = {param: find_source(session, settings, source, param) for param, source in sources.items() if source}
+    return {param: file for param, file in found.items() if file is not None}
+
+
+def check_rows(file: SourceFile, dataset: DatasetSpec, max_unpacked_bytes: int, param: str) -> None:
+    """Every row of a file, unless it is too large to read while the client waits. Raises InvalidDataset."""
+    if file.path.stat().st_size > CHECKED_AT_SUBMIT_BYTES:
+        return
+    name, limit = file.filename, max_unpacked_bytes
+    try:
+        normalise_file(file.path, dataset, filename=name, max_unpacked_bytes=limit, sink=_discard)
+    except InvalidDataset as error:
+        error.param = param
+        raise
 
 
 def _discard(record: Record) -> None:
@@ -113,6 +124,7 @@ def find_source(session: Session, settings: Settings, source: Source, param: str
 
 def cancel(session: Session, job_id: str) -> Job:
     """Cancel at once what no worker holds; ask the worker for the rest. Cancelling twice is the same as once."""
+    find(session, job_id)
     now = utc_now()
     job = repository.move(session, job_id, JobStatus.CANCELLED, now, Job.worker.is_(None), desired=Desire.CANCEL)
     job = job or repository.request_cancel(session, job_id)
@@ -126,7 +138,7 @@ def cancel(session: Session, job_id: str) -> Job:
 
 
 def find(session: Session, job_id: str) -> Job:
-    job = repository.get(session, job_id)
+    job = repository.get(session, job_id) if JOB_ID.fullmatch(job_id) else None
     if job is None:
         raise NotFound(f"there is no job {job_id[:64]!r}", param="job_id", code="unknown_job")
     return job
@@ -148,5 +160,9 @@ def delete(session: Session, settings: Settings, job_id: str) -> None:
 
 
 def check_after(session: Session, after: str | None) -> None:
-    if after is not None and repository.get(session, after) is None:
-        raise InvalidRequest(f"after: there is no job {after[:64]!r}", param="after")
+    if after is None:
+        return
+    try:
+        find(session, after)
+    except NotFound as error:
+        raise InvalidRequest(f"after: {error.message}", param="after") from error

@@ -94,11 +94,12 @@ def command_lines() -> Iterator[tuple[int, str]]:
 @contextmanager
 def running(home: Path, env: Mapping[str, str]) -> Iterator[Stack]:
     """`tunesmith up` on a home of its own and free ports; stopped at the end, and nothing may be left of it."""
+    url_file = home / "run" / "url"
+    url_file.unlink(missing_ok=True)  # of a service that was killed
     argv = [sys.executable, "-m", "app.cli", "up", "--home", str(home), "--port", "0"]
     log = home.parent / f"{home.name}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(argv, env={**os.environ, **env}, stdout=output, stderr=output)
-    url_file = home / "run" / "url"
     try:
         wait_for("the service is up", lambda: url_file.exists() or process.poll() is not None, 90)
         assert process.poll() is None, log.read_text()

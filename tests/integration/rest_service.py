@@ -1,18 +1,12 @@
 """A small HTTP server that answers in the service's shapes, for tests of what talks to it."""
 
 import json
-import socket
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-
-from tests.waiting import wait_for
 
 Json = dict[str, Any]
 
@@ -103,18 +97,3 @@ def _add_other_routes(app: FastAPI, service: RestService) -> None:
         pairs = [(kind, json.dumps(data, ensure_ascii=False)) for kind, data in service.answer]
         events = [f"event: {kind}\ndata: {data}\n\n" for kind, data in pairs]
         return StreamingResponse(iter(events), media_type="text/event-stream")
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """The URL of an app that runs in a thread."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            wait_for("the server is up", lambda: server.started)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, DataPrepared, Failed, SourcesChecked, SpecResolved
+from app.contracts.events import (
+    ATTEMPT_EVENT,
+    AttemptEvent,
+    DataPrepared,
+    Failed,
+    Noticed,
+    SourcesChecked,
+    SpecResolved,
+)
 from app.contracts.order import BaseRef, CheckOrder, SourceFile
 from app.contracts.spec import JobSpec
 from tests.hub import SHA, Hub, running
@@ -20,7 +28,7 @@ CHAT = b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "va
 NAMES = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qkvo"]
 NAMES += [f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
 MODEL = {
-    "config.json": b"{}",
+    "config.json": b'{"max_position_embeddings": 4096}',
     "model.safetensors.index.json": json.dumps({"weight_map": dict.fromkeys(NAMES, "x")}).encode(),
     "tokenizer_config.json": b'{"chat_template": "{{ messages }}"}',
 }
@@ -91,6 +99,12 @@ def test_a_model_that_cannot_be_read_is_told_apart(hub: Hub, tmp_path: Path, nam
 
 def test_an_unknown_revision_is_named(hub: Hub, tmp_path: Path) -> None:
     assert failure(check(hub, tmp_path, model={"revision": "nope"})).code == "unknown_revision"
+
+
+def test_a_length_beyond_the_models_context_is_told(hub: Hub, tmp_path: Path) -> None:
+    events = check(hub, tmp_path, model={"max_seq_length": 8192})
+
+    assert [event.code for event in events if isinstance(event, Noticed)] == ["context_extended"]
 
 
 def test_modules_of_another_model_family_are_refused_with_those_there_are(hub: Hub, tmp_path: Path) -> None:

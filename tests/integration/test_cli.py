@@ -13,7 +13,8 @@ import pytest
 from fastapi import FastAPI, Response
 
 from app.cli import main
-from tests.integration.rest_service import Json, RestService, serving
+from tests.integration.rest_service import Json, RestService
+from tests.serving import serving
 
 REFUSAL = {
     "code": "invalid_dataset",

@@ -10,7 +10,7 @@ from app.cli import main
 from app.config import Settings
 from app.main import create_app
 from app.migrate import upgrade
-from tests.integration.rest_service import serving
+from tests.serving import serving
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fibonacci"
 Command = Callable[..., tuple[int, str, str]]

@@ -112,7 +112,9 @@ def test_what_no_worker_here_can_do_is_refused(api: TestClient, database: Databa
     with database.writer() as session:
         session.add(cpu)
         session.commit()
-    answer = api.post("/jobs", json=a_job(api, lora={"loftq_config": {}}))
+    answer = api.post(
+        "/jobs", json=a_job(api, model={"model_name": "org/model", "load_in_4bit": False}, lora={"loftq_config": {}})
+    )
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "lora.loftq_config")
 
@@ -200,6 +202,7 @@ def test_events_are_read_in_pages_behind_a_number(api: TestClient, database: Dat
     rest = api.get(f"/jobs/{job_id}/events", params={"after": first["data"][-1]["seq"]}).json()
 
     assert [event["seq"] for event in first["data"] + rest["data"]] == [1, 2, 3, 4, 5, 6]
+    assert (first["data"][-1]["epoch"], first["data"][-1]["attempt"]) == (0.5, 1)
     assert rest["data"][-1]["status"] == "succeeded"
 
 

@@ -62,9 +62,8 @@ def test_a_signal_ends_the_watch(number: signal.Signals) -> None:
         assert crew.is_alive("api")
 
 
-def test_a_service_that_dies_is_started_again_and_named() -> None:
-    said: list[str] = []
-    starts: list[float] = []
+def mortal(starts: list[float]) -> Service:
+    """A service that ends at once; its second start asks everything to stop."""
 
     def start() -> Guarded:
         starts.append(time.monotonic())
@@ -72,7 +71,13 @@ def test_a_service_that_dies_is_started_again_and_named() -> None:
             send(signal.SIGTERM)
         return spawn(["sh", "-c", "exit 3"])
 
-    with Crew([[Service("engine", start)]], said.append) as crew:
+    return Service("engine", start)
+
+
+def test_a_service_that_dies_is_started_again_and_named() -> None:
+    said: list[str] = []
+    starts: list[float] = []
+    with Crew([[mortal(starts)]], said.append) as crew:
         crew.keep_running()
 
     assert said == ["engine ended with code 3; it starts again in 0.5 s"]

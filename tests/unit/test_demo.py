@@ -61,11 +61,9 @@ def test_the_job_has_the_arguments_of_the_page() -> None:
 
     assert (spec.lora.r, spec.lora.lora_alpha, spec.lora.lora_dropout, spec.lora.bias) == (16, 16, 0, "none")
     assert tuple(spec.lora.target_modules) == ALL_PROJECTIONS
-    assert (spec.training.optim, spec.training.seed, spec.training.gradient_accumulation_steps) == (
-        "adamw_8bit",
-        3407,
-        4,
-    )
+    training = spec.training
+    assert (training.optim, training.seed, training.lr_scheduler_type) == ("adamw_8bit", 3407, "linear")
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 2 * 4
 
 
 @pytest.mark.parametrize(

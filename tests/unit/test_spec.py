@@ -89,6 +89,7 @@ def test_a_learning_rate_in_quotes_is_read_as_the_number() -> None:
         ("model", {"load_in_4bit": True, "load_in_8bit": True}),
         ("dataset", {"eval_fraction": 0.1, "eval_source": {"path": "x.jsonl"}}),
         ("training", {"eval_steps": 5}),
+        ("lora", {"loftq_config": {}}),
     ],
 )
 def test_two_answers_to_one_question_are_refused(group: str, both: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from tests.unit.specs import a_body
 def refusal_of(body: dict[str, Any]) -> InvalidRequest:
     with pytest.raises(ValidationError) as refused:
         JobSpec.model_validate(body)
-    return invalid_request(refused.value.errors())  # type: ignore[arg-type]
+    return invalid_request(refused.value.errors(), JobSpec)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

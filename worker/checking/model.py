@@ -5,6 +5,7 @@ Only small files are read: the config, the tokenizer's settings, and the headers
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from worker.events import EventWriter
 from worker.failures import UserError
 
 PARAM = "model.model_name"
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 LARGEST_HEADER_BYTES = 100 * 2**20
 
 
@@ -29,6 +30,7 @@ class ModelFacts:
 
     modules: frozenset[str]
     has_chat_template: bool
+    positions: int | None
 
 
 def check_model(order: CheckOrder, events: EventWriter) -> ModelFacts:
@@ -36,7 +38,16 @@ def check_model(order: CheckOrder, events: EventWriter) -> ModelFacts:
     facts = _local_facts(Path(order.base.source)) if order.base.is_local else _hub_facts(order, events)
     if not order.spec.model.full_finetuning:
         _check_targets(order, facts)
+    _notice_context(order, facts, events)
     return facts
+
+
+def _notice_context(order: CheckOrder, facts: ModelFacts, events: EventWriter) -> None:
+    """Rows longer than the model knows positions for are trained, and answers stay within its own context."""
+    asked, own = order.spec.model.max_seq_length, facts.positions
+    if own is not None and asked > own:
+        message = f"the model knows {own} positions: Unsloth scales its RoPE to train, and serving stays within {own}"
+        events.notice("context_extended", message, field="model.max_seq_length", requested=asked, effective=asked)
 
 
 def _check_targets(order: CheckOrder, facts: ModelFacts) -> None:
@@ -56,7 +67,7 @@ def _local_facts(folder: Path) -> ModelFacts:
     def read(name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None
 
-    return _facts(read(INDEX), read(SINGLE), read("chat_template.jinja"), read("tokenizer_config.json"))
+    return _facts(read)
 
 
 def _hub_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
@@ -70,22 +81,29 @@ def _hub_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
             except EntryNotFoundError:
                 return None
 
-        if fetch("config.json") is None:
+        if fetch(CONFIG) is None:
             raise UserError(
                 "not_a_model", f"{name} has no config.json", hint="is it a dataset or an adapter?", param=PARAM
             )
         events.write(SpecResolved(values={"model.revision": sha}))
-        return _facts(fetch(INDEX), None, fetch("chat_template.jinja"), fetch("tokenizer_config.json"))
+        return _facts(lambda name: fetch(name) if name != SINGLE else None)  # gigabytes, for its header
 
 
-def _facts(index: Path | None, single: Path | None, jinja: Path | None, settings: Path | None) -> ModelFacts:
+def _facts(read: Callable[[str], Path | None]) -> ModelFacts:
+    """`read` gives a file of the model by its name, or None."""
+    index, single = read(INDEX), read(SINGLE)
     if index is not None:
         tensors = list(json.loads(index.read_text())["weight_map"])
     else:
         tensors = list(_safetensors_header(single)) if single is not None else []
-    has_template = jinja is not None or (settings is not None and "chat_template" in json.loads(settings.read_text()))
     modules = {name.rsplit(".", 1)[0] for name in tensors if name.endswith(".weight")}
-    return ModelFacts(frozenset(modules), has_template)
+    has_template = read("chat_template.jinja") is not None or "chat_template" in _json(read("tokenizer_config.json"))
+    return ModelFacts(frozenset(modules), has_template, _json(read(CONFIG)).get("max_position_embeddings"))
+
+
+def _json(path: Path | None) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) if path is not None else {}
+    return found
 
 
 def _safetensors_header(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ An adapter's bundle holds the tokenizer that it was trained with; the base's ans
 """
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +31,6 @@ class Language:
     tokenizer: Any
     eos_ids: frozenset[int]
     special_tokens: tuple[str, ...]
-    lock: threading.Lock
 
     def read_messages(self, messages: list[Message]) -> list[int]:
         """The ids of a chat, ready for the assistant's turn. The template alone writes special tokens: one BOS.
@@ -63,8 +61,7 @@ class Language:
         return text
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        with self.lock:
-            ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
         return ids
 
     def _check_content(self, messages: list[Message]) -> None:
@@ -93,12 +90,13 @@ def load_language(folder: Path) -> Language:
         raise NoTokenizer("it has no tokenizer files")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-        tokenizer("", add_special_tokens=False)  # drops truncation and padding that were saved with it
+        # The first call drops truncation and padding that were saved with it; no later one changes it, from any thread.
+        tokenizer("", add_special_tokens=False)
     except UNREADABLE as error:
         raise NoTokenizer(f"its tokenizer cannot be read ({type(error).__name__})") from None
     own = {tokenizer.eos_token_id} - {None}
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return Language(tokenizer, frozenset(own | _named_ends(folder)), tuple(sorted(special)), threading.Lock())
+    return Language(tokenizer, frozenset(own | _named_ends(folder)), tuple(sorted(special)))
 
 
 def _named_ends(folder: Path) -> set[int]:

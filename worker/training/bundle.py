@@ -1,6 +1,6 @@
 """What a training leaves behind: one folder with all that serving needs, named by the hash of its files.
 
-adapter_config.json, adapter_model.safetensors    (or a whole model, where all weights were trained)
+adapter_config.json, adapter_model.safetensors    (or a whole model: full fine-tuning, LoftQ)
 tokenizer files, chat_template.jinja              the very ones of training
 generation_config.json                            with the list of tokens that end an answer
 tunesmith.json                                    the resolved spec, the versions, the base
@@ -26,8 +26,13 @@ def save_bundle(
 ) -> AdapterSaved:
     """Write the folder and describe it."""
     folder = order.adapter_dir
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     folder.mkdir(parents=True)
-    model.save_pretrained(str(folder))
+    is_full = order.spec.model.full_finetuning or order.spec.lora.loftq_config is not None
+    if is_full:
+        merged(model).save_pretrained(str(folder))
+    else:
+        model.save_pretrained(str(folder), save_embedding_layers=False)  # trained ones are in modules_to_save
     tokenizer.save_pretrained(str(folder))
     generation_config(model, tokenizer, ends).save_pretrained(str(folder))
     base = loaded_base(model)
@@ -39,7 +44,6 @@ def save_bundle(
         "versions": {"tunesmith": __version__, **{name: version(name) for name in PACKAGES}},
     }
     (folder / "tunesmith.json").write_text(json.dumps(manifest, indent=1))
-    is_full = order.spec.model.full_finetuning
     return AdapterSaved(
         path=str(folder),
         version=hash_folder(folder),
@@ -48,8 +52,14 @@ def save_bundle(
         base_revision=order.base.revision if base == order.base.source else None,
         adapter_kind="full" if is_full else "lora",
         rank=None if is_full else order.spec.lora.r,
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        trainable_parameters=trainable,
     )
+
+
+def merged(model: Any) -> Any:
+    """A model that stands by itself. LoftQ trains on base weights that it has changed: on the real ones its adapter
+    would be wrong, so what was trained is saved whole."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def generation_config(model: Any, tokenizer: PreTrainedTokenizerBase, ends: list[str]) -> GenerationConfig:

@@ -11,8 +11,10 @@ import pytest
 
 from app.config import Settings
 from app.main import create_app
-from tests.integration.engine.processes import EngineProcess, served, wait_until
+from tests.integration.engine.processes import EngineProcess
 from tests.integration.engine.worlds import World
+from tests.serving import serving
+from tests.waiting import wait_for
 
 ASK: dict[str, Any] = {"model": "base-0", "messages": [{"role": "user", "content": "hi"}], "seed": 1}
 ENDLESS = {**ASK, "model": "base-2", "stream": True, "max_new_tokens": 2000}
@@ -26,7 +28,7 @@ def process() -> Iterator[EngineProcess]:
 
 def an_api(world: World, home: Path, engine_url: str) -> Any:
     """A server for the models of the world. Base models need no database."""
-    return served(create_app(Settings(home=home, models_dir=world.base.folder.parent, engine_url=engine_url)))
+    return serving(create_app(Settings(home=home, models_dir=world.base.folder.parent, engine_url=engine_url)))
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_a_client_that_leaves_stops_the_engine(api: httpx.Client, process: Engin
         events = events_of(response)
         next(events)
 
-    wait_until(lambda: not process.health().is_busy)
+    wait_for("the engine is idle", lambda: not process.health().is_busy)
 
 
 def test_an_engine_that_is_killed_ends_the_stream_with_an_error_and_is_away(world: World, tmp_path: Path) -> None:

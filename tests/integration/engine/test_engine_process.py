@@ -16,8 +16,9 @@ from app.contracts.order import BaseRef
 from app.errors import EngineUnavailable
 from app.generate.client import HttpEngineClient
 from tests.integration.engine.asking import an_order, answers_of
-from tests.integration.engine.processes import EngineProcess, free_port, wait_until
+from tests.integration.engine.processes import EngineProcess, free_port
 from tests.integration.engine.worlds import World
+from tests.waiting import wait_for
 from worker.inference.serial import SerialEngine
 
 COMMIT = "0" * 40
@@ -117,7 +118,7 @@ def test_a_client_that_goes_away_stops_the_engine(process: EngineProcess, world:
         next(chunks)
         assert process.health().is_busy
 
-    wait_until(lambda: not process.health().is_busy)
+    wait_for("the engine is idle", lambda: not process.health().is_busy)
 
 
 def test_a_killed_engine_ends_an_answer_with_an_error(world: World) -> None:

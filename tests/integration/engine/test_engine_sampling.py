@@ -50,6 +50,10 @@ def test_the_penalty_comes_before_the_choice() -> None:
     assert chosen([0.0, 2.0, 1.9], ids=[1], temperature=0, repetition_penalty=2.0) == {2}
 
 
+def test_the_smallest_penalty_is_still_a_number() -> None:
+    assert chosen([0.0, 2.0, 5.0], ids=[0, 1, 2], temperature=1.0, repetition_penalty=5e-324) <= {1, 2}
+
+
 def test_temperature_comes_before_top_p() -> None:
     assert chosen([2.0, 1.0, 0.0], temperature=1.0, top_p=0.6) == {0}
     assert chosen([2.0, 1.0, 0.0], temperature=10.0, top_p=0.6) == {0, 1}

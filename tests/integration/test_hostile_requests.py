@@ -1,0 +1,123 @@
+"""Whatever a client sends is answered with a 4xx that names the place, and the service goes on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.config import Settings
+from app.main import create_app
+from app.migrate import upgrade
+from tests.unit.specs import a_body
+
+DEEP = "[" * 100_000 + "]" * 100_000
+MODEL = {"model": {"model_name": "org/model"}}
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    settings = Settings(home=tmp_path_factory.mktemp("home"), engine_url="http://127.0.0.1:9")
+    upgrade(settings.database)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+def post_job(body: Any) -> dict[str, Any]:
+    return {"method": "POST", "url": "/jobs", "json": body}
+
+
+def post_raw(content: str | bytes, url: str = "/jobs") -> dict[str, Any]:
+    return {"method": "POST", "url": url, "content": content, "headers": {"content-type": "application/json"}}
+
+
+def ask(**body: Any) -> dict[str, Any]:
+    question = {"model": "org/model", "messages": [{"role": "user", "content": "x"}], **body}
+    return {"method": "POST", "url": "/generate", "json": question}
+
+
+def upload(content: bytes, name: str) -> dict[str, Any]:
+    return {"method": "POST", "url": "/files", "files": {"file": (name, content)}}
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
+    "not JSON": (post_raw("{model:"), 422, "body"),
+    "no body": (post_raw(""), 422, "body"),
+    "a list": (post_job([]), 422, "body"),
+    "a number": (post_job(7), 422, "body"),
+    "null": (post_job(None), 422, "body"),
+    "a body of 100 MB": (post_raw(b" " * 100_000_000), 413, "body"),
+    "a body that lies about its length": (
+        {"method": "POST", "url": "/jobs", "content": b"{}", "headers": {"content-length": "99999999999"}},
+        413,
+        "body",
+    ),
+    "nested a hundred thousand deep": (post_raw(DEEP), 422, "body"),
+    "broken UTF-8": (post_raw(b'{"name": "\xff\xfe"}'), 422, "body"),
+    "a lone surrogate": (post_raw(b'{"name": "\\ud800"}'), 422, None),
+    "a label with a lone surrogate": (post_raw(b'{"labels": {"a": "\\ud800"}}'), 422, None),
+    "NaN": (post_raw('{"training": {"learning_rate": NaN}}'), 422, None),
+    "infinity": (post_raw('{"training": {"learning_rate": 1e999}}'), 422, None),
+    "a number of a thousand digits": (post_raw('{"lora": {"r": ' + "9" * 1000 + "}}"), 422, None),
+    "a number of ten thousand digits": (post_raw('{"lora": {"r": ' + "9" * 10_000 + "}}"), 422, None),
+    "a string for a group": (post_job({**a_body(), "lora": "r=16"}), 422, "lora"),
+    "a list for a string": (post_job({**a_body(), "name": ["a"]}), 422, "name"),
+    "an unknown key": (post_job({**a_body(), "lora_r": 64}), 422, "lora_r"),
+    "an unknown key below": (post_job(a_body(training={"lr": 1})), 422, "training.lr"),
+    "a path for a name": (post_job({**a_body(), "name": "../../x"}), 422, "name"),
+    "a path for a model": (post_job(a_body(model={"model_name": "../../etc"})), 422, "model.model_name"),
+    "code from the hub": (post_job(a_body(model={"trust_remote_code": True})), 422, "model.trust_remote_code"),
+    "a token": (post_job({**a_body(), "hf_token": "hf_CANARY"}), 422, "hf_token"),
+    "an id with a path": ({"method": "GET", "url": "/jobs/..%2f..%2fetc%2fpasswd"}, 404, None),
+    "an id with a NUL": ({"method": "GET", "url": "/jobs/%00"}, 404, None),
+    "an id of a megabyte": ({"method": "GET", "url": "/jobs/" + "a" * 60_000}, 404, None),
+    "a file id with a NUL": ({"method": "GET", "url": "/files/%00/content"}, 404, None),
+    "an adapter id with a NUL": ({"method": "GET", "url": "/adapters/%00"}, 404, None),
+    "a negative page": ({"method": "GET", "url": "/jobs?limit=-1"}, 422, "limit"),
+    "a huge offset": ({"method": "GET", "url": "/jobs/x/logs?offset=" + "9" * 40}, 422, "offset"),
+    "an unknown status": ({"method": "GET", "url": "/jobs?status=lost"}, 422, "status"),
+    "an event number that is none": (
+        {"method": "GET", "url": "/jobs/x/stream", "headers": {"last-event-id": "-1"}},
+        422,
+        "Last-Event-ID",
+    ),
+    "an unknown path": ({"method": "GET", "url": "/etc/passwd"}, 404, None),
+    "a wrong method": ({"method": "PUT", "url": "/jobs"}, 405, None),
+    "an upload without a file": ({"method": "POST", "url": "/files", "json": {}}, 422, "file"),
+    "an upload with a path for a name": (upload(b'{"text": "a"}', "../../x.jsonl"), 422, "file.filename"),
+    "an empty upload": (upload(b"", "a.jsonl"), 422, "file"),
+    "an upload of noise": (upload(bytes(range(256)) * 40, "a.jsonl"), 422, "file"),
+    "an answer of no tokens": (ask(max_new_tokens=0), 422, "max_new_tokens"),
+    "a negative temperature": (ask(temperature=-1), 422, "temperature"),
+    "a thousand stops": (ask(stop=["x"] * 1000), 422, "stop"),
+    "two askers": (ask(adapter="adapter-x"), 422, None),
+    "an unknown adapter": (ask(model=None, adapter="adapter-" + "a" * 24), 404, "adapter"),
+    "an adapter with a path": (ask(model=None, adapter="../../x"), 422, "adapter"),
+    "a role that is none": (ask(messages=[{"role": "narrator", "content": "x"}]), 422, None),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_request_is_refused_by_its_place(api: TestClient, name: str) -> None:
+    request, status, param = HOSTILE[name]
+    answer = api.request(**request)
+    error = answer.json()["error"]
+
+    assert answer.status_code == status, error
+    assert param is None or error["param"] == param
+    assert error["message"]
+    assert "CANARY" not in answer.text
+    assert api.get("/healthz").status_code == 200
+
+
+def test_a_misspelt_field_of_generate_is_answered_with_its_name(api: TestClient) -> None:
+    problem = api.request(**ask(max_tokens=5)).json()["error"]["details"][0]
+
+    assert "max_new_tokens" in problem["expected"]
+
+
+def test_every_answer_bears_an_id_and_a_given_one_is_kept(api: TestClient) -> None:
+    assert api.get("/healthz").headers["x-request-id"].startswith("req-")
+    answer = api.get("/jobs/x", headers={"x-request-id": "mine"})
+
+    assert (answer.headers["x-request-id"], answer.json()["error"]["request_id"]) == ("mine", "mine")
