@@ -5,13 +5,13 @@ claim ──> write the order ──> child under a guardian ──> verdict ─
 
 import logging
 import shutil
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from app.adapters.models import Adapter
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.adapters.models import Adapter
 from app.contracts.events import AdapterSaved, Blame, Failed
 from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
@@ -102,17 +102,7 @@ def _hand_on(session: Session, office: Office, held: Claim, report: Report, verd
     reason = verdict.failure.message if verdict.failure else None
     match verdict.next:
         case Next.WAIT:
-            job = session.get(Job, held.job_id)
-            after = now + timedelta(seconds=verdict.pause_seconds) if verdict.pause_seconds else None
-            is_mine = job is not None and job.epoch == held.epoch
-            if (
-                job is None
-                or not is_mine
-                or not give_back(
-                    session, job, now, outcome=verdict.outcome, reason=reason or verdict.outcome, run_after=after
-                )
-            ):
-                raise Fenced(f"{held.job_id} is not held by attempt {held.epoch} any more")
+            _wait_again(session, held, verdict, now)
         case Next.CANCEL:
             finish(session, held, JobStatus.CANCELLED, now, outcome=verdict.outcome, reason=None)
         case Next.FAIL:
@@ -123,6 +113,17 @@ def _hand_on(session: Session, office: Office, held: Claim, report: Report, verd
         case Next.GO_ON:
             values = _publish(session, office, held, report)
             finish(session, held, JobStatus.SUCCEEDED, now, outcome=verdict.outcome, reason=None, **values)
+
+
+def _wait_again(session: Session, held: Claim, verdict: Verdict, now: datetime) -> None:
+    """Back to the stage's queue, after a pause where something went wrong."""
+    job = session.get(Job, held.job_id)
+    after = now + timedelta(seconds=verdict.pause_seconds) if verdict.pause_seconds else None
+    reason = verdict.failure.message if verdict.failure else "the worker was stopped"
+    if job is None or job.epoch != held.epoch:
+        raise Fenced(f"{held.job_id} is not held by attempt {held.epoch} any more")
+    if not give_back(session, job, now, outcome=verdict.outcome, reason=reason, run_after=after):
+        raise Fenced(f"{held.job_id} was taken over while attempt {held.epoch} ended")
 
 
 def _error_of(failure: Failed | None) -> dict[str, Any]:

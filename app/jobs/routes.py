@@ -158,7 +158,8 @@ def logs(
     """What the job's process printed, in pages of bytes."""
     with database.reader() as session:
         job = service.find(session, job_id)
-    epoch = attempt or (job.epoch or None)
+        newest = [known.epoch for known in repository.attempts(session, job_id)][-1:]
+    epoch = attempt or next(iter(newest), None)
     return read_log(settings.job_dir(job_id), epoch, offset=offset, limit=limit, is_ended=job.status.is_final)
 
 

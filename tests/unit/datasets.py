@@ -50,3 +50,18 @@ def refused(
 def turns(record: Record) -> list[tuple[str, str]]:
     assert isinstance(record, ChatRecord)
     return [(message.role, message.content) for message in record.messages]
+
+
+CALL = {"name": "get_weather", "arguments": {"city": "Lisbon"}}
+ASKED = chat(("user", "Weather?"))["messages"][0]
+
+
+def called(arguments: Any) -> dict[str, Any]:
+    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    return {"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+
+def first_chat(folder: Path, *rows: Any, **fields: Any) -> ChatRecord:
+    record = normalised(folder, lines(*rows), **fields)[1][0]
+    assert isinstance(record, ChatRecord)
+    return record

@@ -1,6 +1,5 @@
 """Rows of every layout become the same few records; what cannot is refused by record and field, never guessed."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +7,24 @@ import pytest
 
 from app.contracts.records import ChatRecord, CompletionRecord, Message
 from app.files.check import normalise_rows
-from tests.unit.datasets import a_dataset, chat, lines, normalised, refused, sharegpt, turns
+from tests.unit.datasets import (
+    CALL,
+    a_dataset,
+    called,
+    chat,
+    first_chat,
+    lines,
+    normalised,
+    refused,
+    sharegpt,
+    turns,
+)
 
 HI = [("user", "hi"), ("assistant", "hello")]
-CALL = {"name": "get_weather", "arguments": {"city": "Lisbon"}}
-ASKED = chat(("user", "Weather?"))["messages"][0]
-
-
-def called(arguments: Any) -> dict[str, Any]:
-    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
-    return {"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]}
 
 
 def messages(folder: Path, *rows: Any, **fields: Any) -> list[list[tuple[str, str]]]:
     return [turns(record) for record in normalised(folder, lines(*rows), **fields)[1]]
-
-
-def first_chat(folder: Path, *rows: Any, **fields: Any) -> ChatRecord:
-    record = normalised(folder, lines(*rows), **fields)[1][0]
-    assert isinstance(record, ChatRecord)
-    return record
 
 
 @pytest.mark.parametrize(
@@ -99,92 +96,11 @@ def test_null_content_alone_is_refused(tmp_path: Path) -> None:
     assert (problem.field, problem.found) == ("messages[1].content", "null")
 
 
-@pytest.mark.parametrize("arguments", [{"x": 0, "y": None}, {"text": "hi", "loud": False}, {}, {"a": {"b": [1.5]}}])
-def test_arguments_keep_exactly_their_own_keys_and_types(tmp_path: Path, arguments: dict[str, Any]) -> None:
-    record = first_chat(tmp_path, called(arguments), called({"other": 1}))
-
-    made = record.messages[1].tool_calls
-    assert made is not None
-    assert made[0]["function"]["arguments"] == arguments
-
-
-@pytest.mark.parametrize(
-    ("arguments", "found"),
-    [
-        ("{city: 1}", "line 1, column 2 of the text: expecting property name enclosed in double quotes"),
-        ("[1]", "a list of 1"),
-        (7, "a number (7)"),
-    ],
-)
-def test_arguments_that_are_no_object_are_refused(tmp_path: Path, arguments: Any, found: str) -> None:
-    problem = refused(tmp_path, lines(called(arguments))).details[0]
-
-    assert (problem.field, problem.found) == ("messages[1].tool_calls[0].function.arguments", found)
-
-
-@pytest.mark.parametrize(
-    ("tools", "field", "found"),
-    [
-        ("[{]", "tools", "line 1, column 3 of the text: expecting property name enclosed in double quotes"),
-        ({"name": "f"}, "tools", "an object with the keys name"),
-        (["f"], "tools[0]", "'f'"),
-        ([{"description": "x"}], "tools[0]", "an object with the keys description"),
-    ],
-)
-def test_tools_that_cannot_be_read_are_refused(tmp_path: Path, tools: Any, field: str, found: str) -> None:
-    problem = refused(tmp_path, lines({**chat(*HI), "tools": tools})).details[0]
-
-    assert (problem.field, problem.found) == (field, found)
-
-
-@pytest.mark.parametrize("tools", [None, "", "[]", []])
-def test_no_tools_come_in_many_forms(tmp_path: Path, tools: Any) -> None:
-    assert first_chat(tmp_path, {**chat(*HI), "tools": tools}).tools is None
-
-
-@pytest.mark.parametrize(
-    ("calls", "field"),
-    [
-        ({"name": "f"}, "messages[1].tool_calls"),
-        (["f"], "messages[1].tool_calls[0]"),
-        ([{"function": "f"}], "messages[1].tool_calls[0].function"),
-        ([{"name": 1}], "messages[1].tool_calls[0].name"),
-        ([{"name": "f", "arguments": {"x": float("nan")}}], "messages[1].tool_calls[0].arguments.x"),
-    ],
-)
-def test_calls_that_cannot_be_read_are_refused(tmp_path: Path, calls: Any, field: str) -> None:
-    row = {"messages": [ASKED, {"role": "assistant", "tool_calls": calls}]}
-
-    assert refused(tmp_path, lines(row)).details[0].field == field
-
-
-def test_a_call_of_the_older_form_is_a_tool_call(tmp_path: Path) -> None:
-    older = {"role": "assistant", "content": None, "function_call": {**CALL, "arguments": '{"city": "Lisbon"}'}}
-
-    record = first_chat(tmp_path, {"messages": [ASKED, older]})
-
-    assert record.messages[1].tool_calls == [{"type": "function", "function": CALL}]
-
-
-def test_several_calls_of_one_turn_stay_one_turn(tmp_path: Path) -> None:
-    row = sharegpt(("human", "?"), ("function_call", json.dumps([CALL, CALL])))
-
-    assert len(first_chat(tmp_path, row).messages[1].tool_calls or []) == 2
-
-
 @pytest.mark.parametrize("turn", ["hi", None, {"role": "user"}, {"content": "x"}])
 def test_a_turn_that_is_not_whole_is_refused(tmp_path: Path, turn: Any) -> None:
     problem = refused(tmp_path, lines({"messages": [turn]})).details[0]
 
     assert str(problem.field).startswith("messages[0]")
-
-
-def test_arguments_nested_without_end_are_refused(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {}
-    for _ in range(200):
-        arguments = {"a": arguments}
-
-    assert refused(tmp_path, lines(called(arguments))).details[0].code == "too_deep"
 
 
 def test_parts_of_text_are_joined_by_a_line_break(tmp_path: Path) -> None:
@@ -258,55 +174,6 @@ def test_what_the_assistant_said_in_a_prompt_carries_no_loss(tmp_path: Path) -> 
     record = first_chat(tmp_path, {"prompt": said, "completion": chat(("assistant", "yes"))["messages"]})
 
     assert [message.weight for message in record.messages] == [None, 0, None, None]
-
-
-@pytest.mark.parametrize(
-    ("columns", "kind"),
-    [
-        ({"prompt": "question", "completion": "answer"}, "completion"),
-        ({"instruction": "question", "output": "answer"}, "chat"),
-    ],
-)
-def test_columns_of_any_name_can_be_mapped(tmp_path: Path, columns: dict[str, str], kind: str) -> None:
-    row = {"question": "hi", "answer": "hello", "messages": "not this"}
-
-    report, records = normalised(tmp_path, lines(row), columns=columns)
-
-    assert [record.kind for record in records] == [kind]
-    assert report.ignored_keys == ["messages"]
-
-
-@pytest.mark.parametrize(
-    ("columns", "code"),
-    [
-        ({"messages": "chats"}, "missing"),
-        ({"prompt": "qestion"}, "missing"),
-        ({"prompt": "note"}, "unused_mapping"),
-        ({"input": "note"}, "unused_mapping"),
-    ],
-)
-def test_a_mapping_is_never_left_out(tmp_path: Path, columns: dict[str, str], code: str) -> None:
-    problem = refused(tmp_path, lines({**chat(*HI), "note": "x"}), columns=columns).details[0]
-
-    assert (problem.field, problem.code) == (f"columns.{next(iter(columns))}", code)
-    assert "columns messages, note" in str(problem.found)
-
-
-@pytest.mark.parametrize("fields", [{"dataset_text_field": "body"}, {"columns": {"text": "body"}}])
-def test_the_column_of_raw_text_can_be_named(tmp_path: Path, fields: dict[str, Any]) -> None:
-    report, _ = normalised(tmp_path, lines({"body": "words", "id": 1}), **fields)
-
-    assert (report.layout, report.ignored_keys) == ("text", ["id"])
-
-
-def test_the_page_s_text_field_does_no_harm_to_chats(tmp_path: Path) -> None:
-    assert messages(tmp_path, sharegpt(*HI), dataset_text_field="text") == [HI]
-
-
-def test_a_named_format_is_not_second_guessed(tmp_path: Path) -> None:
-    report, _ = normalised(tmp_path, lines({**chat(*HI), "text": "hi hello"}), format="text")
-
-    assert report.layout == "text"
 
 
 def test_a_row_of_another_layout_is_named_with_its_columns(tmp_path: Path) -> None:

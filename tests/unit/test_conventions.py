@@ -1,0 +1,62 @@
+"""The rules of the code that no linter knows."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [path for folder in ("app", "worker", "tests", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
+MAY_COMMIT = {
+    "app/adapters/service.py",
+    "app/files/service.py",
+    "app/jobs/service.py",
+    "app/migrate.py",
+    "worker/attempt.py",
+    "worker/lifecycle.py",
+    "worker/reconciler.py",
+}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_module_has_300_lines_and_a_function_50_at_most(path: Path) -> None:
+    longest = max(((node.end_lineno or 0) - node.lineno + 1 for node in functions(path)), default=0)
+
+    assert path.read_text().count("\n") <= 300
+    assert longest <= 50
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name.startswith("test_")], ids=name)
+def test_a_test_file_has_tests(path: Path) -> None:
+    assert any(node.name.startswith("test_") for node in functions(path))
+
+
+def test_only_the_owners_of_a_transaction_commit() -> None:
+    program = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("app", "worker")]
+
+    assert {name(path) for path in program if ".commit()" in path.read_text()} <= MAY_COMMIT
+
+
+def test_the_templates_that_the_api_knows_are_those_of_unsloth() -> None:
+    """Read from Unsloth's source: importing it would patch this process."""
+    import importlib.util
+
+    from app.contracts.templates import CHAT_TEMPLATES
+
+    found = importlib.util.find_spec("unsloth")
+    assert found is not None
+    assert found.origin is not None
+    source = (Path(found.origin).parent / "chat_templates.py").read_text()
+
+    assert all(f'"{template}"' in source for template in CHAT_TEMPLATES)

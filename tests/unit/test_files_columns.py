@@ -1,0 +1,61 @@
+"""Columns of any name play the part that the spec gives them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.datasets import chat, lines, normalised, refused, sharegpt
+
+HI = [("user", "hi"), ("assistant", "hello")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind"),
+    [
+        ({"prompt": "question", "completion": "answer"}, "completion"),
+        ({"instruction": "question", "output": "answer"}, "chat"),
+    ],
+)
+def test_columns_of_any_name_can_be_mapped(tmp_path: Path, columns: dict[str, str], kind: str) -> None:
+    row = {"question": "hi", "answer": "hello", "messages": "not this"}
+
+    report, records = normalised(tmp_path, lines(row), columns=columns)
+
+    assert [record.kind for record in records] == [kind]
+    assert report.ignored_keys == ["messages"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "code"),
+    [
+        ({"messages": "chats"}, "missing"),
+        ({"prompt": "qestion"}, "missing"),
+        ({"prompt": "note"}, "unused_mapping"),
+        ({"input": "note"}, "unused_mapping"),
+    ],
+)
+def test_a_mapping_is_never_left_out(tmp_path: Path, columns: dict[str, str], code: str) -> None:
+    problem = refused(tmp_path, lines({**chat(*HI), "note": "x"}), columns=columns).details[0]
+
+    assert (problem.field, problem.code) == (f"columns.{next(iter(columns))}", code)
+    assert "columns messages, note" in str(problem.found)
+
+
+@pytest.mark.parametrize("fields", [{"dataset_text_field": "body"}, {"columns": {"text": "body"}}])
+def test_the_column_of_raw_text_can_be_named(tmp_path: Path, fields: dict[str, Any]) -> None:
+    report, _ = normalised(tmp_path, lines({"body": "words", "id": 1}), **fields)
+
+    assert (report.layout, report.ignored_keys) == ("text", ["id"])
+
+
+def test_the_page_s_text_field_does_no_harm_to_chats(tmp_path: Path) -> None:
+    records = normalised(tmp_path, lines(sharegpt(*HI)), dataset_text_field="text")[1]
+
+    assert [turns(record) for record in records] == [HI]
+
+
+def test_a_named_format_is_not_second_guessed(tmp_path: Path) -> None:
+    report, _ = normalised(tmp_path, lines({**chat(*HI), "text": "hi hello"}), format="text")
+
+    assert report.layout == "text"
