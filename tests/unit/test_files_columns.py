@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.datasets import chat, lines, normalised, refused, sharegpt
+from tests.unit.datasets import chat, lines, normalised, refused, sharegpt, turns
 
 HI = [("user", "hi"), ("assistant", "hello")]
 
