@@ -36,6 +36,8 @@ ENGINE_GRACE_SECONDS = 2.0
 # An `up` that was killed by force leaves its processes to their guardians for so long.
 LEFTOVER_SECONDS = WORKER_GRACE_SECONDS + 5
 STAGES = {"checker": "check", "trainer": "train"}
+# One training a slot; a check that waits for the hub does not hold up the others.
+THREADS = {"checker": 4, "trainer": 1}
 
 
 def up(settings: Settings, say: Say) -> None:
@@ -181,8 +183,9 @@ def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service
 
 def _worker_arguments(name: str, log_level: str) -> tuple[str, list[str]]:
     node = ["-n", f"{name}0@%h", "-Q", f"tunesmith.{STAGES[name]}", "--loglevel", log_level]
+    jobs_at_once = str(THREADS[name])
     alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    return name, ["-A", "worker.celery_app", "worker", "-P", "threads", "-c", "1", *node, *alone]
+    return name, ["-A", "worker.celery_app", "worker", "-P", "threads", "-c", jobs_at_once, *node, *alone]
 
 
 def _api_arguments(settings: Settings) -> list[str]:

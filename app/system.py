@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import text
 
@@ -51,6 +52,12 @@ class ModelView(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelView]
+
+
+@router.get("/", include_in_schema=False)
+def root() -> RedirectResponse:
+    """A browser is shown what the API can do."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/healthz")

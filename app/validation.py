@@ -1,6 +1,7 @@
 """Turns pydantic's errors into the service's: the field, what was found, what would be right, the nearest name."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
@@ -9,6 +10,8 @@ from pydantic import BaseModel
 from app.errors import InvalidRequest, Problem
 
 LONGEST_QUOTE = 200
+SECRETS = ("token", "secret", "password", "api_key")
+OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 # Where pydantic puts the chosen member of a union into the path of an error.
 TAGGED = (("dataset", "source"), ("dataset", "eval_source"))
 
@@ -23,11 +26,13 @@ def invalid_request(errors: Sequence[dict[str, Any]], body: type[BaseModel]) -> 
 
 
 def _problem(error: dict[str, Any], body: type[BaseModel]) -> Problem:
-    path = _path(error["loc"])
+    path = _path(error["loc"]) or _path([error.get("ctx", {}).get("path", "body")])
     field = ".".join(path) or "body"
     if error["type"] == "extra_forbidden":
         known = nearest(path, body)
         expected = f"no such field; did you mean {known}?" if known else "no such field"
+        if path[-1].lower().endswith(SECRETS):
+            expected = "no secret: set HF_TOKEN in the environment of the workers and the engine"
         # The value of an unknown key may be a secret that landed in the wrong place: it is not echoed.
         return Problem(field=field, code="unknown_field", found=f"the key {path[-1]!r}", expected=expected)
     if error["type"] == "json_invalid":
@@ -49,8 +54,11 @@ def _reason(error: dict[str, Any]) -> str:
         return f"a JSON body ({error.get('ctx', {}).get('error', 'cannot be read')})"
     if error["type"] == "missing":
         return "a value: this field is required"
-    reason: str = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return reason
+    if error["type"] in OBJECTS:
+        is_raw = isinstance(error.get("input"), bytes)
+        return "a JSON object, sent with the header content-type: application/json" if is_raw else "an object"
+    reason: str = error["msg"].removeprefix("Value error, ")
+    return re.sub(r"^(Input |String |List |Dictionary )?should (be )?", "", reason)
 
 
 def quote(value: Any) -> str:

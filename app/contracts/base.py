@@ -3,12 +3,23 @@
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
 
 
 class Contract(BaseModel):
     """A value that crosses a process boundary. Unknown keys, NaN and infinity are refused at every level."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def check_text(value: Any, path: str = "") -> None:
+    """Refuse text that no database and no file can keep: a NUL, or half a character."""
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
+        raise PydanticCustomError("broken_text", "text of whole characters, without NUL", {"path": path})
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        check_text(key, path)
+        check_text(item, f"{path}.{key}" if path else str(key))
 
 
 def _refuse_bool(value: Any) -> Any:

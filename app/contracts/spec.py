@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
-from app.contracts.base import Contract, Real, Whole
+from app.contracts.base import Contract, Real, Whole, check_text
 from app.contracts.templates import CHAT_TEMPLATES
 
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -190,6 +190,11 @@ class TrainingArgs(Contract):
     eval_steps: Whole | None = Field(None, ge=1, le=10_000_000)
     output_dir: SafeName = "outputs"
 
+    @field_validator("max_steps", mode="before")
+    @classmethod
+    def _minus_one_is_trls_null(cls, value: Any) -> Any:
+        return None if value == -1 and not isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _no_two_answers_to_one_question(self) -> Self:
         if self.max_steps is not None and self.num_train_epochs is not None:
@@ -221,6 +226,12 @@ class JobSpec(Contract):
     dataset: DatasetSpec
     training: TrainingArgs = TrainingArgs()
     resources: Resources = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_can_be_kept(cls, value: Any) -> Any:
+        check_text(value)
+        return value
 
     @field_validator("name")
     @classmethod

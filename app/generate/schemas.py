@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from app.contracts.base import Contract
+from app.contracts.base import Contract, check_text
 from app.contracts.generation import Sampling, Usage
 from app.contracts.records import Message
 
@@ -49,6 +49,12 @@ class GenerateRequest(Sampling):
     messages: Annotated[list[ChatTurn], Field(min_length=1)] | None = None
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = Field(None, description="raw text to continue")
     stream: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_can_be_kept(cls, value: Any) -> Any:
+        check_text(value)
+        return value
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -177,9 +177,10 @@ def _queue(session: Session, job: Job) -> QueueView | None:
     if not repository.has_live_worker(session, stage, now - WORKER_IS_AWAY_AFTER):
         reason = f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
     elif job.run_after is not None and job.run_after > now:
-        reason = f"an attempt failed; the next may start at {job.run_after.isoformat(timespec='seconds')}"
+        why = next((known.reason for known in reversed(repository.attempts(session, job.id))), None)
+        reason = f"{why or 'an attempt failed'}; the next may start at {job.run_after.isoformat(timespec='seconds')}"
     elif position > 1:
-        reason = f"{position - 1} jobs run before it"
+        reason = "1 job runs before it" if position == 2 else f"{position - 1} jobs run before it"
     else:
         reason = "the next free worker takes it"
     return QueueView(position=position, reason=reason)

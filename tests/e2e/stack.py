@@ -15,7 +15,7 @@ import httpx
 
 from tests.waiting import wait_for
 
-SECONDS_FOR_A_JOB = 240.0
+SECONDS_FOR_A_JOB = 400.0
 MODEL = "tiny"
 
 

@@ -126,7 +126,7 @@ def test_raw_text_is_trained_with_embeddings_and_head(embedded: Stack) -> None:
 
 
 def test_a_job_whose_trainer_is_killed_runs_again(embedded: Stack) -> None:
-    job_id = embedded.submit(training={"max_steps": 200})
+    job_id = embedded.submit(training={"max_steps": 60})
     embedded.wait_for_step(job_id)
     for pid in embedded.processes("-m worker.training", job_id):
         os.kill(pid, signal.SIGKILL)
@@ -137,7 +137,7 @@ def test_a_job_whose_trainer_is_killed_runs_again(embedded: Stack) -> None:
 
 
 def test_a_job_whose_worker_is_killed_runs_again_and_no_trainer_is_left(embedded: Stack) -> None:
-    job_id = embedded.submit(training={"max_steps": 200})
+    job_id = embedded.submit(training={"max_steps": 60})
     embedded.wait_for_step(job_id)
     trainers = embedded.processes("-m worker.training", job_id)
     for pid in embedded.processes("celery", "trainer0"):

@@ -12,7 +12,7 @@ from app.migrate import upgrade
 from tests.unit.specs import a_body
 
 DEEP = "[" * 100_000 + "]" * 100_000
-MODEL = {"model": {"model_name": "org/model"}}
+HALF = b'{"model": "org/model", "messages": [{"role": "user", "content": "\\ud800"}]}'
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,9 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "two askers": (ask(adapter="adapter-x"), 422, None),
     "an unknown adapter": (ask(model=None, adapter="adapter-" + "a" * 24), 404, "adapter"),
     "an adapter with a path": (ask(model=None, adapter="../../x"), 422, "adapter"),
+    "half a character to a model": (post_raw(HALF, "/generate"), 422, "messages.0.content"),
+    "a NUL to a model": (ask(messages=[{"role": "user", "content": "a\0b"}]), 422, "messages.0.content"),
+    "JSON without its header": ({"method": "POST", "url": "/jobs", "content": b"{}"}, 422, "body"),
     "a role that is none": (ask(messages=[{"role": "narrator", "content": "x"}]), 422, None),
 }
 

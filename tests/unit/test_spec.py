@@ -77,6 +77,10 @@ def test_a_name_that_is_no_plain_name_is_refused(name: str) -> None:
         JobSpec.model_validate({**a_body(), "name": name})
 
 
+def test_trls_minus_one_means_no_limit_of_steps() -> None:
+    assert a_spec(training={"max_steps": -1, "num_train_epochs": 2}).training.max_steps is None
+
+
 def test_a_learning_rate_in_quotes_is_read_as_the_number() -> None:
     assert a_spec(training={"learning_rate": "2e-4"}).training.learning_rate == 2e-4
 

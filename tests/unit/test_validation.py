@@ -42,8 +42,12 @@ def test_the_value_of_an_unknown_key_is_never_echoed() -> None:
     assert "CANARY" not in str(refusal.body("r"))
 
 
+def test_a_token_in_the_spec_is_answered_with_where_it_belongs() -> None:
+    assert "HF_TOKEN" in str(refusal_of(a_body(model={"token": "hf_CANARY"})).details[0].expected)
+
+
 def test_all_that_is_wrong_is_said_in_one_answer() -> None:
-    refusal = refusal_of(a_body(lora={"r": 0, "bias": "x"}, training={"max_steps": -1}))
+    refusal = refusal_of(a_body(lora={"r": 0, "bias": "x"}, training={"max_steps": -2}))
 
     assert [problem.field for problem in refusal.details] == ["lora.r", "lora.bias", "training.max_steps"]
 

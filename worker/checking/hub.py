@@ -32,7 +32,10 @@ def hub_errors(repo: str, param: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise _missing(repo, param, error) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError) as error:
-        raise SystemFault("hub_unreachable", f"the hub could not be reached for {repo}", param=param) from error
+        hint = "has this host a network? a model in the models folder and an uploaded file need none"
+        raise SystemFault(
+            "hub_unreachable", f"the hub could not be reached for {repo}", hint=hint, param=param
+        ) from error
     except HfHubHTTPError as error:
         raise _refused(repo, param, error) from error
 

@@ -119,7 +119,7 @@ class Tokens:
             return str(text)
 
         try:
-            return render_chat(chat, render, self._end_tokens, all_tokens=self._all_tokens)
+            rendered = render_chat(chat, render, self._end_tokens, all_tokens=self._all_tokens)
         except UnmaskableTemplate as error:
             hint = 'dataset.train_on "all" trains every token of it'
             raise UserError(
@@ -134,6 +134,9 @@ class Tokens:
                 ) from error
             raise
 
+        _refuse_lost_tools(chat, rendered.text, number)
+        return rendered
+
     def _with_ends(self, ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
         """Exactly one BOS in front where the tokenizer has the habit, exactly one EOS behind, and that one learned."""
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
@@ -146,6 +149,20 @@ class Tokens:
     def _puts_bos(self) -> bool:
         ids = self._tokenizer("a")["input_ids"]
         return bool(ids) and ids[0] == self._tokenizer.bos_token_id
+
+
+def _refuse_lost_tools(chat: ChatRecord, text: str, number: int) -> None:
+    """Many templates leave tool calls out without a word; what is not in the text is not learned."""
+    calls = [call["function"]["name"] for message in chat.messages for call in message.tool_calls or []]
+    offered = [tool["function"]["name"] for tool in chat.tools or []]
+    lost = [name for name in [*calls, *offered] if name not in text]
+    if lost:
+        raise UserError(
+            "template_without_tools",
+            f"record {number}: the chat template leaves out the tool {lost[0]}",
+            hint="take a model or a chat_template that renders tools, or leave them out of the data",
+            param="model.chat_template",
+        )
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -67,11 +67,16 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, model: ModelSpec) -> Pre
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The special tokens that may end an answer: the tokenizer's EOS, and what the template puts behind an answer."""
     tokens = [tokenizer.eos_token] if tokenizer.eos_token else []
-    if tokenizer.chat_template:
-        behind = tokenizer.apply_chat_template(PROBE, tokenize=False).rpartition("answer")[2]
-        places = {token: behind.find(token) for token in special_tokens(tokenizer) if token in behind}
-        tokens += sorted(places, key=places.__getitem__)[:1]
-    return list(dict.fromkeys(tokens))
+    return list(dict.fromkeys([*tokens, *end_of_turn(tokenizer)]))
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special token that the template puts behind an answer; none where what it puts there is plain text."""
+    if not tokenizer.chat_template:
+        return []
+    behind = tokenizer.apply_chat_template(PROBE, tokenize=False).rpartition("answer")[2]
+    places = {token: behind.find(token) for token in special_tokens(tokenizer) if token in behind}
+    return sorted(places, key=places.__getitem__)[:1]
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

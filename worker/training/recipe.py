@@ -1,6 +1,6 @@
 """The training itself, in the order in which Unsloth's page tells it."""
 
-from worker.training.model import attach_lora, choose_template, end_tokens, find_hardware, load_base  # isort: skip
+from worker.training.model import attach_lora, choose_template, end_of_turn, end_tokens, find_hardware, load_base  # isort: skip
 
 import time
 from typing import Any
@@ -24,6 +24,9 @@ def fine_tune(order: TrainingOrder, events: EventWriter) -> None:
     model = attach_lora(model, spec)
     tokenizer = choose_template(tokenizer, spec.model)
     ends = end_tokens(tokenizer)
+    if tokenizer.chat_template and not end_of_turn(tokenizer):
+        message = "the chat template ends a turn with text that is no token of this model: its answers may not stop"
+        events.notice("no_end_token", message, field="model.chat_template", requested=spec.model.chat_template)
     train, evaluation = prepare_rows(order, tokenizer, ends, events)
     trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback)
     resolved = effective_values(order, model, trainer.args)
