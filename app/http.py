@@ -137,9 +137,3 @@ def _named(send: Send, request_id: str) -> Send:
         await send(message)
 
     return named
-
-
-def require(condition: bool, message: str, param: str) -> None:
-    """Refuse a request whose parameters do not fit together."""
-    if not condition:
-        raise InvalidRequest(message, param=param)

@@ -20,11 +20,10 @@ SHA = "a" * 40
 
 
 class Hub:
-    """The server's folders and what it was asked."""
+    """The server's folders."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.asked: list[str] = []
         self.url = ""
 
     def add(self, kind: Kind, repo: str, files: dict[str, bytes]) -> None:
@@ -50,11 +49,6 @@ class Hub:
 
 def hub_app(hub: Hub) -> FastAPI:
     app = FastAPI()
-
-    @app.middleware("http")
-    async def keep(request: Request, call_next: Any) -> Any:
-        hub.asked.append(request.url.path)
-        return await call_next(request)
 
     add_descriptions(app, hub)
     add_contents(app, hub)

@@ -154,3 +154,16 @@ def test_a_finished_job_stays_as_it_is(database: Database) -> None:
     with database.writer() as session:
         assert repository.move(session, claim.job_id, JobStatus.CANCELLED, NOW) is None
         assert repository.request_cancel(session, claim.job_id) is None
+
+
+def test_a_worker_that_took_its_job_again_is_fenced_from_the_attempt_before(database: Database) -> None:
+    """A restarted worker bears the same name: only the epoch tells the two attempts apart."""
+    before = taken_with_job(database)
+    with database.writer() as session:
+        assert lose(session, read(database, before.job_id))
+        session.commit()
+    again = taken(database, before.worker)
+
+    with pytest.raises(Fenced):
+        store(database, before, STEP)
+    assert store(database, again) is Desire.RUN

@@ -9,7 +9,6 @@ from app.contracts.spec import JobSpec
 # What "auto" means until the speed of a step is known: transformers' own default.
 AUTO_SAVE_STEPS = 500
 CHECKPOINTS_KEPT = 2
-EMBEDDINGS = ("embed_tokens", "lm_head")
 
 
 @dataclass(frozen=True)

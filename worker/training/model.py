@@ -5,7 +5,7 @@ Import this module before transformers: Unsloth patches it.
 
 from typing import Any
 
-import unsloth  # isort: skip  # must come first
+import unsloth  # noqa: F401  # isort: skip  # must come first
 import torch
 from transformers import PreTrainedTokenizerBase
 from unsloth import FastLanguageModel, is_bfloat16_supported
@@ -16,7 +16,6 @@ from app.contracts.spec import JobSpec, ModelSpec
 from worker.failures import UserError
 from worker.training.arguments import Hardware, load_arguments, lora_arguments
 
-UNSLOTH_VERSION: str = unsloth.__version__
 PROBE = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
 
 
