@@ -7,30 +7,25 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
+from app import cli_inspect
+from app.cli_input import LOCAL, BadInput, JobId, SpecFile, Url, console, read_spec, upload_file, with_file
+from app.cli_report import problem_line
+from app.cli_text import visible
 from app.cli_watch import EXIT_CODES, outcome
 from app.cli_watch import watch as watch_job
-from app.client import ApiError, Client, Job, ServiceAbsent
+from app.client import ApiError, Client, ServiceAbsent
+from app.client_views import Job
 from app.config import Settings
 from app.lock import CannotStart
 
-LOCAL = "http://127.0.0.1:8000"
 INTERRUPTED = 130
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-Url = Annotated[str, typer.Option("--url", envvar="TUNE_URL", help="where the service is")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="the id that submit printed")]
-
-
-class BadInput(Exception):
-    """What was given to the command cannot be used."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -38,7 +33,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         app(args=arguments)
     except ApiError as error:
-        _fail(f"{error.code}: {error.message}", *map(_problem, error.details))
+        _fail(f"{error.code}: {error.message}", *map(problem_line, error.details))
     except ValidationError as error:
         _fail(*(f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}" for problem in error.errors()))
     except (BadInput, CannotStart, ServiceAbsent) as error:
@@ -60,20 +55,24 @@ def up(
 
 @app.command()
 def submit(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="a JSON file with the job, or - for stdin")],
+    spec: SpecFile,
     file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to upload for it")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="show its progress until it ends")] = False,
     url: Url = LOCAL,
 ) -> None:
     """Submit a training job and print its id."""
-    job_spec = _read_spec(spec)
+    job_spec = read_spec(spec)
     with Client(url) as client:
         if file is not None:
-            job_spec = _with_file(job_spec, _upload(client, file))
+            job_spec = with_file(job_spec, upload_file(client, file))
         job = client.submit(job_spec)
         typer.echo(job.id)
         if watch:
             _watch(client, job.id)
+
+
+app.command()(cli_inspect.validate)
+app.command()(cli_inspect.inspect)
 
 
 @app.command()
@@ -130,7 +129,7 @@ def upload(
 ) -> None:
     """Upload a dataset and print its id, for dataset.source.file of a job."""
     with Client(url) as client:
-        typer.echo(_upload(client, file))
+        typer.echo(upload_file(client, file))
 
 
 @app.command()
@@ -182,37 +181,14 @@ def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder w
     raise typer.Exit(run(model, console))
 
 
-def _upload(client: Client, path: Path) -> str:
-    file = client.upload(path)
-    typer.echo(f"{path.name}: records {file.records}, layout {file.layout or 'not recognised'}", err=True)
-    return file.id
-
-
 def _watch(client: Client, job_id: str) -> NoReturn:
     try:
         job = watch_job(client, job_id, console)
     except KeyboardInterrupt:
         typer.echo(f"job {job_id} goes on; look at it again with: tunesmith watch {job_id}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    typer.echo(outcome(job))
+    typer.echo(visible(outcome(job)))
     raise typer.Exit(EXIT_CODES[job.status])
-
-
-def _read_spec(name: str) -> dict[str, Any]:
-    try:
-        spec = json.loads(sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{name} is no JSON file that can be read: {error}") from error
-    if not isinstance(spec, dict):
-        raise BadInput(f"{name} should hold a JSON object, the body of POST /jobs")
-    return spec
-
-
-def _with_file(spec: dict[str, Any], file_id: str) -> dict[str, Any]:
-    dataset = spec.get("dataset") or {}
-    if not isinstance(dataset, dict):
-        raise BadInput("dataset should be an object")
-    return {**spec, "dataset": {**dataset, "source": {"file": file_id}}}
 
 
 def _print_pieces(pieces: Iterator[str]) -> None:
@@ -234,17 +210,9 @@ def _table(rows: list[tuple[str, ...]], *, has_more: bool) -> None:
         typer.echo("there are older ones", err=True)
 
 
-def _problem(detail: dict[str, Any]) -> str:
-    """`record 3, line 7, messages.0: found 12, expected a string`."""
-    places = [f"{name} {detail[name]}" for name in ("record", "line") if name in detail]
-    places += [detail["field"]] if "field" in detail else []
-    reason = [f"{name} {detail[name]}" for name in ("found", "expected") if name in detail]
-    return f"  {', '.join(places)}: {', '.join(reason)}"
-
-
 def _fail(*lines: str) -> NoReturn:
     for line in lines:
-        typer.echo(line, err=True)
+        typer.echo(visible(line), err=True)
     sys.exit(1)
 
 

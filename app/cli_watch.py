@@ -4,14 +4,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from app.client import Client, JobDetail, JobEvent, View
+from app.cli_text import visible
+from app.client import Client, JobDetail, JobEvent
+from app.client_views import View
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2}
-# Where there is no terminal, step lines come no closer than this.
+# Where there is no terminal, lines of progress come no closer than this.
 QUIET_SECONDS = 5.0
 
 Show = Callable[[JobEvent], None]
@@ -23,6 +26,16 @@ class Step(View):
     loss: float | None
     learning_rate: float | None
     tokens_per_second: float
+    seconds: float
+
+
+class Rows(View):
+    """How far a check is; 0 bytes of an unknown total for rows of the hub."""
+
+    source: str
+    records: int
+    bytes_read: int
+    total_bytes: int | None
     seconds: float
 
 
@@ -60,13 +73,38 @@ def describe(event: JobEvent) -> str | None:
         case "eval":
             return f"eval at step {fields['step']}: loss {_number(fields['eval_loss'], '.4f')}"
         case "data":
-            counts = {name: value for name, value in fields["report"].items() if isinstance(value, int | str)}
-            return f"data: {', '.join(f'{name} {value}' for name, value in counts.items())}"
+            counts = [_counts(name, value) for name, value in fields["report"].items()]
+            return f"data: {', '.join(filter(None, counts))}"
         case "adapter":
             return f"adapter: {fields['bytes'] / 1e6:.1f} MB, {fields['trainable_parameters']:,} trained parameters"
         case "finished":
             return f"trained {fields['steps']} steps in {timedelta(seconds=round(fields['train_seconds']))}"
     return None
+
+
+def _counts(name: str, value: Any) -> str | None:
+    """One number of a report, or those of the report of one dataset."""
+    if isinstance(value, int | str):
+        return f"{name} {value}"
+    shown = _SHOWN if isinstance(value, dict) else ()
+    parts = [f"{value[key]:,} {label}" for key, label in shown if isinstance(value.get(key), int)]
+    return f"{name} {' '.join(parts)}" if parts else None
+
+
+_SHOWN = (
+    ("records", "records"),
+    ("dropped", "dropped"),
+    ("rows", "rows"),
+    ("tokens", "tokens"),
+    ("supervised_tokens", "trained"),
+)
+
+
+def checked(rows: Rows) -> str:
+    """How many rows of a dataset were checked so far, how fast, and which part of it that is."""
+    part = f"  {100 * rows.bytes_read / rows.total_bytes:.0f} %" if rows.total_bytes else ""
+    speed = f"  {rows.records / rows.seconds:,.0f} records/s" if rows.seconds > 0 else ""
+    return f"{rows.source}: {rows.records:,} records{part}{speed}"
 
 
 def figures(step: Step) -> str:
@@ -88,30 +126,43 @@ def _bar(console: Console) -> Iterator[Show]:
             if event.kind == "step":
                 step = Step.model_validate(event.fields)
                 progress.update(task, completed=step.step, total=step.total_steps, figures=figures(step))
+            elif event.kind == "rows":
+                rows = Rows.model_validate(event.fields)
+                progress.update(task, completed=rows.bytes_read, total=rows.total_bytes, figures=checked(rows))
             elif line := describe(event):
-                progress.console.print(line)
+                progress.console.print(visible(line))
             if event.kind in ("status", "phase"):
                 progress.update(task, description=event.fields[event.kind])
+            if event.kind == "status":
+                progress.update(task, completed=0, figures="")
 
         yield show
 
 
 @contextmanager
 def _lines(console: Console) -> Iterator[Show]:
-    next_step_line = 0.0
+    next_line = 0.0
 
     def show(event: JobEvent) -> None:
-        nonlocal next_step_line
-        if event.kind != "step":
+        nonlocal next_line
+        if event.kind not in ("step", "rows"):
             if line := describe(event):
-                console.print(line)
-            return
-        step = Step.model_validate(event.fields)
-        if step.step == step.total_steps or time.monotonic() >= next_step_line:
-            next_step_line = time.monotonic() + QUIET_SECONDS
-            console.print(f"step {figures(step)}")
+                console.print(visible(line))
+        elif _is_last_step(event) or time.monotonic() >= next_line:
+            next_line = time.monotonic() + QUIET_SECONDS
+            console.print(_progress_line(event))
 
     yield show
+
+
+def _is_last_step(event: JobEvent) -> bool:
+    return event.kind == "step" and event.fields["step"] == event.fields["total_steps"]
+
+
+def _progress_line(event: JobEvent) -> str:
+    if event.kind == "step":
+        return f"step {figures(Step.model_validate(event.fields))}"
+    return f"checking {checked(Rows.model_validate(event.fields))}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -10,103 +10,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel, ConfigDict
 
-Json = dict[str, Any]
-Status = Literal["validating", "queued", "running", "succeeded", "failed", "cancelled"]
-FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
+from app.client_views import FINAL, AdapterList, File, Job, JobDetail, JobList, Json, LogPage, Row, Validation
+
+__all__ = ["ApiError", "Client", "JobDetail", "JobEvent", "ServiceAbsent"]
+
 # The service sends a ping every 15 seconds into a silent stream.
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 # The form of a large upload is checked before it is answered; a model may have to be loaded before its first token.
 PATIENT = httpx.Timeout(600.0, connect=5.0)
+# The service gives up a validation after 600 seconds, and says so.
+VALIDATION = httpx.Timeout(630.0, connect=5.0)
 RECONNECT_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 NEWEST = {"limit": 50}
 # A proxy of the environment is not asked for this host.
 DIRECT = {"all://localhost": None, "all://127.0.0.1": None}
-
-
-class View(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
-
-class Progress(View):
-    step: int
-    total_steps: int
-    percent: float
-    loss: float | None = None
-    eta_seconds: float | None = None
-
-
-class Queue(View):
-    position: int
-    reason: str
-
-
-class Failure(View):
-    category: str
-    code: str
-    message: str
-    hint: str | None = None
-
-
-class Job(View):
-    id: str
-    name: str
-    status: Status
-    phase: str | None = None
-    progress: Progress | None = None
-    error: Failure | None = None
-    adapter_id: str | None = None
-
-    @property
-    def is_final(self) -> bool:
-        return self.status in FINAL
-
-
-class Result(View):
-    train_seconds: float
-
-
-class JobDetail(Job):
-    queue: Queue | None = None
-    result: Result | None = None
-
-
-class JobList(View):
-    data: list[Job]
-    has_more: bool = False
-
-
-class Adapter(View):
-    id: str
-    base_model: str
-    kind: str
-    rank: int | None = None
-    bytes: int
-
-
-class AdapterList(View):
-    data: list[Adapter]
-    has_more: bool = False
-
-
-class File(View):
-    """An upload, as it was understood."""
-
-    id: str
-    layout: str | None = None
-    records: int
-
-
-class LogPage(View):
-    attempt: int | None
-    text: str
-    next_offset: int
-    is_complete: bool
 
 
 @dataclass(frozen=True)
@@ -172,6 +94,16 @@ class Client:
         """The newest ones, newest first."""
         return JobList.model_validate(self._call("GET", "/jobs", params=NEWEST))
 
+    def validate(self, spec: Mapping[str, Any], preview: int) -> Validation:
+        """What a check of the spec and all its rows finds, and its first rows as they would be learned."""
+        answer = self._call("POST", "/jobs/validate", json=spec, params={"preview": preview}, timeout=VALIDATION)
+        return Validation.model_validate(answer)
+
+    def row(self, job_id: str, record: int, split: str | None) -> Row:
+        """A record of a job's data, as it is learned."""
+        asked = {"record": record} | ({"split": split} if split else {})
+        return Row.model_validate(self._call("GET", f"/jobs/{job_id}/data", params=asked))
+
     def cancel(self, job_id: str) -> Job:
         return Job.model_validate(self._call("POST", f"/jobs/{job_id}/cancel"))
 
@@ -198,6 +130,9 @@ class Client:
         with path.open("rb") as file:
             sent = {"file": (path.name, file)}
             return File.model_validate(self._call("POST", "/files", files=sent, timeout=PATIENT))
+
+    def delete_file(self, file_id: str) -> None:
+        self._call("DELETE", f"/files/{file_id}")
 
     def adapters(self) -> AdapterList:
         """The newest ones, newest first."""

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="of any request but an upload")
     max_upload_bytes: int = Field(2 * 2**30, ge=1024)
     max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, unpacked")
+    max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are kept for later jobs")
     lease_seconds: float = Field(60.0, gt=0, description="a worker that is silent for so long has lost its job")
     heartbeat_seconds: float = Field(1.0, gt=0, description="how often a worker stores what its child reported")
     max_attempts: int = Field(3, ge=1, le=100)

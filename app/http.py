@@ -51,7 +51,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> ErrorResponse:
         body = GenerateRequest if request.url.path == "/generate" else JobSpec
-        return answer(invalid_request(error.errors(), body), request_id(request))
+        return answer(invalid_request(error.errors(), body, error.body), request_id(request))
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> ErrorResponse:

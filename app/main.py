@@ -13,12 +13,15 @@ from app.config import Settings
 from app.db import Database
 from app.errors import ErrorForm
 from app.files.routes import router as files
+from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
 from app.http import RequestLimits, install_error_handlers
 from app.jobs.queue import CeleryDoorbell, make_celery
 from app.jobs.routes import router as jobs
 
+# What an upload has left on the disk after a day, nobody sends or checks any more.
+LONGEST_UPLOAD_SECONDS = 86_400
 # "4XX" is every refusal; 422 stands beside it since FastAPI would describe it in a form of its own.
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorForm} for code in ("4XX", 422, 503)}
 
@@ -30,6 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sweep_partials(settings.root / "files", LONGEST_UPLOAD_SECONDS)
         yield
         await app.state.engine.close()
         app.state.database.close()

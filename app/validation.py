@@ -1,12 +1,14 @@
 """Turns pydantic's errors into the service's: the field, what was found, what would be right, the nearest name."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from app.contracts.spec import Column
 from app.errors import InvalidRequest, Problem
 
 LONGEST_QUOTE = 200
@@ -14,18 +16,25 @@ SECRETS = ("token", "secret", "password", "api_key")
 OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 # Where pydantic puts the chosen member of a union into the path of an error.
 TAGGED = (("dataset", "source"), ("dataset", "eval_source"))
+# What pydantic puts behind the key of a dict, where the key itself is wrong.
+OF_THE_KEY = "[key]"
+COLUMNS = ["dataset", "columns"]
+COLUMNS_RULE = 'columns maps part -> column, such as {"prompt": "question", "completion": "answer"}'
 
 
-def invalid_request(errors: Sequence[dict[str, Any]], body: type[BaseModel]) -> InvalidRequest:
-    """One answer for all that is wrong with a request; `body` has the names that its fields could have had."""
-    problems = [_problem(error, body) for error in errors]
+def invalid_request(errors: Sequence[dict[str, Any]], body: type[BaseModel], sent: Any = None) -> InvalidRequest:
+    """One answer for all that is wrong with a request.
+
+    `body` has the names that its fields could have had; `sent`, the request itself, is only asked for what was meant.
+    """
+    problems = [_problem(error, body, sent) for error in errors]
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     message = f"{first.field}: found {first.found}, expected {first.expected}{more}"
     return InvalidRequest(message, param=first.field, details=problems)
 
 
-def _problem(error: dict[str, Any], body: type[BaseModel]) -> Problem:
+def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem:
     path = _path(error["loc"]) or _path([error.get("ctx", {}).get("path", "body")])
     field = ".".join(path) or "body"
     if error["type"] == "extra_forbidden":
@@ -37,8 +46,43 @@ def _problem(error: dict[str, Any], body: type[BaseModel]) -> Problem:
         return Problem(field=field, code="unknown_field", found=f"the key {path[-1]!r}", expected=expected)
     if error["type"] == "json_invalid":
         return Problem(field="body", code="invalid_json", found="no JSON", expected=_reason(error))
+    if path[-1:] == [OF_THE_KEY]:
+        return _wrong_key(path[:-1], error, sent)
+    if error["type"] == "value_error":
+        return _broken_rule(path, error, body)
     found = "nothing" if error["type"] == "missing" else quote(error.get("input"))
     return Problem(field=field, code=error["type"], found=found, expected=_reason(error))
+
+
+def _wrong_key(path: list[str], error: dict[str, Any], sent: Any) -> Problem:
+    expected = _reason(error)
+    if path[:-1] == COLUMNS:
+        expected = f"{expected}: {COLUMNS_RULE}{_turned(_at(sent, COLUMNS))}"
+    found = f"the key {quote(error.get('input'))}"
+    return Problem(field=".".join(path), code=error["type"], found=found, expected=expected)
+
+
+def _turned(columns: Any) -> str:
+    """The mapping that was meant by one from column to part."""
+    is_mapping = isinstance(columns, dict) and all(isinstance(part, str) for part in columns.values())
+    turned = {part: column for column, part in columns.items()} if is_mapping else {}
+    return f"; did you mean {json.dumps(turned)}?" if turned and turned.keys() <= set(get_args(Column)) else ""
+
+
+def _broken_rule(path: list[str], error: dict[str, Any], body: type[BaseModel]) -> Problem:
+    """A rule over several fields is worded so that it begins with the name of one: that one is named."""
+    reason, found = _reason(error), error.get("input")
+    first = reason.split(maxsplit=1)[0].split(".") if reason else []
+    if ".".join([*path, *first]) in _known_names(body).values():
+        path, found = [*path, *first], _at(found, first)
+    said = "nothing" if found is None else quote(found)
+    return Problem(field=".".join(path) or "body", code=error["type"], found=said, expected=reason)
+
+
+def _at(value: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _path(loc: Sequence[str | int]) -> list[str]:

@@ -10,11 +10,13 @@ import argparse
 import json
 import random
 import statistics
+import subprocess
 import time
 from pathlib import Path
 
 from app.contracts.events import ATTEMPT_EVENT, AdapterSaved, AttemptEvent, Failed, StepLogged
-from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
+from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
 from app.guardian import spawn
 from app.jobs.states import Stage
@@ -54,7 +56,7 @@ def write_order(options: argparse.Namespace) -> TrainingOrder:
         for _ in range(options.rows):
             text = " ".join(chance.choices(words, k=options.tokens // 4))
             turns = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
-            file.write(json.dumps({"kind": "chat", "messages": turns}) + "\n")
+            file.write(json.dumps({"messages": turns}) + "\n")
     spec = JobSpec.model_validate(
         {
             "model": {"model_name": "local", "max_seq_length": 2048, "load_in_4bit": True},
@@ -67,19 +69,42 @@ def write_order(options: argparse.Namespace) -> TrainingOrder:
             },
         }
     )
+    base = BaseRef(source=str(options.model.resolve()), is_local=True)
+    check(work, spec, base)
     order = TrainingOrder(
         job_id="job-bench",
         epoch=1,
         spec=spec,
-        base=BaseRef(source=str(options.model.resolve()), is_local=True),
-        train_records=work / "train.jsonl",
-        eval_records=None,
+        base=base,
+        train_rows=work / "data" / TRAIN_ROWS,
+        eval_rows=None,
+        tokenizer=work / "data" / TOKENIZER,
         events=work / "events.jsonl",
         work_dir=work / "work",
         adapter_dir=work / "adapter",
     )
     (work / "order.json").write_text(order.model_dump_json())
     return order
+
+
+def check(work: Path, spec: JobSpec, base: BaseRef) -> None:
+    """Make the rows that the trainer reads."""
+    order = CheckOrder(
+        job_id="job-bench",
+        epoch=1,
+        spec=spec,
+        base=base,
+        train_file=SourceFile(path=work / "train.jsonl", filename="train.jsonl"),
+        eval_file=None,
+        max_unpacked_bytes=2**30,
+        data_dir=work / "data",
+        cache_dir=work / "cache",
+        max_cache_bytes=2**30,
+        events=work / "check.jsonl",
+    )
+    (work / "check.json").write_text(order.model_dump_json())
+    env = environment(work / "cache", is_offline=True)
+    subprocess.run(command(Stage.CHECK, work / "check.json"), env=env, check=True)
 
 
 def figures(events: list[AttemptEvent]) -> dict[str, object]:

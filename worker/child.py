@@ -25,5 +25,6 @@ def environment(cache: Path, *, is_offline: bool) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         **({"HF_HUB_OFFLINE": "1"} if is_offline else {}),
     }

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from app.contracts.events import Blame, Failed
 from worker.events import EventWriter
@@ -10,9 +11,19 @@ from worker.events import EventWriter
 class UserError(Exception):
     """The spec or the data cannot work, however often it is tried. The message says what was found."""
 
-    def __init__(self, code: str, message: str, *, hint: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        param: str | None = None,
+        details: Sequence[dict[str, Any]] = (),
+    ) -> None:
         super().__init__(message)
-        self.failure = Failed(blame=Blame.USER, code=code, message=message, hint=hint, param=param)
+        self.failure = Failed(
+            blame=Blame.USER, code=code, message=message, hint=hint, param=param, details=list(details)
+        )
 
 
 class SystemFault(Exception):

@@ -20,7 +20,7 @@ from app.errors import ServiceError
 from app.jobs.claims import Claim, Fenced, claim, finish, give_back
 from app.jobs.logs import attempt_dir
 from app.jobs.models import Attempt, Job
-from app.jobs.states import JobStatus, Stage
+from app.jobs.states import JobStatus, Stage, after_check
 from app.sources import resolve_model
 from worker import orders
 from worker.attempt import Report, run_child
@@ -37,7 +37,7 @@ def attend(office: Office) -> None:
         job = take(office)
         if job is None:
             return
-        held = Claim(job.id, job.epoch, office.stage, office.name)
+        held = Claim(job.id, job.epoch, office.stage, office.name, job.is_dry_run)
         log.info("%s: attempt %d of %s began", job.id, job.epoch, office.stage)
         try:
             report = run(office, held, job)
@@ -93,7 +93,7 @@ def conclude(office: Office, held: Claim, report: Report, verdict: Verdict) -> N
     with office.database.writer() as session:
         _hand_on(session, office, held, report, verdict)
         session.commit()
-    if verdict.next is Next.GO_ON and held.stage is Stage.CHECK:
+    if verdict.next is Next.GO_ON and held.stage is Stage.CHECK and not held.is_dry_run:
         office.bell.ring(Stage.TRAIN)
 
 
@@ -109,7 +109,8 @@ def _hand_on(session: Session, office: Office, held: Claim, report: Report, verd
             error = _error_of(verdict.failure)
             finish(session, held, JobStatus.FAILED, now, outcome=verdict.outcome, reason=reason, error=error)
         case Next.GO_ON if held.stage is Stage.CHECK:
-            finish(session, held, JobStatus.QUEUED, now, outcome=verdict.outcome, reason=None, run_after=None)
+            target = after_check(is_dry_run=held.is_dry_run)
+            finish(session, held, target, now, outcome=verdict.outcome, reason=None, run_after=None)
         case Next.GO_ON:
             values = _publish(session, office, held, report)
             finish(session, held, JobStatus.SUCCEEDED, now, outcome=verdict.outcome, reason=None, **values)

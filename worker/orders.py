@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
+from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec, Source
 from app.jobs import service
 from app.jobs.models import Job
@@ -34,13 +35,15 @@ def _check(office: Office, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
         eval_file=file_of(spec.dataset.eval_source, "dataset.eval_source"),
         max_unpacked_bytes=office.settings.max_unpacked_bytes,
         data_dir=office.settings.job_dir(job.id) / "data",
+        cache_dir=office.settings.root / "cache",
+        max_cache_bytes=office.settings.max_cache_bytes,
         events=folder / "events.jsonl",
     )
 
 
 def _train(office: Office, job: Job, base: BaseRef, folder: Path) -> TrainingOrder:
     data = office.settings.job_dir(job.id) / "data"
-    eval_records = data / "eval.jsonl"
+    eval_rows = data / EVAL_ROWS
     work_dir = folder / "work"
     work_dir.mkdir(exist_ok=True)
     return TrainingOrder(
@@ -48,8 +51,9 @@ def _train(office: Office, job: Job, base: BaseRef, folder: Path) -> TrainingOrd
         epoch=job.epoch,
         spec=JobSpec.model_validate(job.spec),
         base=base,
-        train_records=data / "train.jsonl",
-        eval_records=eval_records if eval_records.exists() else None,
+        train_rows=data / TRAIN_ROWS,
+        eval_rows=eval_rows if eval_rows.exists() else None,
+        tokenizer=data / TOKENIZER,
         events=folder / "events.jsonl",
         work_dir=work_dir,
         adapter_dir=folder / "adapter",

@@ -1,4 +1,5 @@
-"""Puts right what messages and dead workers leave behind: rings again for what waits, takes back what has no holder.
+"""Puts right what messages and dead processes leave behind: rings again for what waits, takes back what has no holder,
+removes the dry runs that nobody waits for.
 
 Several may run; every effect is a compare-and-set. A holder is judged dead when its heartbeat count has not moved for a
 lease on this process's own clock, so no wall clock matters; a database error forgets all observations, so that an
@@ -12,7 +13,7 @@ import time
 from sqlalchemy.exc import OperationalError
 
 from app.db import utc_now
-from app.jobs import claims
+from app.jobs import claims, service
 from app.jobs.models import Job, Worker
 from worker.office import Office
 
@@ -41,6 +42,7 @@ class Reconciler:
             self._show_up()
             self._take_back_lost()
             self._ring_for_waiting()
+            self._sweep_dry_runs()
         except OperationalError as error:
             self._observed.clear()
             log.warning("the database is away: %s", type(error.orig).__name__)
@@ -88,6 +90,13 @@ class Reconciler:
             if claims.give_back(session, job, utc_now(), outcome="worker_lost", reason=LOST, run_after=None):
                 session.commit()
                 log.warning("%s was taken back from %s: %s", job.id, job.worker, LOST)
+
+    def _sweep_dry_runs(self) -> None:
+        office = self._office
+        try:
+            service.sweep_dry_runs(office.database, office.settings)
+        except OSError as error:
+            log.warning("the folder of a dry run could not be removed: %s", error)
 
     def _ring_for_waiting(self) -> None:
         with self._office.database.reader() as session:

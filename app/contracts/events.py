@@ -57,6 +57,17 @@ class DataPrepared(Event):
     report: dict[str, Any]
 
 
+class RowsChecked(Event):
+    """How far the check of a dataset is; written every few seconds while it reads."""
+
+    kind: Literal["rows"] = "rows"
+    source: Literal["source", "eval_source"]
+    records: int
+    bytes_read: int = Field(description="of the file as it is stored; 0 for rows of the hub")
+    total_bytes: int | None
+    seconds: float = Field(description="since the check of this source began")
+
+
 class SpecResolved(Event):
     """The values that are really used, for every `auto`, null and fallback: {"training.optim": "adamw_torch_fused"}."""
 
@@ -134,6 +145,7 @@ AttemptEvent = Annotated[
     PhaseStarted
     | Noticed
     | DataPrepared
+    | RowsChecked
     | SpecResolved
     | StepLogged
     | Evaluated

@@ -22,7 +22,7 @@ class SourceFile(Contract):
 
 
 class CheckOrder(Contract):
-    """One check of everything that a spec names. The normalised records are written to `data_dir`."""
+    """One check of everything that a spec names. The rows to train on are written to `data_dir`, which is made anew."""
 
     job_id: str
     epoch: int
@@ -32,18 +32,21 @@ class CheckOrder(Contract):
     eval_file: SourceFile | None
     max_unpacked_bytes: int
     data_dir: Path
+    cache_dir: Path
+    max_cache_bytes: int
     events: Path
 
 
 class TrainingOrder(Contract):
-    """One training attempt. Paths are absolute; records are lines of `app.contracts.records.Record`."""
+    """One training attempt. Paths are absolute; rows are as `app.contracts.rows` says."""
 
     job_id: str
     epoch: int
     spec: JobSpec
     base: BaseRef
-    train_records: Path
-    eval_records: Path | None
+    train_rows: Path
+    eval_rows: Path | None
+    tokenizer: Path
     events: Path
     work_dir: Path
     adapter_dir: Path

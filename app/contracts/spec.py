@@ -130,6 +130,9 @@ Column = Literal[
 ]
 
 
+Marker = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
 class DatasetSpec(Contract):
     """Where the rows come from and what of them is learned."""
 
@@ -142,8 +145,28 @@ class DatasetSpec(Contract):
     dataset_text_field: str | None = Field(None, min_length=1, max_length=200, description="the column of raw text")
     dataset_num_proc: Whole | None = Field(None, ge=1, le=64, description="processes that prepare rows; null: one")
     eval_fraction: Real = Field(0.0, ge=0.0, le=0.5)
-    train_on: Literal["responses", "all"] = Field("responses", description="which tokens carry loss")
+    train_on: Literal["responses", "last_response", "all"] = Field(
+        "responses", description="which tokens carry loss: every assistant turn, the last one, or all of the row"
+    )
+    instruction_part: Marker | None = Field(
+        None, description="argument of Unsloth's `train_on_responses_only`; null: found from the chat template itself"
+    )
+    response_part: Marker | None = Field(None, description="what stands before an answer; goes with instruction_part")
     on_bad_row: Literal["fail", "drop"] = "fail"
+    max_dropped_fraction: Real = Field(
+        0.5, ge=0.0, le=1.0, description="the largest share of the records that may be left out before the job fails"
+    )
+    on_long_row: Literal["cut", "drop", "fail"] = Field(
+        "cut", description="rows of more than max_seq_length tokens; one whose answers are cut away is left out"
+    )
+
+    @model_validator(mode="after")
+    def _markers_come_together(self) -> Self:
+        if (self.instruction_part is None) != (self.response_part is None):
+            raise ValueError("instruction_part and response_part go together: give both or none")
+        if self.response_part is not None and self.train_on != "responses":
+            raise ValueError('instruction_part and response_part need train_on "responses"')
+        return self
 
     @model_validator(mode="after")
     def _one_evaluation_set(self) -> Self:

@@ -1,7 +1,6 @@
 """What reading one row turned up beside the record: problems, fixes, warnings and keys that have no use."""
 
 import math
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +24,7 @@ class Findings:
     is_arrow: bool = False
     problems: list[Problem] = field(default_factory=list)
     problem_count: int = 0
-    fixes: Counter[str] = field(default_factory=Counter)
+    fixes: dict[str, int] = field(default_factory=dict)
     warnings: set[str] = field(default_factory=set)
     ignored: set[str] = field(default_factory=set)
 
@@ -43,14 +42,17 @@ class Findings:
                 )
             )
 
+    def fix(self, code: str, count: int = 1) -> None:
+        self.fixes[code] = self.fixes.get(code, 0) + count
+
     def text(self, value: Any, where: str) -> str:
         """The value, which has to be text; NUL is taken out and counted."""
         if not isinstance(value, str):
             self.wrong(where, "wrong_type", describe(value), "text")
             return ""
-        if value.isascii():
-            return self._without_nul(value)
-        surrogate = next((char for char in value if ord(char) in SURROGATES), None) if not _encodes(value) else None
+        if is_clean(value):
+            return value
+        surrogate = next((char for char in value if ord(char) in SURROGATES), None)
         if surrogate is not None:
             found = f"U+{ord(surrogate):04X}: half a character, or a byte that is not UTF-8"
             self.wrong(where, "invalid_unicode", found, "whole characters in UTF-8")
@@ -74,7 +76,7 @@ class Findings:
             case dict():
                 kept = {key: item for key, item in value.items() if item is not None or not self.is_arrow}
                 if len(kept) < len(value):
-                    self.fixes["null_keys_removed"] += len(value) - len(kept)
+                    self.fix("null_keys_removed", len(value) - len(kept))
                 return {
                     self.text(key, where): self.json(item, f"{where}.{str(key)[:LONGEST_KEY]}", depth + 1)
                     for key, item in kept.items()
@@ -90,13 +92,15 @@ class Findings:
     def _without_nul(self, value: str) -> str:
         if "\0" not in value:
             return value
-        self.fixes["nul_removed"] += value.count("\0")
+        self.fix("nul_removed", value.count("\0"))
         return value.replace("\0", "")
 
 
-def _encodes(value: str) -> bool:
+def is_clean(text: str) -> bool:
+    """Whether it has whole characters only, and no NUL: it can be taken as it is."""
+    if "\0" in text:
+        return False
     try:
-        value.encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True

@@ -11,11 +11,12 @@ from app.files.strict_json import JsonFault, parse
 # A whole string, or one that is left open: then the group is empty. Never backtracks.
 STRING = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*+("?)', re.DOTALL)
 STRAY_QUOTE = '"'
+SPACE = " \t\r\n"
 Line = tuple[int, str]
 
 
 def read_json_lines(text: TextIO) -> Rows:
-    """Rows in file order; a Problem with line and column stands where a record cannot be read."""
+    """Rows in file order; a Problem with the first line of the record stands where one cannot be read."""
     lines = numbered_lines(text)
     start = next(lines, None)
     number = 0
@@ -34,9 +35,10 @@ def read_json_lines(text: TextIO) -> Rows:
 
 def _parsed(number: int, line: int, block: str) -> RawRow | Problem:
     try:
-        return RawRow(number, line, parse(block))
+        return RawRow(number, line, parse(block.rstrip(SPACE)))
     except JsonFault as fault:
-        return damaged(number, line + fault.line - 1, fault.column, fault.reason)
+        reason = fault.reason if fault.line == 1 else f"{fault.reason}, in line {fault.line} of the record"
+        return damaged(number, line, fault.column, reason)
 
 
 def damaged(number: int, line: int, column: int, reason: str) -> Problem:

@@ -9,6 +9,8 @@ from app.files.tools import read_tools
 from app.files.turns import read_turns
 from app.files.values import describe, printable
 
+ROLES_NAMED = 6
+
 
 def read_record(value: dict[str, Any], layout: Layout, wish: Wish, findings: Findings) -> Record | None:
     """The record that a row becomes; None when the findings have a problem with it."""
@@ -52,9 +54,7 @@ def _is_of(row: Row, layout: Layout, wish: Wish, findings: Findings) -> bool:
     for part in NEEDED[layout]:
         if part not in row.columns:
             column = wish.mapped.get(part, part)
-            findings.wrong(
-                column, "missing", f"no {printable(column)!r}: {row.described}", f"the column {printable(column)!r}"
-            )
+            findings.wrong(column, "missing", row.without(column), f"the column {printable(column)!r}")
     return False
 
 
@@ -66,13 +66,26 @@ def _chat(row: Row, layout: Layout, wish: Wish, findings: Findings) -> Record:
 
 
 def _chat_record(messages: list[Message], column: str, row: Row, wish: Wish, findings: Findings) -> Record:
-    learned = [message for message in messages if message.role == "assistant" and message.weight != 0]
-    if messages and not learned and wish.train_on == "responses":
-        found = f"turns of {', '.join(message.role for message in messages[:10])}"
-        findings.wrong(column, "nothing_to_learn", found, "a turn of the assistant that carries loss")
-    if any(not message.content.strip() and not message.tool_calls for message in learned):
+    answers = [message for message in messages if message.role == "assistant"]
+    is_last_only = wish.train_on == "last_response"
+    learned = [answer for answer in (answers[-1:] if is_last_only else answers) if carries_loss(answer)]
+    if messages and not learned and wish.train_on != "all":
+        expected = f"a {'last ' if is_last_only else ''}turn of the assistant that carries loss"
+        findings.wrong(column, "nothing_to_learn", _roles(messages), expected)
+    if any(not answer.content.strip() and not answer.tool_calls for answer in learned):
         findings.warnings.add("empty_answer")
     return ChatRecord(messages=messages, tools=read_tools(row.get("tools"), "tools", findings))
+
+
+def carries_loss(message: Message) -> bool:
+    """Whether a turn is learned where answers are learned at all."""
+    return message.role == "assistant" and message.weight != 0
+
+
+def _roles(messages: list[Message]) -> str:
+    last = messages[-ROLES_NAMED:]
+    roles = [f"{turn.role} (weight 0)" if turn.weight == 0 else turn.role for turn in last]
+    return f"{len(messages)} turns: {'…, ' if len(last) < len(messages) else ''}{', '.join(roles)}"
 
 
 def _with_system(messages: list[Message], row: Row, findings: Findings) -> list[Message]:

@@ -26,7 +26,7 @@ def upload_file(
     """Store a dataset: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or gzip. What it holds is checked here."""
     upload = service.Upload(file.file, file.filename or "", purpose)
     with database.writer() as session:
-        return FileView.model_validate(service.store(session, settings, upload))
+        return FileView.of(service.store(session, settings, upload))
 
 
 @router.get("")
@@ -44,7 +44,7 @@ def list_files(
 @router.get("/{file_id}")
 def get_file(file_id: FileId, database: DatabaseDep) -> FileView:
     with database.reader() as session:
-        return FileView.model_validate(service.find(session, file_id))
+        return FileView.of(service.find(session, file_id))
 
 
 @router.get("/{file_id}/content", response_class=FileResponse)
@@ -58,7 +58,7 @@ def get_content(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -
 
 @router.get("/{file_id}/report")
 def get_report(file_id: FileId, database: DatabaseDep) -> FileReport:
-    """What the check at upload found: layout, columns, problems by record, fixes, duplicates."""
+    """What the check at upload found: layout, columns, problems by record, fixes, duplicates, the first records."""
     with database.reader() as session:
         return FileReport.model_validate(service.find(session, file_id).report)
 

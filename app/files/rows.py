@@ -11,6 +11,14 @@ LONGEST_RECORD = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record stands. `number` counts records from 1, `line` is the line it starts at, if the file has lines."""
+
+    number: int
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class RawRow:
     """One record as the file holds it. `number` counts records from 1, `line` is the line it starts at.
 

@@ -16,7 +16,7 @@ from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository
 from app.files.check import FileReport, inspect_file
 from app.files.models import File
-from app.files.storage import keep, receive
+from app.files.storage import keep, partial_path, receive
 from app.files.values import printable
 from app.ids import new_id
 from app.sources import invalid
@@ -45,7 +45,7 @@ def store(session: Session, settings: Settings, upload: Upload) -> File:
     check_filename(upload.filename)
     file_id = new_id("file")
     target = settings.file_path(file_id)
-    partial = target.with_name(f".partial-{file_id}")
+    partial = partial_path(target)
     with ExitStack() as undo:
         for path in (partial, target):
             undo.callback(path.unlink, missing_ok=True)

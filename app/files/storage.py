@@ -1,7 +1,9 @@
 """The bytes of an upload on disk: complete or absent, hashed and counted on their way."""
 
+import contextlib
 import hashlib
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -9,12 +11,29 @@ from typing import BinaryIO
 from app.errors import Problem, TooLarge
 
 CHUNK_BYTES = 2**20
+PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
 class Received:
     bytes: int
     sha256: str
+
+
+def partial_path(target: Path) -> Path:
+    """Where the bytes of a file are while they are received and checked."""
+    return target.with_name(f"{PARTIAL}{target.name}")
+
+
+def sweep_partials(folder: Path, older_than_seconds: float) -> int:
+    """Remove what killed uploads left, and say how many. One that is younger may still be received or checked."""
+    removed, before = 0, time.time() - older_than_seconds
+    for partial in folder.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(FileNotFoundError):  # ended, or swept by another process
+            if partial.stat().st_mtime < before:
+                partial.unlink()
+                removed += 1
+    return removed
 
 
 def receive(content: BinaryIO, partial: Path, max_bytes: int) -> Received:

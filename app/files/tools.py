@@ -32,7 +32,7 @@ def _tool(value: Any, where: str, findings: Findings) -> dict[str, Any]:
         return tool
     if not isinstance(tool.get("name"), str):
         findings.wrong(where, "missing", describe(value), 'a function with a "name"')
-    findings.fixes["tools_wrapped"] += 1
+    findings.fix("tools_wrapped")
     return {"type": "function", "function": tool}
 
 

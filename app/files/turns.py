@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from app.contracts.records import Message
-from app.files.findings import Findings
+from app.files.findings import Findings, is_clean
 from app.files.tools import read_calls, read_function_call
 from app.files.values import describe
 
@@ -21,6 +21,8 @@ ROLES: dict[str, Role] = {
     "observation": "tool",
     FUNCTION_CALL: "assistant",
 }
+# Names under which a turn is what its content says.
+PLAIN_ROLES = {name: role for name, role in ROLES.items() if name != FUNCTION_CALL}
 # Beside the keys of role and content.
 KNOWN_KEYS = frozenset({"name", "tool_calls", FUNCTION_CALL, "tool_call_id", "weight"})
 
@@ -35,7 +37,7 @@ def read_turns(value: Any, column: str, findings: Findings) -> list[Message]:
         return []
     messages: list[Message] = []
     for index, turn in enumerate(value):
-        message = _turn(turn, column, index, findings)
+        message = _plain(turn) or _turn(turn, column, index, findings)
         if message is not None:
             _append(messages, message, findings)
     return messages
@@ -46,8 +48,17 @@ def _append(messages: list[Message], message: Message, findings: Findings) -> No
     if last is None or last.role != "user" or message.role != "user" or last.name != message.name:
         messages.append(message)
         return
-    findings.fixes["merged_turns"] += 1
+    findings.fix("merged_turns")
     messages[-1] = last.model_copy(update={"content": f"{last.content}\n\n{message.content}"})
+
+
+def _plain(turn: Any) -> Message | None:
+    """A turn of a role and a clean text and nothing more, as nearly all are: nothing about it has to be said."""
+    if not isinstance(turn, dict) or len(turn) != 2:
+        return None
+    name, content = (turn["role"], turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
+    role = PLAIN_ROLES.get(name) if isinstance(name, str) else None
+    return Message(role=role, content=content) if role and isinstance(content, str) and is_clean(content) else None
 
 
 def _turn(turn: Any, column: str, index: int, findings: Findings) -> Message | None:

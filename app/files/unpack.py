@@ -4,11 +4,13 @@ import contextlib
 import gzip
 import hashlib
 import io
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from app.errors import InvalidDataset, Problem
 
@@ -96,7 +98,16 @@ def _refused(code: str, found: str, expected: str) -> InvalidDataset:
     return InvalidDataset(f"unpacked file: found {problem.found}, expected {expected}", details=[problem])
 
 
-@dataclass(frozen=True)
+class _CountedFile(io.FileIO):
+    count = 0
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        size = super().readinto(buffer) or 0
+        self.count += size
+        return size
+
+
+@dataclass
 class DataFile:
     """A dataset file that is open. `stream` gives its unpacked bytes, and can be peeked into by 64 KiB."""
 
@@ -104,6 +115,25 @@ class DataFile:
     stream: "io.BufferedReader[_Counted]"
     is_gzip: bool
     _hashed: _Hashed
+    _seekable: _CountedFile | None = None
+
+    @property
+    def bytes_read(self) -> int:
+        """Of the file as it is stored."""
+        return self._hashed.count if self._seekable is None else self._seekable.count
+
+    @contextlib.contextmanager
+    def seekable(self) -> Iterator[IO[Any]]:
+        """The unpacked bytes in any order: the file itself, or a temporary copy of what gzip held."""
+        if not self.is_gzip:
+            self._seekable = _CountedFile(self.path)
+            with io.BufferedReader(self._seekable, CHUNK_BYTES) as plain:
+                yield plain
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(self.stream, copy)
+            copy.seek(0)
+            yield copy
 
     def sha256(self) -> str:
         """Of the very bytes that were read, packed as they are. To be asked for behind the last row."""

@@ -12,9 +12,17 @@ from typing import Any
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.contracts.events import AttemptEvent, DataPrepared, Noticed, PhaseStarted, SpecResolved, StepLogged
+from app.contracts.events import (
+    AttemptEvent,
+    DataPrepared,
+    Noticed,
+    PhaseStarted,
+    RowsChecked,
+    SpecResolved,
+    StepLogged,
+)
 from app.jobs.models import Attempt, Job, JobEvent, Worker
-from app.jobs.progress import progress_of
+from app.jobs.progress import checking_of, progress_of
 from app.jobs.repository import append_event, move
 from app.jobs.states import Desire, JobStatus, Stage
 
@@ -31,6 +39,7 @@ class Claim:
     epoch: int
     stage: Stage
     worker: str
+    is_dry_run: bool = False
 
     @property
     def guards(self) -> tuple[ColumnElement[bool], ...]:
@@ -96,6 +105,8 @@ def _apply(job: Job, event: AttemptEvent) -> None:
     match event:
         case PhaseStarted():
             job.phase = event.phase.value
+        case RowsChecked():
+            job.checking = checking_of(event)
         case StepLogged():
             job.progress = progress_of(event)
         case Noticed():
@@ -121,7 +132,9 @@ def finish(
     session: Session, claim: Claim, target: JobStatus, now: datetime, *, outcome: str, reason: str | None, **values: Any
 ) -> Job:
     """End the attempt and the job's stage: on to the queue, back to it, or to the job's end."""
-    job = move(session, claim.job_id, target, now, *claim.guards, **{"worker": None, "phase": None, **values})
+    job = move(
+        session, claim.job_id, target, now, *claim.guards, **{"worker": None, "phase": None, "checking": None, **values}
+    )
     if job is None:
         raise Fenced(f"{claim.job_id} is not held by attempt {claim.epoch} any more")
     _end_attempt(session, claim.job_id, claim.epoch, now, outcome, reason)
@@ -141,7 +154,13 @@ def give_back(
         update(Job)
         .where(*unchanged)
         .values(
-            status=target, worker=None, phase=None, run_after=run_after, epoch=Job.epoch + 1, last_seq=Job.last_seq + 1
+            status=target,
+            worker=None,
+            phase=None,
+            checking=None,
+            run_after=run_after,
+            epoch=Job.epoch + 1,
+            last_seq=Job.last_seq + 1,
         )
         .returning(Job)
         .execution_options(populate_existing=True)

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Enum, ForeignKey, Index, Integer, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, UtcDateTime
@@ -26,6 +26,11 @@ class Job(Base):
     resolved: Mapped[dict[str, Any]] = mapped_column(JSON, comment="with defaults and what auto became")
     file_id: Mapped[str | None] = mapped_column(String(40), index=True)
     eval_file_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    is_dry_run: Mapped[bool] = mapped_column(
+        Boolean,
+        server_default=false(),
+        comment="a check for POST /jobs/validate: hidden, never trained, gone once it is answered",
+    )
 
     status: Mapped[JobStatus] = mapped_column(_choice(JobStatus))
     phase: Mapped[str | None] = mapped_column(String(16))
@@ -36,6 +41,9 @@ class Job(Base):
     run_after: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_seq: Mapped[int] = mapped_column(BigInteger, comment="number of the newest event")
 
+    checking: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True), comment="how far the check has read"
+    )
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     data_report: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     notices: Mapped[list[dict[str, Any]]] = mapped_column(JSON)

@@ -1,8 +1,14 @@
-"""How far a running job is: what `GET /jobs/{id}` shows of its newest logged step."""
+"""How far a job is: what `GET /jobs/{id}` shows of the rows that were checked, and of the newest logged step."""
 
 from typing import Any
 
-from app.contracts.events import StepLogged
+from app.contracts.events import RowsChecked, StepLogged
+
+
+def checking_of(rows: RowsChecked) -> dict[str, Any]:
+    """Percent of the bytes of the source; null where its size is not known, as for rows of the hub."""
+    percent = min(100.0, round(100 * rows.bytes_read / rows.total_bytes, 2)) if rows.total_bytes else None
+    return {**rows.model_dump(mode="json", exclude={"kind", "at"}), "percent": percent}
 
 
 def progress_of(step: StepLogged) -> dict[str, Any]:

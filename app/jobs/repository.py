@@ -1,14 +1,18 @@
 """Every query that the API makes about jobs. It never commits."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from app.db import utc_now
 from app.jobs.models import Attempt, Job, JobEvent, Worker
 from app.jobs.states import ENDED, Desire, JobStatus, Stage, sources_of
+
+# No client waits longer for the answer of a dry run.
+LONGEST_DRY_RUN = timedelta(seconds=600)
 
 
 def get(session: Session, job_id: str) -> Job | None:
@@ -19,9 +23,15 @@ def find_status(session: Session, job_id: str) -> str | None:
     return session.scalar(select(Job.status).where(Job.id == job_id))
 
 
+def standing(session: Session, job_id: str) -> tuple[JobStatus, str | None] | None:
+    """Its status and its holder, without the rest of the row; None for an unknown job."""
+    found = session.execute(select(Job.status, Job.worker).where(Job.id == job_id)).one_or_none()
+    return (found.status, found.worker) if found is not None else None
+
+
 def page(session: Session, *, status: JobStatus | None, after: str | None, limit: int) -> Sequence[Job]:
-    """Newest first; `after` is the id of the last job of the page before."""
-    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    """Newest first, without dry runs; `after` is the id of the last job of the page before."""
+    query = select(Job).where(~Job.is_dry_run).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     if status is not None:
         query = query.where(Job.status == status)
     last = session.get(Job, after) if after else None
@@ -49,16 +59,19 @@ def measured_epoch(session: Session, job_id: str) -> int | None:
 
 
 def position(session: Session, job: Job) -> int:
-    """How many waiting jobs are to run before this one, plus one."""
+    """How many waiting jobs are to run before this one, plus one. Dry runs, which nobody sees, are not counted."""
     earlier = (Job.priority > job.priority) | ((Job.priority == job.priority) & (Job.created_at < job.created_at))
-    query = select(func.count()).select_from(Job).where(Job.status == job.status, Job.worker.is_(None), earlier)
+    is_waiting = (Job.status == job.status, Job.worker.is_(None), ~Job.is_dry_run)
+    query = select(func.count()).select_from(Job).where(*is_waiting, earlier)
     return (session.scalar(query) or 0) + 1
 
 
 def uses_file(session: Session, file_id: str) -> bool:
-    """Whether a job that has not ended reads the file."""
+    """Whether a job that has not ended reads the file. A dry run counts while somebody waits for its answer."""
     named = or_(Job.file_id == file_id, Job.eval_file_id == file_id)
-    return session.scalar(select(Job.id).where(named, Job.status.not_in(ENDED)).limit(1)) is not None
+    is_left = or_(Job.desired == Desire.CANCEL, Job.created_at < utc_now() - LONGEST_DRY_RUN)
+    is_alive = and_(Job.status.not_in(ENDED), ~and_(Job.is_dry_run, is_left))
+    return session.scalar(select(Job.id).where(named, is_alive).limit(1)) is not None
 
 
 def append_event(session: Session, job: Job, kind: str, payload: dict[str, Any], at: datetime) -> None:
@@ -101,6 +114,18 @@ def remove(session: Session, job_id: str) -> bool:
         session.execute(delete(table).where(table.job_id == job_id))
     statement = delete(Job).where(Job.id == job_id, Job.status.in_(ENDED)).returning(Job.id)
     return session.scalar(statement) is not None
+
+
+def ended_dry_runs(session: Session, before: datetime) -> Sequence[str]:
+    query = select(Job.id).where(Job.is_dry_run, Job.status.in_(ENDED), Job.finished_at < before)
+    return session.scalars(query).all()
+
+
+def old_dry_runs(session: Session, before: datetime) -> Sequence[str]:
+    """Those that were made before a moment and have not ended."""
+    return session.scalars(
+        select(Job.id).where(Job.is_dry_run, Job.status.not_in(ENDED), Job.created_at < before)
+    ).all()
 
 
 def workers(session: Session) -> Sequence[Worker]:

@@ -13,6 +13,7 @@ from app.db import utc_now
 from app.dependencies import BellDep, DatabaseDep, SettingsDep
 from app.errors import InvalidRequest
 from app.jobs import repository, service
+from app.jobs.data_routes import router as data_router
 from app.jobs.logs import read_log
 from app.jobs.models import Job
 from app.jobs.queue import Doorbell
@@ -36,6 +37,7 @@ LONGEST_PAGE = 1000
 WORKER_IS_AWAY_AFTER = timedelta(seconds=30)
 JobId = Annotated[str, "the id that POST /jobs answered"]
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+router.include_router(data_router)
 
 
 class LateBell:

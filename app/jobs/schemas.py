@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.jobs.models import Attempt, Job, JobEvent
 from app.jobs.states import JobStatus
@@ -25,6 +25,17 @@ class Progress(BaseModel):
     seconds: float
     memory_bytes: int
     gpu_memory_bytes: int | None
+
+
+class Checking(BaseModel):
+    """How far the check of the data is, while the job is validating."""
+
+    source: Literal["source", "eval_source"] = Field(description="which dataset of the spec is read")
+    records: int
+    bytes_read: int = Field(description="of the file as it is stored; 0 for rows of the hub")
+    total_bytes: int | None
+    percent: float | None = Field(description="of the bytes; null where the size is not known")
+    seconds: float = Field(description="since the check of this source began")
 
 
 class QueueView(BaseModel):
@@ -66,6 +77,7 @@ class JobView(BaseModel):
     status: JobStatus
     phase: str | None
     cancel_requested: bool = False
+    checking: Checking | None
     progress: Progress | None
     error: JobError | None
     adapter_id: str | None

@@ -3,6 +3,8 @@
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -14,7 +16,7 @@ from app.contracts.spec import DatasetSpec, FileSource, JobSpec, PathSource, Sou
 from app.db import Database, utc_now
 from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository as files
-from app.files.check import normalise_file
+from app.files.check import Place, normalise_file
 from app.ids import new_id
 from app.jobs import repository
 from app.jobs.models import CPU, Job, Worker
@@ -24,6 +26,9 @@ from app.sources import invalid, resolve_dataset, resolve_model
 
 # A larger file is read once, by the checking stage, and not while the client waits.
 CHECKED_AT_SUBMIT_BYTES = 64 * 2**20
+# An answer is read from an ended dry run within moments; whose request is gone is swept after so long.
+DRY_RUN_IS_READ_WITHIN = timedelta(minutes=1)
+DRY_RUN_IS_ABANDONED_AFTER = timedelta(hours=1)
 # PostgreSQL takes no NUL in a text, so an id is looked at before the database is asked.
 JOB_ID = re.compile(r"job-[a-z2-7]{24}")
 
@@ -41,10 +46,18 @@ def check(database: Database, settings: Settings, spec: JobSpec) -> None:
         check_rows(file, spec.dataset, settings.max_unpacked_bytes, param)
 
 
-def submit(session: Session, settings: Settings, bell: Doorbell, spec: JobSpec, sent: dict[str, Any]) -> Job:
+def submit(
+    session: Session,
+    settings: Settings,
+    bell: Doorbell,
+    spec: JobSpec,
+    sent: dict[str, Any],
+    *,
+    is_dry_run: bool = False,
+) -> Job:
     """Store a checked job and tell the workers. Raises InvalidRequest when a file of it was deleted meanwhile."""
     find_sources(session, settings, spec.dataset)
-    job = new_job(spec, sent)
+    job = new_job(spec, sent, is_dry_run=is_dry_run)
     session.add(job)
     repository.append_event(session, job, "status", {"status": job.status.value}, job.created_at)
     session.commit()  # a worker must be able to find the row before it hears the bell
@@ -52,7 +65,7 @@ def submit(session: Session, settings: Settings, bell: Doorbell, spec: JobSpec, 
     return job
 
 
-def new_job(spec: JobSpec, sent: dict[str, Any]) -> Job:
+def new_job(spec: JobSpec, sent: dict[str, Any], *, is_dry_run: bool = False) -> Job:
     source, eval_source = spec.dataset.source, spec.dataset.eval_source
     return Job(
         id=new_id("job"),
@@ -63,6 +76,7 @@ def new_job(spec: JobSpec, sent: dict[str, Any]) -> Job:
         resolved=spec.model_dump(mode="json"),
         file_id=source.file if isinstance(source, FileSource) else None,
         eval_file_id=eval_source.file if isinstance(eval_source, FileSource) else None,
+        is_dry_run=is_dry_run,
         status=JobStatus.VALIDATING,
         desired=Desire.RUN,
         epoch=0,
@@ -101,8 +115,8 @@ def check_rows(file: SourceFile, dataset: DatasetSpec, max_unpacked_bytes: int, 
         raise
 
 
-def _discard(record: Record) -> None:
-    """The form is checked here; the checking stage writes the records."""
+def _discard(record: Record, place: Place) -> None:
+    """The form is checked here; the checking stage writes the rows."""
 
 
 def find_source(session: Session, settings: Settings, source: Source, param: str) -> SourceFile | None:
@@ -125,9 +139,7 @@ def find_source(session: Session, settings: Settings, source: Source, param: str
 def cancel(session: Session, job_id: str) -> Job:
     """Cancel at once what no worker holds; ask the worker for the rest. Cancelling twice is the same as once."""
     find(session, job_id)
-    now = utc_now()
-    job = repository.move(session, job_id, JobStatus.CANCELLED, now, Job.worker.is_(None), desired=Desire.CANCEL)
-    job = job or repository.request_cancel(session, job_id)
+    job = _end(session, job_id)
     session.commit()
     if job is None:
         known = find(session, job_id)
@@ -137,9 +149,15 @@ def cancel(session: Session, job_id: str) -> Job:
     return job
 
 
+def _end(session: Session, job_id: str) -> Job | None:
+    job = repository.move(session, job_id, JobStatus.CANCELLED, utc_now(), Job.worker.is_(None), desired=Desire.CANCEL)
+    return job or repository.request_cancel(session, job_id)
+
+
 def find(session: Session, job_id: str) -> Job:
+    """Raises NotFound, also for a dry run: nobody but the request that waits for it knows it."""
     job = repository.get(session, job_id) if JOB_ID.fullmatch(job_id) else None
-    if job is None:
+    if job is None or job.is_dry_run:
         raise NotFound(f"there is no job {job_id[:64]!r}", param="job_id", code="unknown_job")
     return job
 
@@ -149,14 +167,41 @@ def delete(session: Session, settings: Settings, job_id: str) -> None:
     job = find(session, job_id)
     if not job.status.is_final:
         raise Conflict(f"{job_id} is {job.status.value}: cancel it before you delete it", code="job_is_alive")
+    if not _remove(session, settings, job_id):
+        raise Conflict(f"{job_id} changed meanwhile", code="job_is_alive")
+
+
+def _remove(session: Session, settings: Settings, job_id: str) -> bool:
+    """Rows and folder of an ended job. False, and nothing was done, when it is not there or has not ended."""
+    if not repository.remove(session, job_id):
+        session.rollback()
+        return False
     folder = settings.job_dir(job_id)
     aside = folder.with_name(f".deleted-{job_id}")
-    if folder.exists():
+    with suppress(FileNotFoundError):  # it may never have had a folder
         folder.rename(aside)
-    if not repository.remove(session, job_id):
-        raise Conflict(f"{job_id} changed meanwhile", code="job_is_alive")
     session.commit()
     shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
+def end_dry_run(session: Session, settings: Settings, job_id: str) -> None:
+    """Nobody waits for its answer: it is removed, or ended by the checker that holds it and swept afterwards."""
+    job = _end(session, job_id)
+    session.commit()
+    if job is None or job.status.is_final:
+        _remove(session, settings, job_id)
+
+
+def sweep_dry_runs(database: Database, settings: Settings) -> None:
+    """Remove the dry runs whose requests are gone. Safe to run anywhere, any number of times."""
+    now = utc_now()
+    with database.reader() as session:
+        ended = repository.ended_dry_runs(session, now - DRY_RUN_IS_READ_WITHIN)
+        abandoned = repository.old_dry_runs(session, now - DRY_RUN_IS_ABANDONED_AFTER)
+    for job_id in (*ended, *abandoned):
+        with database.writer() as session:
+            end_dry_run(session, settings, job_id)
 
 
 def check_after(session: Session, after: str | None) -> None:

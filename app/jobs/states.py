@@ -1,12 +1,13 @@
 """The life of a job. Nothing outside this module says which status may follow which.
 
+        ┌──(dry run)──────────────────────┐
     validating ──> queued ──> running ──> succeeded
         │  │          │          │ └────> failed
         │  └─> failed └> cancelled └────> cancelled
         └─> cancelled            └──(worker lost, crash)──> queued
 
 A worker holds a `validating` job while it checks its sources and a `running` one while it trains. Cancelling is a
-request in a column of its own; the worker that holds the job carries it out.
+request in a column of its own; the worker that holds the job carries it out. A dry run is a job that is only checked.
 """
 
 from enum import StrEnum
@@ -49,11 +50,16 @@ class Stage(StrEnum):
 
 ENDED = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 NEXT: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.VALIDATING: frozenset({JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.VALIDATING: ENDED | {JobStatus.QUEUED},
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
     JobStatus.RUNNING: ENDED | {JobStatus.QUEUED},
     **{status: frozenset() for status in ENDED},
 }
+
+
+def after_check(*, is_dry_run: bool) -> JobStatus:
+    """What a job becomes whose check went well."""
+    return JobStatus.SUCCEEDED if is_dry_run else JobStatus.QUEUED
 
 
 def sources_of(target: JobStatus) -> list[JobStatus]:

@@ -75,10 +75,11 @@ def test_rows_without_an_answer_fail_by_their_number_before_a_step_is_run(embedd
     """The model's limit is 256 tokens: the second record's answer lies behind it."""
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a " * 500, "completion": "b"}]
     file_id = embedded.upload(rows)
-    job = embedded.wait(embedded.submit(dataset={"source": {"file": file_id}}), "failed", "succeeded")
+    dataset = {"source": {"file": file_id}, "on_long_row": "fail"}
+    job = embedded.wait(embedded.submit(dataset=dataset), "failed", "succeeded")
 
-    assert (job["error"]["category"], job["error"]["code"]) == ("user_error", "nothing_to_learn")
-    assert "records 2" in job["error"]["message"]
+    assert (job["error"]["category"], job["error"]["code"]) == ("user_error", "too_long")
+    assert "record 2" in job["error"]["message"]
     assert job["progress"] is None
 
 

@@ -3,7 +3,6 @@
 Needs neither database nor broker, so that it runs on a host that has only what training needs.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
 from app.guardian import spawn
 from app.jobs.states import Stage
+from tests.checks import prepare
 from tests.tiny_model import build_tiny_model
 from worker.child import command, environment
 
@@ -49,22 +49,22 @@ class Run:
 
 def train(base: Path, folder: Path, **groups: Any) -> Run:
     """One attempt; groups are merged over 20 steps of the page's arguments."""
-    records = folder / "train.jsonl"
     (folder / "work").mkdir(parents=True)
-    records.write_text("".join(json.dumps({"kind": "chat", "messages": chat}) + "\n" for chat in CHATS))
-    spec = {
-        "model": {"model_name": "tiny", "max_seq_length": 256, **groups.pop("model", {})},
-        "dataset": {"source": {"path": "train.jsonl"}},
-        "training": {"max_steps": 20, "learning_rate": 5e-3, "warmup_steps": 2, **groups.pop("training", {})},
-        **groups,
-    }
+    spec = JobSpec.model_validate(
+        {
+            "model": {"model_name": "tiny", "max_seq_length": 256, **groups.pop("model", {})},
+            "dataset": {"source": {"path": "train.jsonl"}},
+            "training": {"max_steps": 20, "learning_rate": 5e-3, "warmup_steps": 2, **groups.pop("training", {})},
+            **groups,
+        }
+    )
     order = TrainingOrder(
         job_id="job-gpu",
         epoch=1,
-        spec=JobSpec.model_validate(spec),
+        spec=spec,
         base=BaseRef(source=str(base), is_local=True),
-        train_records=records,
-        eval_records=None,
+        **prepare(base, folder, [{"messages": chat} for chat in CHATS], spec),
+        eval_rows=None,
         events=folder / "events.jsonl",
         work_dir=folder / "work",
         adapter_dir=folder / "adapter",

@@ -32,7 +32,7 @@ def take(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> 
     with database.writer() as session:
         job = claim(session, stage, worker, NOW)
         session.commit()
-    return Claim(job.id, job.epoch, stage, worker) if job is not None else None
+    return Claim(job.id, job.epoch, stage, worker, job.is_dry_run) if job is not None else None
 
 
 def read(database: Database, job_id: str) -> Job:

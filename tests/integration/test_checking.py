@@ -1,9 +1,6 @@
 """The checker, as the worker starts it, against a server in the shape of the hub."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,6 @@ from typing import Any
 import pytest
 
 from app.contracts.events import (
-    ATTEMPT_EVENT,
     AttemptEvent,
     DataPrepared,
     Failed,
@@ -19,26 +15,32 @@ from app.contracts.events import (
     SourcesChecked,
     SpecResolved,
 )
-from app.contracts.order import BaseRef, CheckOrder, SourceFile
+from app.contracts.order import BaseRef
+from app.contracts.rows import EVAL_ROWS, TRAIN_ROWS
 from app.contracts.spec import JobSpec
+from tests.checks import a_check, run
 from tests.hub import SHA, Hub, running
+from tests.tiny_model import build_tiny_model
 from tests.unit.specs import a_body
+from worker.checking.tokens import batches
 
 CHAT = b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n'
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 NAMES = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qkvo"]
 NAMES += [f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
 MODEL = {
-    "config.json": b'{"max_position_embeddings": 4096}',
+    "config.json": b'{"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 600}',
     "model.safetensors.index.json": json.dumps({"weight_map": dict.fromkeys(NAMES, "x")}).encode(),
-    "tokenizer_config.json": b'{"chat_template": "{{ messages }}"}',
 }
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    tiny = build_tiny_model(tmp_path_factory.mktemp("tiny"))
+    model = {**MODEL, **{name: (tiny / name).read_bytes() for name in TOKENIZER_FILES}}
     with running(Hub(tmp_path_factory.mktemp("hub"))) as served:
-        served.add("models", "org/model", MODEL)
-        served.add("models", "org/base", {**MODEL, "tokenizer_config.json": b"{}"})
+        served.add("models", "org/model", model)
+        served.add("models", "org/base", {name: model[name] for name in model if name != "chat_template.jinja"})
         served.add("datasets", "org/chats", {"train.jsonl": CHAT * 3, "test.jsonl": CHAT})
         served.add("datasets", "org/scripted", {"scripted.py": b"raise SystemExit"})
         yield served
@@ -46,26 +48,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 def check(hub: Hub, folder: Path, **groups: Any) -> list[AttemptEvent]:
     """Run one check; the source is an upload of one chat where the groups name no other."""
-    upload = folder / "upload"
+    upload = folder / "upload.jsonl"
     upload.write_bytes(CHAT)
     spec = JobSpec.model_validate(a_body(**groups))
     is_file = hasattr(spec.dataset.source, "file")
-    order = CheckOrder(
-        job_id="job-x",
-        epoch=1,
-        spec=spec,
-        base=BaseRef(source=spec.model.model_name, is_local=False, revision=spec.model.revision),
-        train_file=SourceFile(path=upload, filename="chats.jsonl") if is_file else None,
-        eval_file=None,
-        max_unpacked_bytes=10**6,
-        data_dir=folder / "data",
-        events=folder / "events.jsonl",
-    )
-    (folder / "order.json").write_text(order.model_dump_json())
-    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "hf_CANARY"}
-    argv = [sys.executable, "-m", "worker.checking", str(folder / "order.json")]
-    subprocess.run(argv, env=env, capture_output=True, timeout=120, check=False)
-    return [ATTEMPT_EVENT.validate_json(line) for line in order.events.read_text().splitlines()]
+    base = BaseRef(source=spec.model.model_name, is_local=False, revision=spec.model.revision)
+    order = a_check(folder, spec, base, upload if is_file else None)
+    return run(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"), HF_TOKEN="hf_CANARY")
+
+
+def rows_in(path: Path) -> int:
+    return sum(batch.num_rows for batch in batches(path))
 
 
 def failure(events: list[AttemptEvent]) -> Failed:
@@ -131,13 +124,15 @@ def test_a_dataset_of_the_hub_is_read_by_its_name_and_split(hub: Hub, tmp_path: 
     events = check(hub, tmp_path, dataset={"source": {"hub": "org/chats", "split": "train"}})
 
     assert isinstance(events[-1], SourcesChecked)
-    assert len((tmp_path / "data" / "train.jsonl").read_text().splitlines()) == 3
+    assert rows_in(tmp_path / "data" / TRAIN_ROWS) == 3
+    pinned = [event.values for event in events if isinstance(event, SpecResolved) and "dataset.source" in event.values]
+    assert pinned[0]["dataset.source"]["revision"] == SHA
 
 
 @pytest.mark.parametrize(
     ("source", "code"),
     [
-        ({"hub": "org/nothing"}, "unreadable_hub_dataset"),
+        ({"hub": "org/nothing"}, "unknown_repository"),
         ({"hub": "org/chats", "split": "validation"}, "unreadable_hub_dataset"),
         ({"hub": "org/scripted"}, "unreadable_hub_dataset"),
     ],
@@ -160,7 +155,7 @@ def test_a_hub_that_is_away_is_no_fault_of_the_user(hub: Hub, tmp_path: Path) ->
 def test_a_share_of_the_rows_is_set_aside_for_evaluation(hub: Hub, tmp_path: Path) -> None:
     source = {"hub": "org/chats", "split": "train"}
     events = check(hub, tmp_path, dataset={"source": source, "eval_fraction": 0.4})
-    rows = [len((tmp_path / "data" / name).read_text().splitlines()) for name in ("train.jsonl", "eval.jsonl")]
+    rows = [rows_in(tmp_path / "data" / name) for name in (TRAIN_ROWS, EVAL_ROWS)]
 
     assert rows == [2, 1]
     assert any(isinstance(e, DataPrepared) and e.report["split"]["eval_rows"] == 1 for e in events)

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.orm import Session
 
-from app.contracts.events import AttemptEvent, Noticed, Phase, PhaseStarted, StepLogged
+from app.contracts.events import AttemptEvent, Noticed, Phase, PhaseStarted, RowsChecked, StepLogged
 from app.db import Database
 from app.jobs import repository
 from app.jobs.claims import Claim, Fenced, finish, give_back, record
@@ -91,6 +91,34 @@ def test_events_are_numbered_without_gaps_and_show_on_the_row(database: Database
     assert (job.phase, job.last_seq) == ("train", 4)
     assert job.progress is not None
     assert (job.progress["percent"], job.progress["eta_seconds"]) == (25.0, 6.0)
+
+
+@pytest.mark.parametrize(("total", "percent"), [(400, 25.0), (50, 100.0), (None, None)])
+def test_a_check_shows_how_far_it_is_until_it_has_ended(
+    database: Database, total: int | None, percent: float | None
+) -> None:
+    job_id = add_job(database, JobStatus.VALIDATING)
+    claim = taken(database, stage=Stage.CHECK)
+    rows = RowsChecked(source="source", records=9, bytes_read=100, total_bytes=total, seconds=1.5)
+    store(database, claim, rows)
+
+    shown = {"source": "source", "records": 9, "bytes_read": 100, "total_bytes": total, "seconds": 1.5}
+    assert read(database, job_id).checking == {**shown, "percent": percent}
+    with database.writer() as session:
+        finish(session, claim, JobStatus.QUEUED, NOW, outcome="finished", reason=None)
+        session.commit()
+    assert read(database, job_id).checking is None
+
+
+def test_a_check_that_begins_again_shows_nothing_of_the_one_before(database: Database) -> None:
+    job_id = add_job(database, JobStatus.VALIDATING)
+    claim = taken(database, stage=Stage.CHECK)
+    store(database, claim, RowsChecked(source="source", records=9, bytes_read=0, total_bytes=None, seconds=1.5))
+    with database.writer() as session:
+        lose(session, read(database, job_id))
+        session.commit()
+
+    assert read(database, job_id).checking is None
 
 
 def taken_with_job(database: Database) -> Claim:

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.config import Settings
-from app.contracts.events import StepLogged
+from app.contracts.events import RowsChecked, StepLogged
 from app.db import Database, utc_now
 from app.jobs.claims import finish, record
 from app.jobs.models import Worker
@@ -117,6 +117,18 @@ def test_what_no_worker_here_can_do_is_refused(api: TestClient, database: Databa
     )
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "lora.loftq_config")
+
+
+def test_a_job_that_is_checked_says_how_far(api: TestClient, database: Database) -> None:
+    job_id = add_job(database, JobStatus.VALIDATING)
+    claim = take(database, stage=Stage.CHECK)
+    assert claim is not None
+    with database.writer() as session:
+        record(session, claim, [RowsChecked(source="source", records=9, bytes_read=1, total_bytes=4, seconds=2.0)], 1)
+        session.commit()
+
+    shown = [api.get(f"/jobs/{job_id}").json(), api.get("/jobs").json()["data"][0]]
+    assert [(job["checking"]["records"], job["checking"]["percent"]) for job in shown] == [(9, 25.0), (9, 25.0)]
 
 
 def test_jobs_are_listed_newest_first_in_pages(api: TestClient, database: Database) -> None:

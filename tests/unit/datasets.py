@@ -1,15 +1,18 @@
 """Small datasets: written down, normalised, or refused."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from app.contracts.records import ChatRecord, Record
 from app.contracts.spec import DatasetSpec
 from app.errors import InvalidDataset
-from app.files.check import DataReport, normalise_file
+from app.files.check import DataReport, Place, normalise_file
 
 LIMIT = 2**20
 
@@ -20,6 +23,17 @@ def a_dataset(**fields: Any) -> DatasetSpec:
 
 def lines(*rows: Any) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def parquet(*rows: dict[str, Any]) -> bytes:
+    """A row group for every row."""
+    return parquet_of(pa.Table.from_pylist(list(rows)), row_group_size=1)
+
+
+def parquet_of(table: Any, **options: Any) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out, **options)
+    return out.getvalue()
 
 
 def chat(*turns: tuple[str, Any]) -> dict[str, Any]:
@@ -35,7 +49,11 @@ def normalised(
 ) -> tuple[DataReport, list[Record]]:
     path, records = folder / "upload", list[Record]()
     path.write_bytes(content)
-    report = normalise_file(path, a_dataset(**fields), filename=name, max_unpacked_bytes=limit, sink=records.append)
+
+    def keep(record: Record, place: Place) -> None:
+        records.append(record)
+
+    report = normalise_file(path, a_dataset(**fields), filename=name, max_unpacked_bytes=limit, sink=keep)
     return report, records
 
 

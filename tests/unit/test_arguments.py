@@ -14,9 +14,9 @@ BF16, NO_BF16 = Hardware("gpu", supports_bf16=True), Hardware("gpu", supports_bf
 
 
 def an_order(**groups: Any) -> TrainingOrder:
-    paths = {name: Path("/job") / name for name in ("train_records", "events", "work_dir", "adapter_dir")}
+    paths = {name: Path("/job") / name for name in ("train_rows", "tokenizer", "events", "work_dir", "adapter_dir")}
     base = BaseRef(source="org/model", is_local=False)
-    return TrainingOrder(job_id="job-x", epoch=1, spec=a_spec(**groups), base=base, eval_records=None, **paths)
+    return TrainingOrder(job_id="job-x", epoch=1, spec=a_spec(**groups), base=base, eval_rows=None, **paths)
 
 
 MODEL = {

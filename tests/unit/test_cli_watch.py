@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.cli_watch import Step, _bar, describe, figures, outcome
+from app.cli_watch import Rows, Step, _bar, _lines, checked, describe, figures, outcome
 from app.client import JobDetail, JobEvent
 
 
@@ -35,6 +35,10 @@ def a_step(**changes: Any) -> dict[str, Any]:
         (an_event("eval", step=4, eval_loss=0.25), "eval at step 4: loss 0.2500"),
         (an_event("eval", step=4, eval_loss=None), "eval at step 4: loss -"),
         (an_event("data", report={"rows": 9, "dropped": 1, "lengths": [1, 2]}), "data: rows 9, dropped 1"),
+        (
+            an_event("data", report={"train": {"rows": 9000, "tokens": 1, "supervised_tokens": 1}, "x": {"y": []}}),
+            "data: train 9,000 rows 1 tokens 1 trained",
+        ),
         (an_event("adapter", bytes=2_500_000, trainable_parameters=4321), "adapter: 2.5 MB, 4,321 trained parameters"),
         (an_event("finished", steps=60, train_seconds=65.4), "trained 60 steps in 0:01:05"),
         (an_event("resolved", values={}), None),
@@ -67,6 +71,47 @@ def test_a_terminal_gets_a_bar_with_the_newest_figures() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "status: running" in shown
     assert "12/12  loss 0.5000" in shown
+
+
+@pytest.mark.parametrize(
+    ("total", "line"),
+    [
+        (400, "source: 1,200 records  25 %  600 records/s"),
+        (None, "source: 1,200 records  600 records/s"),
+        (0, "source: 1,200 records  600 records/s"),
+    ],
+)
+def test_a_check_shows_how_far_and_how_fast(total: int | None, line: str) -> None:
+    rows = Rows(source="source", records=1200, bytes_read=100, total_bytes=total, seconds=2.0)
+
+    assert checked(rows) == line
+
+
+def test_a_terminal_gets_a_bar_for_the_check_too() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    with _bar(console) as show:
+        show(an_event("status", status="validating"))
+        show(an_event("rows", source="source", records=7, bytes_read=1, total_bytes=2, seconds=0.0))
+        show(an_event("rows", source="source", records=9, bytes_read=2, total_bytes=2, seconds=0.0))
+
+    assert "source: 9 records  100 %" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_now_and_then() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    with _lines(console) as show:
+        for records in (7, 8, 9):
+            show(an_event("rows", source="source", records=records, bytes_read=0, total_bytes=None, seconds=0.0))
+
+    assert console.file.getvalue() == "checking source: 7 records\n"  # type: ignore[attr-defined]
+
+
+def test_nothing_that_a_job_says_reaches_the_terminal_as_a_command() -> None:
+    console = Console(file=io.StringIO(), width=160, markup=False, emoji=False, highlight=False)
+    with _lines(console) as show:
+        show(an_event("notice", message="\x1b[2J\x07 gone"))
+
+    assert console.file.getvalue() == "notice: \\x1b[2J\\x07 gone\n"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("text", ["[red]", ":smile:", "[/]"])

@@ -1,21 +1,25 @@
 """Every row is kept, or named: the report and the refusal account for all of them, in bounded space."""
 
+import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.contracts.records import ChatRecord, Record
-from app.errors import InvalidDataset, Problem
-from app.files.check import FileReport, inspect_file
-from tests.unit.datasets import LIMIT, chat, lines, normalised, refused, sharegpt
+from app.errors import InvalidDataset
+from app.files.check import FileReport, Place, inspect_file, normalise_file
+from tests.unit.datasets import LIMIT, a_dataset, chat, lines, normalised, parquet_of, refused, sharegpt
 
 GOOD = chat(("user", "hi"), ("assistant", "hello"))
 BAD = chat(("user", "hi"), ("assistant", 6))
+
+
+def ignore(record: Record, place: Place) -> None:
+    """A sink for who looks at something else."""
 
 
 def inspected(folder: Path, content: bytes, name: str = "rows.jsonl") -> FileReport:
@@ -29,6 +33,69 @@ def test_bad_rows_are_dropped_only_when_asked_and_then_named(tmp_path: Path) -> 
 
     assert (report.records, report.kept, report.dropped, len(records)) == (3, 2, 1, 2)
     assert [problem.record for problem in report.problems] == [2]
+
+
+@pytest.mark.parametrize(("limit", "is_taken"), [(0.6, True), (0.59, False), (0.0, False), (1.0, True)])
+def test_no_larger_share_is_dropped_than_the_job_allows(tmp_path: Path, limit: float, is_taken: bool) -> None:
+    content = lines(GOOD, BAD, BAD, GOOD, BAD)
+    if is_taken:
+        assert normalised(tmp_path, content, on_bad_row="drop", max_dropped_fraction=limit)[0].dropped == 3
+        return
+
+    refusal = refused(tmp_path, content, on_bad_row="drop", max_dropped_fraction=limit)
+
+    assert (refusal.code, [problem.record for problem in refusal.details]) == ("too_many_dropped", [2, 3, 5])
+    assert refusal.message.startswith("found 3 of 5 records, a share of 0.6, that cannot be used; dataset.max_dropped_")
+    assert f"allows to drop {limit:g}; the first problem: record 2, line 2, messages[1].content" in refusal.message
+
+
+def test_a_share_is_compared_exactly(tmp_path: Path) -> None:
+    content = lines(*[GOOD] * 71, *[BAD] * 29)
+
+    assert normalised(tmp_path, content, on_bad_row="drop", max_dropped_fraction=0.29)[0].dropped == 29
+
+
+def test_progress_is_told_in_bytes_of_the_stored_file(tmp_path: Path) -> None:
+    content, told = gzip.compress(lines(*[{"text": f"{number:09}" * 20} for number in range(2500)])), list[int]()
+    (tmp_path / "upload").write_bytes(content)
+
+    normalise_file(
+        tmp_path / "upload", a_dataset(), filename="x", max_unpacked_bytes=LIMIT, sink=ignore, progress=told.append
+    )
+
+    assert len(told) == 3
+    assert told == sorted(told)
+    assert told[-1] == len(content)
+
+
+def test_progress_is_told_of_parquet_too(tmp_path: Path) -> None:
+    content, told = (
+        parquet_of(pa.table({"text": [os.urandom(50).hex() for _ in range(9000)]}), row_group_size=1000),
+        list[int](),
+    )
+    (tmp_path / "upload").write_bytes(content)
+
+    normalise_file(
+        tmp_path / "upload", a_dataset(), filename="x", max_unpacked_bytes=LIMIT, sink=ignore, progress=told.append
+    )
+
+    assert 0 < told[0] < len(content) / 4
+    assert len(content) * 0.9 < told[-1] < len(content) * 1.1
+
+
+def test_a_record_comes_with_its_place(tmp_path: Path) -> None:
+    places = list[Place]()
+    (tmp_path / "upload").write_bytes(b"\n" + lines(GOOD, BAD) + b"\n" + lines(GOOD))
+
+    normalise_file(
+        tmp_path / "upload",
+        a_dataset(on_bad_row="drop"),
+        filename="x",
+        max_unpacked_bytes=LIMIT,
+        sink=lambda record, place: places.append(place),
+    )
+
+    assert places == [Place(1, 2), Place(3, 5)]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"[]", b"text\n", lines(BAD, BAD)])
@@ -122,42 +189,3 @@ def test_a_report_can_be_stored_and_read_again(tmp_path: Path) -> None:
     report = inspected(tmp_path, lines(GOOD, BAD, GOOD))
 
     assert FileReport.model_validate(json.loads(json.dumps(report.model_dump(mode="json")))) == report
-
-
-ANY_TEXT = st.text(st.characters(codec=None), max_size=8)
-CONTENTS = st.one_of(
-    ANY_TEXT, st.none(), st.integers(), st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": ANY_TEXT}))
-)
-ROLES = st.sampled_from(["system", "user", "Human", "assistant", "GPT", "tool", "narrator"])
-CHATS = st.lists(st.fixed_dictionaries({"role": ROLES, "content": CONTENTS}), max_size=6)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("chats")
-
-
-@given(said=CHATS)
-def test_any_chat_keeps_its_text_or_is_refused_by_name(folder: Path, said: list[dict[str, Any]]) -> None:
-    problems, records = outcome(folder, lines({"messages": said}))
-
-    assert [kept_text(record) for record in records] == ([] if problems else [sent_text(said)])
-    assert all(str(problem.field).startswith("messages") for problem in problems)
-
-
-def outcome(folder: Path, content: bytes) -> tuple[list[Problem], list[Record]]:
-    try:
-        return [], normalised(folder, content)[1]
-    except InvalidDataset as refusal:
-        return refusal.details, []
-
-
-def kept_text(record: Record) -> str:
-    assert isinstance(record, ChatRecord)
-    return "\n\n".join(message.content for message in record.messages)
-
-
-def sent_text(said: list[dict[str, Any]]) -> str:
-    contents = [turn["content"] for turn in said]
-    texts = [said if isinstance(said, str) else "\n".join(part["text"] for part in said) for said in contents]
-    return "\n\n".join(texts).replace("\0", "")

@@ -59,3 +59,47 @@ def test_a_named_format_is_not_second_guessed(tmp_path: Path) -> None:
     report, _ = normalised(tmp_path, lines({**chat(*HI), "text": "hi hello"}), format="text")
 
     assert report.layout == "text"
+
+
+@pytest.mark.parametrize(
+    ("rows", "near"), [({"text": "a"}, "text"), ({"txt": "a"}, "txt"), ({"bodies": "a"}, "bodies")]
+)
+def test_a_wrong_text_field_is_named_with_the_nearest_column(tmp_path: Path, rows: dict[str, str], near: str) -> None:
+    problem = refused(tmp_path, lines(rows, rows), dataset_text_field="body" if near != "txt" else "tex").details[0]
+
+    assert (problem.record, problem.field, problem.code) == (1, "dataset_text_field", "missing")
+    assert problem.expected == f"a column of the rows; did you mean {near!r}?"
+
+
+@pytest.mark.parametrize(("fields", "code"), [({}, "missing"), ({"format": "messages"}, "unused_mapping")])
+def test_a_text_field_is_never_left_out(tmp_path: Path, fields: dict[str, Any], code: str) -> None:
+    row = {**chat(*HI), **({"body": "x"} if fields else {})}
+
+    problem = refused(tmp_path, lines(row), dataset_text_field="body", **fields).details[0]
+
+    assert (problem.field, problem.code) == ("dataset_text_field", code)
+
+
+def test_a_mapping_the_wrong_way_round_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    row = {"instruction": "hi", "output": "hello"}
+
+    problem = refused(tmp_path, lines(row), columns={"instruction": "prompt", "output": "completion"}).details[0]
+
+    assert problem.field == "columns.instruction"
+    assert str(problem.expected).endswith('did you mean {"prompt": "instruction", "completion": "output"}?')
+
+
+def test_a_misspelt_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    row = {"question": "hi", "answer": "hello"}
+
+    problem = refused(tmp_path, lines(row), columns={"prompt": "qestion", "completion": "answer"}).details[0]
+
+    assert problem.expected == "a column of the rows; did you mean 'question'?"
+
+
+def test_a_column_that_rows_may_lack_has_to_be_in_one_of_them(tmp_path: Path) -> None:
+    rows = [sharegpt(*HI), sharegpt(*HI, persona="Be brief.")]
+
+    assert len(normalised(tmp_path, lines(*rows), columns={"system": "persona"})[1]) == 2
+    problem = refused(tmp_path, lines(*rows), columns={"system": "character"}).details[0]
+    assert (problem.field, problem.code, problem.found) == ("columns.system", "missing", "no 'character' in any record")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.records import ChatRecord, CompletionRecord, Message
+from app.contracts.records import ChatRecord, CompletionRecord, Message, Record
 from app.files.check import normalise_rows
 from tests.unit.datasets import (
     CALL,
@@ -229,12 +229,6 @@ def test_a_weight_is_zero_or_one(tmp_path: Path, weight: Any) -> None:
     assert refused(tmp_path, lines(row)).details[0].field == "messages[1].weight"
 
 
-def test_a_chat_without_an_answer_has_nothing_to_learn(tmp_path: Path) -> None:
-    problem = refused(tmp_path, lines(chat(("system", "a"), ("user", "b")))).details[0]
-
-    assert (problem.code, problem.found) == ("nothing_to_learn", "turns of system, user")
-
-
 def test_nul_is_taken_out_and_reported_by_record(tmp_path: Path) -> None:
     report, records = normalised(tmp_path, lines(chat(*HI), chat(("user", "a\0b"), ("assistant", "c\0"))))
 
@@ -269,7 +263,8 @@ def test_keys_that_arrow_filled_with_null_are_as_if_absent() -> None:
     null = {"role": None, "content": None, "tool_calls": None, "weight": None, "extra": None}
     row = {"conversations": [{**null, **turn} for turn in sharegpt(*HI)["conversations"]], "text": None}
 
-    report = normalise_rows([row], a_dataset(), (kept := list[Any]()).append)
+    kept: list[Record] = []
+    report = normalise_rows([row], a_dataset(), lambda record, place: kept.append(record))
 
     assert (report.format, report.layout, report.sha256, report.ignored_keys) == ("hub", "sharegpt", None, [])
     assert turns(kept[0]) == HI

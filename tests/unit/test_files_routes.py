@@ -75,6 +75,7 @@ def test_an_upload_is_answered_with_what_it_holds(api: TestClient, settings: Set
         "object": "file", "id": file["id"], "bytes": len(CHAT), "created_at": file["created_at"],
         "filename": "chats.jsonl", "purpose": "fine-tune", "sha256": hashlib.sha256(CHAT).hexdigest(),
         "format": "jsonl", "layout": "messages", "records": 1, "status": "processed",
+        "usable_records": 1, "problem_count": 0, "warning_count": 0,
     }  # fmt: skip
     assert api.get(f"/files/{file['id']}").json() == file
     assert stored(settings) == [file["id"]]
@@ -102,6 +103,28 @@ def test_the_report_of_an_upload_is_kept(api: TestClient) -> None:
 
     assert (report["sha256"], report["kept"], report["columns"]) == (file["sha256"], 1, ["messages"])
     assert [problem["code"] for problem in report["problems"]] == ["mixed_layouts"]
+
+
+def test_an_upload_with_bad_rows_says_so_at_once(api: TestClient) -> None:
+    file = upload(api, CHAT * 2 + lines(chat(("user", "hi")), chat(("user", "hi"), ("assistant", ""))))
+
+    counts = [file[name] for name in ("records", "usable_records", "problem_count", "warning_count")]
+    assert counts == [4, 3, 1, 1]
+    assert api.get("/files").json()["data"] == [file]
+
+
+def test_a_report_shows_what_a_job_would_read(api: TestClient) -> None:
+    report = api.get(f"/files/{upload(api)['id']}/report").json()
+
+    assert report["preview"] == [
+        {
+            "record": 1, "line": 1, "kind": "chat", "turns_left_out": 0,
+            "turns": [
+                {"role": "user", "content": "hi", "tool_calls": None, "trained": False},
+                {"role": "assistant", "content": "hello", "tool_calls": None, "trained": True},
+            ],
+        }
+    ]  # fmt: skip
 
 
 def test_columns_that_only_a_job_can_map_are_stored(api: TestClient) -> None:

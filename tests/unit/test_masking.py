@@ -1,65 +1,108 @@
 """Loss falls on the assistant's own words and their end token, found from the rendered text."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
-from app.contracts.records import ChatRecord
-from worker.training.masking import IGNORED, UnmaskableTemplate, labels_of, render_chat
+from app.contracts.records import Message
+from worker.rendering.masking import Chat, Prefixes, Render, marked_spans, tokens_of
+from worker.rendering.refusal import RowRefused
 
 END = "<|im_end|>"
 
 
-def chatml(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}{END}\n" for m in messages)
+def chatml(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    text = "".join(f"<|im_start|>{m.role}\n{m.content}{END}\n" for m in messages)
     return text + "<|im_start|>assistant\n" if add_generation_prompt else text
 
 
-def forgetful(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-    """A template that drops all but the last turn, as some drop earlier reasoning."""
+def thinking(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """A template that puts an empty thought before the last answer only, as some do."""
+    *earlier, last = messages
+    if last.role == "assistant":
+        last = last.model_copy(update={"content": f"<think></think>{last.content}"})
+    return chatml([*earlier, last], add_generation_prompt)
+
+
+def forgetful(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """A template that leaves out all but the last turn."""
     return chatml(messages[-1:], add_generation_prompt)
 
 
-def a_chat(*turns: tuple[str, str], **last: Any) -> ChatRecord:
-    messages: list[dict[str, Any]] = [{"role": role, "content": content} for role, content in turns]
-    messages[-1].update(last)
-    return ChatRecord.model_validate({"messages": messages})
+def plain(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """A template without tokens that end a turn."""
+    text = "".join(f"{m.role}: {m.content}\n" for m in messages)
+    return text + "assistant:" if add_generation_prompt else text
 
 
-def learned(chat: ChatRecord, *, all_tokens: bool = False) -> list[str]:
-    rendered = render_chat(chat, chatml, [END], all_tokens=all_tokens)
-    return [rendered.text[start:end] for start, end in rendered.spans]
+def turns(*pairs: tuple[str, str]) -> list[Message]:
+    return [Message.model_validate({"role": role, "content": content}) for role, content in pairs]
 
 
-CHAT = a_chat(("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+CHAT = turns(("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+
+
+def learned(messages: list[Message], render: Render = chatml) -> list[str]:
+    text = render(messages, False)
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    return [text[turn.start : turn.end] for turn in Chat(Prefixes(messages, text, render), [END]).turns(answers)]
 
 
 def test_every_assistant_turn_is_learned_with_its_end_token_and_nothing_else() -> None:
     assert learned(CHAT) == [f"b{END}", f"d{END}"]
 
 
-def test_a_turn_of_weight_zero_carries_no_loss() -> None:
-    assert learned(a_chat(("user", "a"), ("assistant", "b"), weight=0)) == []
-
-
 def test_an_answer_that_repeats_the_question_is_told_from_it() -> None:
-    assert learned(a_chat(("user", "same"), ("assistant", "same"))) == [f"same{END}"]
+    assert learned(turns(("user", "same"), ("assistant", "same"))) == [f"same{END}"]
 
 
-def test_full_sequence_loss_takes_every_character() -> None:
-    assert learned(CHAT, all_tokens=True) == [chatml([m.for_template() for m in CHAT.messages], False)]
+def test_an_empty_answer_is_its_end_token() -> None:
+    assert learned(turns(("user", "a"), ("assistant", ""))) == [END]
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
-    with pytest.raises(UnmaskableTemplate, match="turn 2"):
-        render_chat(CHAT, forgetful, [END], all_tokens=False)
+def test_turns_that_change_once_others_follow_are_found_by_what_they_say() -> None:
+    assert learned(CHAT, thinking) == [f"b{END}", f"<think></think>d{END}"]
 
 
-def test_labels_are_ids_inside_the_spans_and_ignored_elsewhere() -> None:
-    offsets = [(0, 2), (2, 4), (4, 6), (6, 6), (6, 8)]
+@pytest.mark.parametrize("answer", ["Q", "Z", "J", "W", "Qx0J", "Zk7W", "Qx0J Zk7W", "x"])
+def test_what_a_turn_says_is_found_whatever_it_has_in_common_with_the_probes(answer: str) -> None:
+    chat = turns(("user", "a"), ("assistant", answer), ("user", "c"), ("assistant", "d"))
 
-    assert labels_of([1, 2, 3, 4, 5], offsets, [(2, 6)]) == [IGNORED, 2, 3, IGNORED, IGNORED]
+    assert learned(chat, thinking)[0] == answer + END
 
 
-def test_a_token_that_reaches_out_of_a_span_is_not_learned() -> None:
-    assert labels_of([1, 2], [(0, 3), (3, 5)], [(1, 5)]) == [IGNORED, 2]
+def test_a_template_without_end_tokens_gives_the_whole_turn() -> None:
+    assert learned(CHAT, plain) == [" b\n", " d\n"]
+
+
+def test_a_template_that_leaves_a_learned_turn_out_is_refused_by_its_place() -> None:
+    with pytest.raises(RowRefused, match=r"messages\[2\]: found a chat template"):
+        learned(CHAT, forgetful)
+
+
+def test_markers_give_what_stands_between_an_answer_and_the_next_question() -> None:
+    text = "[INST] hi [/INST] hello</s>[INST] bye [/INST] goodbye</s>"
+
+    assert [text[start:end] for start, end in marked_spans(text, "[INST]", "[/INST]")] == [" hello</s>", " goodbye</s>"]
+
+
+def test_markers_that_are_not_there_give_nothing() -> None:
+    assert marked_spans("plain text", "[INST]", "[/INST]") == []
+
+
+OFFSETS = [(0, 2), (2, 4), (4, 4), (4, 6), (6, 7), (6, 7), (7, 9)]
+
+
+@pytest.mark.parametrize(
+    ("span", "tokens"),
+    [
+        ((0, 9), (0, 7)),
+        ((2, 4), (1, 2)),
+        ((4, 6), (2, 4)),  # a token without characters belongs to what follows it
+        ((6, 7), (4, 6)),  # two tokens of one character
+        ((1, 5), (1, 3)),  # tokens over the border are out
+        ((9, 9), (7, 7)),
+    ],
+)
+def test_the_tokens_of_a_span_are_those_that_lie_in_it_whole(span: tuple[int, int], tokens: tuple[int, int]) -> None:
+    assert tokens_of("x" * 9, OFFSETS, span) == tokens

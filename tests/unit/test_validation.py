@@ -14,7 +14,7 @@ from tests.unit.specs import a_body
 def refusal_of(body: dict[str, Any]) -> InvalidRequest:
     with pytest.raises(ValidationError) as refused:
         JobSpec.model_validate(body)
-    return invalid_request(refused.value.errors(), JobSpec)  # type: ignore[arg-type]
+    return invalid_request(refused.value.errors(), JobSpec, body)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,50 @@ def test_a_field_below_a_source_is_named_without_pydantics_tag() -> None:
     refusal = refusal_of(a_body(dataset={"source": {"file": "nope"}}))
 
     assert refusal.param == "dataset.source.file"
+
+
+@pytest.mark.parametrize(
+    ("groups", "param", "found"),
+    [
+        ({"model": {"load_in_4bit": True, "load_in_8bit": True}}, "model.load_in_4bit", "True"),
+        ({"model": {"load_in_8bit": True, "full_finetuning": True}}, "model.load_in_8bit", "True"),
+        ({"model": {"chat_template": "nope"}}, "model.chat_template", "'nope'"),
+        ({"dataset": {"instruction_part": "### Q"}}, "dataset.instruction_part", "'### Q'"),
+        ({"dataset": {"response_part": "### A"}}, "dataset.instruction_part", "nothing"),
+        (
+            {"dataset": {"instruction_part": "Q", "response_part": "A", "train_on": "all"}},
+            "dataset.instruction_part",
+            "'Q'",
+        ),
+        ({"dataset": {"eval_source": {"path": "x"}, "eval_fraction": 0.1}}, "dataset.eval_source", "an object of 1"),
+        ({"training": {"max_steps": 1, "num_train_epochs": 2}}, "training.max_steps", "1"),
+        ({"training": {"fp16": True, "bf16": True}}, "training.fp16", "True"),
+        ({"training": {"eval_steps": 5}}, "training.eval_steps", "5"),
+        ({"model": {"load_in_4bit": True}, "lora": {"loftq_config": {}}}, "lora.loftq_config", "an object of 0"),
+    ],
+)
+def test_a_rule_over_several_fields_names_one_of_them(groups: dict[str, Any], param: str, found: str) -> None:
+    refusal = refusal_of(a_body(**groups))
+
+    assert (refusal.param, refusal.details[0].found) == (param, found)
+
+
+def test_a_mapping_the_wrong_way_round_is_answered_with_the_right_one() -> None:
+    refusal = refusal_of(a_body(dataset={"columns": {"question": "prompt", "answer": "completion"}}))
+
+    assert [problem.field for problem in refusal.details] == ["dataset.columns.question", "dataset.columns.answer"]
+    assert str(refusal.details[0].expected).endswith('did you mean {"prompt": "question", "completion": "answer"}?')
+
+
+@pytest.mark.parametrize("columns", [{"question": "ask"}, {"question": 7}, {"question": None, "prompt": "a"}])
+def test_a_mapping_of_unknown_parts_is_answered_with_the_rule(columns: dict[str, Any]) -> None:
+    expected = str(refusal_of(a_body(dataset={"columns": columns})).details[0].expected)
+
+    assert "'prompt', 'completion'" in expected
+    assert expected.endswith('columns maps part -> column, such as {"prompt": "question", "completion": "answer"}')
+
+
+def test_a_wrong_key_is_named_without_pydantics_mark() -> None:
+    refusal = refusal_of({**a_body(), "labels": {"": "x"}})
+
+    assert (refusal.param, refusal.details[0].found) == ("labels.", "the key ''")

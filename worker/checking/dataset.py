@@ -1,110 +1,116 @@
-"""Every row of the job's datasets, normalised and written down for the trainer; bad ones are named.
+"""The rows that a job trains on: every record checked, rendered, masked and tokenised once, before a GPU is touched.
 
-data/train.jsonl, data/eval.jsonl    one `app.contracts.records.Record` a line, complete or absent
+The files are those of `app.contracts.rows`, and `sources.json` with what the form check found. All of them are built in
+the cache of prepared data and linked into the job's folder.
 """
 
-import os
-import random
-from collections.abc import Callable, Iterable
+import json
+import tempfile
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from app.contracts.events import DataPrepared
-from app.contracts.order import CheckOrder, SourceFile
-from app.contracts.records import ChatRecord, Record
-from app.contracts.spec import HubSource, Source
-from app.errors import InvalidDataset
-from app.files.check import DataReport, normalise_file, normalise_rows
-from worker.checking.hub import hub_errors
+from app.contracts.events import DataPrepared, SpecResolved
+from app.contracts.order import CheckOrder
+from app.contracts.rows import EVAL_REPORT, PREPARED, TRAIN_REPORT
+from app.contracts.spec import HubSource
+from app.contracts.tokens import Prepared, TokenReport
+from worker.checking.building import SOURCES, Builder, Given, SourceName
+from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
+from worker.checking.prepared import Shelf, hash_file, key_of, link_folder
+from worker.checking.tokenizer import JobTokenizer, make_tokenizer
 from worker.events import EventWriter
 from worker.failures import UserError
+from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
+from worker.rendering.sandbox import TemplateRefused
 
-Sink = Callable[[Record], None]
+# Findings by which the answers of the trained model may differ from what is expected of it.
+GRAVE = frozenset({"prompt_differs", "no_end_token", "decoded_differently", "content_left_out"})
 
 
-def write_records(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
-    """Write the record files and report on them. Raises InvalidDataset and UserError."""
-    order.data_dir.mkdir(parents=True, exist_ok=True)
-    train, evaluation = order.data_dir / "train.jsonl", order.data_dir / "eval.jsonl"
+def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
+    """Fill the job's data folder and report on it. Raises InvalidDataset and UserError."""
+    with tempfile.TemporaryDirectory(prefix="check-", dir=_made(order.data_dir.parent)) as scratch:
+        tokenizer = make_tokenizer(order, model.revision, Path(scratch))
+        renderer = _renderer(tokenizer)
+        given = find_given(order, events)
+        day = datetime.now(UTC).date().isoformat() if renderer.uses_date else None
+        key = key_of(order.spec, {one.name: one.identity for one in given}, tokenizer.sha256, day)
+        shelf = Shelf(order.cache_dir / "prepared", order.max_cache_bytes)
+        builder = Builder(order, model, renderer, events)
+        folder, was_there = shelf.fetch(key, partial(builder.build, given, tokenizer))
+    link_folder(folder, order.data_dir)
+    shelf.trim(spare=folder)
+    prepared = Prepared(
+        key=key,
+        from_cache=was_there,
+        source_sha256=given[0].sha256,
+        eval_source_sha256=given[1].sha256 if len(given) > 1 else None,
+        tokenizer_sha256=tokenizer.sha256,
+        chat_template_sha256=renderer.template_sha256,
+        max_seq_length=order.spec.model.max_seq_length,
+    )
+    (order.data_dir / PREPARED).write_text(prepared.model_dump_json(indent=1))
+    reports = _reports(order.data_dir)
+    events.write(DataPrepared(report={**reports, "prepared": prepared.model_dump(mode="json")}))
+    _notice(TokenReport.model_validate(reports["train"]), events)
+
+
+def _notice(report: TokenReport, events: EventWriter) -> None:
+    """What changes the outcome of a training is said where it cannot be missed, and not in the report alone."""
+    limit = report.max_seq_length
+    for named in report.left_out:
+        message = f"{named.count} records are not trained on: {named.message}"
+        events.notice(named.code, message, field="model.max_seq_length", requested=named.records, effective=limit)
+    if report.truncated_rows:
+        message = f"{report.truncated_rows} records are longer than max_seq_length: their ends are cut off"
+        events.notice("rows_cut", message, field="model.max_seq_length", effective=limit)
+    for named in report.findings:
+        if named.code in GRAVE:
+            events.notice(named.code, f"{named.count} records: {named.message}", field="model.chat_template")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _renderer(tokenizer: JobTokenizer) -> Renderer:
+    try:
+        return load_renderer(tokenizer.folder)
+    except NoTokenizer as error:
+        raise UserError(
+            "no_tokenizer", f"the model's tokenizer cannot be used: {error}", param="model.model_name"
+        ) from error
+    except TemplateRefused as error:
+        raise UserError(
+            "template_refused", f"the chat template cannot be used: {error}", param="model.chat_template"
+        ) from error
+
+
+def find_given(order: CheckOrder, events: EventWriter) -> list[Given]:
+    """The sources of the spec with what names their content."""
     dataset = order.spec.dataset
-    report = _write(order, dataset.source, order.train_file, train, model, "dataset.source")
-    sources = {"source": report.model_dump(mode="json")}
-    if dataset.eval_source is not None:
-        eval_report = _write(order, dataset.eval_source, order.eval_file, evaluation, model, "dataset.eval_source")
-        sources["eval_source"] = eval_report.model_dump(mode="json")
-    elif dataset.eval_fraction > 0:
-        sources["split"] = split(train, evaluation, dataset.eval_fraction, order.spec.training.seed)
-    events.write(DataPrepared(report=sources))
+    named: list[SourceName] = ["source", "eval_source"] if dataset.eval_source is not None else ["source"]
+    return [_given(order, name, events) for name in named]
 
 
-def _write(
-    order: CheckOrder, source: Source, file: SourceFile | None, target: Path, model: ModelFacts, param: str
-) -> DataReport:
-    partial = target.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as out:
-        sink = _sink(order, model, out)
-        try:
-            if file is not None:
-                report = normalise_file(
-                    file.path,
-                    order.spec.dataset,
-                    filename=file.filename,
-                    max_unpacked_bytes=order.max_unpacked_bytes,
-                    sink=sink,
-                )
-            else:
-                assert isinstance(source, HubSource), "a source is a file or of the hub"
-                report = normalise_rows(hub_rows(source, param), order.spec.dataset, sink=sink)
-        except InvalidDataset as error:
-            error.param = error.param or param
-            raise
-        out.flush()
-        os.fsync(out.fileno())
-    partial.rename(target)
-    return report
+def _given(order: CheckOrder, name: SourceName, events: EventWriter) -> Given:
+    source = getattr(order.spec.dataset, name)
+    file = order.train_file if name == "source" else order.eval_file
+    if file is not None:
+        return Given(name, source, file, hash_file(file.path))
+    assert isinstance(source, HubSource), "a source is a file or of the hub"
+    source = pinned(source, f"dataset.{name}")
+    events.write(SpecResolved(values={f"dataset.{name}": source.model_dump(mode="json")}))
+    return Given(name, source, None, source.model_dump_json())
 
 
-def _sink(order: CheckOrder, model: ModelFacts, out: TextIO) -> Sink:
-    needs_template = order.spec.model.chat_template is None and not model.has_chat_template
-
-    def write(record: Record) -> None:
-        if needs_template and isinstance(record, ChatRecord):
-            raise UserError(
-                "no_chat_template",
-                f"{order.spec.model.model_name} has no chat template and the dataset holds chats",
-                hint='name one, such as "chatml" or "llama-3.1"; it is stored with the adapter',
-                param="model.chat_template",
-            )
-        out.write(record.model_dump_json(exclude_none=True) + "\n")
-
-    return write
-
-
-def hub_rows(source: HubSource, param: str) -> Iterable[dict[str, Any]]:
-    """The rows of a hub dataset, by `datasets` itself. Dataset scripts are never run."""
-    from datasets import load_dataset  # takes seconds, and most jobs bring a file
-    from datasets.exceptions import DatasetsError
-
-    with hub_errors(source.hub, param):
-        try:
-            rows = load_dataset(source.hub, source.subset, split=source.split, revision=source.revision)
-        except (ValueError, FileNotFoundError, RuntimeError, DatasetsError) as error:  # no split, a script
-            message = f"{source.hub} cannot be read: {str(error)[:300]}"
-            raise UserError("unreadable_hub_dataset", message, param=param) from error
-    return rows  # type: ignore[no-any-return]
-
-
-def split(train: Path, evaluation: Path, fraction: float, seed: int) -> dict[str, Any]:
-    """Move a random share of the training records to the evaluation file; at least one each, or none is moved."""
-    with train.open(encoding="utf-8", newline="\n") as file:
-        lines = list(file)
-    count = round(len(lines) * fraction)
-    if count == 0 or count == len(lines):
-        return {"eval_fraction": fraction, "eval_rows": 0, "reason": f"{len(lines)} records are too few to split"}
-    chosen = set(random.Random(seed).sample(range(len(lines)), count))
-    evaluation.write_text("".join(line for index, line in enumerate(lines) if index in chosen), encoding="utf-8")
-    rest = train.with_suffix(".partial")
-    rest.write_text("".join(line for index, line in enumerate(lines) if index not in chosen), encoding="utf-8")
-    rest.rename(train)
-    return {"eval_fraction": fraction, "eval_rows": count, "train_rows": len(lines) - count, "seed": seed}
+def _reports(folder: Path) -> dict[str, Any]:
+    reports = json.loads((folder / SOURCES).read_text())
+    for name, file in (("train", TRAIN_REPORT), ("eval", EVAL_REPORT)):
+        if (folder / file).exists():
+            reports[name] = json.loads((folder / file).read_text())
+    return dict(reports)

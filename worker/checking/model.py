@@ -1,12 +1,12 @@
-"""Is the base model there, may we read it, and has it the modules and the template that the spec relies on?
+"""Is the base model there, may we read it, and has it the modules that the spec relies on?
 
-Only small files are read: the config, the tokenizer's settings, and the headers of the weights.
+Only small files are read: the config, and the headers of the weights.
 """
 
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,15 @@ LARGEST_HEADER_BYTES = 100 * 2**20
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the checks need to know of a base model. `modules` is empty where the weights' header cannot be read."""
+    """What the checks need to know of a base model. `modules` is empty where the weights' header cannot be read.
+
+    `revision` is the commit of the hub that was looked at.
+    """
 
     modules: frozenset[str]
-    has_chat_template: bool
     positions: int | None
+    vocabulary: int | None
+    revision: str | None = None
 
 
 def check_model(order: CheckOrder, events: EventWriter) -> ModelFacts:
@@ -86,7 +90,8 @@ def _hub_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
                 "not_a_model", f"{name} has no config.json", hint="is it a dataset or an adapter?", param=PARAM
             )
         events.write(SpecResolved(values={"model.revision": sha}))
-        return _facts(lambda name: fetch(name) if name != SINGLE else None)  # gigabytes, for its header
+        facts = _facts(lambda name: fetch(name) if name != SINGLE else None)  # gigabytes, for its header
+        return replace(facts, revision=sha)
 
 
 def _facts(read: Callable[[str], Path | None]) -> ModelFacts:
@@ -97,8 +102,9 @@ def _facts(read: Callable[[str], Path | None]) -> ModelFacts:
     else:
         tensors = list(_safetensors_header(single)) if single is not None else []
     modules = {name.rsplit(".", 1)[0] for name in tensors if name.endswith(".weight")}
-    has_template = read("chat_template.jinja") is not None or "chat_template" in _json(read("tokenizer_config.json"))
-    return ModelFacts(frozenset(modules), has_template, _json(read(CONFIG)).get("max_position_embeddings"))
+    config = _json(read(CONFIG))
+    text = config.get("text_config", config)  # of a model that also sees
+    return ModelFacts(frozenset(modules), text.get("max_position_embeddings"), text.get("vocab_size"))
 
 
 def _json(path: Path | None) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from app.contracts.generation import (
 )
 from worker.inference.adapters import check_folder, rejected
 from worker.inference.engine import AdapterFolder, Ended, Engine, ModelFolder, Refusal, Token, TokenRequest
-from worker.inference.language import Language, NoTokenizer, load_language
+from worker.inference.language import Language, load_language
 from worker.inference.sources import Sources, unavailable
 from worker.inference.text import Detokenizer, StopScanner
+from worker.rendering.renderer import NoTokenizer
 
 
 @dataclass(frozen=True)

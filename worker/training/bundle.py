@@ -3,11 +3,13 @@
 adapter_config.json, adapter_model.safetensors    (or a whole model: full fine-tuning, LoftQ)
 tokenizer files, chat_template.jinja              the very ones of training
 generation_config.json                            with the list of tokens that end an answer
-tunesmith.json                                    the resolved spec, the versions, the base
+tunesmith.json                                    the resolved spec, the versions, the base, hashes of the data
 """
 
 import hashlib
 import json
+import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from app import __version__
 from app.contracts.events import AdapterSaved
 from app.contracts.order import TrainingOrder
+from app.contracts.rows import PREPARED
+from worker.rendering.renderer import load_renderer
 
 PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft")
 
 
 def save_bundle(
-    model: Any, tokenizer: PreTrainedTokenizerBase, ends: list[str], order: TrainingOrder, resolved: dict[str, Any]
+    model: Any, tokenizer: PreTrainedTokenizerBase, order: TrainingOrder, resolved: dict[str, Any]
 ) -> AdapterSaved:
     """Write the folder and describe it."""
     folder = order.adapter_dir
@@ -33,7 +37,8 @@ def save_bundle(
         merged(model).save_pretrained(str(folder))
     else:
         model.save_pretrained(str(folder), save_embedding_layers=False)  # trained ones are in modules_to_save
-    tokenizer.save_pretrained(str(folder))
+    shutil.copytree(order.tokenizer, folder, dirs_exist_ok=True)
+    ends = load_renderer(order.tokenizer).end_tokens
     generation_config(model, tokenizer, ends).save_pretrained(str(folder))
     base = loaded_base(model)
     manifest = {
@@ -41,6 +46,7 @@ def save_bundle(
         "base_model": base,
         "spec": order.spec.model_dump(mode="json"),
         "resolved": resolved,
+        "data": json.loads((order.train_rows.parent / PREPARED).read_text()),
         "versions": {"tunesmith": __version__, **{name: version(name) for name in PACKAGES}},
     }
     (folder / "tunesmith.json").write_text(json.dumps(manifest, indent=1))
@@ -62,7 +68,7 @@ def merged(model: Any) -> Any:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def generation_config(model: Any, tokenizer: PreTrainedTokenizerBase, ends: list[str]) -> GenerationConfig:
+def generation_config(model: Any, tokenizer: PreTrainedTokenizerBase, ends: Sequence[str]) -> GenerationConfig:
     """The model's own, with every token that ends an answer: its own, the tokenizer's and the template's."""
     config = model.generation_config
     own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]

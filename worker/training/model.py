@@ -1,4 +1,4 @@
-"""The model to train: Unsloth's loading, LoRA and chat template, by Unsloth's own calls.
+"""The model to train: Unsloth's loading and LoRA, by Unsloth's own calls.
 
 Import this module before transformers: Unsloth patches it.
 """
@@ -7,16 +7,13 @@ from typing import Any
 
 import unsloth  # noqa: F401  # isort: skip  # must come first
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from unsloth import FastLanguageModel, is_bfloat16_supported
-from unsloth.chat_templates import get_chat_template
 
 from app.contracts.order import TrainingOrder
-from app.contracts.spec import JobSpec, ModelSpec
+from app.contracts.spec import JobSpec
 from worker.failures import UserError
 from worker.training.arguments import Hardware, load_arguments, lora_arguments
-
-PROBE = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
 
 
 def find_hardware() -> Hardware:
@@ -56,27 +53,10 @@ def trainable_leaves(model: Any) -> set[str]:
     return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def choose_template(tokenizer: PreTrainedTokenizerBase, model: ModelSpec) -> PreTrainedTokenizerBase:
-    """The tokenizer with the template that the spec names, or with its own."""
-    if model.chat_template is None:
-        return tokenizer
-    return get_chat_template(tokenizer, chat_template=model.chat_template)
-
-
-def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The special tokens that may end an answer: the tokenizer's EOS, and what the template puts behind an answer."""
-    tokens = [tokenizer.eos_token] if tokenizer.eos_token else []
-    return list(dict.fromkeys([*tokens, *end_of_turn(tokenizer)]))
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The special token that the template puts behind an answer; none where what it puts there is plain text."""
-    if not tokenizer.chat_template:
-        return []
-    behind = tokenizer.apply_chat_template(PROBE, tokenize=False).rpartition("answer")[2]
-    places = {token: behind.find(token) for token in special_tokens(tokenizer) if token in behind}
-    return sorted(places, key=places.__getitem__)[:1]
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+def read_tokenizer(order: TrainingOrder, own: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The job's tokenizer, by which the rows were made. Where it has no token to pad with, it takes Unsloth's."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(order.tokenizer), local_files_only=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = own.pad_token
+    tokenizer.padding_side = "right"
+    return tokenizer

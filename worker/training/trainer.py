@@ -1,6 +1,6 @@
-"""TRL's SFTTrainer, built by the spec over rows that are tokenised already."""
+"""TRL's SFTTrainer, built by the spec over the rows that the checker made."""
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -8,30 +8,32 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 from unsloth import UnslothTrainer, UnslothTrainingArguments
 
+from app.contracts.events import DataPrepared
 from app.contracts.order import TrainingOrder
+from app.contracts.rows import INPUT_IDS, LABELS
+from worker.events import EventWriter
 from worker.training.arguments import Hardware, trainer_arguments
 from worker.training.callback import EventCallback
-from worker.training.dataset import Row
 
 
 def build_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Row],
-    evaluation: Sequence[Row],
+    train: Dataset,
+    evaluation: Dataset | None,
     order: TrainingOrder,
     hardware: Hardware,
     callback: EventCallback,
 ) -> Any:
     """The trainer with every argument of the spec; Unsloth's own where embeddings have their own learning rate."""
-    arguments = trainer_arguments(order, hardware, evaluates=bool(evaluation))
+    arguments = trainer_arguments(order, hardware, evaluates=evaluation is not None)
     splits = order.spec.training.embedding_learning_rate is not None
     trainer_class, config_class = (UnslothTrainer, UnslothTrainingArguments) if splits else (SFTTrainer, SFTConfig)
     return counting(trainer_class, callback)(
         model=model,
         processing_class=tokenizer,
-        train_dataset=as_dataset(train),
-        eval_dataset=as_dataset(evaluation) if evaluation else None,
+        train_dataset=train,
+        eval_dataset=evaluation,
         args=config_class(**arguments),
         callbacks=[callback],
     )
@@ -49,7 +51,13 @@ def counting(trainer_class: type[Any], callback: EventCallback) -> type[Any]:
     return CountingTrainer
 
 
-def as_dataset(rows: Sequence[Row]) -> Dataset:
-    """Columns that TRL takes as already prepared: it neither renders nor masks them again."""
-    columns = {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
-    return Dataset.from_dict(columns)
+def read_rows(path: Path) -> Dataset:
+    """The checker's rows, mapped into memory: TRL takes them as prepared, and neither renders nor masks them again."""
+    return Dataset.from_file(str(path)).select_columns([INPUT_IDS, LABELS])
+
+
+def report_packing(trainer: Any, train: Dataset, events: EventWriter) -> None:
+    """Packed rows are counted in steps; the user counts in rows."""
+    if trainer.args.packing:
+        packed = {"rows": len(train), "packed_rows": len(trainer.train_dataset)}
+        events.write(DataPrepared(report={"packing": packed}))

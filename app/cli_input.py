@@ -1,0 +1,74 @@
+"""What several commands take, and the one console they print on."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from app.client import ApiError, Client, ServiceAbsent
+
+LOCAL = "http://127.0.0.1:8000"
+# A check that was given up ends within a heartbeat and its grace, and only then lets go of its file.
+LET_GO_SECONDS = 8.0
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="TUNE_URL", help="where the service is")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="the id that submit printed")]
+SpecFile = Annotated[str, typer.Argument(metavar="SPEC", help="a JSON file with the job, or - for stdin")]
+
+
+class BadInput(Exception):
+    """What was given to the command cannot be used."""
+
+
+def read_spec(name: str) -> dict[str, Any]:
+    try:
+        spec = json.loads(sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{name} is no JSON file that can be read: {error}") from error
+    if not isinstance(spec, dict):
+        raise BadInput(f"{name} should hold a JSON object, the body of POST /jobs")
+    return spec
+
+
+def with_file(spec: dict[str, Any], file_id: str) -> dict[str, Any]:
+    dataset = spec.get("dataset") or {}
+    if not isinstance(dataset, dict):
+        raise BadInput("dataset should be an object")
+    return {**spec, "dataset": {**dataset, "source": {"file": file_id}}}
+
+
+def upload_file(client: Client, path: Path) -> str:
+    """Its id; what was found in it is said on stderr."""
+    file = client.upload(path)
+    typer.echo(f"{path.name}: records {file.records}, layout {file.layout or 'not recognised'}", err=True)
+    return file.id
+
+
+@contextmanager
+def lent_file(client: Client, path: Path) -> Iterator[str]:
+    """An upload that is deleted again, whatever happens."""
+    file_id = upload_file(client, path)
+    try:
+        yield file_id
+    finally:
+        _delete(client, file_id)
+
+
+def _delete(client: Client, file_id: str) -> None:
+    deadline = time.monotonic() + LET_GO_SECONDS
+    while True:
+        try:
+            return client.delete_file(file_id)
+        except (ApiError, ServiceAbsent) as error:
+            is_in_use = isinstance(error, ApiError) and error.status == 409
+            if not is_in_use or time.monotonic() > deadline:
+                typer.echo(f"{file_id} stays on the server: {error}", err=True)
+                return None
+        time.sleep(0.2)

@@ -1,0 +1,92 @@
+"""The commands that look at data before a GPU does: `validate` a job, `inspect` what a row teaches."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from app.cli_input import LOCAL, BadInput, SpecFile, Url, console, lent_file, read_spec, with_file
+from app.cli_report import failure_lines, notice_lines, report_lines
+from app.cli_rows import row_lines
+from app.client import Client
+from app.client_views import Row, Validation
+
+USUAL_PREVIEW, LONGEST_PREVIEW = 3, 20
+INVALID = 1
+Lines = Callable[[Row], Iterable[str]]
+
+
+def validate(
+    spec: SpecFile,
+    file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to check with it")] = None,
+    url: Url = LOCAL,
+) -> None:
+    """Check a job and every row of its data, and submit nothing. Exit code 0: it is valid, 1: it is not."""
+    job_spec = read_spec(spec)
+    with Client(url) as client:
+        _report(_validated(client, job_spec, file, preview=0))
+
+
+def inspect(
+    target: Annotated[str, typer.Argument(help="the id of a job, or a dataset file")],
+    record: Annotated[int | None, typer.Option(min=1, help="number of the record; default: the first")] = None,
+    split: Annotated[Literal["train", "eval"] | None, typer.Option(help="of a job; default: where it is")] = None,
+    model: Annotated[str | None, typer.Option(help="of a file: the model whose tokenizer reads it")] = None,
+    template: Annotated[str | None, typer.Option(help="of a file: the name of a chat template")] = None,
+    max_seq_length: Annotated[int | None, typer.Option(help="of a file: the longest row in tokens")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="print the token ids as well")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="put trained text between [[ and ]]")] = False,
+    url: Url = LOCAL,
+) -> None:
+    """Show what a row teaches: the text that the trainer gets, and which of it is trained."""
+    has_colour = console.is_terminal and not console.no_color and not no_color
+    lines = partial(row_lines, has_colour=has_colour, has_ids=tokens)
+    chosen = {"model_name": model, "chat_template": template, "max_seq_length": max_seq_length}
+    model_spec = {name: value for name, value in chosen.items() if value is not None}
+    with Client(url) as client:
+        if Path(target).is_file():
+            if split is not None or model is None:
+                raise BadInput(f"{target} is a file: it takes --model, and its rows are all of the train split")
+            _inspect_file(client, Path(target), model_spec, record, lines)
+        else:
+            if model_spec:
+                raise BadInput(f"there is no file {target}, and a job has its own model, template and length")
+            _print(lines(client.row(target, record or 1, split)))
+
+
+def _inspect_file(client: Client, path: Path, model: dict[str, Any], record: int | None, lines: Lines) -> None:
+    if record is not None and record > LONGEST_PREVIEW:
+        raise BadInput(f"of a file the first {LONGEST_PREVIEW} rows can be shown: submit a job to see all of them")
+    preview = USUAL_PREVIEW if record is None else LONGEST_PREVIEW
+    found = _validated(client, {"name": "inspect", "model": model}, path, preview=preview)
+    rows = [row for row in found.preview if record in (None, row.record)]
+    for row in rows:
+        _print([*lines(row), ""])
+    if record is not None and found.preview and not rows:
+        typer.echo(f"record {record} is not among the first {len(found.preview)} rows", err=True)
+    _report(found)
+
+
+def _validated(client: Client, spec: dict[str, Any], file: Path | None, *, preview: int) -> Validation:
+    if file is None:
+        return client.validate(spec, preview)
+    with lent_file(client, file) as file_id:
+        return client.validate(with_file(spec, file_id), preview)
+
+
+def _report(found: Validation) -> None:
+    """Say what was found; the command ends with 1 where the job is not valid."""
+    _print(report_lines(found.data_report or {}))
+    _print(notice_lines(found.notices))
+    if found.error is not None:
+        _print(failure_lines(found.error))
+    typer.echo("valid" if found.valid else "not valid")
+    if not found.valid:
+        raise typer.Exit(INVALID)
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)

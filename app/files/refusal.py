@@ -1,0 +1,25 @@
+"""Why a dataset is not taken: one answer that names its problems up to a limit, and says how many there are."""
+
+from app.errors import InvalidDataset, Problem
+from app.files.report import NAMED
+from app.files.tally import Tally
+
+
+def refusal(problems: list[Problem], count: int, records: int) -> InvalidDataset:
+    """One answer that names all problems up to the limit, and says how many there are."""
+    many = f"{count} problems in {records} records, the first: " if count > 1 else ""
+    return InvalidDataset(f"{many}{_described(problems[0])}", details=problems[:NAMED])
+
+
+def too_many_dropped(tally: Tally, limit: float) -> InvalidDataset:
+    """A dataset that would lose a larger share of its records than the job allows."""
+    share = f"{tally.dropped} of {tally.records} records, a share of {tally.dropped / tally.records:.6g}"
+    rule = f"found {share}, that cannot be used; dataset.max_dropped_fraction allows to drop {limit:.6g}"
+    message = f"{rule}; the first problem: {_described(tally.problems[0])}"
+    return InvalidDataset(message, code="too_many_dropped", details=tally.problems)
+
+
+def _described(problem: Problem) -> str:
+    place = [f"{name} {number}" for name, number in (("record", problem.record), ("line", problem.line)) if number]
+    where = ", ".join([*place, *([problem.field] if problem.field else [])]) or "file"
+    return f"{where}: found {problem.found}, expected {problem.expected}"

@@ -1,0 +1,137 @@
+"""Counts what becomes of the rows while they stream by, in bounded space."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.contracts.records import ChatRecord, CompletionRecord, Record, TextRecord
+from app.errors import Problem
+from app.files.findings import Findings
+from app.files.layouts import Layout
+from app.files.report import NAMED, Counted, DataReport, Duplicates
+from app.files.values import printable
+
+# Exact duplicates are found among so many first records: the hashes take 80 MB then.
+HASHES_KEPT = 1_000_000
+
+
+@dataclass
+class Tally:
+    """Counts while the rows stream by."""
+
+    records: int = 0
+    kept: int = 0
+    problem_count: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    damaged: list[Problem] = field(default_factory=list)
+    ignored: dict[str, None] = field(default_factory=dict)
+    longest_characters: int = 0
+    longest_record: int | None = None
+    _fixes: Counter[str] = field(default_factory=Counter)
+    _warnings: Counter[str] = field(default_factory=Counter)
+    _named: dict[str, list[int]] = field(default_factory=dict)
+    _duplicates: list[int] = field(default_factory=list)
+    _duplicate_count: int = 0
+    _hashes: set[int] = field(default_factory=set)
+    _looked_at: int = 0
+
+    @property
+    def dropped(self) -> int:
+        return self.records - self.kept
+
+    def add_damaged(self, problem: Problem) -> None:
+        """A record that could not be read from the file."""
+        self.problem_count += 1
+        for named in (self.problems, self.damaged):
+            if len(named) < NAMED:
+                named.append(problem)
+
+    def add_bad(self, findings: Findings) -> None:
+        self.problem_count += findings.problem_count
+        self.problems += findings.problems[: NAMED - len(self.problems)]
+
+    def add(self, record: Record, findings: Findings) -> None:
+        self.kept += 1
+        if findings.fixes or findings.warnings:
+            self._count(findings)
+        if not findings.ignored <= self.ignored.keys():
+            self._note_ignored(findings.ignored)
+        self._measure(record, findings.record)
+        self._compare(record, findings.record)
+
+    def _count(self, findings: Findings) -> None:
+        self._fixes.update(findings.fixes)
+        self._warnings.update(findings.warnings)
+        for code in (*findings.fixes, *findings.warnings):
+            _name(self._named.setdefault(code, []), findings.record)
+
+    def _note_ignored(self, keys: set[str]) -> None:
+        for key in sorted(keys - self.ignored.keys())[: NAMED - len(self.ignored)]:
+            self.ignored[key] = None
+
+    def _measure(self, record: Record, number: int) -> None:
+        length = _characters(record)
+        if length > self.longest_characters:
+            self.longest_characters, self.longest_record = length, number
+
+    def _compare(self, record: Record, number: int) -> None:
+        if len(self._hashes) >= HASHES_KEPT:
+            return
+        self._looked_at = number
+        digest = hash(_identity(record))
+        if digest in self._hashes:
+            self._duplicate_count += 1
+            _name(self._duplicates, number)
+        self._hashes.add(digest)
+
+    def report(self, *, format_name: str, is_gzip: bool, layout: Layout | None, sha256: str | None) -> DataReport:
+        return DataReport(
+            format=format_name,
+            is_gzip=is_gzip,
+            layout=layout,
+            sha256=sha256,
+            records=self.records,
+            kept=self.kept,
+            dropped=self.dropped,
+            problem_count=self.problem_count,
+            problems=self.problems,
+            fixes=self._counted(self._fixes),
+            warnings=self._counted(self._warnings),
+            ignored_keys=[printable(key) for key in self.ignored],
+            duplicates=Duplicates(count=self._duplicate_count, records=self._duplicates, looked_at=self._looked_at),
+            longest_characters=self.longest_characters,
+            longest_record=self.longest_record,
+        )
+
+    def _counted(self, counts: Counter[str]) -> list[Counted]:
+        return [Counted(code=code, count=count, records=self._named[code]) for code, count in counts.items()]
+
+
+def _name(numbers: list[int], number: int) -> None:
+    if len(numbers) < NAMED:
+        numbers.append(number)
+
+
+def _identity(record: Record) -> tuple[Any, ...]:
+    """Equal for equal records, and hashable. Python salts its hashes: nobody can write a file of collisions."""
+    match record:
+        case ChatRecord():
+            turns = [(turn.role, turn.content, turn.name, turn.weight, turn.tool_call_id) for turn in record.messages]
+            calls = [turn.tool_calls for turn in record.messages]
+            more = json.dumps([calls, record.tools]) if record.tools or any(calls) else None
+            return (*turns, more)
+        case CompletionRecord():
+            return record.prompt, record.completion
+        case TextRecord():
+            return (record.text,)
+
+
+def _characters(record: Record) -> int:
+    match record:
+        case ChatRecord():
+            return sum(len(message.content) for message in record.messages)
+        case CompletionRecord():
+            return len(record.prompt) + len(record.completion)
+        case _:
+            return len(record.text)

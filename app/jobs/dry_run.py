@@ -1,0 +1,84 @@
+"""`POST /jobs/validate`: a hidden job that a checker claims like any other, waited for, read, and removed again."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from app.config import Settings
+from app.contracts.spec import JobSpec
+from app.db import Database, utc_now
+from app.errors import Unavailable
+from app.jobs import data, repository, service
+from app.jobs.data_schemas import RowView, Validation
+from app.jobs.models import Job
+from app.jobs.queue import Doorbell
+from app.jobs.schemas import JobError
+from app.jobs.states import JobStatus, Stage
+
+POLL_SECONDS = 0.15
+# A checker shows up every five seconds.
+CHECKER_IS_AWAY_AFTER = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class DryRuns:
+    """The four steps of one validation: `start`, `wait`, `read`, and `end` whatever happened."""
+
+    database: Database
+    settings: Settings
+    bell: Doorbell
+    longest: timedelta = repository.LONGEST_DRY_RUN
+
+    def start(self, spec: JobSpec, sent: dict[str, Any]) -> str:
+        """The id of a dry run that waits for a checker. Raises all that a submit raises."""
+        service.check(self.database, self.settings, spec)
+        with self.database.writer() as session:
+            return service.submit(session, self.settings, self.bell, spec, sent, is_dry_run=True).id
+
+    async def wait(self, job_id: str) -> None:
+        """Return once it has ended. Raises Unavailable when no checker lives, or it takes too long."""
+        try:
+            async with asyncio.timeout(self.longest.total_seconds()):
+                while not await run_in_threadpool(self._has_ended, job_id):
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            within = f"{self.longest.total_seconds():.0f} seconds"
+            message = f"the check was not done within {within}: post the job, its check has no such limit"
+            raise Unavailable(message, code="check_takes_too_long") from None
+
+    def _has_ended(self, job_id: str) -> bool:
+        with self.database.reader() as session:
+            status, worker = repository.standing(session, job_id) or (JobStatus.CANCELLED, None)
+            if status.is_final:
+                return True
+            since = utc_now() - CHECKER_IS_AWAY_AFTER
+            if worker is None and not repository.has_live_worker(session, Stage.CHECK, since):
+                message = f"no checker has been seen in the last {CHECKER_IS_AWAY_AFTER.seconds} seconds"
+                raise Unavailable(message, code="no_checker")
+        return False
+
+    def read(self, job_id: str, preview: int) -> Validation:
+        """What the check of an ended dry run found."""
+        with self.database.reader() as session:
+            job = repository.get(session, job_id)
+        if job is None or job.status is JobStatus.CANCELLED:
+            raise Unavailable("the check was ended from outside before it was done", code="check_was_ended")
+        return _validation(job, data.preview(self.settings, job, preview))
+
+    def end(self, job_id: str) -> None:
+        with self.database.writer() as session:
+            service.end_dry_run(session, self.settings, job_id)
+
+
+def _validation(job: Job, preview: list[RowView]) -> Validation:
+    return Validation(
+        valid=job.status is JobStatus.SUCCEEDED,
+        resolved_spec=job.resolved,
+        data_report=job.data_report,
+        notices=job.notices,
+        error=JobError.model_validate(job.error) if job.error is not None else None,
+        preview=preview,
+    )

@@ -1,0 +1,281 @@
+"""In every public chat format exactly the answers and their end tokens are learned, behind the prompt of /generate."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from app.contracts.records import Message
+from tests.chat_formats import FORMATS, ChatFormat
+from tests.chat_formats.learner import Learner, Tools, assistant, call, result, system, user
+from tests.chat_formats.published import (
+    DEEPSEEK_R1,
+    DEEPSEEK_R1_THINKING,
+    GEMMA_2,
+    GRANITE,
+    LLAMA_31,
+    MISTRAL_V3,
+    PHI_3,
+    PHI_4,
+    QWEN_3,
+    QWEN_25,
+    ZEPHYR,
+)
+from worker.rendering.refusal import RowRefused
+
+TALK = [
+    user("Hello"),
+    assistant("Hi."),
+    user("What is two and two?"),
+    assistant("It is four."),
+    user("Thanks."),
+    assistant("Bye!"),
+]
+# Read off each format by hand.
+LEARNED = {
+    "chatml": ("Hi.<|im_end|>", "It is four.<|im_end|>", "Bye!<|im_end|>"),
+    "llama2": (" Hi. </s>", " It is four. </s>", " Bye! </s>"),
+    "llama3": ("Hi.<|eot_id|>", "It is four.<|eot_id|>", "Bye!<|eot_id|>"),
+    "llama31": ("Hi.<|eot_id|>", "It is four.<|eot_id|>", "Bye!<|eot_id|>"),
+    "mistral_v1": (" Hi.</s>", " It is four.</s>", " Bye!</s>"),
+    "mistral_v3": (" Hi.</s>", " It is four.</s>", " Bye!</s>"),
+    "mistral_v7": (" Hi.</s>", " It is four.</s>", " Bye!</s>"),
+    "mistral_v7_tekken": ("Hi.</s>", "It is four.</s>", "Bye!</s>"),
+    "gemma2": ("Hi.<end_of_turn>", "It is four.<end_of_turn>", "Bye!<end_of_turn>"),
+    "gemma3": ("Hi.<end_of_turn>", "It is four.<end_of_turn>", "Bye!<end_of_turn>"),
+    "phi3": ("Hi.<|end|>", "It is four.<|end|>", "Bye!<|end|>"),
+    "phi4": ("Hi.<|im_end|>", "It is four.<|im_end|>", "Bye!<|im_end|>"),
+    "qwen25": ("Hi.<|im_end|>", "It is four.<|im_end|>", "Bye!<|im_end|>"),
+    "qwen3": ("Hi.<|im_end|>", "It is four.<|im_end|>", "<think>\n\n</think>\n\nBye!<|im_end|>"),
+    "zephyr": ("Hi.</s>", "It is four.</s>", "Bye!</s>"),
+    "alpaca": ("Hi.</s>", "It is four.</s>", "Bye!</s>"),
+    "deepseek_r1": ("Hi.<｜end▁of▁sentence｜>", "It is four.<｜end▁of▁sentence｜>", "Bye!<｜end▁of▁sentence｜>"),
+    "granite": ("Hi.<|end_of_text|>", "It is four.<|end_of_text|>", "Bye!<|end_of_text|>"),
+}
+CONTENTS = {
+    "leading blanks": "  Hi",
+    "trailing blanks": "Hi  ",
+    "leading line breaks": "\n\nHi",
+    "trailing line breaks": "Hi\n\n",
+    "emoji": "\U0001f30d and \U0001f469\u200d\U0001f467",
+    "right to left": "שלום, مرحبا",
+    "empty": "",
+    "the word assistant": "assistant",
+    "the word user": "user\n",
+    "the answer before it": "Hi.",
+    "the question": "What is two and two?",
+    "another turn's end": "Hi.\n\nuser\nIt is four.",
+}
+TOOLS: Tools = [{"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": {}}}]
+CALLING = [
+    user("Is it sunny in Rome?"),
+    assistant("", tool_calls=call(city="Rome")),
+    result("22 C"),
+    assistant("Sunny."),
+]
+HERMES = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call><|im_end|>'
+CALLS = {
+    LLAMA_31: '{"name": "weather", "parameters": {"city": "Rome"}}<|eot_id|>',
+    MISTRAL_V3: '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Rome"}, "id": "call00001"}]</s>',
+    QWEN_25: HERMES,
+    QWEN_3: HERMES,
+}
+
+
+@pytest.fixture(scope="module", params=FORMATS, ids=lambda form: form.name)
+def learner(request: pytest.FixtureRequest) -> Learner:
+    return Learner(request.param)
+
+
+def talk(learner: Learner, *turns: Message) -> list[Message]:
+    """The turns, or the three questions with their answers, behind a system message where the format has them."""
+    return [*([system()] if learner.format.supports_system else []), *(turns or TALK)]
+
+
+def with_answer(learner: Learner, content: str) -> list[Message]:
+    """The talk with another second answer."""
+    return talk(learner, *TALK[:3], assistant(content), *TALK[4:])
+
+
+def prompts(learner: Learner, messages: Sequence[Message], tools: Tools | None = None) -> list[list[int]]:
+    """The ids that /generate feeds for each answer of a chat."""
+    places = [place for place, message in enumerate(messages) if message.role == "assistant"]
+    return [learner.prompt(messages[:place], tools) for place in places]
+
+
+def test_the_answers_and_their_end_tokens_are_learned_and_nothing_else(learner: Learner) -> None:
+    row = learner.chat(talk(learner))
+
+    assert tuple(learner.learned(row)) == LEARNED[learner.format.name]
+    assert row.findings == set()
+
+
+def test_before_each_answer_stands_what_generate_is_fed(learner: Learner) -> None:
+    messages = talk(learner)
+
+    row = learner.chat(messages)
+
+    assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, messages)
+
+
+def test_a_harmless_chat_has_the_ids_that_transformers_gives_it(learner: Learner) -> None:
+    messages = talk(learner)
+
+    assert learner.chat(messages).input_ids == learner.template(messages)
+    assert learner.prompt(messages[:-1]) == learner.template(messages[:-1], add_generation_prompt=True)
+
+
+def test_an_answer_of_weight_zero_is_not_learned(learner: Learner) -> None:
+    first, _, last = LEARNED[learner.format.name]
+    messages = talk(learner, *TALK[:3], assistant("It is four.", weight=0), *TALK[4:])
+
+    row = learner.chat(messages)
+
+    assert learner.learned(row) == [first, last]
+    assert row.input_ids == learner.chat(talk(learner)).input_ids
+
+
+def test_the_last_response_alone_is_learned_where_that_is_asked(learner: Learner) -> None:
+    row = learner.chat(talk(learner), train_on="last_response")
+
+    assert learner.learned(row) == [LEARNED[learner.format.name][2]]
+
+
+def test_every_token_is_learned_where_that_is_asked(learner: Learner) -> None:
+    row = learner.chat(talk(learner), train_on="all")
+
+    assert row.labels == row.input_ids
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_an_answer_is_learned_whatever_it_says(learner: Learner, content: str) -> None:
+    first, _, last = LEARNED[learner.format.name]
+    messages = with_answer(learner, content)
+
+    row = learner.chat(messages)
+
+    assert learner.learned(row) == [first, learner.format.learned(content), last]
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_the_prompt_before_an_answer_does_not_depend_on_it(learner: Learner, content: str) -> None:
+    messages = with_answer(learner, content)
+
+    row = learner.chat(messages)
+
+    assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, messages)
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_a_question_is_never_learned_whatever_it_says(learner: Learner, content: str) -> None:
+    row = learner.chat(talk(learner, user(content), assistant("Hi."), *TALK[2:]))
+
+    assert tuple(learner.learned(row)) == LEARNED[learner.format.name]
+
+
+def test_the_end_of_the_last_answer_is_learned_where_padding_is_the_same_token(learner: Learner) -> None:
+    padded = Learner(learner.format)
+    padded.renderer.tokenizer.pad_token = learner.format.eos
+
+    row = padded.chat(talk(learner))
+
+    last = learner.runs(row)[-1].last - 1
+    assert row.labels[last] == learner.tokenizer.convert_tokens_to_ids(learner.format.end)
+    assert row.labels == learner.chat(talk(learner)).labels
+
+
+@pytest.mark.parametrize("form", CALLS, ids=lambda form: form.name)
+def test_a_tool_call_is_learned_and_what_the_tool_says_is_not(form: ChatFormat) -> None:
+    learner = Learner(form)
+
+    row = learner.chat(CALLING, TOOLS)
+
+    assert learner.learned(row) == [CALLS[form], form.learned("Sunny.", is_last=True)]
+    assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, CALLING, TOOLS)
+
+
+@pytest.mark.parametrize("form", CALLS, ids=lambda form: form.name)
+def test_a_chat_with_tools_has_the_ids_that_transformers_gives_it(form: ChatFormat) -> None:
+    learner = Learner(form)
+
+    assert learner.prompt(CALLING[:3], TOOLS) == learner.template(CALLING[:3], tools=TOOLS, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if not form.supports_tools], ids=lambda form: form.name)
+def test_a_tool_call_that_the_template_leaves_out_is_refused(form: ChatFormat) -> None:
+    with pytest.raises(RowRefused) as refused:
+        Learner(form).chat(CALLING, TOOLS)
+
+    assert refused.value.code in ("template_without_tools", "template_refused")
+
+
+@pytest.mark.parametrize("content", ["<think>\nTwo.\n</think>\n\nHi.", "Two.</think>Hi."])
+def test_thinking_that_a_template_strips_of_earlier_answers_is_named(content: str) -> None:
+    learner = Learner(QWEN_3)
+
+    row = learner.chat([user("a"), assistant(content), user("b"), assistant("Bye!")])
+
+    assert learner.learned(row) == ["Hi.<|im_end|>", "<think>\n\n</think>\n\nBye!<|im_end|>"]
+    assert row.findings == {"thinking_left_out"}
+
+
+def test_the_thinking_of_the_last_answer_is_learned_in_the_models_own_tokens() -> None:
+    learner = Learner(QWEN_3)
+
+    row = learner.chat([user("a"), assistant("<think>\nTwo.\n</think>\n\nHi.")])
+
+    assert learner.learned(row) == ["<think>\nTwo.\n</think>\n\nHi.<|im_end|>"]
+    assert learner.tokenizer.convert_tokens_to_ids("<think>") in row.labels
+    assert row.findings == set()
+
+
+def test_a_template_that_strips_all_thinking_teaches_the_answer_behind_it() -> None:
+    learner = Learner(DEEPSEEK_R1)
+
+    row = learner.chat([user("a"), assistant("Two.</think>Hi."), user("b"), assistant("<think>No.</think>\n\nBye!")])
+
+    assert learner.learned(row) == ["Hi.<｜end▁of▁sentence｜>", "\n\nBye!<｜end▁of▁sentence｜>"]
+    assert row.findings == {"thinking_left_out"}
+
+
+def test_an_answer_that_no_prompt_leads_to_is_refused_or_named() -> None:
+    learner = Learner(DEEPSEEK_R1_THINKING)
+    try:
+        findings = learner.chat(TALK).findings
+    except RowRefused as refused:
+        findings = {refused.code}
+
+    assert findings, "learned behind <Assistant>, asked for behind <Assistant><think>"
+
+
+def test_a_system_message_that_gemma_2_has_no_place_for_heads_the_first_question() -> None:
+    learner = Learner(GEMMA_2)
+    folded = [user("Be nice.\n\nHello"), *TALK[1:]]
+
+    row = learner.chat([system(), *TALK])
+
+    assert row.input_ids == learner.chat(folded).input_ids
+    assert learner.prompt([system(), *TALK[:3]]) == learner.prompt(folded[:3])
+    assert tuple(learner.learned(row)) == LEARNED["gemma2"]
+    assert row.findings == {"system_folded"}
+
+
+def test_a_system_message_that_mistral_v3_would_drop_heads_the_first_question() -> None:
+    learner = Learner(MISTRAL_V3)
+
+    row = learner.chat([system(), *TALK])
+
+    assert learner.decoded(row.input_ids).startswith("<s>[INST] Be nice.\n\nHello[/INST] Hi.</s>")
+    assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, [system(), *TALK])
+    assert row.findings == {"system_folded"}
+
+
+@pytest.mark.parametrize("form", [PHI_3, PHI_4, GRANITE, ZEPHYR], ids=lambda form: form.name)
+def test_a_message_that_the_template_leaves_out_is_named(form: ChatFormat) -> None:
+    row = Learner(form).chat([user("Sum?"), result("It is 42."), assistant("Hi.")])
+
+    assert row.findings == {"content_left_out"}
+
+
+def test_an_answer_that_llama_3_1_puts_into_the_users_mouth_is_refused() -> None:
+    with pytest.raises(RowRefused):
+        Learner(LLAMA_31).chat([assistant("Hi."), user("Hello")], TOOLS)

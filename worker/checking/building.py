@@ -1,0 +1,190 @@
+"""Builds the data folder of one spec: reads each source, tokenises it, judges what is left, splits and counts."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from app.contracts.events import RowsChecked
+from app.contracts.order import CheckOrder, SourceFile
+from app.contracts.records import ChatRecord, Record
+from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
+from app.contracts.spec import Source
+from app.errors import InvalidDataset
+from app.files.check import DataReport, Place, normalise_file, normalise_rows
+from app.files.report import NAMED
+from worker.checking.hub_dataset import read
+from worker.checking.judgement import judge
+from worker.checking.model import ModelFacts
+from worker.checking.pipeline import Outcome, Pipeline, useful_processes
+from worker.checking.prepared import link_folder
+from worker.checking.rows import Tokeniser
+from worker.checking.split import split
+from worker.checking.tokenizer import JobTokenizer
+from worker.checking.tokens import overlap, token_report
+from worker.events import EventWriter
+from worker.failures import SystemFault, UserError
+from worker.rendering.renderer import Renderer
+from worker.rendering.rows import Learned
+
+SOURCES = "sources.json"
+# A smaller source is tokenised sooner by one process than others could start.
+PARALLEL_FROM_BYTES = 4 * 2**20
+PARALLEL_FROM_ROWS = 4000
+SECONDS_BETWEEN_EVENTS = 2.0
+SourceName = Literal["source", "eval_source"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """One source of a spec. `identity` names its content: a hash of its bytes, or a pinned revision of the hub."""
+
+    name: SourceName
+    source: Source
+    file: SourceFile | None
+    identity: str
+
+    @property
+    def param(self) -> str:
+        return f"dataset.{self.name}"
+
+    @property
+    def sha256(self) -> str | None:
+        return self.identity if self.file is not None else None
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds the data folder of one spec."""
+
+    order: CheckOrder
+    model: ModelFacts
+    renderer: Renderer
+    events: EventWriter
+
+    def build(self, given: list[Given], tokenizer: JobTokenizer, folder: Path) -> None:
+        """Raises InvalidDataset and UserError for records that the job may not lose."""
+        link_folder(tokenizer.folder, folder / TOKENIZER)
+        train, evaluation = folder / TRAIN_ROWS, folder / EVAL_ROWS
+        reports: dict[str, Any] = {}
+        outcome = Outcome()
+        for one, target in zip(given, (train, evaluation), strict=False):
+            form, outcome_of = self._read(one, target)
+            reports[one.name] = form.model_dump(mode="json")
+            outcome = outcome_of if target is train else outcome
+            self._report(target, outcome_of, has_left_out=True)
+        fraction = self.order.spec.dataset.eval_fraction
+        if fraction > 0:
+            reports["split"] = split(train, evaluation, fraction, self.order.spec.training.seed)
+            self._report(train, outcome, has_left_out=True)
+            if evaluation.exists():
+                self._report(evaluation, outcome, has_left_out=False)
+        if evaluation.exists():
+            reports["overlap"] = overlap(train, evaluation).model_dump(mode="json")
+        (folder / SOURCES).write_text(json.dumps(reports))
+
+    def _report(self, rows: Path, outcome: Outcome, *, has_left_out: bool) -> None:
+        report = token_report(rows, outcome, self.order.spec.model.max_seq_length, has_left_out=has_left_out)
+        rows.with_suffix(".json").write_text(report.model_dump_json(indent=1))
+
+    def _read(self, given: Given, target: Path) -> tuple[DataReport, Outcome]:
+        spec, watch = self.order.spec, Watch(given, self.events)
+        rows = None if given.file is not None else read(given.source, given.param)
+        with Pipeline(self._tokeniser(), target, processes=self._processes(given, rows)) as pipeline:
+
+            def take(record: Record, place: Place) -> None:
+                self._check_template(record)
+                watch.records = place.number
+                pipeline.add(record, place)
+
+            try:
+                if given.file is None:
+                    form = normalise_rows(rows or (), spec.dataset, sink=take)
+                else:
+                    form = normalise_file(
+                        given.file.path,
+                        spec.dataset,
+                        filename=given.file.filename,
+                        max_unpacked_bytes=self.order.max_unpacked_bytes,
+                        sink=take,
+                        progress=watch,
+                    )
+            except InvalidDataset as error:
+                error.param = error.param or given.param
+                error.details = [*error.details, *pipeline.finish().problems][:NAMED]
+                raise
+            outcome = pipeline.finish()
+        self._check_content(given, form)
+        judge(form, outcome, spec.dataset, given.param)
+        self._check_vocabulary(outcome)
+        return form, outcome
+
+    def _tokeniser(self) -> Tokeniser:
+        spec = self.order.spec
+        dataset = spec.dataset
+        learns_all = spec.training.method == "cpt"
+        learned = Learned(
+            "all" if learns_all else dataset.train_on,
+            None if learns_all else dataset.instruction_part,
+            None if learns_all else dataset.response_part,
+        )
+        return Tokeniser(self.renderer, learned, spec.model.max_seq_length, dataset.on_long_row)
+
+    def _processes(self, given: Given, rows: Any) -> int:
+        """The hub's rows know their number, a file its size."""
+        is_large = (
+            given.file.path.stat().st_size >= PARALLEL_FROM_BYTES
+            if given.file is not None
+            else len(rows) >= PARALLEL_FROM_ROWS
+        )
+        return useful_processes(self.order.spec.dataset.dataset_num_proc) if is_large else 1
+
+    def _check_template(self, record: Record) -> None:
+        if isinstance(record, ChatRecord) and not self.renderer.has_template:
+            raise UserError(
+                "no_chat_template",
+                f"{self.order.spec.model.model_name} has no chat template and the dataset holds chats",
+                hint='name one, such as "chatml" or "llama-3.1"; it is stored with the adapter',
+                param="model.chat_template",
+            )
+
+    def _check_content(self, given: Given, form: DataReport) -> None:
+        """What was read is what was hashed: a file that changes meanwhile is read again."""
+        if form.sha256 is not None and form.sha256 != given.identity:
+            raise SystemFault("source_changed", "the dataset file changed while it was read", param=given.param)
+
+    def _check_vocabulary(self, outcome: Outcome) -> None:
+        size = self.model.vocabulary
+        if size is not None and outcome.largest_id >= size:
+            raise UserError(
+                "token_outside_vocabulary",
+                f"the tokenizer makes the token {outcome.largest_id} and the model knows {size} tokens",
+                hint="take the model's own tokenizer, or another chat_template",
+                param="model.chat_template" if self.order.spec.model.chat_template else "model.model_name",
+            )
+
+
+class Watch:
+    """Tells how far a source is, every few seconds."""
+
+    def __init__(self, given: Given, events: EventWriter) -> None:
+        self.records = 0
+        self._given, self._events = given, events
+        self._total = given.file.path.stat().st_size if given.file is not None else None
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, bytes_read: int) -> None:
+        now = time.monotonic()
+        if now - self._told < SECONDS_BETWEEN_EVENTS:
+            return
+        self._told = now
+        self._events.write(
+            RowsChecked(
+                source=self._given.name,
+                records=self.records,
+                bytes_read=bytes_read,
+                total_bytes=self._total,
+                seconds=round(now - self._began, 1),
+            )
+        )

@@ -1,0 +1,57 @@
+"""Whether what is left of a source may be trained on: the one place that says no for its rows."""
+
+from collections.abc import Sequence
+
+from app.contracts.spec import DatasetSpec
+from app.errors import Problem
+from app.files.check import DataReport
+from app.files.report import NAMED
+from worker.checking.pipeline import Outcome
+from worker.failures import UserError
+
+NOTHING_TO_LEARN = "nothing_to_learn"
+
+
+def judge(form: DataReport, outcome: Outcome, dataset: DatasetSpec, param: str) -> None:
+    """Raises UserError for records that the job may not drop, for too many of them, and when none is left."""
+    left_out = sum(map(len, outcome.left_out.values()))
+    dropped = form.dropped + outcome.problem_count + left_out
+    if outcome.kept == 0:
+        raise _refusal(_nothing_left(form, outcome), outcome.problems, param)
+    if outcome.problem_count and dataset.on_bad_row == "fail":
+        count = f"{outcome.problem_count} of {form.records} records cannot be trained on: "
+        raise _refusal(count + _first(outcome.problems), outcome.problems, param)
+    if dropped > dataset.max_dropped_fraction * form.records:
+        message = (
+            f"{dropped} of {form.records} records would be left out ({left_out} of them for their length), "
+            f"more than dataset.max_dropped_fraction, {dataset.max_dropped_fraction}"
+        )
+        details = [*form.problems, *outcome.problems][:NAMED]
+        raise UserError("too_many_dropped", message, hint=_too_many(left_out), param=param, details=_shown(details))
+
+
+def _nothing_left(form: DataReport, outcome: Outcome) -> str:
+    if outcome.problems:
+        return f"0 of {form.records} records have a supervised token: {_first(outcome.problems)}"
+    reasons = ", ".join(f"{len(numbers)} {code}" for code, numbers in outcome.left_out.items())
+    return f"0 of {form.records} records are left: {reasons}"
+
+
+def _refusal(message: str, problems: Sequence[Problem], param: str) -> UserError:
+    codes = {problem.code for problem in problems}
+    code = codes.pop() if len(codes) == 1 else ("invalid_dataset" if codes else NOTHING_TO_LEARN)
+    hint = 'dataset.on_bad_row "drop" leaves them out, and says so' if problems else _too_many(1)
+    return UserError(code, message, hint=hint, param=param, details=_shown(problems))
+
+
+def _too_many(left_out: int) -> str:
+    return "raise model.max_seq_length" if left_out else "mend the data, or raise dataset.max_dropped_fraction"
+
+
+def _first(problems: Sequence[Problem]) -> str:
+    first = problems[0]
+    return f"record {first.record}, {first.field or 'as a whole'}: found {first.found}, expected {first.expected}"
+
+
+def _shown(problems: Sequence[Problem]) -> list[dict[str, object]]:
+    return [problem.model_dump(exclude_none=True) for problem in problems]

@@ -1,0 +1,133 @@
+"""Rows of any number through a fixed amount of memory: read here, tokenised in other processes, written here in order.
+
+reader (this process) ──chunks──> tokenisers (one a core) ──Arrow batches──> file (this process)
+
+A small source is tokenised here: starting processes would cost more than it takes.
+"""
+
+import multiprocessing
+import os
+from array import array
+from collections import defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from app.contracts.records import Record
+from app.contracts.tokens import LongRecord
+from app.errors import Problem
+from app.files.report import NAMED
+from app.files.rows import Place
+from worker.checking.rows import SCHEMA, Chunk, Tokenised, Tokeniser
+
+CHUNK_RECORDS = 256
+CHUNK_BYTES = 2**20
+# Chunks that wait for a process, or to be written behind an earlier one.
+CHUNKS_IN_FLIGHT_EACH = 2
+MOST_PROCESSES = 16
+
+
+@dataclass
+class Outcome:
+    """What became of all records of a source. Numbers are of records, four bytes each.
+
+    `refused` are those with a problem, `left_out` those that are good and yet not trained on.
+    """
+
+    kept: int = 0
+    largest_id: int = 0
+    problem_count: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    refused: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
+    left_out: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
+    findings: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
+    long_records: list[LongRecord] = field(default_factory=list)
+
+    def add(self, chunk: Tokenised, rows: int) -> None:
+        self.kept += rows
+        self.largest_id = max(self.largest_id, chunk.largest_id)
+        self.problem_count += len(chunk.problems)
+        self.problems += chunk.problems[: NAMED - len(self.problems)]
+        for problem in chunk.problems:
+            self.refused[problem.code].append(problem.record or 0)
+        self.long_records += chunk.long_records[: NAMED - len(self.long_records)]
+        for mine, theirs in ((self.left_out, chunk.left_out), (self.findings, chunk.findings)):
+            for code, numbers in theirs.items():
+                mine[code].extend(numbers)
+
+
+class Pipeline:
+    """A context: `add` records in the order of the source, leave it, and the file and the outcome are complete."""
+
+    def __init__(self, tokeniser: Tokeniser, target: Path, *, processes: int) -> None:
+        self.outcome = Outcome()
+        self._tokeniser = tokeniser
+        self._file = pa.OSFile(str(target), "wb")
+        self._writer = pa.ipc.new_stream(self._file, SCHEMA)
+        self._chunk = Chunk()
+        self._waiting: deque[Future[Tokenised]] = deque()
+        self._most_waiting = CHUNKS_IN_FLIGHT_EACH * processes
+        self._pool = _pool(tokeniser, processes) if processes > 1 else None
+
+    def add(self, record: Record, place: Place) -> None:
+        self._chunk.add(record, place)
+        if len(self._chunk.places) >= CHUNK_RECORDS or self._chunk.size >= CHUNK_BYTES:
+            self._send()
+
+    def _send(self) -> None:
+        chunk, self._chunk = self._chunk, Chunk()
+        if self._pool is None:
+            self._write(self._tokeniser(chunk))
+            return
+        self._waiting.append(self._pool.submit(_tokenise, chunk))
+        while self._waiting and (len(self._waiting) > self._most_waiting or self._waiting[0].done()):
+            self._write(self._waiting.popleft().result())
+
+    def _write(self, chunk: Tokenised) -> None:
+        batch = pa.ipc.read_record_batch(pa.py_buffer(chunk.rows), SCHEMA)
+        self.outcome.add(chunk, batch.num_rows)
+        if batch.num_rows:
+            self._writer.write_batch(batch)
+
+    def finish(self) -> Outcome:
+        """All records are through and the rows are on their way to the disk."""
+        if self._chunk.places:
+            self._send()
+        while self._waiting:
+            self._write(self._waiting.popleft().result())
+        return self.outcome
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._writer.close()
+        self._file.close()
+
+
+# Of a process of the pool: forked with it, so that a tokenizer of a quarter of a million words is in memory once.
+_inherited: list[Callable[[Chunk], Tokenised]] = []
+
+
+def _pool(tokeniser: Tokeniser, processes: int) -> ProcessPoolExecutor:
+    """Processes that are forked at the first chunk, before this one has threads."""
+    _inherited[:] = [tokeniser]
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork"))
+
+
+def _tokenise(chunk: Chunk) -> Tokenised:
+    return _inherited[0](chunk)
+
+
+def useful_processes(asked: int | None) -> int:
+    """As many as the spec's `dataset_num_proc` says, or one a core that this process may use."""
+    return asked or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))

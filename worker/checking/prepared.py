@@ -1,0 +1,133 @@
+"""Prepared data is kept by content: the key is a hash over the bytes that were read and all that shapes the rows.
+
+cache/prepared/KEY/    a complete data folder, or none: built beside and renamed
+jobs/JOB/data/         the same files as links, so that either may be deleted without the other
+
+A file that was changed in place, with its size and its time kept, has another key.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app import __version__
+from app.contracts.spec import JobSpec
+
+# Raised when the same inputs give other rows, or the files in a data folder change.
+FORMAT = 1
+BLOCK_BYTES = 2**20
+# What of a dataset spec decides which rows there are and what is learned of them.
+SHAPING = {
+    "format", "columns", "dataset_text_field", "eval_fraction", "train_on", "instruction_part", "response_part",
+    "on_bad_row", "max_dropped_fraction", "on_long_row",
+}  # fmt: skip
+
+
+def key_of(spec: JobSpec, sources: dict[str, str | None], tokenizer_sha256: str, day: str | None) -> str:
+    """`sources` are hashes or pinned names of what is read; `day` for templates that write the date."""
+    parts: dict[str, Any] = {
+        "format": FORMAT,
+        "version": __version__,
+        "sources": sources,
+        "tokenizer": tokenizer_sha256,
+        "day": day,
+        "dataset": spec.dataset.model_dump(mode="json", include=SHAPING),
+        "method": spec.training.method,
+        "max_seq_length": spec.model.max_seq_length,
+        "seed": spec.training.seed if spec.dataset.eval_fraction else None,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_folder(folder: Path) -> str:
+    """Over the names and contents of all files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{hash_file(path)}\0".encode())
+    return digest.hexdigest()
+
+
+class Shelf:
+    """A folder of finished folders by key. Several processes may use it at once."""
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+
+    def fetch(self, key: str, build: Callable[[Path], None]) -> tuple[Path, bool]:
+        """The folder of a key, and whether it was there already; `build` fills a new one."""
+        target = self._root / key
+        if target.is_dir():
+            os.utime(target)
+            return target, True
+        partial = self._root / f".partial-{key}-{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            build(partial)
+            _sync(partial)
+            self._keep(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target, False
+
+    def _keep(self, partial: Path, target: Path) -> None:
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # another process was first, with the same content
+                raise
+
+    def trim(self, spare: Path) -> None:
+        """Remove what was used longest ago until the rest fits; never `spare`."""
+        entries = sorted((path for path in self._root.iterdir() if path.is_dir()), key=_used, reverse=True)
+        total = 0
+        for entry in entries:
+            total += sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
+            if total > self._max_bytes and entry != spare:
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _used(entry: Path) -> float:
+    try:
+        return entry.stat().st_mtime
+    except FileNotFoundError:  # trimmed by another process
+        return 0.0
+
+
+def _sync(folder: Path) -> None:
+    """Through to the disk: a folder with its final name is whole, also after a loss of power."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """Make `target` anew with the files of `source`: as links where the file system has them, else as copies."""
+    partial = target.with_name(f".partial-{target.name}")
+    for folder in (partial, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, partial, copy_function=_link)
+    partial.rename(target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,152 @@
+"""From records to rows of tokens: one chunk at a time, so that chunks can go to other processes."""
+
+import hashlib
+from array import array
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from app.contracts.records import Record
+from app.contracts.rows import CUT, DIGEST, INPUT_IDS, LABELS, RECORD, SUPERVISED
+from app.contracts.tokens import LongRecord
+from app.errors import Problem
+from app.files.rows import Place
+from worker.rendering.refusal import RowRefused
+from worker.rendering.renderer import Renderer
+from worker.rendering.rows import Learned, TokenRow, tokenise
+
+IDS = pa.list_(pa.int32())
+SCHEMA = pa.schema(
+    [
+        (RECORD, pa.int32()),
+        (INPUT_IDS, IDS),
+        (LABELS, IDS),
+        (CUT, pa.int32()),
+        (SUPERVISED, pa.int32()),
+        (DIGEST, pa.int64()),
+    ]
+)
+ANY_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+OnLongRow = Literal["cut", "drop", "fail"]
+# Why a good record may be left out.
+ANSWER_CUT_AWAY, TOO_LONG = "answer_cut_away", "too_long"
+
+
+@dataclass
+class Chunk:
+    """Records in their JSON form, and where each stands in its source."""
+
+    places: list[Place] = field(default_factory=list)
+    records: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, record: Record, place: Place) -> None:
+        text = record.model_dump_json(exclude_none=True).encode()
+        self.places.append(place)
+        self.records.append(text)
+        self.size += len(text)
+
+
+@dataclass
+class Tokenised:
+    """What became of a chunk. `rows` is an Arrow batch in IPC form, of the records that are kept."""
+
+    rows: bytes
+    largest_id: int
+    problems: list[Problem]
+    left_out: dict[str, list[int]]
+    findings: dict[str, list[int]]
+    long_records: list[LongRecord]
+
+
+@dataclass(frozen=True)
+class Tokeniser:
+    """Turns chunks into rows, as the spec says."""
+
+    renderer: Renderer
+    learned: Learned
+    max_seq_length: int
+    on_long_row: OnLongRow
+
+    def __call__(self, chunk: Chunk) -> Tokenised:
+        work = _Work(self)
+        for place, text in zip(chunk.places, chunk.records, strict=True):
+            try:
+                work.take(tokenise(ANY_RECORD.validate_json(text), self.renderer, self.learned), place)
+            except RowRefused as refused:
+                work.refuse(refused, place)
+        return work.done()
+
+
+class _Work:
+    """The columns of one chunk while they grow."""
+
+    def __init__(self, tokeniser: Tokeniser) -> None:
+        self._limit, self._on_long_row = tokeniser.max_seq_length, tokeniser.on_long_row
+        self._columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
+        self._largest = 0
+        self._problems: list[Problem] = []
+        self._left_out: dict[str, list[int]] = defaultdict(list)
+        self._findings: dict[str, list[int]] = defaultdict(list)
+        self._long: list[LongRecord] = []
+
+    def take(self, row: TokenRow, place: Place) -> None:
+        tokens, supervised = len(row.input_ids), row.supervised
+        kept = TokenRow(row.input_ids[: self._limit], row.labels[: self._limit])
+        if tokens > self._limit:
+            cut = supervised - kept.supervised
+            self._long.append(LongRecord(record=place.number, tokens=tokens, learned_tokens_cut=cut))
+            if self._is_out(kept, tokens, place):
+                return
+        for code in row.findings:
+            self._findings[code].append(place.number)
+        self._largest = max(self._largest, *kept.input_ids)
+        values = (place.number, kept.input_ids, kept.labels, tokens - len(kept.input_ids), kept.supervised)
+        for name, value in zip(SCHEMA.names, (*values, digest_of(row.input_ids)), strict=True):
+            self._columns[name].append(value)
+
+    def _is_out(self, kept: TokenRow, tokens: int, place: Place) -> bool:
+        """Whether a row that is too long is left out."""
+        if self._on_long_row == "fail":
+            found, expected = f"{tokens} tokens", f"at most max_seq_length, {self._limit}"
+            self.refuse(RowRefused(TOO_LONG, found=found, expected=expected), place)
+            return True
+        if self._on_long_row == "drop":
+            self._left_out[TOO_LONG].append(place.number)
+        elif kept.supervised == 0:
+            self._left_out[ANSWER_CUT_AWAY].append(place.number)
+        return self._on_long_row == "drop" or kept.supervised == 0
+
+    def refuse(self, refused: RowRefused, place: Place) -> None:
+        self._problems.append(
+            Problem(
+                record=place.number,
+                line=place.line,
+                field=refused.field,
+                code=refused.code,
+                found=refused.found[:500],
+                expected=refused.expected[:500],
+            )
+        )
+
+    def done(self) -> Tokenised:
+        arrays = [pa.array(self._columns[name], SCHEMA.field(name).type) for name in SCHEMA.names]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+        return Tokenised(
+            rows=batch.serialize().to_pybytes(),
+            largest_id=self._largest,
+            problems=self._problems,
+            left_out=dict(self._left_out),
+            findings=dict(self._findings),
+            long_records=self._long,
+        )
+
+
+def digest_of(ids: Sequence[int]) -> int:
+    """64 bits over token ids, signed."""
+    packed = array("i", ids).tobytes()
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little", signed=True)

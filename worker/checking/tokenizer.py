@@ -1,0 +1,81 @@
+"""The tokenizer of a job, made once: the base model's own, with the chat template that the spec names.
+
+Unsloth puts a named template on a tokenizer, and may rename control tokens for it. It needs torch, so that it does this
+in a process of its own; the result is kept by content and costs later jobs nothing.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from app.contracts.order import CheckOrder
+from worker.checking.hub import hub_errors
+from worker.checking.prepared import Shelf, hash_folder
+from worker.failures import SystemFault, UserError
+from worker.rendering.renderer import UNREADABLE
+
+OWN, NAMED = "own", "named"
+MAKER = "worker.templating"
+MAKER_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class JobTokenizer:
+    """A folder that `AutoTokenizer` reads, and the hash over its files."""
+
+    folder: Path
+    sha256: str
+
+
+def make_tokenizer(order: CheckOrder, revision: str | None, scratch: Path) -> JobTokenizer:
+    """Raises UserError for a tokenizer that cannot be read, or that the template does not fit."""
+    own = scratch / OWN
+    _save_own(order, revision, own)
+    name = order.spec.model.chat_template
+    if name is None:
+        return JobTokenizer(own, hash_folder(own))
+    shelf = Shelf(order.cache_dir / "tokenizers", order.max_cache_bytes)
+    folder, _ = shelf.fetch(_key(own, name), partial(_put_template, own, name))
+    return JobTokenizer(folder, hash_folder(folder))
+
+
+def _save_own(order: CheckOrder, revision: str | None, target: Path) -> None:
+    from transformers import AutoTokenizer  # a second
+
+    with hub_errors(order.spec.model.model_name, "model.model_name"):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(order.base.source, revision=revision, trust_remote_code=False)
+        except UNREADABLE as error:
+            raise UserError(
+                "no_tokenizer",
+                f"{order.spec.model.model_name} has no tokenizer that can be read ({type(error).__name__})",
+                hint="a model in a form that transformers reads has tokenizer.json and tokenizer_config.json",
+                param="model.model_name",
+            ) from error
+    tokenizer.save_pretrained(str(target))
+
+
+def _key(own: Path, template: str) -> str:
+    try:
+        maker = version("unsloth")
+    except PackageNotFoundError:
+        message = f"the chat template {template} is put on by Unsloth, which this checker has not installed"
+        raise SystemFault("no_unsloth", message, param="model.chat_template") from None
+    slug = "".join(char if char.isalnum() else "-" for char in template)
+    return f"{slug}-{maker}-{hash_folder(own)[:32]}"
+
+
+def _put_template(own: Path, template: str, target: Path) -> None:
+    command = [sys.executable, "-m", MAKER, str(own), template, str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=MAKER_SECONDS, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+        raise UserError(
+            "template_does_not_fit",
+            f"Unsloth cannot put the chat template {template} on this tokenizer: {reason[:300]}",
+            hint="null takes the model's own template",
+            param="model.chat_template",
+        )

@@ -1,0 +1,122 @@
+"""The token report of a file of rows, read off its columns: what the trainer gets is what is counted."""
+
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from app.contracts.rows import CUT, DIGEST, INPUT_IDS, RECORD, SUPERVISED
+from app.contracts.tokens import Bucket, Named, Overlap, Spread, TokenReport
+from app.files.report import NAMED
+from worker.checking.pipeline import Outcome
+from worker.checking.rows import ANSWER_CUT_AWAY, TOO_LONG
+from worker.rendering.rows import FINDINGS
+
+Numbers = NDArray[np.int64]
+SMALLEST_BUCKET = 16
+LEFT_OUT = {
+    ANSWER_CUT_AWAY: "no token of the answer lies within max_seq_length",
+    TOO_LONG: 'longer than max_seq_length, and dataset.on_long_row is "drop"',
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All of a file of rows but the tokens themselves: 40 bytes a row."""
+
+    record: Numbers
+    length: Numbers
+    cut: Numbers
+    supervised: Numbers
+    digest: Numbers
+
+
+def read_columns(rows: Path) -> Columns:
+    parts = [
+        (batch[RECORD], pc.list_value_length(batch[INPUT_IDS]), batch[CUT], batch[SUPERVISED], batch[DIGEST])
+        for batch in batches(rows)
+    ]
+    return Columns(
+        *(np.concatenate([np.asarray(part, np.int64) for part in column]) for column in zip(*parts, strict=True))
+    )
+
+
+def batches(rows: Path) -> Iterator[pa.RecordBatch]:
+    """The batches of a file of rows, mapped into memory: what is not looked at is not read."""
+    with pa.memory_map(str(rows)) as file, pa.ipc.open_stream(file) as reader:
+        yield from reader
+
+
+def token_report(rows: Path, outcome: Outcome, max_seq_length: int, *, has_left_out: bool) -> TokenReport:
+    """`has_left_out` for the set that answers for the records of its source that are in none."""
+    columns = read_columns(rows)
+    whole = columns.length + columns.cut
+    longest = int(whole.argmax())
+    row_tokens, supervised = spread(columns.length), spread(columns.supervised)
+    left_out = {**outcome.left_out, **outcome.refused} if has_left_out else {}
+    own = np.concatenate([columns.record, *(np.asarray(numbers, np.int64) for numbers in left_out.values())])
+    named_long = [long for long in outcome.long_records if long.record in own]
+    return TokenReport(
+        rows=len(whole),
+        tokens=row_tokens.total,
+        supervised_tokens=supervised.total,
+        max_seq_length=max_seq_length,
+        longest_row_tokens=int(whole[longest]),
+        longest_record=int(columns.record[longest]),
+        mean_row_tokens=row_tokens.mean,
+        row_tokens=row_tokens,
+        supervised_row_tokens=supervised,
+        truncated_rows=int(np.count_nonzero(columns.cut)),
+        truncated_tokens=int(columns.cut.sum()),
+        long_records=named_long,
+        left_out=_named(left_out, {**LEFT_OUT, **_reasons(outcome)}, own),
+        findings=_named(outcome.findings, FINDINGS, columns.record),
+        duplicates=len(whole) - len(np.unique(columns.digest)),
+    )
+
+
+def _reasons(outcome: Outcome) -> dict[str, str]:
+    """What the first record of each kind was refused for; a kind that is not among the named ones keeps its code."""
+    first = {problem.code: f"found {problem.found}, expected {problem.expected}" for problem in outcome.problems[::-1]}
+    return {code: first.get(code, code) for code in outcome.refused}
+
+
+def spread(values: Numbers) -> Spread:
+    """Of at least one value."""
+    values = np.sort(values)
+    ends = [SMALLEST_BUCKET]
+    while ends[-1] < values[-1]:
+        ends.append(2 * ends[-1])
+    counts = np.diff(np.searchsorted(values, ends, side="right"), prepend=0)
+    p50, p90, p99 = np.quantile(values, (0.5, 0.9, 0.99), method="higher")
+    return Spread(
+        total=int(values.sum()),
+        mean=round(float(values.mean()), 1),
+        p50=int(p50),
+        p90=int(p90),
+        p99=int(p99),
+        largest=int(values[-1]),
+        histogram=[Bucket(up_to=end, rows=int(count)) for end, count in zip(ends, counts, strict=True) if count],
+    )
+
+
+def _named(found: Mapping[str, "array[int]"], messages: Mapping[str, str], among: Numbers) -> list[Named]:
+    named = []
+    for code, numbers in found.items():
+        mine = np.asarray(numbers, np.int64)
+        mine = mine[np.isin(mine, among)]
+        if len(mine):
+            named.append(Named(code=code, message=messages[code], count=len(mine), records=mine[:NAMED].tolist()))
+    return named
+
+
+def overlap(train: Path, evaluation: Path) -> Overlap:
+    """Evaluation rows that are training rows as well."""
+    columns = read_columns(evaluation)
+    numbers = columns.record[np.isin(columns.digest, read_columns(train).digest)]
+    return Overlap(count=len(numbers), records=numbers[:NAMED].tolist())

@@ -1,0 +1,91 @@
+"""Control tokens in what people wrote: `<|im_end|>` in a message is text, and never ends a turn.
+
+Tokenizers look for control tokens before anything else, so one that stands in a message would become a real one. A
+guard character put behind its first character hides it from them; the tokens of the guard are taken out again, and
+what is left spells the same text in ordinary tokens.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from worker.rendering.refusal import RowRefused
+
+# A noncharacter: no text has a reason to hold it, and every tokenizer with byte fallback can spell it.
+GUARD = "\ufdd0"
+Offset = tuple[int, int]
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer, as text."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self.texts = tuple(sorted(set(tokens), key=len, reverse=True))
+        self._pattern = re.compile("|".join(map(re.escape, self.texts))) if self.texts else None
+
+    def are_in(self, text: str) -> bool:
+        return self._pattern is not None and self._pattern.search(text) is not None
+
+    def are_in_any(self, value: Any) -> bool:
+        """Whether any text of a JSON value holds one."""
+        return any(self.are_in(text) for text in _texts(value))
+
+    def guard(self, value: Any) -> Any:
+        """The same JSON value with every control token in it hidden. Raises RowRefused where that cannot be done."""
+        if any(GUARD in text for text in _texts(value)):
+            raise _unspeakable("beside U+FDD0, by which they would be hidden")
+        return self._hidden(value)
+
+    def _hidden(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self._hidden_text(value)
+            case list():
+                return [self._hidden(item) for item in value]
+            case dict():
+                return {self._hidden(key): self._hidden(item) for key, item in value.items()}
+            case _:
+                return value
+
+    def _hidden_text(self, text: str) -> str:
+        if self._pattern is None or not self.are_in(text):
+            return text
+        hidden = self._pattern.sub(lambda found: found[0][0] + GUARD + found[0][1:], text)
+        if self.are_in(hidden):
+            raise _unspeakable("of one character, which cannot be hidden")
+        return hidden
+
+
+def without_guards(text: str, offsets: Sequence[Offset]) -> list[bool]:
+    """For each token whether it stays. Raises RowRefused when a token spells a guard together with real text."""
+    if GUARD not in text:
+        return [True] * len(offsets)
+    keeps = []
+    for start, end in offsets:
+        piece = text[start:end]
+        if GUARD in piece and piece.strip(GUARD):
+            raise _unspeakable("that this tokenizer cannot spell as text")
+        keeps.append(GUARD not in piece)
+    return keeps
+
+
+def _texts(value: Any) -> Iterable[str]:
+    match value:
+        case str():
+            yield value
+        case list():
+            for item in value:
+                yield from _texts(item)
+        case dict():
+            for key, item in value.items():
+                yield key
+                yield from _texts(item)
+
+
+def _unspeakable(which: str) -> RowRefused:
+    return RowRefused(
+        "special_tokens_in_content",
+        found=f"control tokens {which}",
+        expected="messages without control tokens",
+        field="messages",
+    )

@@ -1,0 +1,229 @@
+"""Which characters of a rendered chat are learned, found from the template itself: no marker strings are guessed.
+
+A chat is rendered once whole, and once up to each learned turn. Where the whole text begins with such a part, the
+part's end is where the turn begins or ends. A template that renders a turn differently once others follow (it leaves
+earlier thinking out) is asked again with other words in that turn: what changes in the text is what the turn says.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any
+
+from app.contracts.records import Message
+from worker.rendering.refusal import RowRefused
+
+Span = tuple[int, int]
+# Renders messages, with the prompt for the next answer behind them or not.
+Render = Callable[[Sequence[Message], bool], str]
+# Two texts that share no first and no last character, so that one of them differs from any answer at both ends.
+PROBES = ("Qx0J", "Zk7W")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Characters [start, end) of a learned turn. `is_asked_for`: /generate would ask for it by the text before it."""
+
+    start: int
+    end: int
+    is_asked_for: bool = True
+
+
+class Prefixes:
+    """A chat and its text, and the texts of its beginnings; each is rendered once.
+
+    `answer_prompt` is what the template asks for an answer with; `is_guarded` says that control tokens are hidden, and
+    `has_marks` that the answer prompt holds one, so that no message can.
+    """
+
+    def __init__(
+        self,
+        messages: Sequence[Message],
+        text: str,
+        render: Render,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        answer_prompt: str = "",
+        has_marks: bool = False,
+        is_guarded: bool = False,
+    ) -> None:
+        self.messages = messages
+        self.text = text
+        self.tools = tools
+        self.answer_prompt = answer_prompt
+        self.is_guarded = is_guarded
+        self._has_marks = has_marks
+        self._render = render
+        self._known: dict[tuple[int, bool], str | None] = {}
+
+    @cached_property
+    def marked(self) -> dict[int, int]:
+        """Where each answer begins, by its index: behind the answer prompts, if there are as many as answers.
+
+        Most templates are done with by this, at one rendering a chat. Empty where it cannot be said so simply.
+        """
+        if not self._has_marks:
+            return {}
+        answers = [index for index, message in enumerate(self.messages) if message.role == "assistant"]
+        pieces = self.text.removesuffix(self.answer_prompt).split(self.answer_prompt)
+        ends = list(accumulate(len(piece) + len(self.answer_prompt) for piece in pieces[:-1]))
+        return dict(zip(answers, ends, strict=True)) if len(ends) == len(answers) else {}
+
+    def start(self, index: int) -> int | None:
+        """Where an answer begins; None where the text up to there is not what /generate is given for it."""
+        before = None if index in self.marked else self.before(index)
+        return self.marked.get(index, len(before) if before is not None else None)
+
+    def before(self, index: int) -> str | None:
+        """What /generate is given for the answer at an index; None where the text does not begin so.
+
+        Some templates ask for nothing where nothing was said: then this is no place where an answer begins.
+        """
+        before = self._beginning(index, True)
+        is_place = index > 0 or before is None or before.endswith(self.answer_prompt)
+        return before if is_place else None
+
+    def through(self, index: int) -> str | None:
+        """The text up to the end of a turn; None where the whole text does not begin so."""
+        return self._beginning(index + 1, False)
+
+    def changed(self, index: int, content: str) -> str:
+        """The text of the chat with other words in a turn. Raises RowRefused."""
+        turn = self.messages[index].model_copy(update={"content": content})
+        return self._render([*self.messages[:index], turn, *self.messages[index + 1 :]], False)
+
+    def _beginning(self, count: int, is_asking: bool) -> str | None:
+        key = (count, is_asking)
+        if key not in self._known:
+            try:
+                text = self._render(self.messages[:count], is_asking)
+            except RowRefused:  # a template may refuse a chat that stops there
+                text = None
+            self._known[key] = text if text is not None and self.text.startswith(text) else None
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Finds the turns of a chat."""
+
+    prefixes: Prefixes
+    end_tokens: Sequence[str]
+
+    @property
+    def text(self) -> str:
+        return self.prefixes.text
+
+    def turns(self, learned: Sequence[int]) -> list[Turn]:
+        """The turns at these indexes, each up to and with its end token.
+
+        Raises RowRefused for a turn whose place cannot be told, or that does not stand there as an answer.
+        """
+        turns = [self._turn(index) for index in learned]
+        for turn, before, index in zip(turns, [Turn(0, 0), *turns], learned, strict=False):
+            if turn.start >= turn.end or turn.start < before.end:
+                raise self._unmaskable(index)
+        return turns
+
+    def _marked_turn(self, index: int) -> Turn | None:
+        """An answer behind an answer prompt that is its words, as they are, and an end token."""
+        start, content = self.prefixes.marked.get(index), self.prefixes.messages[index].content
+        if start is None:
+            return None
+        ends = [start + len(said) for said in (content, content.strip()) if self.text.startswith(said, start)]
+        found = (end + len(token) for end in ends for token in self.end_tokens if self.text.startswith(token, end))
+        return next((Turn(start, end) for end in found), None)
+
+    def _turn(self, index: int) -> Turn:
+        marked = self._marked_turn(index)
+        return marked if marked is not None else self._rendered_turn(index)
+
+    def _rendered_turn(self, index: int) -> Turn:
+        before, through = self.prefixes.before(index), self.prefixes.through(index)
+        said = self._said(index) if before is None or through is None else (0, 0)
+        start = len(before) if before is not None else said[0]
+        is_asked_for = before is not None or self._is_asked_for(start, index)
+        if through is not None:
+            return Turn(start, self._end_of_turn(start, len(through)), is_asked_for)
+        has_calls = bool(self.prefixes.messages[index].tool_calls)
+        return Turn(start, self._next_end(max(start, said[1]), has_calls=has_calls), is_asked_for)
+
+    def _is_asked_for(self, start: int, index: int) -> bool:
+        """Whether all of the answer prompt stands before a turn. Raises RowRefused where nothing of it does."""
+        prompt, before = self.prefixes.answer_prompt, self.text[:start]
+        length = next((size for size in range(len(prompt), 0, -1) if before.endswith(prompt[:size])), 0)
+        if prompt and not length:
+            raise self._unmaskable(index)
+        return length == len(prompt)
+
+    def _said(self, index: int) -> Span:
+        """The characters that change when the turn says something else."""
+        ends, starts = [], []
+        for probe in PROBES:
+            try:
+                other = self.prefixes.changed(index, probe)
+            except RowRefused as error:
+                raise self._unmaskable(index) from error
+            starts.append(_common(self.text, other))
+            ends.append(_common(self.text[::-1], other[::-1]))
+        start, end = min(starts), len(self.text) - min(ends)
+        if start == len(self.text):
+            raise self._unmaskable(index)
+        return start, max(start, end)
+
+    def _end_of_turn(self, start: int, end: int) -> int:
+        """What a template puts behind the first end token (a line break, an EOS) belongs to the layout."""
+        ends = [place + len(token) for token in self.end_tokens if (place := self.text.find(token, start, end)) >= 0]
+        return min(ends, default=end)
+
+    def _next_end(self, said: int, *, has_calls: bool) -> int:
+        """The nearest end token behind what a turn says, with nothing but blanks, or its tool calls, between."""
+        found = [(self.text.find(token, said), token) for token in self.end_tokens]
+        place, token = min(((place, token) for place, token in found if place >= 0), default=(said, ""))
+        return place + len(token) if has_calls or not self.text[said:place].strip() else said
+
+    def _unmaskable(self, index: int) -> RowRefused:
+        return RowRefused(
+            "template_not_maskable",
+            found="a chat template that renders this turn differently alone and within the chat",
+            expected='a template whose turns can be told apart, or dataset.train_on "all"',
+            field=f"messages[{index}]",
+        )
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts have in common from their start, found by halves."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
+
+
+def marked_spans(text: str, instruction_part: str, response_part: str) -> list[Span]:
+    """From behind each response marker to the next instruction marker, or the end: what Unsloth's
+    `train_on_responses_only` trains."""
+    spans, place = [], text.find(response_part)
+    while place >= 0:
+        start = place + len(response_part)
+        end = text.find(instruction_part, start)
+        spans.append((start, end if end >= 0 else len(text)))
+        place = text.find(response_part, end) if end >= 0 else -1
+    return spans
+
+
+def tokens_of(text: str, offsets: Sequence[Span], span: Span) -> tuple[int, int]:
+    """The tokens [first, last) whose characters all lie in a span. Offsets are in the order of the text.
+
+    A token without characters (a blank that the tokenizer puts in) belongs to what follows it, and blanks that a
+    control token swallows belong to it.
+    """
+    start, end = span
+    first = bisect_left(offsets, start, key=itemgetter(0))
+    last = bisect_left(offsets, end, key=itemgetter(0))
+    while last > first and text[end : offsets[last - 1][1]].strip():
+        last -= 1
+    return first, max(first, last)

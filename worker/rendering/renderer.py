@@ -1,0 +1,297 @@
+"""One model's language: its tokenizer and chat template. The checker, the trainer and the engine all read and write by
+it, so that the same messages are the same token ids everywhere.
+
+The template alone writes control tokens, and it writes the one BOS; what stands in a message is always plain text.
+"""
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise, takewhile
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from tokenizers.processors import ByteLevel
+
+from app.contracts.records import Message
+from worker.rendering.control import GUARD, ControlTokens, without_guards
+from worker.rendering.masking import Prefixes
+from worker.rendering.refusal import RowRefused
+from worker.rendering.sandbox import ChatTemplate, TemplateRefused
+
+Tools = list[dict[str, Any]]
+QUESTION, ANSWER, SYSTEM = "question", "answer", "instruction"
+PROBE = [Message(role="user", content=QUESTION), Message(role="assistant", content=ANSWER)]
+CALL = [{"type": "function", "function": {"name": "look_up", "arguments": {"word": ANSWER}}}]
+PROBES = (PROBE, [PROBE[0], Message(role="assistant", content="", tool_calls=CALL)])
+
+
+class NoTokenizer(Exception):
+    """A folder has no tokenizer that can be read, or none that tells where its tokens stand in a text."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, and for each the characters [start, end) of the text that it spells."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Renderer:
+    """Makes text of messages and ids of text. `tokenizer` is a fast transformers tokenizer, and is this object's own:
+    it is set up once here and never changed again, so that threads may share it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not tokenizer.is_fast:
+            raise NoTokenizer("it is a slow one, which does not tell where its tokens stand")
+        self.tokenizer = tokenizer
+        self.control = ControlTokens(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.opening = _added_in_front(self._backend)
+        # From here on a text is encoded without additions, and offsets have their blanks.
+        self._backend.post_processor = ByteLevel(trim_offsets=False)
+        self._templates = _templates(tokenizer)
+
+    @property
+    def has_template(self) -> bool:
+        return bool(self._templates)
+
+    @cached_property
+    def template_sha256(self) -> str | None:
+        """Over the template's text, or the texts of all; None where there is none."""
+        source = self.tokenizer.chat_template
+        text = json.dumps(source, sort_keys=True) if isinstance(source, dict) else source
+        return hashlib.sha256(text.encode()).hexdigest() if text else None
+
+    @property
+    def uses_date(self) -> bool:
+        """Whether the template writes the day on which it is used."""
+        return any(template.uses_date for template in self._templates.values())
+
+    def render(
+        self, messages: Sequence[Message], tools: Tools | None = None, *, add_generation_prompt: bool = False
+    ) -> str:
+        """The text of a chat, as the template writes it. Raises RowRefused `no_chat_template`, `template_refused`.
+
+        A system message that the template has no place for stands at the head of the first user turn.
+        """
+        turns = self.fold(messages)
+        return self._apply([turn.for_template() for turn in turns], tools, add_generation_prompt)
+
+    def fold(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages that the template is given: the same ones, unless it knows no system role."""
+        if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user" or self.knows_system:
+            return messages
+        system, user = messages[0], messages[1]
+        folded = user.model_copy(update={"content": f"{system.content}\n\n{user.content}"})
+        return [folded, *messages[2:]]
+
+    @cached_property
+    def knows_system(self) -> bool:
+        system = Message(role="system", content=SYSTEM)
+        try:
+            return SYSTEM in self._apply([m.for_template() for m in (system, *PROBE)], None, False)
+        except RowRefused:
+            return False
+
+    @cached_property
+    def turn_ends(self) -> tuple[str, ...]:
+        """The control tokens that the template puts behind an answer, and behind a tool call."""
+        ends = (self._end_of(probe) for probe in PROBES) if self.has_template else ()
+        return tuple(dict.fromkeys(end for end in ends if end))
+
+    @cached_property
+    def answer_prompt(self) -> str:
+        """What the template puts behind a chat to ask for an answer; empty where it puts nothing."""
+        asked = self.render(PROBE[:1])
+        asking = self.render(PROBE[:1], add_generation_prompt=True)
+        return asking.removeprefix(asked) if asking.startswith(asked) else ""
+
+    @cached_property
+    def end_tokens(self) -> tuple[str, ...]:
+        """The control tokens that may end an answer: the tokenizer's EOS, and the template's."""
+        eos = self.tokenizer.eos_token
+        return tuple(dict.fromkeys([*([str(eos)] if eos else []), *self.turn_ends]))
+
+    def encode(self, text: str) -> Encoded:
+        """The tokens of a text and nothing beside it; control tokens in it are such."""
+        found = self._backend.encode(text, add_special_tokens=False)
+        return Encoded(found.ids, found.offsets)
+
+    def encode_chat(self, chat: Prefixes) -> Encoded:
+        """The tokens of a rendered chat, none of which reaches over the start of an answer: what asks for an answer is
+        the same tokens whatever the answer turns out to be."""
+        answers = (index for index, message in enumerate(chat.messages) if message.role == "assistant")
+        starts = [start for index in answers if (start := chat.start(index)) is not None]
+        encoded = self.encode_split(chat.text, starts)
+        return _unguarded(encoded, chat.text) if chat.is_guarded else encoded
+
+    def encode_split(self, text: str, borders: Sequence[int]) -> Encoded:
+        """As `encode`, with no token that reaches over a border, if this tokenizer can spell the text so.
+
+        The pieces are encoded each alone, as a prompt is. A tokenizer that begins every piece with a blank would spell
+        another text by that: there a guard character at the border keeps the pieces apart.
+        """
+        whole = self.encode(text)
+        crossed = [border for border in borders if _is_crossed(whole, border, text)]
+        if not crossed:
+            return whole
+        spelled = self.decode(whole.ids)
+        tried = (encode(text, crossed) for encode in (self._encode_pieces, self._encode_guarded))
+        return next((found for found in tried if found is not None and self.decode(found.ids) == spelled), whole)
+
+    def _encode_pieces(self, text: str, borders: Sequence[int]) -> Encoded:
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for start, end in pairwise([0, *borders, len(text)]):
+            piece = self.encode(text[start:end])
+            ids += piece.ids
+            offsets += [(first + start, last + start) for first, last in piece.offsets]
+        return Encoded(ids, offsets)
+
+    def _encode_guarded(self, text: str, borders: Sequence[int]) -> Encoded | None:
+        """None where the tokenizer spells a guard together with real text."""
+        pieces = (text[start:end] for start, end in pairwise([0, *borders, len(text)]))
+        guards = [border + count for count, border in enumerate(borders)]
+        found = self.encode(GUARD.join(pieces))
+        kept = Encoded([], [])
+        for token, (start, end) in zip(found.ids, found.offsets, strict=True):
+            before, through = bisect_left(guards, start), bisect_left(guards, end)
+            if before == through:
+                kept.ids.append(token)
+                kept.offsets.append((start - before, end - before))
+            elif end - start != through - before:
+                return None
+        return kept
+
+    def prefixes(self, messages: Sequence[Message], tools: Tools | None = None, *, is_asking: bool = False) -> Prefixes:
+        """A rendered chat, its control tokens hidden and its system message in its place. Raises RowRefused."""
+        written = [message.model_dump(exclude_none=True) for message in messages]
+        is_guarded = self.control.are_in_any([written, tools])
+        if is_guarded:
+            written, tools = self.control.guard([written, tools])
+            messages = [Message.model_validate(message) for message in written]
+        turns = self.fold(messages)
+
+        def render(some: Sequence[Message], asks: bool) -> str:
+            return self.render(some, tools, add_generation_prompt=asks)
+
+        return Prefixes(
+            turns,
+            render(turns, is_asking),
+            render,
+            tools=tools,
+            answer_prompt=self.answer_prompt,
+            has_marks=self.control.are_in(self.answer_prompt),
+            is_guarded=is_guarded,
+        )
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
+        """The ids of a chat, ready for the assistant's turn. Raises RowRefused."""
+        return self.encode_chat(self.prefixes(messages, tools, is_asking=True)).ids
+
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of raw text behind the tokenizer's own opening: one BOS, also where the text begins with one."""
+        ids = self.encode(text).ids
+        return ids if self.opening and ids[: len(self.opening)] == self.opening else [*self.opening, *ids]
+
+    def decode(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
+        """The text of ids that stand behind others: control tokens kept, nothing tidied up.
+
+        The others matter because a decoder treats the first token of a text in its own way.
+        """
+        if not before:
+            return str(self._backend.decode(list(ids), skip_special_tokens=False))
+        head = self._backend.decode(list(before), skip_special_tokens=False)
+        return str(self._backend.decode([*before, *ids], skip_special_tokens=False)[len(head) :])
+
+    def _apply(self, turns: list[dict[str, Any]], tools: Tools | None, add_generation_prompt: bool) -> str:
+        template = self._templates.get("tool_use") if tools else None
+        template = template or self._templates.get("default")
+        if template is None:
+            raise RowRefused(
+                "no_chat_template", found="a model without a chat template", expected="a prompt in place of messages"
+            )
+        try:
+            return template.render(
+                turns, tools=tools, add_generation_prompt=add_generation_prompt, special_tokens=self._named_tokens
+            )
+        except TemplateRefused as error:
+            raise RowRefused(
+                "template_refused",
+                found=f"messages that the chat template refuses: {error}",
+                expected=f"messages as the template wants them; here the roles are {_roles(turns)}",
+                field="messages",
+            ) from error
+
+    @cached_property
+    def _named_tokens(self) -> dict[str, str]:
+        return {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+
+    def _end_of(self, probe: list[Message]) -> str | None:
+        """The first control token behind the probe's answer; None where what ends a turn is plain text."""
+        try:
+            _, answer, behind = self.render(probe).rpartition(ANSWER)
+        except RowRefused:
+            return None
+        if not answer:  # a template that leaves tool calls out
+            return None
+        places = {token: behind.find(token) for token in self.control.texts if token in behind}
+        return min(places, key=lambda token: places[token], default=None)
+
+
+def _is_crossed(encoded: Encoded, border: int, text: str) -> bool:
+    """Whether a token lies on both sides of a border; a control token may swallow the blanks behind it."""
+    place = bisect_left(encoded.offsets, border, key=itemgetter(0)) - 1
+    if place < 0 or encoded.offsets[place][1] <= border:
+        return False
+    start, end = encoded.offsets[place]
+    return bool(text[border:end].strip()) or not text[start:border].strip()
+
+
+def _unguarded(encoded: Encoded, text: str) -> Encoded:
+    kept = [place for place, keep in enumerate(without_guards(text, encoded.offsets)) if keep]
+    return Encoded([encoded.ids[place] for place in kept], [encoded.offsets[place] for place in kept])
+
+
+def _added_in_front(backend: Any) -> list[int]:
+    """What the tokenizer puts before every text, such as BOS."""
+    plain = backend.encode("a", add_special_tokens=False).ids
+    whole = backend.encode("a", add_special_tokens=True).ids
+    return list(takewhile(lambda token: token not in plain, whole))
+
+
+def _templates(tokenizer: Any) -> dict[str, ChatTemplate]:
+    """By name; most models have one. Raises TemplateRefused for one that cannot be compiled."""
+    source = tokenizer.chat_template
+    named = source if isinstance(source, dict) else {"default": source} if source else {}
+    return {name: ChatTemplate(text) for name, text in named.items()}
+
+
+def _roles(turns: Iterable[dict[str, Any]]) -> str:
+    shown = [str(turn["role"]) for turn in turns]
+    return ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
+
+
+# What transformers and tokenizers raise for a folder without a tokenizer that they can read.
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
+
+
+def load_renderer(folder: Path) -> Renderer:
+    """The language of a model, bundle or job folder. Raises NoTokenizer, and TemplateRefused for a broken template."""
+    from transformers import AutoTokenizer  # a second, and the module itself is useful without
+
+    if not any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
+        raise NoTokenizer("it has no tokenizer files")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except UNREADABLE as error:
+        raise NoTokenizer(f"its tokenizer cannot be read ({type(error).__name__})") from None
+    return Renderer(tokenizer)

@@ -1,0 +1,16 @@
+"""`python -m worker.templating TOKENIZER TEMPLATE TARGET`: put one of Unsloth's named chat templates on a tokenizer."""
+
+import sys
+
+from unsloth.chat_templates import get_chat_template  # isort: skip  # unsloth patches transformers: it comes first
+from transformers import AutoTokenizer
+
+
+def main(source: str, template: str, target: str) -> None:
+    """Read the tokenizer of a folder and save it with the template, and with the control tokens that it needs."""
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    get_chat_template(tokenizer, chat_template=template).save_pretrained(target)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
