@@ -16,6 +16,7 @@ from jinja2.runtime import Context, LoopContext, Macro, Undefined
 
 from worker.rendering.sandbox_budget import (
     FUNCTIONS,
+    SLOW_STEP,
     SMALL_TEXT,
     UNIT_BITS,
     Budget,
@@ -74,7 +75,7 @@ class RenderContext(Context):
     def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """What `function(...)` gives. Raises TemplateRefused unless it is a macro or one of those that are listed."""
         kind = type(function)
-        self.budget.spend(len(args) + len(kwargs))
+        self.budget.spend(len(args) + len(kwargs) + (SLOW_STEP if kind is LoopContext else 0))
         if kind is Macro or kind is LoopContext:
             return function(*args, **kwargs)
         if kind is FunctionType and function in FUNCTIONS.values():
@@ -167,8 +168,10 @@ class PayingCode(CodeGenerator):
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         first = node.ops[0]
-        is_search = first.op in ("in", "notin")
-        if len(node.ops) == 1 and (_is_small(first.expr) or (not is_search and _is_small(node.expr))):
+        is_search, is_chain = any(operand.op in ("in", "notin") for operand in node.ops), len(node.ops) > 1
+        if is_search and is_chain:
+            refuse(f"compares with `in` and something more in line {node.lineno}: use brackets")
+        if not is_chain and (_is_small(first.expr) or (not is_search and _is_small(node.expr))):
             super().visit_Compare(node, frame)
             return
         self.write("(not " if first.op == "notin" else "(")
@@ -292,4 +295,4 @@ def _refusal(error: Exception) -> TemplateRefused:
             reason = "the chat template needs too much memory"
         case _:
             reason = f"the chat template failed: {type(error).__name__}: {error}"
-    return TemplateRefused(reason[:MAX_REASON])
+    return TemplateRefused(reason[:MAX_REASON] or "the chat template refused the chat")

@@ -15,8 +15,8 @@ from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import SandboxedEnvironment, safe_range
 from jinja2.utils import Namespace, missing
 
-# 2,000 messages take up to a million units with most public templates, and 14 with those that look back from every
-# message over all before it. Twenty million are spent in one to two seconds, and pay for 640 MB of text at most.
+# 2,000 messages take up to a million units with most public templates, and all twenty with those that look back from
+# every message over all before it. Twenty million are spent in one to two seconds, and pay for 640 MB of text at most.
 MAX_WORK = 20_000_000
 # Characters of one text, the result included: four messages of 16 MiB.
 MAX_TEXT = 64 * 1024**2
@@ -34,7 +34,7 @@ UNIT_BITS, ITEM_BITS = 5, 2
 SLOW_STEP = 24
 
 NUMBERS = frozenset({int, float})
-SCALARS = frozenset({str, int, float, bool, type(None)})
+SCALARS = frozenset({str, int, float, bool, type(None), Undefined})
 ITERABLES = (list, tuple, KeysView, ValuesView, ItemsView)
 # A width or precision that an argument gives, or one of four digits; and names too intricate to look behind.
 WIDE = re.compile(r"%\([^()]*\(|%(?:\([^()]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
@@ -102,7 +102,7 @@ class Budget:
             self.spend(len(value) * times)
         elif isinstance(value, str):
             self.spend(len(value) * times >> UNIT_BITS)
-        elif not isinstance(value, Undefined):
+        else:
             refuse(f"uses a {type(value).__name__} as if it were data")
 
     def length(self, value: Any, times: int = 1) -> int:
@@ -141,7 +141,7 @@ class Budget:
 
     def text(self, value: Any) -> str:
         """What `str` makes of data. Of functions and other objects it makes addresses, which are no text to learn."""
-        if type(value) in SCALARS or type(value) is Undefined:
+        if type(value) in SCALARS:
             return str(value)
         if not isinstance(value, str):
             # Every character may be written with ten.
@@ -209,7 +209,7 @@ class Budget:
 
     def new_key(self, key: Any) -> Any:
         """A key of a mapping that the template makes. Tuples can be chosen to collide, which takes quadratic time."""
-        if type(key) not in SCALARS and not isinstance(key, str | Undefined):
+        if type(key) not in SCALARS and not isinstance(key, str):
             refuse("makes a mapping with a key that is neither a text nor a number")
         return key
 
