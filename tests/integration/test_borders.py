@@ -1,6 +1,7 @@
-"""Rows that share a sequence are proved not to see each other, on a real model with and without what keeps them apart."""
+"""Rows that share a sequence are proved not to see each other, on a real model, with what keeps them apart or not."""
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_together(examples: list[dict[str, list[int]]]) -> dict[str, Any]:
     """One sequence with nothing that tells where a row begins."""
-    return {name: torch.tensor([sum((row[name] for row in examples), [])]) for name in ("input_ids", "labels")}
+    return {name: torch.tensor([[*chain(*(row[name] for row in examples))]]) for name in ("input_ids", "labels")}
 
 
 APART = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
@@ -39,7 +40,7 @@ def a_trainer(base: Path, folder: Path, columns: dict[str, Any], collator: Colla
 
 
 def packed(base: Path, folder: Path, collator: Collator) -> Trainer:
-    ids = sum(ROWS, [])
+    ids = [*chain(*ROWS)]
     columns = {"input_ids": [ids], "labels": [ids], "seq_lengths": [[len(row) for row in ROWS]]}
     return a_trainer(base, folder, columns, collator, packing=True)
 

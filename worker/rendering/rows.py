@@ -20,7 +20,7 @@ CONTEXT_TOKENS = 8
 FINDINGS = {
     "system_folded": "the chat template has no system role: the system message stands at the head of the user's turn",
     "special_tokens_in_content": "control tokens inside messages: encoded as plain text",
-    "special_tokens_in_text": "control tokens inside raw text or a prompt: taken as such",
+    "special_tokens_in_text": "control tokens in raw text or a prompt: taken as such; no second bos or eos is added",
     "thinking_left_out": "the chat template leaves out the thinking of an earlier answer",
     "content_left_out": "the chat template leaves out, or rewrites, part of a message that is not learned",
     "prompt_differs": "/generate asks for an answer with more than what stands before it here: it may begin a thought",
