@@ -38,10 +38,10 @@ def resolve_dataset(path: str, datasets: Path) -> Path:
 
 
 def below(root: Path, name: str) -> Path | None:
-    """`root/name` with links resolved, or None when that leads out of the root or cannot be a path."""
+    """`root/name` with links resolved, or None when that is not there, leads out of the root or cannot be a path."""
     try:
-        resolved = (root / name).resolve()
-    except (OSError, ValueError):
+        resolved = (root / name).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
         return None
     return resolved if resolved.is_relative_to(root) and resolved != root else None
 

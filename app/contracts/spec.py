@@ -271,6 +271,12 @@ class JobSpec(Contract):
         return self
 
     @model_validator(mode="after")
+    def _markers_have_a_use(self) -> Self:
+        if self.training.method == "cpt" and self.dataset.response_part is not None:
+            raise ValueError('dataset.response_part has no use with training.method "cpt", which learns every token')
+        return self
+
+    @model_validator(mode="after")
     def _evaluation_has_rows(self) -> Self:
         evaluated = self.dataset.eval_source is not None or self.dataset.eval_fraction > 0
         if self.training.eval_steps is not None and not evaluated:

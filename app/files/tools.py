@@ -28,12 +28,19 @@ def _tool(value: Any, where: str, findings: Findings) -> dict[str, Any]:
         findings.wrong(where, "wrong_type", describe(value), "an object that describes a function")
         return {}
     tool: dict[str, Any] = findings.json(value, where)
-    if isinstance(tool.get("function"), dict):
+    function = tool.get("function")
+    if isinstance(function, dict):
+        _check_name(function, f"{where}.function", findings)
         return tool
-    if not isinstance(tool.get("name"), str):
-        findings.wrong(where, "missing", describe(value), 'a function with a "name"')
+    _check_name(tool, where, findings)
     findings.fix("tools_wrapped")
     return {"type": "function", "function": tool}
+
+
+def _check_name(function: dict[str, Any], where: str, findings: Findings) -> None:
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        findings.wrong(f"{where}.name", "missing", describe(name), "the name of the function")
 
 
 def read_calls(value: Any, where: str, findings: Findings) -> list[dict[str, Any]] | None:

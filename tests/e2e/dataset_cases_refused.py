@@ -95,6 +95,7 @@ CHECKS = (
         lines(GOOD, GOOD),
         dataset=LLAMA_3_MARKERS,
         code="nothing_to_learn",
+        param="dataset.response_part",
         places=[(number, number, "dataset.response_part") for number in (1, 2)],
         says=["0 of 2 records", "<|start_header_id|>assistant", "chat template"],
     ),

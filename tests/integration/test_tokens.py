@@ -184,3 +184,23 @@ def test_an_end_token_is_learned_where_it_is_also_what_pads(folder: Path) -> Non
     renderer.tokenizer.pad_token = renderer.tokenizer.eos_token
 
     assert taught(renderer, row_of(renderer, CHAT)).endswith(END)
+
+
+MARKERS = {"instruction_part": f"{START}user\n", "response_part": f"{START}assistant\n"}
+
+
+def test_markers_that_reach_over_the_line_break_behind_an_end_token_raise_no_alarm(renderer: Renderer) -> None:
+    assert row_of(renderer, CHAT, **MARKERS).findings == set()
+
+
+def test_markers_beside_a_turn_without_loss_are_refused(renderer: Renderer) -> None:
+    messages = [*CHAT.messages[:2], CHAT.messages[2].model_copy(update={"weight": 0}), *CHAT.messages[3:]]
+
+    with pytest.raises(RowRefused, match=r"messages\[2\].weight") as refused:
+        row_of(renderer, ChatRecord(messages=messages), **MARKERS)
+    assert refused.value.code == "markers_and_weights"
+
+
+def test_markers_for_a_completion_are_refused(renderer: Renderer) -> None:
+    with pytest.raises(RowRefused, match="the completion is what is learned"):
+        row_of(renderer, CompletionRecord(prompt="a", completion="b"), **MARKERS)

@@ -40,13 +40,20 @@ def test_arguments_that_are_no_object_are_refused(tmp_path: Path, arguments: Any
         ("[{]", "tools", "line 1, column 3 of the text: expecting property name enclosed in double quotes"),
         ({"name": "f"}, "tools", "an object with the keys name"),
         (["f"], "tools[0]", "'f'"),
-        ([{"description": "x"}], "tools[0]", "an object with the keys description"),
+        ([{"description": "x"}], "tools[0].name", "null"),
     ],
 )
 def test_tools_that_cannot_be_read_are_refused(tmp_path: Path, tools: Any, field: str, found: str) -> None:
     problem = refused(tmp_path, lines({**chat(*HI), "tools": tools})).details[0]
 
     assert (problem.field, problem.found) == (field, found)
+
+
+@pytest.mark.parametrize("function", [{"description": "x"}, {"name": 5}, {"name": ""}, {"name": None}])
+def test_a_tool_without_a_name_is_refused(tmp_path: Path, function: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": function}]
+
+    assert refused(tmp_path, lines({**chat(*HI), "tools": tools})).details[0].field == "tools[0].function.name"
 
 
 @pytest.mark.parametrize("tools", [None, "", "[]", []])

@@ -75,6 +75,11 @@ def test_a_field_below_a_source_is_named_without_pydantics_tag() -> None:
         ({"training": {"max_steps": 1, "num_train_epochs": 2}}, "training.max_steps", "1"),
         ({"training": {"fp16": True, "bf16": True}}, "training.fp16", "True"),
         ({"training": {"eval_steps": 5}}, "training.eval_steps", "5"),
+        (
+            {"dataset": {"instruction_part": "a", "response_part": "b"}, "training": {"method": "cpt"}},
+            "dataset.response_part",
+            "'b'",
+        ),
         ({"model": {"load_in_4bit": True}, "lora": {"loftq_config": {}}}, "lora.loftq_config", "an object of 0"),
     ],
 )

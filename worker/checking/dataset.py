@@ -21,6 +21,7 @@ from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
 from worker.checking.prepared import Shelf, hash_file, key_of, link_folder
 from worker.checking.tokenizer import JobTokenizer, make_tokenizer
+from worker.checking.tokens import LEFT_OUT
 from worker.events import EventWriter
 from worker.failures import UserError
 from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
@@ -63,7 +64,9 @@ def _notice(report: TokenReport, events: EventWriter) -> None:
     limit = report.max_seq_length
     for named in report.left_out:
         message = f"{named.count} records are not trained on: {named.message}"
-        events.notice(named.code, message, field="model.max_seq_length", requested=named.records, effective=limit)
+        is_long = named.code in LEFT_OUT
+        field, effective = ("model.max_seq_length", limit) if is_long else ("dataset.on_bad_row", "drop")
+        events.notice(named.code, message, field=field, requested=named.records, effective=effective)
     if report.truncated_rows:
         message = f"{report.truncated_rows} records are longer than max_seq_length: their ends are cut off"
         events.notice("rows_cut", message, field="model.max_seq_length", effective=limit)

@@ -9,24 +9,22 @@ from app.files.report import NAMED
 from worker.checking.pipeline import Outcome
 from worker.failures import UserError
 
-NOTHING_TO_LEARN = "nothing_to_learn"
-
 
 def judge(form: DataReport, outcome: Outcome, dataset: DatasetSpec, param: str) -> None:
     """Raises UserError for records that the job may not drop, for too many of them, and when none is left."""
     left_out = sum(map(len, outcome.left_out.values()))
     dropped = form.dropped + outcome.problem_count + left_out
     if outcome.kept == 0:
-        raise _refusal(_nothing_left(form, outcome), outcome.problems, param)
+        raise _refusal(_nothing_left(form, outcome), outcome, param)
     if outcome.problem_count and dataset.on_bad_row == "fail":
         count = f"{outcome.problem_count} of {form.records} records cannot be trained on: "
-        raise _refusal(count + _first(outcome.problems), outcome.problems, param)
+        raise _refusal(count + _first(outcome.problems), outcome, param)
     if dropped > dataset.max_dropped_fraction * form.records:
         message = (
             f"{dropped} of {form.records} records would be left out ({left_out} of them for their length), "
             f"more than dataset.max_dropped_fraction, {dataset.max_dropped_fraction}"
         )
-        details = [*form.problems, *outcome.problems][:NAMED]
+        details = [*form.problems, *_all_problems(outcome)][:NAMED]
         raise UserError("too_many_dropped", message, hint=_too_many(left_out), param=param, details=_shown(details))
 
 
@@ -37,11 +35,31 @@ def _nothing_left(form: DataReport, outcome: Outcome) -> str:
     return f"0 of {form.records} records are left: {reasons}"
 
 
-def _refusal(message: str, problems: Sequence[Problem], param: str) -> UserError:
+def _refusal(message: str, outcome: Outcome, param: str) -> UserError:
+    problems = _all_problems(outcome)
     codes = {problem.code for problem in problems}
-    code = codes.pop() if len(codes) == 1 else ("invalid_dataset" if codes else NOTHING_TO_LEARN)
-    hint = 'dataset.on_bad_row "drop" leaves them out, and says so' if problems else _too_many(1)
-    return UserError(code, message, hint=hint, param=param, details=_shown(problems))
+    code = codes.pop() if len(codes) == 1 else "invalid_dataset"
+    fields = {problem.field for problem in problems}
+    place = fields.pop() if len(fields) == 1 else None
+    param = place if place and place.startswith("dataset.") else param  # a field of the spec, not of a row
+    return UserError(code, message, hint=_hint(outcome), param=param, details=_shown(problems))
+
+
+def _hint(outcome: Outcome) -> str:
+    if not outcome.problems:
+        return _too_many(1)
+    return 'dataset.on_bad_row "drop" leaves them out, and says so' if outcome.kept else "no record is good as it is"
+
+
+def _all_problems(outcome: Outcome) -> list[Problem]:
+    """Those of refused records, and one for each record that is left out for its length."""
+    long = [
+        Problem(record=long.record, code=code, found=f"{long.tokens} tokens", expected="an answer in max_seq_length")
+        for long in outcome.long_records
+        for code, numbers in outcome.left_out.items()
+        if long.record in numbers
+    ]
+    return [*outcome.problems, *long][:NAMED]
 
 
 def _too_many(left_out: int) -> str:

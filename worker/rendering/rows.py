@@ -88,6 +88,13 @@ def _text(record: TextRecord, renderer: Renderer, learned: Learned) -> TokenRow:
 
 def _completion(record: CompletionRecord, renderer: Renderer, learned: Learned) -> TokenRow:
     """The prompt's ids are those that /generate gives the same prompt, whatever follows it."""
+    if learned.response_part is not None:
+        raise RowRefused(
+            "unused_markers",
+            found="a prompt with its completion, beside instruction_part and response_part",
+            expected="no markers: the completion is what is learned",
+            field="dataset.response_part",
+        )
     text, border = record.prompt + record.completion, len(record.prompt)
     spans = [(0, len(text))] if learned.train_on == "all" else [(border, len(text))]
     row = _row(renderer, text, renderer.encode_split(text, [border]), spans)
@@ -128,9 +135,8 @@ def _missing_ends(text: str, spans: Sequence[Span], renderer: Renderer, learned:
     """Without an end token behind them, answers are learned that never end."""
     ends = renderer.end_tokens
     is_whole = learned.train_on == "all"
-    misses = (
-        not any(end in text for end in ends) if is_whole else any(not text[:end].endswith(ends) for _, end in spans)
-    )
+    said = (text[:end].rstrip() for _, end in spans)
+    misses = not any(end in text for end in ends) if is_whole else any(not one.endswith(ends) for one in said)
     return {"no_end_token"} if misses else set()
 
 
@@ -139,6 +145,7 @@ def _learned_spans(chat: Prefixes, renderer: Renderer, learned: Learned, finding
         return [(0, len(chat.text))]
     marked = learned.marked(chat.text)
     if marked is not None:
+        _refuse_weights(chat.messages)
         return marked
     indexes = learned.turns(chat.messages)
     turns = Chat(chat, renderer.end_tokens).turns(indexes)
@@ -147,6 +154,18 @@ def _learned_spans(chat: Prefixes, renderer: Renderer, learned: Learned, finding
     if not all(turn.is_asked_for for turn in turns):
         findings.add("prompt_differs")
     return [(turn.start, turn.end) for turn in turns]
+
+
+def _refuse_weights(messages: Sequence[Message]) -> None:
+    """Markers tell no turn from another, so that one without loss would be learned."""
+    for index, message in enumerate(messages):
+        if message.role == "assistant" and message.weight == 0:
+            raise RowRefused(
+                "markers_and_weights",
+                found="a turn of weight 0, beside instruction_part and response_part",
+                expected="weights or markers, not both",
+                field=f"messages[{index}].weight",
+            )
 
 
 def _check_answer(message: Message, learned: str, index: int) -> None:

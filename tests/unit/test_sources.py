@@ -1,0 +1,28 @@
+"""A name in a spec leads to a file below the allowed root, or to nothing: never out of it, and never to an exception."""
+
+from pathlib import Path
+
+import pytest
+
+from app.errors import InvalidRequest
+from app.sources import below, resolve_dataset
+
+
+def test_a_file_below_the_root_is_found(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").touch()
+
+    assert resolve_dataset("rows.jsonl", tmp_path) == tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/etc/passwd", "", ".", "a" * 300, "a/" * 3000, "loop", "out", "x\0y"])
+def test_what_is_not_a_file_below_the_root_is_refused_by_its_field(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "loop").symlink_to("loop")
+    (tmp_path / "secret").touch()
+    (root / "out").symlink_to(tmp_path / "secret")
+
+    assert below(root, name) is None
+    with pytest.raises(InvalidRequest) as refused:
+        resolve_dataset(name, root)
+    assert refused.value.param == "dataset.source.path"
