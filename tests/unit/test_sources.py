@@ -1,4 +1,4 @@
-"""A name in a spec leads to a file below the allowed root, or to nothing: never out of it, and never to an exception."""
+"""A name in a spec leads to a file below the allowed root or to nothing: never out of it, never to an exception."""
 
 from pathlib import Path
 
