@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     def job_dir(self, job_id: str) -> Path:
         return self.root / "jobs" / job_id
 
+    def data_dir(self, job_id: str) -> Path:
+        """Where a checker leaves the rows of a job: `app.contracts.rows`."""
+        return self.job_dir(job_id) / "data"
+
     def file_path(self, file_id: str) -> Path:
         return self.root / "files" / file_id
 

@@ -34,7 +34,7 @@ def _check(office: Office, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
         train_file=file_of(spec.dataset.source, "dataset.source"),
         eval_file=file_of(spec.dataset.eval_source, "dataset.eval_source"),
         max_unpacked_bytes=office.settings.max_unpacked_bytes,
-        data_dir=office.settings.job_dir(job.id) / "data",
+        data_dir=office.settings.data_dir(job.id),
         cache_dir=office.settings.root / "cache",
         max_cache_bytes=office.settings.max_cache_bytes,
         events=folder / "events.jsonl",
@@ -42,7 +42,7 @@ def _check(office: Office, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
 
 
 def _train(office: Office, job: Job, base: BaseRef, folder: Path) -> TrainingOrder:
-    data = office.settings.job_dir(job.id) / "data"
+    data = office.settings.data_dir(job.id)
     eval_rows = data / EVAL_ROWS
     work_dir = folder / "work"
     work_dir.mkdir(exist_ok=True)

@@ -20,6 +20,11 @@ class Message(Contract):
     tool_call_id: str | None = None
     weight: Literal[0, 1] | None = Field(None, description="0: an assistant turn without loss")
 
+    @property
+    def carries_loss(self) -> bool:
+        """Whether it is learned where answers are learned at all."""
+        return self.role == "assistant" and self.weight != 0
+
     def for_template(self) -> dict[str, Any]:
         """What the chat template sees: absent keys are absent, and loss weights are not its business."""
         return self.model_dump(exclude_none=True, exclude={"weight"})

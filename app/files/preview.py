@@ -6,7 +6,6 @@ from typing import Any
 
 from app.contracts.base import Contract
 from app.contracts.records import ChatRecord, CompletionRecord, Message, Record
-from app.files.records import carries_loss
 from app.files.rows import Place
 
 RECORDS_SHOWN = 3
@@ -71,7 +70,7 @@ def _turns(record: Record) -> Iterator[PreviewTurn]:
 def _turn(message: Message) -> PreviewTurn:
     calls = [_call(call) for call in message.tool_calls] if message.tool_calls else None
     content = _clip(message.content)
-    return PreviewTurn(role=message.role, content=content, tool_calls=calls, trained=carries_loss(message))
+    return PreviewTurn(role=message.role, content=content, tool_calls=calls, trained=message.carries_loss)
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:

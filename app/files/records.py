@@ -68,18 +68,13 @@ def _chat(row: Row, layout: Layout, wish: Wish, findings: Findings) -> Record:
 def _chat_record(messages: list[Message], column: str, row: Row, wish: Wish, findings: Findings) -> Record:
     answers = [message for message in messages if message.role == "assistant"]
     is_last_only = wish.train_on == "last_response"
-    learned = [answer for answer in (answers[-1:] if is_last_only else answers) if carries_loss(answer)]
+    learned = [answer for answer in (answers[-1:] if is_last_only else answers) if answer.carries_loss]
     if messages and not learned and wish.train_on != "all":
         expected = f"a {'last ' if is_last_only else ''}turn of the assistant that carries loss"
         findings.wrong(column, "nothing_to_learn", _roles(messages), expected)
     if any(not answer.content.strip() and not answer.tool_calls for answer in learned):
         findings.warnings.add("empty_answer")
     return ChatRecord(messages=messages, tools=read_tools(row.get("tools"), "tools", findings))
-
-
-def carries_loss(message: Message) -> bool:
-    """Whether a turn is learned where answers are learned at all."""
-    return message.role == "assistant" and message.weight != 0
 
 
 def _roles(messages: list[Message]) -> str:

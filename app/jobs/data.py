@@ -14,7 +14,6 @@ from app.jobs.spans import TOKENIZERS, Decode, split
 from app.jobs.states import JobStatus
 
 FILES: dict[Split, str] = {"train": TRAIN_ROWS, "eval": EVAL_ROWS}
-DATA = "data"
 TOKENIZER_FILE = f"{TOKENIZER}/tokenizer.json"
 
 
@@ -45,7 +44,7 @@ def row(settings: Settings, job: Job, record: int, name: Split | None) -> RowVie
 
 def preview(settings: Settings, job: Job, count: int) -> list[RowView]:
     """The first rows of the training set; none where a check ended before it had written them."""
-    folder = settings.job_dir(job.id) / DATA
+    folder = settings.data_dir(job.id)
     path = folder / TRAIN_ROWS
     if not count or not path.exists() or not (folder / TOKENIZER_FILE).exists():
         return []
@@ -61,7 +60,7 @@ def _found(folder: Path, name: Split, record: int) -> TokenRow | None:
 
 
 def _folder(settings: Settings, job: Job) -> Path:
-    folder = settings.job_dir(job.id) / DATA
+    folder = settings.data_dir(job.id)
     if job.status is JobStatus.VALIDATING or not (folder / TRAIN_ROWS).exists():
         message = f"{job.id} is {job.status.value} and has no rows to show: they are there once its check has gone well"
         raise Conflict(message, param="job_id", code="data_not_ready")

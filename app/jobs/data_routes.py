@@ -30,7 +30,9 @@ async def validate(
     bell: BellDep,
     preview: Annotated[int, Query(ge=0, le=20, description="how many of the first rows to show")] = 3,
 ) -> Validation | Response:
-    """Check a spec and every row of its data, as POST /jobs would, and keep nothing of it.
+    """Check a spec and every row of its data, as POST /jobs would, without a job that stays.
+
+    The prepared rows stay in the cache for a while, so that a job of the same spec need not prepare them again.
 
     What POST /jobs refuses is refused here too; what a job's check refuses is `valid: false` with the job's error.
     """

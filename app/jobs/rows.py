@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from app.contracts.rows import CUT, IGNORED, INPUT_IDS, LABELS, RECORD
+from app.contracts.rows import CUT, INPUT_IDS, LABELS, RECORD, SUPERVISED
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,6 @@ class RowFile:
     def __len__(self) -> int:
         return self._places.rows
 
-    @property
-    def last_record(self) -> int:
-        """The largest record number; 0 where there is no row."""
-        if not self._places.offsets:
-            return 0
-        return int(self._batch(len(self._places.offsets) - 1).column(RECORD)[-1].as_py())
-
     def find(self, record: int) -> TokenRow | None:
         for batch, index in self._after(record - 1):
             if batch.column(RECORD)[index].as_py() != record:
@@ -78,13 +70,8 @@ class RowFile:
     def after(self, record: int) -> Iterator[RowCounts]:
         """The rows with larger record numbers, in order."""
         for batch, index in self._after(record):
-            labels = batch.column(LABELS)[index].values
-            yield RowCounts(
-                record=batch.column(RECORD)[index].as_py(),
-                tokens=len(labels),
-                supervised=pc.not_equal(labels, IGNORED).true_count,
-                cut=batch.column(CUT)[index].as_py(),
-            )
+            record, supervised, cut = (batch.column(name)[index].as_py() for name in (RECORD, SUPERVISED, CUT))
+            yield RowCounts(record, len(batch.column(INPUT_IDS)[index]), supervised, cut)
 
     def _after(self, record: int) -> Iterator[tuple[Any, int]]:
         """(batch, index) of every row with a larger record number."""

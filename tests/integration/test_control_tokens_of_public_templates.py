@@ -3,6 +3,7 @@
 import pytest
 
 from app.contracts.records import Message
+from app.contracts.rows import IGNORED
 from tests.chat_formats import FORMATS, ChatFormat
 from tests.chat_formats.learner import Learner, Tools, assistant, call, result, user
 from worker.rendering.refusal import RowRefused
@@ -136,5 +137,6 @@ def test_raw_text_has_one_bos_and_one_eos_whether_it_brings_them_or_not(learner:
 
     assert learner.controls(plain.input_ids) == learner.controls(dressed.input_ids)
     assert sum(learner.controls(plain.input_ids)) == (2 if opening else 1)
+    assert not opening or dressed.labels[0] == plain.labels[0] == IGNORED
     assert plain.findings == set()
     assert "special_tokens_in_text" in dressed.findings

@@ -17,6 +17,7 @@ from tests.checks import a_check, failure_of, report_of, run
 from tests.tiny_model import END, build_tiny_model
 from tests.unit.specs import a_body
 from worker.checking.pipeline import CHUNK_RECORDS, Pipeline
+from worker.checking.prepared import Shelf
 from worker.checking.rows import Tokeniser
 from worker.checking.tokens import batches
 from worker.rendering.renderer import load_renderer
@@ -106,7 +107,7 @@ def test_an_answer_over_the_limit_is_cut_and_counted(base: Path, tmp_path: Path)
 def test_long_rows_can_be_dropped_or_fail_the_job(base: Path, tmp_path: Path) -> None:
     rows = [CHATS[0], CHATS[1], chat("a", "word " * 200)]
     dropped = report_of(check(base, tmp_path, rows, dataset={"on_long_row": "drop"}))["train"]
-    failed = failure_of(check(base, tmp_path, rows, dataset={"on_long_row": "fail"}))
+    failed = failure_of(check(base, tmp_path, rows, dataset={"on_long_row": "fail", "on_bad_row": "drop"}))
 
     assert [(out["code"], out["records"]) for out in dropped["left_out"]] == [("too_long", [3])]
     assert (failed.code, failed.details[0]["record"], failed.details[0]["line"]) == ("too_long", 3, 3)
@@ -218,6 +219,32 @@ def test_other_settings_are_other_rows(base: Path, tmp_path: Path, groups: dict[
 
     assert first["prepared"]["key"] != second["prepared"]["key"]
     assert second["prepared"]["from_cache"] is False
+
+
+def test_the_same_bytes_under_a_name_that_is_read_otherwise_are_other_rows(base: Path, tmp_path: Path) -> None:
+    """Content without a structure of its own is a table or a text by its name."""
+    ref, bodies = BaseRef(source=str(base), is_local=True), []
+    for name in ("rows.csv", "rows.txt"):
+        path = tmp_path / name
+        path.write_text("text,note\none,1\ntwo,2\n")
+        spec = JobSpec.model_validate(a_body(dataset={"source": {"path": name}}))
+        run(a_check(tmp_path, spec, ref, path))
+        bodies.append([taught(tmp_path, row) for row in table(tmp_path)])
+
+    assert bodies == [[f"one{END}", f"two{END}"], [f"text,note{END}", f"one,1{END}", f"two,2{END}"]]
+
+
+def test_what_killed_builds_left_is_removed_and_a_running_one_is_not(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, 0)
+    spare, _ = shelf.fetch("a", lambda folder: (folder / "x").touch())
+    dead, alive = tmp_path / ".partial-dead", tmp_path / ".partial-alive"
+    for partial in (dead, alive):
+        partial.mkdir()
+    os.utime(dead, (0, 0))
+
+    shelf.trim(spare)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"a", ".partial-alive"}
 
 
 def test_a_damaged_source_leaves_nothing_in_the_cache(base: Path, tmp_path: Path) -> None:

@@ -204,3 +204,14 @@ def test_markers_beside_a_turn_without_loss_are_refused(renderer: Renderer) -> N
 def test_markers_for_a_completion_are_refused(renderer: Renderer) -> None:
     with pytest.raises(RowRefused, match="the completion is what is learned"):
         row_of(renderer, CompletionRecord(prompt="a", completion="b"), **MARKERS)
+
+
+def test_a_pair_of_nothing_teaches_nothing(renderer: Renderer) -> None:
+    with pytest.raises(RowRefused, match="no supervised token"):
+        row_of(renderer, CompletionRecord(prompt="", completion=""))
+
+
+def test_a_name_that_the_template_leaves_out_is_named(renderer: Renderer) -> None:
+    messages = [Message(role="user", content="a", name="Ada"), Message(role="assistant", content="b")]
+
+    assert row_of(renderer, ChatRecord(messages=messages)).findings == {"name_left_out"}

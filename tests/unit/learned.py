@@ -9,17 +9,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from app.contracts.rows import IGNORED, TOKENIZER
 from app.contracts.tokens import LongRecord, Named, Spread, TokenReport
+from worker.checking.rows import SCHEMA
 
 START, END = "<|im_start|>", "<|im_end|>"
-SCHEMA = pa.schema(
-    [
-        ("record", pa.int32()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),
-        ("cut", pa.int32()),
-        ("digest", pa.int64()),
-    ]
-)
+
 # Parts of a row: text, and whether it is trained.
 Parts = Sequence[tuple[str, bool]]
 
@@ -46,11 +39,15 @@ def tokens_of(parts: Parts, tokenizer: Tokenizer | None = None) -> tuple[list[in
     return ids, [token if is_trained else IGNORED for part, is_trained in encoded for token in part]
 
 
+def _row(record: int, ids: list[int], labels: list[int], cut: int) -> tuple[object, ...]:
+    return (record, ids, labels, cut, sum(label != IGNORED for label in labels), record)
+
+
 def write_rows(path: Path, rows: dict[int, Parts], *, cut: int = 0, rows_in_batch: int = 2) -> None:
     """An Arrow stream of rows by their record numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer()
-    values = [(record, *tokens_of(parts, tokenizer), cut, record) for record, parts in rows.items()]
+    values = [_row(record, *tokens_of(parts, tokenizer), cut) for record, parts in rows.items()]
     with pa.ipc.new_stream(str(path), SCHEMA) as stream:
         for begin in range(0, len(values), rows_in_batch):
             columns = zip(*values[begin : begin + rows_in_batch], strict=True)

@@ -46,6 +46,11 @@ class Given:
     identity: str
 
     @property
+    def key(self) -> str:
+        """What decides the rows of the source: its content, and its name where the content has no structure."""
+        return f"{self.identity} {self.file.filename if self.file is not None else ''}"
+
+    @property
     def param(self) -> str:
         return f"dataset.{self.name}"
 
@@ -68,19 +73,17 @@ class Builder:
         link_folder(tokenizer.folder, folder / TOKENIZER)
         train, evaluation = folder / TRAIN_ROWS, folder / EVAL_ROWS
         reports: dict[str, Any] = {}
-        outcome = Outcome()
+        outcomes = []
         for one, target in zip(given, (train, evaluation), strict=False):
-            form, outcome_of = self._read(one, target)
+            form, outcome = self._read(one, target)
             reports[one.name] = form.model_dump(mode="json")
-            outcome = outcome_of if target is train else outcome
-            self._report(target, outcome_of, has_left_out=True)
+            outcomes.append(outcome)
         fraction = self.order.spec.dataset.eval_fraction
         if fraction > 0:
             reports["split"] = split(train, evaluation, fraction, self.order.spec.training.seed)
-            self._report(train, outcome, has_left_out=True)
-            if evaluation.exists():
-                self._report(evaluation, outcome, has_left_out=False)
+        self._report(train, outcomes[0], has_left_out=True)
         if evaluation.exists():
+            self._report(evaluation, outcomes[-1], has_left_out=len(outcomes) > 1)
             reports["overlap"] = overlap(train, evaluation).model_dump(mode="json")
         (folder / SOURCES).write_text(json.dumps(reports))
 

@@ -19,7 +19,7 @@ from app.contracts.tokens import Prepared, TokenReport
 from worker.checking.building import SOURCES, Builder, Given, SourceName
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
-from worker.checking.prepared import Shelf, hash_file, key_of, link_folder
+from worker.checking.prepared import Ingredients, Shelf, hash_file, key_of, link_folder
 from worker.checking.tokenizer import JobTokenizer, make_tokenizer
 from worker.checking.tokens import LEFT_OUT
 from worker.events import EventWriter
@@ -38,7 +38,8 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
         renderer = _renderer(tokenizer)
         given = find_given(order, events)
         day = datetime.now(UTC).date().isoformat() if renderer.uses_date else None
-        key = key_of(order.spec, {one.name: one.identity for one in given}, tokenizer.sha256, day)
+        facts = Ingredients({one.name: one.key for one in given}, tokenizer.sha256, model.vocabulary, day)
+        key = key_of(order.spec, facts)
         shelf = Shelf(order.cache_dir / "prepared", order.max_cache_bytes)
         builder = Builder(order, model, renderer, events)
         folder, was_there = shelf.fetch(key, partial(builder.build, given, tokenizer))

@@ -7,19 +7,23 @@ from app.errors import Problem
 from app.files.check import DataReport
 from app.files.report import NAMED
 from worker.checking.pipeline import Outcome
+from worker.checking.rows import TOO_LONG
 from worker.failures import UserError
 
 
 def judge(form: DataReport, outcome: Outcome, dataset: DatasetSpec, param: str) -> None:
-    """Raises UserError for records that the job may not drop, for too many of them, and when none is left."""
+    """Raises UserError for records that the job may not drop, for too many of them, and when none is left.
+
+    A record that is refused for its length (`on_long_row: fail`) is no bad one, and is never dropped.
+    """
     left_out = sum(map(len, outcome.left_out.values()))
     dropped = form.dropped + outcome.problem_count + left_out
     if outcome.kept == 0:
         raise _refusal(_nothing_left(form, outcome), outcome, param)
-    if outcome.problem_count and dataset.on_bad_row == "fail":
+    if outcome.problem_count and (dataset.on_bad_row == "fail" or TOO_LONG in outcome.refused):
         count = f"{outcome.problem_count} of {form.records} records cannot be trained on: "
         raise _refusal(count + _first(outcome.problems), outcome, param)
-    if dropped > dataset.max_dropped_fraction * form.records:
+    if dropped / form.records > dataset.max_dropped_fraction:
         message = (
             f"{dropped} of {form.records} records would be left out ({left_out} of them for their length), "
             f"more than dataset.max_dropped_fraction, {dataset.max_dropped_fraction}"

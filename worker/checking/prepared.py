@@ -10,7 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from app import __version__
 from app.contracts.spec import JobSpec
 
 # Raised when the same inputs give other rows, or the files in a data folder change.
-FORMAT = 1
+FORMAT = 2
 BLOCK_BYTES = 2**20
+PARTIAL = ".partial-"
+LONGEST_BUILD_SECONDS = 7 * 86_400
 # What of a dataset spec decides which rows there are and what is learned of them.
 SHAPING = {
     "format", "columns", "dataset_text_field", "eval_fraction", "train_on", "instruction_part", "response_part",
@@ -27,14 +32,22 @@ SHAPING = {
 }  # fmt: skip
 
 
-def key_of(spec: JobSpec, sources: dict[str, str | None], tokenizer_sha256: str, day: str | None) -> str:
-    """`sources` are hashes or pinned names of what is read; `day` for templates that write the date."""
+@dataclass(frozen=True)
+class Ingredients:
+    """What rows are made of, beside the spec: sources by their content and name, the tokenizer, the model's number of
+    tokens, and the day for templates that write the date."""
+
+    sources: dict[str, str]
+    tokenizer_sha256: str
+    vocabulary: int | None
+    day: str | None
+
+
+def key_of(spec: JobSpec, ingredients: Ingredients) -> str:
     parts: dict[str, Any] = {
         "format": FORMAT,
         "version": __version__,
-        "sources": sources,
-        "tokenizer": tokenizer_sha256,
-        "day": day,
+        **asdict(ingredients),
         "dataset": spec.dataset.model_dump(mode="json", include=SHAPING),
         "method": spec.training.method,
         "max_seq_length": spec.model.max_seq_length,
@@ -72,9 +85,8 @@ class Shelf:
         if target.is_dir():
             os.utime(target)
             return target, True
-        partial = self._root / f".partial-{key}-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        self._root.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self._root))  # several hosts may share the folder
         try:
             build(partial)
             _sync(partial)
@@ -91,8 +103,12 @@ class Shelf:
                 raise
 
     def trim(self, spare: Path) -> None:
-        """Remove what was used longest ago until the rest fits; never `spare`."""
-        entries = sorted((path for path in self._root.iterdir() if path.is_dir()), key=_used, reverse=True)
+        """Remove what was used longest ago until the rest fits, never `spare`; and what killed builds have left."""
+        stale = time.time() - LONGEST_BUILD_SECONDS
+        found = [path for path in self._root.iterdir() if path.is_dir()]
+        for partial in (path for path in found if path.name.startswith(PARTIAL) and _used(path) < stale):
+            shutil.rmtree(partial, ignore_errors=True)
+        entries = sorted((path for path in found if not path.name.startswith(PARTIAL)), key=_used, reverse=True)
         total = 0
         for entry in entries:
             total += sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())

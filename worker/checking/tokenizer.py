@@ -17,7 +17,7 @@ from worker.checking.prepared import Shelf, hash_folder
 from worker.failures import SystemFault, UserError
 from worker.rendering.renderer import UNREADABLE
 
-OWN, NAMED = "own", "named"
+OWN = "own"
 MAKER = "worker.templating"
 MAKER_SECONDS = 600
 

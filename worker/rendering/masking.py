@@ -1,8 +1,9 @@
 """Which characters of a rendered chat are learned, found from the template itself: no marker strings are guessed.
 
-A chat is rendered once whole, and once up to each learned turn. Where the whole text begins with such a part, the
-part's end is where the turn begins or ends. A template that renders a turn differently once others follow (it leaves
-earlier thinking out) is asked again with other words in that turn: what changes in the text is what the turn says.
+Most chats are rendered once: an answer stands behind what the template asks for answers with, up to its end token.
+Where that is not so plain, the chat is rendered up to each learned turn as well: where the whole text begins with such
+a part, the part's end is where the turn begins or ends. A template that renders a turn differently once others follow
+(it leaves earlier thinking out) is asked again with other words in that turn: what changes is what the turn says.
 """
 
 from bisect import bisect_left
@@ -74,8 +75,10 @@ class Prefixes:
 
     def start(self, index: int) -> int | None:
         """Where an answer begins; None where the text up to there is not what /generate is given for it."""
-        before = None if index in self.marked else self.before(index)
-        return self.marked.get(index, len(before) if before is not None else None)
+        if index in self.marked:
+            return self.marked[index]
+        before = self.before(index)
+        return len(before) if before is not None else None
 
     def before(self, index: int) -> str | None:
         """What /generate is given for the answer at an index; None where the text does not begin so.

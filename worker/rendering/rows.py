@@ -23,6 +23,7 @@ FINDINGS = {
     "special_tokens_in_text": "control tokens in raw text or a prompt: taken as such; no second bos or eos is added",
     "thinking_left_out": "the chat template leaves out the thinking of an earlier answer",
     "content_left_out": "the chat template leaves out, or rewrites, part of a message that is not learned",
+    "name_left_out": "the chat template leaves out the name of a message",
     "prompt_differs": "/generate asks for an answer with more than what stands before it here: it may begin a thought",
     "no_end_token": "an answer does not end in a token that ends generation: the model may not learn to stop",
     "border_token": "a token reaches over the border of an answer, and is not learned",
@@ -48,7 +49,7 @@ class Learned:
         """Indexes of the messages that are learned."""
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
         chosen = answers[-1:] if self.train_on == "last_response" else answers
-        return [index for index in chosen if messages[index].weight != 0]
+        return [index for index in chosen if messages[index].carries_loss]
 
 
 @dataclass
@@ -110,10 +111,11 @@ def _note_control(text: str, renderer: Renderer, row: TokenRow) -> None:
 def _with_ends(row: TokenRow, renderer: Renderer) -> TokenRow:
     """One opening in front where the tokenizer has the habit, one EOS behind, learned if what it ends is learned."""
     opening, eos = renderer.opening, renderer.tokenizer.eos_token_id
-    if opening and row.input_ids[: len(opening)] != opening:
-        row.input_ids, row.labels = [*opening, *row.input_ids], [IGNORED] * len(opening) + row.labels
+    if row.input_ids[: len(opening)] != opening:
+        row.input_ids, row.labels = [*opening, *row.input_ids], [*opening, *row.labels]
+    row.labels[: len(opening)] = [IGNORED] * len(opening)  # nobody generates it
     if eos is not None and row.input_ids[-1:] != [eos]:
-        is_learned = row.labels[-1:] != [IGNORED]
+        is_learned = bool(row.labels) and row.labels[-1] != IGNORED
         row.input_ids, row.labels = [*row.input_ids, eos], [*row.labels, eos if is_learned else IGNORED]
     return row
 
@@ -159,7 +161,7 @@ def _learned_spans(chat: Prefixes, renderer: Renderer, learned: Learned, finding
 def _refuse_weights(messages: Sequence[Message]) -> None:
     """Markers tell no turn from another, so that one without loss would be learned."""
     for index, message in enumerate(messages):
-        if message.role == "assistant" and message.weight == 0:
+        if message.role == "assistant" and not message.carries_loss:
             raise RowRefused(
                 "markers_and_weights",
                 found="a turn of weight 0, beside instruction_part and response_part",
@@ -186,6 +188,8 @@ def _lost_content(chat: Prefixes, learned: Learned) -> set[str]:
     findings, turns = set(), set(learned.turns(chat.messages))
     for index, message in enumerate(chat.messages):
         content = message.content.strip()
+        if message.name is not None and message.name not in chat.text:
+            findings.add("name_left_out")
         if content in chat.text or _escaped(content) in chat.text:
             continue
         if message.role == "assistant" and END_OF_THINKING in content:
