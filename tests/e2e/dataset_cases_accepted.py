@@ -218,7 +218,7 @@ ROWS = (
         "CT-04",
         lines({"text": "<s>[INST] ping [/INST] pong</s>"}),
         model=MISTRAL,
-        learned=[["<s> [INST] ping [/INST] pong</s>"]],
+        learned=[[" [INST] ping [/INST] pong</s>"]],
         reported={"special_tokens_in_text": [1]},
         told=["bos"],
     ),

@@ -95,6 +95,14 @@ def test_an_answer_behind_the_limit_is_left_out_by_its_number_and_length(base: P
     assert [event.code for event in events if isinstance(event, Noticed)] == ["answer_cut_away"]
 
 
+def test_control_tokens_that_records_hold_are_named_and_no_others(base: Path, tmp_path: Path) -> None:
+    report = report_of(check(base, tmp_path, [CHATS[0], chat(f"end {END}", "a")]))["train"]
+
+    (finding,) = report["findings"]
+    assert (finding["code"], finding["records"]) == ("special_tokens_in_content", [2])
+    assert finding["message"].endswith(f": {END}")
+
+
 def test_an_answer_over_the_limit_is_cut_and_counted(base: Path, tmp_path: Path) -> None:
     report = report_of(check(base, tmp_path, [CHATS[0], chat("a", "word " * 200)]))["train"]
     row = table(tmp_path)[1]

@@ -88,8 +88,7 @@ class Builder:
         (folder / SOURCES).write_text(json.dumps(reports))
 
     def _report(self, rows: Path, outcome: Outcome, *, has_left_out: bool) -> None:
-        limit, control = self.order.spec.model.max_seq_length, self.renderer.control.texts
-        report = token_report(rows, outcome, limit, control, has_left_out=has_left_out)
+        report = token_report(rows, outcome, self.order.spec.model.max_seq_length, has_left_out=has_left_out)
         rows.with_suffix(".json").write_text(report.model_dump_json(indent=1))
 
     def _read(self, given: Given, target: Path) -> tuple[DataReport, Outcome]:

@@ -46,6 +46,7 @@ class Outcome:
     refused: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
     left_out: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
     findings: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
+    control_tokens: set[str] = field(default_factory=set)
     long_records: list[LongRecord] = field(default_factory=list)
 
     def add(self, chunk: Tokenised, rows: int) -> None:
@@ -55,6 +56,7 @@ class Outcome:
         self.problems += chunk.problems[: NAMED - len(self.problems)]
         for problem in chunk.problems:
             self.refused[problem.code].append(problem.record or 0)
+        self.control_tokens |= chunk.control_tokens
         self.long_records += chunk.long_records[: NAMED - len(self.long_records)]
         for mine, theirs in ((self.left_out, chunk.left_out), (self.findings, chunk.findings)):
             for code, numbers in theirs.items():

@@ -60,6 +60,7 @@ class Tokenised:
     problems: list[Problem]
     left_out: dict[str, list[int]]
     findings: dict[str, list[int]]
+    control_tokens: set[str]
     long_records: list[LongRecord]
 
 
@@ -92,6 +93,7 @@ class _Work:
         self._problems: list[Problem] = []
         self._left_out: dict[str, list[int]] = defaultdict(list)
         self._findings: dict[str, list[int]] = defaultdict(list)
+        self._control: set[str] = set()
         self._long: list[LongRecord] = []
 
     def take(self, row: TokenRow, place: Place) -> None:
@@ -104,6 +106,7 @@ class _Work:
                 return
         for code in row.findings:
             self._findings[code].append(place.number)
+        self._control |= row.control_tokens
         self._largest = max(self._largest, *kept.input_ids)
         values = (place.number, kept.input_ids, kept.labels, tokens - len(kept.input_ids), kept.supervised)
         for name, value in zip(SCHEMA.names, (*values, digest_of(row.input_ids)), strict=True):
@@ -142,6 +145,7 @@ class _Work:
             problems=self._problems,
             left_out=dict(self._left_out),
             findings=dict(self._findings),
+            control_tokens=self._control,
             long_records=self._long,
         )
 

@@ -1,7 +1,7 @@
 """The token report of a file of rows, read off its columns: what the trainer gets is what is counted."""
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from worker.rendering.rows import FINDINGS
 
 Numbers = NDArray[np.int64]
 SMALLEST_BUCKET = 16
-MOST_TOKENS_SHOWN = 12
+ABOUT_CONTROL_TOKENS = frozenset({"special_tokens_in_content", "special_tokens_in_text"})
 LEFT_OUT = {
     ANSWER_CUT_AWAY: "no token of the answer lies within max_seq_length",
     TOO_LONG: 'longer than max_seq_length, and dataset.on_long_row is "drop"',
@@ -53,9 +53,7 @@ def batches(rows: Path) -> Iterator[pa.RecordBatch]:
         yield from reader
 
 
-def token_report(
-    rows: Path, outcome: Outcome, max_seq_length: int, control_tokens: Sequence[str], *, has_left_out: bool
-) -> TokenReport:
+def token_report(rows: Path, outcome: Outcome, max_seq_length: int, *, has_left_out: bool) -> TokenReport:
     """`has_left_out` for the set that answers for the records of its source that are in none."""
     columns = read_columns(rows)
     whole = columns.length + columns.cut
@@ -78,17 +76,15 @@ def token_report(
         truncated_tokens=int(columns.cut.sum()),
         long_records=named_long,
         left_out=_named(left_out, {**LEFT_OUT, **_reasons(outcome)}, own),
-        findings=_named(outcome.findings, _explained(control_tokens), columns.record),
+        findings=_named(outcome.findings, _explained(outcome.control_tokens), columns.record),
         duplicates=len(whole) - len(np.unique(columns.digest)),
     )
 
 
-def _explained(control_tokens: Sequence[str]) -> dict[str, str]:
-    """The findings in words, and for those about control tokens which ones this model has."""
-    shown = ", ".join(control_tokens[:MOST_TOKENS_SHOWN])
-    more = ", …" if len(control_tokens) > MOST_TOKENS_SHOWN else ""
-    about = {code: f"{text} (this model's: {shown}{more})" for code, text in FINDINGS.items() if "special" in code}
-    return {**FINDINGS, **about}
+def _explained(control_tokens: Collection[str]) -> dict[str, str]:
+    """The findings in words, and for those about control tokens which ones the records hold."""
+    shown = ", ".join(sorted(control_tokens)[:NAMED])
+    return {code: f"{text}: {shown}" if code in ABOUT_CONTROL_TOKENS else text for code, text in FINDINGS.items()}
 
 
 def _reasons(outcome: Outcome) -> dict[str, str]:

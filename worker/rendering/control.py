@@ -20,15 +20,19 @@ class ControlTokens:
     """The control tokens of one tokenizer, as text."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        self.texts = tuple(sorted(set(tokens), key=len, reverse=True))
+        self.texts = tuple(sorted(set(tokens), key=lambda text: (-len(text), text)))
         self._pattern = re.compile("|".join(map(re.escape, self.texts))) if self.texts else None
 
     def are_in(self, text: str) -> bool:
         return self._pattern is not None and self._pattern.search(text) is not None
 
-    def are_in_any(self, value: Any) -> bool:
-        """Whether any text of a JSON value holds one."""
-        return any(self.are_in(text) for text in _texts(value))
+    def found_in(self, value: Any) -> set[str]:
+        """Those that the texts of a JSON value hold."""
+        return (
+            set()
+            if self._pattern is None
+            else {token for text in _texts(value) for token in self._pattern.findall(text)}
+        )
 
     def guard(self, value: Any) -> Any:
         """The same JSON value with every control token in it hidden. Raises RowRefused where that cannot be done."""

@@ -36,8 +36,8 @@ class Turn:
 class Prefixes:
     """A chat and its text, and the texts of its beginnings; each is rendered once.
 
-    `answer_prompt` is what the template asks for an answer with; `is_guarded` says that control tokens are hidden, and
-    `has_marks` that the answer prompt holds one, so that no message can.
+    `answer_prompt` is what the template asks for an answer with; `hidden` are the control tokens that messages held,
+    and `has_marks` says that the answer prompt holds one, so that no message can.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Prefixes:
         tools: list[dict[str, Any]] | None = None,
         answer_prompt: str = "",
         has_marks: bool = False,
-        is_guarded: bool = False,
+        hidden: frozenset[str] = frozenset(),
     ) -> None:
         self.messages = messages
         self.text = text
         self.tools = tools
         self.answer_prompt = answer_prompt
-        self.is_guarded = is_guarded
+        self.hidden = hidden
         self._has_marks = has_marks
         self._render = render
         self._known: dict[tuple[int, bool], str | None] = {}

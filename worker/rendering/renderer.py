@@ -131,7 +131,7 @@ class Renderer:
         answers = (index for index, message in enumerate(chat.messages) if message.role == "assistant")
         starts = [start for index in answers if (start := chat.start(index)) is not None]
         encoded = self.encode_split(chat.text, starts)
-        return _unguarded(encoded, chat.text) if chat.is_guarded else encoded
+        return _unguarded(encoded, chat.text) if chat.hidden else encoded
 
     def encode_split(self, text: str, borders: Sequence[int]) -> Encoded:
         """As `encode`, with no token that reaches over a border, if this tokenizer can spell the text so.
@@ -174,8 +174,8 @@ class Renderer:
     def prefixes(self, messages: Sequence[Message], tools: Tools | None = None, *, is_asking: bool = False) -> Prefixes:
         """A rendered chat, its control tokens hidden and its system message in its place. Raises RowRefused."""
         written = [message.model_dump(exclude_none=True) for message in messages]
-        is_guarded = self.control.are_in_any([written, tools])
-        if is_guarded:
+        hidden = self.control.found_in([written, tools])
+        if hidden:
             written, tools = self.control.guard([written, tools])
             messages = [Message.model_validate(message) for message in written]
         turns = self.fold(messages)
@@ -190,7 +190,7 @@ class Renderer:
             tools=tools,
             answer_prompt=self.answer_prompt,
             has_marks=self.control.are_in(self.answer_prompt),
-            is_guarded=is_guarded,
+            hidden=frozenset(hidden),
         )
 
     def prompt_ids(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:

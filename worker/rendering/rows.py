@@ -54,11 +54,15 @@ class Learned:
 
 @dataclass
 class TokenRow:
-    """Ids of a whole record; `labels` has the id where a token carries loss, -100 elsewhere."""
+    """Ids of a whole record; `labels` has the id where a token carries loss, -100 elsewhere.
+
+    `findings` are codes of FINDINGS, `control_tokens` those that the record itself holds.
+    """
 
     input_ids: list[int]
     labels: list[int]
     findings: set[str] = field(default_factory=set)
+    control_tokens: frozenset[str] = frozenset()
 
     @property
     def supervised(self) -> int:
@@ -104,7 +108,8 @@ def _completion(record: CompletionRecord, renderer: Renderer, learned: Learned) 
 
 
 def _note_control(text: str, renderer: Renderer, row: TokenRow) -> None:
-    if renderer.control.are_in(text):
+    row.control_tokens = frozenset(renderer.control.found_in(text))
+    if row.control_tokens:
         row.findings.add("special_tokens_in_text")
 
 
@@ -122,13 +127,14 @@ def _with_ends(row: TokenRow, renderer: Renderer) -> TokenRow:
 
 def _chat(record: ChatRecord, renderer: Renderer, learned: Learned) -> TokenRow:
     chat = renderer.prefixes(record.messages, record.tools)
-    findings = {"special_tokens_in_content"} if chat.is_guarded else set()
+    findings = {"special_tokens_in_content"} if chat.hidden else set()
     if len(chat.messages) < len(record.messages):
         findings.add("system_folded")
     _check_tools(list(chat.messages), chat.tools, chat.text, renderer)
     findings |= _lost_content(chat, learned)
     spans = _learned_spans(chat, renderer, learned, findings)
-    row = _row(renderer, chat.text, renderer.encode_chat(chat), spans, is_guarded=chat.is_guarded)
+    row = _row(renderer, chat.text, renderer.encode_chat(chat), spans, is_guarded=bool(chat.hidden))
+    row.control_tokens = chat.hidden
     row.findings |= findings | _missing_ends(chat.text, spans, renderer, learned)
     return row
 
