@@ -35,6 +35,11 @@ class ChatRecord(Contract):
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
 
+    @property
+    def has_tools(self) -> bool:
+        """Whether a tool is defined, called or heard in it."""
+        return bool(self.tools) or any(message.tool_calls or message.role == "tool" for message in self.messages)
+
 
 class CompletionRecord(Contract):
     kind: Literal["completion"] = "completion"

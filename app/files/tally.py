@@ -13,7 +13,7 @@ from app.files.report import NAMED, Counted, DataReport, Duplicates
 from app.files.values import printable
 
 # Exact duplicates are found among so many first records: the hashes take 80 MB then.
-HASHES_KEPT = 1_000_000
+HASHES_KEPT = 500_000
 
 
 @dataclass

@@ -200,12 +200,25 @@ def test_a_chat_with_tools_has_the_ids_that_transformers_gives_it(form: ChatForm
     assert learner.prompt(CALLING[:3], TOOLS) == learner.template(CALLING[:3], tools=TOOLS, add_generation_prompt=True)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMATS if not form.supports_tools], ids=lambda form: form.name)
-def test_a_tool_call_that_the_template_leaves_out_is_refused(form: ChatFormat) -> None:
-    with pytest.raises(RowRefused) as refused:
-        Learner(form).chat(CALLING, TOOLS)
+PLAIN = [form for form in FORMATS if not form.supports_tools and form is not GRANITE]
 
-    assert refused.value.code in ("template_without_tools", "template_refused")
+
+def test_a_template_that_writes_definitions_and_no_calls_is_refused() -> None:
+    with pytest.raises(RowRefused) as refused:
+        Learner(GRANITE).chat(CALLING, TOOLS)
+
+    assert refused.value.code == "template_without_tools"
+
+
+@pytest.mark.parametrize("form", PLAIN, ids=lambda form: form.name)
+def test_a_tool_call_is_text_where_the_template_knows_none(form: ChatFormat) -> None:
+    learner = Learner(form)
+    row = learner.chat(CALLING, TOOLS)
+    asked = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+
+    assert learner.learned(row) == [form.learned(asked), form.learned("Sunny.", is_last=True)]
+    assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, CALLING, TOOLS)
+    assert "tools_as_text" in row.findings
 
 
 @pytest.mark.parametrize("content", ["<think>\nTwo.\n</think>\n\nHi.", "Two.</think>Hi."])

@@ -1,5 +1,6 @@
 """What a record becomes in tokens, and which of them carry loss, with a real tokenizer and its template."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +157,42 @@ def test_a_chat_that_the_template_refuses_is_named_with_its_roles(folder: Path) 
     assert refused.value.code == "template_refused"
 
 
-def test_tools_that_the_template_leaves_out_are_refused(renderer: Renderer) -> None:
-    call = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "a"}}}
-    messages = [Message(role="user", content="a"), Message(role="assistant", content="", tool_calls=[call])]
+CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "é", "deep": {"n": [1, None]}}}}
+DEFINITION = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+CALLING = ChatRecord(
+    tools=[DEFINITION],
+    messages=[
+        Message(role="user", content="a"),
+        Message(role="assistant", content="I look.", tool_calls=[CALL]),
+        Message(role="tool", content="one"),
+        Message(role="tool", content="two"),
+        Message(role="assistant", content="done"),
+    ],
+)
+CALL_AS_TEXT = (
+    'I look.\n<tool_call>\n{"name": "look_up", "arguments": {"word": "é", "deep": {"n": [1, null]}}}\n</tool_call>'
+)
 
-    with pytest.raises(RowRefused, match=r"messages\[1\].tool_calls: found the tool look_up") as refused:
-        row_of(renderer, ChatRecord(messages=messages))
+
+def test_tools_are_text_where_the_template_knows_none_in_training_and_in_asking(renderer: Renderer) -> None:
+    row = row_of(renderer, CALLING)
+    written, prompt = renderer.decode(row.input_ids), renderer.prompt_ids(CALLING.messages[:4], CALLING.tools)
+
+    assert taught(renderer, row) == f"{CALL_AS_TEXT}{END}done{END}"
+    assert f"<tools>\n{json.dumps(DEFINITION)}\n</tools>{END}" in written
+    assert (
+        f"{START}user\n<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>{END}" in written
+    )
+    assert row.input_ids[: len(prompt)] == prompt
+    assert row.findings == {"tools_as_text"}
+
+
+def test_tools_that_a_template_with_calls_leaves_out_are_refused(folder: Path) -> None:
+    calls = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"
+    renderer = with_template(folder, calls + "{% endfor %}<|im_end|>{% endfor %}")
+
+    with pytest.raises(RowRefused, match=r"tools: found the tool look_up") as refused:
+        row_of(renderer, CALLING)
     assert refused.value.code == "template_without_tools"
 
 

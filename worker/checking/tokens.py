@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from worker.checking.pipeline import Outcome
 from worker.checking.rows import ANSWER_CUT_AWAY, TOO_LONG
 from worker.rendering.rows import FINDINGS
 
-Numbers = NDArray[np.int64]
+Numbers = NDArray[np.integer[Any]]
 SMALLEST_BUCKET = 16
 ABOUT_CONTROL_TOKENS = frozenset({"special_tokens_in_content", "special_tokens_in_text"})
 LEFT_OUT = {
@@ -28,7 +29,7 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Columns:
-    """All of a file of rows but the tokens themselves: 40 bytes a row."""
+    """All of a file of rows but the tokens themselves: 24 bytes a row."""
 
     record: Numbers
     length: Numbers
@@ -38,18 +39,19 @@ class Columns:
 
 
 def read_columns(rows: Path) -> Columns:
-    parts = [
-        (batch[RECORD], pc.list_value_length(batch[INPUT_IDS]), batch[CUT], batch[SUPERVISED], batch[DIGEST])
-        for batch in batches(rows)
-    ]
-    return Columns(
-        *(np.concatenate([np.asarray(part, np.int64) for part in column]) for column in zip(*parts, strict=True))
-    )
+    parts = [_small_columns(batch) for batch in batches(rows)]
+    return Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _small_columns(batch: pa.RecordBatch) -> list[Numbers]:
+    """Copies: a view would keep the whole batch in memory."""
+    length = pc.list_value_length(batch[INPUT_IDS])
+    return [np.array(column) for column in (batch[RECORD], length, batch[CUT], batch[SUPERVISED], batch[DIGEST])]
 
 
 def batches(rows: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of a file of rows, mapped into memory: what is not looked at is not read."""
-    with pa.memory_map(str(rows)) as file, pa.ipc.open_stream(file) as reader:
+    """The batches of a file of rows, one in memory at a time. (Of a mapped file, all that was read would stay.)"""
+    with pa.OSFile(str(rows)) as file, pa.ipc.open_stream(file) as reader:
         yield from reader
 
 
@@ -73,7 +75,7 @@ def token_report(rows: Path, outcome: Outcome, max_seq_length: int, *, has_left_
         row_tokens=row_tokens,
         supervised_row_tokens=supervised,
         truncated_rows=int(np.count_nonzero(columns.cut)),
-        truncated_tokens=int(columns.cut.sum()),
+        truncated_tokens=int(columns.cut.sum(dtype=np.int64)),
         long_records=named_long,
         left_out=_named(left_out, {**LEFT_OUT, **_reasons(outcome)}, own),
         findings=_named(outcome.findings, _explained(outcome.control_tokens), columns.record),
@@ -102,7 +104,7 @@ def spread(values: Numbers) -> Spread:
     counts = np.diff(np.searchsorted(values, ends, side="right"), prepend=0)
     p50, p90, p99 = np.quantile(values, (0.5, 0.9, 0.99), method="higher")
     return Spread(
-        total=int(values.sum()),
+        total=int(values.sum(dtype=np.int64)),
         mean=round(float(values.mean()), 1),
         p50=int(p50),
         p90=int(p90),

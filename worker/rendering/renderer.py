@@ -8,38 +8,32 @@ import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, takewhile
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from tokenizers.processors import ByteLevel
 
 from app.contracts.records import Message
-from worker.rendering.control import GUARD, ControlTokens, without_guards
+from worker.rendering.control import GUARD, ControlTokens
+from worker.rendering.encoded import Encoded
+from worker.rendering.folding import Tools, fold_system, fold_tools
 from worker.rendering.masking import Prefixes
 from worker.rendering.refusal import RowRefused
 from worker.rendering.sandbox import ChatTemplate, TemplateRefused
 
-Tools = list[dict[str, Any]]
 QUESTION, ANSWER, SYSTEM = "question", "answer", "instruction"
 PROBE = [Message(role="user", content=QUESTION), Message(role="assistant", content=ANSWER)]
-CALL = [{"type": "function", "function": {"name": "look_up", "arguments": {"word": ANSWER}}}]
+TOOL = "look_up"
+CALL = [{"id": "call00001", "type": "function", "function": {"name": TOOL, "arguments": {"word": ANSWER}}}]
+WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
+DEFINITIONS = [{"type": "function", "function": {"name": TOOL, "description": "", "parameters": WORD}}]
 PROBES = (PROBE, [PROBE[0], Message(role="assistant", content="", tool_calls=CALL)])
 
 
 class NoTokenizer(Exception):
     """A folder has no tokenizer that can be read, or none that tells where its tokens stand in a text."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids, and for each the characters [start, end) of the text that it spells."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
 
 
 class Renderer:
@@ -80,24 +74,29 @@ class Renderer:
     ) -> str:
         """The text of a chat, as the template writes it. Raises RowRefused `no_chat_template`, `template_refused`.
 
-        A system message that the template has no place for stands at the head of the first user turn.
+        What the template has no place for stands where `worker.rendering.folding` puts it.
         """
-        turns = self.fold(messages)
+        turns, tools = self.fold(messages, tools)
         return self._apply([turn.for_template() for turn in turns], tools, add_generation_prompt)
 
-    def fold(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages that the template is given: the same ones, unless it knows no system role."""
-        if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user" or self.knows_system:
-            return messages
-        system, user = messages[0], messages[1]
-        folded = user.model_copy(update={"content": f"{system.content}\n\n{user.content}"})
-        return [folded, *messages[2:]]
+    def fold(self, messages: Sequence[Message], tools: Tools | None) -> tuple[Sequence[Message], Tools | None]:
+        """The messages and tools that the template is given: the same ones, where it knows tools and a system role."""
+        if not self.knows_tools:
+            messages, tools = fold_tools(messages, tools), None
+        return (messages if self.knows_system else fold_system(messages)), tools
 
     @cached_property
     def knows_system(self) -> bool:
-        system = Message(role="system", content=SYSTEM)
+        return self._writes(SYSTEM, [Message(role="system", content=SYSTEM), *PROBE])
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template writes calls or definitions; one that writes either has its own form for them."""
+        return self._writes(TOOL, PROBES[1]) or self._writes(TOOL, PROBE[:1], DEFINITIONS)
+
+    def _writes(self, word: str, messages: Sequence[Message], tools: Tools | None = None) -> bool:
         try:
-            return SYSTEM in self._apply([m.for_template() for m in (system, *PROBE)], None, False)
+            return word in self._apply([message.for_template() for message in messages], tools, False)
         except RowRefused:
             return False
 
@@ -131,7 +130,7 @@ class Renderer:
         answers = (index for index, message in enumerate(chat.messages) if message.role == "assistant")
         starts = [start for index in answers if (start := chat.start(index)) is not None]
         encoded = self.encode_split(chat.text, starts)
-        return _unguarded(encoded, chat.text) if chat.hidden else encoded
+        return encoded.unguarded(chat.text) if chat.hidden else encoded
 
     def encode_split(self, text: str, borders: Sequence[int]) -> Encoded:
         """As `encode`, with no token that reaches over a border, if this tokenizer can spell the text so.
@@ -140,7 +139,7 @@ class Renderer:
         another text by that: there a guard character at the border keeps the pieces apart.
         """
         whole = self.encode(text)
-        crossed = [border for border in borders if _is_crossed(whole, border, text)]
+        crossed = [border for border in borders if whole.crosses(border, text)]
         if not crossed:
             return whole
         spelled = self.decode(whole.ids)
@@ -172,13 +171,13 @@ class Renderer:
         return kept
 
     def prefixes(self, messages: Sequence[Message], tools: Tools | None = None, *, is_asking: bool = False) -> Prefixes:
-        """A rendered chat, its control tokens hidden and its system message in its place. Raises RowRefused."""
+        """A rendered chat, its control tokens hidden, its system message and tools in place. Raises RowRefused."""
         written = [message.model_dump(exclude_none=True) for message in messages]
         hidden = self.control.found_in([written, tools])
         if hidden:
             written, tools = self.control.guard([written, tools])
             messages = [Message.model_validate(message) for message in written]
-        turns = self.fold(messages)
+        turns, tools = self.fold(messages, tools)
 
         def render(some: Sequence[Message], asks: bool) -> str:
             return self.render(some, tools, add_generation_prompt=asks)
@@ -245,20 +244,6 @@ class Renderer:
             return None
         places = {token: behind.find(token) for token in self.control.texts if token in behind}
         return min(places, key=lambda token: places[token], default=None)
-
-
-def _is_crossed(encoded: Encoded, border: int, text: str) -> bool:
-    """Whether a token lies on both sides of a border; a control token may swallow the blanks behind it."""
-    place = bisect_left(encoded.offsets, border, key=itemgetter(0)) - 1
-    if place < 0 or encoded.offsets[place][1] <= border:
-        return False
-    start, end = encoded.offsets[place]
-    return bool(text[border:end].strip()) or not text[start:border].strip()
-
-
-def _unguarded(encoded: Encoded, text: str) -> Encoded:
-    kept = [place for place, keep in enumerate(without_guards(text, encoded.offsets)) if keep]
-    return Encoded([encoded.ids[place] for place in kept], [encoded.offsets[place] for place in kept])
 
 
 def _added_in_front(backend: Any) -> list[int]:

@@ -8,9 +8,11 @@ from typing import Literal
 from app.contracts.records import ChatRecord, CompletionRecord, Message, Record, TextRecord
 from app.contracts.rows import IGNORED
 from worker.rendering.control import GUARD
+from worker.rendering.encoded import Encoded
+from worker.rendering.folding import Tools
 from worker.rendering.masking import Chat, Prefixes, Span, marked_spans, tokens_of
 from worker.rendering.refusal import RowRefused
-from worker.rendering.renderer import Encoded, Renderer, Tools
+from worker.rendering.renderer import Renderer
 
 END_OF_THINKING = "</think>"
 # Tokens before a run of labels that are decoded along with it.
@@ -19,6 +21,7 @@ CONTEXT_TOKENS = 8
 # What may be worth a look in a record that is trained on; the report names the records of each.
 FINDINGS = {
     "system_folded": "the chat template has no system role: the system message stands at the head of the user's turn",
+    "tools_as_text": "the chat template knows no tools: calls, results and definitions stand in messages as text",
     "special_tokens_in_content": "control tokens inside messages: encoded as plain text",
     "special_tokens_in_text": "control tokens in raw text or a prompt: taken as such; no second bos or eos is added",
     "thinking_left_out": "the chat template leaves out the thinking of an earlier answer",
@@ -128,8 +131,11 @@ def _with_ends(row: TokenRow, renderer: Renderer) -> TokenRow:
 def _chat(record: ChatRecord, renderer: Renderer, learned: Learned) -> TokenRow:
     chat = renderer.prefixes(record.messages, record.tools)
     findings = {"special_tokens_in_content"} if chat.hidden else set()
-    if len(chat.messages) < len(record.messages):
+    has_system = record.messages[0].role == "system"
+    if has_system and chat.messages[0].role != "system":
         findings.add("system_folded")
+    if record.has_tools and not renderer.knows_tools:
+        findings.add("tools_as_text")
     _check_tools(list(chat.messages), chat.tools, chat.text, renderer)
     findings |= _lost_content(chat, learned)
     spans = _learned_spans(chat, renderer, learned, findings)
