@@ -112,12 +112,45 @@ def logs(
 def cancel(job_id: JobId, url: Url = LOCAL) -> None:
     """Ask a job to end. A running one stops within seconds."""
     with Client(url) as client:
-        typer.echo(client.cancel(job_id).status)
+        _say(client.cancel(job_id))
+
+
+@app.command()
+def pause(job_id: JobId, url: Url = LOCAL) -> None:
+    """Stop a job behind a checkpoint. A running one stops at its next step; resume lets it go on."""
+    with Client(url) as client:
+        _say(client.pause(job_id))
+
+
+@app.command()
+def resume(job_id: JobId, url: Url = LOCAL) -> None:
+    """Let a paused job go on behind its newest checkpoint."""
+    with Client(url) as client:
+        _say(client.resume(job_id))
+
+
+@app.command()
+def checkpoint(job_id: JobId, url: Url = LOCAL) -> None:
+    """Ask a running job for a checkpoint at its next step; it goes on."""
+    with Client(url) as client:
+        client.ask_for_checkpoint(job_id)
+
+
+@app.command()
+def checkpoints(job_id: JobId, url: Url = LOCAL) -> None:
+    """List the checkpoints that a job keeps, newest first."""
+    with Client(url) as client:
+        found = client.checkpoints(job_id)
+    rows = [
+        (str(each.step), str(each.attempt), f"{each.bytes / 1e6:.1f} MB", f"{each.seconds:.1f} s", f"{each.created_at}")
+        for each in found.data
+    ]
+    _table([("STEP", "ATTEMPT", "SIZE", "TOOK", "MADE"), *rows], has_more=False)
 
 
 @app.command()
 def delete(job_id: JobId, url: Url = LOCAL) -> None:
-    """Remove a job that has ended, with its events and logs; its adapter stays."""
+    """Remove a job that has ended, with its events, logs and checkpoints; its adapter stays."""
     with Client(url) as client:
         client.delete(job_id)
 
@@ -191,6 +224,11 @@ def _watch(client: Client, job_id: str) -> NoReturn:
     raise typer.Exit(EXIT_CODES[job.status])
 
 
+def _say(job: Job) -> None:
+    """Where the job is, and what it is asked for as long as it has not done that."""
+    typer.echo(f"{job.status}, {job.wish}" if job.wish else job.status)
+
+
 def _print_pieces(pieces: Iterator[str]) -> None:
     for piece in pieces:
         typer.echo(piece, nl=False)
@@ -198,7 +236,7 @@ def _print_pieces(pieces: Iterator[str]) -> None:
 
 def _row(job: Job) -> tuple[str, ...]:
     progress = f"{job.progress.percent:.0f} %" if job.progress else "-"
-    return job.id, job.name, job.status, progress, job.adapter_id or job.phase or ""
+    return job.id, job.name, job.status, progress, job.adapter_id or job.wish or job.phase or ""
 
 
 def _table(rows: list[tuple[str, ...]], *, has_more: bool) -> None:

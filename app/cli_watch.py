@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from app.cli_text import visible
+from app.cli_text import in_line, visible
 from app.client import Client, JobDetail, JobEvent
-from app.client_views import View
+from app.client_views import Json, View
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2}
 # Where there is no terminal, lines of progress come no closer than this.
@@ -44,6 +44,8 @@ def watch(client: Client, job_id: str, console: Console) -> JobDetail:
     job = client.job(job_id)  # an unknown id or an absent service is said at once
     if job.queue is not None:
         console.print(f"waiting at place {job.queue.position}: {job.queue.reason}")
+    if job.wish is not None:
+        console.print(job.wish)
     with _bar(console) if console.is_terminal else _lines(console) as show:
         for event in client.follow(job_id):
             show(event)
@@ -62,24 +64,45 @@ def outcome(job: JobDetail) -> str:
 
 def describe(event: JobEvent) -> str | None:
     """One line about an event; None for those that are shown otherwise."""
-    fields = event.fields
-    match event.kind:
-        case "status":
-            return f"status: {fields['status']}"
-        case "phase":
-            return f"phase: {fields['phase']}"
-        case "notice":
-            return f"notice: {fields['message']}"
-        case "eval":
-            return f"eval at step {fields['step']}: loss {_number(fields['eval_loss'], '.4f')}"
-        case "data":
-            counts = [_counts(name, value) for name, value in fields["report"].items()]
-            return f"data: {', '.join(filter(None, counts))}"
-        case "adapter":
-            return f"adapter: {fields['bytes'] / 1e6:.1f} MB, {fields['trainable_parameters']:,} trained parameters"
-        case "finished":
-            return f"trained {fields['steps']} steps in {timedelta(seconds=round(fields['train_seconds']))}"
-    return None
+    line = _LINES.get(event.kind)
+    return line(event.fields) if line is not None else None
+
+
+def _status(fields: Json) -> str:
+    if fields["status"] != "paused":
+        return f"status: {fields['status']}"
+    why = f" ({in_line(fields['error']['message'])})" if fields.get("error") else ""
+    return f"status: paused{why}, until `tunesmith resume`"
+
+
+def _data(fields: Json) -> str:
+    counts = [_counts(name, value) for name, value in fields["report"].items()]
+    return f"data: {', '.join(filter(None, counts))}"
+
+
+def _checkpoint(fields: Json) -> str:
+    return f"checkpoint of step {fields['step']}: {fields['bytes'] / 1e6:.1f} MB in {fields['seconds']:.1f} s"
+
+
+def _adapter(fields: Json) -> str:
+    return f"adapter: {fields['bytes'] / 1e6:.1f} MB, {fields['trainable_parameters']:,} trained parameters"
+
+
+_LINES: dict[str, Callable[[Json], str]] = {
+    "status": _status,
+    "phase": lambda fields: f"phase: {fields['phase']}",
+    "notice": lambda fields: f"notice: {fields['message']}",
+    "eval": lambda fields: f"eval at step {fields['step']}: loss {_number(fields['eval_loss'], '.4f')}",
+    "data": _data,
+    "checkpoint": _checkpoint,
+    "interrupted": lambda fields: f"stopped behind step {fields['step']}",
+    "resumed": lambda fields: f"resumed behind step {fields['step']}",
+    "adapter": _adapter,
+    "finished": lambda fields: (
+        f"trained {fields['steps']} steps in {timedelta(seconds=round(fields['train_seconds']))}"
+    ),
+    "deleted": lambda _: "the job was deleted",
+}
 
 
 def _counts(name: str, value: Any) -> str | None:

@@ -5,6 +5,7 @@ It reads only the fields that it shows and ignores all others, so it gets along 
 
 import json
 import math
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,7 +15,19 @@ from typing import Any, Self
 
 import httpx
 
-from app.client_views import FINAL, AdapterList, File, Job, JobDetail, JobList, Json, LogPage, Row, Validation
+from app.client_views import (
+    FINAL,
+    AdapterList,
+    CheckpointList,
+    File,
+    Job,
+    JobDetail,
+    JobList,
+    Json,
+    LogPage,
+    Row,
+    Validation,
+)
 
 __all__ = ["ApiError", "Client", "JobDetail", "JobEvent", "ServiceAbsent"]
 
@@ -26,6 +39,9 @@ PATIENT = httpx.Timeout(600.0, connect=5.0)
 VALIDATION = httpx.Timeout(630.0, connect=5.0)
 RECONNECT_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
+TRIES = 5
+# The service, or the proxy before it, could not say what became of the request.
+UNSURE = frozenset({502, 503, 504})
 NEWEST = {"limit": 50}
 # A proxy of the environment is not asked for this host.
 DIRECT = {"all://localhost": None, "all://127.0.0.1": None}
@@ -42,6 +58,10 @@ class JobEvent:
 
 class ServiceAbsent(Exception):
     """Nothing answers at the URL, or it stopped in the middle of an answer."""
+
+
+class AnswerLost(ServiceAbsent):
+    """It stopped in the middle of an answer: what was asked for may have been done."""
 
 
 class ApiError(Exception):
@@ -81,7 +101,9 @@ class Client:
         return False
 
     def submit(self, spec: Mapping[str, Any]) -> Job:
-        return Job.model_validate(self._call("POST", "/jobs", json=spec))
+        """One job, however often the answer is lost on its way: the service knows the request again by its key."""
+        key = {"Idempotency-Key": secrets.token_urlsafe(18)}
+        return Job.model_validate(self._insist("POST", "/jobs", json=spec, headers=key, timeout=PATIENT))
 
     def job(self, job_id: str) -> JobDetail:
         return JobDetail.model_validate(self.raw_job(job_id))
@@ -106,6 +128,19 @@ class Client:
 
     def cancel(self, job_id: str) -> Job:
         return Job.model_validate(self._call("POST", f"/jobs/{job_id}/cancel"))
+
+    def pause(self, job_id: str) -> Job:
+        return Job.model_validate(self._call("POST", f"/jobs/{job_id}/pause"))
+
+    def resume(self, job_id: str) -> Job:
+        return Job.model_validate(self._call("POST", f"/jobs/{job_id}/resume"))
+
+    def ask_for_checkpoint(self, job_id: str) -> None:
+        self._call("POST", f"/jobs/{job_id}/checkpoint")
+
+    def checkpoints(self, job_id: str) -> CheckpointList:
+        """Those that are kept, newest first."""
+        return CheckpointList.model_validate(self._call("GET", f"/jobs/{job_id}/checkpoints"))
 
     def delete(self, job_id: str) -> None:
         self._call("DELETE", f"/jobs/{job_id}")
@@ -139,7 +174,10 @@ class Client:
         return AdapterList.model_validate(self._call("GET", "/adapters", params=NEWEST))
 
     def follow(self, job_id: str) -> Iterator[JobEvent]:
-        """Every event of a job, from its first on until it has ended. A broken stream is taken up where it broke."""
+        """Every event of a job, from its first on until it has ended or was deleted.
+
+        A broken stream is taken up where it broke.
+        """
         after, failing_since = 0, math.inf
         while True:
             known = after
@@ -147,7 +185,7 @@ class Client:
                 for event in self._events(job_id, after):
                     after, failing_since = event.seq, math.inf
                     yield event
-                    if event.kind == "status" and event.fields["status"] in FINAL:
+                    if event.kind == "deleted" or (event.kind == "status" and event.fields["status"] in FINAL):
                         return
                 if after == known and self.job(job_id).is_final:
                     return
@@ -172,6 +210,23 @@ class Client:
             for kind, fields in messages(chunks):
                 yield JobEvent(fields["seq"], kind, fields)
 
+    def _insist(self, method: str, path: str, **options: Any) -> Json:
+        """Repeat what is safe to repeat when its answer was lost. A service that never was there is said at once."""
+        is_lost = False
+        for _ in range(TRIES - 1):
+            try:
+                return self._call(method, path, **options)
+            except ApiError as error:
+                if error.status not in UNSURE:
+                    raise
+                is_lost = True
+            except ServiceAbsent as error:
+                is_lost = is_lost or isinstance(error, AnswerLost)
+                if not is_lost:
+                    raise
+            time.sleep(PAUSE_SECONDS)
+        return self._call(method, path, **options)
+
     def _call(self, method: str, path: str, **options: Any) -> Json:
         with self._as_our_errors():
             response = self._http.request(method, path, **options)
@@ -194,8 +249,10 @@ class Client:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ServiceAbsent(f"no service at {self._url}; start one with `tunesmith up`") from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise ServiceAbsent(f"{self._url} did not answer: {error or type(error).__name__}") from error
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise ServiceAbsent(f"{self._url} did not answer: {error}") from error
+        except httpx.TransportError as error:
+            raise AnswerLost(f"{self._url} did not answer: {error or type(error).__name__}") from error
         except json.JSONDecodeError as error:
             raise ServiceAbsent(f"what answers at {self._url} is not Tunesmith") from error
 

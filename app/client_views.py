@@ -1,11 +1,12 @@
 """What the client reads of the service's answers: the fields that it shows. All others are ignored."""
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 Json = dict[str, Any]
-Status = Literal["validating", "queued", "running", "succeeded", "failed", "cancelled"]
+Status = Literal["validating", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -46,6 +47,8 @@ class Job(View):
     name: str
     status: Status
     phase: str | None = None
+    cancel_requested: bool = False
+    pause_requested: bool = False
     checking: Checking | None = None
     progress: Progress | None = None
     error: Failure | None = None
@@ -54,6 +57,25 @@ class Job(View):
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    @property
+    def wish(self) -> str | None:
+        """What its user asked for and its worker has not done yet."""
+        return "cancelling" if self.cancel_requested else "pausing" if self.pause_requested else None
+
+
+class Checkpoint(View):
+    """A checkpoint that is kept; the training stood still for `seconds`."""
+
+    step: int
+    attempt: int
+    bytes: int
+    seconds: float
+    created_at: datetime
+
+
+class CheckpointList(View):
+    data: list[Checkpoint]
 
 
 class Result(View):

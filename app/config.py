@@ -38,9 +38,20 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(2 * 2**30, ge=1024)
     max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, unpacked")
     max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are kept for later jobs")
-    lease_seconds: float = Field(60.0, gt=0, description="a worker that is silent for so long has lost its job")
+    slot: str | None = Field(
+        None, max_length=64, description="what one training occupies; default: the GPU's UUID, or cpu"
+    )
+    lease_seconds: float = Field(
+        180.0, gt=0, description="a worker of another host that is silent for so long has lost its job"
+    )
     heartbeat_seconds: float = Field(1.0, gt=0, description="how often a worker stores what its child reported")
-    max_attempts: int = Field(3, ge=1, le=100)
+    reconcile_seconds: float = Field(2.0, gt=0, description="how often a worker looks for what was lost or waits")
+    grace_seconds: float = Field(
+        20.0, ge=0, description="what a training that is told to stop has for its checkpoint before it is killed"
+    )
+    silence_seconds: float = Field(3600.0, gt=0, description="a process that does nothing for so long is hung")
+    max_attempts: int = Field(3, ge=1, le=100, description="failures in the same place before a job fails")
+    trainer_module: str = Field("worker.training", description="the program of an attempt: it is given an order")
     log_level: str = "INFO"
 
     @model_validator(mode="before")
@@ -57,6 +68,21 @@ class Settings(BaseSettings):
         if self.lease_seconds < 3 * self.heartbeat_seconds:
             raise ValueError("lease_seconds should be at least three times heartbeat_seconds")
         return self
+
+    @property
+    def term_after_seconds(self) -> float:
+        """Without a heartbeat in the database: a training is told to stop with a checkpoint."""
+        return self.lease_seconds / 2
+
+    @property
+    def kill_after_seconds(self) -> float:
+        """… and is killed by its guardian."""
+        return self.lease_seconds * 2 / 3
+
+    @property
+    def alarm_after_seconds(self) -> float:
+        """… and by the kernel, in case its guardian is frozen too; its lease is taken only after that."""
+        return self.lease_seconds * 5 / 6
 
     @cached_property
     def root(self) -> Path:
@@ -93,6 +119,14 @@ class Settings(BaseSettings):
     def data_dir(self, job_id: str) -> Path:
         """Where a checker leaves the rows of a job: `app.contracts.rows`."""
         return self.job_dir(job_id) / "data"
+
+    def checkpoints_dir(self, job_id: str) -> Path:
+        return self.job_dir(job_id) / "checkpoints"
+
+    @cached_property
+    def slots(self) -> Path:
+        """Lock files, named by host: a home may be shared."""
+        return self.root / "run" / "slots"
 
     def file_path(self, file_id: str) -> Path:
         return self.root / "files" / file_id

@@ -22,18 +22,26 @@ def hold_lock(path: Path, refusal: str, wait_seconds: float = 0.0) -> Iterator[i
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + wait_seconds
-        while not _take(lock):
-            if time.monotonic() >= deadline:
-                raise CannotStart(refusal)
-            time.sleep(POLL_SECONDS)
+        if not wait_for_lock(lock, wait_seconds):
+            raise CannotStart(refusal)
         yield lock
     finally:
         os.close(lock)
 
 
-def _take(lock: int) -> bool:
+def wait_for_lock(descriptor: int, wait_seconds: float, *, is_shared: bool = False) -> bool:
+    """`try_lock`, again and again for so many seconds."""
+    deadline = time.monotonic() + wait_seconds
+    while not try_lock(descriptor, is_shared=is_shared):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def try_lock(descriptor: int, *, is_shared: bool = False) -> bool:
+    """Lock the file of an open descriptor if that is possible now: for itself alone, or beside other shared holders."""
     with suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return True
     return False

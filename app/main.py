@@ -1,6 +1,7 @@
 """The API: `create_app` puts the parts together. Nothing below this import needs torch."""
 
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,12 +19,16 @@ from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
 from app.http import RequestLimits, install_error_handlers
 from app.jobs.queue import CeleryDoorbell, make_celery
+from app.jobs.retention import sweep_orphans
 from app.jobs.routes import router as jobs
 
 # What an upload has left on the disk after a day, nobody sends or checks any more.
 LONGEST_UPLOAD_SECONDS = 86_400
 # "4XX" is every refusal; 422 stands beside it since FastAPI would describe it in a form of its own.
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorForm} for code in ("4XX", 422, 503)}
+
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -34,6 +39,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweep_partials(settings.root / "files", LONGEST_UPLOAD_SECONDS)
+        sweep = threading.Thread(target=_sweep, args=(app.state.database, settings), name="orphans", daemon=True)
+        sweep.start()  # a disk may take minutes to remove what a crash left on it
         yield
         await app.state.engine.close()
         app.state.database.close()
@@ -50,3 +57,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         RequestLimits, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes
     )
     return app
+
+
+def _sweep(database: Database, settings: Settings) -> None:
+    try:
+        for path in sweep_orphans(database, settings):
+            log.info("removed %s, which no row knows", path)
+    except Exception:  # the service does without; the next start tries again
+        log.exception("what crashes left on the disk could not be removed")

@@ -33,6 +33,7 @@ class WorkerView(BaseModel):
     stage: str
     host: str
     device: str
+    problem: str | None
     job_id: str | None
     started_at: datetime
     last_seen: datetime
@@ -92,8 +93,13 @@ async def _is_up(engine: Any) -> bool:
 
 @router.get("/workers")
 def workers(database: DatabaseDep) -> WorkerList:
+    """Every worker that was seen. A dry run that one holds is not named: nobody but its own request knows it."""
     with database.reader() as session:
-        return WorkerList(data=[WorkerView.model_validate(worker) for worker in repository.workers(session)])
+        seen = [WorkerView.model_validate(worker) for worker in repository.workers(session)]
+        hidden = repository.dry_runs_among(session, [worker.job_id for worker in seen if worker.job_id])
+    return WorkerList(
+        data=[worker.model_copy(update={"job_id": None}) if worker.job_id in hidden else worker for worker in seen]
+    )
 
 
 @router.get("/models")

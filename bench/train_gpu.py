@@ -82,6 +82,8 @@ def write_order(options: argparse.Namespace) -> TrainingOrder:
         events=work / "events.jsonl",
         work_dir=work / "work",
         adapter_dir=work / "adapter",
+        checkpoints=work / "checkpoints",
+        pulse=work / "pulse",
     )
     (work / "order.json").write_text(order.model_dump_json())
     return order

@@ -1,28 +1,43 @@
 """One attempt: a child process under a guardian, watched until it is gone.
 
 The worker stores what the child reports at every heartbeat, and the answer to that write tells it what the user wants
-of the job. A database that is away costs nothing: the events stay in their file until it is back.
+of the job. A database that is away costs nothing: the events stay in their file until it is back. Only a committed
+heartbeat renews the child's lease, so that a worker which is frozen or cut off loses its child before it loses its job.
 """
 
 import logging
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
-
-from app.contracts.events import AdapterSaved, AttemptEvent, Failed, Finished, SourcesChecked
-from app.guardian import Guarded, spawn
-from app.jobs.claims import Claim, Fenced, record
+from app.contracts.events import (
+    AdapterSaved,
+    AttemptEvent,
+    Failed,
+    Finished,
+    Interrupted,
+    Phase,
+    PhaseStarted,
+    SourcesChecked,
+)
+from app.db import AWAY
+from app.guardian import Guarded, Lease, spawn
+from app.jobs.claims import Claim, Fenced, Wish, record
 from app.jobs.logs import LOG_NAME
-from app.jobs.states import Desire
+from app.jobs.states import Desire, Stage
+from worker.log_rotation import rotate
+from worker.memory import oom_kills
 from worker.office import Office
+from worker.slots import remove_orphans
 from worker.tail import EventTail
 
-GRACE_SECONDS = 5.0
+EVENTS_NAME = "events.jsonl"
+PULSE_NAME = "pulse"
+# Where memory is short the kernel takes the training, which can resume, and not the worker, the API or the database.
+OOM_SCORE = 500
 log = logging.getLogger(__name__)
 
 
@@ -30,8 +45,10 @@ class StopReason(StrEnum):
     """Why the worker ended its child."""
 
     CANCELLED = "cancelled"
+    PAUSED = "paused"
     TIME_LIMIT = "time_limit"
     SHUTDOWN = "shutdown"
+    HUNG = "hung"
     FENCED = "fenced"
 
 
@@ -44,7 +61,10 @@ class Report:
     failed: Failed | None = None
     finished: Finished | None = None
     adapter: AdapterSaved | None = None
+    interrupted: Interrupted | None = None
     is_checked: bool = False
+    is_training: bool = False
+    is_out_of_memory: bool = False
 
     def take(self, events: Sequence[AttemptEvent]) -> None:
         for event in events:
@@ -55,71 +75,133 @@ class Report:
                     self.finished = event
                 case AdapterSaved():
                     self.adapter = event
+                case Interrupted():
+                    self.interrupted = event
                 case SourcesChecked():
                     self.is_checked = True
+                case PhaseStarted():
+                    self.is_training = event.phase in (Phase.TRAIN, Phase.EVAL)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Errand:
+    """What to run, and the limits it is under."""
+
+    command: Sequence[str]
+    env: dict[str, str]
+    folder: Path
+    max_seconds: float | None
+    checkpoints_asked: int = 0
+
+
 class Watch:
     """The loop around a running child."""
 
-    office: Office
-    claim: Claim
-    tail: EventTail
-    max_seconds: float | None
-    report: Report = field(default_factory=Report)
-    started: float = field(default_factory=time.monotonic)
+    def __init__(self, office: Office, claim: Claim, errand: Errand) -> None:
+        self._office, self._claim, self._errand = office, claim, errand
+        self._tail = EventTail(errand.folder / EVENTS_NAME)
+        self._unsure: tuple[list[AttemptEvent], int] | None = None
+        self._asked = errand.checkpoints_asked
+        self._started = self._alive_at = time.monotonic()
+        self._signs: tuple[int, ...] = ()
+        self.report = Report()
 
     def until_gone(self, child: Guarded) -> Report:
+        kills = oom_kills()
         while self.report.exit_code is None:
             self.report.exit_code = self._wait(child)
             self._beat(child)
-        while self.report.stopped is not StopReason.FENCED and self.tail.peek()[0]:
-            self._beat(child)
+        while not self._is_read() and self.report.stopped is not StopReason.FENCED:
+            if not self._beat(child):
+                self._office.stopping.wait(self._office.settings.heartbeat_seconds)
+        self.report.is_out_of_memory = (oom_kills() or 0) > (kills or 0)
         return self.report
+
+    def _is_read(self) -> bool:
+        """Whether all that the child wrote is stored; what is left when the process stops, the next attempt reads."""
+        return (self._unsure is None and not self._tail.peek()[0]) or self._office.stopping.is_set()
 
     def _wait(self, child: Guarded) -> int | None:
         try:
-            return child.wait(self.office.settings.heartbeat_seconds)
+            return child.wait(self._office.settings.heartbeat_seconds)
         except subprocess.TimeoutExpired:
             return None
 
-    def _beat(self, child: Guarded) -> None:
-        events, offset = self.tail.peek()
+    def _beat(self, child: Guarded) -> bool:
+        """Store what is new, and do what the answer asks for. False when the database is away."""
+        began = time.monotonic()
+        batch = self._unsure or self._tail.peek()
         try:
-            desired = self._store(events, offset)
-        except OperationalError as error:
-            log.warning("%s could not be stored, its events wait: %s", self.claim.job_id, type(error.orig).__name__)
-            return
+            wish = self._store(*batch)
+        except AWAY as error:
+            self._unsure = batch  # it may be stored all the same, and must be sent again as it was
+            log.warning("%s: the database is away (%s), its events wait", self._claim.job_id, type(error).__name__)
+            return False
         except Fenced:
             self.report.stopped = StopReason.FENCED
             child.kill()
-            return
-        self.report.take(events)
-        self.tail.advance(offset)
-        reason = self._reason_to_stop(desired)
-        if reason is not None and self.report.stopped is None and self.report.exit_code is None:
+            return True
+        self._unsure = None
+        child.renew(began)
+        self.report.take(batch[0])
+        self._tail.advance(batch[1])
+        rotate(self._errand.folder / LOG_NAME)
+        if self.report.exit_code is None:
+            self._obey(child, wish)
+        return True
+
+    def _store(self, events: Sequence[AttemptEvent], offset: int) -> Wish:
+        with self._office.database.writer() as session:
+            wish = record(session, self._claim, events, offset)
+            session.commit()
+        return wish
+
+    def _obey(self, child: Guarded, wish: Wish) -> None:
+        reason = self._reason_to_stop(wish.desired)
+        if reason is not None and self.report.stopped is None:
             self.report.stopped = reason
             child.stop()
-
-    def _store(self, events: Sequence[AttemptEvent], offset: int) -> Desire:
-        with self.office.database.writer() as session:
-            desired = record(session, self.claim, events, offset)
-            session.commit()
-        return desired
+        elif wish.checkpoints_asked > self._asked and self.report.is_training:
+            self._asked = wish.checkpoints_asked
+            child.checkpoint()
 
     def _reason_to_stop(self, desired: Desire) -> StopReason | None:
+        now, limit = time.monotonic(), self._errand.max_seconds
         if desired is Desire.CANCEL:
             return StopReason.CANCELLED
-        if self.max_seconds is not None and time.monotonic() - self.started > self.max_seconds:
+        if desired is Desire.PAUSE and self._claim.stage is Stage.TRAIN:
+            return StopReason.PAUSED
+        if limit is not None and now - self._started > limit:
             return StopReason.TIME_LIMIT
-        return StopReason.SHUTDOWN if self.office.stopping.is_set() else None
+        if self._is_silent(now):
+            return StopReason.HUNG
+        return StopReason.SHUTDOWN if self._office.stopping.is_set() else None
+
+    def _is_silent(self, now: float) -> bool:
+        """Whether the child has written no event, finished no step and printed nothing for too long."""
+        names = (EVENTS_NAME, PULSE_NAME, LOG_NAME)
+        paths = (self._errand.folder / name for name in names)
+        signs = tuple(path.stat().st_mtime_ns for path in paths if path.exists())
+        if signs != self._signs:
+            self._signs, self._alive_at = signs, now
+        return now - self._alive_at > self._office.settings.silence_seconds
 
 
-def run_child(
-    office: Office, claim: Claim, command: Sequence[str], env: dict[str, str], folder: Path, max_seconds: float | None
-) -> Report:
+def run_child(office: Office, claim: Claim, errand: Errand) -> Report:
     """Run the command in the attempt's folder until it is gone; no process of it is left when this returns."""
-    tail = EventTail(folder / "events.jsonl")
-    with spawn(command, env=env, cwd=folder, output=folder / LOG_NAME, grace_seconds=GRACE_SECONDS) as child:
-        return Watch(office, claim, tail, max_seconds).until_gone(child)
+    settings = office.settings
+    lease = Lease(settings.term_after_seconds, settings.kill_after_seconds, settings.alarm_after_seconds)
+    with spawn(
+        errand.command,
+        env=errand.env,
+        cwd=errand.folder,
+        output=errand.folder / LOG_NAME,
+        grace_seconds=settings.grace_seconds,
+        pass_fds=[office.slot.fd],
+        lease=lease,
+        oom_score_adj=OOM_SCORE if claim.stage is Stage.TRAIN else None,
+    ) as child:
+        report = Watch(office, claim, errand).until_gone(child)
+    if claim.stage is Stage.TRAIN and (report.exit_code or 0) < 0:
+        remove_orphans(office.slot, patience_seconds=0)  # its guardian was killed, and could not kill for it
+    return report

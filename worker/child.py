@@ -6,11 +6,12 @@ from pathlib import Path
 
 from app.jobs.states import Stage
 
-MODULES = {Stage.CHECK: "worker.checking", Stage.TRAIN: "worker.training"}
+TRAINER = "worker.training"
 
 
-def command(stage: Stage, order: Path) -> list[str]:
-    return [sys.executable, "-m", MODULES[stage], str(order)]
+def command(stage: Stage, order: Path, trainer: str = TRAINER) -> list[str]:
+    """`trainer` is the module that trains."""
+    return [sys.executable, "-m", "worker.checking" if stage is Stage.CHECK else trainer, str(order)]
 
 
 def environment(cache: Path, *, is_offline: bool) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Writes an attempt's events: one complete JSON line a write, so that a reader never sees half of one that counts."""
 
+import errno
 import os
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,12 @@ class EventWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, event: Event) -> None:
-        os.write(self._file, event.model_dump_json().encode() + b"\n")
+        """One line, whole or not at all. Raises OSError where the disk does not take it."""
+        line = event.model_dump_json().encode() + b"\n"
+        written = os.write(self._file, line)
+        if written < len(line):  # the disk is full: half a line would spoil the next one too
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def enter(self, phase: Phase) -> None:
         self.write(PhaseStarted(phase=phase))

@@ -1,18 +1,29 @@
 """What device this host has, found without importing torch."""
 
+import os
 import platform
 import shutil
 import subprocess
 
 from app.jobs.models import CPU
 
-QUERY = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-
 
 def describe_device() -> str:
     """`NVIDIA H100 80GB HBM3, 81559 MiB` of the first GPU, or `cpu (x86_64)`."""
-    if shutil.which(QUERY[0]) is not None:
-        answer = subprocess.run(QUERY, capture_output=True, text=True, timeout=30, check=False)
-        if answer.returncode == 0 and answer.stdout.strip():
-            return answer.stdout.splitlines()[0].strip()
-    return f"{CPU} ({platform.machine()})"
+    return _ask("name,memory.total") or f"{CPU} ({platform.machine()})"
+
+
+def find_slot() -> str:
+    """What one training of this process occupies: the UUID of the GPU that it sees first, or `cpu`."""
+    return _ask("uuid") or CPU
+
+
+def _ask(fields: str) -> str | None:
+    """The answer for the first GPU that CUDA_VISIBLE_DEVICES leaves; None where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    chosen = ["-i", visible] if visible else []
+    query = ["nvidia-smi", *chosen, f"--query-gpu={fields}", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout.strip() else None

@@ -1,31 +1,32 @@
 """What a worker does when it is rung: claim, run, conclude, until nothing is left to claim.
 
-claim ──> write the order ──> child under a guardian ──> verdict ──> the job's next status, in one commit
+claim ──> what earlier attempts left ──> order ──> child under a guardian ──> verdict ──> next status, in one commit
 """
 
 import logging
-import shutil
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.adapters.models import Adapter
-from app.contracts.events import AdapterSaved, Blame, Failed
+from app.contracts.events import Blame, Failed
 from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
-from app.db import utc_now
+from app.db import AWAY, utc_now
 from app.errors import ServiceError
-from app.jobs.claims import Claim, Fenced, claim, finish, give_back
+from app.jobs import attempts
+from app.jobs.claims import Claim, Fenced, claim, finish, lock
 from app.jobs.logs import attempt_dir
-from app.jobs.models import Attempt, Job
-from app.jobs.states import JobStatus, Stage, after_check
+from app.jobs.models import Job
+from app.jobs.states import Desire, JobStatus, Stage, after_check, given_back
 from app.sources import resolve_model
 from worker import orders
-from worker.attempt import Report, run_child
+from worker.attempt import Errand, Report, StopReason, run_child
 from worker.child import command, environment
 from worker.office import Office
+from worker.persistence import insist
+from worker.publishing import place_bundle, publish
+from worker.resuming import Start, choose_start, finished_before, read_left_over
 from worker.verdict import Next, Verdict, judge
 
 log = logging.getLogger(__name__)
@@ -33,52 +34,71 @@ log = logging.getLogger(__name__)
 
 def attend(office: Office) -> None:
     """Work until there is nothing to claim or the process is to stop."""
-    while not office.stopping.is_set():
-        job = take(office)
-        if job is None:
-            return
-        held = Claim(job.id, job.epoch, office.stage, office.name, job.is_dry_run)
-        log.info("%s: attempt %d of %s began", job.id, job.epoch, office.stage)
+    while office.seated.is_set() and not office.stopping.is_set():
         try:
-            report = run(office, held, job)
-            verdict = judge(report, attempt_number(office, held), office.settings.max_attempts)
-            conclude(office, held, report, verdict)
+            job = take(office)
+            if job is None:
+                return
+            work_on(office, Claim(job.id, job.epoch, office.stage, office.name, job.is_dry_run), job)
         except Fenced as fenced:
             log.warning("%s", fenced)
-            continue
-        log.info("%s: attempt %d ended: %s", job.id, job.epoch, verdict.outcome)
+        except AWAY as error:  # the reconciler rings again once it is back
+            log.warning("the database is away: %s", type(error).__name__)
+            return
 
 
 def take(office: Office) -> Job | None:
     with office.database.writer() as session:
-        job = claim(session, office.stage, office.name, utc_now())
+        job = claim(session, office.stage, office.name, office.slot.key, utc_now())
         session.commit()
     return job
 
 
-def attempt_number(office: Office, held: Claim) -> int:
-    """How many attempts of this stage began; those that a stopping worker handed back do not count."""
-    with office.database.reader() as session:
-        of_stage = (Attempt.job_id == held.job_id, Attempt.stage == held.stage)
-        counts = Attempt.outcome.is_(None) | (Attempt.outcome != "worker_stopped")
-        return session.scalar(select(func.count()).select_from(Attempt).where(*of_stage, counts)) or 1
+def work_on(office: Office, held: Claim, job: Job) -> None:
+    """One attempt, from its claim to its end. Raises Fenced, and one of AWAY when the process is to stop."""
+    log.info("%s: attempt %d of %s began", job.id, job.epoch, office.stage)
+    try:
+        report = run(office, held, job)
+    except (Fenced, *AWAY):
+        raise
+    except Exception as error:
+        log.exception("%s: attempt %d could not be run", job.id, job.epoch)
+        report = Report(exit_code=1, failed=_unforeseen(error))
+    verdict = insist(lambda: conclude(office, held, report), office.stopping)
+    log.info("%s: attempt %d ended: %s", job.id, job.epoch, verdict.outcome)
 
 
 def run(office: Office, held: Claim, job: Job) -> Report:
-    """Run the attempt's child; a spec whose sources are gone fails without one."""
+    """Run the attempt's child; one whose user changed his mind, whose result is there, or whose sources are gone, ends
+    without one."""
+    if job.desired is Desire.CANCEL or (job.desired is Desire.PAUSE and held.stage is Stage.TRAIN):
+        stopped = StopReason.CANCELLED if job.desired is Desire.CANCEL else StopReason.PAUSED
+        return Report(exit_code=0, stopped=stopped)
+    insist(lambda: read_left_over(office, held), office.stopping)
+    done = insist(lambda: finished_before(office, held), office.stopping)
+    return done if done is not None else _run_child(office, held, job)
+
+
+def _run_child(office: Office, held: Claim, job: Job) -> Report:
     folder = attempt_dir(office.settings.job_dir(job.id), job.epoch)
     folder.mkdir(parents=True, exist_ok=True)
+    spec, is_training = JobSpec.model_validate(job.spec), held.stage is Stage.TRAIN
+    start = insist(lambda: choose_start(office, held, spec), office.stopping) if is_training else Start(0, None)
     try:
         base = _base_of(office, job)
-        order = orders.write(office, job, base, folder)
+        order = orders.write(office, job, base, folder, start)
     except ServiceError as error:
         details = [problem.model_dump(exclude_none=True) for problem in error.details]
         failed = Failed(blame=Blame.USER, code=error.code, message=error.message, param=error.param, details=details)
         return Report(exit_code=0, failed=failed)
-    spec = JobSpec.model_validate(job.spec)
-    max_seconds = spec.resources.max_seconds if office.stage is Stage.TRAIN else None
-    env = environment(office.settings.root / "cache", is_offline=base.is_local and office.stage is Stage.TRAIN)
-    return run_child(office, held, command(office.stage, order), env, folder, max_seconds)
+    errand = Errand(
+        command=command(office.stage, order, office.settings.trainer_module),
+        env=environment(office.settings.root / "cache", is_offline=base.is_local and is_training),
+        folder=folder,
+        max_seconds=spec.resources.max_seconds if is_training else None,
+        checkpoints_asked=job.checkpoints_asked,
+    )
+    return run_child(office, held, errand)
 
 
 def _base_of(office: Office, job: Job) -> BaseRef:
@@ -86,45 +106,60 @@ def _base_of(office: Office, job: Job) -> BaseRef:
     return resolve_model(model["model_name"], model["revision"], office.settings.models)
 
 
-def conclude(office: Office, held: Claim, report: Report, verdict: Verdict) -> None:
-    """Store the verdict. Raises Fenced when the job is another's by now."""
+def conclude(office: Office, held: Claim, report: Report) -> Verdict:
+    """Store what the attempt came to. It may be repeated. Raises Fenced when the job is another's by now."""
+    with office.database.writer() as session:
+        lock(session, held)
+        verdict = judge(report, attempts.faults(session, held.job_id, held.epoch), office.settings.max_attempts)
     if verdict.next is Next.DROP:
         raise Fenced(f"{held.job_id} was taken over while attempt {held.epoch} ran")
+    if verdict.next is Next.GO_ON and report.adapter is not None:
+        place_bundle(office.settings, held.job_id, report.adapter)
     with office.database.writer() as session:
-        _hand_on(session, office, held, report, verdict)
+        job = _hand_on(session, office, held, report, verdict)
         session.commit()
-    if verdict.next is Next.GO_ON and held.stage is Stage.CHECK and not held.is_dry_run:
-        office.bell.ring(Stage.TRAIN)
+    _ring(office, job)
+    return verdict
 
 
-def _hand_on(session: Session, office: Office, held: Claim, report: Report, verdict: Verdict) -> None:
-    now = utc_now()
-    reason = verdict.failure.message if verdict.failure else None
+def _ring(office: Office, job: Job) -> None:
+    """Somebody can go on with it at once."""
+    stage = next((stage for stage in Stage if stage.waiting is job.status), None)
+    if stage is not None and job.run_after is None:
+        office.bell.ring(stage)
+
+
+def _hand_on(session: Session, office: Office, held: Claim, report: Report, verdict: Verdict) -> Job:
+    now, job = utc_now(), lock(session, held)
+    failure = verdict.failure
+    ends: dict[str, Any] = {
+        "outcome": verdict.outcome,
+        "reason": failure.message if failure else None,
+        "exit_code": report.exit_code,
+    }
     match verdict.next:
-        case Next.WAIT:
-            _wait_again(session, held, verdict, now)
         case Next.CANCEL:
-            finish(session, held, JobStatus.CANCELLED, now, outcome=verdict.outcome, reason=None)
+            return finish(session, held, JobStatus.CANCELLED, now, **ends)
         case Next.FAIL:
-            error = _error_of(verdict.failure)
-            finish(session, held, JobStatus.FAILED, now, outcome=verdict.outcome, reason=reason, error=error)
+            return finish(session, held, JobStatus.FAILED, now, **ends, error=_error_of(failure))
+        case Next.PAUSE:
+            error = _error_of(failure) if failure else None
+            return finish(session, held, JobStatus.PAUSED, now, **ends, desired=Desire.PAUSE, error=error)
         case Next.GO_ON if held.stage is Stage.CHECK:
-            target = after_check(is_dry_run=held.is_dry_run)
-            finish(session, held, target, now, outcome=verdict.outcome, reason=None, run_after=None)
+            target = after_check(job.desired, is_dry_run=held.is_dry_run)
+            return finish(session, held, target, now, **ends, run_after=None)
         case Next.GO_ON:
-            values = _publish(session, office, held, report)
-            finish(session, held, JobStatus.SUCCEEDED, now, outcome=verdict.outcome, reason=None, **values)
+            values = publish(session, office.settings, job, report)
+            return finish(session, held, JobStatus.SUCCEEDED, now, **ends, **values)
+    target = given_back(held.stage, job.desired)
+    if target is not held.stage.waiting:
+        return finish(session, held, target, now, **ends)
+    ends["reason"] = ends["reason"] or "the worker was stopped"
+    return finish(session, held, target, now, **ends, run_after=_after(now, verdict))
 
 
-def _wait_again(session: Session, held: Claim, verdict: Verdict, now: datetime) -> None:
-    """Back to the stage's queue, after a pause where something went wrong."""
-    job = session.get(Job, held.job_id)
-    after = now + timedelta(seconds=verdict.pause_seconds) if verdict.pause_seconds else None
-    reason = verdict.failure.message if verdict.failure else "the worker was stopped"
-    if job is None or job.epoch != held.epoch:
-        raise Fenced(f"{held.job_id} is not held by attempt {held.epoch} any more")
-    if not give_back(session, job, now, outcome=verdict.outcome, reason=reason, run_after=after):
-        raise Fenced(f"{held.job_id} was taken over while attempt {held.epoch} ended")
+def _after(now: datetime, verdict: Verdict) -> datetime | None:
+    return now + timedelta(seconds=verdict.pause_seconds) if verdict.pause_seconds else None
 
 
 def _error_of(failure: Failed | None) -> dict[str, Any]:
@@ -132,43 +167,6 @@ def _error_of(failure: Failed | None) -> dict[str, Any]:
     return {"category": failure.blame.value, **failure.model_dump(mode="json", exclude={"kind", "at", "blame"})}
 
 
-def _publish(session: Session, office: Office, held: Claim, report: Report) -> dict[str, Any]:
-    """Move the bundle to where adapters live and make its row; the commit that follows makes it known."""
-    saved, finished = report.adapter, report.finished
-    assert saved is not None, "a finished training has an adapter"
-    assert finished is not None, "a finished training said so"
-    adapter_id = held.job_id.replace("job-", "adapter-", 1)
-    target = office.settings.adapter_dir(adapter_id, saved.version)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        shutil.rmtree(target)
-    shutil.move(saved.path, target)
-    job = session.get_one(Job, held.job_id)
-    session.add(_row(adapter_id, job, saved, str(target)))
-    result = {
-        "adapter": f"{adapter_id}@{saved.version}",
-        "steps": finished.steps,
-        "train_seconds": finished.train_seconds,
-        "final_loss": finished.final_loss,
-        "tokens": finished.tokens,
-        "adapter_bytes": saved.bytes,
-        "trainable_parameters": saved.trainable_parameters,
-    }
-    return {"adapter_id": adapter_id, "result": result}
-
-
-def _row(adapter_id: str, job: Job, saved: AdapterSaved, path: str) -> Adapter:
-    return Adapter(
-        id=adapter_id,
-        version=saved.version,
-        job_id=job.id,
-        kind=saved.adapter_kind,
-        base_model=job.resolved["model"]["model_name"],
-        base_source=saved.base_model,
-        base_is_local=saved.base_model.startswith("/"),
-        base_revision=saved.base_revision,
-        path=path,
-        bytes=saved.bytes,
-        rank=saved.rank,
-        created_at=utc_now(),
-    )
+def _unforeseen(error: Exception) -> Failed:
+    message = f"the worker could not run the attempt ({type(error).__name__})"
+    return Failed(blame=Blame.SYSTEM, code="internal_error", message=message, hint="the worker's log has the trace")

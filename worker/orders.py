@@ -2,18 +2,22 @@
 
 from pathlib import Path
 
+from app.adapters import service as adapters
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec, Source
 from app.jobs import service
 from app.jobs.models import Job
 from app.jobs.states import Stage
+from worker.attempt import EVENTS_NAME, PULSE_NAME
 from worker.office import Office
+from worker.resuming import Start
 
 
-def write(office: Office, job: Job, base: BaseRef, folder: Path) -> Path:
+def write(office: Office, job: Job, base: BaseRef, folder: Path, start: Start) -> Path:
     """Write the order of an attempt into its folder and return its path. Raises InvalidRequest for lost sources."""
-    order = _check(office, job, base, folder) if office.stage is Stage.CHECK else _train(office, job, base, folder)
+    is_check = office.stage is Stage.CHECK
+    order = _check(office, job, base, folder) if is_check else _train(office, job, base, folder, start)
     path = folder / "order.json"
     path.write_text(order.model_dump_json(indent=1))
     return path
@@ -37,24 +41,39 @@ def _check(office: Office, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
         data_dir=office.settings.data_dir(job.id),
         cache_dir=office.settings.root / "cache",
         max_cache_bytes=office.settings.max_cache_bytes,
-        events=folder / "events.jsonl",
+        events=folder / EVENTS_NAME,
     )
 
 
-def _train(office: Office, job: Job, base: BaseRef, folder: Path) -> TrainingOrder:
+def _train(office: Office, job: Job, base: BaseRef, folder: Path, start: Start) -> TrainingOrder:
     data = office.settings.data_dir(job.id)
     eval_rows = data / EVAL_ROWS
     work_dir = folder / "work"
     work_dir.mkdir(exist_ok=True)
+    spec = JobSpec.model_validate(job.spec)
+    checkpoints = office.settings.checkpoints_dir(job.id)
+    checkpoints.mkdir(exist_ok=True)
     return TrainingOrder(
         job_id=job.id,
         epoch=job.epoch,
-        spec=JobSpec.model_validate(job.spec),
+        spec=spec,
         base=base,
         train_rows=data / TRAIN_ROWS,
         eval_rows=eval_rows if eval_rows.exists() else None,
         tokenizer=data / TOKENIZER,
-        events=folder / "events.jsonl",
+        events=folder / EVENTS_NAME,
         work_dir=work_dir,
         adapter_dir=folder / "adapter",
+        checkpoints=checkpoints,
+        resume_from=start.checkpoint,
+        start_from=_adapter(office, spec) if start.checkpoint is None else None,
+        pulse=folder / PULSE_NAME,
     )
+
+
+def _adapter(office: Office, spec: JobSpec) -> Path | None:
+    """The folder of the adapter that the job goes on from. Raises NotFound when it was deleted meanwhile."""
+    if spec.continue_from is None or spec.continue_from.adapter is None:
+        return None
+    with office.database.reader() as session:
+        return Path(adapters.find(session, spec.continue_from.adapter, "continue_from.adapter").path)

@@ -1,24 +1,28 @@
 """Puts right what messages and dead processes leave behind: rings again for what waits, takes back what has no holder,
-removes the dry runs that nobody waits for.
+removes what nobody needs any more.
 
-Several may run; every effect is a compare-and-set. A holder is judged dead when its heartbeat count has not moved for a
-lease on this process's own clock, so no wall clock matters; a database error forgets all observations, so that an
-outage never expires the leases of healthy workers.
+Several may run; every effect is a compare-and-set. A holder is dead when the lock of its slot is free, which the kernel
+knows on its own host, or when its heartbeat count has not moved for a lease on this process's own clock, so no wall
+clock matters. A database error forgets all observations: an outage never expires the leases of healthy workers.
 """
 
 import logging
 import socket
 import time
+from datetime import timedelta
 
-from sqlalchemy.exc import OperationalError
-
-from app.db import utc_now
-from app.jobs import claims, service
+from app.db import AWAY, utc_now
+from app.jobs import claims, retention
+from app.jobs.attempts import faults
 from app.jobs.models import Job, Worker
+from app.lock import CannotStart
 from worker.office import Office
+from worker.slots import SlotStuck, is_free, remove_orphans
+from worker.verdict import pause_seconds
 
-ROUND_SECONDS = 5.0
-LOST = "the worker that held the job fell silent"
+SEAT_SECONDS = 0.5
+DEAD = "the worker that held the job died"
+SILENT = "the worker that held the job fell silent"
 log = logging.getLogger(__name__)
 
 
@@ -29,23 +33,45 @@ class Reconciler:
         self._office = office
         self._started = utc_now()
         self._observed: dict[tuple[str, int], tuple[int, float]] = {}
+        self._problem: str | None = None
 
     def run(self) -> None:
-        self._take_back_own()
-        self.round()
-        while not self._office.stopping.wait(ROUND_SECONDS):
+        while not self._office.stopping.is_set():
             self.round()
+            seconds = self._office.settings.reconcile_seconds if self._office.seated.is_set() else SEAT_SECONDS
+            self._office.stopping.wait(seconds)
 
     def round(self) -> None:
         """One look at everything."""
         try:
+            if not self._office.seated.is_set():
+                self._take_seat()
             self._show_up()
             self._take_back_lost()
             self._ring_for_waiting()
-            self._sweep_dry_runs()
-        except OperationalError as error:
+            self._tidy_up()
+        except AWAY as error:
             self._observed.clear()
-            log.warning("the database is away: %s", type(error.orig).__name__)
+            log.warning("the database is away: %s", type(error).__name__)
+        except Exception:  # the next round may go well, and a worker without a reconciler would lose jobs
+            log.exception("a round of the reconciler failed")
+
+    def _take_seat(self) -> None:
+        """Hold the slot: every process of an earlier holder is dead then, and what it held is taken back."""
+        slot = self._office.slot
+        try:
+            is_mine = slot.try_lock() or bool(remove_orphans(slot) and slot.try_lock())
+        except (CannotStart, SlotStuck) as error:
+            self._problem = str(error)
+            return
+        self._problem = None if is_mine else f"another worker holds the slot {slot.name}"
+        if not is_mine:
+            return
+        with self._office.database.reader() as session:
+            own = [job for job in claims.held(session) if job.slot == slot.key]
+        for job in own:
+            self._take_back(job, DEAD)
+        self._office.seated.set()
 
     def _show_up(self) -> None:
         office = self._office
@@ -55,22 +81,13 @@ class Reconciler:
                 stage=office.stage,
                 host=socket.gethostname(),
                 device=office.device,
+                problem=self._problem,
                 job_id=claims.job_held_by(session, office.name),
                 started_at=self._started,
                 last_seen=utc_now(),
             )
             claims.seen(session, row)
             session.commit()
-
-    def _take_back_own(self) -> None:
-        """A process that just began holds nothing: what bears its name was lost with the one before it."""
-        try:
-            with self._office.database.reader() as session:
-                own = [job for job in claims.held(session) if job.worker == self._office.name]
-            for job in own:
-                self._take_back(job)
-        except OperationalError as error:
-            log.warning("the database is away: %s", type(error.orig).__name__)
 
     def _take_back_lost(self) -> None:
         now = time.monotonic()
@@ -79,28 +96,42 @@ class Reconciler:
         seen = {(job.id, job.epoch): self._observed.get((job.id, job.epoch), (-1, now)) for job in held}
         for job in held:
             beats, since = seen[job.id, job.epoch]
-            if beats != job.beats:
+            if self._is_dead(job):
+                self._take_back(job, DEAD)
+            elif beats != job.beats:
                 seen[job.id, job.epoch] = (job.beats, now)
             elif now - since > self._office.settings.lease_seconds:
-                self._take_back(job)
+                self._take_back(job, SILENT)
         self._observed = seen
 
-    def _take_back(self, job: Job) -> None:
-        with self._office.database.writer() as session:
-            if claims.give_back(session, job, utc_now(), outcome="worker_lost", reason=LOST, run_after=None):
-                session.commit()
-                log.warning("%s was taken back from %s: %s", job.id, job.worker, LOST)
+    def _is_dead(self, job: Job) -> bool:
+        """Whether the holder's slot is one of this host, and nobody holds its lock."""
+        if job.slot is None or job.slot == self._office.slot.key:
+            return False
+        return is_free(self._office.settings.slots, job.slot) is True
 
-    def _sweep_dry_runs(self) -> None:
+    def _take_back(self, job: Job, reason: str) -> None:
+        office = self._office
+        with office.database.writer() as session:
+            lost = faults(session, job.id, job.epoch)
+            pause = timedelta(seconds=pause_seconds(lost - 1)) if lost > 1 else None
+            limit = office.settings.max_attempts
+            taken = claims.take_back(session, job, utc_now(), reason=reason, max_attempts=limit, pause=pause)
+            session.commit()
+        if taken is not None:
+            log.warning("%s was taken back from %s: %s", job.id, job.worker, reason)
+
+    def _tidy_up(self) -> None:
         office = self._office
         try:
-            service.sweep_dry_runs(office.database, office.settings)
+            retention.sweep(office.database, office.settings)
         except OSError as error:
-            log.warning("the folder of a dry run could not be removed: %s", error)
+            log.warning("something that nobody needs could not be removed: %s", error)
 
     def _ring_for_waiting(self) -> None:
-        with self._office.database.reader() as session:
+        office = self._office
+        with office.database.reader() as session:
             stages = claims.waiting_stages(session, utc_now())
-            is_busy = claims.job_held_by(session, self._office.name) is not None
-        if self._office.stage in stages and not is_busy:
-            self._office.bell.ring(self._office.stage)
+            is_busy = claims.job_held_by(session, office.name) is not None
+        if office.seated.is_set() and office.stage in stages and not is_busy:
+            office.bell.ring(office.stage)

@@ -11,10 +11,11 @@ from app.jobs.models import CPU
 from app.jobs.queue import QUEUES, TASK, CeleryDoorbell
 from app.jobs.states import Stage
 from worker.celery_app import app, settings
-from worker.hardware import describe_device
+from worker.hardware import describe_device, find_slot
 from worker.lifecycle import attend
 from worker.office import Office
 from worker.reconciler import Reconciler
+from worker.slots import Slot
 
 log = logging.getLogger(__name__)
 offices: dict[Stage, Office] = {}
@@ -35,10 +36,16 @@ def open_offices(sender: Any, **_: object) -> None:
     database = Database.open(settings.database)
     for stage in (stage for stage in Stage if QUEUES[stage] in sender.app.amqp.queues.consume_from):
         device = describe_device() if stage is Stage.TRAIN else CPU
-        office = Office(settings, database, CeleryDoorbell(app), stage, sender.hostname, device, threading.Event())
+        slot = Slot.open(settings.slots, _slot_name(stage, sender.hostname))
+        office = Office(settings, database, CeleryDoorbell(app), stage, sender.hostname, device, slot)
         offices[stage] = office
         threading.Thread(target=Reconciler(office).run, name=f"reconcile-{stage}", daemon=True).start()
         log.info("%s serves %s on %s", office.name, stage, device)
+
+
+def _slot_name(stage: Stage, worker: str) -> str:
+    """One training a GPU, whatever the workers are called; checkers need nothing that they would have to share."""
+    return settings.slot or find_slot() if stage is Stage.TRAIN else f"check-{worker}"
 
 
 @signals.worker_shutting_down.connect

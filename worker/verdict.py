@@ -1,15 +1,18 @@
 """What an attempt's end means for its job: pure, so that every case is a line of a table.
 
-| the child                         | the job                                                        |
-|-----------------------------------|----------------------------------------------------------------|
-| fenced                            | is another's; nothing is written                               |
-| stopped: cancelled                | cancelled                                                      |
-| stopped: shutdown                 | waits again, at once                                           |
-| stopped: time limit               | failed, user_error                                             |
-| said it failed, user_error        | failed                                                         |
-| said it failed, system_error      | waits again with a pause, failed when the attempts are used up |
-| finished, exit code 0             | goes on to its next status                                     |
-| anything else (killed, crashed)   | as system_error                                                |
+| the child                               | the job                                                        |
+|-----------------------------------------|----------------------------------------------------------------|
+| fenced                                  | is another's; nothing is written                               |
+| finished, exit code 0                   | goes on to its next status, unless it was cancelled            |
+| stopped: cancelled                      | cancelled                                                      |
+| stopped: paused                         | paused, behind the checkpoint that it made at last             |
+| stopped: shutdown, or by its guardian   | waits again, at once                                           |
+| stopped: time limit                     | failed, user_error                                             |
+| stopped: hung                           | as system_error                                                |
+| said it failed, user_error              | failed                                                         |
+| said it failed, the disk is full        | paused, until somebody has made room                           |
+| said it failed, system_error            | waits again with a pause, failed when the attempts are used up |
+| anything else (killed, crashed)         | as system_error                                                |
 """
 
 import signal
@@ -21,6 +24,7 @@ from worker.attempt import Report, StopReason
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 600.0
+DISK_FULL = "disk_full"
 
 
 class Next(StrEnum):
@@ -29,6 +33,7 @@ class Next(StrEnum):
     DROP = "drop"
     GO_ON = "go_on"
     CANCEL = "cancel"
+    PAUSE = "pause"
     WAIT = "wait"
     FAIL = "fail"
 
@@ -41,25 +46,52 @@ class Verdict:
     pause_seconds: float = 0.0
 
 
-def judge(report: Report, attempt: int, max_attempts: int) -> Verdict:
-    """`attempt` counts from 1 within the stage."""
-    match report.stopped:
-        case StopReason.FENCED:
-            return Verdict(Next.DROP, "fenced")
-        case StopReason.CANCELLED:
-            return Verdict(Next.CANCEL, "cancelled")
-        case StopReason.SHUTDOWN if not _is_done(report):
-            return Verdict(Next.WAIT, "worker_stopped")
-        case StopReason.TIME_LIMIT:
-            return Verdict(Next.FAIL, "time_limit", _over_time())
+OVER_TIME = Failed(
+    blame=Blame.USER,
+    code="time_limit",
+    message="the attempt ran longer than resources.max_seconds",
+    hint="raise resources.max_seconds, or train fewer steps",
+    param="resources.max_seconds",
+)
+WHATEVER_IT_DID = {
+    StopReason.FENCED: Verdict(Next.DROP, "fenced"),
+    StopReason.CANCELLED: Verdict(Next.CANCEL, "cancelled"),
+}
+UNLESS_IT_WAS_DONE = {
+    StopReason.PAUSED: Verdict(Next.PAUSE, "paused"),
+    StopReason.SHUTDOWN: Verdict(Next.WAIT, "worker_stopped"),
+    StopReason.TIME_LIMIT: Verdict(Next.FAIL, "time_limit", OVER_TIME),
+}
+
+
+def judge(report: Report, faults: int, max_attempts: int) -> Verdict:
+    """`faults` counts the attempts that failed in the same place, this one with them if it failed."""
+    if report.stopped in WHATEVER_IT_DID:
+        return WHATEVER_IT_DID[report.stopped]
     if _is_done(report):
         return Verdict(Next.GO_ON, "finished")
-    failure = report.failed or _crash(report.exit_code or 0)
-    if failure.blame is Blame.USER or attempt >= max_attempts:
+    if report.stopped in UNLESS_IT_WAS_DONE:
+        return UNLESS_IT_WAS_DONE[report.stopped]
+    return _stopped_by_guardian(report) or _fault(_failure(report), faults, max_attempts)
+
+
+def _stopped_by_guardian(report: Report) -> Verdict | None:
+    """Its worker could not renew the lease in time, for whatever reason; it made a checkpoint and ended."""
+    is_handed_back = report.interrupted is not None and report.failed is None and report.stopped is None
+    return Verdict(Next.WAIT, "interrupted") if is_handed_back else None
+
+
+def _fault(failure: Failed, faults: int, max_attempts: int) -> Verdict:
+    if failure.code == DISK_FULL:
+        return Verdict(Next.PAUSE, DISK_FULL, failure)
+    if failure.blame is Blame.USER or faults >= max_attempts:
         return Verdict(Next.FAIL, failure.code, failure)
-    return Verdict(
-        Next.WAIT, failure.code, failure, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
-    )
+    return Verdict(Next.WAIT, failure.code, failure, pause_seconds(faults))
+
+
+def pause_seconds(faults: int) -> float:
+    """How long a job waits after its nth failure in the same place; one that got further waits as after the first."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * float(2 ** (max(faults, 1) - 1)))
 
 
 def _is_done(report: Report) -> bool:
@@ -67,22 +99,28 @@ def _is_done(report: Report) -> bool:
     return report.exit_code == 0 and report.failed is None and is_complete
 
 
-def _over_time() -> Failed:
-    return Failed(
-        blame=Blame.USER,
-        code="time_limit",
-        message="the attempt ran longer than resources.max_seconds",
-        hint="raise resources.max_seconds, or train fewer steps",
-        param="resources.max_seconds",
-    )
+def _failure(report: Report) -> Failed:
+    if report.failed is not None:
+        return report.failed
+    if report.stopped is StopReason.HUNG:
+        return _system("hung", "the process did nothing that could be seen for too long", "its log tells more")
+    return _crash(report.exit_code or 0, is_out_of_memory=report.is_out_of_memory)
 
 
-def _crash(exit_code: int) -> Failed:
+def _crash(exit_code: int, *, is_out_of_memory: bool) -> Failed:
     """A child that ended without a word. A negative code: its guardian was killed by that signal."""
     exit_code = 128 - exit_code if exit_code < 0 else exit_code
     if exit_code <= 128:
         message = f"the process ended with exit code {exit_code} and no result"
-        return Failed(blame=Blame.SYSTEM, code="process_crashed", message=message, hint="its log tells more")
+        return _system("process_crashed", message, "its log tells more")
     name = signal.Signals(exit_code - 128).name if exit_code - 128 in set(signal.Signals) else str(exit_code - 128)
-    hint = "the host may have run out of memory" if name == "SIGKILL" else "its log tells more"
-    return Failed(blame=Blame.SYSTEM, code="process_killed", message=f"the process was ended by {name}", hint=hint)
+    if name == "SIGKILL" and is_out_of_memory:
+        message = "the host ran out of memory and its kernel killed the process"
+        return _system("host_out_of_memory", message, "a smaller model or batch, or a host with more memory")
+    is_crash = name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
+    code = "process_crashed" if is_crash else "process_killed"
+    return _system(code, f"the process was ended by {name}", "its log tells more")
+
+
+def _system(code: str, message: str, hint: str) -> Failed:
+    return Failed(blame=Blame.SYSTEM, code=code, message=message, hint=hint)

@@ -16,6 +16,16 @@ def get(session: Session, adapter_id: str) -> Adapter | None:
     return session.get(Adapter, adapter_id)
 
 
+def lock(session: Session, adapter_id: str) -> Adapter | None:
+    """The row, which nobody else deletes or begins to go on from until the session ends."""
+    return session.get(Adapter, adapter_id, with_for_update=True)
+
+
+def lock_against_removal(session: Session, adapter_id: str) -> Adapter | None:
+    """The row, which nobody deletes until the session ends."""
+    return session.get(Adapter, adapter_id, with_for_update={"read": True, "key_share": True})
+
+
 def get_by_job(session: Session, job_id: str) -> Adapter | None:
     return session.scalars(select(Adapter).where(Adapter.job_id == job_id)).one_or_none()
 

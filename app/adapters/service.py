@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -10,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.adapters import repository
 from app.adapters.models import Adapter
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs.repository import find_status
+from app.jobs.repository import continued_by, find_status
 from app.jobs.states import JobStatus
 
 LONGEST_QUOTE = 100
@@ -38,6 +37,14 @@ def find(session: Session, name: str, param: str = "adapter") -> Adapter:
     return adapter
 
 
+def find_and_keep(session: Session, name: str, param: str) -> Adapter:
+    """As `find`, and nobody deletes it until the session ends."""
+    adapter = repository.lock_against_removal(session, find(session, name, param).id)
+    if adapter is None:
+        raise NotFound(f"the adapter {name} was deleted just now", param=param, code="unknown_adapter")
+    return adapter
+
+
 def _of_job(session: Session, job_id: str, param: str) -> Adapter:
     adapter = repository.get_by_job(session, job_id)
     if adapter is not None:
@@ -61,20 +68,19 @@ def page(session: Session, after: str | None, limit: int) -> tuple[list[Adapter]
 
 
 def delete(session: Session, name: str) -> str:
-    """Remove an adapter with its files, and return its id. Cut off anywhere, it can be repeated.
+    """Remove an adapter with its files, and return its id.
 
-    The files are moved aside first: an adapter that is gone from the disk is an error to its users, one that is gone
-    from the table only would be a leak.
+    The row goes first: cut off between the two, a folder is left that nobody can name, which
+    `app.jobs.retention.sweep_orphans` removes. Raises NotFound, and Conflict while a job goes on from it.
     """
     adapter = find(session, name, "adapter_id")
-    folder = Path(adapter.path)
-    aside = folder.with_name(f".deleted-{folder.name}")
-    with suppress(FileNotFoundError):
-        folder.rename(aside)
+    repository.lock(session, adapter.id)  # nobody can begin to go on from it from here on
+    user = continued_by(session, adapter.id)
+    if user is not None:
+        message = f"{user} goes on from {adapter.id}: cancel it, or wait for its end"
+        raise Conflict(message, param="adapter_id", code="adapter_is_in_use")
     repository.remove(session, adapter.id)
     session.commit()
-    shutil.rmtree(aside, ignore_errors=True)
-    if folder.parent.name == adapter.id:
-        with suppress(OSError):  # it is not empty, or gone already
-            folder.parent.rmdir()
+    folder = Path(adapter.path)
+    shutil.rmtree(folder.parent if folder.parent.name == adapter.id else folder, ignore_errors=True)
     return adapter.id

@@ -99,6 +99,39 @@ class Evaluated(Event):
     eval_seconds: float
 
 
+class CheckpointSaved(Event):
+    """A checkpoint is complete on disk: `worker.checkpoints` says what is in it."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    bytes: int
+    sha256: str = Field(description="of the manifest, which holds the sha256 of every file")
+    seconds: float = Field(description="how long the training stood still for it")
+
+
+class CheckpointRemoved(Event):
+    """An older checkpoint made room for a newer one."""
+
+    kind: Literal["checkpoint_removed"] = "checkpoint_removed"
+    step: int
+    path: str
+
+
+class Resumed(Event):
+    """The training goes on behind this step; what an earlier attempt reported of later steps is superseded."""
+
+    kind: Literal["resumed"] = "resumed"
+    step: int
+
+
+class Interrupted(Event):
+    """The last event of an attempt that stopped as it was asked to, behind a checkpoint of this step."""
+
+    kind: Literal["interrupted"] = "interrupted"
+    step: int
+
+
 class AdapterSaved(Event):
     """The bundle is complete on disk. `version` is the hash of its files."""
 
@@ -149,6 +182,10 @@ AttemptEvent = Annotated[
     | SpecResolved
     | StepLogged
     | Evaluated
+    | CheckpointSaved
+    | CheckpointRemoved
+    | Resumed
+    | Interrupted
     | AdapterSaved
     | SourcesChecked
     | Failed

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import Field
+
 from app.contracts.base import Contract
 from app.contracts.spec import JobSpec
 
@@ -50,3 +52,7 @@ class TrainingOrder(Contract):
     events: Path
     work_dir: Path
     adapter_dir: Path
+    checkpoints: Path = Field(description="the job's folder of complete checkpoints, of all its attempts")
+    resume_from: Path | None = Field(None, description="a verified checkpoint; null: from the first step")
+    start_from: Path | None = Field(None, description="an adapter's folder whose weights this job begins with")
+    pulse: Path = Field(description="a file that is touched at every step: a trainer that does not is hung")

@@ -6,14 +6,16 @@ Every statement names the fence (job, epoch, worker); when another attempt owns 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.contracts.events import (
     AttemptEvent,
+    CheckpointRemoved,
+    CheckpointSaved,
     DataPrepared,
     Noticed,
     PhaseStarted,
@@ -21,10 +23,15 @@ from app.contracts.events import (
     SpecResolved,
     StepLogged,
 )
-from app.jobs.models import Attempt, Job, JobEvent, Worker
+from app.jobs import attempts
+from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.progress import checking_of, progress_of
 from app.jobs.repository import append_event, move
-from app.jobs.states import Desire, JobStatus, Stage
+from app.jobs.states import Desire, JobStatus, Stage, given_back
+
+# No attempt is put off for longer than 600 s, by clocks that differ by less than the rest: what lies further ahead was
+# written by one that has been set back since.
+LONGEST_PAUSE = timedelta(seconds=900)
 
 
 class Fenced(Exception):
@@ -45,25 +52,44 @@ class Claim:
     def guards(self) -> tuple[ColumnElement[bool], ...]:
         return (Job.epoch == self.epoch, Job.worker == self.worker, Job.status == self.stage.active)
 
+    def fenced(self) -> Fenced:
+        return Fenced(f"{self.job_id} is not held by attempt {self.epoch} any more")
 
-def claim(session: Session, stage: Stage, worker: str, now: datetime) -> Job | None:
-    """Give the best waiting job to a worker, or None when there is none: by priority, then age.
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user wants of a job that is held."""
+
+    desired: Desire
+    checkpoints_asked: int
+
+
+def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime) -> Job | None:
+    """Give the best waiting job to a worker, or None when there is none: by priority, then the project with the fewest
+    jobs at work, then age.
 
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
-    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), or_(Job.run_after.is_(None), Job.run_after <= now))
+    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), _is_due(now))
+    at_work = (
+        select(Job.project, func.count().label("jobs"))
+        .where(Job.worker.is_not(None), Job.status == stage.active)
+        .group_by(Job.project)
+        .subquery()
+    )
     best = (
         select(Job.id)
+        .outerjoin(at_work, at_work.c.project == Job.project)
         .where(*is_waiting)
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .order_by(Job.priority.desc(), func.coalesce(at_work.c.jobs, 0), Job.created_at, Job.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=Job)
         .scalar_subquery()
     )
     statement = (
         update(Job)
         .where(Job.id == best, *is_waiting)
-        .values(status=stage.active, worker=worker, epoch=Job.epoch + 1, beats=0, last_seq=Job.last_seq + 1)
+        .values(status=stage.active, worker=worker, slot=slot, epoch=Job.epoch + 1, beats=0, last_seq=Job.last_seq + 1)
         .returning(Job)
         .execution_options(populate_existing=True)
     )
@@ -73,30 +99,54 @@ def claim(session: Session, stage: Stage, worker: str, now: datetime) -> Job | N
     if stage is Stage.TRAIN and job.started_at is None:
         job.started_at = now
     append_event(session, job, "status", {"status": job.status.value, "stage": stage.value, "worker": worker}, now)
-    attempt = Attempt(job_id=job.id, epoch=job.epoch, stage=stage, worker=worker, started_at=now, events_offset=0)
-    session.add(attempt)
+    attempts.begin(session, job.id, job.epoch, stage, worker, now)
     return job
 
 
-def record(session: Session, claim: Claim, events: Sequence[AttemptEvent], offset: int) -> Desire:
-    """One heartbeat: store what the child reported up to byte `offset` of its events file; learn the user's wish."""
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    return or_(Job.run_after.is_(None), Job.run_after <= now, Job.run_after > now + LONGEST_PAUSE)
+
+
+def record(
+    session: Session, claim: Claim, events: Sequence[AttemptEvent], offset: int, *, of_epoch: int | None = None
+) -> Wish:
+    """One heartbeat: store what the child reported up to byte `offset` of its events file; learn the user's wish.
+
+    A batch whose offset is stored already is not stored again: the commit before went well, though its answer was
+    lost. `of_epoch` names an earlier attempt of the job whose events were left unread.
+    """
+    epoch = claim.epoch if of_epoch is None else of_epoch
+    if events and attempts.stored_offset(session, claim.job_id, epoch) >= offset:
+        events = ()
+    job = _append(session, claim, events, epoch)
+    if events:
+        attempts.store_offset(session, claim.job_id, epoch, offset)
+    return Wish(job.desired, job.checkpoints_asked)
+
+
+def tell(session: Session, claim: Claim, event: AttemptEvent) -> None:
+    """Store an event of the worker itself, which stands in no file."""
+    _append(session, claim, [event], claim.epoch)
+
+
+def _append(session: Session, claim: Claim, events: Sequence[AttemptEvent], epoch: int) -> Job:
     job = _fenced_update(session, claim, beats=Job.beats + 1, last_seq=Job.last_seq + len(events))
     first = job.last_seq - len(events) + 1
     for seq, event in enumerate(events, first):
         payload = event.model_dump(mode="json", exclude={"kind", "at"})
-        session.add(JobEvent(job_id=job.id, seq=seq, epoch=claim.epoch, kind=event.kind, at=event.at, payload=payload))
-        _apply(job, event)
-    if events:
-        attempt = update(Attempt).where(Attempt.job_id == claim.job_id, Attempt.epoch == claim.epoch)
-        session.execute(attempt.values(events_offset=offset))
-    return job.desired
+        session.add(JobEvent(job_id=job.id, seq=seq, epoch=epoch, kind=event.kind, at=event.at, payload=payload))
+        if isinstance(event, CheckpointSaved | CheckpointRemoved):
+            _apply_checkpoint(session, job.id, event, epoch)
+        else:
+            _apply(job, event)
+    return job
 
 
 def _fenced_update(session: Session, claim: Claim, **values: Any) -> Job:
     statement = update(Job).where(Job.id == claim.job_id, *claim.guards).values(**values).returning(Job)
     job = session.scalars(statement.execution_options(populate_existing=True)).one_or_none()
     if job is None:
-        raise Fenced(f"{claim.job_id} is not held by attempt {claim.epoch} any more")
+        raise claim.fenced()
     return job
 
 
@@ -119,6 +169,15 @@ def _apply(job: Job, event: AttemptEvent) -> None:
             job.resolved = with_values(job.resolved, event.values)
 
 
+def _apply_checkpoint(session: Session, job_id: str, event: CheckpointSaved | CheckpointRemoved, epoch: int) -> None:
+    if isinstance(event, CheckpointSaved):
+        values = event.model_dump(exclude={"kind", "at"})
+        session.merge(Checkpoint(job_id=job_id, epoch=epoch, created_at=event.at, **values))
+    session.flush()  # what a batch saves and removes is done in its order
+    if isinstance(event, CheckpointRemoved):
+        session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.path == event.path))
+
+
 def with_values(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """A copy of the spec with dotted paths set: {"training.optim": "adamw_torch_fused"}."""
     spec = dict(spec)
@@ -128,55 +187,66 @@ def with_values(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def finish(
-    session: Session, claim: Claim, target: JobStatus, now: datetime, *, outcome: str, reason: str | None, **values: Any
-) -> Job:
-    """End the attempt and the job's stage: on to the queue, back to it, or to the job's end."""
-    job = move(
-        session, claim.job_id, target, now, *claim.guards, **{"worker": None, "phase": None, "checking": None, **values}
-    )
+def lock(session: Session, claim: Claim) -> Job:
+    """The row, which nobody else changes until the session ends. Raises Fenced."""
+    query = select(Job).where(Job.id == claim.job_id, *claim.guards).with_for_update()
+    job = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
     if job is None:
-        raise Fenced(f"{claim.job_id} is not held by attempt {claim.epoch} any more")
-    _end_attempt(session, claim.job_id, claim.epoch, now, outcome, reason)
+        raise claim.fenced()
     return job
 
 
-def give_back(
-    session: Session, job: Job, now: datetime, *, outcome: str, reason: str, run_after: datetime | None
-) -> bool:
-    """Take a job from its holder, so that it waits for its stage again. False when the holder moved meanwhile.
+def finish(
+    session: Session,
+    claim: Claim,
+    target: JobStatus,
+    now: datetime,
+    *,
+    outcome: str,
+    reason: str | None,
+    exit_code: int | None = None,
+    **values: Any,
+) -> Job:
+    """End the attempt and the job's stage: on to the queue, back to it, or to the job's end. Raises Fenced."""
+    values = {**FREE, "checking": None, **values}
+    job = move(session, claim.job_id, target, now, *claim.guards, reason=reason, **values)
+    if job is None:
+        raise claim.fenced()
+    attempts.end(session, claim.job_id, claim.epoch, now, outcome=outcome, reason=reason, exit_code=exit_code)
+    return job
 
-    `job` is the row as it was seen; epoch and beats are compared, and the epoch is raised to fence the old holder.
+
+FREE: dict[str, Any] = {"worker": None, "slot": None, "phase": None}
+
+
+def take_back(
+    session: Session, job: Job, now: datetime, *, reason: str, max_attempts: int, pause: timedelta | None
+) -> Job | None:
+    """Take a job from a holder that is dead. None when the holder moved meanwhile.
+
+    `job` is the row as it was seen; the epoch is raised to fence the old holder. What the user wants is read anew. A
+    job that was lost so often in the same place fails.
     """
-    target = JobStatus.VALIDATING if job.status is JobStatus.VALIDATING else JobStatus.QUEUED
-    unchanged = (Job.id == job.id, Job.epoch == job.epoch, Job.beats == job.beats, Job.status == job.status)
-    statement = (
-        update(Job)
-        .where(*unchanged)
-        .values(
-            status=target,
-            worker=None,
-            phase=None,
-            checking=None,
-            run_after=run_after,
-            epoch=Job.epoch + 1,
-            last_seq=Job.last_seq + 1,
-        )
-        .returning(Job)
-        .execution_options(populate_existing=True)
-    )
-    epoch = job.epoch
-    updated = session.scalars(statement).one_or_none()
-    if updated is None:
-        return False
-    append_event(session, updated, "status", {"status": target.value, "reason": reason}, now)
-    _end_attempt(session, job.id, epoch, now, outcome, reason)
-    return True
+    stage = Stage.CHECK if job.status is JobStatus.VALIDATING else Stage.TRAIN
+    seen = (Job.epoch == job.epoch, Job.beats == job.beats, Job.status == job.status)
+    query = select(Job).where(Job.id == job.id, *seen).with_for_update()
+    lost = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    if lost is None:
+        return None
+    epoch, target = lost.epoch, given_back(stage, lost.desired)
+    values: dict[str, Any] = {"run_after": now + pause if pause else None, "checking": None}
+    if target is stage.waiting and attempts.faults(session, job.id, epoch) >= max_attempts:
+        target, values = JobStatus.FAILED, {"error": _lost(reason, max_attempts), "checking": None}
+    taken = move(session, job.id, target, now, *seen, reason=reason, epoch=Job.epoch + 1, **FREE, **values)
+    if taken is not None:
+        attempts.end(session, job.id, epoch, now, outcome="worker_lost", reason=reason)
+    return taken
 
 
-def _end_attempt(session: Session, job_id: str, epoch: int, now: datetime, outcome: str, reason: str | None) -> None:
-    attempt = update(Attempt).where(Attempt.job_id == job_id, Attempt.epoch == epoch, Attempt.ended_at.is_(None))
-    session.execute(attempt.values(ended_at=now, outcome=outcome, reason=reason))
+def _lost(reason: str, times: int) -> dict[str, Any]:
+    message = f"{reason}, {times} times in the same place"
+    hint = "the log of the last attempt, and that of its worker, may tell why"
+    return {"category": "system_error", "code": "worker_lost", "message": message, "hint": hint}
 
 
 def held(session: Session) -> Sequence[Job]:
@@ -190,8 +260,7 @@ def job_held_by(session: Session, worker: str) -> str | None:
 
 def waiting_stages(session: Session, now: datetime) -> set[Stage]:
     """The stages that have a job to claim."""
-    due = or_(Job.run_after.is_(None), Job.run_after <= now)
-    statuses = session.scalars(select(Job.status).where(Job.worker.is_(None), due).distinct()).all()
+    statuses = session.scalars(select(Job.status).where(Job.worker.is_(None), _is_due(now)).distinct()).all()
     return {stage for stage in Stage if stage.waiting in statuses}
 
 

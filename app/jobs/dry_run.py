@@ -11,7 +11,7 @@ from app.config import Settings
 from app.contracts.spec import JobSpec
 from app.db import Database, utc_now
 from app.errors import Unavailable
-from app.jobs import data, repository, service
+from app.jobs import data, repository, retention, service
 from app.jobs.data_schemas import RowView, Validation
 from app.jobs.models import Job
 from app.jobs.queue import Doorbell
@@ -70,7 +70,7 @@ class DryRuns:
 
     def end(self, job_id: str) -> None:
         with self.database.writer() as session:
-            service.end_dry_run(session, self.settings, job_id)
+            retention.end_dry_run(session, self.settings, job_id)
 
 
 def _validation(job: Job, preview: list[RowView]) -> Validation:

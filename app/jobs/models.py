@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Enum, ForeignKey, Index, Integer, String, Text, false
+from sqlalchemy import JSON, BigInteger, Boolean, Enum, Float, ForeignKey, Index, Integer, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, UtcDateTime
@@ -20,12 +20,16 @@ class Job(Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
+    project: Mapped[str] = mapped_column(String(64), server_default="default", comment="projects take turns")
     labels: Mapped[dict[str, str]] = mapped_column(JSON)
     priority: Mapped[int] = mapped_column(Integer)
     spec: Mapped[dict[str, Any]] = mapped_column(JSON, comment="as it was sent")
     resolved: Mapped[dict[str, Any]] = mapped_column(JSON, comment="with defaults and what auto became")
     file_id: Mapped[str | None] = mapped_column(String(40), index=True)
     eval_file_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    continues: Mapped[str | None] = mapped_column(
+        String(40), index=True, comment="the adapter or job that it goes on from, which may not be deleted meanwhile"
+    )
     is_dry_run: Mapped[bool] = mapped_column(
         Boolean,
         server_default=false(),
@@ -37,7 +41,9 @@ class Job(Base):
     desired: Mapped[Desire] = mapped_column(_choice(Desire))
     epoch: Mapped[int] = mapped_column(Integer, comment="fencing token: every write of an attempt names it")
     worker: Mapped[str | None] = mapped_column(String(128), comment="who holds the job now")
+    slot: Mapped[str | None] = mapped_column(String(40), comment="the lock that the holder's processes hold")
     beats: Mapped[int] = mapped_column(BigInteger, comment="rises with every heartbeat of the holder")
+    checkpoints_asked: Mapped[int] = mapped_column(Integer, server_default="0", comment="how often a user did")
     run_after: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_seq: Mapped[int] = mapped_column(BigInteger, comment="number of the newest event")
 
@@ -55,7 +61,10 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
-    __table_args__ = (Index("ix_jobs_waiting", "status", "priority", "created_at"),)
+    __table_args__ = (
+        Index("ix_jobs_waiting", "status", "priority", "created_at"),
+        Index("ix_jobs_held", "worker", "project"),
+    )
 
 
 class Attempt(Base):
@@ -67,10 +76,14 @@ class Attempt(Base):
     epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
     stage: Mapped[Stage] = mapped_column(_choice(Stage))
     worker: Mapped[str] = mapped_column(String(128))
+    resume_step: Mapped[int | None] = mapped_column(
+        Integer, comment="the step it went on behind; null until that is known, which supersedes nothing"
+    )
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     outcome: Mapped[str | None] = mapped_column(String(32))
     reason: Mapped[str | None] = mapped_column(Text)
+    exit_code: Mapped[int | None] = mapped_column(Integer, comment="128+n after signal n")
     events_offset: Mapped[int] = mapped_column(BigInteger, comment="bytes of the events file that are stored")
 
 
@@ -82,11 +95,37 @@ class JobEvent(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     epoch: Mapped[int] = mapped_column(Integer)
-    kind: Mapped[str] = mapped_column(String(16))
+    kind: Mapped[str] = mapped_column(String(32))
     at: Mapped[datetime] = mapped_column(UtcDateTime)
     payload: Mapped[dict[str, Any]] = mapped_column(JSON)
 
     __table_args__ = (Index("ix_job_events_kind", "job_id", "kind", "seq"),)
+
+
+class Checkpoint(Base):
+    """A complete checkpoint of a job, as `worker.checkpoints` left it on the disk."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True)
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
+    path: Mapped[str] = mapped_column(Text)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64), comment="of its manifest")
+    seconds: Mapped[float] = mapped_column(Float, comment="how long the training stood still for it")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class IdempotencyKey(Base):
+    """What a client called its POST /jobs, so that the same one sent twice makes one job."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 # What the `device` of a worker without a GPU begins with.
@@ -102,6 +141,7 @@ class Worker(Base):
     stage: Mapped[Stage] = mapped_column(_choice(Stage))
     host: Mapped[str] = mapped_column(String(255))
     device: Mapped[str] = mapped_column(String(255))
+    problem: Mapped[str | None] = mapped_column(Text, comment="why it takes no job")
     job_id: Mapped[str | None] = mapped_column(String(40))
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_seen: Mapped[datetime] = mapped_column(UtcDateTime)

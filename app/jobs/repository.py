@@ -8,7 +8,7 @@ from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
-from app.jobs.models import Attempt, Job, JobEvent, Worker
+from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, Worker
 from app.jobs.states import ENDED, Desire, JobStatus, Stage, sources_of
 
 # No client waits longer for the answer of a dry run.
@@ -17,6 +17,16 @@ LONGEST_DRY_RUN = timedelta(seconds=600)
 
 def get(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id)
+
+
+def lock(session: Session, job_id: str) -> Job | None:
+    """The row, which nobody else changes or begins to go on from until the session ends."""
+    return session.get(Job, job_id, with_for_update=True)
+
+
+def lock_against_removal(session: Session, job_id: str) -> Job | None:
+    """The row, which nobody deletes until the session ends; its worker may write to it."""
+    return session.get(Job, job_id, with_for_update={"read": True, "key_share": True})
 
 
 def find_status(session: Session, job_id: str) -> str | None:
@@ -29,11 +39,15 @@ def standing(session: Session, job_id: str) -> tuple[JobStatus, str | None] | No
     return (found.status, found.worker) if found is not None else None
 
 
-def page(session: Session, *, status: JobStatus | None, after: str | None, limit: int) -> Sequence[Job]:
+def page(
+    session: Session, *, status: JobStatus | None = None, project: str | None = None, after: str | None, limit: int
+) -> Sequence[Job]:
     """Newest first, without dry runs; `after` is the id of the last job of the page before."""
     query = select(Job).where(~Job.is_dry_run).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     if status is not None:
         query = query.where(Job.status == status)
+    if project is not None:
+        query = query.where(Job.project == project)
     last = session.get(Job, after) if after else None
     if last is not None:
         older = (Job.created_at < last.created_at) | ((Job.created_at == last.created_at) & (Job.id < last.id))
@@ -52,10 +66,10 @@ def events(
     return session.scalars(query if kinds is None else query.where(JobEvent.kind.in_(kinds))).all()
 
 
-def measured_epoch(session: Session, job_id: str) -> int | None:
-    """The newest attempt that logged a step: the metrics of earlier ones were superseded when it began again."""
-    query = select(func.max(JobEvent.epoch)).where(JobEvent.job_id == job_id, JobEvent.kind.in_(("step", "eval")))
-    return session.scalar(query)
+def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
+    """Newest first."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id)
+    return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
 
 
 def position(session: Session, job: Job) -> int:
@@ -64,6 +78,18 @@ def position(session: Session, job: Job) -> int:
     is_waiting = (Job.status == job.status, Job.worker.is_(None), ~Job.is_dry_run)
     query = select(func.count()).select_from(Job).where(*is_waiting, earlier)
     return (session.scalar(query) or 0) + 1
+
+
+def checkpoint(session: Session, job_id: str, step: int | None) -> Checkpoint | None:
+    """The newest, or the newest of a step."""
+    found = checkpoints(session, job_id)
+    return next((one for one in found if step is None or one.step == step), None)
+
+
+def continued_by(session: Session, name: str) -> str | None:
+    """A job that has not ended and goes on from this job or adapter. Dry runs, which are never trained, do not."""
+    is_alive = (Job.status.not_in(ENDED), ~Job.is_dry_run)
+    return session.scalar(select(Job.id).where(Job.continues == name, *is_alive).limit(1))
 
 
 def uses_file(session: Session, file_id: str) -> bool:
@@ -79,10 +105,18 @@ def append_event(session: Session, job: Job, kind: str, payload: dict[str, Any],
     session.add(JobEvent(job_id=job.id, seq=job.last_seq, epoch=job.epoch, kind=kind, at=at, payload=payload))
 
 
-def move(session: Session, job_id: str, target: JobStatus, now: datetime, *guards: Any, **values: Any) -> Job | None:
+def move(
+    session: Session,
+    job_id: str,
+    target: JobStatus,
+    now: datetime,
+    *guards: Any,
+    reason: str | None = None,
+    **values: Any,
+) -> Job | None:
     """The one way a status changes: a guarded UPDATE and its event. None when somebody else was first."""
     if target.is_final:
-        values = {"finished_at": now, "worker": None, "phase": None, **values}
+        values = {"finished_at": now, "worker": None, "slot": None, "phase": None, **values}
     statement = (
         update(Job)
         .where(Job.id == job_id, Job.status.in_(sources_of(target)), *guards)
@@ -92,16 +126,28 @@ def move(session: Session, job_id: str, target: JobStatus, now: datetime, *guard
     )
     job = session.scalars(statement).one_or_none()
     if job is not None:
-        append_event(session, job, "status", {"status": target.value, "error": job.error}, now)
+        append_event(session, job, "status", {"status": target.value, "reason": reason, "error": job.error}, now)
     return job
 
 
-def request_cancel(session: Session, job_id: str) -> Job | None:
-    """Leave the wish for the worker that holds the job. None when the job has ended."""
+def request(session: Session, job_id: str, desired: Desire, *guards: Any) -> Job | None:
+    """Leave a wish for the worker that holds the job. None when the job has ended, or a guard does not hold."""
     statement = (
         update(Job)
-        .where(Job.id == job_id, Job.status.not_in(ENDED))
-        .values(desired=Desire.CANCEL)
+        .where(Job.id == job_id, Job.status.not_in(ENDED), *guards)
+        .values(desired=desired)
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def ask_for_checkpoint(session: Session, job_id: str) -> Job | None:
+    """None when the job is not training."""
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.status == JobStatus.RUNNING)
+        .values(checkpoints_asked=Job.checkpoints_asked + 1)
         .returning(Job)
         .execution_options(populate_existing=True)
     )
@@ -110,7 +156,7 @@ def request_cancel(session: Session, job_id: str) -> Job | None:
 
 def remove(session: Session, job_id: str) -> bool:
     """Delete an ended job with its attempts and events. False when it is unknown or still alive."""
-    for table in (JobEvent, Attempt):
+    for table in (JobEvent, Attempt, Checkpoint, IdempotencyKey):
         session.execute(delete(table).where(table.job_id == job_id))
     statement = delete(Job).where(Job.id == job_id, Job.status.in_(ENDED)).returning(Job.id)
     return session.scalar(statement) is not None
@@ -126,6 +172,10 @@ def old_dry_runs(session: Session, before: datetime) -> Sequence[str]:
     return session.scalars(
         select(Job.id).where(Job.is_dry_run, Job.status.not_in(ENDED), Job.created_at < before)
     ).all()
+
+
+def dry_runs_among(session: Session, job_ids: Sequence[str]) -> set[str]:
+    return set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.is_dry_run)))
 
 
 def workers(session: Session) -> Sequence[Worker]:

@@ -2,22 +2,26 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Header, Query
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
 from app.contracts.spec import JobSpec
-from app.db import utc_now
+from app.db import Database, utc_now
 from app.dependencies import BellDep, DatabaseDep, SettingsDep
-from app.errors import InvalidRequest
-from app.jobs import repository, service
+from app.errors import Conflict, InvalidRequest
+from app.jobs import idempotency, repository, service
+from app.jobs.claims import LONGEST_PAUSE
 from app.jobs.data_routes import router as data_router
 from app.jobs.logs import read_log
+from app.jobs.metrics import series
 from app.jobs.models import Job
 from app.jobs.queue import Doorbell
 from app.jobs.schemas import (
+    CheckpointList,
+    CheckpointView,
     Deleted,
     EventPage,
     EventView,
@@ -50,29 +54,57 @@ class LateBell:
         self._tasks.add_task(self._bell.ring, stage)
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses={200: {"model": JobDetail, "description": "made by the same key before"}})
 def submit(
-    spec: JobSpec, database: DatabaseDep, settings: SettingsDep, bell: BellDep, tasks: BackgroundTasks
+    spec: JobSpec,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    bell: BellDep,
+    tasks: BackgroundTasks,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header()] = None,
 ) -> JobDetail:
-    """Store a job and queue it. Everything that is wrong with it is said here, in one answer, where it can be."""
+    """Store a job and queue it. Everything that is wrong with it is said here, in one answer, where it can be.
+
+    A request that is sent again with the same `Idempotency-Key` within a day is answered 200, with the first job.
+    """
     sent = spec.model_dump(mode="json", exclude_unset=True)
-    service.check(database, settings, spec)
-    with database.writer() as session:
-        job = service.submit(session, settings, LateBell(bell, tasks), spec, sent)
-        return _detail(session, job)
+    idempotency.check_key(idempotency_key)
+    known = _made_by(database, idempotency_key, sent)
+    if known is None:
+        service.check(database, settings, spec)
+        try:
+            with database.writer() as session:
+                job = service.submit(session, settings, LateBell(bell, tasks), spec, sent, key=idempotency_key)
+                return _detail(session, job)
+        except idempotency.MadeMeanwhile:
+            known = _made_by(database, idempotency_key, sent)
+    if known is None:
+        raise Conflict("the job of this Idempotency-Key was deleted just now: send it again", code="job_was_deleted")
+    response.status_code = 200
+    return known
+
+
+def _made_by(database: Database, key: str | None, sent: dict[str, Any]) -> JobDetail | None:
+    if key is None:
+        return None
+    with database.reader() as session:
+        job = idempotency.find(session, key, sent)
+        return _detail(session, job) if job is not None else None
 
 
 @router.get("")
 def list_jobs(
     database: DatabaseDep,
     status: JobStatus | None = None,
+    project: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
 ) -> JobPage:
     """Jobs, newest first."""
     with database.reader() as session:
         service.check_after(session, after)
-        jobs = repository.page(session, status=status, after=after, limit=limit + 1)
+        jobs = repository.page(session, status=status, project=project, after=after, limit=limit + 1)
     shown = [JobView(**view(job)) for job in jobs[:limit]]
     ends = (shown[0].id, shown[-1].id) if shown else (None, None)
     return JobPage(data=shown, first_id=ends[0], last_id=ends[1], has_more=len(jobs) > limit)
@@ -91,9 +123,39 @@ def cancel(job_id: JobId, database: DatabaseDep) -> JobDetail:
         return _detail(session, service.cancel(session, job_id))
 
 
+@router.post("/{job_id}/pause")
+def pause(job_id: JobId, database: DatabaseDep) -> JobDetail:
+    """Stop a job behind a checkpoint. A waiting job pauses at once, a running one at its next step."""
+    with database.writer() as session:
+        return _detail(session, service.pause(session, job_id))
+
+
+@router.post("/{job_id}/resume")
+def resume(job_id: JobId, database: DatabaseDep, bell: BellDep, tasks: BackgroundTasks) -> JobDetail:
+    """Queue a paused job again; it goes on behind its newest checkpoint."""
+    with database.writer() as session:
+        return _detail(session, service.resume(session, LateBell(bell, tasks), job_id))
+
+
+@router.post("/{job_id}/checkpoint", status_code=202)
+def checkpoint(job_id: JobId, database: DatabaseDep) -> JobDetail:
+    """Ask a running job for a checkpoint at its next step; it goes on."""
+    with database.writer() as session:
+        return _detail(session, service.ask_for_checkpoint(session, job_id))
+
+
+@router.get("/{job_id}/checkpoints")
+def checkpoints(job_id: JobId, database: DatabaseDep) -> CheckpointList:
+    """The checkpoints that are kept, newest first."""
+    with database.reader() as session:
+        service.find(session, job_id)
+        found = repository.checkpoints(session, job_id)
+    return CheckpointList(data=[CheckpointView.model_validate(one) for one in found])
+
+
 @router.delete("/{job_id}")
 def delete(job_id: JobId, database: DatabaseDep, settings: SettingsDep) -> Deleted:
-    """Remove a job that has ended, with its events and logs; its adapter stays."""
+    """Remove a job that has ended, with its events, logs and checkpoints; its adapter stays."""
     with database.writer() as session:
         service.delete(session, settings, job_id)
     return Deleted(id=job_id)
@@ -136,16 +198,10 @@ def _event_number(last_event_id: str | None) -> int:
 
 @router.get("/{job_id}/metrics")
 def metrics(job_id: JobId, database: DatabaseDep) -> Metrics:
-    """Every logged step and evaluation of the attempt that counts."""
+    """Every logged step and evaluation of the run, over all its attempts, each once."""
     with database.reader() as session:
         service.find(session, job_id)
-        epoch = repository.measured_epoch(session, job_id)
-        found = repository.events(session, job_id, after=0, limit=10_000_000, kinds=("step", "eval"))
-    points = [event for event in found if event.epoch == epoch]
-    return Metrics(
-        steps=[event.payload for event in points if event.kind == "step"],
-        evals=[event.payload for event in points if event.kind == "eval"],
-    )
+        return series(session, job_id)
 
 
 @router.get("/{job_id}/logs")
@@ -178,7 +234,7 @@ def _queue(session: Session, job: Job) -> QueueView | None:
     position = repository.position(session, job)
     if not repository.has_live_worker(session, stage, now - WORKER_IS_AWAY_AFTER):
         reason = f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
-    elif job.run_after is not None and job.run_after > now:
+    elif job.run_after is not None and now < job.run_after <= now + LONGEST_PAUSE:
         why = next((known.reason for known in reversed(repository.attempts(session, job.id))), None)
         reason = f"{why or 'an attempt failed'}; the next may start at {job.run_after.isoformat(timespec='seconds')}"
     elif position > 1:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.jobs.models import Attempt, Job, JobEvent
-from app.jobs.states import JobStatus
+from app.jobs.states import Desire, JobStatus
 
 
 class Progress(BaseModel):
@@ -58,10 +58,29 @@ class AttemptView(BaseModel):
     epoch: int
     stage: str
     worker: str
+    resume_step: int | None = Field(description="the step it went on behind; null: none yet, 0: from the beginning")
     started_at: datetime
     ended_at: datetime | None
     outcome: str | None
+    exit_code: int | None = Field(description="of its process; 128+n after signal n")
     reason: str | None
+
+
+class CheckpointView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["checkpoint"] = "checkpoint"
+    step: int
+    attempt: int = Field(validation_alias="epoch")
+    bytes: int
+    sha256: str = Field(description="of its manifest, which holds the sha256 of every file")
+    seconds: float = Field(description="how long the training stood still for it")
+    created_at: datetime
+
+
+class CheckpointList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[CheckpointView]
 
 
 class JobView(BaseModel):
@@ -72,11 +91,13 @@ class JobView(BaseModel):
     object: Literal["job"] = "job"
     id: str
     name: str
+    project: str
     labels: dict[str, str]
     priority: int
     status: JobStatus
     phase: str | None
     cancel_requested: bool = False
+    pause_requested: bool = False
     checking: Checking | None
     progress: Progress | None
     error: JobError | None
@@ -130,17 +151,18 @@ class EventPage(BaseModel):
 
 
 class Metrics(BaseModel):
-    """Series of the newest attempt that trained; one point a logging step."""
+    """The series of the run, one point a logging step: what a later attempt did again is not shown twice."""
 
     steps: list[dict[str, Any]]
     evals: list[dict[str, Any]]
 
 
 class LogPage(BaseModel):
-    """Text that the child processes printed. Offsets count bytes of the attempt's log."""
+    """Text that the child processes printed. Offsets count bytes of the attempt's log, kept from `first_offset` on."""
 
     attempt: int | None
     text: str
+    first_offset: int = 0
     next_offset: int
     is_complete: bool
 
@@ -153,9 +175,11 @@ class Deleted(BaseModel):
 
 def view(job: Job) -> dict[str, Any]:
     """What both views read from the row."""
-    fields = {name: getattr(job, name) for name in JobView.model_fields if name not in ("object", "cancel_requested")}
-    is_ended = job.status.is_final
-    return {**fields, "cancel_requested": job.desired == "cancel" and not is_ended}
+    own = {"object", "cancel_requested", "pause_requested"}
+    fields = {name: getattr(job, name) for name in JobView.model_fields if name not in own}
+    is_asked = {Desire.CANCEL: not job.status.is_final, Desire.PAUSE: job.status.can_be_paused}
+    wishes = {desire: job.desired is desire and is_open for desire, is_open in is_asked.items()}
+    return {**fields, "cancel_requested": wishes[Desire.CANCEL], "pause_requested": wishes[Desire.PAUSE]}
 
 
 def detail(job: Job, queue: QueueView | None, attempts: list[Attempt]) -> JobDetail:

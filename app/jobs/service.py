@@ -1,10 +1,7 @@
 """The rules of jobs on the API's side: what may be submitted, cancelled and deleted."""
 
 import re
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -18,7 +15,7 @@ from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository as files
 from app.files.check import Place, normalise_file
 from app.ids import new_id
-from app.jobs import repository
+from app.jobs import continuing, ending, idempotency, repository, retention
 from app.jobs.models import CPU, Job, Worker
 from app.jobs.queue import Doorbell
 from app.jobs.states import Desire, JobStatus, Stage
@@ -26,9 +23,6 @@ from app.sources import invalid, resolve_dataset, resolve_model
 
 # A larger file is read once, by the checking stage, and not while the client waits.
 CHECKED_AT_SUBMIT_BYTES = 64 * 2**20
-# An answer is read from an ended dry run within moments; whose request is gone is swept after so long.
-DRY_RUN_IS_READ_WITHIN = timedelta(minutes=1)
-DRY_RUN_IS_ABANDONED_AFTER = timedelta(hours=1)
 # PostgreSQL takes no NUL in a text, so an id is looked at before the database is asked.
 JOB_ID = re.compile(r"job-[a-z2-7]{24}")
 
@@ -41,6 +35,7 @@ def check(database: Database, settings: Settings, spec: JobSpec) -> None:
     resolve_model(spec.model.model_name, spec.model.revision, settings.models)
     with database.reader() as session:
         check_capabilities(spec, repository.workers(session))
+        continuing.check(session, spec)
         files = find_sources(session, settings, spec.dataset)
     for param, file in files.items():
         check_rows(file, spec.dataset, settings.max_unpacked_bytes, param)
@@ -54,12 +49,19 @@ def submit(
     sent: dict[str, Any],
     *,
     is_dry_run: bool = False,
+    key: str | None = None,
 ) -> Job:
-    """Store a checked job and tell the workers. Raises InvalidRequest when a file of it was deleted meanwhile."""
+    """Store a checked job and tell the workers.
+
+    Raises InvalidRequest when a file of it was deleted meanwhile, and `idempotency.MadeMeanwhile`.
+    """
     find_sources(session, settings, spec.dataset)
     job = new_job(spec, sent, is_dry_run=is_dry_run)
+    job.continues = continuing.check(session, spec)
     session.add(job)
     repository.append_event(session, job, "status", {"status": job.status.value}, job.created_at)
+    if key is not None and not idempotency.keep(session, key, sent, job):
+        raise idempotency.MadeMeanwhile
     session.commit()  # a worker must be able to find the row before it hears the bell
     bell.ring(Stage.CHECK)
     return job
@@ -70,6 +72,7 @@ def new_job(spec: JobSpec, sent: dict[str, Any], *, is_dry_run: bool = False) ->
     return Job(
         id=new_id("job"),
         name=spec.name,
+        project=spec.project,
         labels=spec.labels,
         priority=spec.priority,
         spec=sent,
@@ -81,6 +84,7 @@ def new_job(spec: JobSpec, sent: dict[str, Any], *, is_dry_run: bool = False) ->
         desired=Desire.RUN,
         epoch=0,
         beats=0,
+        checkpoints_asked=0,
         last_seq=1,
         notices=[],
         created_at=utc_now(),
@@ -139,19 +143,55 @@ def find_source(session: Session, settings: Settings, source: Source, param: str
 def cancel(session: Session, job_id: str) -> Job:
     """Cancel at once what no worker holds; ask the worker for the rest. Cancelling twice is the same as once."""
     find(session, job_id)
-    job = _end(session, job_id)
+    job = ending.end(session, job_id)
     session.commit()
     if job is None:
-        known = find(session, job_id)
+        known = _find_anew(session, job_id)
         if known.status is not JobStatus.CANCELLED:
-            raise Conflict(f"{job_id} has {known.status.value} and cannot be cancelled", code="job_has_ended")
+            raise _has_ended(known, "be cancelled")
         return known
     return job
 
 
-def _end(session: Session, job_id: str) -> Job | None:
-    job = repository.move(session, job_id, JobStatus.CANCELLED, utc_now(), Job.worker.is_(None), desired=Desire.CANCEL)
-    return job or repository.request_cancel(session, job_id)
+def pause(session: Session, job_id: str) -> Job:
+    """Stop a job behind a checkpoint, to be resumed there. Pausing twice is the same as once."""
+    find(session, job_id)
+    job = ending.pause(session, job_id)
+    session.commit()
+    if job is None:
+        raise _has_ended(_find_anew(session, job_id), "be paused")
+    return job
+
+
+def resume(session: Session, bell: Doorbell, job_id: str) -> Job:
+    """Let a paused job go on from its newest checkpoint. Resuming one that runs changes nothing."""
+    find(session, job_id)
+    job = ending.resume(session, job_id)
+    session.commit()
+    if job is None:
+        raise _has_ended(_find_anew(session, job_id), "be resumed")
+    if job.status is JobStatus.QUEUED:
+        bell.ring(Stage.TRAIN)
+    return job
+
+
+def ask_for_checkpoint(session: Session, job_id: str) -> Job:
+    """Ask a training for a checkpoint at its next step."""
+    find(session, job_id)
+    job = repository.ask_for_checkpoint(session, job_id)
+    session.commit()
+    if job is None:
+        status = _find_anew(session, job_id).status.value
+        raise Conflict(f"{job_id} is {status}: only a running job makes checkpoints", code="job_not_running")
+    return job
+
+
+def _has_ended(job: Job, what: str) -> Conflict:
+    ends = "is being cancelled" if not job.status.is_final else f"has {_ENDS[job.status]}"
+    return Conflict(f"{job.id} {ends} and cannot {what}", code="job_has_ended")
+
+
+_ENDS = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus.CANCELLED: "been cancelled"}
 
 
 def find(session: Session, job_id: str) -> Job:
@@ -162,46 +202,25 @@ def find(session: Session, job_id: str) -> Job:
     return job
 
 
+def _find_anew(session: Session, job_id: str) -> Job:
+    """The row as it is now, and not as this session has seen it before."""
+    session.expire_all()
+    return find(session, job_id)
+
+
 def delete(session: Session, settings: Settings, job_id: str) -> None:
-    """Remove an ended job with its events and files. Its adapter stays until it is deleted itself."""
-    job = find(session, job_id)
+    """Remove an ended job with its events, files and checkpoints. Its adapter stays until it is deleted itself."""
+    find(session, job_id)
+    job = repository.lock(session, job_id)  # nobody can go on from it from here on
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r}", param="job_id", code="unknown_job")
     if not job.status.is_final:
         raise Conflict(f"{job_id} is {job.status.value}: cancel it before you delete it", code="job_is_alive")
-    if not _remove(session, settings, job_id):
+    user = repository.continued_by(session, job_id)
+    if user is not None:
+        raise Conflict(f"{user} goes on from {job_id}: cancel it, or wait for its end", code="job_is_in_use")
+    if not retention.remove(session, settings, job_id):
         raise Conflict(f"{job_id} changed meanwhile", code="job_is_alive")
-
-
-def _remove(session: Session, settings: Settings, job_id: str) -> bool:
-    """Rows and folder of an ended job. False, and nothing was done, when it is not there or has not ended."""
-    if not repository.remove(session, job_id):
-        session.rollback()
-        return False
-    folder = settings.job_dir(job_id)
-    aside = folder.with_name(f".deleted-{job_id}")
-    with suppress(FileNotFoundError):  # it may never have had a folder
-        folder.rename(aside)
-    session.commit()
-    shutil.rmtree(aside, ignore_errors=True)
-    return True
-
-
-def end_dry_run(session: Session, settings: Settings, job_id: str) -> None:
-    """Nobody waits for its answer: it is removed, or ended by the checker that holds it and swept afterwards."""
-    job = _end(session, job_id)
-    session.commit()
-    if job is None or job.status.is_final:
-        _remove(session, settings, job_id)
-
-
-def sweep_dry_runs(database: Database, settings: Settings) -> None:
-    """Remove the dry runs whose requests are gone. Safe to run anywhere, any number of times."""
-    now = utc_now()
-    with database.reader() as session:
-        ended = repository.ended_dry_runs(session, now - DRY_RUN_IS_READ_WITHIN)
-        abandoned = repository.old_dry_runs(session, now - DRY_RUN_IS_ABANDONED_AFTER)
-    for job_id in (*ended, *abandoned):
-        with database.writer() as session:
-            end_dry_run(session, settings, job_id)
 
 
 def check_after(session: Session, after: str | None) -> None:

@@ -3,15 +3,24 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
 
-from app.db import Database
+from app.db import Database, utc_now
 from app.jobs import repository, service
 from app.jobs.schemas import EventView
 
 POLL_SECONDS = 0.5
 BATCH = 500
+DELETED = "deleted"
+
+
+@dataclass(frozen=True)
+class Batch:
+    events: list[EventView]
+    is_last: bool = False
+    is_gone: bool = False
 
 
 async def check(database: Database, job_id: str) -> None:
@@ -25,26 +34,31 @@ async def check(database: Database, job_id: str) -> None:
 
 
 async def follow(database: Database, job_id: str, after: int) -> AsyncIterator[dict[str, str]]:
-    """Yield every event above `after` as an SSE message, until the job has ended and all of it is sent."""
+    """Yield every event above `after` as an SSE message, until the job has ended and all of it is sent.
+
+    The last message of a job that was deleted meanwhile is `deleted`. It has no number: it is kept nowhere.
+    """
     while True:
-        batch, is_over = await run_in_threadpool(_next_events, database, job_id, after)
-        for event in batch:
+        batch = await run_in_threadpool(_next_events, database, job_id, after)
+        for event in batch.events:
             after = event.seq
             yield {"id": str(event.seq), "event": event.kind, "data": json.dumps(event.flat())}
-        if is_over:
+        if batch.is_gone:
+            yield {"event": DELETED, "data": json.dumps({"seq": after, "kind": DELETED, "at": utc_now().isoformat()})}
+        if batch.is_last or batch.is_gone:
             return
-        if not batch:
+        if not batch.events:
             await asyncio.sleep(POLL_SECONDS)
 
 
-def _next_events(database: Database, job_id: str, after: int) -> tuple[list[EventView], bool]:
-    """The next events, and whether no further can come. The job is read first: its last event comes with its status."""
+def _next_events(database: Database, job_id: str, after: int) -> Batch:
+    """What came after a number. The job is read first: its last event comes with its status."""
     with database.reader() as session:
         job = repository.get(session, job_id)
         if job is None:
-            return [], True
+            return Batch([], is_gone=True)
         is_ended, last = job.status.is_final, job.last_seq
         found = repository.events(session, job_id, after=after, limit=BATCH)
         events = [EventView.of(event) for event in found]
     newest = events[-1].seq if events else after
-    return events, is_ended and newest >= last
+    return Batch(events, is_last=is_ended and newest >= last)

@@ -15,7 +15,6 @@ from app.contracts.spec import JobSpec
 from app.guardian import spawn
 from app.jobs.states import Stage
 from tests.checks import prepare
-from tests.tiny_model import build_tiny_model
 from worker.child import command, environment
 
 torch = pytest.importorskip("torch")
@@ -25,11 +24,6 @@ CHATS = [
     [{"role": "user", "content": f"hello {n}" * (n % 5 + 1)}, {"role": "assistant", "content": "good day to you"}]
     for n in range(32)
 ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,8 @@ def train(base: Path, folder: Path, **groups: Any) -> Run:
         events=folder / "events.jsonl",
         work_dir=folder / "work",
         adapter_dir=folder / "adapter",
+        checkpoints=folder / "checkpoints",
+        pulse=folder / "pulse",
     )
     (folder / "order.json").write_text(order.model_dump_json())
     env = environment(folder.parent / "cache", is_offline=True)

@@ -18,7 +18,7 @@ from tests.unit.learned import Parts, chat_parts, write_data
 from worker import lifecycle
 from worker.attempt import Report
 from worker.office import Office
-from worker.verdict import judge
+from worker.slots import Slot
 
 NAME = "checker@here"
 
@@ -60,7 +60,8 @@ class Checker:
 
     @property
     def office(self) -> Office:
-        return Office(self.settings, self.database, self.bell, Stage.CHECK, NAME, CPU, self.stopping)
+        slot = Slot.open(self.settings.slots, NAME)
+        return Office(self.settings, self.database, self.bell, Stage.CHECK, NAME, CPU, slot, self.stopping)
 
     def show_up(self) -> None:
         with self.database.writer() as session:
@@ -85,7 +86,7 @@ class Checker:
             claims.record(session, held, found.events, 1)
             session.commit()
         report = Report(exit_code=0, failed=found.failed, is_checked=found.failed is None)
-        lifecycle.conclude(self.office, held, report, judge(report, 1, 3))
+        lifecycle.conclude(self.office, held, report)
 
     def data_of(self, job_id: str) -> Path:
         return self.settings.job_dir(job_id) / "data"

@@ -30,7 +30,7 @@ def add_job(database: Database, status: JobStatus = JobStatus.QUEUED, *, age: in
 def take(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> Claim | None:
     """What a worker does when it is rung."""
     with database.writer() as session:
-        job = claim(session, stage, worker, NOW)
+        job = claim(session, stage, worker, f"slot-{worker}", NOW)
         session.commit()
     return Claim(job.id, job.epoch, stage, worker, job.is_dry_run) if job is not None else None
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.contracts.events import AttemptEvent, Noticed, Phase, PhaseStarted, RowsChecked, StepLogged
 from app.db import Database
 from app.jobs import repository
-from app.jobs.claims import Claim, Fenced, finish, give_back, record
+from app.jobs.claims import Claim, Fenced, Wish, finish, record, take_back
 from app.jobs.models import Job
 from app.jobs.states import Desire, JobStatus, Stage
 from tests.integration.jobs import NOW, add_job, read, take
@@ -34,16 +34,16 @@ def taken(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) ->
     return claim
 
 
-def store(database: Database, claim: Claim, *events: AttemptEvent, offset: int = 1) -> Desire:
+def store(database: Database, claim: Claim, *events: AttemptEvent, offset: int = 1) -> Wish:
     with database.writer() as session:
-        desired = record(session, claim, events, offset)
+        wish = record(session, claim, events, offset)
         session.commit()
-    return desired
+    return wish
 
 
 def lose(session: Session, job: Job) -> bool:
     """Take the job back from a holder that fell silent."""
-    return give_back(session, job, NOW, outcome="worker_lost", reason="silent", run_after=None)
+    return take_back(session, job, NOW, reason="silent", max_attempts=99, pause=None) is not None
 
 
 def test_a_bell_rung_twice_starts_one_training(database: Database) -> None:
@@ -168,10 +168,10 @@ def test_a_job_taken_back_runs_again_under_a_higher_epoch(database: Database) ->
 def test_a_heartbeat_learns_that_the_job_is_to_be_cancelled(database: Database) -> None:
     claim = taken_with_job(database)
     with database.writer() as session:
-        repository.request_cancel(session, claim.job_id)
+        repository.request(session, claim.job_id, Desire.CANCEL)
         session.commit()
 
-    assert store(database, claim) is Desire.CANCEL
+    assert store(database, claim).desired is Desire.CANCEL
 
 
 def test_a_finished_job_stays_as_it_is(database: Database) -> None:
@@ -181,7 +181,7 @@ def test_a_finished_job_stays_as_it_is(database: Database) -> None:
         session.commit()
     with database.writer() as session:
         assert repository.move(session, claim.job_id, JobStatus.CANCELLED, NOW) is None
-        assert repository.request_cancel(session, claim.job_id) is None
+        assert repository.request(session, claim.job_id, Desire.CANCEL) is None
 
 
 def test_a_worker_that_took_its_job_again_is_fenced_from_the_attempt_before(database: Database) -> None:
@@ -194,4 +194,4 @@ def test_a_worker_that_took_its_job_again_is_fenced_from_the_attempt_before(data
 
     with pytest.raises(Fenced):
         store(database, before, STEP)
-    assert store(database, again) is Desire.RUN
+    assert store(database, again).desired is Desire.RUN

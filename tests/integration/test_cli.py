@@ -226,9 +226,16 @@ def test_a_log_is_printed_to_its_end(service: RestService, tunesmith: Command, f
 
 
 @pytest.mark.parametrize(
-    ("command", "request_line"), [("cancel", "POST /jobs/job-1/cancel"), ("delete", "DELETE /jobs/job-1")]
+    ("command", "request_line"),
+    [
+        ("cancel", "POST /jobs/job-1/cancel"),
+        ("pause", "POST /jobs/job-1/pause"),
+        ("resume", "POST /jobs/job-1/resume"),
+        ("checkpoint", "POST /jobs/job-1/checkpoint"),
+        ("delete", "DELETE /jobs/job-1"),
+    ],
 )
-def test_a_job_is_cancelled_and_deleted_by_its_id(
+def test_a_job_is_told_what_to_do_by_its_id(
     service: RestService, tunesmith: Command, command: str, request_line: str
 ) -> None:
     assert tunesmith(command, "job-1").code == 0

@@ -13,7 +13,7 @@ from app.config import Settings
 from app.contracts.spec import JobSpec
 from app.db import Database, utc_now
 from app.errors import Unavailable
-from app.jobs import repository, service
+from app.jobs import repository, retention
 from app.jobs.dry_run import DryRuns
 from app.jobs.models import Job
 from app.jobs.states import Desire, JobStatus, Stage
@@ -148,7 +148,7 @@ def test_a_dry_run_of_a_dead_api_is_ended_and_removed(database: Database, settin
 def test_one_that_a_checker_holds_is_ended_by_the_checker(database: Database, settings: Settings) -> None:
     job_id = dry_run(database, settings, created_at=utc_now() - HOUR - MINUTE)
     take(database, stage=Stage.CHECK)
-    service.sweep_dry_runs(database, settings)
+    retention.sweep(database, settings)
 
     job = find(database, job_id)
     assert job is not None
@@ -160,7 +160,7 @@ def test_one_that_a_checker_holds_is_ended_by_the_checker(database: Database, se
 def test_no_job_of_a_user_is_swept(database: Database, settings: Settings, status: JobStatus) -> None:
     old = utc_now() - 2 * HOUR
     job_id = add_job(database, status, created_at=old, finished_at=old)
-    service.sweep_dry_runs(database, settings)
+    retention.sweep(database, settings)
 
     assert find(database, job_id) is not None
 
@@ -187,6 +187,6 @@ def test_two_that_end_the_same_dry_run_do_no_harm(database: Database, settings: 
     job_id = dry_run(database, settings)
     for _ in range(2):
         with database.writer() as session:
-            service.end_dry_run(session, settings, job_id)
+            retention.end_dry_run(session, settings, job_id)
 
     assert find(database, job_id) is None

@@ -84,7 +84,7 @@ def test_a_guardian_killed_by_force_takes_its_child_along(holders: Holders) -> N
 
 def test_a_child_whose_guardian_died_before_it_was_bound_gives_up() -> None:
     not_the_parent = os.getpid() + 1
-    script = f"from app.guardian import _become\n_become(['echo', 'alive'], {not_the_parent})"
+    script = f"from app.guardian_process import _bind\n_bind({not_the_parent})\nprint('alive')"
 
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=SECONDS)
 
@@ -184,3 +184,14 @@ def test_the_output_may_be_an_open_descriptor(holders: Holders) -> None:
         holders.wait_until_ready()
 
         assert child.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize(("asked", "found"), [(500, "500"), (5000, None)], ids=["taken", "refused"])
+def test_the_kernel_takes_a_command_first_that_is_marked_for_it(tmp_path: Path, asked: int, found: str | None) -> None:
+    before = Path("/proc/self/oom_score_adj").read_text().strip()
+    argv = ["cat", "/proc/self/oom_score_adj"]
+
+    with spawn(argv, output=tmp_path / "log", oom_score_adj=asked) as child:
+        assert child.wait(SECONDS) == 0
+
+    assert (tmp_path / "log").read_text().strip() == (found or before)

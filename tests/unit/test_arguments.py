@@ -14,7 +14,8 @@ BF16, NO_BF16 = Hardware("gpu", supports_bf16=True), Hardware("gpu", supports_bf
 
 
 def an_order(**groups: Any) -> TrainingOrder:
-    paths = {name: Path("/job") / name for name in ("train_rows", "tokenizer", "events", "work_dir", "adapter_dir")}
+    names = ("train_rows", "tokenizer", "events", "work_dir", "adapter_dir", "checkpoints", "pulse")
+    paths = {name: Path("/job") / name for name in names}
     base = BaseRef(source="org/model", is_local=False)
     return TrainingOrder(job_id="job-x", epoch=1, spec=a_spec(**groups), base=base, eval_rows=None, **paths)
 
@@ -57,7 +58,6 @@ TRAINING = {
     "lr_scheduler_type": "cosine",
     "seed": 5,
     "packing": True,
-    "save_steps": 11,
 }
 
 
@@ -83,10 +83,20 @@ def test_a_training_field_reaches_the_trainers_config(name: str) -> None:
 
 
 def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
-    elsewhere = {"model_name", "chat_template", "method", "eval_steps", "output_dir"}
+    elsewhere = {"model_name", "chat_template", "method", "eval_steps", "output_dir", "save_steps", "save_total_limit"}
     fields = {*ModelSpec.model_fields, *LoraSpec.model_fields, *TrainingArgs.model_fields}
 
     assert fields - elsewhere == {*MODEL, *LORA, *TRAINING}
+
+
+@pytest.mark.parametrize("save_steps", [11, "auto", None])
+def test_transformers_neither_saves_nor_rotates_by_itself(save_steps: int | str | None) -> None:
+    order = an_order(training={"save_steps": save_steps, "save_total_limit": 3})
+
+    arguments = trainer_arguments(order, BF16, evaluates=False)
+
+    assert arguments["save_strategy"] == "no"
+    assert {"save_steps", "save_total_limit"}.isdisjoint(arguments)
 
 
 def test_the_output_dir_is_a_folder_of_the_attempt() -> None:

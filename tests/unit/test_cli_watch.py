@@ -30,6 +30,16 @@ def a_step(**changes: Any) -> dict[str, Any]:
     ("event", "line"),
     [
         (an_event("status", status="queued"), "status: queued"),
+        (an_event("status", status="paused", error=None), "status: paused, until `tunesmith resume`"),
+        (
+            an_event("status", status="paused", error={"message": "no space\nleft"}),
+            "status: paused (no space\\nleft), until `tunesmith resume`",
+        ),
+        (an_event("checkpoint", step=40, bytes=2_500_000, seconds=0.26), "checkpoint of step 40: 2.5 MB in 0.3 s"),
+        (an_event("checkpoint_removed", step=20), None),
+        (an_event("interrupted", step=40), "stopped behind step 40"),
+        (an_event("resumed", step=40), "resumed behind step 40"),
+        (an_event("deleted"), "the job was deleted"),
         (an_event("phase", phase="train"), "phase: train"),
         (an_event("notice", message="adamw_8bit needs a GPU"), "notice: adamw_8bit needs a GPU"),
         (an_event("eval", step=4, eval_loss=0.25), "eval at step 4: loss 0.2500"),

@@ -11,11 +11,13 @@ SOURCES = [path for folder in ("app", "worker", "tests", "bench") for path in so
 MAY_COMMIT = {
     "app/adapters/service.py",
     "app/files/service.py",
+    "app/jobs/retention.py",
     "app/jobs/service.py",
     "app/migrate.py",
     "worker/attempt.py",
     "worker/lifecycle.py",
     "worker/reconciler.py",
+    "worker/resuming.py",
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.jobs.states import NEXT, JobStatus, Stage, after_check, sources_of
+from app.jobs.states import NEXT, Desire, JobStatus, Stage, after_check, given_back, sources_of
 
 
 @pytest.mark.parametrize("status", [s for s in JobStatus if s.is_final])
@@ -19,12 +19,28 @@ def test_only_a_running_job_and_a_dry_run_can_succeed() -> None:
     assert sources_of(JobStatus.SUCCEEDED) == [JobStatus.VALIDATING, JobStatus.RUNNING]
 
 
-@pytest.mark.parametrize(("is_dry_run", "status"), [(False, JobStatus.QUEUED), (True, JobStatus.SUCCEEDED)])
-def test_a_job_that_was_checked_waits_for_its_training_and_a_dry_run_has_ended(
-    is_dry_run: bool, status: JobStatus
+@pytest.mark.parametrize(
+    ("desired", "is_dry_run", "status"),
+    [
+        (Desire.RUN, False, JobStatus.QUEUED),
+        (Desire.PAUSE, False, JobStatus.PAUSED),
+        (Desire.RUN, True, JobStatus.SUCCEEDED),
+    ],
+)
+def test_a_job_that_was_checked_waits_as_its_user_wants_and_a_dry_run_has_ended(
+    desired: Desire, is_dry_run: bool, status: JobStatus
 ) -> None:
-    assert after_check(is_dry_run=is_dry_run) is status
+    assert after_check(desired, is_dry_run=is_dry_run) is status
     assert status in NEXT[JobStatus.VALIDATING]
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("desired", Desire)
+def test_what_is_given_back_may_become_what_its_user_wants(stage: Stage, desired: Desire) -> None:
+    target = given_back(stage, desired)
+
+    assert target in NEXT[stage.active]
+    assert target.is_final == (desired is Desire.CANCEL)
 
 
 def test_a_stage_claims_what_the_stage_before_it_leaves() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.contracts.events import AdapterSaved, Blame, Failed, Finished
+from app.contracts.events import AdapterSaved, Blame, Failed, Finished, Interrupted
 from worker.attempt import Report, StopReason
 from worker.verdict import Next, judge
 
@@ -18,6 +18,7 @@ ADAPTER = AdapterSaved(
     trainable_parameters=1,
 )
 USER = Failed(blame=Blame.USER, code="bad_data", message="bad")
+INTERRUPTED = Interrupted(step=3)
 SYSTEM = Failed(blame=Blame.SYSTEM, code="hub_unreachable", message="away")
 
 
@@ -38,27 +39,45 @@ SYSTEM = Failed(blame=Blame.SYSTEM, code="hub_unreachable", message="away")
         (Report(143, stopped=StopReason.SHUTDOWN), Next.WAIT),
         (Report(0, stopped=StopReason.SHUTDOWN, finished=FINISHED, adapter=ADAPTER), Next.GO_ON),
         (Report(137, stopped=StopReason.FENCED), Next.DROP),
+        (Report(75, stopped=StopReason.PAUSED, interrupted=INTERRUPTED), Next.PAUSE),
+        (Report(137, stopped=StopReason.PAUSED), Next.PAUSE),
+        (Report(0, stopped=StopReason.PAUSED, finished=FINISHED, adapter=ADAPTER), Next.GO_ON),
+        (Report(0, stopped=StopReason.CANCELLED, finished=FINISHED, adapter=ADAPTER), Next.CANCEL),
+        (Report(75, interrupted=INTERRUPTED), Next.WAIT),
+        (Report(143, stopped=StopReason.HUNG), Next.WAIT),
+        (Report(1, failed=Failed(blame=Blame.SYSTEM, code="disk_full", message="full")), Next.PAUSE),
     ],
 )
 def test_each_way_to_end_has_its_consequence(report: Report, expected: Next) -> None:
-    assert judge(report, attempt=1, max_attempts=3).next is expected
+    assert judge(report, faults=1, max_attempts=3).next is expected
 
 
 @pytest.mark.parametrize("report", [Report(137), Report(1, failed=SYSTEM)])
 def test_a_system_fault_fails_the_job_when_the_attempts_are_used_up(report: Report) -> None:
-    assert judge(report, attempt=3, max_attempts=3).next is Next.FAIL
+    assert judge(report, faults=3, max_attempts=3).next is Next.FAIL
 
 
 def test_pauses_between_attempts_grow() -> None:
-    pauses = [judge(Report(137), attempt, max_attempts=99).pause_seconds for attempt in (1, 2, 3, 50)]
+    pauses = [judge(Report(137), attempt, max_attempts=99).pause_seconds for attempt in (0, 1, 2, 3, 50)]
 
-    assert pauses == [5.0, 10.0, 20.0, 600.0]
+    assert pauses == [5.0, 5.0, 10.0, 20.0, 600.0]
 
 
-def test_a_killed_process_is_told_from_one_that_crashed() -> None:
-    killed, crashed = (judge(Report(code), 1, 3).failure for code in (137, 2))
+@pytest.mark.parametrize(
+    ("report", "code"),
+    [
+        (Report(137), "process_killed"),
+        (Report(-9), "process_killed"),
+        (Report(2), "process_crashed"),
+        (Report(139), "process_crashed"),
+        (Report(142), "process_killed"),
+        (Report(137, is_out_of_memory=True), "host_out_of_memory"),
+        (Report(143, stopped=StopReason.HUNG), "hung"),
+        (Report(1, failed=SYSTEM), "hub_unreachable"),
+    ],
+)
+def test_reasons_to_end_are_told_apart(report: Report, code: str) -> None:
+    verdict = judge(report, 1, 3)
 
-    assert killed is not None
-    assert crashed is not None
-    assert (killed.code, crashed.code) == ("process_killed", "process_crashed")
-    assert "SIGKILL" in killed.message
+    assert verdict.outcome == code
+    assert verdict.failure is not None

@@ -6,10 +6,6 @@ from typing import Any
 from app.contracts.order import TrainingOrder
 from app.contracts.spec import JobSpec
 
-# What "auto" means until the speed of a step is known: transformers' own default.
-AUTO_SAVE_STEPS = 500
-CHECKPOINTS_KEPT = 2
-
 
 @dataclass(frozen=True)
 class Hardware:
@@ -49,10 +45,11 @@ def lora_arguments(spec: JobSpec) -> dict[str, Any]:
 def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bool) -> dict[str, Any]:
     """For trl's `SFTConfig`, or Unsloth's subclass of it where embeddings have a learning rate of their own."""
     spec, training = order.spec, order.spec.training
-    own = {"method", "packing", "save_steps", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps"}
+    own = {"method", "packing", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps"}
+    saving = {"save_steps", "save_total_limit"}
     fp16, bf16 = precision(spec, hardware)
     arguments: dict[str, Any] = {
-        **training.model_dump(exclude=own),
+        **training.model_dump(exclude=own | saving),
         "output_dir": str(order.work_dir / training.output_dir),
         "max_length": spec.model.max_seq_length,
         "max_steps": training.max_steps or -1,
@@ -64,9 +61,8 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
         "fp16": fp16,
         "bf16": bf16,
         "gradient_checkpointing": bool(spec.lora.use_gradient_checkpointing),
-        "save_strategy": "no" if training.save_steps is None else "steps",
-        "save_steps": AUTO_SAVE_STEPS if training.save_steps in ("auto", None) else training.save_steps,
-        "save_total_limit": CHECKPOINTS_KEPT,
+        # Our own callback decides when to save and how many are kept: transformers' rotation knows no manifest.
+        "save_strategy": "no",
         "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
         "eval_steps": training.eval_steps,
         "prediction_loss_only": True,

@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from app.contracts.events import Evaluated, Phase, StepLogged
 from worker.events import EventWriter
 from worker.failures import UserError
+from worker.training.progress import Progress
 
 # Loss scaling in fp16 may skip a step or two; more in a row and nothing is learned.
 NON_FINITE_STEPS = 3
@@ -23,10 +24,27 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         self._events = events
         self._started = 0.0
         self._step_before: tuple[float, int] | None = None
-        self._bad_steps = 0
+        self.bad_steps = 0
         self._counted: int | torch.Tensor = 0
+        self._seconds_before = 0.0
         self.final_loss: float | None = None
-        self.tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        """All that went through the model, over all attempts; waits for the device."""
+        return int(self._counted)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all attempts."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def restore(self, progress: Progress) -> None:
+        """Go on counting behind a checkpoint."""
+        self._counted = progress.tokens
+        self._seconds_before = progress.seconds
+        self.final_loss = progress.final_loss
+        self.bad_steps = progress.bad_steps
 
     def count(self, tokens: int | torch.Tensor) -> None:
         """Add the tokens of a micro-batch, padding left out; a tensor stays on its device until a step is logged."""
@@ -35,7 +53,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._events.enter(Phase.TRAIN)
         self._started = time.monotonic()
-        self._step_before = (self._started, 0)
+        self._step_before = (self._started, self.tokens)
 
     def on_log(
         self,
@@ -49,8 +67,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             return
         now = time.monotonic()
         then, tokens_then = self._step_before
-        self.tokens = int(self._counted)
-        self._step_before = (now, self.tokens)
+        tokens = self.tokens
+        self._step_before = (now, tokens)
         self.final_loss = finite(logs["loss"])
         self._events.write(
             StepLogged(
@@ -60,9 +78,9 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
                 loss=self.final_loss,
                 learning_rate=finite(logs.get("learning_rate")),
                 grad_norm=finite(logs.get("grad_norm")),
-                tokens=self.tokens,
-                tokens_per_second=round((self.tokens - tokens_then) / max(now - then, 1e-9), 1),
-                seconds=round(now - self._started, 3),
+                tokens=tokens,
+                tokens_per_second=round((tokens - tokens_then) / max(now - then, 1e-9), 1),
+                seconds=round(self.seconds, 3),
                 memory_bytes=peak_memory(),
                 gpu_memory_bytes=peak_gpu_memory(),
             )
@@ -71,8 +89,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
 
     def _stop_if_lost(self, step: int, logs: dict[str, Any]) -> None:
         is_lost = self.final_loss is None or ("grad_norm" in logs and finite(logs["grad_norm"]) is None)
-        self._bad_steps = self._bad_steps + 1 if is_lost else 0
-        if self._bad_steps >= NON_FINITE_STEPS:
+        self.bad_steps = self.bad_steps + 1 if is_lost else 0
+        if self.bad_steps >= NON_FINITE_STEPS:
             raise UserError(
                 "loss_not_finite",
                 f"loss or gradient norm was not finite in {NON_FINITE_STEPS} logged steps in a row, up to step {step}",

@@ -55,7 +55,9 @@ def trainable_leaves(model: Any) -> set[str]:
 
 def read_tokenizer(order: TrainingOrder, own: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The job's tokenizer, by which the rows were made. Where it has no token to pad with, it takes Unsloth's."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(order.tokenizer), local_files_only=True)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        str(order.tokenizer), local_files_only=True, trust_remote_code=False
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = own.pad_token
     tokenizer.padding_side = "right"

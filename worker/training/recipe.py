@@ -2,42 +2,71 @@
 
 from worker.training.model import attach_lora, find_hardware, load_base, read_tokenizer  # isort: skip
 
-import time
+from typing import Any
 
-from app.contracts.events import Finished, Phase, SpecResolved
+from app.contracts.events import Finished, Interrupted, Phase, Resumed, SpecResolved
 from app.contracts.order import TrainingOrder
+from worker.checkpoints import noticing_a_full_disk, sweep
 from worker.events import EventWriter
+from worker.failures import SystemFault
+from worker.stopping import Requests
+from worker.training.adapters import begin_with
 from worker.training.borders import check_borders
 from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
+from worker.training.checkpointing import Checkpointer
 from worker.training.resolved import effective_values, report_differences
+from worker.training.schedule import SaveSchedule
 from worker.training.trainer import build_trainer, read_rows, report_packing
 
 
-def fine_tune(order: TrainingOrder, events: EventWriter) -> None:
-    """One attempt from the base model to the saved adapter."""
+def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> bool:
+    """One attempt from the base model, or from a checkpoint, to the saved adapter. False: it stopped when asked to."""
     spec, hardware, callback = order.spec, find_hardware(), EventCallback(events)
     events.enter(Phase.LOAD if order.base.is_local else Phase.DOWNLOAD)
     model, own_tokenizer = load_base(order)
     events.enter(Phase.LOAD)
     model = attach_lora(model, spec)
+    if order.start_from is not None and order.resume_from is None:
+        begin_with(model, order.start_from)
     tokenizer = read_tokenizer(order, own_tokenizer)
     train, evaluation = read_rows(order.train_rows), read_rows(order.eval_rows) if order.eval_rows else None
-    trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback)
+    keeper = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
+    trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback, keeper)
     report_packing(trainer, train, events)
     check_borders(trainer)
     resolved = effective_values(order, model, trainer.args)
     report_differences(order, resolved, hardware, events)
     events.write(SpecResolved(values=resolved))
 
-    started = time.monotonic()
-    trainer.train()
-    seconds = round(time.monotonic() - started, 3)
+    if not train_to_the_end(trainer, keeper):
+        return False
+    seconds = round(callback.seconds, 3)
     if evaluation:
         events.enter(Phase.EVAL)
         trainer.evaluate()
 
     events.enter(Phase.SAVE)
-    events.write(save_bundle(model, tokenizer, order, resolved))
+    with noticing_a_full_disk(order.adapter_dir.parent):
+        events.write(save_bundle(model, tokenizer, order, resolved))
     steps = trainer.state.global_step
     events.write(Finished(steps=steps, train_seconds=seconds, final_loss=callback.final_loss, tokens=callback.tokens))
+    return True
+
+
+def train_to_the_end(trainer: Any, keeper: Checkpointer) -> bool:
+    """False: it stopped before, as it was asked to, behind a checkpoint. Raises SystemFault for any other way."""
+    sweep(keeper.order.checkpoints)
+    keeper.resume()
+    if keeper.resumed is not None:
+        keeper.events.write(Resumed(step=keeper.resumed.step))
+    trainer.train(resume_from_checkpoint=str(keeper.order.resume_from) if keeper.resumed is not None else None)
+    step, last = trainer.state.global_step, trainer.state.max_steps
+    if step >= last:
+        return True
+    if (
+        not keeper.requests.stop or keeper.saved_step != step
+    ):  # transformers returns as if all were done, whatever ended the training
+        raise SystemFault("training_cut_short", f"the training ended by itself at step {step} of {last}")
+    keeper.events.write(Interrupted(step=step))
+    return False

@@ -31,7 +31,7 @@ def effective_values(order: TrainingOrder, model: Any, args: Any) -> dict[str, A
         "training.packing": bool(args.packing),
         "training.fp16": bool(args.fp16),
         "training.bf16": bool(args.bf16),
-        "training.save_steps": int(args.save_steps) if _name(args.save_strategy) == "steps" else None,
+        "training.save_steps": order.spec.training.save_steps,
         "training.num_train_epochs": None if by_steps else float(args.num_train_epochs),
     }
 

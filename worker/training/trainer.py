@@ -14,6 +14,7 @@ from app.contracts.rows import INPUT_IDS, LABELS
 from worker.events import EventWriter
 from worker.training.arguments import Hardware, trainer_arguments
 from worker.training.callback import EventCallback
+from worker.training.checkpointing import CheckpointCallback, Checkpointer, resumable
 
 
 def build_trainer(
@@ -24,31 +25,20 @@ def build_trainer(
     order: TrainingOrder,
     hardware: Hardware,
     callback: EventCallback,
+    keeper: Checkpointer,
 ) -> Any:
     """The trainer with every argument of the spec; Unsloth's own where embeddings have their own learning rate."""
     arguments = trainer_arguments(order, hardware, evaluates=evaluation is not None)
     splits = order.spec.training.embedding_learning_rate is not None
     trainer_class, config_class = (UnslothTrainer, UnslothTrainingArguments) if splits else (SFTTrainer, SFTConfig)
-    return counting(trainer_class, callback)(
+    return resumable(trainer_class, keeper)(
         model=model,
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=evaluation,
         args=config_class(**arguments),
-        callbacks=[callback],
+        callbacks=[CheckpointCallback(keeper), callback],
     )
-
-
-def counting(trainer_class: type[Any], callback: EventCallback) -> type[Any]:
-    """The trainer, telling the callback how many tokens it was given: on the device, so that no step waits for it."""
-
-    class CountingTrainer(trainer_class):  # type: ignore[misc]
-        def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            mask = inputs.get("attention_mask")
-            callback.count(inputs["input_ids"].numel() if mask is None else mask.sum())
-            return super().training_step(model, inputs, *args, **kwargs)
-
-    return CountingTrainer
 
 
 def read_rows(path: Path) -> Dataset:

@@ -1,0 +1,114 @@
+"""Whether a job can go on from what it names: an adapter's weights, or the checkpoint of a job that has ended."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.adapters import service as adapters
+from app.adapters.models import Adapter
+from app.contracts.spec import JobSpec
+from app.errors import Conflict, InvalidRequest, NotFound
+from app.jobs import repository
+from app.jobs.models import Job
+from app.sources import invalid
+
+# What the shapes of an adapter's tensors depend on, and what they are multiplied with.
+LORA = ("r", "lora_alpha", "use_rslora", "bias")
+# What the base weights and the optimizer's state below a checkpoint depend on.
+BASE = ("model.model_name", "model.full_finetuning", "model.load_in_4bit", "model.load_in_8bit", "training.optim")
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def check(session: Session, spec: JobSpec) -> str | None:
+    """The id of the adapter or job that the spec goes on from, which nobody deletes until the session ends.
+
+    Raises InvalidRequest for an origin that is not there, or that does not fit this spec.
+    """
+    if spec.continue_from is None:
+        return None
+    if spec.continue_from.adapter is not None:
+        return _check_adapter(session, spec, spec.continue_from.adapter)
+    assert spec.continue_from.job is not None, "one of both is given"
+    return _check_checkpoint(session, spec, spec.continue_from.job, spec.continue_from.step)
+
+
+def _check_adapter(session: Session, spec: JobSpec, name: str) -> str:
+    field = "continue_from.adapter"
+    try:
+        adapter = adapters.find_and_keep(session, name, field)
+    except (NotFound, Conflict) as error:
+        raise InvalidRequest(f"{field}: {error.message}", param=field, code=error.code) from error
+    if adapter.kind != "lora":
+        raise invalid(field, "not_a_lora", f"{name}, which is a whole model", "a LoRA adapter")
+    if adapter.base_model != spec.model.model_name:
+        raise invalid("model.model_name", "another_base", spec.model.model_name, f"{adapter.base_model}, as {name} has")
+    if spec.model.full_finetuning:
+        raise invalid("model.full_finetuning", "not_a_lora", "true", f"false: {name} is a LoRA adapter")
+    _check_lora(spec, _config_of(adapter), f"as {name} has")
+    return adapter.id
+
+
+def _config_of(adapter: Adapter) -> dict[str, Any]:
+    """peft's own description of the adapter, as far as it can be read here: the trainer compares all of it again."""
+    try:
+        config = json.loads((Path(adapter.path) / ADAPTER_CONFIG).read_text())
+    except (OSError, ValueError):
+        config = {}
+    return {"r": adapter.rank, **config}
+
+
+def _check_checkpoint(session: Session, spec: JobSpec, job_id: str, step: int | None) -> str:
+    job = repository.lock_against_removal(session, job_id)
+    if job is None or job.is_dry_run:
+        raise invalid("continue_from.job", "unknown_job", job_id, "the id of a job that has ended")
+    if not job.status.is_final:
+        found, expected = f"{job_id}, which is {job.status.value}", "a job that has ended"
+        raise invalid("continue_from.job", "job_is_alive", found, expected)
+    begins = _step_of(job_id, [one.step for one in repository.checkpoints(session, job_id)], step)
+    _check_base(job, spec)
+    if not spec.model.full_finetuning:
+        _check_lora(spec, JobSpec.model_validate(job.spec).lora.model_dump(), f"as {job_id} had")
+    ends = spec.training.max_steps
+    if ends is not None and ends <= begins:
+        found = f"{ends}, and a checkpoint of step {begins}"
+        raise invalid("training.max_steps", "nothing_left", found, "more steps than the checkpoint has behind it")
+    return job.id
+
+
+def _step_of(job_id: str, kept: Sequence[int], step: int | None) -> int:
+    """The step to go on behind; `kept` are the steps of the checkpoints that are there, the newest first."""
+    if not kept:
+        raise invalid("continue_from.job", "unknown_checkpoint", job_id, "a job that has kept a checkpoint")
+    if step is not None and step not in kept:
+        expected = f"one of its checkpoints: {', '.join(map(str, dict.fromkeys(kept)))}"
+        raise invalid("continue_from.step", "unknown_checkpoint", str(step), expected)
+    return step or kept[0]
+
+
+def _check_base(job: Job, spec: JobSpec) -> None:
+    """What the job was sent with fits, and so does what became of it: another optimizer where there is no GPU."""
+    before, now = JobSpec.model_validate(job.spec).model_dump(), spec.model_dump()
+    for name in BASE:
+        group, _, field = name.partition(".")
+        was, is_now = before[group][field], now[group][field]
+        if is_now not in (was, job.resolved[group].get(field)):
+            raise invalid(name, "another_base", str(is_now), f"{was}, as {job.id} had: a checkpoint fits no other")
+
+
+def _check_lora(spec: JobSpec, there: dict[str, Any], whose: str) -> None:
+    """`there` has the names of peft and of the spec's lora group; what it lacks is not compared."""
+    here = spec.lora.model_dump()
+    for field in LORA:
+        if there.get(field) is not None and there[field] != here[field]:
+            raise invalid(f"lora.{field}", "another_lora", str(here[field]), f"{there[field]}, {whose}")
+    if isinstance(there.get("target_modules"), list) and _modules(there) != _modules(here):
+        expected = f"{', '.join(sorted(_modules(there)))}, {whose}"
+        raise invalid("lora.target_modules", "another_lora", ", ".join(sorted(_modules(here))), expected)
+
+
+def _modules(lora: dict[str, Any]) -> set[str]:
+    """All that is trained: Unsloth moves embeddings and head from the first of the two lists to the second."""
+    return {*lora["target_modules"], *(lora.get("modules_to_save") or ())}

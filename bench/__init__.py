@@ -1,0 +1,1 @@
+"""Measurements and fault injection: programs that print JSON."""

@@ -1,0 +1,72 @@
+"""Workers in this process: their own slots, real children, a real database."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.config import Settings
+from app.db import Database
+from app.jobs.models import Job
+from app.jobs.states import Stage
+from tests.integration.jobs import add_job, read
+from tests.unit.specs import a_body
+from tests.waiting import wait_for
+from worker.lifecycle import attend
+from worker.office import Office
+from worker.reconciler import Reconciler
+from worker.slots import Slot
+
+
+class SilentBell:
+    """Nobody is there to hear it: these workers are told when to work."""
+
+    def ring(self, stage: Stage) -> None:
+        pass
+
+
+def settings_of(home: Path, **values: Any) -> Settings:
+    quick = {"heartbeat_seconds": 0.1, "lease_seconds": 30, "grace_seconds": 5, "reconcile_seconds": 0.2}
+    return Settings.model_validate({"home": home, "trainer_module": "tests.integration.a_trainer", **quick, **values})
+
+
+def an_office(settings: Settings, database: Database, slot: str = "gpu0", name: str = "w1") -> Office:
+    return Office(settings, database, SilentBell(), Stage.TRAIN, name, "cpu", Slot.open(settings.slots, slot))
+
+
+@contextmanager
+def seated(settings: Settings, database: Database, slot: str = "gpu0", name: str = "w1") -> Iterator[Office]:
+    """One that holds its slot, and lets go of it at the end."""
+    office = an_office(settings, database, slot, name)
+    Reconciler(office).round()
+    assert office.seated.is_set()
+    try:
+        yield office
+    finally:
+        office.slot.release()
+
+
+@contextmanager
+def at_work(office: Office) -> Iterator[None]:
+    """It works in a thread, and is told to stop at the end."""
+    thread = threading.Thread(target=attend, args=(office,))
+    thread.start()
+    try:
+        yield
+    finally:
+        office.stopping.set()
+        thread.join()
+
+
+def add_training(database: Database, **labels: Any) -> str:
+    spec = {**a_body(), "labels": {name: str(value) for name, value in labels.items()}}
+    return add_job(database, spec=spec)
+
+
+def reached_step(database: Database, job_id: str, step: int) -> Job:
+    def look() -> Job | None:
+        job = read(database, job_id)
+        return job if job.progress is not None and job.progress["step"] >= step else None
+
+    return wait_for(f"step {step} of {job_id}", look, 30)

@@ -1,0 +1,56 @@
+"""What the fault harness reads off the trainers' journal: a harness that is blind would find every service sound."""
+
+from bench.chaos.figures import next_step
+from bench.chaos.journal import NO_SLOT, Entry, lives, overlaps, repeated_steps
+from bench.chaos.scene import Injected
+
+
+def a_life(job: str, epoch: int, *, slot: str = "a", steps: range, began: float) -> list[Entry]:
+    """A process that is born at `began` and takes a step a second."""
+    born = Entry("born", job, epoch, slot, 100 + epoch, 0, began, began)
+    taken = [
+        Entry("step", job, epoch, slot, 100 + epoch, step, began + n, began + n + 1) for n, step in enumerate(steps)
+    ]
+    return [born, *taken]
+
+
+def test_attempts_one_after_another_do_not_overlap() -> None:
+    entries = a_life("job-1", 1, steps=range(1, 4), began=0.0) + a_life("job-1", 2, steps=range(3, 6), began=3.0)
+
+    assert list(overlaps(lives(entries))) == []
+    assert repeated_steps(lives(entries)) == 1
+
+
+def test_two_processes_of_one_job_at_once_are_seen_whatever_their_slots() -> None:
+    entries = a_life("job-1", 1, slot="a", steps=range(1, 9), began=0.0)
+    entries += a_life("job-1", 2, slot="b", steps=range(1, 3), began=4.5)
+
+    assert len(list(overlaps(lives(entries)))) == 1
+
+
+def test_two_jobs_in_one_slot_at_once_are_seen() -> None:
+    entries = a_life("job-1", 1, steps=range(1, 9), began=0.0) + a_life("job-2", 2, steps=range(1, 3), began=4.5)
+
+    assert len(list(overlaps(lives(entries)))) == 1
+
+
+def test_a_process_within_the_life_of_another_does_not_hide_a_third() -> None:
+    entries = a_life("job-1", 1, steps=range(1, 20), began=0.0) + a_life("job-1", 2, steps=range(1, 2), began=2.0)
+    entries += a_life("job-1", 3, steps=range(1, 2), began=10.0)
+
+    assert len(list(overlaps(lives(entries)))) == 2
+
+
+def test_processes_without_a_slot_share_none() -> None:
+    entries = a_life("job-1", 1, slot=NO_SLOT, steps=range(1, 9), began=0.0)
+    entries += a_life("job-2", 2, slot=NO_SLOT, steps=range(1, 9), began=1.0)
+
+    assert list(overlaps(lives(entries))) == []
+
+
+def test_the_cost_of_a_fault_is_the_wait_for_the_next_step_and_the_steps_taken_again() -> None:
+    entries = a_life("job-1", 1, steps=range(1, 8), began=0.0) + a_life("job-1", 2, steps=range(6, 9), began=20.0)
+
+    cost = next_step(Injected("worker_kill", 7.5, "job-1", pid=101), lives(entries))
+
+    assert cost == (13.5, 2)

@@ -1,0 +1,272 @@
+"""A job's checkpoints on disk: each is complete or absent, whenever a process or the host dies.
+
+    <folder>/step-00000120-attempt-2/     complete: every file is named in manifest.json with its size and sha256
+    <folder>/.draft-step-…                being written
+    <folder>/.removed-step-…              being deleted
+
+The trainer writes here and the worker chooses what to resume from, so this file needs no torch.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from app.contracts.base import Contract
+from worker.failures import SystemFault
+
+MANIFEST = "manifest.json"
+DRAFT, REMOVED = ".draft-", ".removed-"
+NAME = re.compile(r"step-(\d{8,})-attempt-(\d+)")
+FULL = {errno.ENOSPC, errno.EDQUOT}
+# What is written to learn whether a disk is full: libraries that write in C++ lose the error's number.
+PROBE_BYTES = 1 << 20
+
+log = logging.getLogger(__name__)
+
+
+class DiskFull(SystemFault):
+    """Nothing of the new checkpoint is left, and the older ones are as they were."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("disk_full", message, hint="free space in TUNESMITH_HOME; the job resumes where it was saved")
+
+
+class StoredFile(Contract):
+    """One file of a checkpoint; the path is relative to its folder."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Written(Contract):
+    """manifest.json."""
+
+    step: int = Field(ge=0)
+    attempt: int = Field(ge=0)
+    files: list[StoredFile]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A complete checkpoint. `bytes` counts all its files, the manifest too; `sha256` is the manifest's own."""
+
+    path: Path
+    step: int
+    attempt: int
+    bytes: int
+    sha256: str
+    files: tuple[StoredFile, ...]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A checkpoint that is gone; the path is the one that it had."""
+
+    path: Path
+    step: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that can be trusted, and the newer ones that cannot. Step 0 and no path: there is none."""
+
+    step: int
+    path: Path | None
+    skipped: tuple[Path, ...]
+
+
+@contextmanager
+def drafting(folder: Path, *, step: int, attempt: int) -> Iterator[Path]:
+    """An empty folder to write a checkpoint into and `publish` from; it is gone afterwards, whatever happens.
+
+    Raises DiskFull where that is why the writing failed.
+    """
+    with noticing_a_full_disk(folder, step):
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"{DRAFT}{_name(step, attempt)}-{time.monotonic_ns()}"
+        draft.mkdir()
+        try:
+            with noticing_a_full_disk(draft, step):
+                yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def publish(draft: Path, folder: Path, *, step: int, attempt: int) -> Manifest:
+    """Make the files of a draft, of the same file system, a checkpoint of the folder.
+
+    Raises DiskFull, without the draft, where there is no room for the manifest. Another OSError is the caller's.
+    """
+    target = folder / _name(step, attempt)
+    try:
+        with noticing_a_full_disk(draft, step):
+            files = tuple(_stored(path, draft) for path in _files(draft))
+            text = Written(step=step, attempt=attempt, files=list(files)).model_dump_json(indent=1).encode()
+            _write(draft / MANIFEST, text)
+            for inner in (path for path in draft.rglob("*") if path.is_dir()):
+                _sync(inner)
+            _sync(draft)
+            draft.rename(target)
+            _sync(folder)
+    except DiskFull:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return _manifest(target, text, step, attempt, files)
+
+
+def verify(path: Path) -> Manifest | None:
+    """The checkpoint, every byte of it read and as its manifest says; None where anything is lost, changed or added."""
+    found = outline(path)
+    if found is None:
+        return None
+    try:
+        is_whole = all(_sha256(path / file.path) == file.sha256 for file in found.files)
+    except OSError:
+        return None
+    return found if is_whole else None
+
+
+def outline(path: Path) -> Manifest | None:
+    """`verify` by names and sizes alone: what a torn write or delete leaves fails it, a flipped byte does not."""
+    named = NAME.fullmatch(path.name)
+    try:
+        text = (path / MANIFEST).read_bytes()
+        written = Written.model_validate_json(text)
+        present = {str(file.relative_to(path)): file.stat().st_size for file in _files(path) if file.name != MANIFEST}
+    except (OSError, ValidationError):
+        return None
+    is_itself = named is not None and (written.step, written.attempt) == (int(named[1]), int(named[2]))
+    if not is_itself or present != {file.path: file.bytes for file in written.files}:
+        return None
+    return _manifest(path, text, written.step, written.attempt, tuple(written.files))
+
+
+def newest(folder: Path) -> Found:
+    """Look for the newest checkpoint, by step and then by attempt, that `verify` lets pass."""
+    skipped: list[Path] = []
+    for path in _by_age(folder):
+        found = verify(path)
+        if found is not None:
+            return Found(found.step, path, tuple(skipped))
+        log.warning("skipped the checkpoint %s: it is not as its manifest says", path)
+        skipped.append(path)
+    return Found(0, None, tuple(skipped))
+
+
+def prune(folder: Path, keep: int) -> list[Removed]:
+    """Remove all checkpoints but the newest `keep`; one that is not complete counts as none and goes too."""
+    complete = [path for path in _by_age(folder) if outline(path) is not None]
+    return [_remove(path) for path in _by_age(folder) if path not in complete[:keep]]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what attempts that are dead had begun to write or to delete."""
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        if path.name.startswith((DRAFT, REMOVED)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def noticing_a_full_disk(folder: Path, step: int | None = None) -> Iterator[None]:
+    """Raise DiskFull in place of whatever error a library makes of a full disk. The folder is where it writes."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        if not _is_full(error, folder):
+            raise
+        what = "what is written" if step is None else f"a checkpoint of step {step}"
+        raise DiskFull(f"the disk has no room for {what}") from error
+
+
+def _is_full(error: BaseException, folder: Path) -> bool:
+    """By the error's own number, else by trying: torch and safetensors raise errors without one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno in FULL
+        cause = cause.__cause__ or cause.__context__
+    probe = folder / ".probe"
+    try:
+        _write(probe, b"\0" * PROBE_BYTES)
+    except OSError as found:
+        return found.errno in FULL
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return False
+
+
+def _remove(path: Path) -> Removed:
+    """Out of the way in one step, then deleted: a delete that is cut short leaves nothing that looks complete."""
+    step, attempt = _age(path)
+    aside = path.with_name(REMOVED + path.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    _sync(path.parent)
+    shutil.rmtree(aside)
+    return Removed(path, step, attempt)
+
+
+def _by_age(folder: Path) -> list[Path]:
+    """All that have a checkpoint's name, the newest first."""
+    paths = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted((path for path in paths if NAME.fullmatch(path.name)), key=_age, reverse=True)
+
+
+def _age(path: Path) -> tuple[int, int]:
+    named = NAME.fullmatch(path.name)
+    assert named is not None
+    return int(named[1]), int(named[2])
+
+
+def _name(step: int, attempt: int) -> str:
+    return f"step-{step:08d}-attempt-{attempt}"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
+
+
+def _stored(path: Path, folder: Path) -> StoredFile:
+    _sync(path)
+    return StoredFile(path=str(path.relative_to(folder)), bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def _manifest(path: Path, text: bytes, step: int, attempt: int, files: tuple[StoredFile, ...]) -> Manifest:
+    total = len(text) + sum(file.bytes for file in files)
+    return Manifest(path, step, attempt, total, hashlib.sha256(text).hexdigest(), files)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    """A file's content, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

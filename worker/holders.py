@@ -1,0 +1,91 @@
+"""Which processes of this host hold the lock on a file: read from /proc."""
+
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+PROC = Path("/proc")
+
+
+class Process(NamedTuple):
+    """A process for ever: its number may be given again, but not together with its start, in clock ticks after boot."""
+
+    pid: int
+    started: int
+
+
+def this_process() -> Process:
+    found = _state(os.getpid())
+    assert found is not None, "a process that asks is alive"
+    return found[0]
+
+
+def is_alive(process: Process) -> bool:
+    """Whether it runs; one that has ended and was not reaped yet does not."""
+    found = _state(process.pid)
+    return found is not None and found[0] == process and found[1] not in "ZX"
+
+
+def holders(descriptor: int) -> set[Process]:
+    """Who has a description of this file open that holds a flock on it, without this process and its ancestors.
+
+    A process that merely has the file open is none: the kernel lists a description's locks in
+    /proc/<pid>/fdinfo/<fd> (`man 5 proc_pid_fdinfo`). Processes of other users are not seen.
+    """
+    status = os.fstat(descriptor)
+    spared = _ancestors(os.getpid())
+    found = set()
+    for entry in os.listdir(PROC):
+        if entry.isdigit() and int(entry) not in spared and _holds(int(entry), (status.st_dev, status.st_ino)):
+            state = _state(int(entry))
+            if state is not None:
+                found.add(state[0])
+    return found
+
+
+def kill_all(processes: Iterable[Process]) -> None:
+    """SIGKILL for those that are still the processes they were."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            handle = os.pidfd_open(process.pid)
+            try:
+                if is_alive(process):  # asked after the handle was taken: the number cannot change hands any more
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+
+
+def _holds(pid: int, file: tuple[int, int]) -> bool:
+    with suppress(OSError):
+        for number in os.listdir(PROC / str(pid) / "fd"):
+            with suppress(OSError):
+                status = os.stat(PROC / str(pid) / "fd" / number)
+                is_file = (status.st_dev, status.st_ino) == file
+                if is_file and "FLOCK" in (PROC / str(pid) / "fdinfo" / number).read_text():
+                    return True
+    return False
+
+
+def _ancestors(pid: int) -> set[int]:
+    """The process itself and all above it."""
+    found: set[int] = set()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        fields = _stat(pid)
+        pid = int(fields[1]) if fields else 0
+    return found
+
+
+def _state(pid: int) -> tuple[Process, str] | None:
+    fields = _stat(pid)
+    return (Process(pid, int(fields[19])), fields[0]) if fields else None
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat from the third on (`man 5 proc_pid_stat`): state, parent, …; [] if it is gone."""
+    with suppress(OSError):
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return []

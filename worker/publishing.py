@@ -1,0 +1,78 @@
+"""How an adapter becomes known: its folder is moved to where adapters live, its row is stored with the job's end."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.adapters.models import Adapter
+from app.config import Settings
+from app.contracts.events import AdapterSaved
+from app.db import utc_now
+from app.jobs.models import Job
+from worker.attempt import Report
+from worker.bundles import hash_folder
+
+
+def adapter_id_of(job_id: str) -> str:
+    return job_id.replace("job-", "adapter-", 1)
+
+
+def published_folder(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
+    return settings.adapter_dir(adapter_id_of(job_id), saved.version)
+
+
+def find_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path | None:
+    """Where the bundle is, whole: in the attempt's folder, or moved already by a worker that died before its commit."""
+    places = (published_folder(settings, job_id, saved), Path(saved.path))
+    return next((place for place in places if place.is_dir() and hash_folder(place) == saved.version), None)
+
+
+def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
+    """Move the bundle to its place, where it may be already. Raises FileNotFoundError where it is nowhere."""
+    found, target = find_bundle(settings, job_id, saved), published_folder(settings, job_id, saved)
+    if found is None:
+        raise FileNotFoundError(f"the bundle of {job_id} is gone, or was changed")
+    if found != target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)  # half of one
+        os.rename(found, target)
+    return target
+
+
+def publish(session: Session, settings: Settings, job: Job, report: Report) -> dict[str, Any]:
+    """Add the adapter's row; what the job's row says of it. The commit that follows makes it known."""
+    saved, finished = report.adapter, report.finished
+    assert saved is not None, "a finished training has an adapter"
+    assert finished is not None, "a finished training said so"
+    adapter_id = adapter_id_of(job.id)
+    session.add(_row(adapter_id, job, saved, str(published_folder(settings, job.id, saved))))
+    result = {
+        "adapter": f"{adapter_id}@{saved.version}",
+        "steps": finished.steps,
+        "train_seconds": finished.train_seconds,
+        "final_loss": finished.final_loss,
+        "tokens": finished.tokens,
+        "adapter_bytes": saved.bytes,
+        "trainable_parameters": saved.trainable_parameters,
+    }
+    return {"adapter_id": adapter_id, "result": result}
+
+
+def _row(adapter_id: str, job: Job, saved: AdapterSaved, path: str) -> Adapter:
+    return Adapter(
+        id=adapter_id,
+        version=saved.version,
+        job_id=job.id,
+        kind=saved.adapter_kind,
+        base_model=job.resolved["model"]["model_name"],
+        base_source=saved.base_model,
+        base_is_local=saved.base_model.startswith("/"),
+        base_revision=saved.base_revision,
+        path=path,
+        bytes=saved.bytes,
+        rank=saved.rank,
+        created_at=utc_now(),
+    )

@@ -1,0 +1,116 @@
+"""What an attempt takes over from the attempts before it: events that nobody read, a result that nobody stored, and the
+checkpoint to go on from."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from app.contracts.events import ATTEMPT_EVENT, Noticed
+from app.contracts.spec import JobSpec
+from app.jobs import attempts, repository
+from app.jobs.claims import Claim, lock, record, tell
+from app.jobs.logs import attempt_dir
+from app.jobs.models import Attempt
+from app.jobs.states import Stage
+from worker import checkpoints
+from worker.attempt import EVENTS_NAME, Report
+from worker.office import Office
+from worker.publishing import find_bundle
+from worker.tail import EventTail
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins: at a checkpoint behind `step`, or at the first step."""
+
+    step: int
+    checkpoint: Path | None
+
+
+def read_left_over(office: Office, held: Claim) -> None:
+    """Store what earlier attempts of the stage wrote before they, or their worker, died. Raises Fenced."""
+    with office.database.reader() as session:
+        earlier = [one for one in attempts.of_stage(session, held.job_id, held.stage) if one.epoch < held.epoch]
+    for attempt in earlier:
+        tail = EventTail(_folder(office, attempt) / EVENTS_NAME, attempt.events_offset)
+        while _store_next(office, held, attempt, tail):
+            log.info("%s: attempt %d had left events unread", held.job_id, attempt.epoch)
+
+
+def _store_next(office: Office, held: Claim, attempt: Attempt, tail: EventTail) -> bool:
+    events, offset = tail.peek()
+    if events:
+        _write(office, lambda session: record(session, held, events, offset, of_epoch=attempt.epoch))
+        tail.advance(offset)
+    return bool(events)
+
+
+def finished_before(office: Office, held: Claim) -> Report | None:
+    """The report of an attempt that had done all of its work when its worker died; None where there is none."""
+    if held.stage is not Stage.TRAIN:
+        return None
+    with office.database.reader() as session:
+        for attempt in reversed(attempts.of_stage(session, held.job_id, held.stage)):
+            report = _closing_report(session, attempt)
+            if report.finished and report.adapter and not report.failed:
+                is_there = find_bundle(office.settings, held.job_id, report.adapter) is not None
+                return report if is_there else None
+    return None
+
+
+def _closing_report(session: Session, attempt: Attempt) -> Report:
+    report = Report(exit_code=0)
+    stored = attempts.closing_events(session, attempt.job_id, attempt.epoch)
+    report.take([ATTEMPT_EVENT.validate_python({**one.payload, "kind": one.kind, "at": one.at}) for one in stored])
+    return report
+
+
+def choose_start(office: Office, held: Claim, spec: JobSpec) -> Start:
+    """The newest checkpoint that is whole, and keep on the attempt where it begins. Raises Fenced."""
+    folder = office.settings.checkpoints_dir(held.job_id)
+    checkpoints.sweep(folder)
+    found = checkpoints.newest(folder)
+    if found.skipped:
+        names = ", ".join(path.name for path in found.skipped)
+        message = f"checkpoints that are not whole were passed over: {names}"
+        notice = Noticed(code="checkpoint_damaged", message=message)
+        _write(office, lambda session: tell(session, held, notice))
+    start = Start(found.step, found.path) if found.path is not None else _continued(office, spec)
+
+    def keep(session: Session) -> None:
+        lock(session, held)
+        attempts.set_resume_step(session, held.job_id, held.epoch, start.step)
+
+    _write(office, keep)
+    log.info("%s: attempt %d goes on behind step %d", held.job_id, held.epoch, start.step)
+    return start
+
+
+def _continued(office: Office, spec: JobSpec) -> Start:
+    """The checkpoint of another job that this one goes on from; else the beginning."""
+    origin = spec.continue_from
+    if origin is None or origin.job is None:
+        return Start(0, None)
+    with office.database.reader() as session:
+        found = repository.checkpoint(session, origin.job, origin.step)
+    if found is None or checkpoints.verify(Path(found.path)) is None:
+        raise LookupError(f"the checkpoint of {origin.job} is gone, or was changed")
+    return Start(found.step, Path(found.path))
+
+
+def _folder(office: Office, attempt: Attempt) -> Path:
+    return attempt_dir(office.settings.job_dir(attempt.job_id), attempt.epoch)
+
+
+def _write(office: Office, work: Callable[[Session], Result]) -> Result:
+    with office.database.writer() as session:
+        result = work(session)
+        session.commit()
+    return result

@@ -1,0 +1,73 @@
+"""An adapter's weights put into a model's new LoRA: all of them fit, or nothing is trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from worker.failures import SystemFault, UserError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+NAME = "default"
+# What must be the same for the weights to mean the same: shapes, where they sit, and what they are multiplied with.
+COMPARED = ("r", "lora_alpha", "use_rslora", "target_modules", "modules_to_save", "bias")
+Weights = dict[str, Any]
+
+
+def read_adapter(folder: Path) -> Weights:
+    """Tensors on the CPU, by peft's names without the adapter's own."""
+    weights: Weights = load_file(folder / WEIGHTS)
+    return weights
+
+
+def set_adapter(model: Any, weights: Weights) -> None:
+    """Overwrite the adapter's weights. Raises SystemFault where names or shapes are not the model's own."""
+    odd = _odd_ones(model, weights)
+    if odd:
+        names = ", ".join(odd[:5])
+        raise SystemFault("checkpoint_does_not_fit", f"the checkpoint and the model differ in {len(odd)}: {names}")
+    set_peft_model_state_dict(model, weights, adapter_name=NAME)
+
+
+def begin_with(model: Any, folder: Path) -> None:
+    """Let a new LoRA start from the weights of an adapter's folder. Raises UserError for one that does not fit."""
+    if not (folder / CONFIG).is_file():
+        raise refusal("the adapter to continue from is a whole model; train it as a model, by its name")
+    if not isinstance(model, PeftModel):
+        raise refusal("the adapter to continue from is a LoRA, and this spec trains all weights of the model")
+    there, here = json.loads((folder / CONFIG).read_text()), model.peft_config[NAME].to_dict()
+    differing = [
+        f"{field} is {_shown(there.get(field))} there and {_shown(here.get(field))} here"
+        for field in COMPARED
+        if _shown(there.get(field)) != _shown(here.get(field))
+    ]
+    if differing:
+        raise refusal(f"the adapter to continue from is another LoRA: {'; '.join(differing)}")
+    weights = read_adapter(folder)
+    odd = _odd_ones(model, weights)
+    if odd:
+        raise refusal(f"the adapter to continue from has other weights than this model's LoRA: {', '.join(odd[:5])}")
+    set_peft_model_state_dict(model, weights, adapter_name=NAME)
+
+
+def refusal(message: str) -> UserError:
+    return UserError(
+        "continue_from",
+        message,
+        hint="take the lora group and the model of the job that trained it",
+        param="continue_from",
+    )
+
+
+def _odd_ones(model: Any, weights: Weights) -> list[str]:
+    """Names that one side lacks, or has in another shape."""
+    own = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    there, here = ({name: tuple(value.shape) for name, value in side.items()} for side in (weights, own))
+    return sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+
+
+def _shown(value: Any) -> str:
+    """One text for equal values: peft keeps names in sets, and writes them as lists."""
+    return ", ".join(sorted(map(str, value))) if isinstance(value, list | tuple | set) else str(value)

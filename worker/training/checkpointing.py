@@ -1,0 +1,247 @@
+"""Checkpoints of a running training: when they are written, what is in them, and how a training goes on behind one.
+
+transformers writes weights, optimizer, schedule, random numbers and its own state; `Progress` is ours. A training that
+goes on behind a checkpoint takes the steps that it would have taken: to the bit, where the kernels are deterministic.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from app.contracts.events import CheckpointRemoved, CheckpointSaved, Phase
+from app.contracts.order import TrainingOrder
+from worker.checkpoints import drafting, prune, publish
+from worker.events import EventWriter
+from worker.failures import SystemFault
+from worker.stopping import Requests
+from worker.training.adapters import read_adapter, set_adapter
+from worker.training.callback import EventCallback
+from worker.training.progress import Progress, read_progress
+from worker.training.schedule import SaveSchedule
+
+
+class EvaluationAbandoned(Exception):
+    """A stop was asked for during an evaluation between two steps; it is made up for behind the checkpoint."""
+
+
+@dataclass
+class Checkpointer:
+    """The state of one attempt's checkpointing."""
+
+    order: TrainingOrder
+    events: EventWriter
+    requests: Requests
+    figures: EventCallback
+    schedule: SaveSchedule
+    saved_step: int | None = None
+    owes_evaluation: bool = False
+    evaluates_a_step: bool = False
+    resumed: Progress | None = None
+
+    def resume(self) -> None:
+        """Take over the counters of the order's checkpoint, if it names one. Raises SystemFault for a torn one."""
+        if self.order.resume_from is None:
+            return
+        try:
+            self.resumed = read_progress(self.order.resume_from)
+        except (OSError, ValueError, TypeError) as error:
+            raise SystemFault("checkpoint_unreadable", f"the checkpoint has no counters: {error}") from error
+        self.figures.restore(self.resumed)
+        self.saved_step = self.resumed.step
+        self.owes_evaluation = self.resumed.owes_evaluation
+
+    def is_wanted(self, step: int) -> bool:
+        """A save is due, or was asked for."""
+        return self.requests.checkpoint or self.requests.stop or self.schedule.is_due(step, time.monotonic())
+
+    def save(self, trainer: Any, write: Callable[[Path], Path]) -> None:
+        """Publish what `write` leaves in the folder that it returns. Raises DiskFull, without a trace of the draft."""
+        started, step, attempt = time.monotonic(), trainer.state.global_step, self.order.epoch
+        self.requests.checkpoint = False
+        folder = self.order.checkpoints
+        with drafting(folder, step=step, attempt=attempt) as draft:
+            content = write(draft)
+            self._progress(trainer).write(content)
+            saved = publish(content, folder, step=step, attempt=attempt)
+        self.saved_step = step
+        removed = prune(folder, self.order.spec.training.save_total_limit)
+        now = time.monotonic()
+        self.schedule.saved(now, now - started)
+        seconds = round(now - started, 3)
+        self.events.write(
+            CheckpointSaved(step=step, path=str(saved.path), bytes=saved.bytes, sha256=saved.sha256, seconds=seconds)
+        )
+        for gone in removed:
+            self.events.write(CheckpointRemoved(step=gone.step, path=str(gone.path)))
+
+    def _progress(self, trainer: Any) -> Progress:
+        return Progress(
+            step=trainer.state.global_step,
+            tokens=self.figures.tokens,
+            seconds=self.figures.seconds,
+            final_loss=self.figures.final_loss,
+            bad_steps=self.figures.bad_steps,
+            window_loss=float(trainer._tr_loss),
+            logged_step=trainer._globalstep_last_logged,
+            total_loss=float(trainer._total_loss_scalar),
+            owes_evaluation=self.owes_evaluation,
+        )
+
+
+class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
+    """Decides at each step's end; comes behind transformers' own callback, which has set what the spec asks for."""
+
+    def __init__(self, keeper: Checkpointer) -> None:
+        self._keeper = keeper
+        self._pulse = keeper.order.pulse
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        # A checkpoint may be another job's: its intervals are not this spec's.
+        state.compute_steps(args, state.max_steps)
+        self._keeper.schedule.begin(time.monotonic())
+        self._keeper.requests.listen()
+
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._pulse.touch()
+        keeper = self._keeper
+        control.should_save = keeper.is_wanted(state.global_step)
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = False  # the recipe evaluates what was trained, with or without `eval_steps`
+        elif keeper.requests.stop:
+            control.should_training_stop = True
+            keeper.owes_evaluation, control.should_evaluate = control.should_evaluate, False
+
+    def on_prediction_step(
+        self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        self._pulse.touch()
+        if self._keeper.requests.stop and self._keeper.evaluates_a_step:
+            raise EvaluationAbandoned
+
+    def on_save(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._keeper.requests.stop and state.global_step < state.max_steps:
+            control.should_training_stop = True
+
+
+class ResumableTrainer(Trainer):  # type: ignore[misc]
+    """Mixed into the front of TRL's and Unsloth's trainers by `resumable`. Every method is a hook of transformers."""
+
+    keeper: Checkpointer
+    _draft: Path | None = None
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Counts the tokens on the device, so that no step waits for it."""
+        mask = inputs.get("attention_mask")
+        self.keeper.figures.count(inputs["input_ids"].numel() if mask is None else mask.sum())
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """TRL writes one a checkpoint; `tunesmith.json` of the bundle says more."""
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._draft) if self._draft is not None else str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.keeper.saved_step == self.state.global_step:
+            return
+        self.state.log_history = []  # the events are the history; this one would grow with every step
+
+        def write(draft: Path) -> Path:
+            self._draft = draft
+            try:
+                super(ResumableTrainer, self)._save_checkpoint(model, trial)
+            finally:
+                self._draft = None
+            return draft / f"checkpoint-{self.state.global_step}"
+
+        self.keeper.save(self, write)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Weights as this very model names them: what hubs call them cannot always be loaded into it again."""
+        if output_dir is None or self._draft is None:
+            super()._save(output_dir, state_dict)
+        elif isinstance(self.model, PeftModel):
+            self.model.save_pretrained(output_dir, save_embedding_layers=False)  # trained ones are in modules_to_save
+        else:
+            self.model.save_pretrained(output_dir, save_original_format=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if isinstance(self.model, PeftModel):
+            set_adapter(self.model, read_adapter(Path(resume_from_checkpoint)))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that a checkpoint has too many or too few are no warning."""
+        lost = {*load_result.missing_keys} - set(getattr(self.model, "all_tied_weights_keys", ()))
+        odd = sorted(lost | {*load_result.unexpected_keys})
+        if odd:
+            names = ", ".join(odd[:5])
+            raise SystemFault("checkpoint_does_not_fit", f"the checkpoint and the model differ in {len(odd)}: {names}")
+
+    def _run_epoch(self, **epoch: Any) -> None:
+        if self.keeper.resumed is not None:
+            self._restore_window(self.keeper.resumed)
+            self.keeper.resumed = None
+        if self.state.global_step >= self.state.max_steps:  # transformers would take one step more
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**epoch)
+
+    def _restore_window(self, resumed: Progress) -> None:
+        self._tr_loss = torch.tensor(resumed.window_loss, device=self.args.device)
+        self._globalstep_last_logged = resumed.logged_step
+        self._total_loss_scalar = resumed.total_loss
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called where the next thing to happen is what came behind the checkpoint."""
+        super()._load_rng_state(checkpoint)
+        if self.keeper.owes_evaluation:
+            self.keeper.owes_evaluation = False
+            self.keeper.events.enter(Phase.EVAL)
+            super()._evaluate(None, None)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        before = RandomState()
+        self.keeper.evaluates_a_step = True
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except EvaluationAbandoned:
+            before.restore()
+            self.keeper.owes_evaluation = True
+            self.control.should_evaluate = False
+            return {}
+        finally:
+            self.keeper.evaluates_a_step = False
+            if self.keeper.requests.stop:
+                self.control.should_save = self.control.should_training_stop = True
+
+
+def resumable(trainer_class: type[Any], keeper: Checkpointer) -> type[Any]:
+    """The trainer, with `ResumableTrainer` in front of it."""
+    return type("Resumable" + trainer_class.__name__, (ResumableTrainer, trainer_class), {"keeper": keeper})
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The random numbers of this process as they were when it was made."""
+
+    python: Any = field(default_factory=random.getstate)
+    numpy: Any = field(default_factory=np.random.get_state)
+    cpu: Any = field(default_factory=torch.get_rng_state)
+    gpus: Any = field(default_factory=lambda: torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+
+    def restore(self) -> None:
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.cpu)
+        if self.gpus:
+            torch.cuda.set_rng_state_all(self.gpus)
