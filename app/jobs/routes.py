@@ -8,7 +8,7 @@ from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
-from app.contracts.spec import JobSpec
+from app.contracts.spec import JobSpec, SafeName
 from app.db import Database, utc_now
 from app.dependencies import BellDep, DatabaseDep, SettingsDep
 from app.errors import Conflict, InvalidRequest
@@ -97,7 +97,7 @@ def _made_by(database: Database, key: str | None, sent: dict[str, Any]) -> JobDe
 def list_jobs(
     database: DatabaseDep,
     status: JobStatus | None = None,
-    project: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+    project: SafeName | None = None,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
 ) -> JobPage:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from bench.chaos import faults_of_processes as processes
 from bench.chaos import faults_of_storage as storage
 from bench.chaos import faults_of_surroundings as surroundings
-from bench.chaos.scene import Injected, Scene
+from bench.chaos.injected import Injected
+from bench.chaos.scene import Scene
 
 Fault = Callable[[Scene], Injected | None]
 SINGLE: dict[str, Fault] = {

@@ -4,8 +4,9 @@ import signal
 import time
 from collections.abc import Sequence
 
+from bench.chaos.injected import Injected
 from bench.chaos.processes import Process
-from bench.chaos.scene import Injected, Scene
+from bench.chaos.scene import Scene
 from bench.chaos.stack import LEASE_SECONDS
 
 BACK_SECONDS = 90.0

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import psycopg
 
+from bench.chaos.injected import Injected
 from bench.chaos.processes import Process
-from bench.chaos.scene import Injected, Scene
+from bench.chaos.scene import Scene
 from bench.chaos.stack import POSTGRES
 
 

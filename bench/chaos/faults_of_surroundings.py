@@ -11,7 +11,8 @@ import redis
 
 from app.jobs.queue import QUEUES, TASK, make_celery
 from app.jobs.states import Stage
-from bench.chaos.scene import Injected, Scene
+from bench.chaos.injected import Injected
+from bench.chaos.scene import Scene
 
 BELLS = 50
 # Takes the lock of a file as soon as it is free, holds it for some seconds, and may be killed meanwhile.

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from bench.chaos.injected import Injected
 from bench.chaos.journal import Life
-from bench.chaos.scene import Injected
 
 
 def by_kind(injected: Sequence[Injected], lives: Sequence[Life]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a fault is given: the stack, the users, chance; and what it tells."""
+"""What a fault is given: the stack, the users, chance."""
 
 import time
 from collections.abc import Callable
@@ -7,23 +7,11 @@ from random import Random
 from threading import Event, Lock
 
 from bench.chaos.customers import Customers
+from bench.chaos.injected import Injected
 from bench.chaos.processes import Process
 from bench.chaos.stack import Stack
 
 TRAINER_SECONDS = 8.0
-
-
-@dataclass
-class Injected:
-    """One fault. `job` is the one whose trainer it hit, `pid` that trainer; `back_at`: when what was hit answered again
-    (`time.monotonic`), where that is not seen in the job's steps."""
-
-    kind: str
-    at: float
-    job: str | None = None
-    pid: int | None = None
-    note: str = ""
-    back_at: float | None = None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""`python -m tests.integration.a_trainer ORDER.json`: a child that steps, saves and stops as a trainer does, without torch.
+"""`python -m tests.integration.a_trainer ORDER.json`: steps, saves and stops as a trainer does, without torch.
 
 What a worker makes of its child is under test, so the job's labels tell it how to behave: `steps`, `step_seconds`,
 `save_every`, `at` (a step) and `does` (what happens there, in the first attempt or, with `always`, in every one).

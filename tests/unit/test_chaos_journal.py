@@ -1,8 +1,8 @@
 """What the fault harness reads off the trainers' journal: a harness that is blind would find every service sound."""
 
 from bench.chaos.figures import next_step
+from bench.chaos.injected import Injected
 from bench.chaos.journal import NO_SLOT, Entry, lives, overlaps, repeated_steps
-from bench.chaos.scene import Injected
 
 
 def a_life(job: str, epoch: int, *, slot: str = "a", steps: range, began: float) -> list[Entry]:
@@ -35,8 +35,9 @@ def test_two_jobs_in_one_slot_at_once_are_seen() -> None:
 
 
 def test_a_process_within_the_life_of_another_does_not_hide_a_third() -> None:
-    entries = a_life("job-1", 1, steps=range(1, 20), began=0.0) + a_life("job-1", 2, steps=range(1, 2), began=2.0)
-    entries += a_life("job-1", 3, steps=range(1, 2), began=10.0)
+    entries = a_life("job-1", 1, slot="a", steps=range(1, 20), began=0.0)
+    entries += a_life("job-1", 2, slot="b", steps=range(1, 2), began=2.0)
+    entries += a_life("job-1", 3, slot="c", steps=range(1, 2), began=10.0)
 
     assert len(list(overlaps(lives(entries)))) == 2
 
