@@ -65,6 +65,7 @@ class Report:
     is_checked: bool = False
     is_training: bool = False
     is_out_of_memory: bool = False
+    is_cut_off: bool = False
 
     def take(self, events: Sequence[AttemptEvent]) -> None:
         for event in events:
@@ -102,7 +103,7 @@ class Watch:
         self._tail = EventTail(errand.folder / EVENTS_NAME)
         self._unsure: tuple[list[AttemptEvent], int] | None = None
         self._asked = errand.checkpoints_asked
-        self._started = self._alive_at = time.monotonic()
+        self._started = self._alive_at = self._renewed_at = time.monotonic()
         self._signs: tuple[int, ...] = ()
         self.report = Report()
 
@@ -110,6 +111,7 @@ class Watch:
         kills = oom_kills()
         while self.report.exit_code is None:
             self.report.exit_code = self._wait(child)
+            self.report.is_cut_off = self._is_cut_off()
             self._beat(child)
         while not self._is_read() and self.report.stopped is not StopReason.FENCED:
             if not self._beat(child):
@@ -142,6 +144,7 @@ class Watch:
             child.kill()
             return True
         self._unsure = None
+        self._renewed_at = began
         child.renew(began)
         self.report.take(batch[0])
         self._tail.advance(batch[1])
@@ -158,7 +161,9 @@ class Watch:
 
     def _obey(self, child: Guarded, wish: Wish) -> None:
         reason = self._reason_to_stop(wish.desired)
-        if reason is not None and self.report.stopped is None:
+        if reason is StopReason.CANCELLED and self.report.stopped is not None:
+            self.report.stopped = reason  # it is stopping already
+        elif reason is not None and self.report.stopped is None:
             self.report.stopped = reason
             child.stop()
         elif wish.checkpoints_asked > self._asked and self.report.is_training:
@@ -176,6 +181,10 @@ class Watch:
         if self._is_silent(now):
             return StopReason.HUNG
         return StopReason.SHUTDOWN if self._office.stopping.is_set() else None
+
+    def _is_cut_off(self) -> bool:
+        """Whether the lease has run so far out that the guardian ends the child, whatever that does."""
+        return time.monotonic() - self._renewed_at > self._office.settings.term_after_seconds
 
     def _is_silent(self, now: float) -> bool:
         """Whether the child has written no event, finished no step and printed nothing for too long."""

@@ -22,6 +22,7 @@ from app.jobs.states import Desire, JobStatus, Stage, after_check, given_back
 from app.sources import resolve_model
 from worker import orders
 from worker.attempt import Errand, Report, StopReason, run_child
+from worker.checkpoints import FULL, DiskFull
 from worker.child import command, environment
 from worker.office import Office
 from worker.persistence import insist
@@ -29,6 +30,11 @@ from worker.publishing import place_bundle, publish
 from worker.resuming import Start, choose_start, finished_before, read_left_over
 from worker.verdict import Next, Verdict, judge
 
+WHY_IT_WAITS = {
+    "worker_stopped": "the worker was stopped",
+    "interrupted": "the worker could not reach the database in time",
+    "paused": "it was resumed before it had paused",
+}
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +70,14 @@ def work_on(office: Office, held: Claim, job: Job) -> None:
     except Exception as error:
         log.exception("%s: attempt %d could not be run", job.id, job.epoch)
         report = Report(exit_code=1, failed=_unforeseen(error))
-    verdict = insist(lambda: conclude(office, held, report), office.stopping)
+    try:
+        verdict = insist(lambda: conclude(office, held, report), office.stopping)
+    except (Fenced, *AWAY):
+        raise
+    except Exception as error:  # what it has come to cannot be stored; that it failed can be
+        log.exception("%s: the end of attempt %d could not be stored", job.id, job.epoch)
+        broken = Report(exit_code=report.exit_code, stopped=report.stopped, failed=_unforeseen(error))
+        verdict = insist(lambda: conclude(office, held, broken), office.stopping)
     log.info("%s: attempt %d ended: %s", job.id, job.epoch, verdict.outcome)
 
 
@@ -142,8 +155,8 @@ def _hand_on(session: Session, office: Office, held: Claim, report: Report, verd
             return finish(session, held, JobStatus.CANCELLED, now, **ends)
         case Next.FAIL:
             return finish(session, held, JobStatus.FAILED, now, **ends, error=_error_of(failure))
-        case Next.PAUSE:
-            error = _error_of(failure) if failure else None
+        case Next.PAUSE if failure is not None and job.desired is not Desire.CANCEL and held.stage is Stage.TRAIN:
+            error = _error_of(failure)
             return finish(session, held, JobStatus.PAUSED, now, **ends, desired=Desire.PAUSE, error=error)
         case Next.GO_ON if held.stage is Stage.CHECK:
             target = after_check(job.desired, is_dry_run=held.is_dry_run)
@@ -154,7 +167,7 @@ def _hand_on(session: Session, office: Office, held: Claim, report: Report, verd
     target = given_back(held.stage, job.desired)
     if target is not held.stage.waiting:
         return finish(session, held, target, now, **ends)
-    ends["reason"] = ends["reason"] or "the worker was stopped"
+    ends["reason"] = ends["reason"] or WHY_IT_WAITS.get(verdict.outcome)
     return finish(session, held, target, now, **ends, run_after=_after(now, verdict))
 
 
@@ -168,5 +181,7 @@ def _error_of(failure: Failed | None) -> dict[str, Any]:
 
 
 def _unforeseen(error: Exception) -> Failed:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return DiskFull("the disk has no room for the files of an attempt").failure
     message = f"the worker could not run the attempt ({type(error).__name__})"
     return Failed(blame=Blame.SYSTEM, code="internal_error", message=message, hint="the worker's log has the trace")

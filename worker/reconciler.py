@@ -54,6 +54,7 @@ class Reconciler:
             self._observed.clear()
             log.warning("the database is away: %s", type(error).__name__)
         except Exception:  # the next round may go well, and a worker without a reconciler would lose jobs
+            self._observed.clear()
             log.exception("a round of the reconciler failed")
 
     def _take_seat(self) -> None:

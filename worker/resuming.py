@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from app.contracts.events import ATTEMPT_EVENT, Noticed
+from app.contracts.events import ATTEMPT_EVENT, CheckpointRemoved, Noticed
 from app.contracts.spec import JobSpec
 from app.jobs import attempts, repository
 from app.jobs.claims import Claim, lock, record, tell
@@ -76,6 +76,7 @@ def choose_start(office: Office, held: Claim, spec: JobSpec) -> Start:
     """The newest checkpoint that is whole, and keep on the attempt where it begins. Raises Fenced."""
     folder = office.settings.checkpoints_dir(held.job_id)
     checkpoints.sweep(folder)
+    _forget_lost(office, held)
     found = checkpoints.newest(folder)
     if found.skipped:
         names = ", ".join(path.name for path in found.skipped)
@@ -91,6 +92,20 @@ def choose_start(office: Office, held: Claim, spec: JobSpec) -> Start:
     _write(office, keep)
     log.info("%s: attempt %d goes on behind step %d", held.job_id, held.epoch, start.step)
     return start
+
+
+def _forget_lost(office: Office, held: Claim) -> None:
+    """Take the checkpoints off the list that are gone: a trainer may die between a removal and its event."""
+    with office.database.reader() as session:
+        listed = repository.checkpoints(session, held.job_id)
+    gone = [one for one in listed if checkpoints.outline(Path(one.path)) is None]
+
+    def forget(session: Session) -> None:
+        for one in gone:
+            tell(session, held, CheckpointRemoved(step=one.step, path=one.path))
+
+    if gone:
+        _write(office, forget)
 
 
 def _continued(office: Office, spec: JobSpec) -> Start:

@@ -10,7 +10,7 @@
 | stopped: time limit                     | failed, user_error                                             |
 | stopped: hung                           | as system_error                                                |
 | said it failed, user_error              | failed                                                         |
-| said it failed, the disk is full        | paused, until somebody has made room                           |
+| said it failed, the disk is full        | paused, until somebody has made room; a check waits for it     |
 | said it failed, system_error            | waits again with a pause, failed when the attempts are used up |
 | anything else (killed, crashed)         | as system_error                                                |
 """
@@ -76,14 +76,15 @@ def judge(report: Report, faults: int, max_attempts: int) -> Verdict:
 
 
 def _stopped_by_guardian(report: Report) -> Verdict | None:
-    """Its worker could not renew the lease in time, for whatever reason; it made a checkpoint and ended."""
-    is_handed_back = report.interrupted is not None and report.failed is None and report.stopped is None
+    """Its worker could not renew the lease in time, for whatever reason; it ended, behind a checkpoint if it could."""
+    is_ended = report.interrupted is not None or (report.is_cut_off and report.exit_code != 0)
+    is_handed_back = is_ended and report.failed is None and report.stopped is None
     return Verdict(Next.WAIT, "interrupted") if is_handed_back else None
 
 
 def _fault(failure: Failed, faults: int, max_attempts: int) -> Verdict:
     if failure.code == DISK_FULL:
-        return Verdict(Next.PAUSE, DISK_FULL, failure)
+        return Verdict(Next.PAUSE, DISK_FULL, failure, FIRST_PAUSE_SECONDS)
     if failure.blame is Blame.USER or faults >= max_attempts:
         return Verdict(Next.FAIL, failure.code, failure)
     return Verdict(Next.WAIT, failure.code, failure, pause_seconds(faults))

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.jobs.models import Attempt, Checkpoint, JobEvent
+from app.jobs.models import Attempt, JobEvent
 from app.jobs.states import Stage
 
 # Ends that say nothing against the job: its worker was stopped, its user paused it, its disk was full.
@@ -27,9 +27,12 @@ def faults(session: Session, job_id: str, epoch: int) -> int:
 
 
 def _has_progressed(session: Session, attempt: Attempt) -> bool:
-    own = (Checkpoint.job_id == attempt.job_id, Checkpoint.epoch == attempt.epoch)
-    newest = session.scalar(select(func.max(Checkpoint.step)).where(*own))
-    return newest is not None and newest > (attempt.resume_step or 0)
+    """Whether it saved a step beyond all that were saved before, those included that turned out to be damaged."""
+    saved = select(JobEvent.epoch, JobEvent.payload).where(JobEvent.job_id == attempt.job_id)
+    rows = session.execute(saved.where(JobEvent.kind == "checkpoint", JobEvent.epoch <= attempt.epoch)).all()
+    own = max((row.payload["step"] for row in rows if row.epoch == attempt.epoch), default=0)
+    before = max((row.payload["step"] for row in rows if row.epoch < attempt.epoch), default=0)
+    return bool(own > max(before, attempt.resume_step or 0))
 
 
 def begin(session: Session, job_id: str, epoch: int, stage: Stage, worker: str, now: datetime) -> None:

@@ -260,8 +260,9 @@ def job_held_by(session: Session, worker: str) -> str | None:
 
 def waiting_stages(session: Session, now: datetime) -> set[Stage]:
     """The stages that have a job to claim."""
-    statuses = session.scalars(select(Job.status).where(Job.worker.is_(None), _is_due(now)).distinct()).all()
-    return {stage for stage in Stage if stage.waiting in statuses}
+    is_free = (Job.worker.is_(None), _is_due(now))
+    first = {stage: select(Job.id).where(Job.status == stage.waiting, *is_free).limit(1) for stage in Stage}
+    return {stage for stage, query in first.items() if session.scalar(query) is not None}
 
 
 def seen(session: Session, worker: Worker) -> None:

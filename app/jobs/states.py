@@ -77,7 +77,9 @@ NEXT: dict[JobStatus, frozenset[JobStatus]] = {
 
 
 def after_check(desired: Desire, *, is_dry_run: bool) -> JobStatus:
-    """What a job becomes whose check went well."""
+    """What a job becomes whose check went well. A wish to end it that came at the last moment counts."""
+    if desired is Desire.CANCEL:
+        return JobStatus.CANCELLED
     if is_dry_run:
         return JobStatus.SUCCEEDED
     return JobStatus.PAUSED if desired is Desire.PAUSE else JobStatus.QUEUED

@@ -1,6 +1,6 @@
 """Injects faults into the real service while it works, and says whether anything was lost. Prints one JSON document.
 
-usage: python -m bench.chaos [--minutes 5] [--backend embedded|services] [--seed 1] [--naive] [--faults a,b]
+usage: python -m bench.chaos [--minutes 5] [--backend embedded|services] [--seed 1] [--naive] [--faults a,b] ...
 
 Exit code 1 when an invariant was broken. Needs to be root for some faults (a disk that is full, a database that cannot
 be written); they are left out elsewhere. "services" needs PostgreSQL and Redis on their ports of this host.
@@ -23,15 +23,16 @@ from typing import Any
 from bench.chaos import faults, figures, journal, verdicts
 from bench.chaos.customers import Customers
 from bench.chaos.faults_of_surroundings import is_lock_free
-from bench.chaos.plans import USUAL, Planner
+from bench.chaos.plans import SLOW, USUAL, Planner
 from bench.chaos.scene import Scene
 from bench.chaos.stack import Stack, running, stop
 
-JOBS_AT_ONCE = 4
 LOOK_SECONDS = 0.3
 DRAIN_SECONDS = 240.0
 SETTLE_SECONDS = 15.0
 FAULTS_AT_ONCE = 2
+# Without what a naive run lacks, each of these leaves a training behind that nobody ends.
+NAIVE_FAULTS = ("worker_kill", "worker_freeze")
 LONGEST_FAULT_SECONDS = 120.0
 
 
@@ -51,7 +52,7 @@ def main() -> int:
         say=say,
     ) as stack:
         customers = Customers(
-            stack.url, Planner(random.Random(options.seed), tuple(options.plans.split(","))), JOBS_AT_ONCE
+            stack.url, Planner(random.Random(options.seed), tuple(options.plans.split(","))), options.jobs
         )
         scene = Scene(stack, customers, random.Random(options.seed + 1), points_with=options.points)
         began = time.monotonic()
@@ -72,15 +73,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backend", choices=("embedded", "services"), default="embedded")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--naive", action="store_true")
-    parser.add_argument("--faults", default=",".join(faults.NAMES), help="names with commas between them")
-    parser.add_argument("--plans", default=USUAL, help="kinds of job to choose from, with commas between them")
+    parser.add_argument(
+        "--faults", help="names with commas between them; default: all, of a naive run the telling ones"
+    )
+    parser.add_argument("--plans", help="kinds of job to choose from, with commas between them")
     parser.add_argument("--points", default="", help="of the crash points only those whose names hold this")
     parser.add_argument("--max-attempts", type=int, default=100, help="faults of the harness are not the job's")
     parser.add_argument("--jitter-ms", type=int, default=60, help="most of the delay at each window")
     parser.add_argument("--pause-seconds", type=float, default=4.0, help="mean time between two faults")
+    parser.add_argument("--jobs", type=int, default=4, help="how many are alive at a time")
     parser.add_argument("--one-worker", action="store_true")
     parser.add_argument("--keep", help="a folder that logs and job folders are copied to")
     options = parser.parse_args()
+    options.faults = options.faults or ",".join(NAIVE_FAULTS if options.naive else faults.NAMES)
+    options.plans = options.plans or (SLOW if options.naive else USUAL)
     unknown = set(options.faults.split(",")) - set(faults.NAMES)
     if unknown:
         parser.error(f"unknown faults {sorted(unknown)}; known are {', '.join(faults.NAMES)}")
@@ -111,7 +117,7 @@ def serve(scene: Scene, done: Event) -> None:
 
 def inject_until(scene: Scene, options: argparse.Namespace, deadline: float) -> None:
     """Every kind once, in an order of chance, and again. A fault that lasts does not keep the next one waiting."""
-    chosen = options.faults.split(",")
+    cards = faults.deck(options.faults.split(","), options.backend)
     deck: list[str] = []
     running_ones: list[Thread] = []
     for number in itertools.count():
@@ -120,7 +126,7 @@ def inject_until(scene: Scene, options: argparse.Namespace, deadline: float) -> 
         if time.monotonic() > deadline:
             break
         if len(running_ones) < FAULTS_AT_ONCE:
-            deck = deck or scene.dice.sample(faults.deck(chosen), len(faults.deck(chosen)))
+            deck = deck or scene.dice.sample(cards, len(cards))
             own_dice = dataclasses.replace(scene, dice=random.Random(f"{options.seed} {number}"))
             running_ones.append(Thread(target=inject_one, args=(own_dice, deck.pop()), daemon=True))
             running_ones[-1].start()

@@ -72,6 +72,10 @@ def inject(scene: Scene, name: str, note: str = "") -> bool:
 NAMES = (*SINGLE, "all_at_once")
 
 
-def deck(chosen: list[str]) -> list[str]:
-    """One of each, more of some."""
-    return [name for name in chosen for _ in range(OFTEN.get(name, 1))]
+ONLY = {"embedded": {"broker_kill", "broker_freeze"}, "services": {"database_terminate", "database_away"}}
+
+
+def deck(chosen: list[str], backend: str) -> list[str]:
+    """One of each that the backend can have, more of some. A broker that others use too is left alone."""
+    foreign = {name for other, names in ONLY.items() if other != backend for name in names}
+    return [name for name in chosen if name not in foreign for _ in range(OFTEN.get(name, 1))]

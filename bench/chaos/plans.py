@@ -9,6 +9,8 @@ from bench.chaos.stack import MODEL
 SEEDS = (11, 12, 13)
 STEPS = (30, 60, 90)
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
+# Trainings that are still at work when the one that takes their place begins, if nothing ends them.
+SLOW = "slow"
 # What a training does once and another attempt makes good.
 ONCE = ("exit", "quit", "segv", "ignore_term", "hang", "flood", "orphan")
 
@@ -89,6 +91,8 @@ class Planner:
                 actions = tuple(Action(dice.uniform(3, 12), "checkpoint", "train") for _ in range(3))
             case "misbehave":
                 labels |= {"misbehave": how or dice.choice(ONCE), "misbehave_at": str(dice.randint(1, 25))}
+            case "slow":
+                labels["step_seconds"] = "0.3"
             case "user_error":
                 labels |= {"misbehave": "user_error", "misbehave_at": "3", "misbehave_always": "1"}
                 ends, code = (FAILED,), "bad_idea"

@@ -128,7 +128,13 @@ def running(
         (folder / "clock").write_bytes(struct.pack("d", 0.0))
         build_tiny_model(folder / "models" / MODEL)
         places = cleanup.enter_context(_services() if backend == "services" else _embedded(folder))
-        marks = {"CHAOS_RUN": str(folder), "CHAOS_JITTER_MS": str(jitter_ms), "CHAOS_NAIVE": "1" if is_naive else "0"}
+        lease = {"CHAOS_LEASE_SECONDS": str(LEASE_SECONDS)}
+        marks = {
+            **lease,
+            "CHAOS_RUN": str(folder),
+            "CHAOS_JITTER_MS": str(jitter_ms),
+            "CHAOS_NAIVE": "1" if is_naive else "0",
+        }
         environment = {
             **os.environ,
             **TIMERS,

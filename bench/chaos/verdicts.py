@@ -101,6 +101,8 @@ class Judge:
         path = self.stack.home / "jobs" / str(order.job) / "attempts" / str(epoch) / "events.jsonl"
         written = list(_written(path))
         stored = [_mark(one) for one in events if one["attempt"] == epoch and one["kind"] not in OF_THE_WORKER]
+        while stored and stored[0][0] == "checkpoint_removed":  # the worker's own, before its trainer has begun
+            stored.pop(0)
         is_whole = stored == written if order.status == SUCCEEDED else stored == written[: len(stored)]
         if not is_whole:
             place = next((n for n, pair in enumerate(zip(stored, written, strict=False)) if pair[0] != pair[1]), None)

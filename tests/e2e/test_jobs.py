@@ -126,30 +126,6 @@ def test_raw_text_is_trained_with_embeddings_and_head(embedded: Stack) -> None:
     assert embedded.generate(adapter=job_id, messages=None, prompt="once").status_code == 200
 
 
-def test_a_job_whose_trainer_is_killed_runs_again(embedded: Stack) -> None:
-    job_id = embedded.submit(training={"max_steps": 60})
-    embedded.wait_for_step(job_id)
-    for pid in embedded.processes("-m worker.training", job_id):
-        os.kill(pid, signal.SIGKILL)
-    job = embedded.wait(job_id, "succeeded", "failed")
-
-    assert job["status"] == "succeeded", job["error"]
-    assert [attempt["outcome"] for attempt in job["attempts"]] == ["finished", "process_killed", "finished"]
-
-
-def test_a_job_whose_worker_is_killed_runs_again_and_no_trainer_is_left(embedded: Stack) -> None:
-    job_id = embedded.submit(training={"max_steps": 60})
-    embedded.wait_for_step(job_id)
-    trainers = embedded.processes("-m worker.training", job_id)
-    for pid in embedded.processes("celery", "trainer0"):
-        os.kill(pid, signal.SIGKILL)
-    wait_for("the trainer is gone", lambda: not set(trainers) & set(embedded.processes("-m worker.training", job_id)))
-    job = embedded.wait(job_id, "succeeded", "failed")
-
-    assert job["status"] == "succeeded", job["error"]
-    assert "worker_lost" in [attempt["outcome"] for attempt in job["attempts"]]
-
-
 def test_an_engine_that_is_killed_is_a_503_and_comes_back(embedded: Stack) -> None:
     for pid in embedded.processes("worker.inference"):
         os.kill(pid, signal.SIGKILL)

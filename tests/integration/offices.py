@@ -6,9 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from app.config import Settings
 from app.db import Database
-from app.jobs.models import Job
+from app.jobs import attempts, repository
+from app.jobs.metrics import series
+from app.jobs.models import Attempt, Job
 from app.jobs.states import Stage
 from tests.integration.jobs import add_job, read
 from tests.unit.specs import a_body
@@ -70,3 +74,41 @@ def reached_step(database: Database, job_id: str, step: int) -> Job:
         return job if job.progress is not None and job.progress["step"] >= step else None
 
     return wait_for(f"step {step} of {job_id}", look, 30)
+
+
+QUIET = [pytest.approx(4.0 * 0.9**step) for step in range(1, 9)]
+
+
+def work(database: Database, home: Path, **settings: Any) -> None:
+    """One worker, until nothing waits."""
+    with seated(settings_of(home, **settings), database) as office:
+        attend(office)
+
+
+def skip_pause(database: Database, job_id: str) -> None:
+    with database.writer() as session:
+        session.get_one(Job, job_id).run_after = None
+        session.commit()
+
+
+def losses(database: Database, job_id: str) -> list[Any]:
+    with database.reader() as session:
+        steps = series(session, job_id).steps
+    assert [point["step"] for point in steps] == list(range(1, len(steps) + 1))
+    return [point["loss"] for point in steps]
+
+
+def attempts_of(database: Database, job_id: str) -> list[Attempt]:
+    with database.reader() as session:
+        return list(attempts.of_stage(session, job_id, Stage.TRAIN))
+
+
+def outcomes(database: Database, job_id: str) -> list[str | None]:
+    return [attempt.outcome for attempt in attempts_of(database, job_id)]
+
+
+def check_events(database: Database, job_id: str) -> None:
+    with database.reader() as session:
+        events = repository.events(session, job_id, after=0, limit=10_000)
+        job = session.get_one(Job, job_id)
+    assert [event.seq for event in events] == list(range(1, job.last_seq + 1))

@@ -1,74 +1,37 @@
-"""What a worker makes of its child, and of what earlier workers left: on both databases, with real processes."""
+"""What a worker makes of its child: on both databases, with real processes."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session, sessionmaker
 
 from app.adapters import repository as adapters
-from app.contracts.events import Phase, PhaseStarted
-from app.db import Database, utc_now
-from app.jobs import attempts, ending, repository
-from app.jobs.claims import Claim, Fenced, take_back
-from app.jobs.metrics import series
-from app.jobs.models import Attempt, Job
+from app.db import Database
+from app.jobs import ending, repository
+from app.jobs.claims import Claim
 from app.jobs.states import JobStatus, Stage
 from tests.integration.jobs import read
-from tests.integration.offices import add_training, an_office, at_work, reached_step, seated, settings_of
+from tests.integration.offices import (
+    QUIET,
+    add_training,
+    at_work,
+    attempts_of,
+    check_events,
+    losses,
+    outcomes,
+    reached_step,
+    seated,
+    settings_of,
+    skip_pause,
+    work,
+)
 from tests.waiting import wait_for
 from worker import lifecycle
-from worker.lifecycle import attend
-from worker.office import Office
-from worker.reconciler import Reconciler
-
-QUIET = [pytest.approx(4.0 * 0.9**step) for step in range(1, 9)]
 
 
 @pytest.fixture(autouse=True)
 def _trainer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-
-
-def work(database: Database, home: Path, **settings: Any) -> None:
-    """One worker, until nothing waits."""
-    with seated(settings_of(home, **settings), database) as office:
-        attend(office)
-
-
-def skip_pause(database: Database, job_id: str) -> None:
-    with database.writer() as session:
-        session.get_one(Job, job_id).run_after = None
-        session.commit()
-
-
-def losses(database: Database, job_id: str) -> list[Any]:
-    with database.reader() as session:
-        steps = series(session, job_id).steps
-    assert [point["step"] for point in steps] == list(range(1, len(steps) + 1))
-    return [point["loss"] for point in steps]
-
-
-def attempts_of(database: Database, job_id: str) -> list[Attempt]:
-    with database.reader() as session:
-        return list(attempts.of_stage(session, job_id, Stage.TRAIN))
-
-
-def outcomes(database: Database, job_id: str) -> list[str | None]:
-    return [attempt.outcome for attempt in attempts_of(database, job_id)]
-
-
-def check_events(database: Database, job_id: str) -> None:
-    with database.reader() as session:
-        events = repository.events(session, job_id, after=0, limit=10_000)
-        job = session.get_one(Job, job_id)
-    assert [event.seq for event in events] == list(range(1, job.last_seq + 1))
 
 
 def test_a_training_that_goes_well_has_an_adapter(database: Database, home: Path) -> None:
@@ -216,239 +179,3 @@ def test_a_wish_between_the_claim_and_the_child_is_heard(database: Database, hom
         lifecycle.work_on(office, Claim(job_id, job.epoch, Stage.TRAIN, office.name), job)
 
     assert read(database, job_id).status in (JobStatus.PAUSED, JobStatus.CANCELLED)
-
-
-def lose(database: Database, job_id: str) -> None:
-    with database.writer() as session:
-        job = session.get_one(Job, job_id)
-        assert take_back(session, job, utc_now(), reason="lost", max_attempts=9, pause=None)
-        session.commit()
-
-
-def run_and_die(database: Database, office: Office) -> str:
-    """All of an attempt but its end: what a worker leaves that dies before it can store how it ended."""
-    job = lifecycle.take(office)
-    assert job is not None
-    lifecycle.run(office, Claim(job.id, job.epoch, Stage.TRAIN, office.name), job)
-    lose(database, job.id)
-    return job.id
-
-
-@pytest.mark.parametrize("is_published", [False, True])
-def test_a_result_that_nobody_stored_is_not_trained_again(database: Database, home: Path, is_published: bool) -> None:
-    job_id = add_training(database)
-    with seated(settings_of(home), database) as office:
-        run_and_die(database, office)
-        if is_published:  # it died between moving the adapter and the commit
-            folder = office.settings.job_dir(job_id) / "attempts" / "1"
-            version = next(e for e in map(json.loads, _lines(folder)) if e["kind"] == "adapter")["version"]
-            target = office.settings.adapter_dir(job_id.replace("job-", "adapter-"), version)
-            target.parent.mkdir(parents=True)
-            (folder / "adapter").rename(target)
-        attend(office)
-        folders = sorted(path.name for path in (office.settings.job_dir(job_id) / "attempts").iterdir())
-
-    assert read(database, job_id).status is JobStatus.SUCCEEDED
-    assert folders == ["1"]
-    assert losses(database, job_id) == QUIET
-
-
-def test_a_result_whose_adapter_was_changed_is_trained_again(database: Database, home: Path) -> None:
-    job_id = add_training(database)
-    with seated(settings_of(home), database) as office:
-        run_and_die(database, office)
-        (office.settings.job_dir(job_id) / "attempts" / "1" / "adapter" / "weights").write_text("other")
-        attend(office)
-
-    assert outcomes(database, job_id) == ["worker_lost", "finished"]
-    assert losses(database, job_id) == QUIET
-
-
-def _lines(folder: Path) -> list[str]:
-    return (folder / "events.jsonl").read_text().splitlines()
-
-
-def test_events_that_nobody_stored_are_stored_once_by_the_next_attempt(database: Database, home: Path) -> None:
-    """The worker dies; its child reports two steps more, of which a crash of the host tears the last line."""
-    job_id = add_training(database, save_every=4, at=6, does="dies")
-    work(database, home)
-    lost = attempts_of(database, job_id)[0]
-    path = settings_of(home).job_dir(job_id) / "attempts" / "1" / "events.jsonl"
-    more = [PhaseStarted(phase=Phase.EVAL).model_dump_json(), '{"kind": "nonsense"}', '{"kind":"step","st']
-    with path.open("a") as file:
-        file.write("\n".join(more))
-    skip_pause(database, job_id)
-    work(database, home)
-    skip_pause(database, job_id)
-    work(database, home)
-    with database.reader() as session:
-        own = [event.kind for event in repository.events(session, job_id, after=0, limit=999) if event.epoch == 1]
-
-    assert lost.outcome == "process_killed"
-    assert own.count("phase") == 2
-    assert own.count("notice") == 1
-    assert losses(database, job_id) == QUIET
-    check_events(database, job_id)
-
-
-class Flaky(Session):
-    """A database that is away for some commits: half of those that it fails were done all the same."""
-
-    failures = 0
-    commits = 0
-
-    def commit(self) -> None:
-        Flaky.commits += 1
-        is_lost = Flaky.commits % 3 == 0 and Flaky.failures > 0
-        if is_lost and Flaky.commits % 2:
-            Flaky.failures -= 1
-            raise OperationalError("COMMIT", {}, Exception("away"))
-        super().commit()
-        if is_lost:
-            Flaky.failures -= 1
-            raise OperationalError("COMMIT", {}, Exception("gone before it answered"))
-
-
-def test_a_database_that_is_away_again_and_again_costs_no_event(database: Database, home: Path) -> None:
-    job_id = add_training(database, steps=8, step_seconds=0.1)
-    Flaky.failures, Flaky.commits = 8, 0
-    with seated(settings_of(home), database) as office:
-        office.database.writer = sessionmaker(database.engine, class_=Flaky, expire_on_commit=False)
-        for _ in range(20):
-            attend(office)
-            Reconciler(office).round()
-
-    assert Flaky.failures == 0
-    assert read(database, job_id).status is JobStatus.SUCCEEDED
-    assert losses(database, job_id) == QUIET
-    check_events(database, job_id)
-
-
-def test_a_dead_worker_of_this_host_is_found_by_its_lock_at_once(database: Database, home: Path) -> None:
-    """The lease of 30 seconds and the fence would leave the job with it for so long."""
-    job_id = add_training(database)
-    settings = settings_of(home)
-    with seated(settings, database, "gpu1", "w2") as office:
-        lifecycle.take(office)
-    with seated(settings, database) as other:
-        Reconciler(other).round()
-
-    assert read(database, job_id).status is JobStatus.QUEUED
-    assert outcomes(database, job_id) == ["worker_lost"]
-
-
-def test_a_worker_of_another_host_is_given_up_after_its_lease(database: Database, home: Path, tmp_path: Path) -> None:
-    """Its lock cannot be asked here, and the fence alone would wait for ever."""
-    job_id = add_training(database)
-    with seated(settings_of(tmp_path / "elsewhere"), database, "gpu0", "far") as office:
-        lifecycle.take(office)
-    with seated(settings_of(home, lease_seconds=1), database) as other:
-        reconciler = Reconciler(other)
-        reconciler.round()
-        assert read(database, job_id).status is JobStatus.RUNNING
-
-        def is_taken() -> bool:
-            reconciler.round()
-            return read(database, job_id).worker is None
-
-        wait_for("its lease is over", is_taken, 10)
-
-    assert outcomes(database, job_id) == ["worker_lost"]
-
-
-def test_a_worker_whose_lease_was_taken_is_fenced_when_it_wakes_up(database: Database, home: Path) -> None:
-    """The lock and the lease are behind it: only the fence keeps its result out."""
-    job_id = add_training(database)
-    with seated(settings_of(home), database) as office:
-        job = lifecycle.take(office)
-        assert job is not None
-        report = lifecycle.run(office, Claim(job_id, job.epoch, Stage.TRAIN, office.name), job)
-        lose(database, job_id)
-        with pytest.raises(Fenced):
-            lifecycle.conclude(office, Claim(job_id, job.epoch, Stage.TRAIN, office.name), report)
-
-    assert read(database, job_id).status is JobStatus.QUEUED
-
-
-def test_a_second_worker_on_one_gpu_claims_nothing_and_says_why(database: Database, home: Path) -> None:
-    """Lease and fence are a job's: they would let it take another job for the same GPU."""
-    add_training(database)
-    settings = settings_of(home)
-    with seated(settings, database, name="w1"):
-        second = an_office(settings, database, name="w2")
-        Reconciler(second).round()
-        attend(second)
-        with database.reader() as session:
-            problems = {worker.name: worker.problem for worker in repository.workers(session)}
-
-    assert not second.seated.is_set()
-    assert problems["w1"] is None
-    assert "gpu0" in str(problems["w2"])
-
-
-def test_a_database_error_forgets_what_was_observed(database: Database, home: Path, tmp_path: Path) -> None:
-    """A holder that could not beat while the database was away is not taken for dead when it is back."""
-    job_id = add_training(database)
-    with seated(settings_of(tmp_path / "elsewhere"), database, "gpu0", "far") as office:
-        lifecycle.take(office)
-    with seated(settings_of(home, lease_seconds=1), database) as other:
-        reconciler = Reconciler(other)
-        reconciler.round()
-        wait_for("a lease is over", lambda: not other.stopping.wait(1.1))
-        there, Flaky.failures, Flaky.commits = other.database.writer, 1, 2
-        other.database.writer = sessionmaker(database.engine, class_=Flaky, expire_on_commit=False)
-        reconciler.round()
-        other.database.writer = there
-        reconciler.round()
-
-    assert read(database, job_id).status is JobStatus.RUNNING
-
-
-WORKER = """
-import sys
-from pathlib import Path
-from app.db import Database
-from tests.integration.offices import seated, settings_of
-from worker.lifecycle import attend
-with seated(settings_of(Path(sys.argv[1]), lease_seconds=float(sys.argv[3])), Database.open(sys.argv[2])) as office:
-    attend(office)
-"""
-
-
-def a_worker(home: Path, database_url: str, lease_seconds: float = 30) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-c", WORKER, str(home), database_url, str(lease_seconds)]
-    return subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
-
-
-def trainers_of(job_id: str) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"a_trainer .*{job_id}"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
-
-
-def test_a_killed_worker_leaves_no_trainer_and_its_job_goes_on(
-    database: Database, database_url: str, home: Path
-) -> None:
-    job_id = add_training(database, step_seconds=0.2, save_every=1)
-    worker = a_worker(home, database_url)
-    reached_step(database, job_id, 3)
-    worker.kill()
-    worker.wait()
-    wait_for("no trainer is left", lambda: not trainers_of(job_id))
-    work(database, home)
-
-    assert outcomes(database, job_id) == ["worker_lost", "finished"]
-    assert (attempts_of(database, job_id)[1].resume_step or 0) >= 3
-    assert losses(database, job_id) == QUIET
-    check_events(database, job_id)
-
-
-def test_a_frozen_worker_loses_its_trainer_before_its_lease(database: Database, database_url: str, home: Path) -> None:
-    job_id = add_training(database, steps=1000, step_seconds=0.05)
-    worker = a_worker(home, database_url, lease_seconds=3)
-    try:
-        reached_step(database, job_id, 3)
-        os.kill(worker.pid, signal.SIGSTOP)
-        wait_for("its guardian ends the trainer", lambda: not trainers_of(job_id), 3)
-    finally:
-        worker.kill()
-        worker.wait()

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import get_args
 
 import pytest
+from sqlalchemy import insert
 
 from app.contracts.events import AttemptEvent, CheckpointRemoved, CheckpointSaved, Noticed
 from app.db import Database
@@ -78,7 +79,7 @@ def add_many(database: Database, project: str, count: int) -> None:
     columns = {column.name: getattr(model, column.name) for column in Job.__table__.columns}
     rows = [{**columns, "id": f"job-{n:024d}"} for n in range(count - 1)]
     with database.writer() as session:
-        session.execute(Job.__table__.insert(), rows)
+        session.execute(insert(Job), rows)
         session.commit()
 
 

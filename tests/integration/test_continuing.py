@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -46,7 +45,7 @@ def add_origin(database: Database, *steps: int, status: JobStatus = JobStatus.FA
     return job_id
 
 
-def post(api: TestClient, origin: dict[str, Any], **groups: Any) -> httpx.Response:
+def post(api: TestClient, origin: dict[str, Any], **groups: Any) -> Any:
     return api.post("/jobs", json=hub_body(continue_from=origin, **groups))
 
 
@@ -263,6 +262,6 @@ def test_an_origin_is_not_deleted_while_a_job_that_goes_on_from_it_is_stored(
             session.add(job)
             session.flush()
             answer = pool.submit(api.delete, f"/{kind}/{origin}")
-            assert not wait([answer], timeout=0.3).done
+            assert not wait([answer], timeout=1.5).done
             session.commit()
         assert answer.result().status_code == 409

@@ -14,7 +14,7 @@ from app.db import Database, utc_now
 from app.jobs import repository
 from app.jobs.claims import Claim, finish, record, take_back
 from app.jobs.models import Job
-from app.jobs.states import ENDED, Desire, JobStatus, Stage, given_back
+from app.jobs.states import ENDED, Desire, JobStatus, Stage, after_check, given_back
 from tests.integration.jobs import NOW, add_job, read, take
 from tests.integration.jobs_api import an_api, error_of
 
@@ -168,11 +168,18 @@ def test_a_paused_job_is_not_claimed(api: TestClient, database: Database) -> Non
     assert take(database) is None
 
 
-def test_a_job_paused_while_it_is_checked_is_paused_behind_its_check(api: TestClient, database: Database) -> None:
-    claim = held(database, Stage.CHECK)
-    told(api, claim.job_id, "pause")
+def test_a_job_paused_while_it_is_checked_is_checked_to_the_end_first(api: TestClient, database: Database) -> None:
+    first = held(database, Stage.CHECK)
+    told(api, first.job_id, "pause")
+    assert give_back(database, first) is JobStatus.VALIDATING
 
-    assert give_back(database, claim) is JobStatus.VALIDATING
+    claim = take(database, stage=Stage.CHECK)
+    assert claim is not None
+    with database.writer() as session:
+        target = after_check(session.get_one(Job, claim.job_id).desired, is_dry_run=False)
+        finish(session, claim, target, NOW, outcome="finished", reason=None)
+        session.commit()
+    assert told(api, claim.job_id, "resume") == ("queued", False, False)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +194,7 @@ def test_a_wish_for_a_job_that_is_given_back_at_this_moment_is_fulfilled(
         with database.writer() as session:
             finish(session, claim, JobStatus.QUEUED, NOW, outcome="worker_stopped", reason=None)
             answer = pool.submit(told, api, claim.job_id, what)
-            assert not wait([answer], timeout=0.3).done
+            assert not wait([answer], timeout=1.5).done
             session.commit()
         assert answer.result() == (after.value, False, False)
 

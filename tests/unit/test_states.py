@@ -24,7 +24,9 @@ def test_only_a_running_job_and_a_dry_run_can_succeed() -> None:
     [
         (Desire.RUN, False, JobStatus.QUEUED),
         (Desire.PAUSE, False, JobStatus.PAUSED),
+        (Desire.CANCEL, False, JobStatus.CANCELLED),
         (Desire.RUN, True, JobStatus.SUCCEEDED),
+        (Desire.CANCEL, True, JobStatus.CANCELLED),
     ],
 )
 def test_a_job_that_was_checked_waits_as_its_user_wants_and_a_dry_run_has_ended(

@@ -6,12 +6,10 @@ generation_config.json                            with the list of tokens that e
 tunesmith.json                                    the resolved spec, the versions, the base, hashes of the data
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -20,6 +18,7 @@ from app import __version__
 from app.contracts.events import AdapterSaved
 from app.contracts.order import TrainingOrder
 from app.contracts.rows import PREPARED
+from worker.bundles import hash_folder
 from worker.rendering.renderer import load_renderer
 
 PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft")
@@ -81,12 +80,3 @@ def generation_config(model: Any, tokenizer: PreTrainedTokenizerBase, ends: Sequ
 def loaded_base(model: Any) -> str:
     """The weights that were really loaded: Unsloth may take another repository than the one that was named."""
     return str(model.config._name_or_path)
-
-
-def hash_folder(folder: Path) -> str:
-    """16 hex digits over names and contents of all files."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""Jobs that are killed, paused and handed on: real Celery, broker, database, Unsloth and a tiny real model.
+
+In float32 on a CPU a run that was interrupted leaves, to the bit, what a quiet one leaves.
+"""
+
+import hashlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.stack import MODEL, Stack, running
+from tests.waiting import wait_for
+
+STEPS = 60
+EXACT: dict[str, Any] = {
+    "model": {"model_name": MODEL, "max_seq_length": 256, "load_in_4bit": False, "dtype": "float32"},
+    "lora": {"lora_dropout": 0.1},
+    "training": {"max_steps": STEPS, "learning_rate": 0.02, "save_steps": 4, "fp16": False, "bf16": False},
+}
+FIGURES = ("step", "loss", "learning_rate", "grad_norm", "tokens", "epoch")
+
+
+def kill(stack: Stack, *words: str) -> None:
+    for pid in stack.processes(*words):
+        os.kill(pid, signal.SIGKILL)
+
+
+def curve(stack: Stack, job_id: str) -> list[tuple[Any, ...]]:
+    steps = stack.api.get(f"/jobs/{job_id}/metrics").json()["steps"]
+    return [tuple(point[name] for name in FIGURES) for point in steps]
+
+
+def weights(stack: Stack, job: dict[str, Any]) -> str:
+    adapter_id, _, version = job["result"]["adapter"].partition("@")
+    path = stack.home / "adapters" / adapter_id / version / "adapter_model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def trainings(job: dict[str, Any]) -> list[dict[str, Any]]:
+    return [attempt for attempt in job["attempts"] if attempt["stage"] == "train"]
+
+
+def test_a_job_that_is_killed_three_times_ends_as_a_quiet_one(stack: Stack) -> None:
+    """Its trainer, its guardian with it, and its worker."""
+    quiet, broken = stack.submit(**EXACT), stack.submit(**EXACT)
+    expected = stack.wait(quiet, "succeeded", "failed")
+    stack.wait_for_step(broken, 6)
+    kill(stack, "-m worker.training", broken)
+    stack.wait_for_step(broken, 20)
+    kill(stack, "guardian_process.py", "worker.training", broken)
+    stack.wait_for_step(broken, 34)
+    trainers = stack.processes("-m worker.training", broken)
+    kill(stack, "celery", "trainer0")
+    wait_for("the trainer is gone", lambda: not set(trainers) & set(stack.processes("-m worker.training", broken)))
+    job = stack.wait(broken, "succeeded", "failed")
+    tries = trainings(job)
+
+    assert (expected["status"], job["status"]) == ("succeeded", "succeeded"), (expected["error"], job["error"])
+    assert curve(stack, broken) == curve(stack, quiet)
+    assert len(curve(stack, broken)) == STEPS
+    assert weights(stack, job) == weights(stack, expected)
+    assert tries[-1]["outcome"] == "finished"
+    assert "worker_lost" in [attempt["outcome"] for attempt in tries]
+    assert [attempt["resume_step"] for attempt in tries] == sorted(attempt["resume_step"] for attempt in tries)
+    assert tries[-1]["resume_step"] >= 32
+
+
+def test_a_paused_job_goes_on_at_the_same_step(embedded: Stack) -> None:
+    job_id = embedded.submit(**EXACT)
+    embedded.wait_for_step(job_id, 3)
+    asked = embedded.api.post(f"/jobs/{job_id}/pause").json()
+    paused = embedded.wait(job_id, "paused", "succeeded")
+    stopped_at = embedded.api.get(f"/jobs/{job_id}/checkpoints").json()["data"][0]["step"]
+    embedded.api.post(f"/jobs/{job_id}/resume")
+    job = embedded.wait(job_id, "succeeded", "failed")
+
+    assert asked["pause_requested"]
+    assert paused["status"] == "paused"
+    assert embedded.processes("-m worker.training", job_id) == []
+    assert [attempt["resume_step"] for attempt in trainings(job)] == [0, stopped_at]
+    assert [point[0] for point in curve(embedded, job_id)] == list(range(1, STEPS + 1))
+
+
+def test_a_worker_that_is_stopped_hands_its_job_on_behind_a_checkpoint(embedded: Stack) -> None:
+    job_id = embedded.submit(**EXACT)
+    embedded.wait_for_step(job_id, 3)
+    for pid in embedded.processes("celery", "trainer0"):
+        os.kill(pid, signal.SIGTERM)
+    job = embedded.wait(job_id, "succeeded", "failed")
+    tries = trainings(job)
+
+    assert job["status"] == "succeeded", job["error"]
+    assert [attempt["outcome"] for attempt in tries] == ["worker_stopped", "finished"]
+    assert tries[1]["resume_step"] >= 3
+    assert [point[0] for point in curve(embedded, job_id)] == list(range(1, STEPS + 1))
+
+
+def test_a_checkpoint_that_is_asked_for_can_be_gone_on_from_by_another_job(embedded: Stack) -> None:
+    first = embedded.submit(**{**EXACT, "training": {**EXACT["training"], "save_steps": None}})
+    embedded.wait_for_step(first, 2)
+    assert embedded.api.post(f"/jobs/{first}/checkpoint").status_code == 202
+    done = embedded.wait(first, "succeeded", "failed")
+    saved = embedded.api.get(f"/jobs/{first}/checkpoints").json()["data"]
+    second = embedded.submit(**EXACT, continue_from={"job": first})
+    job = embedded.wait(second, "succeeded", "failed")
+
+    assert (done["status"], job["status"]) == ("succeeded", "succeeded"), (done["error"], job["error"])
+    assert len(saved) == 1
+    assert [point[0] for point in curve(embedded, second)] == list(range(saved[0]["step"] + 1, STEPS + 1))
+    assert weights(embedded, job) == weights(embedded, done)
+
+
+def test_an_adapter_can_be_gone_on_from(embedded: Stack) -> None:
+    first = embedded.wait(embedded.submit(), "succeeded", "failed")
+    more = embedded.submit(
+        continue_from={"adapter": first["adapter_id"]}, training={"max_steps": 2, "logging_steps": 1}
+    )
+    embedded.wait(more, "succeeded", "failed")
+    losses = [curve(embedded, job_id)[0][1] for job_id in (first["id"], more)]
+
+    assert losses[1] < losses[0] * 0.7
+
+
+def test_everything_killed_at_once_comes_back(models: Path, tmp_path: Path) -> None:
+    """`kill -9` of `tunesmith up` itself takes all of its processes along; the next one goes on with the job."""
+    env = {"TUNESMITH_MODELS_DIR": str(models)}
+    with running(tmp_path / "home", env) as stack:
+        job_id = stack.submit(**EXACT)
+        stack.wait_for_step(job_id, 6)
+        stack.process.kill()
+        stack.process.wait()
+        wait_for("nothing is left running", lambda: not stack.processes())
+    with running(tmp_path / "home", env) as stack:
+        job = stack.wait(job_id, "succeeded", "failed")
+
+        assert job["status"] == "succeeded", job["error"]
+        assert trainings(job)[-1]["resume_step"] >= 4
+        assert [point[0] for point in curve(stack, job_id)] == list(range(1, STEPS + 1))
