@@ -57,6 +57,13 @@ class Guarded:
         """SIGKILL for the whole tree. Returns at once."""
         self._order(KILL)
 
+    def abandon(self) -> None:
+        """SIGKILL for the guardian, which takes its child along: for one that is frozen and obeys no order.
+
+        What the child has started may be left; it holds the slot until somebody kills it.
+        """
+        self._guardian.kill()
+
     def checkpoint(self) -> None:
         """Ask for a checkpoint: SIGUSR1 for the command, which is started with it ignored. Returns at once."""
         self._order(CHECKPOINT)

@@ -6,6 +6,7 @@ heartbeat renews the child's lease, so that a worker which is frozen or cut off 
 """
 
 import logging
+import math
 import subprocess
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from app.contracts.events import (
     SourcesChecked,
 )
 from app.db import AWAY
-from app.guardian import Guarded, Lease, spawn
+from app.guardian import KILL_WAIT_SECONDS, Guarded, Lease, spawn
 from app.jobs.claims import Claim, Fenced, Wish, record
 from app.jobs.logs import LOG_NAME
 from app.jobs.states import Desire, Stage
@@ -105,6 +106,7 @@ class Watch:
         self._asked = errand.checkpoints_asked
         self._started = self._alive_at = self._renewed_at = time.monotonic()
         self._signs: tuple[int, ...] = ()
+        self._gone_by = math.inf
         self.report = Report()
 
     def until_gone(self, child: Guarded) -> Report:
@@ -124,6 +126,8 @@ class Watch:
         return (self._unsure is None and not self._tail.peek()[0]) or self._office.stopping.is_set()
 
     def _wait(self, child: Guarded) -> int | None:
+        if time.monotonic() > self._gone_by:  # its guardian is frozen: without it the kernel ends the child
+            child.abandon()
         try:
             return child.wait(self._office.settings.heartbeat_seconds)
         except subprocess.TimeoutExpired:
@@ -165,6 +169,7 @@ class Watch:
             self.report.stopped = reason  # it is stopping already
         elif reason is not None and self.report.stopped is None:
             self.report.stopped = reason
+            self._gone_by = time.monotonic() + self._office.settings.grace_seconds + KILL_WAIT_SECONDS
             child.stop()
         elif wish.checkpoints_asked > self._asked and self.report.is_training:
             self._asked = wish.checkpoints_asked

@@ -40,10 +40,12 @@ class Scene:
         return found if found is not None and found.is_alive else None
 
     def worker_of(self, trainer: Process) -> Process | None:
-        """The worker that the trainer hangs from: the parent of its guardian."""
-        guardian = self.guardian_of(trainer)
-        parent = _parent(guardian.pid) if guardian else None
-        return next((one for one in self.stack.processes("worker") if one.pid == parent), None)
+        """The worker that the trainer hangs from, by its guardian where it has one."""
+        workers = {one.pid: one for one in self.stack.processes("worker")}
+        pid: int | None = trainer.pid
+        while pid and pid not in workers:
+            pid = _parent(pid)
+        return workers.get(pid) if pid else None
 
     def guardian_of(self, trainer: Process) -> Process | None:
         parent = _parent(trainer.pid)

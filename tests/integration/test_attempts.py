@@ -1,5 +1,8 @@
 """What a worker makes of its child: on both databases, with real processes."""
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +182,21 @@ def test_a_wish_between_the_claim_and_the_child_is_heard(database: Database, hom
         lifecycle.work_on(office, Claim(job_id, job.epoch, Stage.TRAIN, office.name), job)
 
     assert read(database, job_id).status in (JobStatus.PAUSED, JobStatus.CANCELLED)
+
+
+def test_a_frozen_guardian_does_not_keep_a_job_that_is_to_be_cancelled(
+    database: Database, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.attempt.KILL_WAIT_SECONDS", 0.5)
+    job_id = add_training(database, steps=1000, step_seconds=0.05)
+    with seated(settings_of(home, grace_seconds=0.5), database) as office, at_work(office):
+        reached_step(database, job_id, 2)
+        pattern = f"guardian_process.*{job_id}"
+        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=True)
+        os.kill(int(found.stdout), signal.SIGSTOP)
+        with database.writer() as session:
+            ending.end(session, job_id)
+            session.commit()
+        wait_for("it is cancelled", lambda: read(database, job_id).status is JobStatus.CANCELLED)
+
+    assert subprocess.run(["pgrep", "-f", f"a_trainer .*{job_id}"], capture_output=True, check=False).returncode == 1
