@@ -133,7 +133,9 @@ def test_a_lease_needs_a_descriptor_and_seconds(
     assert lease_of(environment) == expected
 
 
-@pytest.mark.parametrize(("save_seconds", "pause"), [(0.01, 20.0), (0.9, 90.0), (2.0, 120.0), (3.6, 120.0), (60.0, 2000.0)])
+@pytest.mark.parametrize(
+    ("save_seconds", "pause"), [(0.01, 20.0), (0.9, 90.0), (2.0, 120.0), (3.6, 120.0), (60.0, 2000.0)]
+)
 def test_auto_saves_by_time_at_three_percent_of_it(save_seconds: float, pause: float) -> None:
     schedule = SaveSchedule("auto")
     schedule.begin(1000.0)
