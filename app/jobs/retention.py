@@ -92,13 +92,14 @@ def _known_files(session: Session, names: list[str]) -> set[str]:
 
 
 def _known_adapters(session: Session, names: list[str]) -> set[str]:
-    """Those with a row, and those of a job that has not ended: it stores the row when it does."""
-    return {name for name in names if adapters.get(session, name) is not None or _is_awaited(session, name)}
+    """Those with a row, and those that no ended job accounts for: one that runs stores the row at its end, and of one
+    that is not there the database may be an older copy."""
+    return {name for name in names if adapters.get(session, name) is not None or not _has_ended(session, name)}
 
 
-def _is_awaited(session: Session, adapter_id: str) -> bool:
+def _has_ended(session: Session, adapter_id: str) -> bool:
     status = repository.find_status(session, f"job-{adapter_id.removeprefix('adapter-')}")
-    return status is not None and status not in ENDED
+    return status is not None and status in ENDED
 
 
 KINDS: dict[str, Callable[[Session, list[str]], set[str]]] = {

@@ -82,9 +82,10 @@ def entries(root: Path) -> set[Path]:
 def test_what_no_row_knows_is_removed_and_what_a_row_knows_stays(
     database: Database, settings: Settings, root: Path, known: set[Path]
 ) -> None:
+    ended = add_job(database, JobStatus.FAILED)
     orphans = {
         a_folder(root / "jobs" / new_id("job")),
-        a_folder(root / "adapters" / new_id("adapter")),
+        a_folder(root / "adapters" / ended.replace("job-", "adapter-")),
         a_file(root / "files" / new_id("file")),
         a_folder(root / "jobs" / f".deleted-{new_id('job')}"),
         a_folder(root / "adapters" / ".deleted-v1"),
@@ -167,6 +168,17 @@ def test_an_adapter_whose_job_has_not_stored_it_yet_is_kept(
     sweep_orphans(database, settings)
 
     assert placed.is_dir() == (status not in ENDED)
+
+
+@pytest.mark.usefixtures("known")
+def test_an_adapter_of_which_the_database_knows_no_job_is_kept(
+    database: Database, settings: Settings, root: Path
+) -> None:
+    """The database may be an older copy that was restored."""
+    trained = a_folder(root / "adapters" / new_id("adapter"))
+    sweep_orphans(database, settings)
+
+    assert trained.is_dir()
 
 
 def test_nothing_is_removed_for_a_database_that_knows_nothing_of_a_folder(
