@@ -6,7 +6,7 @@ Defaults suit a laptop: SQLite, a bundled Valkey and all state below one folder.
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     silence_seconds: float = Field(3600.0, gt=0, description="a process that does nothing for so long is hung")
     max_attempts: int = Field(3, ge=1, le=100, description="failures in the same place before a job fails")
     trainer_module: str = Field("worker.training", description="the program of an attempt: it is given an order")
+    verify: Literal["engine", "off"] = Field(
+        "engine",
+        description="engine: a job succeeds once the engine has proved its adapter; off, for hosts without an engine: "
+        "adapters are served unproved",
+    )
     log_level: str = "INFO"
 
     @model_validator(mode="before")

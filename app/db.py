@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import DateTime, Dialect, Engine, create_engine, event
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
@@ -15,8 +15,9 @@ from sqlalchemy.types import TypeDecorator
 POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=20000"
 
 
-# What is raised while the database is away, busy for too long, or its disk is full: the same may go well later.
-AWAY = (OperationalError, InterfaceError, NoFreeConnection)
+# What is raised while the database is away, busy for too long, read-only, or its disk is full: the same may go well
+# later.
+AWAY = (OperationalError, InterfaceError, InternalError, NoFreeConnection)
 
 
 class Base(DeclarativeBase):

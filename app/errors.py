@@ -31,9 +31,13 @@ class Problem(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong. `param` is the field or parameter; `details` has one entry for each thing that is wrong."""
+    """What went wrong. `param` is the field or parameter; `details` has one entry for each thing that is wrong.
+
+    `type` is OpenAI's word for the kind of error.
+    """
 
     code: str
+    type: str
     message: str
     param: str | None
     details: list[Problem]
@@ -64,9 +68,20 @@ class ServiceError(Exception):
     def body(self, request_id: str | None) -> dict[str, Any]:
         """The one error form of the service."""
         body = ErrorBody(
-            code=self.code, message=self.message, param=self.param, details=self.details, request_id=request_id
+            code=self.code,
+            type=_type(self.status),
+            message=self.message,
+            param=self.param,
+            details=self.details,
+            request_id=request_id,
         )
         return {"error": {**body.model_dump(), "details": [p.model_dump(exclude_none=True) for p in self.details]}}
+
+
+def _type(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
 
 
 class InvalidRequest(ServiceError):

@@ -28,8 +28,8 @@ RENEW = b"R"
 # An order and the `time.monotonic()` that it speaks of; shorter than PIPE_BUF, so never torn.
 ORDER = struct.Struct("=cd")
 # What a leased child finds in its environment: a descriptor with a byte for every renewal, and its `alarm_after`.
-LEASE_FD = "TUNESMITH_LEASE_FD"
-LEASE_SECONDS = "TUNESMITH_LEASE_SECONDS"
+LEASE_FD = "GUARDIAN_LEASE_FD"
+LEASE_SECONDS = "GUARDIAN_LEASE_SECONDS"
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36

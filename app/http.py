@@ -9,18 +9,27 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.contracts.spec import JobSpec
+from app.db import AWAY
 from app.errors import BadRequest, InvalidRequest, NotFound, Problem, ServiceError, TooLarge, Unavailable
 from app.generate.schemas import GenerateRequest
+from app.openai.schemas import ChatRequest, CompletionRequest
 from app.validation import invalid_request
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 # What a multipart body holds beside the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
+OPENAI_DOOR = "/v1/"
+# Whose fields an unknown one could have meant; JobSpec's elsewhere.
+BODIES: dict[str, type[BaseModel]] = {
+    "/generate": GenerateRequest,
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+}
 log = logging.getLogger(__name__)
 
 
@@ -31,11 +40,16 @@ class ErrorResponse(JSONResponse):
         return json.dumps(content, ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
-def answer(error: ServiceError, request_id: str | None) -> ErrorResponse:
+def answer(error: ServiceError, request_id: str | None, path: str = "") -> ErrorResponse:
+    """Below /v1, OpenAI's status for a field that is wrong, and no second try at what stays wrong."""
     headers = {"x-request-id": request_id} if request_id else {}
+    status = error.status
+    if path.startswith(OPENAI_DOOR):
+        status = 400 if status == 422 else status
+        headers |= {"x-should-retry": "false"} if status == 409 else {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
-    return ErrorResponse(error.body(request_id), status_code=error.status, headers=headers)
+    return ErrorResponse(error.body(request_id), status_code=status, headers=headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -46,21 +60,23 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     def service_error(request: Request, error: ServiceError) -> ErrorResponse:
-        return answer(error, request_id(request))
+        return answer(error, request_id(request), request.url.path)
 
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> ErrorResponse:
-        body = GenerateRequest if request.url.path == "/generate" else JobSpec
-        return answer(invalid_request(error.errors(), body, error.body), request_id(request))
+        body = BODIES.get(request.url.path, JobSpec)
+        return answer(invalid_request(error.errors(), body, error.body), request_id(request), request.url.path)
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> ErrorResponse:
-        return answer(_of_status(error, request), request_id(request))
+        return answer(_of_status(error, request), request_id(request), request.url.path)
 
-    @app.exception_handler(OperationalError)
-    def database_error(request: Request, error: OperationalError) -> ErrorResponse:
-        log.error("request %s met a database that is away: %s", request_id(request), type(error.orig).__name__)
+    def database_error(request: Request, error: Exception) -> ErrorResponse:
+        log.error("request %s met a database that is away: %s", request_id(request), type(error).__name__)
         return answer(Unavailable("the database is away", code="database_unavailable"), request_id(request))
+
+    for kind in AWAY:
+        app.add_exception_handler(kind, database_error)
 
     @app.exception_handler(Exception)
     def unforeseen(request: Request, error: Exception) -> ErrorResponse:

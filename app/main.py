@@ -21,6 +21,7 @@ from app.http import RequestLimits, install_error_handlers
 from app.jobs.queue import CeleryDoorbell, make_celery
 from app.jobs.retention import sweep_orphans
 from app.jobs.routes import router as jobs
+from app.openai.routes import router as openai
 
 # What an upload has left on the disk after a day, nobody sends or checks any more.
 LONGEST_UPLOAD_SECONDS = 86_400
@@ -50,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.database = Database.open(settings.database)
     app.state.bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))
     app.state.engine = HttpEngineClient(settings.engine_url)
-    for router in (system.router, jobs, files, adapters, generate):
+    for router in (system.router, jobs, files, adapters, generate, openai):
         app.include_router(router)
     install_error_handlers(app)
     app.add_middleware(

@@ -2,8 +2,8 @@
 
 usage: python -m bench.quiet_run MODEL_DIR WORK_DIR [--steps 60] [--rounds 2]
 
-The same training, in turn: as a job of the service (API, broker, workers, guardian, heartbeats, checkpoints by time), and
-its trainer alone, by the same order without checkpoints. Seconds a step are means behind the first ten steps.
+The same training, in turn: as a job of the service (API, broker, workers, guardian, heartbeats, checkpoints by time),
+and its trainer alone, by the same order without checkpoints. Seconds a step are means behind the first ten steps.
 """
 
 import argparse

@@ -24,6 +24,7 @@ from app.contracts.events import (
     PhaseStarted,
     SourcesChecked,
 )
+from app.contracts.probe import Proof
 from app.db import AWAY
 from app.guardian import KILL_WAIT_SECONDS, Guarded, Lease, spawn
 from app.jobs.claims import Claim, Fenced, Wish, record
@@ -55,7 +56,7 @@ class StopReason(StrEnum):
 
 @dataclass
 class Report:
-    """What is known of an attempt once its child is gone."""
+    """What is known of an attempt once its child is gone. With `needs_proof` it is not done before it has one."""
 
     exit_code: int | None = None
     stopped: StopReason | None = None
@@ -67,6 +68,8 @@ class Report:
     is_training: bool = False
     is_out_of_memory: bool = False
     is_cut_off: bool = False
+    needs_proof: bool = False
+    proof: Proof | None = None
 
     def take(self, events: Sequence[AttemptEvent]) -> None:
         for event in events:

@@ -7,7 +7,6 @@
 The trainer writes here and the worker chooses what to resume from, so this file needs no torch.
 """
 
-import errno
 import hashlib
 import logging
 import os
@@ -22,12 +21,11 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from app.contracts.base import Contract
-from worker.failures import SystemFault
+from worker.failures import NO_ROOM, SystemFault
 
 MANIFEST = "manifest.json"
 DRAFT, REMOVED = ".draft-", ".removed-"
 NAME = re.compile(r"step-(\d{8,})-attempt-(\d+)")
-FULL = {errno.ENOSPC, errno.EDQUOT}
 # What is written to learn whether a disk is full: libraries that write in C++ lose the error's number.
 PROBE_BYTES = 1 << 20
 
@@ -197,13 +195,13 @@ def _is_full(error: BaseException, folder: Path) -> bool:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno is not None:
-            return cause.errno in FULL
+            return cause.errno in NO_ROOM
         cause = cause.__cause__ or cause.__context__
     probe = folder / ".probe"
     try:
         _write(probe, b"\0" * PROBE_BYTES)
     except OSError as found:
-        return found.errno in FULL
+        return found.errno in NO_ROOM
     finally:
         with suppress(OSError):
             probe.unlink()

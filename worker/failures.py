@@ -1,11 +1,16 @@
 """The boundary of a child process: an exception becomes the one `failed` event that ends the attempt."""
 
+import errno
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.contracts.events import Blame, Failed
 from worker.events import EventWriter
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+# The exit code of a child that could not even say that its disk is full (sysexits.h: EX_IOERR).
+EXIT_DISK_FULL = 74
 
 
 class UserError(Exception):
@@ -44,13 +49,22 @@ def guarded(
     try:
         work()
     except (UserError, SystemFault) as error:
-        events.write(error.failure)
-        return 1
+        return _say(error.failure, events)
     except Exception as error:  # noqa: BLE001  the process ends here, and must say why
         traceback.print_exc()
-        events.write(next(filter(None, (translate(error) for translate in known)), None) or unforeseen(error))
-        return 1
+        return _say(next(filter(None, (translate(error) for translate in known)), None) or unforeseen(error), events)
     return 0
+
+
+def _say(failure: Failed, events: EventWriter) -> int:
+    """The exit code; where the disk has no room for the event, the code alone tells it."""
+    try:
+        events.write(failure)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return EXIT_DISK_FULL
+    return 1
 
 
 def unforeseen(error: BaseException) -> Failed:

@@ -1,34 +1,40 @@
 """What a worker does when it is rung: claim, run, conclude, until nothing is left to claim.
 
-claim ──> what earlier attempts left ──> order ──> child under a guardian ──> verdict ──> next status, in one commit
+claim ──> what earlier attempts left ──> order ──> child under a guardian ──> proof ──> verdict ──> next status, in one
+commit
 """
 
 import logging
+import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.contracts.events import Blame, Failed
+from app.contracts.events import AdapterSaved, AttemptEvent, Blame, Failed, Phase, PhaseStarted, Verified
 from app.contracts.order import BaseRef
+from app.contracts.probe import Proof, ProofOrder
 from app.contracts.spec import JobSpec
 from app.db import AWAY, utc_now
 from app.errors import ServiceError
 from app.jobs import attempts
-from app.jobs.claims import Claim, Fenced, claim, finish, lock
+from app.jobs.claims import Claim, Fenced, claim, finish, lock, record, tell
 from app.jobs.logs import attempt_dir
 from app.jobs.models import Job
 from app.jobs.states import Desire, JobStatus, Stage, after_check, given_back
 from app.sources import resolve_model
 from worker import orders
 from worker.attempt import Errand, Report, StopReason, run_child
-from worker.checkpoints import FULL, DiskFull
+from worker.checkpoints import DiskFull
 from worker.child import command, environment
+from worker.failures import NO_ROOM
 from worker.office import Office
 from worker.persistence import insist
-from worker.publishing import place_bundle, publish
+from worker.proving import NoAnswer, ask, not_proved
+from worker.publishing import adapter_row, place_bundle, publish, take_bundle_back
 from worker.resuming import Start, choose_start, finished_before, read_left_over
-from worker.verdict import Next, Verdict, judge
+from worker.verdict import Next, Verdict, is_done, judge
 
 WHY_IT_WAITS = {
     "worker_stopped": "the worker was stopped",
@@ -89,7 +95,82 @@ def run(office: Office, held: Claim, job: Job) -> Report:
         return Report(exit_code=0, stopped=stopped)
     insist(lambda: read_left_over(office, held), office.stopping)
     done = insist(lambda: finished_before(office, held), office.stopping)
-    return done if done is not None else _run_child(office, held, job)
+    report = done if done is not None else _run_child(office, held, job)
+    is_over = report.stopped in (StopReason.FENCED, StopReason.CANCELLED) or not is_done(report)
+    if is_over or held.stage is not Stage.TRAIN or office.settings.verify == "off":
+        return report
+    return verify(office, held, job, report)
+
+
+def verify(office: Office, held: Claim, job: Job, report: Report) -> Report:
+    """The report of a finished training, with the engine's proof of its adapter, or with what stands against it.
+
+    What is not proved goes back to the folder of its attempt. Raises Fenced.
+    """
+    began, saved = time.monotonic(), report.adapter
+    assert saved is not None, "a finished training has an adapter"
+    report = replace(report, stopped=None, needs_proof=True)
+    _tell(office, held, PhaseStarted(phase=Phase.VERIFY))
+    place_bundle(office.settings, job.id, saved)
+    row = adapter_row(office.settings, job, saved)
+    try:
+        found = ask(
+            office.settings.engine_url,
+            ProofOrder(base=row.base, adapter=row.ref),
+            lambda: _beat(office, held),
+            office.settings.heartbeat_seconds,
+        )
+    except NoAnswer as none:
+        report.failed = none.failure
+    else:
+        _take_answer(report, found)
+    if report.proof is None:
+        insist(lambda: _withdraw(office, held, saved), office.stopping)
+    else:
+        _tell(office, held, Verified(proof=report.proof, seconds=round(time.monotonic() - began, 3)))
+    return report
+
+
+def _withdraw(office: Office, held: Claim, saved: AdapterSaved) -> None:
+    """Raises Fenced, and leaves the bundle where it is: whoever holds the job by now may have published it."""
+    with office.database.writer() as session:
+        lock(session, held)
+        take_bundle_back(office.settings, held.job_id, saved)
+
+
+def _take_answer(report: Report, found: Proof | StopReason) -> None:
+    match found:
+        case StopReason():
+            report.stopped = found
+        case Proof(proved=True):
+            report.proof = found
+        case Proof():
+            report.failed = not_proved(found)
+
+
+def _tell(office: Office, held: Claim, event: AttemptEvent) -> None:
+    def write() -> None:
+        with office.database.writer() as session:
+            tell(session, held, event)
+            session.commit()
+
+    insist(write, office.stopping)
+
+
+def _beat(office: Office, held: Claim) -> StopReason | None:
+    """One heartbeat without a child; what its answer asks for. Raises Fenced."""
+    try:
+        with office.database.writer() as session:
+            wish = record(session, held, (), 0)
+            session.commit()
+    except AWAY as error:
+        log.warning("%s: the database is away: %s", held.job_id, type(error).__name__)
+        return StopReason.SHUTDOWN if office.stopping.is_set() else None
+    if wish.desired is Desire.CANCEL:
+        return StopReason.CANCELLED
+    if wish.desired is Desire.PAUSE:
+        return StopReason.PAUSED
+    return StopReason.SHUTDOWN if office.stopping.is_set() else None
 
 
 def _run_child(office: Office, held: Claim, job: Job) -> Report:
@@ -181,7 +262,7 @@ def _error_of(failure: Failed | None) -> dict[str, Any]:
 
 
 def _unforeseen(error: Exception) -> Failed:
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DiskFull("the disk has no room for the files of an attempt").failure
     message = f"the worker could not run the attempt ({type(error).__name__})"
     return Failed(blame=Blame.SYSTEM, code="internal_error", message=message, hint="the worker's log has the trace")

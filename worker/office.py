@@ -25,5 +25,6 @@ class Office:
     name: str
     device: str
     slot: Slot
+    jobs_at_once: int = 1
     stopping: threading.Event = field(default_factory=threading.Event)
     seated: threading.Event = field(default_factory=threading.Event)

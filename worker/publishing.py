@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,22 @@ def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
     return target
 
 
+def take_bundle_back(settings: Settings, job_id: str, saved: AdapterSaved) -> None:
+    """Move a placed bundle back to the folder of its attempt: what has no row does not stay among the adapters."""
+    placed, origin = published_folder(settings, job_id, saved), Path(saved.path)
+    if placed.is_dir() and not origin.exists():
+        os.rename(placed, origin)
+        with suppress(OSError):  # another version of it is there
+            placed.parent.rmdir()
+
+
 def publish(session: Session, settings: Settings, job: Job, report: Report) -> dict[str, Any]:
     """Add the adapter's row; what the job's row says of it. The commit that follows makes it known."""
     saved, finished = report.adapter, report.finished
     assert saved is not None, "a finished training has an adapter"
     assert finished is not None, "a finished training said so"
     adapter_id = adapter_id_of(job.id)
-    session.add(_row(adapter_id, job, saved, str(published_folder(settings, job.id, saved))))
+    session.add(adapter_row(settings, job, saved))
     result = {
         "adapter": f"{adapter_id}@{saved.version}",
         "steps": finished.steps,
@@ -57,13 +67,15 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
         "tokens": finished.tokens,
         "adapter_bytes": saved.bytes,
         "trainable_parameters": saved.trainable_parameters,
+        "verification": report.proof.model_dump(mode="json") if report.proof is not None else None,
     }
     return {"adapter_id": adapter_id, "result": result}
 
 
-def _row(adapter_id: str, job: Job, saved: AdapterSaved, path: str) -> Adapter:
+def adapter_row(settings: Settings, job: Job, saved: AdapterSaved) -> Adapter:
+    """What is known of the adapter where it has its place; the row is not in a session yet."""
     return Adapter(
-        id=adapter_id,
+        id=adapter_id_of(job.id),
         version=saved.version,
         job_id=job.id,
         kind=saved.adapter_kind,
@@ -71,7 +83,7 @@ def _row(adapter_id: str, job: Job, saved: AdapterSaved, path: str) -> Adapter:
         base_source=saved.base_model,
         base_is_local=saved.base_model.startswith("/"),
         base_revision=saved.base_revision,
-        path=path,
+        path=str(published_folder(settings, job.id, saved)),
         bytes=saved.bytes,
         rank=saved.rank,
         created_at=utc_now(),

@@ -133,6 +133,6 @@ class Reconciler:
         office = self._office
         with office.database.reader() as session:
             stages = claims.waiting_stages(session, utc_now())
-            is_busy = claims.job_held_by(session, office.name) is not None
+            is_busy = claims.jobs_held_by(session, office.name) >= office.jobs_at_once
         if office.seated.is_set() and office.stage in stages and not is_busy:
             office.bell.ring(office.stage)

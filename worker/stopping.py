@@ -13,7 +13,7 @@ from types import FrameType
 # The exit code of a trainer that stopped as it was asked to, behind a checkpoint (sysexits.h: EX_TEMPFAIL).
 INTERRUPTED = 75
 # How a trainer learns of its lease: the pipe's read end, and how long one byte of it lets the trainer live.
-LEASE_FD, LEASE_SECONDS = "TUNESMITH_LEASE_FD", "TUNESMITH_LEASE_SECONDS"
+LEASE_FD, LEASE_SECONDS = "GUARDIAN_LEASE_FD", "GUARDIAN_LEASE_SECONDS"
 
 
 @dataclass

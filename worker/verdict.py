@@ -11,6 +11,8 @@
 | stopped: hung                           | as system_error                                                |
 | said it failed, user_error              | failed                                                         |
 | said it failed, the disk is full        | paused, until somebody has made room; a check waits for it     |
+| finished, the engine is away            | waits again with a pause, to be verified; nothing is trained   |
+| finished, its adapter is not proved     | failed, system_error: another attempt would train the same     |
 | said it failed, system_error            | waits again with a pause, failed when the attempts are used up |
 | anything else (killed, crashed)         | as system_error                                                |
 """
@@ -21,10 +23,14 @@ from enum import StrEnum
 
 from app.contracts.events import Blame, Failed
 from worker.attempt import Report, StopReason
+from worker.failures import EXIT_DISK_FULL
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 600.0
+ENGINE_PAUSE_SECONDS = 15.0
 DISK_FULL = "disk_full"
+ENGINE_AWAY = "engine_unavailable"
+NOT_PROVED = "adapter_not_proved"
 
 
 class Next(StrEnum):
@@ -68,7 +74,7 @@ def judge(report: Report, faults: int, max_attempts: int) -> Verdict:
     """`faults` counts the attempts that failed in the same place, this one with them if it failed."""
     if report.stopped in WHATEVER_IT_DID:
         return WHATEVER_IT_DID[report.stopped]
-    if _is_done(report):
+    if is_done(report):
         return Verdict(Next.GO_ON, "finished")
     if report.stopped in UNLESS_IT_WAS_DONE:
         return UNLESS_IT_WAS_DONE[report.stopped]
@@ -85,7 +91,9 @@ def _stopped_by_guardian(report: Report) -> Verdict | None:
 def _fault(failure: Failed, faults: int, max_attempts: int) -> Verdict:
     if failure.code == DISK_FULL:
         return Verdict(Next.PAUSE, DISK_FULL, failure, FIRST_PAUSE_SECONDS)
-    if failure.blame is Blame.USER or faults >= max_attempts:
+    if failure.code == ENGINE_AWAY:
+        return Verdict(Next.WAIT, ENGINE_AWAY, failure, ENGINE_PAUSE_SECONDS)
+    if failure.blame is Blame.USER or failure.code == NOT_PROVED or faults >= max_attempts:
         return Verdict(Next.FAIL, failure.code, failure)
     return Verdict(Next.WAIT, failure.code, failure, pause_seconds(faults))
 
@@ -95,14 +103,18 @@ def pause_seconds(faults: int) -> float:
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * float(2 ** (max(faults, 1) - 1)))
 
 
-def _is_done(report: Report) -> bool:
+def is_done(report: Report) -> bool:
+    """Whether all of the work is done, and proved where it has to be."""
     is_complete = report.is_checked or (report.finished is not None and report.adapter is not None)
-    return report.exit_code == 0 and report.failed is None and is_complete
+    is_proved = report.proof is not None or not report.needs_proof
+    return report.exit_code == 0 and report.failed is None and is_complete and is_proved
 
 
 def _failure(report: Report) -> Failed:
     if report.failed is not None:
         return report.failed
+    if report.exit_code == EXIT_DISK_FULL:
+        return _system(DISK_FULL, "the disk has no room for the files of an attempt", "free space in TUNESMITH_HOME")
     if report.stopped is StopReason.HUNG:
         return _system("hung", "the process did nothing that could be seen for too long", "its log tells more")
     return _crash(report.exit_code or 0, is_out_of_memory=report.is_out_of_memory)

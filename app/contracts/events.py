@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from app.contracts.base import Contract
+from app.contracts.probe import Proof
 
 
 class Phase(StrEnum):
@@ -146,6 +147,14 @@ class AdapterSaved(Event):
     trainable_parameters: int
 
 
+class Verified(Event):
+    """The engine has proved the adapter: it says there what the trainer saw. Written by the worker."""
+
+    kind: Literal["verified"] = "verified"
+    proof: Proof
+    seconds: float = Field(description="that it took in this attempt, waiting for the engine included")
+
+
 class SourcesChecked(Event):
     """The last event of a validation: everything that the spec names is there and fits."""
 
@@ -187,6 +196,7 @@ AttemptEvent = Annotated[
     | Resumed
     | Interrupted
     | AdapterSaved
+    | Verified
     | SourcesChecked
     | Failed
     | Finished,

@@ -3,31 +3,56 @@
 Every stream ends in exactly one `finish` or `error`.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 
+from app.contracts.answers import ResponseFormat
 from app.contracts.base import Contract, Real, Whole
 from app.contracts.order import BaseRef
 from app.contracts.records import Message
 
 MAX_STOPS = 16
+MAX_STOP_TOKENS = 64
+MAX_BIASES = 1024
+MAX_LOGPROBS = 20
+LAST_TOKEN_ID = 2**31 - 1
+TokenId = Annotated[Whole, Field(ge=0, le=LAST_TOKEN_ID)]
+Bias = Annotated[Real, Field(ge=-100.0, le=100.0)]
 
 
 class Sampling(Contract):
-    """How the next token is chosen. Order: repetition penalty, temperature, top_k, top_p, min_p."""
+    """How the next token is chosen, and when there is none.
+
+    Order: repetition, presence and frequency penalty, logit_bias, response format, temperature, top_k, top_p, min_p.
+    """
 
     max_new_tokens: Whole = Field(256, ge=1, le=131_072)
+    min_tokens: Whole = Field(0, ge=0, le=131_072, description="no end token and no stop token before as many tokens")
     temperature: Real = Field(1.0, ge=0.0, le=10.0, description="0: greedy")
     top_p: Real = Field(1.0, gt=0.0, le=1.0)
     top_k: Whole = Field(0, ge=0, le=1_000_000, description="0: off")
     min_p: Real = Field(0.0, ge=0.0, le=1.0)
-    repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0)
+    repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0, description="over prompt and answer")
+    presence_penalty: Real = Field(0.0, ge=-2.0, le=2.0, description="once for each token of the answer")
+    frequency_penalty: Real = Field(0.0, ge=-2.0, le=2.0, description="as often as a token stands in the answer")
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES)] = {}
     seed: Whole | None = Field(None, ge=0, le=2**63 - 1)
     stop: Annotated[
         tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...], Field(max_length=MAX_STOPS)
     ] = ()
+    stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_STOP_TOKENS)] = ()
+    ignore_eos: bool = Field(False, description="go on behind an end-of-sequence token")
+    logprobs: Whole | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="tell each token's log-probability, and so many of the best beside it"
+    )
     use_cache: bool = Field(True, description="keep keys and values of the tokens already read")
+
+    @model_validator(mode="after")
+    def _can_reach_the_least(self) -> Self:
+        if self.min_tokens > self.max_new_tokens:
+            raise ValueError(f"min_tokens should be at most max_new_tokens ({self.max_new_tokens})")
+        return self
 
 
 class AdapterRef(Contract):
@@ -44,37 +69,71 @@ class AdapterRef(Contract):
 
 
 class GenerateOrder(Contract):
-    """One generation. Exactly one of `messages` and `prompt`; without an adapter the base model answers."""
+    """One generation. Exactly one of `messages`, `prompt` and `prompt_token_ids`; without an adapter the base answers.
+
+    With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before.
+    """
 
     request_id: str
     base: BaseRef
     adapter: AdapterRef | None = None
     messages: list[Message] | None = None
     prompt: str | None = None
+    prompt_token_ids: list[int] | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: ResponseFormat | None = None
     sampling: Sampling = Sampling()
+    shrinks_to_fit: bool = False
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
-        if (self.messages is None) == (self.prompt is None):
-            raise ValueError("exactly one of messages and prompt is needed")
+        if sum(each is not None for each in (self.messages, self.prompt, self.prompt_token_ids)) != 1:
+            raise ValueError("exactly one of messages, prompt and prompt_token_ids is needed")
         return self
+
+
+class PromptDetails(Contract):
+    cached_tokens: int = Field(0, description="tokens whose keys and values were kept from an earlier request")
 
 
 class Usage(Contract):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails = PromptDetails()
+
+
+class TokenScore(Contract):
+    """A token with its log-probability before any penalty, bias, format or temperature.
+
+    `bytes` is null where the tokenizer does not tell them. `logprob` is -9999 for what is impossible.
+    """
+
+    id: int
+    token: str
+    bytes: list[int] | None
+    logprob: float
+
+
+class ScoredToken(TokenScore):
+    """A token of the answer, and the most likely ones in its place, best first."""
+
+    top_logprobs: list[TokenScore] = []
 
 
 class TextDelta(Contract):
-    """A piece of the answer: whole characters only, special tokens and stop strings left out."""
+    """A piece of the answer: whole characters only, special tokens and stop strings left out.
+
+    With `logprobs` it has the tokens that it ends, and its text may be empty.
+    """
 
     kind: Literal["delta"] = "delta"
     text: str
+    tokens: list[ScoredToken] | None = None
 
 
 class Finish(Contract):
-    """The answer ended: at an end-of-sequence token or a stop string (`stop`), or at `max_new_tokens` (`length`)."""
+    """The answer ended: at an end or stop token or a stop string (`stop`), or at `max_new_tokens` (`length`)."""
 
     kind: Literal["finish"] = "finish"
     reason: Literal["stop", "length"]

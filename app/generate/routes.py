@@ -9,7 +9,7 @@ from app.dependencies import DatabaseDep, EngineDep, SettingsDep
 from app.generate import service
 from app.generate.departure import unless_gone
 from app.generate.schemas import GenerateRequest, Generation
-from app.generate.stream import KEEP_ALIVE_SECONDS, Opening
+from app.generate.stream import KEEP_ALIVE_SECONDS, messages, opened
 
 router = APIRouter(tags=["generate"])
 CLIENT_IS_GONE = 499
@@ -29,8 +29,9 @@ async def generate(
     try:
         if not body.stream:
             return await unless_gone(request, service.collect(engine, asked))
-        opening = Opening(engine, asked)
+        opening = opened(engine, asked)
         await unless_gone(request, opening.check())
     except ClientDisconnect:
         return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
-    return EventSourceResponse(opening.messages(request.scope.get("request_id")), ping=KEEP_ALIVE_SECONDS)
+    told = messages(opening, asked, request.scope.get("request_id"))
+    return EventSourceResponse(told, ping=KEEP_ALIVE_SECONDS)

@@ -5,18 +5,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from app.contracts.base import Contract, check_text
-from app.contracts.generation import Sampling, Usage
+from app.contracts.answers import MAX_TOOLS, ResponseFormat, Tool, ToolCall
+from app.contracts.base import Contract, Whole, check_text
+from app.contracts.generation import Sampling, ScoredToken, TokenId, Usage
 from app.contracts.records import Message
 
+MOST_ANSWERS = 16
+LONGEST_PROMPT_TOKENS = 1_048_576
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@-]+$", max_length=120)]
 # A hub id or a folder below the models folder, as `app.contracts.spec.ModelName`; with a version, an adapter.
-AnyName = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}(@[a-z0-9]+)?$", max_length=200
-    ),
-]
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}(@[a-z0-9]+)?$"
+AnyName = Annotated[str, StringConstraints(pattern=MODEL_NAME, max_length=200)]
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
+ToolChoice = Literal["auto", "none"]
+PromptIds = Annotated[list[TokenId], Field(min_length=1, max_length=LONGEST_PROMPT_TOKENS)]
 
 
 class TextPart(Contract):
@@ -27,6 +29,16 @@ class TextPart(Contract):
 class ChatTurn(Message):
     """A message whose content may also come as a list of text parts; they are joined as they are."""
 
+    tool_calls: list[dict[str, Any]] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_may_stand_alone(cls, turn: Any) -> Any:
+        """A message that only calls tools may have no content."""
+        if isinstance(turn, dict) and turn.get("tool_calls") and turn.get("content") is None:
+            return {**turn, "content": ""}
+        return turn
+
     @field_validator("content", mode="before")
     @classmethod
     def _joined(cls, content: Any) -> Any:
@@ -34,20 +46,36 @@ class ChatTurn(Message):
             return content
         return "".join(TextPart.model_validate(part).text for part in content)
 
+    @field_validator("tool_calls", mode="before")
+    @classmethod
+    def _read_calls(cls, calls: Any) -> Any:
+        """In the form that chat templates take: arguments as objects."""
+        if not isinstance(calls, list):
+            return calls
+        return [ToolCall.model_validate(call).model_dump(exclude_none=True) for call in calls] or None
+
     @model_validator(mode="after")
     def _no_weight(self) -> Self:
         if self.weight is not None:
             raise ValueError("weight is for training only: leave it out")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls stand in messages of the assistant only")
         return self
 
 
 class GenerateRequest(Sampling):
-    """Who is to answer, what, and how. Exactly one of `adapter` and `model`, exactly one of `messages` and `prompt`."""
+    """Who is to answer, what, and how. Exactly one of `adapter` and `model`, exactly one input."""
 
     adapter: AdapterName | None = Field(None, description="adapter-…, adapter-…@version, or the job that trained it")
     model: AnyName | None = Field(None, description="a base model as a job names it; any name of an adapter, too")
     messages: Annotated[list[ChatTurn], Field(min_length=1)] | None = None
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = Field(None, description="raw text to continue")
+    prompt_token_ids: PromptIds | None = Field(None, description="the prompt as token ids, to which none are added")
+    tools: Tools | None = Field(None, description="functions that the model may ask for; with messages")
+    tool_choice: ToolChoice = Field("auto", description="none: the model is not told of the tools")
+    response_format: ResponseFormat | None = Field(None, description="text, json_object, or json_schema with a schema")
+    n: Whole = Field(1, ge=1, le=MOST_ANSWERS, description="how many answers, each with a seed of its own")
+    compare: bool = Field(False, description="let the adapter's base answer the same with the same seed")
     stream: bool = False
 
     @model_validator(mode="before")
@@ -63,29 +91,91 @@ class GenerateRequest(Sampling):
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
-        for one, other in (("adapter", "model"), ("messages", "prompt")):
-            if (getattr(self, one) is None) == (getattr(self, other) is None):
-                raise ValueError(f"should have exactly one of {one} and {other}")
+        for names in (("adapter", "model"), ("messages", "prompt", "prompt_token_ids")):
+            if sum(getattr(self, name) is not None for name in names) != 1:
+                raise ValueError(f"should have exactly one of {', '.join(names[:-1])} and {names[-1]}")
         return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.tools and self.messages is None:
+            raise ValueError("tools should come with messages")
+        if self.stream and self.n > 1:
+            raise ValueError("n should be 1 where stream is true; /v1/chat/completions streams several answers")
+        if self.stream and self.compare:
+            raise ValueError("compare should be false where stream is true")
+        check_format(self, self.response_format, self.offered_tools())
+        return self
+
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else list(self.tools or ())
 
     def sampling(self) -> Sampling:
         """How to sample. A seed is drawn where one matters and none was given: every answer can be repeated."""
-        chosen = {name: getattr(self, name) for name in Sampling.model_fields}
-        if self.seed is None and self.temperature > 0:
-            chosen["seed"] = secrets.randbits(32)
-        return Sampling(**chosen)
+        return seeded(Sampling(**{name: getattr(self, name) for name in Sampling.model_fields}))
+
+
+def check_format(sampling: Sampling, response_format: ResponseFormat | None, tools: list[Tool]) -> None:
+    """Raises ValueError for what cannot be had together with a format."""
+    if response_format is None or response_format.type == "text":
+        return
+    if tools:
+        raise ValueError("response_format cannot be kept by an answer that may call tools: set tool_choice to none")
+    if sampling.ignore_eos or sampling.min_tokens:
+        name = "ignore_eos" if sampling.ignore_eos else "min_tokens"
+        raise ValueError(f"{name} should be left out with a response_format, which says where the answer ends")
+
+
+def seeded(sampling: Sampling) -> Sampling:
+    """With a seed, where one matters."""
+    if sampling.seed is not None or sampling.temperature == 0:
+        return sampling
+    return sampling.model_copy(update={"seed": secrets.randbits(32)})
+
+
+class CalledTool(BaseModel):
+    """A function with its arguments as JSON text, as OpenAI's clients take it."""
+
+    name: str
+    arguments: str
+
+
+class Called(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledTool
+
+
+class Answer(BaseModel):
+    """One answer. `logprobs` and `tool_calls` are there where they were asked for."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    usage: Usage
+    seed: int | None
+    tool_calls: list[Called] | None = None
+    logprobs: list[ScoredToken] | None = None
 
 
 class Generation(BaseModel):
-    """A whole answer. `model` is the adapter with its version, or the base; `sampling` is what was in force."""
+    """A whole answer. `model` is the adapter with its version, or the base; `sampling` is what was in force.
+
+    `choices` has all answers where `n` is more than 1; the first of them stands above, too. `base` is what the
+    adapter's base says.
+    """
 
     id: str
     object: Literal["generation"] = "generation"
     model: str
     adapter: str | None
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     usage: Usage
+    tool_calls: list[Called] | None = None
+    logprobs: list[ScoredToken] | None = None
+    choices: list[Answer] | None = None
+    base: list[Answer] | None = None
     sampling: Sampling
 
 
@@ -95,6 +185,6 @@ class Ending(BaseModel):
     id: str
     model: str
     adapter: str | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     usage: Usage
     sampling: Sampling

@@ -1,7 +1,7 @@
 """From what a client asks to what the engine is told, and back."""
 
+import hashlib
 import re
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.adapters import service as adapters
-from app.contracts.generation import EngineError, Finish, GenerateOrder, TextDelta
-from app.generate.client import EngineClient, as_service_error
+from app.contracts.generation import AdapterRef, GenerateOrder, Sampling, Usage
+from app.contracts.order import BaseRef
+from app.errors import InvalidRequest
+from app.generate.asking import collect as collect_answers
+from app.generate.client import EngineClient
 from app.generate.schemas import GenerateRequest, Generation
 from app.ids import new_id
 from app.sources import resolve_model
@@ -19,55 +22,104 @@ NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
 
 
 @dataclass(frozen=True)
+class Speaker:
+    """Who is to answer, with the name under which the client is told of it."""
+
+    base: BaseRef
+    adapter: AdapterRef | None
+    name: str
+
+    @property
+    def adapter_id(self) -> str | None:
+        return self.adapter.adapter_id if self.adapter is not None else None
+
+
+@dataclass(frozen=True)
 class Asked:
-    """An order with the names under which the client knows it."""
+    """Orders with the names under which the client knows them; behind the first `n`, those to the base."""
 
-    order: GenerateOrder
-    model: str
-    adapter_id: str | None
+    orders: tuple[GenerateOrder, ...]
+    speaker: Speaker
+    n: int = 1
 
-    def ending(self, finish: Finish) -> dict[str, Any]:
+    @property
+    def order(self) -> GenerateOrder:
+        return self.orders[0]
+
+    def told(self) -> dict[str, Any]:
         """What every complete answer says of itself."""
         return {
             "id": self.order.request_id,
-            "model": self.model,
-            "adapter": self.adapter_id,
-            "finish_reason": finish.reason,
-            "usage": finish.usage,
+            "model": self.speaker.name,
+            "adapter": self.speaker.adapter_id,
             "sampling": self.order.sampling,
         }
 
 
-def prepare(session: Session, models: Path, request: GenerateRequest) -> Asked:
-    """Find who is to answer.
+def find_speaker(session: Session, models: Path, name: str, param: str) -> Speaker:
+    """Who is meant by a name; with the param `adapter` it can only be one.
 
     Raises NotFound for an unknown adapter or job, Conflict for a job that has not succeeded, InvalidRequest for a model
     name that means nothing here.
     """
-    common = {
-        "request_id": new_id("gen"),
-        "messages": request.messages,
-        "prompt": request.prompt,
-        "sampling": request.sampling(),
-    }
-    param = "adapter" if request.adapter is not None else "model"
-    name = request.adapter or request.model or ""
     if param == "adapter" or NAMES_AN_ADAPTER.match(name):
         adapter = adapters.find(session, name, param)
-        return Asked(GenerateOrder(base=adapter.base, adapter=adapter.ref, **common), adapter.name, adapter.id)
-    return Asked(GenerateOrder(base=resolve_model(name, None, models, "model"), **common), name, None)
+        return Speaker(adapter.base, adapter.ref, adapter.name)
+    return Speaker(resolve_model(name, None, models, param), None, name)
+
+
+def prepare(session: Session, models: Path, request: GenerateRequest) -> Asked:
+    """Find who is to answer. Raises as `find_speaker`, and InvalidRequest for a base that is to be compared."""
+    param = "adapter" if request.adapter is not None else "model"
+    speaker = find_speaker(session, models, request.adapter or request.model or "", param)
+    if request.compare and speaker.adapter is None:
+        raise InvalidRequest(f"compare: {speaker.name} is a base, only an adapter has one beside it", param="compare")
+    tools = [tool.for_template() for tool in request.offered_tools()] or None
+    first = GenerateOrder(
+        request_id=new_id("gen"),
+        base=speaker.base,
+        adapter=speaker.adapter,
+        messages=request.messages,
+        prompt=request.prompt,
+        prompt_token_ids=request.prompt_token_ids,
+        tools=tools,
+        response_format=request.response_format,
+        sampling=request.sampling(),
+    )
+    orders = copies(first, request.n)
+    if request.compare:
+        orders += tuple(order.model_copy(update={"adapter": None}) for order in orders)
+    return Asked(orders, speaker, request.n)
+
+
+def copies(order: GenerateOrder, n: int) -> tuple[GenerateOrder, ...]:
+    """The same order `n` times, each with a seed of its own; the first one's is as it was."""
+    return tuple(
+        order.model_copy(update={"request_id": f"{order.request_id}.{place}", "sampling": _own(order.sampling, place)})
+        if place
+        else order
+        for place in range(n)
+    )
+
+
+def _own(sampling: Sampling, place: int) -> Sampling:
+    """Seeds that lie apart: the answers of the seeds 1 and 2 have none in common."""
+    if sampling.seed is None:
+        return sampling
+    digest = hashlib.sha256(f"{sampling.seed}:{place}".encode()).digest()
+    return sampling.model_copy(update={"seed": int.from_bytes(digest[:8], "big") >> 1})
 
 
 async def collect(engine: EngineClient, asked: Asked) -> Generation:
     """The whole answer. Raises the engine's refusal, or EngineUnavailable when it does not come to its end."""
-    text: list[str] = []
-    async with aclosing(engine.generate(asked.order)) as events:
-        async for event in events:
-            match event:
-                case TextDelta():
-                    text.append(event.text)
-                case Finish():
-                    return Generation(text="".join(text), **asked.ending(event))
-                case EngineError():
-                    raise as_service_error(event)
-    raise AssertionError("a generation ends with a finish or an error")
+    answers = await collect_answers(engine, asked.orders)
+    own, others = answers[: asked.n], answers[asked.n :]
+    first = own[0].model_dump(exclude={"seed", "usage"})
+    usage = added([answer.usage for answer in own])
+    return Generation(**first, usage=usage, choices=own if asked.n > 1 else None, base=others or None, **asked.told())
+
+
+def added(usages: list[Usage]) -> Usage:
+    """The tokens of several answers to one prompt, which counts once."""
+    prompt, completion = usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)
+    return usages[0].model_copy(update={"completion_tokens": completion, "total_tokens": prompt + completion})

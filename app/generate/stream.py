@@ -4,8 +4,10 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from app.contracts.generation import EngineError, EngineEvent, Finish, TextDelta
+from app.generate.asking import Numbered, Piece, Reader, ask_all, tool_names
 from app.generate.client import EngineClient, as_service_error
 from app.generate.schemas import Ending
 from app.generate.service import Asked
@@ -20,9 +22,8 @@ class Opening:
     It is waited for as long as a client may be left without a sign of life; what comes later comes as an event.
     """
 
-    def __init__(self, engine: EngineClient, asked: Asked) -> None:
-        self._asked = asked
-        self._events = engine.generate(asked.order)
+    def __init__(self, events: AsyncGenerator[Numbered, None]) -> None:
+        self._events = events
         self._first = asyncio.ensure_future(anext(self._events))
 
     async def check(self, patience_seconds: float = KEEP_ALIVE_SECONDS) -> None:
@@ -32,17 +33,17 @@ class Opening:
         except asyncio.CancelledError:
             await self._close()
             raise
-        if self._first.done() and isinstance(event := self._first.result(), EngineError):
+        if self._first.done() and isinstance(event := self._first.result()[1], EngineError):
             await self._close()
             raise as_service_error(event)
 
-    async def messages(self, request_id: str | None) -> AsyncGenerator[SseMessage, None]:
+    async def events(self) -> AsyncGenerator[Numbered, None]:
         """Everything, the first event too. Closing it cancels the generation."""
         try:
-            yield self._message(await self._first, request_id)
+            yield await self._first
             async with aclosing(self._events) as events:
                 async for event in events:
-                    yield self._message(event, request_id)
+                    yield event
         finally:
             await self._close()
 
@@ -51,11 +52,39 @@ class Opening:
         await asyncio.gather(self._first, return_exceptions=True)
         await self._events.aclose()
 
-    def _message(self, event: EngineEvent, request_id: str | None) -> SseMessage:
-        match event:
-            case TextDelta():
-                return {"event": "delta", "data": json.dumps({"text": event.text})}
-            case Finish():
-                return {"event": "finish", "data": Ending(**self._asked.ending(event)).model_dump_json()}
-            case EngineError():
-                return {"event": "error", "data": json.dumps(as_service_error(event).body(request_id))}
+
+def opened(engine: EngineClient, asked: Asked) -> Opening:
+    """Begin to ask."""
+    return Opening(ask_all(engine, asked.orders))
+
+
+async def messages(opening: Opening, asked: Asked, request_id: str | None) -> AsyncGenerator[SseMessage, None]:
+    """The events of one answer, as they are sent. Closing it cancels the generation."""
+    reader = Reader(tool_names(asked.order))
+    async with aclosing(opening.events()) as events:
+        async for _, event in events:
+            for message in _messages(event, reader, asked, request_id):
+                yield message
+
+
+def _messages(event: EngineEvent, reader: Reader, asked: Asked, request_id: str | None) -> list[SseMessage]:
+    match event:
+        case TextDelta():
+            return _delta(reader.feed(event))
+        case Finish():
+            last = _delta(reader.finish())
+            ending = Ending(finish_reason=reader.reason(event), usage=event.usage, **asked.told())
+            return [*last, {"event": "finish", "data": ending.model_dump_json()}]
+        case EngineError():
+            return [{"event": "error", "data": json.dumps(as_service_error(event).body(request_id))}]
+
+
+def _delta(piece: Piece) -> list[SseMessage]:
+    if not (piece.text or piece.calls or piece.tokens):
+        return []
+    fields: dict[str, Any] = {"text": piece.text}
+    if piece.calls:
+        fields["tool_calls"] = [call.model_dump() for call in piece.calls]
+    if piece.tokens is not None:
+        fields["logprobs"] = [token.model_dump() for token in piece.tokens]
+    return [{"event": "delta", "data": json.dumps(fields)}]

@@ -9,12 +9,18 @@ from sqlalchemy.orm import Session
 from app.jobs.models import Attempt, JobEvent
 from app.jobs.states import Stage
 
-# Ends that say nothing against the job: its worker was stopped, its user paused it, its disk was full.
-HANDED_BACK = frozenset({"worker_stopped", "paused", "cancelled", "interrupted", "disk_full"})
+# Ends that say nothing against the job: its worker was stopped, its user paused it, its disk was full, the engine away.
+HANDED_BACK = frozenset({"worker_stopped", "paused", "cancelled", "interrupted", "disk_full", "engine_unavailable"})
+
+
+# Deaths that came from outside: whoever kills a host's processes again and again means no job by it. So many of them
+# are one fault, since a job may also be what kills its worker.
+FROM_OUTSIDE = frozenset({"worker_lost", "process_killed"})
+DEATHS_A_FAULT = 7
 
 
 def faults(session: Session, job_id: str, epoch: int) -> int:
-    """How many attempts up to this one failed where it failed: in its stage, behind the same step.
+    """How often attempts up to this one failed where it failed: in its stage, behind the same step.
 
     An attempt that got as far as a new checkpoint makes good for those before it, so it counts 0.
     """
@@ -23,7 +29,9 @@ def faults(session: Session, job_id: str, epoch: int) -> int:
     if this is None or _has_progressed(session, this):
         return 0
     same = (one for one in attempts if one.stage is this.stage and (one.resume_step or 0) == (this.resume_step or 0))
-    return sum(1 for one in same if one.epoch == epoch or one.outcome not in HANDED_BACK)
+    outcomes = [one.outcome for one in same if one.epoch != epoch and one.outcome not in HANDED_BACK]
+    deaths = sum(1 for outcome in outcomes if outcome in FROM_OUTSIDE)
+    return 1 + len(outcomes) - deaths + deaths // DEATHS_A_FAULT
 
 
 def _has_progressed(session: Session, attempt: Attempt) -> bool:

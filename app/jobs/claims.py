@@ -236,15 +236,15 @@ def take_back(
     epoch, target = lost.epoch, given_back(stage, lost.desired)
     values: dict[str, Any] = {"run_after": now + pause if pause else None, "checking": None}
     if target is stage.waiting and attempts.faults(session, job.id, epoch) >= max_attempts:
-        target, values = JobStatus.FAILED, {"error": _lost(reason, max_attempts), "checking": None}
+        target, values = JobStatus.FAILED, {"error": _lost(reason), "checking": None}
     taken = move(session, job.id, target, now, *seen, reason=reason, epoch=Job.epoch + 1, **FREE, **values)
     if taken is not None:
         attempts.end(session, job.id, epoch, now, outcome="worker_lost", reason=reason)
     return taken
 
 
-def _lost(reason: str, times: int) -> dict[str, Any]:
-    message = f"{reason}, {times} times in the same place"
+def _lost(reason: str) -> dict[str, Any]:
+    message = f"{reason}, again and again in the same place"
     hint = "the log of the last attempt, and that of its worker, may tell why"
     return {"category": "system_error", "code": "worker_lost", "message": message, "hint": hint}
 
@@ -256,6 +256,10 @@ def held(session: Session) -> Sequence[Job]:
 
 def job_held_by(session: Session, worker: str) -> str | None:
     return session.scalar(select(Job.id).where(Job.worker == worker).limit(1))
+
+
+def jobs_held_by(session: Session, worker: str) -> int:
+    return session.scalar(select(func.count()).select_from(Job).where(Job.worker == worker)) or 0
 
 
 def waiting_stages(session: Session, now: datetime) -> set[Stage]:

@@ -31,6 +31,7 @@ LOOK_SECONDS = 0.3
 DRAIN_SECONDS = 240.0
 SETTLE_SECONDS = 15.0
 FAULTS_AT_ONCE = 2
+FIRST_STEP_SECONDS = 120.0
 # Without what a naive run lacks, each of these leaves a training behind that nobody ends.
 NAIVE_FAULTS = ("worker_kill", "worker_freeze")
 LONGEST_FAULT_SECONDS = 120.0
@@ -42,6 +43,7 @@ def say(text: str) -> None:
 
 def main() -> int:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left running
     say(f"seed {options.seed}")
     with running(
         options.backend,
@@ -94,10 +96,11 @@ def parse() -> argparse.Namespace:
 
 
 def work(scene: Scene, options: argparse.Namespace) -> None:
-    """Jobs and faults for so many minutes, then jobs alone until all have ended."""
+    """Jobs; faults for so many minutes from the first step on; then jobs alone until all have ended."""
     done = Event()
     users = Thread(target=serve, args=(scene, done), daemon=True)
     users.start()
+    scene.wait_until(lambda: any(order.step for order in scene.customers.orders), FIRST_STEP_SECONDS)
     inject_until(scene, options, time.monotonic() + options.minutes * 60)
     scene.over.set()
     scene.stack.set_clock(0.0)

@@ -156,9 +156,6 @@ def wrong_utc_now() -> datetime:
 
 
 def install() -> None:
-    # A guardian takes the variables of its child's lease out of the environment; one of them has a setting's name.
-    if role() in ("worker", "checker"):
-        os.environ.setdefault("TUNESMITH_LEASE_SECONDS", os.environ["CHAOS_LEASE_SECONDS"])
     clock = Clock()
     time.time, time.time_ns = clock.time, clock.time_ns
     pending = patches()

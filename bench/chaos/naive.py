@@ -30,6 +30,9 @@ class Unguarded:
     def kill(self) -> None:
         self._child.kill()
 
+    def abandon(self) -> None:
+        self._child.kill()
+
     def checkpoint(self) -> None:
         """A child that was not started with SIGUSR1 ignored would die of it."""
 
@@ -73,6 +76,7 @@ def _take_anything(slot: Any) -> bool:
 
 def patches() -> dict[str, Callable[[ModuleType], None]]:
     return {
+        "app.supervisor": _without_guardian,  # a worker's own would end what the worker leaves behind
         "worker.attempt": _without_guardian,
         "app.jobs.claims": _without_fences,
         "worker.slots": _without_locks,

@@ -22,6 +22,7 @@ import psycopg
 import redis
 
 from app.guardian import Guarded, spawn
+from bench.chaos import naive
 from bench.chaos.processes import Process, of_run
 from tests.tiny_model import build_tiny_model
 
@@ -33,6 +34,7 @@ REDIS = "redis://127.0.0.1:6379/9"
 LEASE_SECONDS = 12.0
 GRACE_SECONDS = 3.0
 START_SECONDS = 120.0
+STOP_SECONDS = 40.0
 SECOND = "second"
 DISK_BYTES = 1 << 30
 TIMERS = {
@@ -40,7 +42,7 @@ TIMERS = {
     "TUNESMITH_HEARTBEAT_SECONDS": "0.3",
     "TUNESMITH_RECONCILE_SECONDS": "0.5",
     "TUNESMITH_GRACE_SECONDS": str(GRACE_SECONDS),
-    "TUNESMITH_SILENCE_SECONDS": "20",
+    "TUNESMITH_SILENCE_SECONDS": "30",
 }
 
 
@@ -64,7 +66,8 @@ class Stack:
     environment: dict[str, str]
     port: int
     up: subprocess.Popen[bytes] | None = None
-    second: Guarded | None = None
+    is_naive: bool = False
+    second: Guarded | naive.Unguarded | None = None
     has_own_disk: bool = False
     stopping: Event = field(default_factory=Event)
 
@@ -90,7 +93,8 @@ class Stack:
         broker = {"TUNESMITH_BROKER_URL": self.places.broker_url}
         options = ["-P", "threads", "-c", "1", "-Q", "tunesmith.train", "-n", f"{SECOND}@%h", "--loglevel", "INFO"]
         alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        self.second = spawn(
+        start = naive.spawn if self.is_naive else spawn
+        self.second = start(
             [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options, *alone],
             env={**self.environment, **settings, **broker},
             cwd=self.home,
@@ -128,9 +132,7 @@ def running(
         (folder / "clock").write_bytes(struct.pack("d", 0.0))
         build_tiny_model(folder / "models" / MODEL)
         places = cleanup.enter_context(_services() if backend == "services" else _embedded(folder))
-        lease = {"CHAOS_LEASE_SECONDS": str(LEASE_SECONDS)}
         marks = {
-            **lease,
             "CHAOS_RUN": str(folder),
             "CHAOS_JITTER_MS": str(jitter_ms),
             "CHAOS_NAIVE": "1" if is_naive else "0",
@@ -144,10 +146,11 @@ def running(
             "TUNESMITH_MODELS_DIR": str(folder / "models"),
             "TUNESMITH_TRAINER_MODULE": "bench.chaos.trainer",
             "TUNESMITH_ENGINE_URL": "http://127.0.0.2:9",  # another host's: it is not started, and not asked
+            "TUNESMITH_VERIFY": "off",  # what its trainer leaves is no real adapter
             "TUNESMITH_SLOT": "cpu0",
             "TUNESMITH_MAX_ATTEMPTS": str(max_attempts),
         }
-        stack = Stack(folder, places, environment, _free_port(), has_own_disk=has_own_disk)
+        stack = Stack(folder, places, environment, _free_port(), is_naive=is_naive, has_own_disk=has_own_disk)
         cleanup.callback(_end, stack)
         stack.start_up()
         _wait(stack.is_ready, "the service is up", stack)
@@ -159,16 +162,17 @@ def running(
 
 
 def stop(stack: Stack) -> None:
-    """End it as an operator does: SIGTERM. What is left after that is an orphan."""
+    """End it as an operator does: SIGTERM. What is left when its time is over is an orphan."""
     stack.stopping.set()
     time.sleep(0.5)
     if stack.second is not None:
         stack.second.stop()
     if stack.up is not None:
         stack.up.send_signal(signal.SIGTERM)
-        stack.up.wait(60)
-    if stack.second is not None:
-        stack.second.wait(60)
+    for process in (stack.up, stack.second):
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
 
 
 def _end(stack: Stack) -> None:

@@ -25,6 +25,21 @@ def test_a_job_trains_an_adapter_that_answers_otherwise_than_the_base(stack: Sta
     assert stack.generate(model=MODEL).json()["text"] == before["text"]
 
 
+def test_a_job_has_succeeded_only_with_the_proof_of_its_adapter(stack: Stack) -> None:
+    job = stack.wait(stack.submit(), "succeeded", "failed")
+    events = stack.api.get(f"/jobs/{job['id']}/events", params={"limit": 1000}).json()["data"]
+    phases = [event["phase"] for event in events if event["kind"] == "phase"]
+
+    assert job["status"] == "succeeded", job["error"]
+    assert phases[-2:] == ["save", "verify"]
+    assert [event["kind"] for event in events[-2:]] == ["verified", "status"]
+    proof = job["result"]["verification"]
+    assert proof == events[-2]["proof"]
+    assert proof["proved"]
+    assert proof["difference"] <= proof["tolerance"]
+    assert proof["base_difference"] > 0.1
+
+
 def test_what_was_done_otherwise_than_asked_is_on_the_job(embedded: Stack) -> None:
     body = {"max_steps": 1, "optim": "adamw_8bit", "packing": True}
     job = embedded.wait(embedded.submit(training=body), "succeeded", "failed")

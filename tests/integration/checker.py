@@ -61,7 +61,7 @@ class Checker:
     @property
     def office(self) -> Office:
         slot = Slot.open(self.settings.slots, NAME)
-        return Office(self.settings, self.database, self.bell, Stage.CHECK, NAME, CPU, slot, self.stopping)
+        return Office(self.settings, self.database, self.bell, Stage.CHECK, NAME, CPU, slot, stopping=self.stopping)
 
     def show_up(self) -> None:
         with self.database.writer() as session:

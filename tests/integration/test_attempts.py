@@ -74,10 +74,13 @@ def test_one_that_dies_goes_on_behind_its_newest_checkpoint(database: Database, 
     check_events(database, job_id)
 
 
-@pytest.mark.parametrize(("does", "code"), [("dies", "process_killed"), ("leaves", "process_crashed")])
-def test_one_that_always_fails_in_the_same_place_fails(database: Database, home: Path, does: str, code: str) -> None:
-    job_id = add_training(database, at=2, does=does, always=1)
-    for _ in range(3):
+@pytest.mark.parametrize(("does", "code", "times"), [("dies", "process_killed", 15), ("leaves", "process_crashed", 3)])
+def test_one_that_always_fails_in_the_same_place_fails(
+    database: Database, home: Path, does: str, code: str, times: int
+) -> None:
+    """Deaths that may come from outside are seven to a fault."""
+    job_id = add_training(database, at=2, does=does, always=1, step_seconds=0)
+    for _ in range(times):
         skip_pause(database, job_id)
         work(database, home)
     job = read(database, job_id)
@@ -85,7 +88,20 @@ def test_one_that_always_fails_in_the_same_place_fails(database: Database, home:
     assert job.status is JobStatus.FAILED
     assert job.error is not None
     assert (job.error["code"], job.error["category"]) == (code, "system_error")
-    assert len(attempts_of(database, job_id)) == 3
+    assert len(attempts_of(database, job_id)) == times
+
+
+def test_one_that_is_killed_again_and_again_from_outside_is_not_given_up(database: Database, home: Path) -> None:
+    """Four workers die with it before it takes a step, where three failures of its own would end it."""
+    job_id = add_training(database, at=2, does="dies")
+    for _ in range(4):
+        with seated(settings_of(home), database) as office:
+            assert lifecycle.take(office) is not None
+        with seated(settings_of(home), database):
+            skip_pause(database, job_id)
+    work(database, home)
+
+    assert outcomes(database, job_id) == ["worker_lost"] * 4 + ["finished"]
 
 
 def test_one_that_gets_further_each_time_is_never_given_up(database: Database, home: Path) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import insert
 from app.contracts.events import AttemptEvent, CheckpointRemoved, CheckpointSaved, Noticed
 from app.db import Database
 from app.jobs import attempts, repository
+from app.jobs.attempts import DEATHS_A_FAULT
 from app.jobs.claims import Claim, finish, record, take_back, waiting_stages
 from app.jobs.models import Job, JobEvent
 from app.jobs.states import Desire, JobStatus, Stage
@@ -162,7 +163,7 @@ def test_a_lost_job_becomes_what_its_user_wants(
 @pytest.mark.parametrize("step", [None, 0, 40])
 def test_a_job_lost_too_often_in_the_same_place_fails(database: Database, step: int | None) -> None:
     job_id = add_job(database)
-    for _ in range(2):
+    for _ in range(2 * DEATHS_A_FAULT):
         retry(database, step)
         assert lose(database, job_id).status is JobStatus.QUEUED
     retry(database, step)
@@ -171,7 +172,7 @@ def test_a_job_lost_too_often_in_the_same_place_fails(database: Database, step: 
     assert job.status is JobStatus.FAILED
     assert job.error is not None
     assert (job.error["code"], job.error["category"]) == ("worker_lost", "system_error")
-    assert "3 times in the same place" in job.error["message"]
+    assert "again and again in the same place" in job.error["message"]
 
 
 def test_a_job_that_gets_further_may_be_lost_any_number_of_times(database: Database) -> None:

@@ -13,8 +13,8 @@ from app.config import Settings
 from app.contracts.generation import EngineError, EngineEvent, GenerateOrder, TextDelta
 from app.contracts.order import BaseRef
 from app.db import Database
-from app.generate.service import Asked
-from app.generate.stream import Opening
+from app.generate.service import Asked, Speaker
+from app.generate.stream import messages, opened
 from app.ids import new_id
 from app.jobs.states import JobStatus
 from app.main import create_app
@@ -73,7 +73,16 @@ def test_a_whole_answer_tells_who_answered_and_how(api: TestClient) -> None:
         "adapter": None,
         "text": "144 é\u2028😀",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 2,
+            "total_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+        "tool_calls": None,
+        "logprobs": None,
+        "choices": None,
+        "base": None,
     }
 
 
@@ -124,8 +133,8 @@ def test_text_parts_are_joined(api: TestClient) -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"adapter": "adapter-x"}, "exactly one of adapter and model"),
     ({"model": None}, "exactly one of adapter and model"),
-    ({"prompt": "x"}, "exactly one of messages and prompt"),
-    ({"messages": None}, "exactly one of messages and prompt"),
+    ({"prompt": "x"}, "exactly one of messages, prompt and prompt_token_ids"),
+    ({"messages": None}, "exactly one of messages, prompt and prompt_token_ids"),
     ({"messages": []}, "at least 1 item"),
     ({"messages": None, "prompt": ""}, "at least 1 character"),
     ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
@@ -212,14 +221,15 @@ def test_an_engine_that_dies_in_a_stream_ends_it_with_an_error(make_api: MakeApi
 
 
 def test_a_refusal_that_comes_late_ends_a_stream_that_has_begun() -> None:
-    asked = Asked(GenerateOrder(request_id="r", base=BaseRef(source="m", is_local=True), prompt="x"), "m", None)
+    order = GenerateOrder(request_id="r", base=BaseRef(source="m", is_local=True), prompt="x")
+    asked = Asked((order,), Speaker(order.base, None, "m"))
 
     async def late() -> list[str]:
         gate = asyncio.Event()
-        opening = Opening(ScriptedEngine([REJECTED], gate), asked)
+        opening = opened(ScriptedEngine([REJECTED], gate), asked)
         await opening.check(patience_seconds=0)
         gate.set()
-        return [message["event"] async for message in opening.messages("req-1")]
+        return [message["event"] async for message in messages(opening, asked, "req-1")]
 
     assert asyncio.run(late()) == ["error"]
 

@@ -38,7 +38,7 @@ while True:
 # A child that keeps the timer as a trainer does, says when it was renewed, and never ends by itself.
 WATCHFUL = """
 import os, signal
-fd, seconds = int(os.environ["TUNESMITH_LEASE_FD"]), float(os.environ["TUNESMITH_LEASE_SECONDS"])
+fd, seconds = int(os.environ["GUARDIAN_LEASE_FD"]), float(os.environ["GUARDIAN_LEASE_SECONDS"])
 signal.setitimer(signal.ITIMER_REAL, seconds)
 os.write(1, b"%d\\n" % os.getpid())
 while os.read(fd, 100):
@@ -235,10 +235,10 @@ def test_a_frozen_guardian_never_blocks_its_parent(pipe: tuple[int, int], output
 def test_a_child_is_told_of_its_own_lease_alone(
     pipe: tuple[int, int], output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TUNESMITH_LEASE_FD", "77")
-    monkeypatch.setenv("TUNESMITH_LEASE_SECONDS", "5")
+    monkeypatch.setenv("GUARDIAN_LEASE_FD", "77")
+    monkeypatch.setenv("GUARDIAN_LEASE_SECONDS", "5")
 
-    with leased(pipe, "echo ${TUNESMITH_LEASE_FD-none} ${TUNESMITH_LEASE_SECONDS-none}", None) as child:
+    with leased(pipe, "echo ${GUARDIAN_LEASE_FD-none} ${GUARDIAN_LEASE_SECONDS-none}", None) as child:
         assert child.wait(SECONDS) == 0
 
     assert output.line() == b"none none\n"
@@ -258,7 +258,7 @@ signal.pause()
 def test_a_child_can_read_its_renewals_and_not_write_them(pipe: tuple[int, int], output: Output) -> None:
     """A writing end in the child would keep it from seeing that its guardian is gone."""
     with leased(
-        pipe, "ls -l /proc/$$/fd | grep -F $(readlink /proc/$$/fd/$TUNESMITH_LEASE_FD)", Lease(50, 60, 70)
+        pipe, "ls -l /proc/$$/fd | grep -F $(readlink /proc/$$/fd/$GUARDIAN_LEASE_FD)", Lease(50, 60, 70)
     ) as child:
         assert child.wait(SECONDS) == 0
 

@@ -36,6 +36,30 @@ def ask(**body: Any) -> dict[str, Any]:
     return {"method": "POST", "url": "/generate", "json": question}
 
 
+def chat(url: str = "/v1/chat/completions", **body: Any) -> dict[str, Any]:
+    question = {"model": "org/model", "messages": [{"role": "user", "content": "x"}], **body}
+    return {"method": "POST", "url": url, "json": question}
+
+
+def complete(**body: Any) -> dict[str, Any]:
+    return {"method": "POST", "url": "/v1/completions", "json": {"model": "org/model", "prompt": "x", **body}}
+
+
+def schema(**body: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": body}}
+
+
+def called(call: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        value = {"type": "object", "properties": {"a": value}}
+    return value
+
+
 def upload(content: bytes, name: str) -> dict[str, Any]:
     return {"method": "POST", "url": "/files", "files": {"file": (name, content)}}
 
@@ -95,6 +119,42 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "an adapter with a path": (ask(model=None, adapter="../../x"), 422, "adapter"),
     "half a character to a model": (post_raw(HALF, "/generate"), 422, "messages.0.content"),
     "a NUL to a model": (ask(messages=[{"role": "user", "content": "a\0b"}]), 422, "messages.0.content"),
+    "a bias of a token below zero": (ask(logit_bias={"-1": 1}), 422, None),
+    "a bias that is too strong": (ask(logit_bias={"1": 101}), 422, "logit_bias.1"),
+    "a bias of true": (ask(logit_bias={"1": True}), 422, "logit_bias.1"),
+    "two thousand biases": (ask(logit_bias={str(token): 1 for token in range(2000)}), 422, "logit_bias"),
+    "a penalty that is too strong": (ask(presence_penalty=2.1), 422, "presence_penalty"),
+    "more of the best than are told": (ask(logprobs=21), 422, "logprobs"),
+    "a least length over the largest": (ask(min_tokens=9, max_new_tokens=8), 422, "min_tokens"),
+    "seventeen answers": (ask(n=17), 422, "n"),
+    "no answer": (ask(n=0), 422, "n"),
+    "two streamed answers": (ask(n=2, stream=True), 422, "n"),
+    "a base beside itself": (ask(compare=True), 422, "compare"),
+    "a token that is no number": (ask(messages=None, prompt_token_ids=["x"]), 422, "prompt_token_ids.0"),
+    "a prompt of no tokens": (ask(messages=None, prompt_token_ids=[]), 422, "prompt_token_ids"),
+    "a tool without a name": (ask(tools=[{"type": "function", "function": {}}]), 422, "tools.0.function.name"),
+    "a tool that is none": (ask(tools=["x"]), 422, "tools.0"),
+    "a call without a function": (ask(messages=called({})), 422, None),
+    "a call whose arguments are no JSON": (
+        ask(messages=called({"function": {"name": "f", "arguments": "{"}})),
+        422,
+        None,
+    ),
+    "a schema of an unknown word": (ask(response_format=schema(uniqueItems=True)), 422, None),
+    "a schema that is nested too deep": (ask(response_format=schema(**nested(40))), 422, None),
+    "a format of an unknown kind": (ask(response_format={"type": "grammar"}), 422, "response_format"),
+    "an unknown field at OpenAI's door": (chat(mood="good"), 400, "mood"),
+    "a path for a model at OpenAI's door": (chat(model="../../etc"), 404, "model"),
+    "half a character at OpenAI's door": (post_raw(HALF, "/v1/chat/completions"), 400, "messages.0.content"),
+    "no JSON at OpenAI's door": (post_raw("{", "/v1/completions"), 400, "body"),
+    "nested deep at OpenAI's door": (post_raw(DEEP, "/v1/completions"), 400, "body"),
+    "too many prompts": (complete(prompt=["x"] * 17), 400, None),
+    "too many answers to prompts": (complete(prompt=["x"] * 8, n=3), 400, "n"),
+    "a prompt of mixed kinds": (complete(prompt=["x", 1]), 400, None),
+    "an echo": (complete(echo=True), 400, "echo"),
+    "a suffix": (complete(suffix="x"), 400, "suffix"),
+    "a model with a NUL": ({"method": "GET", "url": "/v1/models/%00"}, 404, "model"),
+    "a model of a megabyte": ({"method": "GET", "url": "/v1/models/" + "a" * 60_000}, 404, "model"),
     "JSON without its header": ({"method": "POST", "url": "/jobs", "content": b"{}"}, 422, "body"),
     "a role that is none": (ask(messages=[{"role": "narrator", "content": "x"}]), 422, None),
 }

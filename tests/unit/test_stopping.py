@@ -123,8 +123,8 @@ def test_each_byte_renews_the_lease_and_the_end_of_the_pipe_does_not() -> None:
     ("environment", "expected"),
     [
         ({}, None),
-        ({"TUNESMITH_LEASE_FD": "5"}, None),
-        ({"TUNESMITH_LEASE_FD": "5", "TUNESMITH_LEASE_SECONDS": "150.5"}, (5, 150.5)),
+        ({"GUARDIAN_LEASE_FD": "5"}, None),
+        ({"GUARDIAN_LEASE_FD": "5", "GUARDIAN_LEASE_SECONDS": "150.5"}, (5, 150.5)),
     ],
 )
 def test_a_lease_needs_a_descriptor_and_seconds(

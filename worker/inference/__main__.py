@@ -11,8 +11,9 @@ import uvicorn
 from transformers.utils import logging as transformers_logging
 
 from worker.inference.bases import DTYPES, Placement
+from worker.inference.batching.engine import BatchingEngine
+from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Engine
-from worker.inference.serial import SerialEngine
 from worker.inference.server import create_app
 
 GRACE_SECONDS = 5
@@ -35,7 +36,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     transformers_logging.disable_progress_bar()
     placement = Placement.choose(options.device, options.dtype)
-    engine = SerialEngine(placement, on_broken_device=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    limits = BatchLimits(cache_tokens=options.cache_tokens)
+    engine = BatchingEngine(placement, limits=limits, on_broken_device=lambda: os.kill(os.getpid(), signal.SIGTERM))
     config = uvicorn.Config(
         create_app(engine),
         host=options.host,
@@ -58,6 +60,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8100)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
+    parser.add_argument(
+        "--cache-tokens", type=int, help="tokens whose keys and values are held; default: by free memory"
+    )
     return parser.parse_args()
 
 

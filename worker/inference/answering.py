@@ -13,14 +13,16 @@ from app.contracts.generation import (
     EngineEvent,
     Finish,
     GenerateOrder,
-    TextDelta,
+    PromptDetails,
+    Sampling,
     Usage,
 )
 from worker.inference.adapters import check_folder, rejected
 from worker.inference.engine import AdapterFolder, Ended, Engine, ModelFolder, Refusal, Token, TokenRequest
-from worker.inference.language import Language, load_language
+from worker.inference.language import Language, context_tokens, load_language
+from worker.inference.sampling import check_known
 from worker.inference.sources import Sources, unavailable
-from worker.inference.text import Detokenizer, StopScanner
+from worker.inference.writing import Writer
 from worker.rendering.renderer import NoTokenizer
 
 
@@ -37,11 +39,10 @@ async def answer(order: GenerateOrder, engine: Engine, sources: Sources) -> Asyn
     """Yield pieces of the answer, then exactly one `Finish` or `EngineError`. Closing it cancels."""
     try:
         speaker = await find_speaker(order, sources)
-        ids = await run_in_threadpool(_read, speaker.language, order)
+        request = await run_in_threadpool(read_order, order, speaker)
     except Refusal as refusal:
         yield _blame(order, refusal.error)
         return
-    request = TokenRequest(speaker.base, speaker.adapter, ids, speaker.language.eos_ids, order.sampling)
     async with aclosing(_write(request, speaker.language, engine)) as events:
         async for event in events:
             yield _blame(order, event) if isinstance(event, EngineError) else event
@@ -75,42 +76,68 @@ def _bundle_language(bundle: AdapterFolder) -> Language:
         raise rejected(bundle, str(error)) from None
 
 
+def read_order(order: GenerateOrder, speaker: Speaker) -> TokenRequest:
+    """What the engine is to compute. Raises Refusal for what this model's language cannot read."""
+    language, sampling = speaker.language, order.sampling
+    check_known(sampling.stop_token_ids, language.vocabulary, "stop_token_ids")
+    check_known(sampling.logit_bias, language.vocabulary, "logit_bias")
+    ids = _read(language, order)
+    if order.shrinks_to_fit:
+        sampling = _shrunk(sampling, context_tokens(speaker.base.folder), len(ids))
+    grammar = None
+    if order.response_format is not None:
+        grammar = language.grammars.make(order.response_format)
+    return TokenRequest(speaker.base, speaker.adapter, ids, language.eos_ids, sampling, grammar)
+
+
 def _read(language: Language, order: GenerateOrder) -> list[int]:
     if order.messages is not None:
-        return language.read_messages(order.messages)
+        return language.read_messages(order.messages, order.tools)
+    if order.prompt_token_ids is not None:
+        check_known(order.prompt_token_ids, language.vocabulary, "prompt_token_ids")
+        return order.prompt_token_ids
     return language.read_prompt(order.prompt or "")
+
+
+def _shrunk(sampling: Sampling, context: int | None, prompt_tokens: int) -> Sampling:
+    """As many tokens as still fit; a prompt that fills the context is left for the engine to refuse."""
+    room = sampling.max_new_tokens if context is None else min(sampling.max_new_tokens, context - prompt_tokens)
+    if room < max(1, sampling.min_tokens):
+        return sampling
+    return sampling.model_copy(update={"max_new_tokens": room})
 
 
 async def _write(request: TokenRequest, language: Language, engine: Engine) -> AsyncGenerator[EngineEvent, None]:
     """Tokens become text; a stop string ends the answer and the computing."""
-    letters, stops = Detokenizer(language.write), StopScanner(request.sampling.stop)
-    count = 0
+    writer = Writer(language, request.sampling.stop, tells_scores=request.sampling.logprobs is not None)
+    count, cached = 0, 0
     async with aclosing(engine.generate(request)) as tokens:
         async for event in tokens:
             match event:
                 case Token():
                     count += 1
-                    piece = stops.feed(letters.feed(event.id))
+                    piece = writer.feed(event)
                 case Ended():
-                    count = event.completion_tokens
-                    piece = stops.feed(letters.finish()) + stops.finish()
+                    count, cached = event.completion_tokens, event.cached_tokens
+                    piece = writer.finish()
                 case EngineError():
                     yield event
                     return
-            if piece:
-                yield TextDelta(text=piece)
-            if stops.has_stopped or isinstance(event, Ended):
-                reason = "stop" if stops.has_stopped or not isinstance(event, Ended) else event.reason
-                yield Finish(reason=reason, usage=_usage(request, count))
+            if piece is not None:
+                yield piece
+            if writer.has_stopped or isinstance(event, Ended):
+                reason = "stop" if writer.has_stopped or not isinstance(event, Ended) else event.reason
+                yield Finish(reason=reason, usage=_usage(request, count, cached))
                 return
 
 
-def _usage(request: TokenRequest, completion_tokens: int) -> Usage:
+def _usage(request: TokenRequest, completion_tokens: int, cached_tokens: int) -> Usage:
     prompt_tokens = len(request.prompt_ids)
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptDetails(cached_tokens=cached_tokens),
     )
 
 

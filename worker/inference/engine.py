@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from app.contracts.generation import EngineError, EngineHealth, Sampling
 
@@ -24,6 +24,24 @@ class AdapterFolder:
     folder: Path
 
 
+class Walk(Protocol):
+    """The way of one answer through a grammar."""
+
+    def restrict(self, scores: Any) -> Any:
+        """The scores [1, vocabulary] with those of all tokens that may not come next at minus infinity."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on behind a token that was chosen."""
+        ...
+
+
+class Grammar(Protocol):
+    """What an answer may consist of. It is shared; each answer begins a walk of its own."""
+
+    def begin(self) -> Walk: ...
+
+
 @dataclass(frozen=True)
 class TokenRequest:
     """One answer to compute. Without an adapter the base model answers, with all adapters off.
@@ -36,21 +54,31 @@ class TokenRequest:
     prompt_ids: list[int]
     eos_ids: frozenset[int]
     sampling: Sampling
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
 class Token:
-    """The next token of the answer; an end-of-sequence token is never one."""
+    """The next token of the answer; one that ends it is never told.
+
+    With `Sampling.logprobs`: its log-probability from the model's own scores, and the best (id, log-probability) pairs.
+    """
 
     id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The answer is complete. `completion_tokens` counts every token that was chosen, the end-of-sequence token too."""
+    """The answer is complete. `completion_tokens` counts every token that was chosen, the end token too.
+
+    `cached_tokens` counts the prompt tokens that need not be read anew.
+    """
 
     reason: Literal["stop", "length"]
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 TokenEvent = Token | Ended | EngineError

@@ -5,11 +5,14 @@ An adapter's bundle holds the tokenizer that it was trained with; the base's ans
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from app.contracts.records import Message
 from worker.inference.engine import Refusal
+from worker.inference.grammar import GrammarMaker
+from worker.inference.spelling import bytes_of
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
 from worker.rendering.sandbox import TemplateRefused
@@ -22,13 +25,22 @@ class Language:
     renderer: Renderer
     eos_ids: frozenset[int]
 
-    def read_messages(self, messages: list[Message]) -> list[int]:
+    @cached_property
+    def grammars(self) -> GrammarMaker:
+        return GrammarMaker(self.renderer.tokenizer, self.eos_ids)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are; their ids begin at 0."""
+        return len(self.renderer.tokenizer)
+
+    def read_messages(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> list[int]:
         """The ids of a chat, ready for the assistant's turn: those that training saw before an answer.
 
         Raises Refusal `no_chat_template`, `template_refused`, `special_tokens_in_content`.
         """
         try:
-            return self.renderer.prompt_ids(messages)
+            return self.renderer.prompt_ids(messages, tools)
         except RowRefused as refused:
             raise Refusal(422, refused.code, str(refused)[:500], "messages") from None
 
@@ -40,6 +52,11 @@ class Language:
         """The text of ids, special tokens left out, nothing tidied up."""
         text: str = self.renderer.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def spell(self, token: int) -> tuple[str, list[int] | None]:
+        """A single token as text, special ones too, and its bytes where the tokenizer tells them."""
+        text = str(self.renderer.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        return text, bytes_of(self.renderer.tokenizer.convert_ids_to_tokens(token), text)
 
 
 @lru_cache(maxsize=32)
@@ -60,3 +77,13 @@ def _named_ends(folder: Path) -> set[int]:
     except (OSError, ValueError, KeyError, TypeError):
         return set()
     return {end for end in (named if isinstance(named, list) else [named]) if isinstance(end, int)}
+
+
+def context_tokens(folder: Path) -> int | None:
+    """How many tokens a model reads and writes together, as its config says; None where it does not."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        limit = config.get("text_config", config)["max_position_embeddings"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return limit if isinstance(limit, int) else None

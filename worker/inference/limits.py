@@ -14,17 +14,29 @@ def check_fits(model: Any, prompt_ids: list[int], max_new_tokens: int) -> None:
     if unknown is not None:
         message = f"the tokenizer gives token {unknown}, the model knows {config.vocab_size}: they do not fit together"
         raise Refusal(409, "tokenizer_mismatch", message)
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = model_limit(model)
     if limit is not None and len(prompt_ids) + max_new_tokens > limit:
-        raise _too_long(len(prompt_ids), max_new_tokens, limit)
+        raise _too_long(len(prompt_ids), max_new_tokens, f"the model reads at most {limit} together", limit)
 
 
-def _too_long(prompt_tokens: int, max_new_tokens: int, limit: int) -> Refusal:
+def model_limit(model: Any) -> int | None:
+    """How many tokens the model reads, prompt and answer together; None when it does not say."""
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def check_cache_holds(cache_tokens: int, prompt_tokens: int, max_new_tokens: int) -> None:
+    """Raises Refusal for an answer whose keys and values do not fit into the cache. Its last token has none."""
+    if prompt_tokens + max_new_tokens - 1 > cache_tokens:
+        reason = f"this engine's memory holds {cache_tokens + 1} together"
+        raise _too_long(prompt_tokens, max_new_tokens, reason, cache_tokens + 1)
+
+
+def _too_long(prompt_tokens: int, max_new_tokens: int, reason: str, limit: int) -> Refusal:
     found = f"the prompt has {prompt_tokens} tokens and max_new_tokens is {max_new_tokens}"
     room = limit - prompt_tokens
     right = f"at most {room} new tokens fit" if room > 0 else "shorten the prompt"
-    message = f"{found}; the model reads at most {limit} together: {right}"
-    return Refusal(422, "context_too_long", message, "max_new_tokens")
+    return Refusal(422, "context_too_long", f"{found}; {reason}: {right}", "max_new_tokens")
 
 
 def end_tokens(model: Any) -> set[int]:

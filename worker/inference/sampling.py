@@ -1,9 +1,12 @@
-"""How the next token is chosen: repetition penalty, temperature, top_k, top_p, min_p, in this order.
+"""How the next token is chosen: penalties, bias, grammar, temperature, top_k, top_p, min_p, in this order.
 
 The filters are transformers' own (`transformers.generation.logits_process`), so answers are those of `generate`.
+Everything here is of one answer alone: in which company its scores were computed makes no difference.
 """
 
 import math
+from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -16,41 +19,140 @@ from transformers import (
 )
 
 from app.contracts.generation import Sampling
-from worker.inference.engine import Refusal
+from worker.inference.engine import Refusal, Token, TokenRequest, Walk
 
 # Values as small as the contract allows must not become 0 or infinity in float32.
 TINY = torch.finfo(torch.float32).tiny
 LARGEST = torch.finfo(torch.float32).max
+# OpenAI's word for a token that cannot come: JSON has no infinity.
+IMPOSSIBLE = -9999.0
+
+
+def answer_ends(request: TokenRequest, model_ends: Collection[int]) -> frozenset[int]:
+    """The tokens that end this answer: end-of-sequence tokens unless they are ignored, and its own stop tokens."""
+    eos: frozenset[int] = frozenset() if request.sampling.ignore_eos else request.eos_ids | frozenset(model_ends)
+    return eos | frozenset(request.sampling.stop_token_ids)
+
+
+def is_plain_greedy(request: TokenRequest) -> bool:
+    """Whether the token of the best score is always the answer's, so that an engine may choose for many at once."""
+    return request.grammar is None and request.sampling == Sampling(
+        temperature=0,
+        **{name: getattr(request.sampling, name) for name in _WITHOUT_EFFECT_ON_THE_BEST},
+    )
+
+
+_WITHOUT_EFFECT_ON_THE_BEST = (
+    "max_new_tokens",
+    "top_k",
+    "top_p",
+    "min_p",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "use_cache",
+)
 
 
 class TokenChooser:
     """Chooses the tokens of one answer. The dice are its own: one seed, one answer on the same device."""
 
-    def __init__(self, sampling: Sampling, device: Any) -> None:
-        self._temperature = sampling.temperature
+    def __init__(
+        self, sampling: Sampling, device: Any, *, ends: Collection[int] = (), walk: Walk | None = None
+    ) -> None:
+        """`ends` are what `answer_ends` gives; `walk` is the beginning of the request's grammar."""
+        self._sampling = sampling
+        self._device = device
+        self._ends = sorted(ends)
+        self._walk = walk
+        self._written: Counter[int] = Counter()
         self._penalty = _penalty(sampling)
         self._filters = _filters(sampling)
+        self._bias: Any = None
         self._dice = torch.Generator(device)
         if sampling.seed is None:
             self._dice.seed()
         else:
             self._dice.manual_seed(sampling.seed)
 
-    def choose(self, ids: Any, logits: Any) -> int:
+    @classmethod
+    def of(cls, request: TokenRequest, model_ends: Collection[int], device: Any) -> "TokenChooser":
+        """The chooser of one request on a model that names these end tokens."""
+        walk = request.grammar.begin() if request.grammar is not None else None
+        return cls(request.sampling, device, ends=answer_ends(request, model_ends), walk=walk)
+
+    def choose(self, ids: Any, logits: Any) -> Token:
         """The next token after `ids` [1, length], from `logits` [1, vocabulary].
 
-        Raises Refusal when the model gave no finite numbers.
+        Raises Refusal when the model gave no finite numbers, or when nothing that it knows may come next.
         """
-        scores = logits.float()
+        raw = logits.float()
+        if not math.isfinite(raw.max().item()):  # NaN and infinity; single tokens may be at minus infinity
+            raise Refusal(500, "model_not_finite", "the model gave scores that are no finite numbers")
+        scores = self._allowed(self._biased(self._penalised(ids, raw)))
+        token = self._draw(ids, scores)
+        self._written[token] += 1
+        if self._walk is not None:
+            self._walk.accept(token)
+        return self._told(token, raw)
+
+    def _penalised(self, ids: Any, scores: Any) -> Any:
         if self._penalty is not None:
             scores = self._penalty(ids, scores).clamp(-LARGEST, LARGEST)
+        presence, frequency = self._sampling.presence_penalty, self._sampling.frequency_penalty
+        if not self._written or not (presence or frequency):
+            return scores
+        tokens = torch.tensor([list(self._written)], device=scores.device)
+        lost = [presence + frequency * count for count in self._written.values()]
+        return scores.scatter_add(-1, tokens, -scores.new_tensor([lost]))
+
+    def _biased(self, scores: Any) -> Any:
+        """Raises Refusal for a bias of a token that the model does not have."""
+        bias = self._sampling.logit_bias
+        if not bias:
+            return scores
+        if self._bias is None:
+            check_known(bias, scores.shape[-1], "logit_bias")
+            self._bias = scores.new_zeros(1, scores.shape[-1])
+            self._bias[0, list(bias)] = scores.new_tensor(list(bias.values()))
+        return scores + self._bias
+
+    def _allowed(self, scores: Any) -> Any:
+        """What a grammar and the least length leave. Raises Refusal where that is nothing."""
+        if self._walk is not None:
+            scores = self._walk.restrict(scores)
+        if self._written.total() < self._sampling.min_tokens:
+            known = [token for token in self._ends if token < scores.shape[-1]]
+            scores = scores.index_fill(-1, torch.tensor(known, dtype=torch.long, device=scores.device), -torch.inf)
+        return scores
+
+    def _draw(self, ids: Any, scores: Any) -> int:
         top, best = (part.item() for part in scores.max(dim=-1))
         if not math.isfinite(top):
-            raise Refusal(500, "model_not_finite", "the model gave scores that are no finite numbers")
-        if self._temperature == 0:
+            message = "no token of this model can come next under the response format and the limits asked for"
+            raise Refusal(422, "nothing_can_follow", message, "response_format" if self._walk else "min_tokens")
+        if self._sampling.temperature == 0:
             return int(best)
-        scores = self._filters(ids, (scores - top) / max(self._temperature, TINY))
+        scores = self._filters(ids, (scores - top) / max(self._sampling.temperature, TINY))
         return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self._dice).item())
+
+    def _told(self, token: int, raw: Any) -> Token:
+        wanted = self._sampling.logprobs
+        if wanted is None:
+            return Token(token)
+        logprobs = raw.log_softmax(dim=-1)[0]
+        best, places = logprobs.topk(min(wanted, logprobs.shape[-1]))
+        top = zip(places.tolist(), best.clamp(min=IMPOSSIBLE).tolist(), strict=True)
+        return Token(token, max(logprobs[token].item(), IMPOSSIBLE), tuple(top))
+
+
+def check_known(tokens: Collection[int], vocabulary: int, param: str) -> None:
+    """Raises Refusal 422 for the first token that the model does not have."""
+    unknown = next((token for token in tokens if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        message = f"{param}: found token {unknown}, the model knows the tokens 0 to {vocabulary - 1}"
+        raise Refusal(422, "unknown_token", message, param)
 
 
 def _penalty(sampling: Sampling) -> Any | None:

@@ -16,6 +16,7 @@ from worker.inference.decoding import decode
 from worker.inference.engine import Ended, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
 from worker.inference.limits import check_fits, end_tokens
 from worker.inference.resident import Resident
+from worker.inference.sampling import TokenChooser, answer_ends
 from worker.inference.waiting import Ticket, WaitingRoom
 
 PLACES = 64
@@ -90,23 +91,9 @@ class SerialEngine:
             return self._recover(error)
 
     def _answer(self, ticket: Ticket) -> TokenEvent:
-        request = ticket.request
         if ticket.stop_reason is not None:
             return ticket.stop_reason
-        resident = self._have(request)
-        check_fits(resident.model, request.prompt_ids, request.sampling.max_new_tokens)
-        end = request.eos_ids | end_tokens(resident.model)
-        with resident.answering_as(request.adapter.name if request.adapter else None) as model:
-            tokens = decode(model, request.prompt_ids, request.sampling)
-            for count, token in enumerate(tokens, start=1):
-                if token in end:
-                    return Ended("stop", count)
-                ticket.put(Token(token))
-                if count == request.sampling.max_new_tokens:
-                    return Ended("length", count)
-                if ticket.stop_reason is not None:
-                    return ticket.stop_reason
-        raise AssertionError("decoding has no end of its own")
+        return answer_alone(self._have(ticket.request), ticket)
 
     def _have(self, request: TokenRequest) -> Resident:
         """The base of the request in memory, its adapter attached."""
@@ -121,22 +108,50 @@ class SerialEngine:
 
     def _recover(self, error: Exception) -> EngineError:
         """Say what happened, and give up what is in memory: the next request begins from the files again."""
-        log.error("a request failed: %s", type(error).__name__, exc_info=error)
-        error.__traceback__ = None  # its frames hold tensors
+        event = event_of(error)
         self._let_go()
-        if is_out_of_memory(error):
-            message = "the engine ran out of memory: ask for fewer tokens, or for a smaller model"
-            return EngineError(status=503, code="engine_out_of_memory", message=message)
         if isinstance(error, torch.AcceleratorError):  # no later call on this device can succeed in this process
             self._on_broken_device()
-        message = f"the engine failed ({type(error).__name__}); its log tells more"
-        return EngineError(status=500, code="engine_failed", message=message)
+        return event
 
     def _let_go(self) -> None:
         self._resident, self._base = None, None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def answer_alone(resident: Resident, ticket: Ticket) -> TokenEvent:
+    """Answer one ticket, its adapter in memory, up to its last event, which is returned. Raises Refusal."""
+    request = ticket.request
+    check_fits(resident.model, request.prompt_ids, request.sampling.max_new_tokens)
+    eos = end_tokens(resident.model)
+    ends = answer_ends(request, eos)
+    with resident.answering_as(request.adapter.name if request.adapter else None) as model:
+        chooser = TokenChooser.of(request, eos, model.device)
+        tokens = decode(model, request.prompt_ids, chooser, use_cache=request.sampling.use_cache)
+        for count, token in enumerate(tokens, start=1):
+            if token.id in ends:
+                return Ended("stop", count)
+            ticket.put(token)
+            if count == request.sampling.max_new_tokens:
+                return Ended("length", count)
+            if ticket.stop_reason is not None:
+                return ticket.stop_reason
+    raise AssertionError("decoding has no end of its own")
+
+
+def event_of(error: Exception) -> EngineError:
+    """How a request ends that failed with this error; it is logged unless it is a refusal."""
+    if isinstance(error, Refusal):
+        return error.error
+    log.error("a request failed: %s", type(error).__name__, exc_info=error)
+    error.__traceback__ = None  # its frames hold tensors
+    if is_out_of_memory(error):
+        message = "the engine ran out of memory: ask for fewer tokens, or for a smaller model"
+        return EngineError(status=503, code="engine_out_of_memory", message=message)
+    message = f"the engine failed ({type(error).__name__}); its log tells more"
+    return EngineError(status=500, code="engine_failed", message=message)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,8 +11,10 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder
+from app.contracts.probe import Proof, ProofOrder
 from worker.inference.answering import answer
-from worker.inference.engine import Engine
+from worker.inference.engine import Engine, Refusal
+from worker.inference.proving import prove
 from worker.inference.sources import Sources
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,15 @@ def create_app(engine: Engine) -> FastAPI:
     @app.post("/generate")
     async def generate(order: GenerateOrder) -> Response:
         return EventStream(answer(order, engine, sources))
+
+    @app.post("/prove")
+    async def prove_adapter(order: ProofOrder) -> Proof:
+        return await prove(order, engine, sources)
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, refusal: Refusal) -> Response:
+        error = refusal.error
+        return Response(error.model_dump_json(), status_code=error.status, media_type="application/json")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

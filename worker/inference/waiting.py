@@ -1,8 +1,9 @@
-"""The waiting room of an engine that answers one request at a time: bounded, first come first served."""
+"""The waiting room of an engine: bounded, first come first served. The engine's thread calls tickets in."""
 
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from app.contracts.generation import EngineError
 from worker.inference.engine import Refusal, TokenEvent, TokenRequest
@@ -36,14 +37,19 @@ class Ticket:
 
 
 class WaitingRoom:
-    """Holds tickets until the engine's thread calls the next one."""
+    """Holds tickets until the engine's thread takes them, and knows those that it serves."""
 
     def __init__(self, places: int) -> None:
         self._places = places
         self._waiting: deque[Ticket] = deque()
+        self._serving: set[Ticket] = set()
         self._changed = threading.Condition()
-        self._current: Ticket | None = None
+        self._has_news = False
         self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
 
     def enter(self, ticket: Ticket) -> None:
         """Raises Refusal 429 `engine_busy` when all places are taken, 503 when the engine stops."""
@@ -53,7 +59,7 @@ class WaitingRoom:
             if len(self._waiting) >= self._places:
                 raise Refusal(429, "engine_busy", f"{self._places} requests are waiting already; try again later")
             self._waiting.append(ticket)
-            self._changed.notify()
+            self._notify()
 
     def leave(self, ticket: Ticket) -> None:
         """Whoever asked has gone: give up the place, or stop the answer that is under way. Safe to repeat."""
@@ -61,21 +67,65 @@ class WaitingRoom:
             ticket.stop(499, "cancelled", "the request was cancelled")
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
+            self._notify()
 
     def call_next(self) -> Ticket | None:
-        """Wait for a ticket; None when the room was closed."""
+        """Wait for a ticket; the one before it has been served. None when the room was closed."""
         with self._changed:
-            self._current = None
+            self._serving.clear()
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            self._current = None if self._is_closed else self._waiting.popleft()
-            return self._current
+            return None if self._is_closed else self._begin(self._waiting[0])
+
+    def first(self) -> Ticket | None:
+        """The ticket whose turn it is; it stays where it is."""
+        with self._changed:
+            return self._waiting[0] if self._waiting else None
+
+    def take(self, ticket: Ticket) -> bool:
+        """Begin to serve a ticket; false when it has left meanwhile."""
+        with self._changed:
+            return ticket in self._waiting and self._begin(ticket) is ticket
+
+    def put_back(self, ticket: Ticket) -> bool:
+        """Let a ticket that could not be served yet wait at the head of the queue; false when it has been stopped."""
+        with self._changed:
+            if ticket.stop_reason is None:
+                self._serving.discard(ticket)
+                self._waiting.appendleft(ticket)
+            return ticket.stop_reason is None
+
+    def let_pass(self, is_first: Callable[[Ticket], bool]) -> None:
+        """Bring forward the waiting tickets of a kind, in their order."""
+        with self._changed:
+            self._waiting = deque(sorted(self._waiting, key=lambda ticket: not is_first(ticket)))
+
+    def done(self, ticket: Ticket) -> None:
+        """A ticket was served."""
+        with self._changed:
+            self._serving.discard(ticket)
+
+    def served(self) -> list[Ticket]:
+        """The tickets that are being served."""
+        with self._changed:
+            return list(self._serving)
+
+    def notify(self) -> None:
+        """Something that the engine's thread rests for has happened."""
+        with self._changed:
+            self._notify()
+
+    def rest(self) -> None:
+        """Wait for a change: a ticket that came or left, a notice, or the end. One before this call counts."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_news or self._is_closed)
+            self._has_news = False
 
     def close(self) -> None:
-        """Stop the answer under way and send everybody else away. Safe to repeat."""
+        """Stop the answers under way and send everybody else away. Safe to repeat."""
         with self._changed:
             self._is_closed = True
-            if self._current is not None:
-                self._current.stop(*STOPPING)
+            for ticket in self._serving:
+                ticket.stop(*STOPPING)
             for ticket in self._waiting:
                 ticket.put(ticket.stop(*STOPPING))
             self._waiting.clear()
@@ -84,4 +134,13 @@ class WaitingRoom:
     def count(self) -> tuple[int, bool]:
         """How many wait, and whether one is being served."""
         with self._changed:
-            return len(self._waiting), self._current is not None
+            return len(self._waiting), bool(self._serving)
+
+    def _begin(self, ticket: Ticket) -> Ticket:
+        self._waiting.remove(ticket)
+        self._serving.add(ticket)
+        return ticket
+
+    def _notify(self) -> None:
+        self._has_news = True
+        self._changed.notify_all()

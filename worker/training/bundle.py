@@ -3,6 +3,7 @@
 adapter_config.json, adapter_model.safetensors    (or a whole model: full fine-tuning, LoftQ)
 tokenizer files, chat_template.jinja              the very ones of training
 generation_config.json                            with the list of tokens that end an answer
+probe.json                                        what the engine has to say again, `app.contracts.probe`
 tunesmith.json                                    the resolved spec, the versions, the base, hashes of the data
 """
 
@@ -17,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from app import __version__
 from app.contracts.events import AdapterSaved
 from app.contracts.order import TrainingOrder
+from app.contracts.probe import PROBE, Probe
 from app.contracts.rows import PREPARED
 from worker.bundles import hash_folder
 from worker.rendering.renderer import load_renderer
@@ -25,7 +27,7 @@ PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft")
 
 
 def save_bundle(
-    model: Any, tokenizer: PreTrainedTokenizerBase, order: TrainingOrder, resolved: dict[str, Any]
+    model: Any, tokenizer: PreTrainedTokenizerBase, order: TrainingOrder, resolved: dict[str, Any], probe: Probe
 ) -> AdapterSaved:
     """Write the folder and describe it."""
     folder = order.adapter_dir
@@ -48,6 +50,7 @@ def save_bundle(
         "data": json.loads((order.train_rows.parent / PREPARED).read_text()),
         "versions": {"tunesmith": __version__, **{name: version(name) for name in PACKAGES}},
     }
+    (folder / PROBE).write_text(probe.model_dump_json())
     (folder / "tunesmith.json").write_text(json.dumps(manifest, indent=1))
     return AdapterSaved(
         path=str(folder),

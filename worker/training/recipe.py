@@ -15,6 +15,7 @@ from worker.training.borders import check_borders
 from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
+from worker.training.probe import take_probe
 from worker.training.resolved import effective_values, report_differences
 from worker.training.schedule import SaveSchedule
 from worker.training.trainer import build_trainer, read_rows, report_packing
@@ -48,7 +49,7 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
 
     events.enter(Phase.SAVE)
     with noticing_a_full_disk(order.adapter_dir.parent):
-        events.write(save_bundle(model, tokenizer, order, resolved))
+        events.write(save_bundle(model, tokenizer, order, resolved, take_probe(model, order, train, resolved)))
     steps = trainer.state.global_step
     events.write(Finished(steps=steps, train_seconds=seconds, final_loss=callback.final_loss, tokens=callback.tokens))
     return True

@@ -1,4 +1,4 @@
-"""One tiny world for all tests of the engine, and an engine a module."""
+"""One tiny world for all tests of the engine, and an engine a module: every test holds for both kinds of engine."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +8,8 @@ import torch
 
 from tests.integration.engine.worlds import World, build_world
 from worker.inference.bases import Placement
+from worker.inference.batching.engine import BatchingEngine
+from worker.inference.batching.host import BatchLimits
 from worker.inference.serial import SerialEngine
 
 ON_CPU = Placement("cpu", torch.float32)
@@ -19,13 +21,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return build_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture(scope="module")
-def make_engine() -> Iterator[Callable[..., SerialEngine]]:
-    """Engines on the CPU; they are closed, and their threads ended, when the module's tests are over."""
-    made: list[SerialEngine] = []
+AnEngine = SerialEngine | BatchingEngine
 
-    def make(**options: Any) -> SerialEngine:
-        made.append(SerialEngine(ON_CPU, **options))
+
+@pytest.fixture(scope="module", params=["batching", "serial"])
+def make_engine(request: pytest.FixtureRequest) -> Iterator[Callable[..., AnEngine]]:
+    """Engines on the CPU; they are closed, and their threads ended, when the module's tests are over."""
+    made: list[AnEngine] = []
+
+    def make(*, max_adapters: int = 8, **options: Any) -> AnEngine:
+        if request.param == "serial":
+            made.append(SerialEngine(ON_CPU, max_adapters=max_adapters, **options))
+        else:
+            made.append(BatchingEngine(ON_CPU, limits=BatchLimits(adapters=max_adapters), **options))
         return made[-1]
 
     yield make
@@ -35,5 +43,5 @@ def make_engine() -> Iterator[Callable[..., SerialEngine]]:
 
 
 @pytest.fixture(scope="module")
-def engine(make_engine: Callable[..., SerialEngine]) -> SerialEngine:
+def engine(make_engine: Callable[..., AnEngine]) -> AnEngine:
     return make_engine()

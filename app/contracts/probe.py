@@ -1,0 +1,92 @@
+"""What proves an adapter: log-probabilities that its trainer saw, and that the engine must see again."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from app.contracts.base import Contract
+from app.contracts.generation import AdapterRef
+from app.contracts.order import BaseRef
+
+# The file of a bundle that holds its `Probe`.
+PROBE = "probe.json"
+# Of each prompt: greedy steps, the best tokens that are kept of each, and the most tokens that stand before them.
+STEPS, CANDIDATES, PROMPT_TOKENS = 8, 5, 64
+
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class Step(Contract):
+    """One greedy step of the trained model: natural logarithms of a softmax in float32 over the raw scores.
+
+    `top` has the most likely (id, log-probability) pairs, best first: the first id is the step's own. `base` has the
+    log-probabilities of the same ids without the adapter; null where all weights were trained and no base is left.
+    """
+
+    top: Annotated[tuple[tuple[TokenId, float], ...], Field(min_length=1)]
+    base: tuple[float, ...] | None
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Self:
+        if self.base is not None and len(self.base) != len(self.top):
+            raise ValueError("base should have one number for each of top")
+        return self
+
+    @property
+    def id(self) -> int:
+        return self.top[0][0]
+
+
+class Prompt(Contract):
+    """Token ids that stand first, and the steps behind them: each sees the ids and all steps before it."""
+
+    ids: Annotated[tuple[TokenId, ...], Field(min_length=1)]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+
+
+class Probe(Contract):
+    """What a trainer saw of its model when the training was over: one prompt at a time, no padding, no dropout.
+
+    `quantised`: the base was held in 4 or 8 bits while it was trained on, and may be served in 16 or 32.
+    """
+
+    dtype: str = Field(description="the coarsest that the trainer computed in, such as bfloat16")
+    quantised: bool
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _knows_the_base_or_not(self) -> Self:
+        if len({step.base is None for prompt in self.prompts for step in prompt.steps}) != 1:
+            raise ValueError("the base should be known at every step, or at none")
+        return self
+
+    @property
+    def has_base(self) -> bool:
+        return self.prompts[0].steps[0].base is not None
+
+
+class ProofOrder(Contract):
+    """Ask the engine to hold an adapter against the probe in its bundle."""
+
+    base: BaseRef
+    adapter: AdapterRef
+
+
+class Proof(Contract):
+    """What came of it. All figures are absolute differences of log-probabilities; null where nothing was compared.
+
+    An adapter is proved when `difference` is at most `tolerance` and `base_gap` at most `base_tolerance`, and when it
+    changes what the base says if its trainer saw it do so.
+    """
+
+    proved: bool
+    reason: str | None = Field(None, description="why not, in words; null for a proved one")
+    difference: float | None = Field(
+        None, description="mean, between engine and trainer; of a quantised probe, of what the adapter changes"
+    )
+    tolerance: float | None = None
+    largest_difference: float | None = Field(None, description="between engine and trainer, of any recorded token")
+    base_gap: float | None = Field(None, description="mean, between engine and trainer, without the adapter")
+    base_tolerance: float | None = None
+    base_difference: float | None = Field(None, description="largest, in the engine, that the adapter makes")
+    tokens: int = Field(0, description="recorded tokens that were compared")

@@ -1,0 +1,147 @@
+"""JSON schemas that an answer can be held to exactly. A keyword that would be kept only in part is refused by name.
+
+What is here is what xgrammar 0.2 keeps when it stands alone; it leaves out silently what it does not know. `pattern` is
+not here: a short one can take it minutes to compile.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+# A schema within these bounds is compiled within seconds and megabytes.
+MAX_CHARACTERS = 32_768
+MAX_DEPTH = 32
+MAX_PROPERTIES = 256
+MAX_REPEATS = 10_000
+
+TYPES = {"string", "integer", "number", "boolean", "null", "object", "array"}
+COMMENTS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator"}
+COMMENTS |= {"$schema", "$id", "$comment", "$defs", "definitions"}
+# Whoever has one of these has no other word beside it but comments, and `type`, where that says nothing else.
+ALONE = ("$ref", "anyOf", "oneOf", "allOf", "enum", "const")
+OF_STRINGS = {"format", "minLength", "maxLength"}
+OF_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+OF_OBJECTS = {"properties", "required", "additionalProperties"}
+OF_ARRAYS = {"items", "prefixItems", "minItems", "maxItems"}
+KNOWN = COMMENTS | set(ALONE) | OF_STRINGS | OF_NUMBERS | OF_OBJECTS | OF_ARRAYS | {"type"}
+OWNERS = {"string": OF_STRINGS, "integer": OF_NUMBERS, "number": OF_NUMBERS, "object": OF_OBJECTS, "array": OF_ARRAYS}
+MAPPINGS = ("properties", "$defs", "definitions")
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+SINGLES = ("items", "additionalProperties")
+SIZES = ("minLength", "maxLength", "minItems", "maxItems")
+
+
+def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema itself. Raises ValueError with the place and the word that cannot be kept."""
+    if depth(schema, MAX_DEPTH) > MAX_DEPTH:
+        raise ValueError(f"should be nested at most {MAX_DEPTH} deep")
+    if len(json.dumps(schema)) > MAX_CHARACTERS:
+        raise ValueError(f"should have at most {MAX_CHARACTERS} characters")
+    properties = 0
+    for place, part in _parts(schema, ""):
+        _check_part(place, part)
+        properties += len(part["properties"]) if isinstance(part.get("properties"), dict) else 0
+    if properties > MAX_PROPERTIES:
+        raise ValueError(f"should have at most {MAX_PROPERTIES} properties, found {properties}")
+    return schema
+
+
+def depth(value: Any, limit: int) -> int:
+    """How many containers lie in each other, counted no further than one over the limit."""
+    found, level = 0, [value]
+    while found <= limit:
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        if not inner:
+            return found
+        found, level = found + 1, [each for items in inner for each in items]
+    return found
+
+
+def _parts(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema in a schema with its place."""
+    if isinstance(schema, bool) and place.endswith("additionalProperties"):
+        return
+    if not isinstance(schema, dict):
+        raise ValueError(f"{place or 'it'} should be a schema: an object")
+    yield place, schema
+    at = f"{place}." if place else ""
+    for name, inner in _inner(schema, at):
+        yield from _parts(inner, f"{at}{name}"[:200])
+
+
+def _inner(schema: dict[str, Any], at: str) -> Iterator[tuple[str, Any]]:
+    """What stands in a schema as a schema."""
+    for name in MAPPINGS:
+        if not isinstance(schema.get(name, {}), dict):
+            raise ValueError(f"{at}{name} should be an object of schemas")
+        yield from ((f"{name}.{key}", value) for key, value in schema.get(name, {}).items())
+    for name in LISTS:
+        if not isinstance(schema.get(name, []), list):
+            raise ValueError(f"{at}{name} should be a list of schemas")
+        yield from ((f"{name}.{index}", value) for index, value in enumerate(schema.get(name, [])))
+    yield from ((name, schema[name]) for name in SINGLES if name in schema)
+
+
+def _check_part(place: str, part: dict[str, Any]) -> None:
+    at = f"{place}: " if place else ""
+    unknown = next((word for word in part if word not in KNOWN), None)
+    if unknown is not None:
+        raise ValueError(f"{at}{unknown[:100]!r} cannot be kept by a response format: leave it out")
+    for word in ALONE:
+        if word in part:
+            _check_alone(at, word, part)
+            return
+    _check_type(at, part)
+    _check_sizes(at, part)
+
+
+def _check_alone(at: str, word: str, part: dict[str, Any]) -> None:
+    allowed = COMMENTS | {word} | ({"type"} if word in ("enum", "const") else set())
+    beside = next((other for other in part if other not in allowed), None)
+    if beside is not None:
+        raise ValueError(f"{at}{beside!r} cannot be kept beside {word!r}")
+    if word == "allOf" and len(part[word]) != 1:
+        raise ValueError(f"{at}'allOf' of several schemas cannot be kept: write them as one")
+    if word == "oneOf" and "discriminator" not in part:
+        raise ValueError(f"{at}'oneOf' cannot be kept without a discriminator: use 'anyOf'")
+    if word == "$ref" and not re.fullmatch(r"#(/.*)?", str(part[word])):
+        raise ValueError(f"{at}'$ref' should lead to a place of this schema, such as '#/$defs/item'")
+    values = part["enum"] if word == "enum" else [part["const"]] if word == "const" else []
+    if "type" in part and not all(_is_of(value, part["type"]) for value in values):
+        raise ValueError(f"{at}{word!r} has a value that is no {part['type']}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    kinds = kind if isinstance(kind, list) else [kind]
+    python = {"string": str, "integer": int, "number": int | float, "null": type(None), "object": dict, "array": list}
+    if isinstance(value, bool):
+        return "boolean" in kinds
+    return any(isinstance(value, python[each]) for each in kinds if each in python)
+
+
+def _check_type(at: str, part: dict[str, Any]) -> None:
+    kind = part.get("type")
+    if isinstance(kind, list) or kind is None:
+        kinds = kind or []
+        beside = next((word for word in part if word not in COMMENTS | {"type"}), None)
+        if beside is not None and not (kind is None and beside in OF_OBJECTS | OF_ARRAYS):
+            raise ValueError(f"{at}{beside!r} cannot be kept without a single type: write the types as anyOf")
+    else:
+        kinds = [kind]
+    unknown = next((each for each in kinds if not isinstance(each, str) or each not in TYPES), None)
+    if unknown is not None:
+        raise ValueError(f"{at}'type' should be one of {', '.join(sorted(TYPES))}")
+    if isinstance(kind, str):
+        stray = next((word for word in part if word not in COMMENTS | {"type"} | OWNERS.get(kind, set())), None)
+        if stray is not None:
+            raise ValueError(f"{at}{stray!r} says nothing about the type {kind!r}: leave it out")
+
+
+def _check_sizes(at: str, part: dict[str, Any]) -> None:
+    for word in SIZES:
+        size = part.get(word, 0)
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_REPEATS:
+            raise ValueError(f"{at}{word!r} should be a whole number up to {MAX_REPEATS}")
+    if "format" in part and {"minLength", "maxLength"} & part.keys():
+        raise ValueError(f"{at}'format' cannot be kept beside a length")

@@ -1,0 +1,261 @@
+"""What OpenAI's clients send and read. A field that is not here is refused by its name.
+
+Accepted and of no effect, because nothing is lost by that: `user`, `metadata`, `safety_identifier`, `prompt_cache_key`,
+`store: false`, `service_tier: auto` or `default`, `parallel_tool_calls: true`, `modalities: ["text"]`, `strict`, and
+every field that is null.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
+
+from app.contracts.answers import ResponseFormat, Tool
+from app.contracts.base import Contract, Real, Whole, check_text
+from app.contracts.generation import MAX_LOGPROBS, Bias, Sampling, TokenId, Usage
+from app.generate.schemas import MOST_ANSWERS, ChatTurn, PromptIds, ToolChoice, Tools, check_format, seeded
+
+# Where a chat names no limit: as many, or what still fits into the context.
+CHAT_TOKENS = 1024
+# OpenAI's own limit of a completion that names none.
+COMPLETION_TOKENS = 16
+SAMPLED = (
+    *("min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos", "use_cache"),
+)
+ModelId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+OfNoEffect = Annotated[str, StringConstraints(max_length=1000)] | None
+
+
+class StreamOptions(Contract):
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class OpenAiTurn(ChatTurn):
+    """A message; the fields that OpenAI's clients send back empty may be there, and `developer` is a system message."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_ours(cls, turn: Any) -> Any:
+        if not isinstance(turn, dict):
+            return turn
+        kept = {name: value for name, value in turn.items() if value not in (None, []) or name == "content"}
+        if kept.get("role") == "developer":
+            kept["role"] = "system"
+        if kept.get("tool_calls") and kept.get("content") is None:
+            kept["content"] = ""
+        return kept
+
+
+class Asking(Contract):
+    """What chats and completions have in common: OpenAI's fields, and beside them those of `POST /generate`."""
+
+    model: ModelId
+    n: Whole = Field(1, ge=1, le=MOST_ANSWERS)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: Real = Field(1.0, ge=0.0, le=10.0)
+    top_p: Real = Field(1.0, gt=0.0, le=1.0)
+    presence_penalty: Real = Field(0.0, ge=-2.0, le=2.0)
+    frequency_penalty: Real = Field(0.0, ge=-2.0, le=2.0)
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=1024)] = {}
+    seed: Whole | None = Field(None, ge=0, le=2**63 - 1)
+    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)] = []
+    max_tokens: Whole | None = Field(None, ge=1, le=131_072)
+    top_k: Whole = Field(0, ge=0, le=1_000_000)
+    min_p: Real = Field(0.0, ge=0.0, le=1.0)
+    repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0)
+    min_tokens: Whole = Field(0, ge=0, le=131_072)
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] = []
+    ignore_eos: bool = False
+    use_cache: bool = True
+    user: OfNoEffect = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nothing(cls, value: Any) -> Any:
+        check_text(value)
+        return {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else value
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options should come with stream: true only")
+        return self
+
+    def _sampling(self, max_new_tokens: int, logprobs: int | None) -> Sampling:
+        """Raises ValidationError where the values do not fit together."""
+        chosen = {name: getattr(self, name) for name in SAMPLED}
+        return seeded(Sampling(max_new_tokens=max_new_tokens, logprobs=logprobs, **chosen))
+
+
+class ChatRequest(Asking):
+    messages: Annotated[list[OpenAiTurn], Field(min_length=1)]
+    max_completion_tokens: Whole | None = Field(None, ge=1, le=131_072)
+    logprobs: bool = False
+    top_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: Literal[True] = True
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    safety_identifier: OfNoEffect = None
+    prompt_cache_key: OfNoEffect = None
+    store: Literal[False] = False
+    service_tier: Literal["auto", "default"] = "auto"
+    modalities: list[Literal["text"]] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens should be left out beside max_completion_tokens")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs should come with logprobs: true only")
+        check_least(self.min_tokens, self.limit, CHAT_TOKENS)
+        check_format(self.sampling(), self.response_format, self.offered_tools())
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else list(self.tools or ())
+
+    def sampling(self) -> Sampling:
+        return self._sampling(self.limit or CHAT_TOKENS, (self.top_logprobs or 0) if self.logprobs else None)
+
+
+class CompletionRequest(Asking):
+    prompt: (
+        Annotated[str, StringConstraints(min_length=1)]
+        | PromptIds
+        | Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=MOST_ANSWERS)]
+        | Annotated[list[PromptIds], Field(min_length=1, max_length=MOST_ANSWERS)]
+    )
+    logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    echo: Literal[False] = Field(False, description="the prompt is not repeated")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(self.prompts) * self.n > MOST_ANSWERS:
+            raise ValueError(f"n should be at most {MOST_ANSWERS // len(self.prompts)} for {len(self.prompts)} prompts")
+        check_least(self.min_tokens, self.max_tokens, COMPLETION_TOKENS)
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each a text or token ids."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)
+
+    def sampling(self) -> Sampling:
+        return self._sampling(self.max_tokens or COMPLETION_TOKENS, self.logprobs)
+
+
+def check_least(min_tokens: int, limit: int | None, default: int) -> None:
+    """Raises ValueError for a least length that is more than the largest."""
+    if min_tokens > (limit or default):
+        raise ValueError(f"min_tokens should be at most the largest number of tokens ({limit or default})")
+
+
+class ModelCard(BaseModel):
+    """A base, or an adapter with its base as `parent`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "tunesmith"
+    root: str
+    parent: str | None
+
+
+class ModelCards(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class TopLogprob(BaseModel):
+    token: str
+    bytes: list[int] | None
+    logprob: float
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class FunctionCall(BaseModel):
+    name: str
+    arguments: str
+
+
+class CallPart(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    tool_calls: list[CallPart] | None = None
+
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class TextLogprobs(BaseModel):
+    """OpenAI's older form: lists side by side."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class TextChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class TextCompletion(BaseModel):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage

@@ -1,0 +1,74 @@
+"""Bundles with the probe of a trainer in them, and the engine's word on them."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from app.contracts.generation import AdapterRef
+from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.probe import PROBE, Probe, Proof, ProofOrder
+from app.contracts.rows import INPUT_IDS
+from tests.integration.engine.worlds import World
+from tests.unit.specs import a_spec
+from worker.bundles import hash_folder
+from worker.inference.engine import Engine
+from worker.inference.proving import prove
+from worker.inference.sources import Sources
+from worker.training.probe import take_probe
+
+RESOLVED = {
+    "model.dtype": "float32",
+    "model.load_in_4bit": False,
+    "model.load_in_8bit": False,
+    "model.max_seq_length": 128,
+    "training.fp16": False,
+    "training.bf16": False,
+}
+
+
+def probe_of(base: Path, adapter: Path | None, *, dtype: torch.dtype = torch.float32) -> Probe:
+    """What a trainer records of PEFT's own model of an adapter, or of a whole model."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model = PeftModel.from_pretrained(model, adapter) if adapter is not None else model
+    order = TrainingOrder(
+        job_id="job-x",
+        epoch=1,
+        spec=a_spec(),
+        base=BaseRef(source=str(base), is_local=True),
+        train_rows=base,
+        eval_rows=None,
+        tokenizer=adapter or base,
+        events=base,
+        work_dir=base,
+        adapter_dir=base,
+        checkpoints=base,
+        pulse=base,
+    )
+    row = AutoTokenizer.from_pretrained(base)("The quick brown fox jumps over the lazy dog")["input_ids"]
+    name = str(dtype).removeprefix("torch.")
+    return take_probe(model, order, Dataset.from_dict({INPUT_IDS: [row]}), {**RESOLVED, "model.dtype": name})
+
+
+def a_bundle(world: World, name: str, folder: Path) -> Path:
+    """A copy of an adapter of the world, with its probe."""
+    shutil.copytree(world.adapters[name].folder, folder)
+    (folder / PROBE).write_text(probe_of(world.base.folder, folder).model_dump_json())
+    return folder
+
+
+def an_order(bundle: Path, base: Path, *, kind: str = "lora") -> ProofOrder:
+    """Named by what is in it, as real ones are: an engine keeps what it has by name."""
+    version = hash_folder(bundle)
+    ref = AdapterRef.model_validate(
+        {"adapter_id": f"adapter-{bundle.name}", "version": version, "path": str(bundle), "kind": kind}
+    )
+    return ProofOrder(base=BaseRef(source=str(base), is_local=True), adapter=ref)
+
+
+def proof_of(engine: Engine, order: ProofOrder) -> Proof:
+    return asyncio.run(prove(order, engine, Sources()))

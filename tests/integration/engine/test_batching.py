@@ -1,0 +1,277 @@
+"""Many adapters in one batch: every answer is, token by token, the one that plain PEFT gives it alone."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests.integration.engine.asking import PROMPT, a_request, tokens_of
+from tests.integration.engine.crowds import Events, ask_all, told_tokens
+from tests.integration.engine.worlds import ALL_LINEAR, World, build_tiny_adapter, reference
+from worker.inference.bases import Placement
+from worker.inference.batching.engine import BatchingEngine
+from worker.inference.batching.host import BatchLimits
+from worker.inference.engine import AdapterFolder, Ended, TokenRequest
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "two layers": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
+    "all layers": {"r": 8, "lora_alpha": 4, "target_modules": list(ALL_LINEAR)},
+    "rank stabilised": {"r": 6, "lora_alpha": 24, "use_rslora": True, "target_modules": ["up_proj", "down_proj"]},
+    "ranks by layer": {
+        "r": 3,
+        "target_modules": ["q_proj", "o_proj", "down_proj"],
+        "rank_pattern": {"q_proj": 7, "layers.1.mlp.down_proj": 2},
+        "alpha_pattern": {"o_proj": 30},
+    },
+    "one layer": {"r": 1, "lora_alpha": 2, "target_modules": ["k_proj"], "layers_to_transform": [1]},
+}
+MakeEngine = Callable[..., BatchingEngine]
+
+
+@pytest.fixture(scope="module")
+def adapters(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AdapterFolder]:
+    folder = tmp_path_factory.mktemp("plain")
+    made = {
+        name: build_tiny_adapter(folder / name, world.base.folder, seed=seed, **config)
+        for seed, (name, config) in enumerate(PLAIN.items(), start=20)
+    }
+    return {name: AdapterFolder(f"adapter-{name}@v1", path) for name, path in made.items()}
+
+
+@pytest.fixture
+def make_batching() -> Iterator[MakeEngine]:
+    """Engines with the given limits; afterwards every block of theirs must be free again."""
+    made: list[BatchingEngine] = []
+
+    def make(**limits: int) -> BatchingEngine:
+        made.append(BatchingEngine(Placement("cpu", torch.float32), places=500, limits=BatchLimits(**limits)))
+        return made[-1]
+
+    yield make
+    counts = [engine.count_blocks() for engine in made]
+    for engine in made:
+        engine.close()
+    assert all(engine.join(30) for engine in made)
+    assert all(free == total for free, total in counts)
+
+
+def asked(world: World, adapter: AdapterFolder | None, prompt: Sequence[int], tokens: int = 12) -> TokenRequest:
+    return replace(a_request(world, prompt=tuple(prompt), max_new_tokens=tokens), adapter=adapter)
+
+
+def expected(request: TokenRequest) -> list[int]:
+    return reference(request.base, request.adapter, tuple(request.prompt_ids), request.sampling.max_new_tokens)
+
+
+def mixed_requests(world: World, speakers: Sequence[AdapterFolder | None], count: int) -> list[TokenRequest]:
+    """Prompts of 1 to 70 tokens, answers of 1 to 20, speakers in turn, in random order."""
+    dice = random.Random(1)
+    requests = [
+        asked(
+            world, speakers[n % len(speakers)], dice.choices(range(3, 500), k=dice.randint(1, 70)), dice.randint(1, 20)
+        )
+        for n in range(count)
+    ]
+    dice.shuffle(requests)
+    return requests
+
+
+@pytest.mark.parametrize("chunk_tokens", [7, 512])
+def test_a_base_and_five_adapters_at_once_answer_as_each_does_alone(
+    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder], chunk_tokens: int
+) -> None:
+    requests = mixed_requests(world, [None, *adapters.values()], 36)
+
+    answers = ask_all(make_batching(chunk_tokens=chunk_tokens), requests, arriving_within=0.5)
+
+    assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+    assert all(isinstance(events[-1], Ended) for events in answers)
+
+
+def test_no_answer_is_that_of_another_adapter(make_batching: MakeEngine, world: World, tmp_path: Path) -> None:
+    """Adapters so strong that the smallest part of one changes whatever it touches."""
+    loud: list[AdapterFolder | None] = [None]
+    for seed in range(4):
+        path = build_tiny_adapter(
+            tmp_path / str(seed), world.base.folder, seed=seed, strength=1000.0, **PLAIN["all layers"]
+        )
+        loud.append(AdapterFolder(f"adapter-loud-{seed}@v1", path))
+    right = {number: tuple(expected(asked(world, adapter, PROMPT))) for number, adapter in enumerate(loud)}
+    assert len(set(right.values())) == len(loud)
+    order = [number for _ in range(8) for number in right]
+
+    answers = ask_all(make_batching(), [asked(world, loud[number], PROMPT) for number in order])
+
+    owner = {answer: number for number, answer in right.items()}
+    assert [owner.get(tuple(told_tokens(events)), "nobody's") for events in answers] == order
+
+
+def cached(events: Events) -> int:
+    last = events[-1]
+    assert isinstance(last, Ended)
+    return last.cached_tokens
+
+
+def test_a_beginning_is_shared_within_an_adapter_and_never_beyond(
+    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+) -> None:
+    engine, shared = make_batching(), [*range(10, 74)]
+    speakers = [None, *adapters.values()]
+    first = [asked(world, speaker, [*shared, 80]) for speaker in speakers]
+    second = [asked(world, speaker, [*shared, 81]) for speaker in speakers]
+
+    rounds = [[ask_all(engine, [request])[0] for request in requests] for requests in (first, second)]
+
+    for requests, answers in zip((first, second), rounds, strict=True):
+        assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+    assert [cached(events) for events in rounds[0]] == [0] * len(speakers)
+    assert [cached(events) for events in rounds[1]] == [64] * len(speakers)
+
+
+def test_a_new_version_of_an_adapter_finds_nothing_of_the_old_one(
+    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+) -> None:
+    engine, prompt = make_batching(), [*range(10, 60)]
+    old, new = (replace(adapters[name], name=f"adapter-x@{name}") for name in ("two layers", "all layers"))
+    ask_all(engine, [asked(world, old, prompt)])
+
+    answer = ask_all(engine, [asked(world, new, prompt)])[0]
+
+    assert (told_tokens(answer), cached(answer)) == (expected(asked(world, new, prompt)), 0)
+
+
+def test_a_whole_prompt_that_is_known_still_gives_scores(make_batching: MakeEngine, world: World) -> None:
+    engine, prompt = make_batching(), [*range(10, 58)]
+
+    answers = [ask_all(engine, [asked(world, None, prompt)])[0] for _ in range(2)]
+
+    assert told_tokens(answers[1]) == told_tokens(answers[0]) == expected(asked(world, None, prompt))
+    assert cached(answers[1]) == 32
+
+
+def test_an_answer_goes_on_from_where_another_ended(make_batching: MakeEngine, world: World) -> None:
+    engine, prompt = make_batching(), [*range(10, 40)]
+    answer = told_tokens(ask_all(engine, [asked(world, None, prompt, 40)])[0])
+    following = asked(world, None, [*prompt, *answer, 5])
+
+    events = ask_all(engine, [following])[0]
+
+    assert told_tokens(events) == expected(following)
+    assert cached(events) == (len(prompt) + len(answer) - 1) // 16 * 16
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_more_adapters_than_slots_take_turns(
+    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder], slots: int
+) -> None:
+    engine = make_batching(adapters=slots)
+    requests = mixed_requests(world, [None, *adapters.values()], 30)
+
+    answers = ask_all(engine, requests)
+
+    assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+    assert len(engine.health().loaded_adapters) == slots
+
+
+def test_an_adapter_keeps_its_slot_while_it_answers(
+    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+) -> None:
+    engine = make_batching(adapters=2)
+    long = asked(world, adapters["all layers"], PROMPT, 150)
+    short = [asked(world, adapters[name], PROMPT) for name in ("two layers", "one layer", "rank stabilised") * 3]
+
+    answers = ask_all(engine, [long, *short])
+
+    assert [told_tokens(events) for events in answers] == [expected(request) for request in (long, *short)]
+
+
+def test_a_cache_that_is_too_small_for_all_serves_them_one_after_another(
+    make_batching: MakeEngine, world: World
+) -> None:
+    requests = mixed_requests(world, [None], 20)
+
+    answers = ask_all(make_batching(cache_tokens=96), requests)
+
+    assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+
+
+def test_the_log_probabilities_are_those_of_the_merged_weights(
+    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+) -> None:
+    engine = make_batching(chunk_tokens=4)
+    speakers = [None, *adapters.values()]
+    wishes = [replace(a_request(world, logprobs=5, max_new_tokens=6), adapter=speaker) for speaker in speakers]
+
+    answers = ask_all(engine, wishes)
+
+    for speaker, events in zip(speakers, answers, strict=True):
+        scores = merged_logprobs(world, speaker, [*PROMPT, *told_tokens(events)])
+        for place, event in enumerate(events[:-1], start=len(PROMPT) - 1):
+            for token, logprob in event.top:
+                assert abs(scores[place, token].item() - logprob) < 1e-4
+
+
+def merged_logprobs(world: World, adapter: AdapterFolder | None, tokens: list[int]) -> Any:
+    """Log-probabilities [tokens, vocabulary] of the base with the adapter merged into its weights."""
+    model = AutoModelForCausalLM.from_pretrained(world.base.folder)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter.folder).merge_and_unload()
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(dim=-1)
+
+
+SAMPLED: list[dict[str, Any]] = [
+    {"temperature": 1.0, "seed": 3},
+    {"temperature": 0.4, "seed": 2**63 - 1},
+    {"temperature": 1.3, "top_k": 50, "seed": 4},
+    {"temperature": 1.3, "top_p": 0.8, "min_p": 0.02, "seed": 5},
+    {"temperature": 1.0, "repetition_penalty": 1.4, "presence_penalty": 0.5, "seed": 6},
+    {"temperature": 0, "logit_bias": {7: 0.05, 99: -100}},
+]
+
+
+def test_a_seed_gives_one_answer_alone_and_in_any_company(
+    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+) -> None:
+    wishes = [
+        replace(a_request(world, max_new_tokens=20, **fields), adapter=speaker)
+        for fields in SAMPLED
+        for speaker in (None, adapters["all layers"])
+    ]
+    alone = [tokens_of(make_batching(), wish) for wish in wishes]
+    backwards = [*reversed(wishes), *mixed_requests(world, [None, adapters["two layers"]], 8)]
+
+    together = ask_all(make_batching(chunk_tokens=5), backwards)
+
+    assert [told_tokens(events) for events in together[: len(wishes)]] == alone[::-1]
+    assert len({tuple(answer) for answer in alone}) == len(alone)
+
+
+def test_an_end_token_at_the_last_place_is_a_stop(make_batching: MakeEngine, world: World) -> None:
+    usual = expected(asked(world, None, PROMPT))
+    first = usual.index(usual[-1]) + 1
+    request = replace(asked(world, None, PROMPT, first), eos_ids=frozenset({usual[-1]}))
+
+    assert ask_all(make_batching(), [request])[0][-1] == Ended("stop", first)
+
+
+def test_an_engine_that_is_idle_rests(make_batching: MakeEngine, world: World) -> None:
+    engine = make_batching()
+
+    async def usage() -> float:
+        from resource import RUSAGE_SELF, getrusage
+
+        before = getrusage(RUSAGE_SELF).ru_utime
+        await asyncio.sleep(0.5)
+        return getrusage(RUSAGE_SELF).ru_utime - before
+
+    tokens_of(engine, a_request(world))
+
+    assert asyncio.run(usage()) < 0.2

@@ -1,0 +1,283 @@
+"""The batching engine under clients who leave, requests that fail, and models that no batch can hold."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.contracts.generation import EngineError
+from bench.serve import soak
+from bench.serving import open_shop
+from tests.integration.engine.asking import PROMPT, a_request, events_of, last_of, tokens_of
+from tests.integration.engine.crowds import Events, ask_all, read, told_tokens
+from tests.integration.engine.families import FAMILIES, build_family
+from tests.integration.engine.worlds import World, reference
+from worker.inference.bases import Placement
+from worker.inference.batching.engine import BatchingEngine
+from worker.inference.batching.host import BatchLimits
+from worker.inference.engine import Ended, ModelFolder, Token
+
+ON_CPU = Placement("cpu", torch.float32)
+MakeEngine = Callable[..., BatchingEngine]
+
+
+@pytest.fixture
+def make_batching() -> Iterator[MakeEngine]:
+    made: list[BatchingEngine] = []
+
+    def make(*, patience_seconds: float = 60.0, places: int = 64, **limits: Any) -> BatchingEngine:
+        engine = BatchingEngine(
+            ON_CPU, places=places, patience_seconds=patience_seconds, limits=BatchLimits(**{"adapters": 4, **limits})
+        )
+        made.append(engine)
+        return engine
+
+    yield make
+    for engine in made:
+        engine.close()
+    assert all(engine.join(30) for engine in made)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def all_free(engine: BatchingEngine) -> bool:
+    free, total = engine.count_blocks()
+    return free == total > 0 and not engine.health().is_busy
+
+
+LEAVING: dict[str, dict[str, Any]] = {
+    "while an adapter is read": {"adapter": "wide", "after": 0, "prompt": PROMPT},
+    "while the prompt is read": {"adapter": "base", "after": 0, "prompt": (5,) * 1500},
+    "at the first token": {"adapter": "small", "after": 1, "prompt": PROMPT},
+    "in the middle": {"adapter": "wide", "after": 5, "prompt": PROMPT},
+    "at the last token": {"adapter": "small", "after": 12, "prompt": PROMPT},
+}
+
+
+@pytest.mark.parametrize("phase", LEAVING)
+def test_who_leaves_frees_all_and_disturbs_nobody(make_batching: MakeEngine, world: World, phase: str) -> None:
+    engine, case = make_batching(chunk_tokens=8), LEAVING[phase]
+    tokens_of(engine, a_request(world))
+    leaver = a_request(world, case["adapter"], prompt=case["prompt"])
+
+    async def come_and_go() -> list[Events]:
+        stayers = [asyncio.ensure_future(read(engine, a_request(world, name))) for name in ("base", "small")]
+        leaving = asyncio.ensure_future(read(engine, leaver, leave_after=case["after"] or None))
+        if case["after"]:
+            await leaving
+        else:
+            await until(lambda: engine.health().is_busy)
+            await asyncio.sleep(0.01)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+        answers = await asyncio.gather(*stayers)
+        await until(lambda: all_free(engine))
+        return list(answers)
+
+    answers = asyncio.run(come_and_go())
+
+    assert [told_tokens(events) for events in answers] == [
+        reference(world.base, world.adapter(name), PROMPT, 12) for name in ("base", "small")
+    ]
+
+
+def test_who_leaves_the_queue_is_never_computed(make_batching: MakeEngine, world: World) -> None:
+    engine = make_batching(answers=1)
+
+    async def queue_up() -> int:
+        endless = engine.generate(a_request(world, base=world.endless_base, max_new_tokens=1500))
+        assert isinstance(await anext(endless), Token)
+        queued = [asyncio.ensure_future(read(engine, a_request(world, base=world.endless_base))) for _ in range(5)]
+        await until(lambda: engine.health().waiting == 5)
+        for task in queued:
+            task.cancel()
+        await asyncio.gather(*queued, return_exceptions=True)
+        waiting = engine.health().waiting
+        await endless.aclose()
+        await until(lambda: all_free(engine))
+        return waiting
+
+    assert asyncio.run(queue_up()) == 0
+
+
+class BrokenGrammar:
+    """A grammar that fails at one of its steps."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def begin(self) -> "BrokenGrammar":
+        self._fail("begin")
+        return self
+
+    def restrict(self, scores: Any) -> Any:
+        self._fail("restrict")
+        return scores
+
+    def accept(self, token: int) -> None:
+        self._fail("accept")
+
+    def _fail(self, step: str) -> None:
+        if step == self._step:
+            raise RuntimeError(f"broken at {step}")
+
+
+NONSENSE: Any = ("no", "token")
+HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
+    "no prompt": ({"prompt": ()}, "empty_prompt"),
+    "a token that the model does not have": ({"prompt": (1, 99_999)}, "tokenizer_mismatch"),
+    "a token below 0": ({"prompt": (1, -1)}, "tokenizer_mismatch"),
+    "longer than the model": ({"prompt": (5,) * 2040}, "context_too_long"),
+    "longer than the cache": ({"prompt": (5,) * 500}, "context_too_long"),
+    "a bias for no token": ({"logit_bias": {99_999: 1.0}}, "unknown_token"),
+    "no tokens at all": ({"prompt": NONSENSE}, "engine_failed"),
+    "an adapter that overflows": ({"adapter": "wild"}, "model_not_finite"),
+    "a grammar that does not begin": ({"grammar": BrokenGrammar("begin")}, "engine_failed"),
+    "a grammar that fails": ({"grammar": BrokenGrammar("restrict")}, "engine_failed"),
+    "a grammar that does not go on": ({"grammar": BrokenGrammar("accept")}, "engine_failed"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_request_that_fails_fails_alone(make_batching: MakeEngine, world: World, case: str) -> None:
+    engine = make_batching(cache_tokens=400)
+    fields, code = HOSTILE[case]
+    grammar = fields.get("grammar")
+    wishes = {name: value for name, value in fields.items() if name != "grammar"}
+    hostile = replace(a_request(world, **wishes), grammar=grammar)
+    innocent = [a_request(world, name) for name in ("base", "small", "wide")]
+
+    answers = ask_all(engine, [innocent[0], hostile, innocent[1], hostile, innocent[2]])
+
+    errors = [answers[place][-1] for place in (1, 3)]
+    assert [error.code for error in errors if isinstance(error, EngineError)] == [code, code]
+    assert [told_tokens(answers[place]) for place in (0, 2, 4)] == [
+        reference(world.base, world.adapter(name), PROMPT, 12) for name in ("base", "small", "wide")
+    ]
+    assert all_free(engine)
+
+
+def test_what_exceeds_the_cache_is_told_what_would_fit(make_batching: MakeEngine, world: World) -> None:
+    engine = make_batching(cache_tokens=64)
+
+    error = last_of(engine, a_request(world, max_new_tokens=57))
+
+    assert isinstance(error, EngineError)
+    assert (error.status, error.param) == (422, "max_new_tokens")
+    assert "holds 65 together: at most 56 new tokens fit" in error.message
+    assert last_of(engine, a_request(world, base=world.endless_base, max_new_tokens=56)) == Ended("length", 56)
+
+
+POISON = 511
+
+
+def fails_on_poison(_: Any, __: Any, given: dict[str, Any]) -> None:
+    if (given["input_ids"] == POISON).any():
+        raise RuntimeError("this token breaks the forward")
+
+
+def model_of(engine: BatchingEngine) -> Any:
+    host = engine._worlds.host
+    assert host is not None
+    return host._model
+
+
+def test_a_forward_that_fails_fails_only_the_request_at_fault(make_batching: MakeEngine, world: World) -> None:
+    engine = make_batching()
+    tokens_of(engine, a_request(world))
+    model_of(engine).register_forward_pre_hook(fails_on_poison, with_kwargs=True)
+    innocent = [a_request(world, name) for name in ("base", "small", "wide", "biased")]
+    poisoned = a_request(world, prompt=(*PROMPT, POISON))
+
+    answers = ask_all(engine, [*innocent[:2], poisoned, *innocent[2:]])
+
+    last = answers.pop(2)[-1]
+    assert isinstance(last, EngineError)
+    assert (last.status, last.code) == (500, "engine_failed")
+    assert [told_tokens(events) for events in answers] == [
+        reference(world.base, world.adapter(name), PROMPT, 12) for name in ("base", "small", "wide", "biased")
+    ]
+    assert all_free(engine)
+
+
+def test_who_waits_for_an_engine_that_hangs_hears_of_it(make_batching: MakeEngine, world: World) -> None:
+    engine = make_batching(patience_seconds=0.5)
+    while not told_tokens(events_of(engine, a_request(world))):
+        """Loading took longer than the patience of this test."""
+    hook = model_of(engine).register_forward_pre_hook(lambda *_: time.sleep(1.5))
+
+    error = last_of(engine, a_request(world))
+    hook.remove()
+
+    assert isinstance(error, EngineError)
+    assert (error.status, error.code) == (504, "engine_stalled")
+    asyncio.run(until(lambda: all_free(engine)))
+    assert tokens_of(engine, a_request(world)) == reference(world.base, None, PROMPT, 12)
+
+
+def test_an_engine_that_closes_ends_every_answer_with_an_error(make_batching: MakeEngine, world: World) -> None:
+    engine = make_batching()
+
+    async def close() -> list[Any]:
+        running = [engine.generate(a_request(world, base=world.endless_base, max_new_tokens=1500)) for _ in range(3)]
+        for events in running:
+            await anext(events)
+        engine.close()
+        return [[event async for event in events][-1] for events in running]
+
+    assert [event.code for event in asyncio.run(close())] == ["engine_stopping"] * 3
+
+
+def test_requests_of_two_bases_are_answered_in_turn(make_batching: MakeEngine, world: World) -> None:
+    engine, bases = make_batching(), [world.base, world.other_base] * 4
+
+    answers = ask_all(engine, [a_request(world, base=base) for base in bases])
+
+    assert [told_tokens(events) for events in answers] == [reference(base, None, PROMPT, 12) for base in bases]
+
+
+def test_adapters_that_no_batch_can_hold_are_answered_beside_those_that_one_can(
+    make_batching: MakeEngine, world: World
+) -> None:
+    names = ["small", "directed", "base", "headed", "wide", "directed"]
+
+    answers = ask_all(make_batching(), [a_request(world, name) for name in names])
+
+    assert [told_tokens(events) for events in answers] == [
+        reference(world.base, world.adapter(name), PROMPT, 12) for name in names
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kind_of_model_answers_as_it_does_alone(
+    make_batching: MakeEngine, world: World, tmp_path: Path, family: str
+) -> None:
+    """Those that a batch would answer otherwise are told by the trial, and answered one at a time."""
+    base = ModelFolder(family, build_family(family, tmp_path / "base"))
+    dice = random.Random(3)
+    prompts = [tuple(dice.choices(range(3, 200), k=length)) for length in (1, 9, 40, 60)]
+    engine = make_batching(chunk_tokens=16)
+
+    answers = ask_all(engine, [a_request(world, base=base, prompt=prompt) for prompt in prompts])
+
+    assert [told_tokens(events) for events in answers] == [reference(base, None, prompt, 12) for prompt in prompts]
+    assert (engine.count_blocks()[1] > 0) == FAMILIES[family].is_batched
+
+
+def test_a_soak_gives_no_wrong_answer_and_loses_no_block(tmp_path: Path) -> None:
+    outcome = soak(open_shop(tmp_path, "tiny", 6, ON_CPU), ON_CPU, 200)
+
+    assert (outcome["wrong"], outcome["errors"]) == (0, 0)
+    assert outcome["right"] + outcome["left"] == 200
+    assert outcome["left"] > 20
+    assert outcome["free_blocks"] == outcome["blocks"] > 0

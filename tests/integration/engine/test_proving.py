@@ -1,0 +1,200 @@
+"""Which bundles an engine proves: only those that say in it what their trainer saw. Both kinds of engine."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.contracts.probe import PROBE, Probe
+from tests.integration.engine.asking import a_request, tokens_of
+from tests.integration.engine.probes import a_bundle, an_order, probe_of, proof_of
+from tests.integration.engine.test_engine_bundles import DAMAGES, WEIGHTS, Tensors, with_config, with_tensors
+from tests.integration.engine.worlds import World
+from worker.failures import UserError
+from worker.inference.engine import Engine, Refusal
+from worker.rendering.renderer import load_renderer
+from worker.training.probe import probe_prompts
+
+
+@pytest.mark.parametrize("name", ["small", "wide"])
+def test_the_adapter_that_was_trained_is_proved(engine: Engine, world: World, tmp_path: Path, name: str) -> None:
+    proof = proof_of(engine, an_order(a_bundle(world, name, tmp_path / name), world.base.folder))
+
+    assert (proof.proved, proof.reason) == (True, None)
+    assert proof.largest_difference is not None
+    assert proof.largest_difference < 1e-4
+    assert proof.tolerance == 1e-3
+    assert proof.base_difference is not None
+    assert proof.base_difference > 0.1
+    assert proof.tokens == 5 * 8 * 5
+
+
+def scrambled(tensors: Tensors) -> Tensors:
+    return {key: value.flip(0) if "lora_A" in key else value for key, value in tensors.items()}
+
+
+def zeroed(tensors: Tensors) -> Tensors:
+    return {key: torch.zeros_like(value) if "lora_B" in key else value for key, value in tensors.items()}
+
+
+def one_layer_zeroed(tensors: Tensors) -> Tensors:
+    return {key: value * ("layers.1" not in key or "lora_B" not in key) for key, value in tensors.items()}
+
+
+def swapped(folder: Path) -> None:
+    """The weights of another adapter of the same shapes."""
+    generator = torch.Generator().manual_seed(9)
+    tensors = load_file(folder / WEIGHTS)
+    others = {key: torch.randn(value.shape, generator=generator) * value.std() for key, value in tensors.items()}
+    save_file(others, folder / WEIGHTS)
+
+
+def without_probe(folder: Path) -> None:
+    (folder / PROBE).unlink()
+
+
+def with_broken_probe(folder: Path) -> None:
+    (folder / PROBE).write_text("{")
+
+
+def with_foreign_tokens(folder: Path) -> None:
+    probe = json.loads((folder / PROBE).read_text())
+    probe["prompts"][0]["steps"][2]["top"][0][0] = 10**6
+    (folder / PROBE).write_text(json.dumps(probe))
+
+
+WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
+    "scrambled": (with_tensors(scrambled), "its log-probabilities are"),
+    "swapped": (swapped, "its log-probabilities are"),
+    "zeroed": (with_tensors(zeroed), "it changes nothing"),
+    "one layer zeroed": (with_tensors(one_layer_zeroed), "its log-probabilities are"),
+    "another alpha": (with_config(lora_alpha=16), "its log-probabilities are"),
+    "rank-stabilised": (with_config(use_rslora=True), "its log-probabilities are"),
+    "no probe": (without_probe, "probe.json is missing"),
+    "broken probe": (with_broken_probe, "probe.json cannot be read"),
+    "tokens of another model": (with_foreign_tokens, "the probe has token 1000000"),
+    **{
+        name: DAMAGES[name]
+        for name in ("wrong prefix", "truncated", "not a number", "another rank", "broken tokenizer")
+    },
+}
+
+
+@pytest.mark.parametrize("damage", WRONG)
+def test_another_adapter_is_not_proved(engine: Engine, world: World, tmp_path: Path, damage: str) -> None:
+    bundle = a_bundle(world, "small", tmp_path / damage)
+    break_it, reason = WRONG[damage]
+    break_it(bundle)
+
+    proof = proof_of(engine, an_order(bundle, world.base.folder))
+
+    assert not proof.proved
+    assert proof.reason is not None
+    assert reason in proof.reason
+
+
+def test_on_another_base_it_is_not_proved(engine: Engine, world: World, tmp_path: Path) -> None:
+    bundle = a_bundle(world, "small", tmp_path / "bundle")
+
+    proof = proof_of(engine, an_order(bundle, world.other_base.folder))
+
+    assert not proof.proved
+    assert proof.reason is not None
+    assert "the base is another one" in proof.reason
+
+
+def test_an_adapter_that_overflows_is_not_proved(engine: Engine, world: World, tmp_path: Path) -> None:
+    bundle = a_bundle(world, "small", tmp_path / "bundle")
+    with_tensors(lambda tensors: {key: value * 1e36 for key, value in tensors.items()})(bundle)
+
+    proof = proof_of(engine, an_order(bundle, world.base.folder))
+
+    assert not proof.proved
+
+
+def test_bfloat16_in_the_trainer_is_within_what_the_bases_explain(engine: Engine, world: World, tmp_path: Path) -> None:
+    bundle = a_bundle(world, "small", tmp_path / "bundle")
+    probe = probe_of(world.base.folder, bundle, dtype=torch.bfloat16)
+    (bundle / PROBE).write_text(probe.model_dump_json())
+
+    proof = proof_of(engine, an_order(bundle, world.base.folder))
+
+    assert proof.proved, proof
+    assert proof.difference is not None
+    assert proof.difference > 1e-4
+
+
+def test_a_whole_model_is_held_against_its_own_probe(engine: Engine, world: World, tmp_path: Path) -> None:
+    for name, probed in (("right", world.other_base), ("wrong", world.base)):
+        shutil.copytree(world.other_base.folder, tmp_path / name)
+        (tmp_path / name / PROBE).write_text(probe_of(probed.folder, None).model_dump_json())
+
+    right, wrong = (
+        proof_of(engine, an_order(tmp_path / name, world.base.folder, kind="full")) for name in ("right", "wrong")
+    )
+
+    assert (right.proved, wrong.proved) == (True, False)
+    assert right.base_gap is None
+
+
+def test_a_base_that_is_not_there_says_nothing_of_the_adapter(engine: Engine, world: World, tmp_path: Path) -> None:
+    bundle = a_bundle(world, "small", tmp_path / "bundle")
+
+    with pytest.raises(Refusal) as refused:
+        proof_of(engine, an_order(bundle, tmp_path / "nowhere"))
+
+    assert refused.value.error.code == "model_unavailable"
+
+
+def test_an_engine_that_is_full_says_nothing_of_the_adapter(
+    make_engine: Callable[..., Engine], world: World, tmp_path: Path
+) -> None:
+    engine = make_engine(places=1)
+    order = an_order(a_bundle(world, "small", tmp_path / "bundle"), world.base.folder)
+
+    with pytest.raises(Refusal) as refused:
+        proof_of(engine, order)
+
+    assert refused.value.error.status == 429
+
+
+def test_a_proof_leaves_the_answers_of_others_as_they_were(engine: Engine, world: World, tmp_path: Path) -> None:
+    bundle = a_bundle(world, "wide", tmp_path / "bundle")
+    before = [tokens_of(engine, a_request(world, name)) for name in ("base", "small")]
+
+    proof_of(engine, an_order(bundle, world.base.folder))
+
+    assert [tokens_of(engine, a_request(world, name)) for name in ("base", "small")] == before
+
+
+def test_a_probe_has_five_short_prompts_and_knows_the_base(world: World, tmp_path: Path) -> None:
+    bundle = a_bundle(world, "small", tmp_path / "bundle")
+
+    probe = Probe.model_validate_json((bundle / PROBE).read_bytes())
+
+    assert len(probe.prompts) == 5
+    assert all(1 <= len(prompt.ids) <= 64 and len(prompt.steps) == 8 for prompt in probe.prompts)
+    assert probe.has_base
+
+
+def test_a_model_that_is_not_finite_has_no_probe(world: World, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(world.adapters["small"].folder, bundle)
+    with_tensors(lambda tensors: {key: value * torch.nan for key, value in tensors.items()})(bundle)
+
+    with pytest.raises(UserError, match="no finite numbers") as refused:
+        probe_of(world.base.folder, bundle)
+
+    assert refused.value.failure.param == "training.learning_rate"
+
+
+@pytest.mark.parametrize("max_tokens", [16, 20, 128])
+def test_a_probe_fits_the_length_that_was_trained(world: World, max_tokens: int) -> None:
+    prompts = probe_prompts(load_renderer(world.base.folder), list(range(100)), max_tokens)
+
+    assert len(prompts) == 5
+    assert all(1 <= len(ids) <= min(64, max_tokens - 8) for ids in prompts)

@@ -1,0 +1,139 @@
+"""Several answers, base and adapter side by side, log-probabilities and tools, over `POST /generate`."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.config import Settings
+from app.contracts.generation import ScoredToken, TextDelta, TokenScore
+from app.db import Database
+from app.main import create_app
+from tests.integration.answering import FINISH, ScriptedEngine, add_adapter
+
+ASK: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+SCORED = ScoredToken(id=5, token="a", bytes=[97], logprob=-0.5, top_logprobs=[])
+CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+
+
+@pytest.fixture
+def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
+    app = create_app(settings.model_copy(update={"database_url": database_url}))
+    app.state.engine = ScriptedEngine()
+    yield TestClient(app, raise_server_exceptions=False)
+    app.state.database.close()
+
+
+def ask(api: TestClient, *script: Any, **fields: Any) -> dict[str, Any]:
+    if script:
+        api.app.state.engine = ScriptedEngine(script)  # type: ignore[attr-defined]
+    answer: dict[str, Any] = api.post("/generate", json={**ASK, **fields}).json()
+    return answer
+
+
+def orders(api: TestClient) -> list[Any]:
+    return list(api.app.state.engine.orders)  # type: ignore[attr-defined]
+
+
+def test_several_answers_have_seeds_that_can_be_asked_for_again(api: TestClient) -> None:
+    answer = ask(api, n=3, seed=7)
+
+    seeds = [choice["seed"] for choice in answer["choices"]]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 3
+    assert [order.sampling.seed for order in orders(api)] == seeds
+    assert answer["usage"]["completion_tokens"] == 6
+    assert seeds == [choice["seed"] for choice in ask(api, n=3, seed=7)["choices"]]
+
+
+def test_the_seeds_of_neighbours_have_nothing_in_common(api: TestClient) -> None:
+    several = [{choice["seed"] for choice in ask(api, n=16, seed=seed)["choices"]} for seed in (1, 2)]
+
+    assert not several[0] & several[1]
+
+
+def test_base_and_adapter_answer_side_by_side_with_one_seed(
+    api: TestClient, database: Database, tmp_path: Path
+) -> None:
+    adapter = add_adapter(database, tmp_path)
+
+    answer = ask(api, model=None, adapter=adapter.id, compare=True, n=2)
+
+    asked = orders(api)
+    assert [order.adapter for order in asked] == [adapter.ref, adapter.ref, None, None]
+    assert [order.sampling.seed for order in asked[:2]] == [order.sampling.seed for order in asked[2:]]
+    assert {order.base for order in asked} == {adapter.base}
+    assert (len(answer["choices"]), len(answer["base"])) == (2, 2)
+    assert answer["model"] == f"{adapter.id}@v1"
+
+
+def test_log_probabilities_are_told_where_they_are_asked_for(api: TestClient) -> None:
+    score = TokenScore(id=6, token="b", bytes=[98], logprob=-1.0)
+    told = SCORED.model_copy(update={"top_logprobs": [score]})
+
+    answer = ask(api, TextDelta(text="a", tokens=[told]), FINISH, logprobs=1)
+
+    assert answer["logprobs"] == [told.model_dump()]
+    assert orders(api)[0].sampling.logprobs == 1
+
+
+def test_log_probabilities_are_streamed_with_their_text(api: TestClient) -> None:
+    api.app.state.engine = ScriptedEngine([TextDelta(text="a", tokens=[SCORED]), FINISH])  # type: ignore[attr-defined]
+
+    text = api.post("/generate", json={**ASK, "logprobs": 0, "stream": True}).text
+
+    first = next(line for line in text.splitlines() if line.startswith("data: "))
+    assert json.loads(first.removeprefix("data: ")) == {"text": "a", "logprobs": [SCORED.model_dump()]}
+
+
+@pytest.mark.parametrize("tool_choice", ["auto", "none"])
+def test_a_call_of_an_offered_tool_is_told_as_one(api: TestClient, tool_choice: str) -> None:
+    answer = ask(api, TextDelta(text=CALL), FINISH, tools=TOOLS, tool_choice=tool_choice)
+
+    if tool_choice == "none":
+        assert (answer["text"], answer["tool_calls"], answer["finish_reason"]) == (CALL, None, "stop")
+        assert orders(api)[0].tools is None
+    else:
+        assert (answer["text"], answer["finish_reason"]) == ("", "tool_calls")
+        assert answer["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+        assert orders(api)[0].tools == TOOLS
+
+
+def test_token_ids_are_a_prompt(api: TestClient) -> None:
+    ask(api, messages=None, prompt_token_ids=[1, 2])
+
+    assert orders(api)[0].prompt_token_ids == [1, 2]
+
+
+def test_a_format_reaches_the_engine_as_it_was_sent(api: TestClient) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+
+    ask(api, response_format=schema)
+
+    assert json.loads(orders(api)[0].model_dump_json())["response_format"]["json_schema"]["schema"] == {
+        "type": "integer"
+    }
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"response_format": {"type": "json_object"}, "tools": TOOLS}, "response_format"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+    ({"response_format": {"type": "json_object"}, "min_tokens": 1}, "min_tokens"),
+    ({"prompt": "x", "messages": None, "tools": TOOLS}, "tools"),
+    ({"compare": True}, "compare"),
+    ({"stream": True, "compare": True}, "compare"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"echo": True}, "echo"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD, ids=str)
+def test_what_cannot_be_had_together_is_refused_by_name(api: TestClient, fields: dict[str, Any], param: str) -> None:
+    answer = api.post("/generate", json={**ASK, **fields})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
+    assert orders(api) == []

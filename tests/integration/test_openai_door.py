@@ -1,0 +1,293 @@
+"""OpenAI's own client against this service and a real engine: what it sends is understood, and what comes back."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from app.config import Settings
+from app.db import Database
+from app.main import create_app
+from app.migrate import upgrade
+from tests.integration.answering import add_adapter
+from tests.integration.engine.processes import EngineProcess
+from tests.integration.engine.worlds import ADAPTERS, World, build_world
+from tests.serving import serving
+
+CHAT: list[Any] = [{"role": "user", "content": "What comes after 89?"}]
+BASE = "base-0"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def url(world: World, home: Path) -> Iterator[str]:
+    with EngineProcess() as engine:
+        settings = Settings(home=home, models_dir=world.base.folder.parent, engine_url=engine.url)
+        upgrade(settings.database)
+        with serving(create_app(settings)) as served:
+            yield served
+
+
+@pytest.fixture(scope="module")
+def adapter(url: str, world: World, home: Path) -> str:
+    """The id of the adapter "wide" of the base `base-0`."""
+    database = Database.open(Settings(home=home).database)
+    base: dict[str, Any] = {
+        "base_model": BASE,
+        "base_source": str(world.base.folder),
+        "base_is_local": True,
+        "base_revision": None,
+    }
+    row = add_adapter(database, home, path=str(world.adapters["wide"].folder), rank=ADAPTERS["wide"]["r"], **base)
+    database.close()
+    return row.id
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[openai.OpenAI]:
+    http = httpx2.Client(trust_env=False)
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http, max_retries=0, timeout=120) as made:
+        yield made
+
+
+def ask(client: openai.OpenAI, **fields: Any) -> Any:
+    asked = {"model": BASE, "messages": CHAT, "max_tokens": 12, "temperature": 0, **fields}
+    return client.chat.completions.create(**asked)
+
+
+def test_a_chat_is_answered_in_openais_form(client: openai.OpenAI) -> None:
+    answer = ask(client)
+
+    choice = answer.choices[0]
+    assert answer.id.startswith("chatcmpl-")
+    assert (answer.object, answer.model, choice.message.role) == ("chat.completion", BASE, "assistant")
+    assert choice.message.content
+    assert answer.usage.completion_tokens == 12
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 12
+    assert answer.usage.prompt_tokens_details.cached_tokens >= 0
+    assert choice.finish_reason == "length"
+
+
+def test_an_adapter_answers_by_its_id_and_not_as_its_base(client: openai.OpenAI, adapter: str) -> None:
+    answer, base = ask(client, model=adapter), ask(client)
+
+    assert answer.model == f"{adapter}@v1"
+    assert answer.choices[0].message.content != base.choices[0].message.content
+
+
+def test_a_stream_is_the_whole_answer(client: openai.OpenAI, adapter: str) -> None:
+    chunks = list(ask(client, model=adapter, stream=True, stream_options={"include_usage": True}))
+
+    whole = ask(client, model=adapter)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage)
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+
+
+def test_the_stream_of_the_client_library_reads_it(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(model=BASE, messages=CHAT, max_tokens=8, temperature=0) as stream:
+        stream.until_done()
+
+    final = stream.current_completion_snapshot
+    assert final.choices[0].message.content == ask(client, max_tokens=8).choices[0].message.content
+
+
+def test_several_answers_have_seeds_of_their_own_and_the_first_is_that_of_one(client: openai.OpenAI) -> None:
+    several = ask(client, n=3, temperature=1.5, seed=5)
+
+    texts = [choice.message.content for choice in several.choices]
+    assert [choice.index for choice in several.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert texts[0] == ask(client, temperature=1.5, seed=5).choices[0].message.content
+    assert several.usage.total_tokens == several.usage.prompt_tokens + several.usage.completion_tokens
+
+
+def test_several_answers_are_streamed_beside_each_other(client: openai.OpenAI) -> None:
+    whole = ask(client, n=2, temperature=1.5, seed=5)
+
+    texts = {0: "", 1: ""}
+    for chunk in ask(client, n=2, temperature=1.5, seed=5, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == {choice.index: choice.message.content for choice in whole.choices}
+
+
+def test_log_probabilities_are_told_for_every_token(client: openai.OpenAI) -> None:
+    answer = ask(client, logprobs=True, top_logprobs=3)
+
+    tokens = answer.choices[0].logprobs.content
+    assert len(tokens) == 12
+    spelled = b"".join(bytes(token.bytes) for token in tokens if not token.token.startswith("<|"))
+    assert spelled.decode("utf-8", "replace") == answer.choices[0].message.content
+    for token in tokens:
+        assert [other.logprob for other in token.top_logprobs] == sorted(
+            (other.logprob for other in token.top_logprobs), reverse=True
+        )
+        assert token.top_logprobs[0].logprob == token.logprob  # greedy: the chosen one is the best
+
+
+def test_streamed_log_probabilities_are_those_of_the_whole_answer(client: openai.OpenAI) -> None:
+    whole = ask(client, logprobs=True, top_logprobs=1).choices[0].logprobs.content
+
+    chunks = ask(client, logprobs=True, top_logprobs=1, stream=True)
+    told = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices]
+    assert [token for each in told if each is not None for token in each.content] == whole
+
+
+def test_a_stop_string_ends_the_answer(client: openai.OpenAI) -> None:
+    whole = ask(client).choices[0].message.content
+
+    choice = ask(client, stop=[whole[4:7]], logprobs=True).choices[0]
+
+    assert choice.message.content == whole[: whole.index(whole[4:7])]
+    assert choice.finish_reason == "stop"
+    spelled = "".join(token.token for token in choice.logprobs.content)
+    assert spelled.startswith(choice.message.content)
+
+
+def test_a_schema_is_kept(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}, "word": {"enum": ["a", "b"]}},
+        "required": ["n", "word"],
+        "additionalProperties": False,
+    }
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+
+    answer = ask(client, response_format=response_format, max_tokens=200, temperature=1.0, seed=1)
+
+    assert answer.choices[0].finish_reason == "stop"
+    found = json.loads(answer.choices[0].message.content)
+    assert isinstance(found["n"], int)
+    assert found["word"] in ("a", "b")
+
+
+def test_tools_are_told_to_the_model(client: openai.OpenAI) -> None:
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
+
+    with_tools, without = ask(client, tools=tools), ask(client, tools=tools, tool_choice="none")
+
+    assert with_tools.usage.prompt_tokens > without.usage.prompt_tokens
+    assert without.usage == ask(client).usage
+
+
+def test_texts_and_tokens_are_continued(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": BASE, "max_tokens": 5, "temperature": 0}
+
+    one = client.completions.create(prompt="The quick brown", logprobs=2, **asked)
+    many = client.completions.create(prompt=["The quick brown", "A teacher"], n=2, **asked)
+    ids = client.completions.create(prompt=[1, 87, 85], **asked)
+
+    assert (one.object, len(one.choices[0].logprobs.tokens)) == ("text_completion", 5)
+    assert [choice.index for choice in many.choices] == [0, 1, 2, 3]
+    assert many.choices[0].text == many.choices[1].text == one.choices[0].text != many.choices[2].text
+    assert ids.usage is not None
+    assert ids.usage.prompt_tokens == 3
+    assert many.usage is not None
+    assert many.usage.completion_tokens == 20
+
+
+def test_a_completion_is_streamed(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": BASE, "prompt": "The quick", "max_tokens": 6, "temperature": 0}
+
+    pieces = [chunk.choices[0].text for chunk in client.completions.create(stream=True, **asked)]
+
+    assert "".join(pieces) == client.completions.create(**asked).choices[0].text
+
+
+def test_bases_and_adapters_are_listed_and_found(client: openai.OpenAI, adapter: str) -> None:
+    cards = {card.id: card for card in client.models.list()}
+
+    assert cards[adapter].parent == BASE  # type: ignore[attr-defined]
+    assert cards[BASE].parent is None  # type: ignore[attr-defined]
+    assert client.models.retrieve(adapter) == cards[adapter]
+    assert client.models.retrieve(BASE) == cards[BASE]
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "adapter-" + "a" * 24, "job-" + "a" * 24, "gpt:4", "../../etc"])
+def test_an_unknown_model_is_not_found(client: openai.OpenAI, model: str) -> None:
+    with pytest.raises(openai.NotFoundError) as found:
+        ask(client, model=model)
+
+    assert found.value.param == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve(model)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ({"extra_body": {"mood": "good"}}, "mood"),
+    ({"store": True}, "store"),
+    ({"service_tier": "priority"}, "service_tier"),
+    ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+    ({"modalities": ["audio"]}, "modalities.0"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"temperature": 11}, "temperature"),
+    ({"n": 17}, "n"),
+    ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+    ({"top_logprobs": 1}, "top_logprobs"),
+    ({"max_completion_tokens": 3}, "max_tokens"),
+    ({"max_tokens": 100_000}, "max_tokens"),
+    ({"logit_bias": {"99999": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+    ({"extra_body": {"stop_token_ids": [99_999]}}, "stop_token_ids"),
+    ({"extra_body": {"min_tokens": 13}}, "min_tokens"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0"),
+    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), REFUSED, ids=str)
+def test_what_cannot_be_done_is_refused_by_its_name(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, **fields)
+
+    assert str(refused.value.param).startswith(param)
+    assert refused.value.type == "invalid_request_error"
+    assert param.split(".")[0] in refused.value.message
+
+
+OF_NO_EFFECT: list[dict[str, Any]] = [
+    {"user": "me", "metadata": {"team": "a"}, "safety_identifier": "x", "prompt_cache_key": "y"},
+    {"store": False, "service_tier": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
+    {"n": 1, "stop": None, "logit_bias": None, "tools": None, "response_format": {"type": "text"}},
+]
+
+
+@pytest.mark.parametrize("fields", OF_NO_EFFECT, ids=str)
+def test_what_means_nothing_here_changes_nothing(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    assert ask(client, **fields).choices == ask(client).choices
+
+
+def test_an_answer_can_be_sent_back_as_the_library_dumps_it(client: openai.OpenAI) -> None:
+    earlier = ask(client).choices[0].message.model_dump()
+
+    answer = ask(client, messages=[{"role": "developer", "content": "Be brief."}, *CHAT, earlier, *CHAT])
+
+    assert answer.usage.prompt_tokens > ask(client).usage.prompt_tokens
+
+
+def test_a_chat_without_a_limit_goes_on_to_the_end_of_its_context(client: openai.OpenAI) -> None:
+    ids = [5] * 2040
+
+    answer = client.completions.create(model="base-2", prompt=ids, temperature=0)
+
+    assert answer.usage is not None
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (8, "length")

@@ -1,0 +1,141 @@
+"""What a worker does while an engine is busy, stops, breaks or is silent: a finished training is lost to none of it.
+
+The engine's part is played by a server that answers by script; what is in the bundle makes no difference to it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI, Response
+
+from app.contracts.probe import Proof, ProofOrder
+from app.db import Database
+from app.jobs import ending
+from app.jobs.models import Job
+from app.jobs.states import JobStatus
+from tests.integration.bringing import BRINGING, bring, children, placed
+from tests.integration.jobs import read
+from tests.integration.offices import add_training, at_work, outcomes, seated, settings_of, work
+from tests.serving import serving
+from tests.waiting import wait_for
+
+REFUSAL = '{"status": %d, "code": "%s", "message": "not now"}'
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "adapter_config.json").write_text("{}")
+    return tmp_path / "bundle"
+
+
+def answering(*answers: Response) -> FastAPI:
+    """An engine that answers so, one after the other, the last one for ever; none: it never does."""
+    app, left = FastAPI(), list(answers)
+
+    @app.post("/prove")
+    async def prove(order: ProofOrder) -> Response:
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return app
+
+
+def silent() -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/prove")
+    async def prove(order: ProofOrder) -> Response:
+        await asyncio.sleep(30)
+        return Response()
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "outcome"),
+    [
+        ([(503, "engine_stopping"), (200, "")], JobStatus.SUCCEEDED, "finished"),
+        ([(429, "engine_busy")], JobStatus.QUEUED, "engine_unavailable"),
+        ([(502, "model_unavailable")], JobStatus.QUEUED, "engine_unavailable"),
+        ([(500, "engine_failed")], JobStatus.QUEUED, "engine_failed"),
+        ([(404, "model_unavailable")], JobStatus.QUEUED, "engine_failed"),
+    ],
+)
+def test_each_answer_of_an_engine_has_its_consequence(
+    database: Database,
+    home: Path,
+    bundle: Path,
+    answers: list[tuple[int, str]],
+    status: JobStatus,
+    outcome: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bring(monkeypatch, bundle, Path("/base"))
+    proved = Proof(proved=True).model_dump_json()
+    scripted = [Response(REFUSAL % each if each[0] != 200 else proved, each[0]) for each in answers]
+    job_id = add_training(database)
+
+    with serving(answering(*scripted)) as url:
+        work(database, home, engine_url=url, **BRINGING)
+
+    job = read(database, job_id)
+    assert (job.status, outcomes(database, job_id)) == (status, [outcome])
+    assert len(placed(home)) == (status is JobStatus.SUCCEEDED)
+
+
+def cancel(database: Database, job_id: str) -> None:
+    with database.writer() as session:
+        ending.end(session, job_id)
+        session.commit()
+
+
+def pause(database: Database, job_id: str) -> None:
+    with database.writer() as session:
+        ending.pause(session, job_id)
+        session.commit()
+
+
+@pytest.mark.parametrize(("wish", "status"), [(cancel, JobStatus.CANCELLED), (pause, JobStatus.PAUSED)])
+def test_wishes_are_heard_while_the_engine_is_waited_for(
+    database: Database,
+    home: Path,
+    bundle: Path,
+    wish: Callable[[Database, str], None],
+    status: JobStatus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bring(monkeypatch, bundle, Path("/base"))
+    job_id = add_training(database)
+
+    def verifying() -> Job | None:
+        job = read(database, job_id)
+        return job if job.phase == "verify" else None
+
+    with (
+        serving(silent()) as url,
+        seated(settings_of(home, engine_url=url, **BRINGING), database) as office,
+        at_work(office),
+    ):
+        beats = wait_for("the proof is asked for", verifying, 60).beats
+        wait_for("heartbeats go on", lambda: read(database, job_id).beats > beats + 2, 30)
+        wish(database, job_id)
+        wait_for("it is heard", lambda: read(database, job_id).status is status, 30)
+
+    assert placed(home) == []
+    assert children(database, home, job_id) == 1
+
+
+def test_without_an_engine_adapters_are_published_unproved(
+    database: Database, home: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(monkeypatch, bundle, Path("/base"))
+    job_id = add_training(database)
+
+    work(database, home, **{**BRINGING, "verify": "off"})
+
+    job = read(database, job_id)
+    assert job.status is JobStatus.SUCCEEDED
+    assert job.result is not None
+    assert job.result["verification"] is None

@@ -1,0 +1,138 @@
+"""When an engine says what a trainer saw: every rule with numbers on both sides of it."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from app.contracts.probe import Probe, Prompt, Proof, Step
+from worker.inference.comparing import QUANTISATION, ROUNDING, SHARE, compare
+
+TRAINED = ((7, -0.1), (8, -2.5), (9, -4.0))
+BASE = (-3.0, -1.0, -2.0)
+Shifts = tuple[float, float, float]
+STILL: Shifts = (0.0, 0.0, 0.0)
+
+
+def a_probe(*, base: tuple[float, ...] | None = BASE, quantised: bool = False) -> Probe:
+    step = Step(top=TRAINED, base=base)
+    return Probe(dtype="float32", quantised=quantised, prompts=(Prompt(ids=(1, 2), steps=(step, step)),))
+
+
+def scores(numbers: tuple[float, ...], shifts: Shifts = STILL) -> Mapping[int, float]:
+    ids = [token for token, _ in TRAINED]
+    return {token: number + shift for token, number, shift in zip(ids, numbers, shifts, strict=True)}
+
+
+def hold(probe: Probe, trained: Shifts = STILL, base: Shifts = STILL) -> Proof:
+    """What is made of an engine whose numbers are so far from the trainer's."""
+    with_it = scores(tuple(number for _, number in TRAINED), trained)
+    without = scores(probe.prompts[0].steps[0].base or (), base) if probe.has_base else None
+    return compare(probe, [with_it] * 2, [without] * 2 if without is not None else [])
+
+
+@pytest.mark.parametrize(
+    ("trained", "base", "is_proved"),
+    [
+        (STILL, STILL, True),
+        ((1e-5, -1e-5, 1e-5), (1e-5, 1e-5, -1e-5), True),
+        ((9e-4, 9e-4, -9e-4), STILL, True),
+        ((2e-3, 2e-3, -2e-3), STILL, False),
+        ((0.12, -0.12, 0.12), (0.05, -0.05, 0.05), True),
+        ((0.0, 0.0, 0.36), (0.05, -0.05, 0.05), True),
+        ((0.12, -0.12, 0.12), (0.01, -0.01, 0.01), False),
+        (STILL, (0.06, 0.06, 0.06), True),
+        (STILL, (0.07, 0.07, 0.07), False),
+        ((0.15, 0.15, 0.15), (0.06, 0.06, 0.06), False),
+        ((-2.9, 1.5, 2.0), STILL, False),
+    ],
+    ids=[
+        "the same",
+        "float32 on another kernel",
+        "below what counts",
+        "above it, where the bases agree",
+        "as far apart as bfloat16 puts the bases",
+        "one token far away, as rounding does it",
+        "further than the bases explain",
+        "bases as far apart as rounding puts them",
+        "another base",
+        "further than any rounding",
+        "the base's own numbers",
+    ],
+)
+def test_an_adapter_is_proved_by_what_the_bases_explain(trained: Shifts, base: Shifts, is_proved: bool) -> None:
+    assert hold(a_probe(), trained, base).proved is is_proved
+
+
+@pytest.mark.parametrize(
+    ("trained", "base", "reason"),
+    [
+        (STILL, (1.0, 1.0, 1.0), "the base is another one"),
+        ((1.0, 1.0, 1.0), STILL, "its log-probabilities are 1 from the trainer's"),
+        ((-2.9, 1.5, 2.0), STILL, "it changes nothing"),
+    ],
+)
+def test_what_stands_against_it_is_said_in_words(trained: Shifts, base: Shifts, reason: str) -> None:
+    proof = hold(a_probe(), trained, base)
+
+    assert not proof.proved
+    assert proof.reason is not None
+    assert reason in proof.reason
+
+
+def test_the_figures_are_those_that_were_compared() -> None:
+    proof = hold(a_probe(), (0.03, -0.06, 0.0), (0.0, 0.0, 0.03))
+
+    assert proof.difference == pytest.approx(0.03)
+    assert proof.largest_difference == pytest.approx(0.06)
+    assert proof.base_gap == pytest.approx(0.01)
+    assert proof.base_tolerance == pytest.approx(ROUNDING * 2 / 3)
+    assert proof.tolerance == pytest.approx(0.1)
+    assert proof.base_difference == pytest.approx(2.93)
+    assert proof.tokens == 6
+
+
+def test_an_adapter_that_learned_nothing_may_change_nothing() -> None:
+    numbers = tuple(number for _, number in TRAINED)
+
+    assert hold(a_probe(base=numbers)).proved
+
+
+CHANGE = tuple(number - base for (_, number), base in zip(TRAINED, BASE, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("share", "is_proved"), [(0.0, True), (0.6 * SHARE, True), (1.1 * SHARE, False), (1.0, False), (1.8, False)]
+)
+def test_on_a_base_of_other_bits_the_change_is_compared_and_not_the_level(share: float, is_proved: bool) -> None:
+    level = (0.9, -0.9, 0.9)
+    first, second, third = (shift - share * change for shift, change in zip(level, CHANGE, strict=True))
+
+    proof = hold(a_probe(quantised=True), (first, second, third), level)
+
+    assert proof.proved is is_proved
+    assert proof.base_gap == pytest.approx(0.9)
+
+
+def test_no_number_of_bits_makes_a_base_of_any_other() -> None:
+    far = QUANTISATION * 2 / 3 + 0.1
+
+    assert not hold(a_probe(quantised=True), (far, far, far), (far, far, far)).proved
+
+
+@pytest.mark.parametrize(
+    ("quantised", "shift", "is_proved"),
+    [(False, 0.13, True), (False, 0.15, False), (True, 2.0, True), (True, 2.2, False)],
+)
+def test_a_whole_model_has_no_base_to_be_held_against(quantised: bool, shift: float, is_proved: bool) -> None:
+    proof = hold(a_probe(base=None, quantised=quantised), (shift, -shift, shift))
+
+    assert proof.proved is is_proved
+    assert (proof.base_gap, proof.base_difference) == (None, None)
+
+
+def test_a_token_that_the_engine_does_not_name_is_as_unlikely_as_its_last() -> None:
+    seen = {7: -0.1, 8: -2.5, 100: -3.0}
+
+    proof = compare(a_probe(base=None), [seen, seen], [])
+
+    assert proof.largest_difference == pytest.approx(1.0)

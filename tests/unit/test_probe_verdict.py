@@ -1,0 +1,66 @@
+"""What becomes of a job whose training went well and whose adapter has to be proved."""
+
+import pytest
+
+from app.contracts.events import AdapterSaved, Finished
+from app.contracts.probe import Proof
+from worker.attempt import Report, StopReason
+from worker.proving import EngineAway, NoAnswer, not_proved
+from worker.verdict import ENGINE_PAUSE_SECONDS, Next, judge
+
+FINISHED = Finished(steps=1, train_seconds=1.0, final_loss=1.0, tokens=1)
+ADAPTER = AdapterSaved(
+    path="/a",
+    version="v",
+    bytes=1,
+    base_model="b",
+    base_revision=None,
+    adapter_kind="lora",
+    rank=8,
+    trainable_parameters=1,
+)
+PROVED, REFUSED = Proof(proved=True), Proof(proved=False, reason="it changes nothing", difference=0.7)
+BROKEN = NoAnswer("engine_failed", "the engine could not verify the adapter", "its log tells more")
+
+
+def finished(**values: object) -> Report:
+    report = Report(0, finished=FINISHED, adapter=ADAPTER, needs_proof=True)
+    for name, value in values.items():
+        setattr(report, name, value)
+    return report
+
+
+@pytest.mark.parametrize(
+    ("report", "expected", "outcome"),
+    [
+        (finished(proof=PROVED), Next.GO_ON, "finished"),
+        (finished(needs_proof=False), Next.GO_ON, "finished"),
+        (finished(failed=not_proved(REFUSED)), Next.FAIL, "adapter_not_proved"),
+        (finished(failed=EngineAway("away").failure), Next.WAIT, "engine_unavailable"),
+        (finished(failed=BROKEN.failure), Next.WAIT, "engine_failed"),
+        (finished(stopped=StopReason.CANCELLED), Next.CANCEL, "cancelled"),
+        (finished(stopped=StopReason.PAUSED), Next.PAUSE, "paused"),
+        (finished(stopped=StopReason.SHUTDOWN), Next.WAIT, "worker_stopped"),
+    ],
+)
+def test_only_a_proved_adapter_lets_its_job_go_on(report: Report, expected: Next, outcome: str) -> None:
+    verdict = judge(report, faults=1, max_attempts=3)
+
+    assert (verdict.next, verdict.outcome) == (expected, outcome)
+
+
+def test_an_engine_that_is_away_never_fails_a_job() -> None:
+    verdict = judge(finished(failed=EngineAway("away").failure), faults=99, max_attempts=3)
+
+    assert (verdict.next, verdict.pause_seconds) == (Next.WAIT, ENGINE_PAUSE_SECONDS)
+
+
+def test_an_engine_that_breaks_at_it_fails_the_job_in_the_end() -> None:
+    assert judge(finished(failed=BROKEN.failure), faults=3, max_attempts=3).next is Next.FAIL
+
+
+def test_the_failure_of_an_unproved_adapter_has_its_figures() -> None:
+    failure = not_proved(REFUSED)
+
+    assert (failure.blame, failure.details[0]["difference"]) == ("system_error", 0.7)
+    assert "it changes nothing" in failure.message

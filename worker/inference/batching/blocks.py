@@ -1,0 +1,102 @@
+"""The blocks of the cache: who has them, and which of them hold a beginning that another request can go on from.
+
+A full block is known by the digest of everything before it, of its tokens, and of the adapter that computed it: another
+adapter, or another version of it, never finds it. A block that nobody uses keeps its content until its place is needed.
+"""
+
+import array
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import blake2b
+
+
+@dataclass
+class Holding:
+    """The blocks of one sequence, in its order. The first `shared_tokens` tokens were computed by an earlier one."""
+
+    blocks: list[int]
+    shared_tokens: int
+    digest: bytes
+    published: int  # blocks that others can find already
+
+
+class BlockPool:
+    """Counts the uses of every block. Block 0 is never given away."""
+
+    def __init__(self, blocks: int, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self.total = blocks - 1
+        self._free = list(range(blocks - 1, 0, -1))
+        self._idle: OrderedDict[int, bytes] = OrderedDict()  # used by nobody, still known; least recently used first
+        self._uses: dict[int, int] = {}
+        self._known: dict[bytes, int] = {}
+        self._digests: dict[int, bytes] = {}
+
+    @property
+    def free(self) -> int:
+        return len(self._free) + len(self._idle)
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.block_tokens)
+
+    def take(self, owner: str, prompt: list[int], tokens: int) -> Holding | None:
+        """Blocks for `tokens` tokens, of which the prompt's beginning may be shared; None when too few are free.
+
+        At least one token of the prompt is left to compute.
+        """
+        digest, shared = self._find(owner, prompt)
+        fresh = self.blocks_for(tokens) - len(shared)
+        if fresh > self.free - sum(block in self._idle for block in shared):
+            return None
+        for block in shared:
+            self._idle.pop(block, None)
+            self._uses[block] = self._uses.get(block, 0) + 1
+        blocks = shared + [self._fresh() for _ in range(fresh)]
+        return Holding(blocks, len(shared) * self.block_tokens, digest, len(shared))
+
+    def publish(self, holding: Holding, tokens: list[int], computed: int) -> None:
+        """Let others find the blocks that the first `computed` of these tokens fill."""
+        size = self.block_tokens
+        while (holding.published + 1) * size <= computed:
+            number = holding.published
+            holding.digest = _digest(holding.digest, tokens[number * size : (number + 1) * size])
+            holding.published += 1
+            block = holding.blocks[number]
+            if holding.digest not in self._known and block not in self._digests:
+                self._known[holding.digest] = block
+                self._digests[block] = holding.digest
+
+    def give_back(self, holding: Holding) -> None:
+        """The last blocks are forgotten first: a beginning is worth more than what follows it."""
+        for block in reversed(holding.blocks):
+            self._uses[block] -= 1
+            if self._uses[block] == 0:
+                del self._uses[block]
+                if block in self._digests:
+                    self._idle[block] = self._digests[block]
+                else:
+                    self._free.append(block)
+        holding.blocks = []
+
+    def _find(self, owner: str, prompt: list[int]) -> tuple[bytes, list[int]]:
+        digest, found = blake2b(owner.encode(), digest_size=16).digest(), []
+        for first in range(0, len(prompt) - self.block_tokens, self.block_tokens):
+            following = _digest(digest, prompt[first : first + self.block_tokens])
+            if following not in self._known:
+                break
+            digest = following
+            found.append(self._known[following])
+        return digest, found
+
+    def _fresh(self) -> int:
+        if self._free:
+            block = self._free.pop()
+        else:
+            block, digest = self._idle.popitem(last=False)
+            del self._known[digest], self._digests[block]
+        self._uses[block] = 1
+        return block
+
+
+def _digest(before: bytes, tokens: list[int]) -> bytes:
+    return blake2b(array.array("q", tokens).tobytes(), key=before, digest_size=16).digest()

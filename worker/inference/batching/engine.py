@@ -1,0 +1,235 @@
+"""The engine for many at once: one thread steps a batch in which every answer has its own adapter, dice and end.
+
+generate ──> waiting room ──> loads (an adapter is read) ──> batch: step, step, … ──> one last event
+                 │                                             ▲ first come first served; who does not fit, waits
+                 └──> alone: a model or an adapter that no batch can hold, one request at a time, when nothing else runs
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+
+import torch
+
+from app.contracts.generation import EngineError, EngineHealth
+from worker.inference.bases import Placement
+from worker.inference.batching.attention import NotBatchable
+from worker.inference.batching.host import BatchLimits
+from worker.inference.batching.loads import Arrival
+from worker.inference.batching.worlds import Worlds
+from worker.inference.engine import Refusal, Token, TokenEvent, TokenRequest
+from worker.inference.serial import PLACES, answer_alone, event_of
+from worker.inference.waiting import STOPPING, Ticket, WaitingRoom
+
+PATIENCE_SECONDS = 900.0
+log = logging.getLogger(__name__)
+
+
+class BatchingEngine:
+    """Keeps one base model with many adapters; asking for another base replaces it when all is answered."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        *,
+        places: int = PLACES,
+        limits: BatchLimits | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+        on_broken_device: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`patience_seconds`: how long an answer may stand still before its request ends with an error."""
+        self._placement = placement
+        self._patience_seconds = patience_seconds
+        self._on_broken_device = on_broken_device
+        self._room = WaitingRoom(places)
+        self._worlds = Worlds(placement, limits or BatchLimits(), self._finish, self._room.notify)
+        self._arrived: deque[Arrival] = deque()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def health(self) -> EngineHealth:
+        waiting, is_busy = self._room.count()
+        now = self._worlds.now
+        return EngineHealth(
+            device=self._placement.device,
+            loaded_base=None if now is None else now.base.name,
+            loaded_adapters=self._worlds.loaded_adapters(),
+            waiting=waiting,
+            is_busy=is_busy,
+        )
+
+    def count_blocks(self) -> tuple[int, int]:
+        """Free and all blocks of keys and values; none while no base answers in batches."""
+        host = self._worlds.host
+        return (host.blocks.free, host.blocks.total) if host is not None else (0, 0)
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        ticket = Ticket(request)
+        try:
+            self._room.enter(ticket)
+        except Refusal as refusal:
+            yield refusal.error
+            return
+        try:
+            while isinstance(event := await self._next_event(ticket), Token):
+                yield event
+            yield event
+        finally:
+            self._room.leave(ticket)
+
+    def close(self) -> None:
+        self._room.close()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the engine's thread after `close`; false when it is still in the middle of something."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    async def _next_event(self, ticket: Ticket) -> TokenEvent:
+        """A watch on every request: whatever the engine's thread hangs in, whoever asked hears of it."""
+        try:
+            return await asyncio.wait_for(ticket.next(), self._patience_seconds)
+        except TimeoutError:
+            message = f"the answer stood still for {self._patience_seconds:g} seconds"
+            return ticket.stop(504, "engine_stalled", message)
+
+    def _work(self) -> None:
+        while not self._room.is_closed:
+            try:
+                if not self._turn():
+                    self._room.rest()
+            except Exception as error:  # noqa: BLE001  no failure may end the engine's thread
+                self._start_over(error)
+        self._end_all(None)
+        self._worlds.let_go()
+
+    def _turn(self) -> bool:
+        """Whatever can be done now: receive adapters, begin answers, one step of all. False when there was nothing."""
+        has_received = self._receive()
+        has_begun = self._begin_answers()
+        host = self._worlds.host
+        return (host is not None and host.step()) or has_begun or has_received
+
+    def _receive(self) -> bool:
+        arrivals = self._worlds.loads.arrivals() if self._worlds.loads is not None else []
+        for arrival in arrivals:
+            adapter = arrival.ticket.request.adapter
+            if isinstance(arrival.error, NotBatchable) and adapter is not None:
+                self._worlds.keep_alone(adapter, str(arrival.error))
+                self._give_back(arrival)
+            elif arrival.error is not None:
+                self._finish(arrival.ticket, event_of(arrival.error))
+            else:
+                self._arrived.append(arrival)
+        return bool(arrivals)
+
+    def _give_back(self, arrival: Arrival) -> bool:
+        """Let a ticket wait at the head of the queue again; false when it was stopped, which is the next thing told."""
+        if self._room.put_back(arrival.ticket):
+            return True
+        self._arrived.append(Arrival(arrival.ticket, None))
+        return False
+
+    def _begin_answers(self) -> bool:
+        """Let in who can be let in, in the order of arrival; whoever does not fit keeps back all behind it."""
+        has_begun = False
+        while self._arrived:
+            if not self._join(self._arrived[0]):
+                return has_begun
+            self._arrived.popleft()
+            has_begun = True
+        while (ticket := self._room.first()) is not None and self._call_in(ticket):
+            has_begun = True
+        return has_begun
+
+    def _call_in(self, ticket: Ticket) -> bool:
+        """Serve the ticket at the head of the queue, or refuse it; false when it has to wait."""
+        try:
+            return self._serve(ticket)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001  the boundary of a request: it must end with an event
+            event = event_of(error)
+            if self._room.take(ticket) or ticket in self._room.served():
+                self._finish(ticket, event)
+            return True
+
+    def _serve(self, ticket: Ticket) -> bool:
+        if not self._is_at_hand(ticket):
+            return False
+        worlds, request = self._worlds, ticket.request
+        if worlds.host is None or worlds.loads is None:
+            self._answer_alone(ticket)
+            return True
+        worlds.host.check(ticket)
+        weights = worlds.loads.find(request.adapter) if request.adapter is not None else None
+        if request.adapter is not None and weights is None:
+            if worlds.loads.count() >= worlds.host.places:
+                return False
+            if self._room.take(ticket):
+                worlds.loads.wait_for(request.adapter, ticket)
+            return True
+        if not self._room.take(ticket):
+            return True
+        arrival = Arrival(ticket, weights)
+        return self._join(arrival) or not self._give_back(arrival)
+
+    def _is_at_hand(self, ticket: Ticket) -> bool:
+        """Whether the ticket's world is in memory now; it is loaded as soon as nobody is answered in another one."""
+        worlds = self._worlds
+        wanted = worlds.of(ticket.request)
+        if worlds.now == wanted:
+            return True
+        if self._is_at_work():
+            return False
+        self._room.let_pass(lambda other: worlds.of(other.request) == wanted)
+        worlds.enter(wanted)
+        return True
+
+    def _is_at_work(self) -> bool:
+        host, loads = self._worlds.host, self._worlds.loads
+        return bool(self._arrived or (host is not None and host.running) or (loads is not None and loads.count()))
+
+    def _join(self, arrival: Arrival) -> bool:
+        """Give an answer its place in the batch; false while there is none."""
+        ticket = arrival.ticket
+        if ticket.stop_reason is not None:
+            self._finish(ticket, ticket.stop_reason)
+            return True
+        assert self._worlds.host is not None
+        return self._worlds.host.admit(ticket, arrival.weights)
+
+    def _answer_alone(self, ticket: Ticket) -> None:
+        resident, adapter = self._worlds.resident, ticket.request.adapter
+        if resident is None or not self._room.take(ticket):
+            return
+        try:
+            if adapter is not None:
+                resident.ensure_adapter(adapter)
+            self._finish(ticket, answer_alone(resident, ticket))
+        except Refusal as refusal:
+            self._finish(ticket, refusal.error)
+        except Exception as error:
+            self._worlds.let_go()  # the next request begins from the files again
+            if isinstance(error, torch.AcceleratorError):
+                raise
+            self._finish(ticket, event_of(error))
+
+    def _finish(self, ticket: Ticket, event: TokenEvent) -> None:
+        self._room.done(ticket)
+        ticket.put(event)
+
+    def _start_over(self, error: Exception) -> None:
+        """Nothing of what is in memory can be trusted: end every answer, and begin from the files again."""
+        self._end_all(event_of(error))
+        self._worlds.let_go()
+        if isinstance(error, torch.AcceleratorError):  # no later call on this device can succeed in this process
+            self._on_broken_device()
+
+    def _end_all(self, event: EngineError | None) -> None:
+        """End all that is being served, each with its own reason to stop if it has one."""
+        self._arrived.clear()
+        for ticket in self._room.served():
+            self._finish(ticket, ticket.stop_reason or event or ticket.stop(*STOPPING))

@@ -1,0 +1,173 @@
+"""One base model with all that answers from it in batches. For one thread; it knows nothing of waiting or loading."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from worker.inference.batching.attention import NotBatchable
+from worker.inference.batching.blocks import BlockPool
+from worker.inference.batching.cache import KeyValueCache
+from worker.inference.batching.draws import choose
+from worker.inference.batching.loading import AdapterReader
+from worker.inference.batching.lora import AdapterSlots, LoraWeights
+from worker.inference.batching.memory import cache_places
+from worker.inference.batching.plan import Tables
+from worker.inference.batching.runner import Runner, Work
+from worker.inference.batching.sequence import Sequence
+from worker.inference.batching.support import try_batching
+from worker.inference.engine import Token, TokenEvent
+from worker.inference.limits import check_cache_holds, check_fits, end_tokens, model_limit
+from worker.inference.serial import event_of
+from worker.inference.waiting import Ticket
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Sizes that are fixed while an engine runs. `cache_tokens` None: by the memory that is free."""
+
+    answers: int = 64
+    adapters: int = 16
+    block_tokens: int = 16
+    chunk_tokens: int = 512
+    cache_tokens: int | None = None
+
+
+class BatchHost:
+    """Answers many requests at once. Made of a model that cannot, it raises NotBatchable and leaves it as it was."""
+
+    def __init__(self, model: Any, limits: BatchLimits, finish: Callable[[Ticket, TokenEvent], None]) -> None:
+        support = try_batching(model)
+        self.reader = AdapterReader(model, support.linear_paths)
+        self.running: list[Sequence] = []
+        self.slots = AdapterSlots(model, limits.adapters, model.dtype)
+        self._model = model
+        self._finish = finish
+        self._limits = limits
+        self._ends = end_tokens(model)
+        size = limits.block_tokens
+        places = limits.cache_tokens or cache_places(
+            support.small_cache.bytes_per_place(), limits.answers, model_limit(model), model.device
+        )
+        self.blocks = BlockPool(places // size + 1, size)
+        if self.blocks.total < 1:
+            raise NotBatchable("no memory is left for keys and values")
+        self._cache = KeyValueCache.like(support.small_cache, (self.blocks.total + 1) * size)
+        width = min(self.blocks.total, self.blocks.blocks_for(model_limit(model) or places))
+        self._tables = Tables(limits.answers, width, size, str(model.device))
+        self._rows = list(range(limits.answers, 0, -1))
+        self._runner = Runner(model, self._tables, self._cache, self.slots)
+
+    @property
+    def places(self) -> int:
+        """How many answers it computes at once."""
+        return self._limits.answers
+
+    def check(self, ticket: Ticket) -> None:
+        """Raises Refusal for a request that this model or this cache can never answer."""
+        prompt, most = ticket.request.prompt_ids, ticket.request.sampling.max_new_tokens
+        check_fits(self._model, prompt, most)
+        check_cache_holds(self.blocks.total * self.blocks.block_tokens, len(prompt), most)
+
+    def admit(self, ticket: Ticket, weights: LoraWeights | None) -> bool:
+        """Begin to answer a request that was checked; false while there is no place for it."""
+        request = ticket.request
+        prompt, most = request.prompt_ids, request.sampling.max_new_tokens
+        if not self._rows:
+            return False
+        slot = 0 if weights is None else self.slots.use(weights)
+        if slot is None:
+            return False
+        holding = self.blocks.take(weights.name if weights else "", prompt, len(prompt) + most - 1)
+        if holding is None:
+            if weights is not None:
+                self.slots.leave(weights.name)
+            return False
+        sequence = Sequence(ticket, holding, row=self._rows.pop(), slot=slot, model_ends=self._ends)
+        self.running.append(sequence)
+        self._prepare(sequence)
+        return True
+
+    def _prepare(self, sequence: Sequence) -> None:
+        """A failure here is the failure of this answer; it then ends with its error at the next step."""
+        try:
+            size = self.blocks.block_tokens
+            self._tables.set(sequence.row, sequence.holding.blocks)
+            fresh = torch.tensor(sequence.holding.blocks[sequence.holding.shared_tokens // size :], dtype=torch.int64)
+            places = (fresh[:, None] * size + torch.arange(size)).flatten()
+            self._cache.clear(places.to(self._model.device))
+            sequence.decide_how(self._ends, str(self._model.device))
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001  the boundary of a request: it must end with an event
+            sequence.last = event_of(error)
+
+    def step(self) -> bool:
+        """Bring every answer forward by a step, or end it; false when there was none. Device failures pass through."""
+        self._end_finished()
+        if not self.running:
+            return False
+        self._advance(self._next_work())
+        self._end_finished()
+        return True
+
+    def close(self) -> None:
+        """Give the model its own layers back. Its attention stays the paged one: load it anew for another use."""
+        self.slots.unwrap()
+
+    def _next_work(self) -> list[Work]:
+        """Every answer gets its next token; prompts share the tokens of a chunk, the earliest first."""
+        work, left = [], self._limits.chunk_tokens
+        for sequence in self.running:
+            count = sequence.pending if sequence.pending == 1 else min(sequence.pending, left)
+            if count == 0:
+                continue
+            work.append(Work(sequence, count))
+            left -= count if sequence.pending > 1 else 0
+        return work
+
+    def _advance(self, work: list[Work]) -> None:
+        """What fails in company is tried in halves: a step only repeats itself, so whoever is not at fault goes on."""
+        try:
+            readers, scores = self._runner.step(work)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001  the boundary of a request: it must end with an event
+            if len(work) == 1:
+                work[0].sequence.last = event_of(error)
+                return
+            error.__traceback__ = None  # its frames hold tensors
+            middle = len(work) // 2
+            self._advance(work[:middle])
+            self._advance(work[middle:])
+            return
+        for one in work:
+            one.sequence.computed += one.count
+            self.blocks.publish(one.sequence.holding, one.sequence.tokens, one.sequence.computed)
+        self._choose([one.sequence for one in readers], scores)
+
+    def _choose(self, sequences: list[Sequence], scores: Any) -> None:
+        for sequence, token in zip(sequences, choose(sequences, scores), strict=True):
+            if isinstance(token, Token):
+                sequence.take(token)
+            else:
+                sequence.last = event_of(token)
+
+    def _end_finished(self) -> None:
+        for sequence in list(self.running):
+            last = sequence.last or sequence.ticket.stop_reason
+            if last is not None:
+                self._end(sequence)
+                self._finish(sequence.ticket, last)
+
+    def _end(self, sequence: Sequence) -> None:
+        """Free all that an answer holds."""
+        self.running.remove(sequence)
+        self.blocks.give_back(sequence.holding)
+        self._rows.append(sequence.row)
+        if sequence.adapter is not None:
+            self.slots.leave(sequence.adapter)

@@ -1,0 +1,67 @@
+"""Reads adapters from disk on a thread of its own, while answers go on."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from worker.inference.batching.loading import AdapterReader, Shelf
+from worker.inference.batching.lora import LoraWeights
+from worker.inference.engine import AdapterFolder
+from worker.inference.waiting import Ticket
+
+SHELF_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A ticket whose adapter was read, or could not be."""
+
+    ticket: Ticket
+    weights: LoraWeights | None
+    error: Exception | None = None
+
+
+class Loads:
+    """Tickets that wait for an adapter to be read. An adapter that many ask for is read once."""
+
+    def __init__(self, reader: AdapterReader, on_news: Callable[[], None]) -> None:
+        self._reader = reader
+        self._on_news = on_news
+        self._shelf = Shelf(SHELF_BYTES)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="adapters")
+        self._reads: dict[AdapterFolder, Future[LoraWeights]] = {}
+        self._tickets: list[tuple[Ticket, AdapterFolder]] = []
+
+    def find(self, adapter: AdapterFolder) -> LoraWeights | None:
+        """The adapter, if it is in memory."""
+        return self._shelf.get(adapter.name)
+
+    def wait_for(self, adapter: AdapterFolder, ticket: Ticket) -> None:
+        """Have the adapter read; the ticket is among the arrivals then."""
+        if adapter not in self._reads:
+            self._reads[adapter] = self._thread.submit(self._reader.read, adapter)
+            self._reads[adapter].add_done_callback(lambda _: self._on_news())
+        self._tickets.append((ticket, adapter))
+
+    def arrivals(self) -> list[Arrival]:
+        """Tickets whose waiting is over, in the order in which they came: those that were stopped as well."""
+        ready = [(t, a) for t, a in self._tickets if self._reads[a].done() or t.stop_reason is not None]
+        self._tickets = [one for one in self._tickets if one not in ready]
+        arrived = [self._arrival(ticket, self._reads[adapter]) for ticket, adapter in ready]
+        self._reads = {a: read for a, read in self._reads.items() if not read.done()}
+        return arrived
+
+    def count(self) -> int:
+        return len(self._tickets)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _arrival(self, ticket: Ticket, read: Future[LoraWeights]) -> Arrival:
+        if not read.done():
+            return Arrival(ticket, None)
+        error = read.exception()
+        if error is not None:
+            return Arrival(ticket, None, error if isinstance(error, Exception) else RuntimeError(str(error)))
+        self._shelf.put(read.result())
+        return Arrival(ticket, read.result())

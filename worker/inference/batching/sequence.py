@@ -1,0 +1,64 @@
+"""One answer under way in the batching engine."""
+
+from typing import Any
+
+from worker.inference.batching.blocks import Holding
+from worker.inference.batching.draws import Draw
+from worker.inference.engine import Ended, Token, TokenEvent
+from worker.inference.sampling import TokenChooser, answer_ends, is_plain_greedy
+from worker.inference.waiting import Ticket
+
+
+class Sequence:
+    """Its tokens, how many of them are in the cache, and who chooses the next one.
+
+    `chooser` is None for greedy answers and those of a plain draw, which are chosen for the whole batch at once.
+    """
+
+    def __init__(self, ticket: Ticket, holding: Holding, *, row: int, slot: int, model_ends: set[int]) -> None:
+        request = ticket.request
+        self.ticket = ticket
+        self.holding = holding
+        self.row = row
+        self.slot = slot
+        self.tokens = list(request.prompt_ids)
+        self.computed = holding.shared_tokens
+        self.last: TokenEvent | None = None
+        self.draw: Draw | None = None
+        self.chooser: TokenChooser | None = None
+        self._ends = answer_ends(request, model_ends)
+        self._shared_tokens = holding.shared_tokens
+        self._written = 0
+
+    def decide_how(self, model_ends: set[int], device: str) -> None:
+        """Take the quickest way of choosing that gives the answer of TokenChooser."""
+        request = self.ticket.request
+        if is_plain_greedy(request):
+            return
+        self.draw = Draw.of(request, device)
+        if self.draw is None:
+            self.chooser = TokenChooser.of(request, model_ends, device)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are known and not yet in the cache."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def adapter(self) -> str | None:
+        named = self.ticket.request.adapter
+        return None if named is None else named.name
+
+    def take(self, token: Token) -> None:
+        """Tell the next token, and note in `last` when it was the last."""
+        self._written += 1
+        if token.id in self._ends:
+            self.last = self._ended("stop")
+            return
+        self.ticket.put(token)
+        self.tokens.append(token.id)
+        if self._written == self.ticket.request.sampling.max_new_tokens:
+            self.last = self._ended("length")
+
+    def _ended(self, reason: Any) -> Ended:
+        return Ended(reason, self._written, self._shared_tokens)

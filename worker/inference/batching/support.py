@@ -1,0 +1,158 @@
+"""Which models can answer in mixed batches: those that give the numbers of transformers' own forward when they do.
+
+It is not read off a list of names but tried, once a model: a prompt in two chunks and a decode step, through the paged
+cache, against one plain forward. Whatever differs, raises or looks at the whole batch is left to the serial engine.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from worker.inference.batching.attention import NAME, NotBatchable
+from worker.inference.batching.cache import KeyValueCache
+from worker.inference.batching.plan import Part, Plan
+
+PROBE_TOKENS = 40
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+BATCH_ROPES = {"dynamic", "longrope"}  # their angles depend on the longest sequence of the batch
+# Relative difference of the scores (norm of the difference over norm) that rounding explains.
+TOLERANCE = {torch.float32: 1e-3}
+HALF_TOLERANCE = 5e-2
+
+
+@dataclass(frozen=True)
+class Support:
+    """What the trial showed: a small cache with the model's shapes, and the linear layers that see every token."""
+
+    small_cache: KeyValueCache
+    linear_paths: frozenset[str]
+
+
+def try_batching(model: Any) -> Support:
+    """Switch the model to the paged attention. Raises NotBatchable, and leaves the model as it was then."""
+    _check_config(model.config.get_text_config())
+    tokens = _probe_tokens(model)
+    usual = model.config._attn_implementation
+    with torch.inference_mode():
+        expected = model(input_ids=tokens, use_cache=False).logits[0, -2:].float()
+    model.set_attn_implementation(NAME)
+    try:
+        if model.config._attn_implementation != NAME:
+            raise NotBatchable("its attention cannot be replaced")
+        return _try(model, tokens, expected)
+    except torch.OutOfMemoryError:
+        raise
+    except NotBatchable:
+        model.set_attn_implementation(usual)
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        model.set_attn_implementation(usual)
+        raise NotBatchable(f"a batched forward failed ({type(error).__name__}: {error})") from error
+
+
+def _check_config(config: Any) -> None:
+    types = set(getattr(config, "layer_types", None) or ())
+    if types - LAYER_TYPES:
+        raise NotBatchable(f"it has layers of the type {sorted(types - LAYER_TYPES)[0]}")
+    for name in ("attention_chunk_size", "is_encoder_decoder", "num_kv_shared_layers"):
+        if getattr(config, name, None):
+            raise NotBatchable(f"its config has {name}")
+    ropes = getattr(config, "rope_parameters", None) or {}
+    kinds = [ropes.get("rope_type"), *(one.get("rope_type") for one in ropes.values() if isinstance(one, dict))]
+    unfit = next((kind for kind in kinds if kind in BATCH_ROPES), None)
+    if unfit is not None:
+        raise NotBatchable(f"its {unfit} positions depend on the other requests of a batch")
+
+
+def _probe_tokens(model: Any) -> Any:
+    config = model.config.get_text_config()
+    count = min(PROBE_TOKENS, getattr(config, "max_position_embeddings", None) or PROBE_TOKENS)
+    if count < 4:
+        raise NotBatchable(f"it reads {count} tokens")
+    return (torch.arange(count, device=model.device) * 7919 + 11).remainder(config.vocab_size)[None]
+
+
+def _try(model: Any, tokens: Any, expected: Any) -> Support:
+    count = tokens.shape[1]
+    cache, seen = KeyValueCache(count + 1), _Linears(model)
+    with torch.inference_mode(), seen:
+        ours = [
+            _forward(model, tokens[0, first:last], first, cache)
+            for first, last in ((0, count // 2), (count // 2, count - 1), (count - 1, count))
+        ]
+    found = torch.stack([ours[1], ours[2]]).float()
+    difference = ((found - expected).norm() / expected.norm()).item()
+    if not difference <= TOLERANCE.get(model.dtype, HALF_TOLERANCE):
+        raise NotBatchable(f"its batched scores differ from its own by {difference:.1e}")
+    if len(cache.layers) != model.config.get_text_config().num_hidden_layers:
+        raise NotBatchable(f"only {len(cache.layers)} of its layers keep keys and values in the paged cache")
+    _check_windows(model.config.get_text_config(), cache.windows)
+    return Support(cache, frozenset(seen.paths))
+
+
+def _check_windows(config: Any, windows: dict[int, int | None]) -> None:
+    """A window longer than the trial shows no difference: its layers must hand it to the attention by themselves."""
+    types = getattr(config, "layer_types", None)
+    is_used = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    asked = (config.num_hidden_layers if types is None else types.count("sliding_attention")) if is_used else 0
+    told = sum(window is not None for window in windows.values())
+    if asked != told:
+        raise NotBatchable(f"{asked} of its layers have a window, {told} tell it to their attention")
+
+
+def _forward(model: Any, tokens: Any, first: int, cache: KeyValueCache) -> Any:
+    """Scores of the last of `tokens`, which stand at `first` and after; place p + 1 of the cache holds position p."""
+    last = first + len(tokens)
+    positions = torch.arange(first, last, device=tokens.device)
+    gather = torch.arange(1, last + 1, device=tokens.device)[None]
+    part = Part(0, positions[None], gather)
+    plan = Plan(tokens, positions, positions + 1, torch.zeros_like(positions), cache, [part])
+    return run(model, plan, torch.tensor([len(tokens) - 1], device=tokens.device))[0]
+
+
+def run(model: Any, plan: Plan, keep: Any) -> Any:
+    """Scores [kept, vocabulary] of the tokens `keep` [kept] of the plan; their keys are in the cache then."""
+    output = model(
+        input_ids=plan.tokens[None],
+        position_ids=plan.positions[None],
+        use_cache=False,
+        logits_to_keep=keep,
+        plan=plan,
+    )
+    return output.logits[0]
+
+
+class _Linears:
+    """Notes the linear layers that are given every token of the pack, in every forward."""
+
+    def __init__(self, model: Any) -> None:
+        self.paths = {path for path, module in model.named_modules() if type(module) is nn.Linear}
+        self._model = model
+        self._handles: list[Any] = []
+        self._called: set[str] = set()
+
+    def __enter__(self) -> "_Linears":
+        root = self._model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        layers = [
+            self._model.get_submodule(path).register_forward_pre_hook(self._note(path)) for path in sorted(self.paths)
+        ]
+        self._handles = [root, *layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self.paths &= self._called
+
+    def _begin(self, _: Any, __: Any, given: dict[str, Any]) -> None:
+        self._tokens = given["input_ids"].shape[1]
+
+    def _note(self, path: str) -> Any:
+        def note(_: Any, given: tuple[Any, ...]) -> None:
+            self._called.add(path)
+            if given[0].numel() != self._tokens * given[0].shape[-1]:
+                self.paths.discard(path)
+
+        return note

@@ -1,0 +1,114 @@
+"""Asks the engine whether an adapter says there what its trainer saw; nothing is published before it does.
+
+A training that is finished is never lost to an engine that is away: the job waits for the engine, and only this is done
+again.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+from pydantic import ValidationError
+
+from app.contracts.events import Blame, Failed
+from app.contracts.generation import EngineError
+from app.contracts.probe import Proof, ProofOrder
+from worker.attempt import StopReason
+from worker.verdict import ENGINE_AWAY, NOT_PROVED
+
+CONNECT_SECONDS = 3.0
+# The engine may have to download the base first, and answers those who asked before.
+ANSWER_SECONDS = 1800.0
+# How long an engine that is away, or full, is asked again before the job is handed back.
+PATIENCE_SECONDS = 10.0
+RETRY_SECONDS = 1.0
+# What a busy or stopping engine answers, and one whose base cannot be fetched at present.
+PASSING = frozenset({429, 499, 502, 503})
+
+# Renews the hold on the job, and says whether somebody wants the wait to end.
+Beat = Callable[[], StopReason | None]
+
+
+class NoAnswer(Exception):
+    """The engine has not said whether the adapter is proved."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.failure = Failed(blame=Blame.SYSTEM, code=code, message=message, hint=hint)
+
+
+class EngineAway(NoAnswer):
+    """It may do so later."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ENGINE_AWAY, message, "the adapter is complete; it is verified once the engine is back")
+
+
+def ask(url: str, order: ProofOrder, beat: Beat, beat_seconds: float) -> Proof | StopReason:
+    """The engine's proof, or why the wait for it was ended. `beat` is called every `beat_seconds` meanwhile.
+
+    Raises NoAnswer, and what `beat` raises.
+    """
+    return asyncio.run(_ask(url, order, beat, beat_seconds))
+
+
+async def _ask(url: str, order: ProofOrder, beat: Beat, beat_seconds: float) -> Proof | StopReason:
+    asking = asyncio.create_task(_insist(url, order))
+    try:
+        while not asking.done():
+            await asyncio.wait({asking}, timeout=beat_seconds)
+            reason = None if asking.done() else beat()
+            if reason is not None:
+                return reason
+        return asking.result()
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def _insist(url: str, order: ProofOrder) -> Proof:
+    patience_ends: float | None = None
+    timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+    async with httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False) as http:
+        while True:
+            try:
+                return await _once(http, order)
+            except EngineAway:
+                patience_ends = patience_ends or time.monotonic() + PATIENCE_SECONDS
+                if time.monotonic() >= patience_ends:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _once(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
+    headers = {"content-type": "application/json"}
+    try:
+        answer = await http.post("/prove", content=order.model_dump_json(), headers=headers)
+    except httpx.TransportError as error:
+        raise EngineAway(f"the engine does not answer ({type(error).__name__})") from error
+    if answer.status_code in PASSING:
+        raise EngineAway(f"the engine cannot verify the adapter at present: {_words(answer)}")
+    try:
+        return Proof.model_validate_json(answer.raise_for_status().content)
+    except (httpx.HTTPStatusError, ValidationError) as error:
+        message = f"the engine could not verify the adapter: {_words(answer)}"
+        raise NoAnswer("engine_failed", message, "the engine's log tells more") from error
+
+
+def _words(answer: httpx.Response) -> str:
+    try:
+        return EngineError.model_validate_json(answer.content).message
+    except ValidationError:
+        return f"it answered {answer.status_code} with something else than a proof"
+
+
+def not_proved(proof: Proof) -> Failed:
+    """Why a job fails whose training went well."""
+    return Failed(
+        blame=Blame.SYSTEM,
+        code=NOT_PROVED,
+        message=f"in the engine the adapter is not what was trained: {proof.reason}"[:1000],
+        hint="the adapter is kept in the folder of the attempt and is not served; its figures are in details",
+        details=[proof.model_dump(mode="json")],
+    )
