@@ -37,7 +37,7 @@ def open_offices(sender: Any, **_: object) -> None:
     for stage in (stage for stage in Stage if QUEUES[stage] in sender.app.amqp.queues.consume_from):
         device = describe_device() if stage is Stage.TRAIN else CPU
         slot = Slot.open(settings.slots, _slot_name(stage, sender.hostname))
-        at_once = sender.concurrency
+        at_once = sender.controller.concurrency
         office = Office(settings, database, CeleryDoorbell(app), stage, sender.hostname, device, slot, at_once)
         offices[stage] = office
         threading.Thread(target=Reconciler(office).run, name=f"reconcile-{stage}", daemon=True).start()

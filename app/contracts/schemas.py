@@ -26,6 +26,8 @@ OF_OBJECTS = {"properties", "required", "additionalProperties"}
 OF_ARRAYS = {"items", "prefixItems", "minItems", "maxItems"}
 KNOWN = COMMENTS | set(ALONE) | OF_STRINGS | OF_NUMBERS | OF_OBJECTS | OF_ARRAYS | {"type"}
 OWNERS = {"string": OF_STRINGS, "integer": OF_NUMBERS, "number": OF_NUMBERS, "object": OF_OBJECTS, "array": OF_ARRAYS}
+# Their shape is kept, not the calendar: the 31st of April is a date.
+FORMATS = ("date", "time", "date-time", "uuid", "uri")
 MAPPINGS = ("properties", "$defs", "definitions")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 SINGLES = ("items", "additionalProperties")
@@ -94,6 +96,7 @@ def _check_part(place: str, part: dict[str, Any]) -> None:
             return
     _check_type(at, part)
     _check_sizes(at, part)
+    _check_names(at, part)
 
 
 def _check_alone(at: str, word: str, part: dict[str, Any]) -> None:
@@ -125,7 +128,8 @@ def _check_type(at: str, part: dict[str, Any]) -> None:
     if isinstance(kind, list) or kind is None:
         kinds = kind or []
         beside = next((word for word in part if word not in COMMENTS | {"type"}), None)
-        if beside is not None and not (kind is None and beside in OF_OBJECTS | OF_ARRAYS):
+        is_object = kind is None and "properties" in part and part.keys() <= COMMENTS | OF_OBJECTS
+        if beside is not None and not is_object:
             raise ValueError(f"{at}{beside!r} cannot be kept without a single type: write the types as anyOf")
     else:
         kinds = [kind]
@@ -136,6 +140,18 @@ def _check_type(at: str, part: dict[str, Any]) -> None:
         stray = next((word for word in part if word not in COMMENTS | {"type"} | OWNERS.get(kind, set())), None)
         if stray is not None:
             raise ValueError(f"{at}{stray!r} says nothing about the type {kind!r}: leave it out")
+
+
+def _check_names(at: str, part: dict[str, Any]) -> None:
+    """xgrammar leaves out what is required and not described."""
+    required = part.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise ValueError(f"{at}'required' should be a list of names")
+    stray = next((name for name in required if name not in part.get("properties", {})), None)
+    if stray is not None:
+        raise ValueError(f"{at}'required' has {stray[:100]!r}, which should stand in 'properties' too")
+    if part.get("format", FORMATS[0]) not in FORMATS:
+        raise ValueError(f"{at}'format' should be one of {', '.join(FORMATS)}")
 
 
 def _check_sizes(at: str, part: dict[str, Any]) -> None:

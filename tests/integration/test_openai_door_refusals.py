@@ -36,7 +36,7 @@ MakeApi = Callable[..., TestClient]
 @pytest.fixture
 def make_api(tmp_path: Path) -> Iterator[MakeApi]:
     """The API with an engine that answers by script, which is `api.app.state.engine`."""
-    settings = Settings(home=tmp_path / "home")
+    settings = Settings(home=tmp_path)
     upgrade(settings.database)
     made: list[Any] = []
 
