@@ -47,7 +47,15 @@ async def ask_all(engine: EngineClient, orders: Sequence[GenerateOrder]) -> Asyn
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            task.add_done_callback(_seen)
+        # Not `gather`: cancelled itself, it would cancel them once more, in the middle of closing their connections.
+        await asyncio.wait(tasks)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Its error, if there was one, has been handed on already."""
+    if not task.cancelled():
+        task.exception()
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Opening:
 
     async def _close(self) -> None:
         self._first.cancel()
-        await asyncio.gather(self._first, return_exceptions=True)
+        await asyncio.wait({self._first})
         await self._events.aclose()
 
 
