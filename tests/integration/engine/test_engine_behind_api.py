@@ -64,8 +64,14 @@ def test_a_refusal_of_the_engine_names_the_field(api: httpx.Client) -> None:
     assert answer.json()["error"]["param"] == "max_new_tokens"
 
 
-def test_a_client_that_leaves_stops_the_engine(api: httpx.Client, process: EngineProcess) -> None:
-    with api.stream("POST", "/generate", json=ENDLESS) as response:
+CHAT = {name: ENDLESS[name] for name in ("model", "messages", "stream", "seed")} | {"max_tokens": 2000, "n": 2}
+
+
+@pytest.mark.parametrize(("path", "body"), [("/generate", ENDLESS), ("/v1/chat/completions", CHAT)], ids=["own", "v1"])
+def test_a_client_that_leaves_stops_the_engine(
+    api: httpx.Client, process: EngineProcess, path: str, body: dict[str, Any]
+) -> None:
+    with api.stream("POST", path, json=body) as response:
         events = events_of(response)
         next(events)
 
