@@ -1,11 +1,19 @@
 """Fixtures that every tier shares."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from app.config import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """A shell that starts the tests in the background has SIGINT ignored, and all processes of the tests inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """What a trainer is asked by signals, and the timer that ends it when nobody renews its lease.
 
 SIGUSR1: write a checkpoint and go on. SIGTERM: write one and stop. Both take effect at the next step boundary; handlers
-only set flags. Before a training has begun there is nothing to keep: SIGTERM ends the process, SIGUSR1 is ignored.
+only set flags. Before a training has begun there is nothing to keep: SIGTERM ends the process, SIGUSR1 is ignored. After
+it both are: an interpreter that ends gives the signals it handles their default actions back, which kill.
 """
 
 import os
@@ -32,6 +33,11 @@ class Requests:
         """From now on both signals are remembered. Main thread only."""
         signal.signal(signal.SIGUSR1, self._on_checkpoint)
         signal.signal(signal.SIGTERM, self._on_stop)
+
+    def close(self) -> None:
+        """The work is done: neither signal changes how the process ends."""
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _on_checkpoint(self, _number: int, _frame: FrameType | None) -> None:
         self.checkpoint = True

@@ -26,7 +26,7 @@ from app.contracts.events import (
 from app.jobs import attempts
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.progress import checking_of, progress_of
-from app.jobs.repository import append_event, move
+from app.jobs.repository import append_event, jobs_at_work, move
 from app.jobs.states import Desire, JobStatus, Stage, given_back
 
 # No attempt is put off for longer than 600 s, by clocks that differ by less than the rest: what lies further ahead was
@@ -71,12 +71,7 @@ def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime)
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
     is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), _is_due(now))
-    at_work = (
-        select(Job.project, func.count().label("jobs"))
-        .where(Job.worker.is_not(None), Job.status == stage.active)
-        .group_by(Job.project)
-        .subquery()
-    )
+    at_work = jobs_at_work(stage)
     best = (
         select(Job.id)
         .outerjoin(at_work, at_work.c.project == Job.project)

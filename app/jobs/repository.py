@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import Integer, Subquery, and_, cast, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
@@ -72,12 +72,37 @@ def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
     return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
 
 
-def position(session: Session, job: Job) -> int:
-    """How many waiting jobs are to run before this one, plus one. Dry runs, which nobody sees, are not counted."""
-    earlier = (Job.priority > job.priority) | ((Job.priority == job.priority) & (Job.created_at < job.created_at))
-    is_waiting = (Job.status == job.status, Job.worker.is_(None), ~Job.is_dry_run)
-    query = select(func.count()).select_from(Job).where(*is_waiting, earlier)
-    return (session.scalar(query) or 0) + 1
+def jobs_at_work(stage: Stage) -> Subquery:
+    """(project, jobs): how many of each project are held in a stage; projects without any are left out."""
+    is_held = (Job.worker.is_not(None), Job.status == stage.active)
+    return select(Job.project, func.count().label("jobs")).where(*is_held).group_by(Job.project).subquery()
+
+
+def position(session: Session, job: Job, stage: Stage) -> int:
+    """The place of a waiting job in the order in which `claims.claim` takes them while none ends.
+
+    Dry runs, which nobody sees, are not counted.
+    """
+    is_more_urgent = Job.priority > job.priority
+    is_older = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
+    is_ahead = or_(is_more_urgent, and_(Job.priority == job.priority, is_older))
+    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), ~Job.is_dry_run, Job.priority >= job.priority)
+    counts = (func.count(), *(func.coalesce(func.sum(cast(each, Integer)), 0) for each in (is_more_urgent, is_ahead)))
+    query = select(Job.project, *counts).where(*is_waiting).group_by(Job.project)
+    projects = [tuple(row) for row in session.execute(query)]
+    at_work: dict[str, int] = {name: jobs for name, jobs in session.execute(select(jobs_at_work(stage)))}
+    own_turn = at_work.get(job.project, 0) + next((ahead for name, *_, ahead in projects if name == job.project), 0)
+    return 1 + sum(_taken_before(own_turn - at_work.get(name, 0), *counted) for name, *counted in projects)
+
+
+def _taken_before(turn: int, waiting: int, more_urgent: int, ahead: int) -> int:
+    """How many of a project's jobs are taken before the turn at which it would have had `turn` of them.
+
+    At the same turn the one that is ahead by priority and age comes first; those are the first of its project.
+    """
+    if turn < 0:
+        return more_urgent
+    return max(more_urgent, min(waiting, turn) + (ahead > turn))
 
 
 def checkpoint(session: Session, job_id: str, step: int | None) -> Checkpoint | None:

@@ -231,7 +231,7 @@ def _queue(session: Session, job: Job) -> QueueView | None:
     if stage is None or job.worker is not None:
         return None
     now = utc_now()
-    position = repository.position(session, job)
+    position = repository.position(session, job, stage)
     if not repository.has_live_worker(session, stage, now - WORKER_IS_AWAY_AFTER):
         reason = f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
     elif job.run_after is not None and now < job.run_after <= now + LONGEST_PAUSE:

@@ -12,11 +12,12 @@ from typing import Any
 from tests.e2e.stack import MODEL, Stack, running
 from tests.waiting import wait_for
 
-STEPS = 60
+# Long enough that a test sees it at work on a fast machine.
+STEPS = 400
 EXACT: dict[str, Any] = {
     "model": {"model_name": MODEL, "max_seq_length": 256, "load_in_4bit": False, "dtype": "float32"},
     "lora": {"lora_dropout": 0.1},
-    "training": {"max_steps": STEPS, "learning_rate": 0.02, "save_steps": 4, "fp16": False, "bf16": False},
+    "training": {"max_steps": STEPS, "learning_rate": 0.005, "save_steps": 4, "fp16": False, "bf16": False},
 }
 FIGURES = ("step", "loss", "learning_rate", "grad_norm", "tokens", "epoch")
 
@@ -45,11 +46,11 @@ def test_a_job_that_is_killed_three_times_ends_as_a_quiet_one(stack: Stack) -> N
     """Its trainer, its guardian with it, and its worker."""
     quiet, broken = stack.submit(**EXACT), stack.submit(**EXACT)
     expected = stack.wait(quiet, "succeeded", "failed")
-    stack.wait_for_step(broken, 6)
+    stack.wait_for_step(broken, 10)
     kill(stack, "-m worker.training", broken)
-    stack.wait_for_step(broken, 20)
+    stack.wait_for_step(broken, 120)
     kill(stack, "guardian_process.py", "worker.training", broken)
-    stack.wait_for_step(broken, 34)
+    stack.wait_for_step(broken, 240)
     trainers = stack.processes("-m worker.training", broken)
     kill(stack, "celery", "trainer0")
     wait_for("the trainer is gone", lambda: not set(trainers) & set(stack.processes("-m worker.training", broken)))
@@ -63,7 +64,7 @@ def test_a_job_that_is_killed_three_times_ends_as_a_quiet_one(stack: Stack) -> N
     assert tries[-1]["outcome"] == "finished"
     assert "worker_lost" in [attempt["outcome"] for attempt in tries]
     assert [attempt["resume_step"] for attempt in tries] == sorted(attempt["resume_step"] for attempt in tries)
-    assert tries[-1]["resume_step"] >= 32
+    assert tries[-1]["resume_step"] >= 236
 
 
 def test_a_paused_job_goes_on_at_the_same_step(embedded: Stack) -> None:
@@ -119,7 +120,7 @@ def test_an_adapter_can_be_gone_on_from(embedded: Stack) -> None:
     embedded.wait(more, "succeeded", "failed")
     losses = [curve(embedded, job_id)[0][1] for job_id in (first["id"], more)]
 
-    assert losses[1] < losses[0] * 0.7
+    assert losses[1] < losses[0] * 0.9
 
 
 def test_everything_killed_at_once_comes_back(models: Path, tmp_path: Path) -> None:

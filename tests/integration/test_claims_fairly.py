@@ -111,6 +111,16 @@ def test_priority_comes_before_fairness_and_fairness_before_age(database: Databa
     assert [taken(database, f"v{n}").job_id for n in range(3)] == [urgent, young, old]
 
 
+def test_a_waiting_job_knows_the_place_at_which_it_is_taken(database: Database) -> None:
+    add_job(database, project="a", age=99)
+    taken(database, "v")
+    waiting = [add_job(database, project="aabac"[n % 5], priority=n % 3 == 0, age=n * 7 % 11) for n in range(15)]
+    with database.reader() as session:
+        places = {repository.position(session, read(database, job), Stage.TRAIN): job for job in waiting}
+
+    assert [places[place] for place in range(1, 16)] == [taken(database, f"w{n}").job_id for n in range(15)]
+
+
 def test_jobs_that_are_checked_count_nothing_against_a_training(database: Database) -> None:
     for _ in range(3):
         add_job(database, JobStatus.VALIDATING, project="checked")

@@ -218,7 +218,7 @@ def test_what_a_living_job_goes_on_from_is_not_deleted(
     assert Path(adapter.path).is_dir()
 
 
-@pytest.mark.parametrize("status", ENDED)
+@pytest.mark.parametrize("status", sorted(ENDED))
 def test_it_is_deleted_once_that_job_has_ended(
     api: TestClient, database: Database, adapter: Adapter, status: JobStatus
 ) -> None:

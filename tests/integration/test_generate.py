@@ -169,7 +169,9 @@ def test_a_bad_request_is_refused_with_the_reason(api: TestClient, fields: dict[
     assert api.app.state.engine.orders == []  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", [new_id("adapter"), f"{new_id('adapter')}@v1", new_id("job")])
+@pytest.mark.parametrize(
+    "name", [new_id("adapter"), f"{new_id('adapter')}@v1", new_id("job")], ids=["adapter", "version", "job"]
+)
 @pytest.mark.parametrize("field", ["adapter", "model"])
 def test_an_unknown_adapter_is_not_found_and_never_the_base(api: TestClient, field: str, name: str) -> None:
     answer = api.post("/generate", json={"prompt": "x", field: name})

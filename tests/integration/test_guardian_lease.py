@@ -249,7 +249,10 @@ LISTENER = """
 import os, signal, sys
 print("ready", flush=True)
 os.read(int(sys.argv[1]), 1)
-signal.signal(signal.SIGUSR1, lambda *_: sys.exit("saved"))
+def save(*_):
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # while Python ends, it has its default action again
+    sys.exit("saved")
+signal.signal(signal.SIGUSR1, save)
 print("listening", flush=True)
 signal.pause()
 """

@@ -63,7 +63,7 @@ def save(database: Database, claim: Claim, *steps: int) -> None:
         session.commit()
 
 
-@pytest.mark.parametrize("status", ENDED)
+@pytest.mark.parametrize("status", sorted(ENDED))
 @pytest.mark.parametrize("what", ["pause", "resume"])
 def test_a_job_that_has_ended_is_neither_paused_nor_resumed(
     api: TestClient, database: Database, status: JobStatus, what: str

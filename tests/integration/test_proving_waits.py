@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 
 from app.contracts.probe import Proof, ProofOrder
 from app.db import Database
@@ -46,8 +46,9 @@ def silent() -> FastAPI:
     app = FastAPI()
 
     @app.post("/prove")
-    async def prove(order: ProofOrder) -> Response:
-        await asyncio.sleep(30)
+    async def prove(order: ProofOrder, request: Request) -> Response:
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.05)
         return Response()
 
     return app

@@ -107,6 +107,9 @@ def test_what_is_young_stays(database: Database, settings: Settings, root: Path)
     assert young <= entries(root)
 
 
+OTHER_ID = "a" * 24
+
+
 @pytest.mark.usefixtures("known")
 @pytest.mark.parametrize(
     "name",
@@ -114,13 +117,13 @@ def test_what_is_young_stays(database: Database, settings: Settings, root: Path)
         "jobs/notes",
         "jobs/job-notes",
         "jobs/.hidden",
-        "jobs/" + new_id("adapter"),
-        "jobs/" + new_id("job") + ".bak",
-        "jobs/" + new_id("job").upper(),
+        f"jobs/adapter-{OTHER_ID}",
+        f"jobs/job-{OTHER_ID}.bak",
+        f"jobs/JOB-{OTHER_ID.upper()}",
         "adapters/adapter-of-the-operator",
-        "files/.partial-" + new_id("file"),
+        f"files/.partial-file-{OTHER_ID}",
         "files/file-\udcff",
-        "models/" + new_id("job"),
+        f"models/job-{OTHER_ID}",
     ],
 )
 def test_what_bears_another_name_is_left_alone(database: Database, settings: Settings, root: Path, name: str) -> None:

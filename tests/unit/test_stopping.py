@@ -44,6 +44,16 @@ LISTENING = """
         signal.pause()
     print(requests.checkpoint, requests.stop)
 """
+ENDING = """
+    import time
+    from worker.stopping import Requests
+    requests = Requests()
+    requests.listen()
+    requests.close()
+    print("ready", flush=True)
+    time.sleep(0.5)
+    print(requests.checkpoint, requests.stop)
+"""
 # `re` holds the interpreter's lock for minutes in this search.
 LOCKED = """
     import re, sys
@@ -90,6 +100,15 @@ def test_in_training_both_are_remembered() -> None:
         said, _ = process.communicate(timeout=5)
 
     assert (said, process.returncode) == ("True True\n", 0)
+
+
+def test_after_training_neither_is_heard() -> None:
+    with python(ENDING) as process:
+        process.send_signal(signal.SIGUSR1)
+        process.terminate()
+        said, _ = process.communicate(timeout=5)
+
+    assert (said, process.returncode) == ("False False\n", 0)
 
 
 @pytest.mark.parametrize("code", [LEASED, LOCKED], ids=["idle", "with-the-interpreter-locked"])

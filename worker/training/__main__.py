@@ -29,7 +29,9 @@ def main() -> int:
         code = 0 if fine_tune(order, events, requests) else INTERRUPTED
 
     with EventWriter(order.events) as events:
-        return guarded(train, events, [out_of_memory]) or code
+        code = guarded(train, events, [out_of_memory]) or code
+    requests.close()
+    return code
 
 
 def out_of_memory(error: BaseException) -> Failed | None:
