@@ -8,6 +8,9 @@ import pytest
 
 from app.config import Settings
 
+# Models of the tests are so small that threads only wait for each other, for seconds a step where several trainings run.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
