@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 an error or a failed job, 2 wrong usage or a cancelled job
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -180,7 +180,9 @@ def adapters(url: Url = LOCAL) -> None:
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from stdin")],
-    adapter: Annotated[str | None, typer.Option(help="a trained adapter to ask")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="a trained adapter, or a job: its adapter, or its newest checkpoint")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="a base model to ask instead")] = None,
     system: Annotated[str | None, typer.Option(help="a system message before the prompt")] = None,
     temperature: Annotated[float | None, typer.Option(help="0: greedy")] = None,
@@ -202,8 +204,10 @@ def generate(
     }
     order = {"adapter": adapter, "model": model, "messages": messages, **sampling}
     with Client(url) as client:
-        _print_pieces(client.generate({name: value for name, value in order.items() if value is not None}))
+        checkpoint = _print_answer(client.generate({name: value for name, value in order.items() if value is not None}))
     typer.echo()
+    if checkpoint is not None:
+        typer.echo(f"answered by {checkpoint}, a checkpoint, which nobody has proved", err=True)
 
 
 @app.command()
@@ -227,6 +231,16 @@ def _watch(client: Client, job_id: str) -> NoReturn:
 def _say(job: Job) -> None:
     """Where the job is, and what it is asked for as long as it has not done that."""
     typer.echo(f"{job.status}, {job.wish}" if job.wish else job.status)
+
+
+def _print_answer(pieces: Generator[str, None, str | None]) -> str | None:
+    """Print all pieces; what stands behind the last one."""
+    while True:
+        try:
+            typer.echo(next(pieces), nl=False)
+        except StopIteration as end:
+            found: str | None = end.value
+            return found
 
 
 def _print_pieces(pieces: Iterator[str]) -> None:

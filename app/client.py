@@ -7,7 +7,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,14 +196,17 @@ class Client:
                     raise
             time.sleep(PAUSE_SECONDS)
 
-    def generate(self, order: Mapping[str, Any]) -> Iterator[str]:
-        """The answer, piece by piece as it is made."""
+    def generate(self, order: Mapping[str, Any]) -> Generator[str, None, str | None]:
+        """The answer, piece by piece as it is made. Returns the name of the checkpoint, if one answered."""
         with self._stream("POST", "/generate", json={**order, "stream": True}, timeout=PATIENT) as chunks:
             for kind, fields in messages(chunks):
                 if kind == "error":
                     raise ApiError.of(200, fields)
                 if kind == "delta":
                     yield fields["text"]
+                if kind == "finish" and fields["checkpoint"] is not None:
+                    return str(fields["model"])
+        return None
 
     def _events(self, job_id: str, after: int) -> Iterator[JobEvent]:
         with self._stream("GET", f"/jobs/{job_id}/stream", headers={"Last-Event-ID": str(after)}) as chunks:

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         description="engine: a job succeeds once the engine has proved its adapter; off, for hosts without an engine: "
         "adapters are served unproved",
     )
+    gpu_sharing: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="the engine and a training on one GPU; auto: at once where both fit, by what is measured; never: "
+        "the engine steps aside for every training, and /generate is a 503 meanwhile; always: it stays",
+    )
     log_level: str = "INFO"
 
     @model_validator(mode="before")

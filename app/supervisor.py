@@ -218,7 +218,7 @@ def _wait_for_engine(crew: Crew, settings: Settings, say: Say) -> None:
     if not crew.has("engine"):
         return
     deadline = time.monotonic() + ENGINE_SECONDS
-    while not _is_ready(_url(settings)):
+    while not _has_engine(_url(settings)):
         if not crew.is_alive("engine") or time.monotonic() > deadline:
             say(f"the engine is not up, /generate is a 503 until it is; see {settings.root / 'logs' / 'engine.log'}")
             return
@@ -230,8 +230,9 @@ def _is_healthy(url: str) -> bool:
     return _get(f"{url}/healthz").get("status") == "ok"
 
 
-def _is_ready(url: str) -> bool:
-    return _get(f"{url}/readyz").get("status") == "ready"
+def _has_engine(url: str) -> bool:
+    """It is up; it may have stepped aside for a job that goes on."""
+    return _get(f"{url}/readyz").get("engine") is True
 
 
 def _get(url: str) -> dict[str, object]:

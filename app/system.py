@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 
 from app.dependencies import DatabaseDep, EngineDep, SettingsDep
 from app.errors import EngineUnavailable
+from app.generate.client import EngineClient
 from app.jobs import repository
 from app.sources import local_models
 
@@ -23,7 +24,8 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     status: Literal["ready", "degraded"]
     database: bool
-    engine: bool
+    engine: bool = Field(description="its process is up")
+    engine_reason: str | None = Field(None, description="why the engine answers nobody at present")
 
 
 class WorkerView(BaseModel):
@@ -69,13 +71,14 @@ def healthz() -> Health:
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(database: DatabaseDep, engine: EngineDep, response: Response) -> Readiness:
-    """Jobs can be taken. An engine that is away makes the service degraded, not unready."""
+    """Jobs can be taken. An engine that is away, or makes room for a training, leaves it degraded, not unready."""
     has_database = _answers(database)
     if not has_database:
         response.status_code = 503
-    has_engine = await _is_up(engine)
-    is_ready = has_database and has_engine
-    return Readiness(status="ready" if is_ready else "degraded", database=has_database, engine=has_engine)
+    is_up, reason = await _look_at(engine)
+    is_ready = has_database and reason is None
+    status: Literal["ready", "degraded"] = "ready" if is_ready else "degraded"
+    return Readiness(status=status, database=has_database, engine=is_up, engine_reason=reason)
 
 
 def _answers(database: Any) -> bool:
@@ -83,12 +86,12 @@ def _answers(database: Any) -> bool:
         return bool(session.scalar(text("SELECT 1")) == 1)
 
 
-async def _is_up(engine: Any) -> bool:
+async def _look_at(engine: EngineClient) -> tuple[bool, str | None]:
+    """Whether it is up, and why it answers nobody all the same."""
     try:
-        await engine.health()
-    except EngineUnavailable:
-        return False
-    return True
+        return True, (await engine.health()).stepped_aside
+    except EngineUnavailable as error:
+        return False, error.message
 
 
 @router.get("/workers")

@@ -8,7 +8,8 @@ import pytest
 
 from app.config import Settings
 
-# Models of the tests are so small that threads only wait for each other, for seconds a step where several trainings run.
+# Models of the tests are so small that threads wait for each other longer than they compute: where several trainings
+# run, for seconds a step.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

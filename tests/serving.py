@@ -12,10 +12,10 @@ from tests.waiting import wait_for
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Serve the app on a free loopback port and yield its URL."""
+def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """Serve the app on a loopback port, by default a free one, and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

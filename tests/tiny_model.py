@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 MOST_TOKENS = 600
 CONTEXT_TOKENS = 2048
@@ -23,17 +24,20 @@ SENTENCES = (
 )
 
 
-def build_tiny_model(folder: Path, *, seed: int = 0) -> Path:
-    """Write a random two-layer Llama with a byte-level ChatML tokenizer into the folder, as float32 safetensors."""
+def build_tiny_model(folder: Path, *, seed: int = 0, heads: int = 4, family: str = "Llama") -> Path:
+    """Write a random two-layer model with a byte-level ChatML tokenizer into the folder, as float32 safetensors.
+
+    `family` is the beginning of the names of transformers' classes; a Qwen2 has biases.
+    """
     tokenizer = _tokenizer()
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = LlamaConfig(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=CONTEXT_TOKENS,
         tie_word_embeddings=False,
         bos_token_id=None,
@@ -42,7 +46,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = getattr(transformers, f"{family}ForCausalLM")(config)
     model.generation_config = GenerationConfig(**ends)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

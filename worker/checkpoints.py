@@ -1,6 +1,6 @@
 """A job's checkpoints on disk: each is complete or absent, whenever a process or the host dies.
 
-    <folder>/step-00000120-attempt-2/     complete: every file is named in manifest.json with its size and sha256
+    <folder>/step-00000120-attempt-2/     complete: `app.contracts.checkpoints`
     <folder>/.draft-step-…                being written
     <folder>/.removed-step-…              being deleted
 
@@ -10,7 +10,6 @@ The trainer writes here and the worker chooses what to resume from, so this file
 import hashlib
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,14 +17,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError
-
-from app.contracts.base import Contract
+from app.contracts.checkpoints import (
+    MANIFEST,
+    Manifest,
+    StoredFile,
+    Written,
+    age,
+    by_age,
+    files_of,
+    folder_name,
+    manifest_of,
+    outline,
+)
 from worker.failures import NO_ROOM, SystemFault
 
-MANIFEST = "manifest.json"
 DRAFT, REMOVED = ".draft-", ".removed-"
-NAME = re.compile(r"step-(\d{8,})-attempt-(\d+)")
 # What is written to learn whether a disk is full: libraries that write in C++ lose the error's number.
 PROBE_BYTES = 1 << 20
 
@@ -37,34 +43,6 @@ class DiskFull(SystemFault):
 
     def __init__(self, message: str) -> None:
         super().__init__("disk_full", message, hint="free space in TUNESMITH_HOME; the job resumes where it was saved")
-
-
-class StoredFile(Contract):
-    """One file of a checkpoint; the path is relative to its folder."""
-
-    path: str
-    bytes: int = Field(ge=0)
-    sha256: str
-
-
-class Written(Contract):
-    """manifest.json."""
-
-    step: int = Field(ge=0)
-    attempt: int = Field(ge=0)
-    files: list[StoredFile]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A complete checkpoint. `bytes` counts all its files, the manifest too; `sha256` is the manifest's own."""
-
-    path: Path
-    step: int
-    attempt: int
-    bytes: int
-    sha256: str
-    files: tuple[StoredFile, ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +71,7 @@ def drafting(folder: Path, *, step: int, attempt: int) -> Iterator[Path]:
     """
     with noticing_a_full_disk(folder, step):
         folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f"{DRAFT}{_name(step, attempt)}-{time.monotonic_ns()}"
+        draft = folder / f"{DRAFT}{folder_name(step, attempt)}-{time.monotonic_ns()}"
         draft.mkdir()
         try:
             with noticing_a_full_disk(draft, step):
@@ -107,11 +85,12 @@ def publish(draft: Path, folder: Path, *, step: int, attempt: int) -> Manifest:
 
     Raises DiskFull, without the draft, where there is no room for the manifest. Another OSError is the caller's.
     """
-    target = folder / _name(step, attempt)
+    target = folder / folder_name(step, attempt)
     try:
         with noticing_a_full_disk(draft, step):
-            files = tuple(_stored(path, draft) for path in _files(draft))
-            text = Written(step=step, attempt=attempt, files=list(files)).model_dump_json(indent=1).encode()
+            files = [_stored(path, draft) for path in files_of(draft)]
+            written = Written(step=step, attempt=attempt, files=files)
+            text = written.model_dump_json(indent=1).encode()
             _write(draft / MANIFEST, text)
             for inner in (path for path in draft.rglob("*") if path.is_dir()):
                 _sync(inner)
@@ -121,7 +100,7 @@ def publish(draft: Path, folder: Path, *, step: int, attempt: int) -> Manifest:
     except DiskFull:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return _manifest(target, text, step, attempt, files)
+    return manifest_of(target, text, written)
 
 
 def verify(path: Path) -> Manifest | None:
@@ -136,25 +115,10 @@ def verify(path: Path) -> Manifest | None:
     return found if is_whole else None
 
 
-def outline(path: Path) -> Manifest | None:
-    """`verify` by names and sizes alone: what a torn write or delete leaves fails it, a flipped byte does not."""
-    named = NAME.fullmatch(path.name)
-    try:
-        text = (path / MANIFEST).read_bytes()
-        written = Written.model_validate_json(text)
-        present = {str(file.relative_to(path)): file.stat().st_size for file in _files(path) if file.name != MANIFEST}
-    except (OSError, ValidationError):
-        return None
-    is_itself = named is not None and (written.step, written.attempt) == (int(named[1]), int(named[2]))
-    if not is_itself or present != {file.path: file.bytes for file in written.files}:
-        return None
-    return _manifest(path, text, written.step, written.attempt, tuple(written.files))
-
-
 def newest(folder: Path) -> Found:
     """Look for the newest checkpoint, by step and then by attempt, that `verify` lets pass."""
     skipped: list[Path] = []
-    for path in _by_age(folder):
+    for path in by_age(folder):
         found = verify(path)
         if found is not None:
             return Found(found.step, path, tuple(skipped))
@@ -165,8 +129,8 @@ def newest(folder: Path) -> Found:
 
 def prune(folder: Path, keep: int) -> list[Removed]:
     """Remove all checkpoints but the newest `keep`; one that is not complete counts as none and goes too."""
-    complete = [path for path in _by_age(folder) if outline(path) is not None]
-    return [_remove(path) for path in _by_age(folder) if path not in complete[:keep]]
+    complete = [path for path in by_age(folder) if outline(path) is not None]
+    return [_remove(path) for path in by_age(folder) if path not in complete[:keep]]
 
 
 def sweep(folder: Path) -> None:
@@ -210,7 +174,7 @@ def _is_full(error: BaseException, folder: Path) -> bool:
 
 def _remove(path: Path) -> Removed:
     """Out of the way in one step, then deleted: a delete that is cut short leaves nothing that looks complete."""
-    step, attempt = _age(path)
+    step, attempt = age(path)
     aside = path.with_name(REMOVED + path.name)
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
@@ -219,34 +183,9 @@ def _remove(path: Path) -> Removed:
     return Removed(path, step, attempt)
 
 
-def _by_age(folder: Path) -> list[Path]:
-    """All that have a checkpoint's name, the newest first."""
-    paths = folder.iterdir() if folder.is_dir() else iter(())
-    return sorted((path for path in paths if NAME.fullmatch(path.name)), key=_age, reverse=True)
-
-
-def _age(path: Path) -> tuple[int, int]:
-    named = NAME.fullmatch(path.name)
-    assert named is not None
-    return int(named[1]), int(named[2])
-
-
-def _name(step: int, attempt: int) -> str:
-    return f"step-{step:08d}-attempt-{attempt}"
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
-
-
 def _stored(path: Path, folder: Path) -> StoredFile:
     _sync(path)
     return StoredFile(path=str(path.relative_to(folder)), bytes=path.stat().st_size, sha256=_sha256(path))
-
-
-def _manifest(path: Path, text: bytes, step: int, attempt: int, files: tuple[StoredFile, ...]) -> Manifest:
-    total = len(text) + sum(file.bytes for file in files)
-    return Manifest(path, step, attempt, total, hashlib.sha256(text).hexdigest(), files)
 
 
 def _sha256(path: Path) -> str:

@@ -4,8 +4,17 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import dataclass
 
 from app.jobs.models import CPU
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU that a training of this process uses, and the memory of it that nobody has."""
+
+    uuid: str
+    free_bytes: int
 
 
 def describe_device() -> str:
@@ -16,6 +25,15 @@ def describe_device() -> str:
 def find_slot() -> str:
     """What one training of this process occupies: the UUID of the GPU that it sees first, or `cpu`."""
     return _ask("uuid") or CPU
+
+
+def measure_gpu() -> Gpu | None:
+    """None where there is none."""
+    answer = _ask("uuid,memory.free")
+    if answer is None:
+        return None
+    uuid, free = answer.split(", ")
+    return Gpu(uuid, int(free.removesuffix(" MiB")) * 2**20)
 
 
 def _ask(fields: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.contracts.events import AdapterSaved, AttemptEvent, Blame, Failed, Phase, PhaseStarted, Verified
+from app.contracts.events import AdapterSaved, AttemptEvent, Blame, Failed, Noticed, Phase, PhaseStarted, Verified
 from app.contracts.order import BaseRef
 from app.contracts.probe import Proof, ProofOrder
 from app.contracts.spec import JobSpec
@@ -34,6 +34,7 @@ from worker.persistence import insist
 from worker.proving import NoAnswer, ask, not_proved
 from worker.publishing import adapter_row, place_bundle, publish, take_bundle_back
 from worker.resuming import Start, choose_start, finished_before, read_left_over
+from worker.sharing import Arbiter, Training, blame_sharing, training_of, wait_for_room
 from worker.verdict import Next, Verdict, is_done, judge
 
 WHY_IT_WAITS = {
@@ -192,7 +193,22 @@ def _run_child(office: Office, held: Claim, job: Job) -> Report:
         max_seconds=spec.resources.max_seconds if is_training else None,
         checkpoints_asked=job.checkpoints_asked,
     )
-    return run_child(office, held, errand)
+    if not is_training:
+        return run_child(office, held, errand)
+    return _run_beside_engine(office, held, errand, training_of(office, job, base))
+
+
+def _run_beside_engine(office: Office, held: Claim, errand: Errand, training: Training) -> Report:
+    settings = office.settings
+    with Arbiter(settings.engine_url, settings.gpu_sharing, training, settings.lease_seconds) as arbiter:
+        stopped = wait_for_room(arbiter, lambda: _beat(office, held), settings.heartbeat_seconds)
+        if stopped is not None:
+            return Report(exit_code=0, stopped=stopped)
+        if not arbiter.is_settled:
+            message = "the engine did not let go of its memory in time: the training runs beside it"
+            _tell(office, held, Noticed(code="engine_stayed", message=message))
+        report = run_child(office, held, errand)
+    return blame_sharing(report, arbiter)
 
 
 def _base_of(office: Office, job: Job) -> BaseRef:

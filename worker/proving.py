@@ -24,7 +24,11 @@ ANSWER_SECONDS = 1800.0
 PATIENCE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 # What a busy or stopping engine answers, and one whose base cannot be fetched at present.
-PASSING = frozenset({429, 499, 502, 503})
+PASSING = frozenset({429, 499, 503})
+
+# A base that the engine does not find, or cannot load.
+NO_BASE = "model_unavailable"
+KEPT = "the adapter is kept in the folder of the attempt and is not served"
 
 # Renews the hold on the job, and says whether somebody wants the wait to end.
 Beat = Callable[[], StopReason | None]
@@ -92,15 +96,30 @@ async def _once(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
     try:
         return Proof.model_validate_json(answer.raise_for_status().content)
     except (httpx.HTTPStatusError, ValidationError) as error:
-        message = f"the engine could not verify the adapter: {_words(answer)}"
-        raise NoAnswer("engine_failed", message, "the engine's log tells more") from error
+        raise _no_answer(answer) from error
+
+
+def _no_answer(answer: httpx.Response) -> NoAnswer:
+    """Neither a proof nor a word of what passes. A base that the engine cannot load is named as such."""
+    message = f"the engine could not verify the adapter: {_words(answer)}"
+    refusal = _refusal(answer)
+    if refusal is not None and refusal.code == NO_BASE:
+        return NoAnswer(NO_BASE, message, f"repair the base model where the engine runs; {KEPT}")
+    return NoAnswer("engine_failed", message, f"the engine's log tells more; {KEPT}")
 
 
 def _words(answer: httpx.Response) -> str:
-    try:
-        return EngineError.model_validate_json(answer.content).message
-    except ValidationError:
+    refusal = _refusal(answer)
+    if refusal is None:
         return f"it answered {answer.status_code} with something else than a proof"
+    return refusal.message
+
+
+def _refusal(answer: httpx.Response) -> EngineError | None:
+    try:
+        return EngineError.model_validate_json(answer.content)
+    except ValidationError:
+        return None
 
 
 def not_proved(proof: Proof) -> Failed:
@@ -109,6 +128,6 @@ def not_proved(proof: Proof) -> Failed:
         blame=Blame.SYSTEM,
         code=NOT_PROVED,
         message=f"in the engine the adapter is not what was trained: {proof.reason}"[:1000],
-        hint="the adapter is kept in the folder of the attempt and is not served; its figures are in details",
+        hint=f"{KEPT}; its figures are in details",
         details=[proof.model_dump(mode="json")],
     )

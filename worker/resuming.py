@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
+from app.contracts.checkpoints import outline
 from app.contracts.events import ATTEMPT_EVENT, CheckpointRemoved, Noticed
 from app.contracts.spec import JobSpec
 from app.jobs import attempts, repository
@@ -98,7 +99,7 @@ def _forget_lost(office: Office, held: Claim) -> None:
     """Take the checkpoints off the list that are gone: a trainer may die between a removal and its event."""
     with office.database.reader() as session:
         listed = repository.checkpoints(session, held.job_id)
-    gone = [one for one in listed if checkpoints.outline(Path(one.path)) is None]
+    gone = [one for one in listed if outline(Path(one.path)) is None]
 
     def forget(session: Session) -> None:
         for one in gone:

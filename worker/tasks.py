@@ -33,6 +33,7 @@ def answer(stage: str) -> None:
 def open_offices(sender: Any, **_: object) -> None:
     """Begin to serve the stages whose queues this process listens to."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the engine is asked every few seconds
     database = Database.open(settings.database)
     for stage in (stage for stage in Stage if QUEUES[stage] in sender.app.amqp.queues.consume_from):
         device = describe_device() if stage is Stage.TRAIN else CPU

@@ -12,6 +12,7 @@
 | said it failed, user_error              | failed                                                         |
 | said it failed, the disk is full        | paused, until somebody has made room; a check waits for it     |
 | finished, the engine is away            | waits again with a pause, to be verified; nothing is trained   |
+| had too little memory beside the engine | waits again, at once; the engine steps aside then              |
 | finished, its adapter is not proved     | failed, system_error: another attempt would train the same     |
 | said it failed, system_error            | waits again with a pause, failed when the attempts are used up |
 | anything else (killed, crashed)         | as system_error                                                |
@@ -30,6 +31,7 @@ LONGEST_PAUSE_SECONDS = 600.0
 ENGINE_PAUSE_SECONDS = 15.0
 DISK_FULL = "disk_full"
 ENGINE_AWAY = "engine_unavailable"
+NO_ROOM_BESIDE = "no_room_beside_engine"
 NOT_PROVED = "adapter_not_proved"
 
 
@@ -93,6 +95,8 @@ def _fault(failure: Failed, faults: int, max_attempts: int) -> Verdict:
         return Verdict(Next.PAUSE, DISK_FULL, failure, FIRST_PAUSE_SECONDS)
     if failure.code == ENGINE_AWAY:
         return Verdict(Next.WAIT, ENGINE_AWAY, failure, ENGINE_PAUSE_SECONDS)
+    if failure.code == NO_ROOM_BESIDE:
+        return Verdict(Next.WAIT, NO_ROOM_BESIDE, failure)
     if failure.blame is Blame.USER or failure.code == NOT_PROVED or faults >= max_attempts:
         return Verdict(Next.FAIL, failure.code, failure)
     return Verdict(Next.WAIT, failure.code, failure, pause_seconds(faults))

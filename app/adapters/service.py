@@ -26,7 +26,7 @@ def find(session: Session, name: str, param: str = "adapter") -> Adapter:
     if not NAME.fullmatch(name):
         raise NotFound(f"{name[:LONGEST_QUOTE]!r} is no name of an adapter", param=param, code="unknown_adapter")
     if name.startswith("job-"):
-        return _of_job(session, name, param)
+        return _finished(session, name, param)
     adapter_id, at, version = name.partition("@")
     adapter = repository.get(session, adapter_id)
     if adapter is None:
@@ -45,17 +45,26 @@ def find_and_keep(session: Session, name: str, param: str) -> Adapter:
     return adapter
 
 
-def _of_job(session: Session, job_id: str, param: str) -> Adapter:
+def _finished(session: Session, job_id: str, param: str) -> Adapter:
+    adapter = of_job(session, job_id, param)
+    if adapter is None:
+        message = f"{job_id} is {find_status(session, job_id)}: only a job that has succeeded has an adapter"
+        raise Conflict(message, param=param, code="job_has_no_adapter")
+    return adapter
+
+
+def of_job(session: Session, job_id: str, param: str) -> Adapter | None:
+    """The adapter that a job came to; None while it has not succeeded. Raises NotFound for an unknown job, and for an
+    adapter that was deleted."""
     adapter = repository.get_by_job(session, job_id)
     if adapter is not None:
         return adapter
     status = find_status(session, job_id)
     if status is None:
         raise NotFound(f"there is no job {job_id[:LONGEST_QUOTE]!r}", param=param, code="unknown_job")
-    if status != JobStatus.SUCCEEDED:
-        message = f"{job_id} is {status}: only a job that has succeeded has an adapter"
-        raise Conflict(message, param=param, code="job_has_no_adapter")
-    raise NotFound(f"the adapter of {job_id} was deleted", param=param, code="unknown_adapter")
+    if status == JobStatus.SUCCEEDED:
+        raise NotFound(f"the adapter of {job_id} was deleted", param=param, code="unknown_adapter")
+    return None
 
 
 def page(session: Session, after: str | None, limit: int) -> tuple[list[Adapter], bool]:

@@ -56,12 +56,16 @@ class Sampling(Contract):
 
 
 class AdapterRef(Contract):
-    """One immutable trained adapter. `kind` full: all weights were trained and `path` holds a whole model."""
+    """One immutable trained adapter. `kind` full: all weights were trained and `path` holds a whole model.
+
+    A checkpoint of a job is one too: `adapter_id` is the job's then, and `language` the folder of its tokenizer.
+    """
 
     adapter_id: str
     version: str
     path: str
     kind: Literal["lora", "full"]
+    language: str | None = None
 
     @property
     def name(self) -> str:
@@ -148,6 +152,7 @@ class EngineError(Contract):
     code: str
     message: str
     param: str | None = None
+    retry_after_seconds: int | None = Field(None, description="where it helps to ask again, and when is known")
 
 
 EngineEvent = Annotated[TextDelta | Finish | EngineError, Field(discriminator="kind")]
@@ -159,6 +164,12 @@ class EngineHealth(Contract):
 
     device: str
     loaded_base: str | None
+    loaded_merged: str | None = Field(None, description="the adapter that was merged into the loaded base")
     loaded_adapters: list[str]
+    answers: Literal["in_batches", "one_at_a_time"] | None = Field(None, description="how what is loaded answers")
+    answers_reason: str | None = Field(None, description="why one at a time")
     waiting: int = Field(description="requests in the queue, the running one left out")
     is_busy: bool
+    place: str | None = Field(None, description="whose memory it takes: a GPU's UUID, or cpu@host; null: none here")
+    memory_bytes: int | None = Field(None, description="of the GPU, that it has for models; null on a CPU")
+    stepped_aside: str | None = Field(None, description="why it answers nobody at present")

@@ -1,7 +1,7 @@
 """JSON schemas that an answer can be held to exactly. A keyword that would be kept only in part is refused by name.
 
 What is here is what xgrammar 0.2 keeps when it stands alone; it leaves out silently what it does not know. `pattern` is
-not here: a short one can take it minutes to compile.
+not here: it lets a quote into a string, and a short one that is ambiguous costs half a second for every token.
 """
 
 import json
@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# A schema within these bounds is compiled within seconds and megabytes.
+from app.contracts.effort import MAX_EFFORT, MAX_RIVALS, effort_of, rivals_of
+
+# A schema within these bounds is compiled within seconds and megabytes, as a rule; the engine stops one that is not.
 MAX_CHARACTERS = 32_768
 MAX_DEPTH = 32
 MAX_PROPERTIES = 256
@@ -46,7 +48,23 @@ def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
         properties += len(part["properties"]) if isinstance(part.get("properties"), dict) else 0
     if properties > MAX_PROPERTIES:
         raise ValueError(f"should have at most {MAX_PROPERTIES} properties, found {properties}")
+    found = effort(schema)
+    if found > MAX_EFFORT:
+        raise ValueError(
+            f"takes too long to prepare ({found} steps, at most {MAX_EFFORT}): give strings fewer different lengths, "
+            "numbers fewer ranges, and set additionalProperties to false"
+        )
+    rivals = rivals_of(part for _, part in _parts(schema, ""))
+    if rivals > MAX_RIVALS:
+        raise ValueError(
+            f"should have at most {MAX_RIVALS} alternatives of one type in anyOf and oneOf, found {rivals}"
+        )
     return schema
+
+
+def effort(schema: dict[str, Any]) -> int:
+    """How long it takes to prepare a schema that was checked, in steps of `app.contracts.effort`."""
+    return effort_of(part for _, part in _parts(schema, ""))
 
 
 def depth(value: Any, limit: int) -> int:

@@ -50,8 +50,15 @@ def as_service_error(error: EngineError) -> ServiceError:
     if error.status == 429:
         return EngineIsFull(error.message, code=error.code)
     if error.status == 503:
-        return EngineUnavailable(error.message, code=error.code)
+        return _unavailable(error)
     return EngineRefusal(error)
+
+
+def _unavailable(error: EngineError) -> EngineUnavailable:
+    unavailable = EngineUnavailable(error.message, param=error.param, code=error.code)
+    if error.retry_after_seconds is not None:
+        unavailable.retry_after_seconds = error.retry_after_seconds
+    return unavailable
 
 
 class HttpEngineClient:

@@ -9,6 +9,7 @@ from app.dependencies import DatabaseDep, EngineDep, SettingsDep
 from app.generate import service
 from app.generate.departure import unless_gone
 from app.generate.schemas import GenerateRequest, Generation
+from app.generate.speakers import ask_again_if_gone
 from app.generate.stream import KEEP_ALIVE_SECONDS, messages, opened
 
 router = APIRouter(tags=["generate"])
@@ -19,19 +20,21 @@ CLIENT_IS_GONE = 499
 async def generate(
     body: GenerateRequest, request: Request, database: DatabaseDep, settings: SettingsDep, engine: EngineDep
 ) -> Generation | Response:
-    """Answer a chat or continue a text, with a base model or an adapter; whole, or as server-sent events."""
+    """Answer a chat or continue a text, with a base model, an adapter or a checkpoint; whole, or as a stream."""
 
     def prepare() -> service.Asked:
         with database.reader() as session:
-            return service.prepare(session, settings.models, body)
+            return service.prepare(session, settings, body)
 
-    asked = await run_in_threadpool(prepare)
-    try:
+    async def answer(asked: service.Asked) -> Generation | Response:
         if not body.stream:
             return await unless_gone(request, service.collect(engine, asked))
         opening = opened(engine, asked)
         await unless_gone(request, opening.check())
+        told = messages(opening, asked, request.scope.get("request_id"))
+        return EventSourceResponse(told, ping=KEEP_ALIVE_SECONDS)
+
+    try:
+        return await ask_again_if_gone(lambda: run_in_threadpool(prepare), answer)
     except ClientDisconnect:
         return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
-    told = messages(opening, asked, request.scope.get("request_id"))
-    return EventSourceResponse(told, ping=KEEP_ALIVE_SECONDS)

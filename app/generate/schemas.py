@@ -13,8 +13,9 @@ from app.contracts.records import Message
 MOST_ANSWERS = 16
 LONGEST_PROMPT_TOKENS = 1_048_576
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@-]+$", max_length=120)]
-# A hub id or a folder below the models folder, as `app.contracts.spec.ModelName`; with a version, an adapter.
-MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}(@[a-z0-9]+)?$"
+# A hub id or a folder below the models folder, as `app.contracts.spec.ModelName`; an adapter or a job with a version
+# or a step.
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}(@[a-z0-9-]+)?$"
 AnyName = Annotated[str, StringConstraints(pattern=MODEL_NAME, max_length=200)]
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
 ToolChoice = Literal["auto", "none"]
@@ -66,7 +67,7 @@ class ChatTurn(Message):
 class GenerateRequest(Sampling):
     """Who is to answer, what, and how. Exactly one of `adapter` and `model`, exactly one input."""
 
-    adapter: AdapterName | None = Field(None, description="adapter-…, adapter-…@version, or the job that trained it")
+    adapter: AdapterName | None = Field(None, description="adapter-…, adapter-…@version, a job, or job-…@step-40")
     model: AnyName | None = Field(None, description="a base model as a job names it; any name of an adapter, too")
     messages: Annotated[list[ChatTurn], Field(min_length=1)] | None = None
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = Field(None, description="raw text to continue")
@@ -158,8 +159,22 @@ class Answer(BaseModel):
     logprobs: list[ScoredToken] | None = None
 
 
+class CheckpointName(BaseModel):
+    """A job's checkpoint. The engine has not held it against what its trainer saw, as it has every adapter.
+
+    `version` tells its content from that of the same step in another attempt.
+    """
+
+    job: str
+    step: int
+    attempt: int
+    version: str
+    proved: Literal[False] = False
+
+
 class Generation(BaseModel):
-    """A whole answer. `model` is the adapter with its version, or the base; `sampling` is what was in force.
+    """A whole answer. `model` is the adapter with its version, the checkpoint, or the base; `sampling` is what was in
+    force.
 
     `choices` has all answers where `n` is more than 1; the first of them stands above, too. `base` is what the
     adapter's base says.
@@ -169,6 +184,7 @@ class Generation(BaseModel):
     object: Literal["generation"] = "generation"
     model: str
     adapter: str | None
+    checkpoint: CheckpointName | None = None
     text: str
     finish_reason: Literal["stop", "length", "tool_calls"]
     usage: Usage
@@ -185,6 +201,7 @@ class Ending(BaseModel):
     id: str
     model: str
     adapter: str | None
+    checkpoint: CheckpointName | None = None
     finish_reason: Literal["stop", "length", "tool_calls"]
     usage: Usage
     sampling: Sampling

@@ -1,37 +1,19 @@
 """From what a client asks to what the engine is told, and back."""
 
 import hashlib
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.adapters import service as adapters
-from app.contracts.generation import AdapterRef, GenerateOrder, Sampling, Usage
-from app.contracts.order import BaseRef
+from app.config import Settings
+from app.contracts.generation import GenerateOrder, Sampling, Usage
 from app.errors import InvalidRequest
 from app.generate.asking import collect as collect_answers
 from app.generate.client import EngineClient
 from app.generate.schemas import GenerateRequest, Generation
+from app.generate.speakers import Speaker, find_speaker
 from app.ids import new_id
-from app.sources import resolve_model
-
-NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """Who is to answer, with the name under which the client is told of it."""
-
-    base: BaseRef
-    adapter: AdapterRef | None
-    name: str
-
-    @property
-    def adapter_id(self) -> str | None:
-        return self.adapter.adapter_id if self.adapter is not None else None
 
 
 @dataclass(frozen=True)
@@ -52,26 +34,15 @@ class Asked:
             "id": self.order.request_id,
             "model": self.speaker.name,
             "adapter": self.speaker.adapter_id,
+            "checkpoint": self.speaker.checkpoint,
             "sampling": self.order.sampling,
         }
 
 
-def find_speaker(session: Session, models: Path, name: str, param: str) -> Speaker:
-    """Who is meant by a name; with the param `adapter` it can only be one.
-
-    Raises NotFound for an unknown adapter or job, Conflict for a job that has not succeeded, InvalidRequest for a model
-    name that means nothing here.
-    """
-    if param == "adapter" or NAMES_AN_ADAPTER.match(name):
-        adapter = adapters.find(session, name, param)
-        return Speaker(adapter.base, adapter.ref, adapter.name)
-    return Speaker(resolve_model(name, None, models, param), None, name)
-
-
-def prepare(session: Session, models: Path, request: GenerateRequest) -> Asked:
+def prepare(session: Session, settings: Settings, request: GenerateRequest) -> Asked:
     """Find who is to answer. Raises as `find_speaker`, and InvalidRequest for a base that is to be compared."""
     param = "adapter" if request.adapter is not None else "model"
-    speaker = find_speaker(session, models, request.adapter or request.model or "", param)
+    speaker = find_speaker(session, settings, request.adapter or request.model or "", param)
     if request.compare and speaker.adapter is None:
         raise InvalidRequest(f"compare: {speaker.name} is a base, only an adapter has one beside it", param="compare")
     tools = [tool.for_template() for tool in request.offered_tools()] or None

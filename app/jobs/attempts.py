@@ -9,8 +9,19 @@ from sqlalchemy.orm import Session
 from app.jobs.models import Attempt, JobEvent
 from app.jobs.states import Stage
 
-# Ends that say nothing against the job: its worker was stopped, its user paused it, its disk was full, the engine away.
-HANDED_BACK = frozenset({"worker_stopped", "paused", "cancelled", "interrupted", "disk_full", "engine_unavailable"})
+# Ends that say nothing against the job: its worker was stopped, its user paused it, its disk was full, the engine away
+# or in its way.
+HANDED_BACK = frozenset(
+    {
+        "worker_stopped",
+        "paused",
+        "cancelled",
+        "interrupted",
+        "disk_full",
+        "engine_unavailable",
+        "no_room_beside_engine",
+    }
+)
 
 
 # Deaths that came from outside: whoever kills a host's processes again and again means no job by it. So many of them

@@ -15,6 +15,7 @@ from app.generate.asking import ask_all
 from app.generate.client import EngineClient
 from app.generate.departure import unless_gone
 from app.generate.routes import CLIENT_IS_GONE
+from app.generate.speakers import ask_again_if_gone
 from app.generate.stream import KEEP_ALIVE_SECONDS, Opening
 from app.openai import service
 from app.openai.schemas import (
@@ -52,13 +53,15 @@ async def chat(
     """Answer a chat, as OpenAI's `chat.completions`; whole, or as server-sent chunks."""
 
     def prepare(session: Session) -> Question:
-        return service.prepare_chat(session, settings.models, body)
+        return service.prepare_chat(session, settings, body)
 
-    question = await _prepared(database, prepare)
-    try:
+    async def answer(question: Question) -> ChatCompletion | Response:
         if not body.stream:
             return await unless_gone(request, service.answer_chat(engine, question))
         return await _streamed(request, engine, question, ChatVoice, has_usage=_wants_usage(body))
+
+    try:
+        return await ask_again_if_gone(lambda: _prepared(database, prepare), answer)
     except ClientDisconnect:
         return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
 
@@ -70,13 +73,15 @@ async def complete(
     """Continue texts, as OpenAI's `completions`; whole, or as server-sent chunks."""
 
     def prepare(session: Session) -> Question:
-        return service.prepare_completion(session, settings.models, body)
+        return service.prepare_completion(session, settings, body)
 
-    question = await _prepared(database, prepare)
-    try:
+    async def answer(question: Question) -> TextCompletion | Response:
         if not body.stream:
             return await unless_gone(request, service.answer_completion(engine, question))
         return await _streamed(request, engine, question, TextVoice, has_usage=_wants_usage(body))
+
+    try:
+        return await ask_again_if_gone(lambda: _prepared(database, prepare), answer)
     except ClientDisconnect:
         return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
 

@@ -9,13 +9,15 @@ from sqlalchemy.orm import Session
 from app.adapters import repository
 from app.adapters import service as adapters
 from app.adapters.models import Adapter
+from app.config import Settings
 from app.contracts.generation import GenerateOrder, PromptDetails, Usage
 from app.db import utc_now
 from app.errors import InvalidRequest, NotFound, ServiceError
 from app.generate.asking import collect
 from app.generate.client import EngineClient
 from app.generate.schemas import Answer
-from app.generate.service import NAMES_AN_ADAPTER, Speaker, added, copies, find_speaker
+from app.generate.service import added, copies
+from app.generate.speakers import NAMES_AN_ADAPTER, Speaker, find_speaker
 from app.ids import new_id
 from app.openai.schemas import (
     CallPart,
@@ -53,13 +55,13 @@ class Question:
             "id": order.request_id,
             "created": self.created,
             "model": self.speaker.name,
-            "system_fingerprint": f"fp_{self.speaker.name if order.adapter else base}",
+            "system_fingerprint": f"fp_{order.adapter.name if order.adapter else base}",
         }
 
 
-def prepare_chat(session: Session, models: Path, request: ChatRequest) -> Question:
-    """Raises NotFound for a model that is not there, Conflict for a job that has not succeeded."""
-    speaker = _speaker(session, models, request.model)
+def prepare_chat(session: Session, settings: Settings, request: ChatRequest) -> Question:
+    """Raises NotFound for a model that is not there, Conflict for a job with nothing to answer."""
+    speaker = _speaker(session, settings, request.model)
     order = GenerateOrder(
         request_id=new_id("chatcmpl"),
         base=speaker.base,
@@ -73,9 +75,9 @@ def prepare_chat(session: Session, models: Path, request: ChatRequest) -> Questi
     return Question(copies(order, request.n), speaker, request.n, _now(), _limit_name(request))
 
 
-def prepare_completion(session: Session, models: Path, request: CompletionRequest) -> Question:
+def prepare_completion(session: Session, settings: Settings, request: CompletionRequest) -> Question:
     """Raises as `prepare_chat`."""
-    speaker = _speaker(session, models, request.model)
+    speaker = _speaker(session, settings, request.model)
     request_id, sampling = new_id("cmpl"), request.sampling()
     orders: list[GenerateOrder] = []
     for place, prompt in enumerate(request.prompts):
@@ -100,9 +102,9 @@ def _limit_name(request: ChatRequest) -> str:
     return "max_tokens" if request.max_tokens is not None else "max_completion_tokens"
 
 
-def _speaker(session: Session, models: Path, name: str) -> Speaker:
+def _speaker(session: Session, settings: Settings, name: str) -> Speaker:
     try:
-        return find_speaker(session, models, name, "model")
+        return find_speaker(session, settings, name, "model")
     except InvalidRequest as error:
         raise NotFound(error.message, param="model", code="model_not_found") from None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.e2e.stack import MODEL, Stack, running
+from tests.e2e.stack import BIASED_MODEL, MODEL, Stack, running
 from tests.integration.conftest import REQUIRED, a_postgres_database
 from tests.tiny_model import build_tiny_model
 
@@ -17,9 +17,10 @@ REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with one tiny model."""
+    """A models folder with two tiny models: a Llama, and a Qwen2 for its biases."""
     folder = tmp_path_factory.mktemp("models")
     build_tiny_model(folder / MODEL)
+    build_tiny_model(folder / BIASED_MODEL, family="Qwen2")
     return folder
 
 

@@ -17,6 +17,7 @@ from tests.waiting import wait_for
 
 SECONDS_FOR_A_JOB = 400.0
 MODEL = "tiny"
+BIASED_MODEL = "tiny-biased"
 
 
 @dataclass

@@ -6,7 +6,7 @@ import signal
 
 import httpx
 
-from tests.e2e.stack import MODEL, Stack
+from tests.e2e.stack import BIASED_MODEL, MODEL, Stack
 from tests.waiting import wait_for
 
 
@@ -38,6 +38,19 @@ def test_a_job_has_succeeded_only_with_the_proof_of_its_adapter(stack: Stack) ->
     assert proof["proved"]
     assert proof["difference"] <= proof["tolerance"]
     assert proof["base_difference"] > 0.1
+
+
+def test_a_job_that_trains_biases_is_proved_and_answers_merged(embedded: Stack) -> None:
+    model = {"model_name": BIASED_MODEL, "max_seq_length": 256, "load_in_4bit": False}
+    before = embedded.generate(model=BIASED_MODEL).json()
+    job = embedded.wait(embedded.submit(model=model, lora={"bias": "all"}), "succeeded", "failed")
+    after = embedded.generate(adapter=job["id"]).json()
+
+    assert job["status"] == "succeeded", job["error"]
+    assert job["result"]["verification"]["proved"]
+    assert after["adapter"] == job["adapter_id"]
+    assert after["text"] != before["text"]
+    assert embedded.generate(model=BIASED_MODEL).json()["text"] == before["text"]
 
 
 def test_what_was_done_otherwise_than_asked_is_on_the_job(embedded: Stack) -> None:

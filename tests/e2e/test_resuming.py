@@ -9,6 +9,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
 from tests.e2e.stack import MODEL, Stack, running
 from tests.waiting import wait_for
 
@@ -110,6 +115,60 @@ def test_a_checkpoint_that_is_asked_for_can_be_gone_on_from_by_another_job(embed
     assert len(saved) == 1
     assert [point[0] for point in curve(embedded, second)] == list(range(saved[0]["step"] + 1, STEPS + 1))
     assert weights(embedded, job) == weights(embedded, done)
+
+
+def test_a_job_answers_with_its_newest_checkpoint_until_it_has_an_adapter(embedded: Stack, models: Path) -> None:
+    training = {**EXACT["training"], "save_steps": 50, "save_total_limit": 50}
+    job_id = embedded.submit(**{**EXACT, "training": training})
+    early = embedded.generate(model=job_id)
+    embedded.wait_for_step(job_id, 60)
+    first = ask_ids(embedded, job_id)
+    embedded.wait_for_step(job_id, 160)
+    second, status = ask_ids(embedded, job_id), embedded.job(job_id)["status"]
+    again = ask_ids(embedded, f"{job_id}@step-{first['checkpoint']['step']}")
+    done = embedded.wait(job_id, "succeeded", "failed")
+    last = ask_ids(embedded, job_id)
+
+    assert (early.status_code, early.json()["error"]["code"]) == (409, "job_has_no_adapter")
+    assert status == "running"
+    assert 50 <= first["checkpoint"]["step"] < second["checkpoint"]["step"] < STEPS
+    for answer in (first, second):
+        assert answer["model"] == f"{job_id}@step-{answer['checkpoint']['step']}"
+        assert not answer["checkpoint"]["proved"]
+        folder = next(embedded.home.glob(f"jobs/{job_id}/checkpoints/step-*{answer['checkpoint']['step']}-attempt-*"))
+        assert scores_of(answer) == pytest.approx(plain_scores(models / MODEL, folder, ids_of(answer)), abs=1e-4)
+    assert scores_of(first) != pytest.approx(scores_of(second), abs=1e-3)
+    assert (ids_of(again), again["checkpoint"]) == (ids_of(first), first["checkpoint"])
+    assert (last["model"], last["checkpoint"]) == (done["result"]["adapter"], None)
+
+
+PROMPT = [1, 87, 85, 263, 201, 60, 61]
+
+
+def ask_ids(stack: Stack, model: str) -> dict[str, Any]:
+    """A greedy answer with the log-probability of each token."""
+    answer = stack.generate(model=model, messages=None, prompt_token_ids=PROMPT, logprobs=0, ignore_eos=True)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def ids_of(answer: dict[str, Any]) -> list[int]:
+    return [token["id"] for token in answer["logprobs"]]
+
+
+def scores_of(answer: dict[str, Any]) -> list[float]:
+    return [token["logprob"] for token in answer["logprobs"]]
+
+
+def plain_scores(base: Path, checkpoint: Path, answer: list[int]) -> list[float]:
+    """What plain PEFT gives the tokens of the answer with the weights of a checkpoint, and that it would say them."""
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), checkpoint)
+    ids = torch.tensor([PROMPT + answer])
+    with torch.no_grad():
+        scores = model(input_ids=ids).logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)
+    assert scores.argmax(-1).tolist() == answer
+    return [float(score[token]) for score, token in zip(scores, answer, strict=True)]
 
 
 def test_an_adapter_can_be_gone_on_from(embedded: Stack) -> None:

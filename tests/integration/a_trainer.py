@@ -84,6 +84,9 @@ class Training:
                 os._exit(0)
             case "hangs":
                 time.sleep(3600)
+            case "fills the GPU":
+                self.events.write(Failed(blame=Blame.USER, code="out_of_gpu_memory", message="not enough memory"))
+                os._exit(1)
             case "fills the disk":
                 self.events.write(Failed(blame=Blame.SYSTEM, code="disk_full", message="no room", hint="make some"))
                 os._exit(1)

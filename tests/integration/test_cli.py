@@ -243,13 +243,20 @@ def test_a_job_is_told_what_to_do_by_its_id(
 
 
 def test_an_answer_is_printed_as_it_comes(service: RestService, tunesmith: Command) -> None:
-    service.answer = [("delta", {"text": "1\u2028"}), ("delta", {"text": "44"}), ("finish", {"finish_reason": "stop"})]
+    service.answer = [("delta", {"text": "1\u2028"}), ("delta", {"text": "44"}), ("finish", {"checkpoint": None})]
 
     told = tunesmith("generate", "--adapter", "a-1", "--system", "be short", "--temperature", "0", "after 89?")
 
-    assert told.out == "1\u202844\n"
+    assert (told.out, told.err) == ("1\u202844\n", "")
     messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": "after 89?"}]
     assert service.bodies == [{"adapter": "a-1", "messages": messages, "temperature": 0.0, "stream": True}]
+
+
+def test_a_checkpoint_that_answers_is_named(service: RestService, tunesmith: Command) -> None:
+    service.answer = [("finish", {"model": "job-1@step-40", "checkpoint": {"job": "job-1", "step": 40}})]
+
+    told = tunesmith("generate", "--adapter", "job-1", "after 89?").err
+    assert told == "answered by job-1@step-40, a checkpoint, which nobody has proved\n"
 
 
 def test_an_answer_that_breaks_off_is_an_error(service: RestService, tunesmith: Command) -> None:

@@ -13,7 +13,8 @@ from app.config import Settings
 from app.contracts.generation import EngineError, EngineEvent, GenerateOrder, TextDelta
 from app.contracts.order import BaseRef
 from app.db import Database
-from app.generate.service import Asked, Speaker
+from app.generate.service import Asked
+from app.generate.speakers import Speaker
 from app.generate.stream import messages, opened
 from app.ids import new_id
 from app.jobs.states import JobStatus
@@ -71,6 +72,7 @@ def test_a_whole_answer_tells_who_answered_and_how(api: TestClient) -> None:
         "object": "generation",
         "model": "org/model",
         "adapter": None,
+        "checkpoint": None,
         "text": "144 é\u2028😀",
         "finish_reason": "stop",
         "usage": {

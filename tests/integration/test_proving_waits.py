@@ -17,7 +17,7 @@ from app.jobs.models import Job
 from app.jobs.states import JobStatus
 from tests.integration.bringing import BRINGING, bring, children, placed
 from tests.integration.jobs import read
-from tests.integration.offices import add_training, at_work, outcomes, seated, settings_of, work
+from tests.integration.offices import add_training, at_work, outcomes, seated, settings_of, skip_pause, work
 from tests.serving import serving
 from tests.waiting import wait_for
 
@@ -59,9 +59,10 @@ def silent() -> FastAPI:
     [
         ([(503, "engine_stopping"), (200, "")], JobStatus.SUCCEEDED, "finished"),
         ([(429, "engine_busy")], JobStatus.QUEUED, "engine_unavailable"),
-        ([(502, "model_unavailable")], JobStatus.QUEUED, "engine_unavailable"),
+        ([(503, "model_unavailable")], JobStatus.QUEUED, "engine_unavailable"),
+        ([(502, "model_unavailable")], JobStatus.QUEUED, "model_unavailable"),
         ([(500, "engine_failed")], JobStatus.QUEUED, "engine_failed"),
-        ([(404, "model_unavailable")], JobStatus.QUEUED, "engine_failed"),
+        ([(404, "model_unavailable")], JobStatus.QUEUED, "model_unavailable"),
     ],
 )
 def test_each_answer_of_an_engine_has_its_consequence(
@@ -84,6 +85,30 @@ def test_each_answer_of_an_engine_has_its_consequence(
     job = read(database, job_id)
     assert (job.status, outcomes(database, job_id)) == (status, [outcome])
     assert len(placed(home)) == (status is JobStatus.SUCCEEDED)
+
+
+@pytest.mark.parametrize("status", [404, 502])
+def test_a_base_that_the_engine_can_never_load_fails_the_job_and_keeps_what_was_trained(
+    database: Database, home: Path, bundle: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(monkeypatch, bundle, Path("/base"))
+    job_id = add_training(database)
+
+    with serving(answering(Response(REFUSAL % (status, "model_unavailable"), status))) as url:
+        for _ in range(2):
+            skip_pause(database, job_id)
+            work(database, home, engine_url=url, **BRINGING)
+
+    job = read(database, job_id)
+    assert (job.status, outcomes(database, job_id)) == (JobStatus.FAILED, ["model_unavailable"] * 2)
+    assert job.error is not None
+    assert (job.error["category"], job.error["message"]) == (
+        "system_error",
+        "the engine could not verify the adapter: not now",
+    )
+    assert children(database, home, job_id) == 1
+    assert len(list(settings_of(home).job_dir(job_id).glob("attempts/1/adapter"))) == 1
+    assert placed(home) == []
 
 
 def cancel(database: Database, job_id: str) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from app.contracts.events import (
@@ -35,6 +37,8 @@ from tests.tiny_model import build_tiny_model
 from worker.checkpoints import newest, verify
 from worker.child import environment
 from worker.failures import UserError
+from worker.inference.bases import Placement, load_base
+from worker.inference.engine import ModelFolder
 from worker.stopping import INTERRUPTED
 from worker.training.adapters import begin_with
 
@@ -187,6 +191,27 @@ def test_only_the_newest_checkpoints_are_kept(base: Path, data: dict[str, Path],
     kept = sorted(path.name for path in job.checkpoints.iterdir())
     assert (removed, kept) == ([1, 2], ["step-00000003-attempt-1", "step-00000004-attempt-1"])
     assert (tmp_path / "1" / "pulse").exists()
+
+
+@pytest.mark.parametrize(
+    ("groups", "weights"),
+    [({}, "adapter_model.safetensors"), ({"model": {"full_finetuning": True}}, "model.safetensors")],
+    ids=["lora", "all-weights"],
+)
+def test_the_last_checkpoint_has_what_the_bundle_has_to_answer_with(
+    base: Path, data: dict[str, Path], tmp_path: Path, groups: dict[str, Any], weights: str
+) -> None:
+    job = Job(base, tmp_path, data, a_spec(training={"max_steps": 3, "save_steps": 3}, **groups))
+
+    job.run()
+
+    checkpoint, bundle = newest(job.checkpoints).path, Path(job.last(AdapterSaved).path)
+    assert checkpoint is not None
+    saved, final = (load_file(folder / weights) for folder in (checkpoint, bundle))
+    assert saved.keys() == final.keys()
+    assert all(torch.equal(saved[name], final[name]) for name in final)
+    if groups:
+        load_base(ModelFolder("checkpoint", checkpoint), Placement("cpu", torch.float32))
 
 
 def test_a_full_disk_ends_the_attempt_and_leaves_the_last_checkpoint(

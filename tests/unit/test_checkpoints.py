@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.checkpoints import MANIFEST, DiskFull, drafting, newest, noticing_a_full_disk, prune, publish, sweep, verify
+from app.contracts.checkpoints import MANIFEST
+from worker.checkpoints import DiskFull, drafting, newest, noticing_a_full_disk, prune, publish, sweep, verify
 
 CONTENT = {"adapter.safetensors": b"weights" * 100, "inner/optimizer.pt": b"moments" * 50, "empty.json": b""}
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError
 from app.contracts.answers import JsonSchema
 from app.contracts.schemas import MAX_DEPTH, check_schema, depth
 
+COUNTED: dict[str, Any] = {"type": "string", "maxLength": 10}
+LONG, LONGER = ({"type": "string", "maxLength": length} for length in (1000, 1001))
 KEPT: list[dict[str, Any]] = [
     {},
     {"type": "object"},
@@ -19,6 +21,12 @@ KEPT: list[dict[str, Any]] = [
     {"$defs": {"a": {"type": "integer", "minimum": 1}}, "$ref": "#/$defs/a"},
     {"type": "array", "items": {"type": "string", "maxLength": 5}, "minItems": 1, "maxItems": 3},
     {"type": "string", "format": "date-time"},
+    {"properties": {f"p{n}": {"type": "string", "maxLength": 200} for n in range(200)}},
+    {"type": "string", "maxLength": 10_000},
+    {"properties": {f"p{n}": {"type": "integer", "minimum": n} for n in range(256)}},
+    {"properties": {f"p{n}": {} for n in range(256)}},
+    {"properties": {f"p{n}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for n in range(256)}},
+    {"anyOf": [{"const": n} for n in range(500)]},
     {"oneOf": [{"type": "object"}], "discriminator": {"propertyName": "kind"}},
     {"properties": {"a": {"type": "integer"}}},
 ]
@@ -26,6 +34,13 @@ LOST: list[tuple[dict[str, Any], str]] = [
     ({"not": {"type": "string"}}, "'not' cannot be kept"),
     ({"type": "integer", "multipleOf": 7}, "'multipleOf' cannot be kept"),
     ({"type": "string", "pattern": "a+"}, "'pattern' cannot be kept"),
+    (
+        {"properties": {f"p{n}": {"type": "string", "maxLength": 100 + n} for n in range(9)}},
+        "takes too long to prepare",
+    ),
+    ({"properties": {f"p{n}": {"type": "string", "format": "uri"} for n in range(255)} | {"q": COUNTED}}, "too long"),
+    ({"properties": {f"p{n}": {} for n in range(250)}, "additionalProperties": LONG, "$defs": {"a": LONGER}}, "too l"),
+    ({"anyOf": [{"type": "array", "minItems": n} for n in range(65)]}, "at most 64 alternatives of one type"),
     ({"type": "object", "properties": {"a": {"uniqueItems": True}}}, "properties.a: 'uniqueItems'"),
     ({"allOf": [{}, {}]}, "'allOf' of several"),
     ({"oneOf": [{}, {}]}, "'oneOf' cannot be kept without"),

@@ -97,6 +97,12 @@ def test_an_adapter_that_learned_nothing_may_change_nothing() -> None:
     assert hold(a_probe(base=numbers)).proved
 
 
+def test_what_a_first_step_of_a_warm_up_taught_may_be_hidden_by_rounding() -> None:
+    hardly = tuple(number - 5e-6 for _, number in TRAINED)
+
+    assert hold(a_probe(base=hardly), (-5e-6, -5e-6, -5e-6)).proved
+
+
 CHANGE = tuple(number - base for (_, number), base in zip(TRAINED, BASE, strict=True))
 
 

@@ -19,6 +19,7 @@ ADAPTER = AdapterSaved(
 )
 USER = Failed(blame=Blame.USER, code="bad_data", message="bad")
 INTERRUPTED = Interrupted(step=3)
+CROWDED = Failed(blame=Blame.SYSTEM, code="no_room_beside_engine", message="too little")
 SYSTEM = Failed(blame=Blame.SYSTEM, code="hub_unreachable", message="away")
 
 
@@ -46,6 +47,7 @@ SYSTEM = Failed(blame=Blame.SYSTEM, code="hub_unreachable", message="away")
         (Report(75, interrupted=INTERRUPTED), Next.WAIT),
         (Report(143, stopped=StopReason.HUNG), Next.WAIT),
         (Report(1, failed=Failed(blame=Blame.SYSTEM, code="disk_full", message="full")), Next.PAUSE),
+        (Report(1, failed=CROWDED), Next.WAIT),
     ],
 )
 def test_each_way_to_end_has_its_consequence(report: Report, expected: Next) -> None:
@@ -55,6 +57,12 @@ def test_each_way_to_end_has_its_consequence(report: Report, expected: Next) -> 
 @pytest.mark.parametrize("report", [Report(137), Report(1, failed=SYSTEM)])
 def test_a_system_fault_fails_the_job_when_the_attempts_are_used_up(report: Report) -> None:
     assert judge(report, faults=3, max_attempts=3).next is Next.FAIL
+
+
+def test_a_job_that_the_engine_left_no_room_is_tried_again_at_once_however_often_it_failed() -> None:
+    verdict = judge(Report(1, failed=CROWDED), faults=3, max_attempts=3)
+
+    assert (verdict.next, verdict.pause_seconds) == (Next.WAIT, 0.0)
 
 
 def test_pauses_between_attempts_grow() -> None:

@@ -1,7 +1,7 @@
 """Checks a LoRA bundle against its base before a weight of it is used. What does not fit exactly is refused by name.
 
 vLLM and PEFT load an adapter with wrong keys and then answer as the base (research/serving.md, section 5); here that is
-a 409. The check wraps a copy of the base without memory (`meta` device): the serving model is never touched by it.
+a 409.
 """
 
 import json
@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load, load_file
 
+from worker.inference.blueprints import Blueprint, Blueprints
 from worker.inference.engine import AdapterFolder, Refusal
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+BIAS = ".bias"
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 # Other initialisations change the base weights when a layer is made, for every adapter on it.
 HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-CANDIDATE = "candidate"
+MISFITS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -31,30 +32,48 @@ class Bundle:
 
     config: Any
     tensors: dict[str, Any]
+    blueprint: Blueprint
+
+    @property
+    def bound_part(self) -> str | None:
+        """By its name in the config, the part that cannot be kept apart from the base; None where there is none."""
+        if self.config.bias != "none":
+            return "bias"
+        return "target_parameters" if self.config.target_parameters else None
 
 
 def check_folder(adapter: AdapterFolder) -> None:
-    """Raises Refusal for a folder that is missing, leads out of itself, or holds pickles."""
+    """Raises Refusal for a folder that is missing, leads out of itself, or holds pickles, as only a checkpoint may."""
     root = adapter.folder.resolve()
     if not root.is_dir():
         raise rejected(adapter, "its folder is missing")
-    for path in root.rglob("*"):
+    try:
+        paths = list(root.rglob("*"))
+    except OSError:
+        raise rejected(adapter, "its folder went away") from None
+    for path in paths:
         if not path.resolve().is_relative_to(root):
             raise rejected(adapter, f"{path.relative_to(root)} leads out of its folder")
-        if path.suffix.lower() in PICKLES:
+        if path.suffix.lower() in PICKLES and not adapter.is_checkpoint:
             raise rejected(adapter, f"{path.relative_to(root)} may be a pickle; only safetensors are read")
 
 
-def validate_bundle(adapter: AdapterFolder, base: Any) -> Bundle:
-    """Read a bundle and hold it against the loaded base. Raises Refusal 409 `adapter_rejected` with the reason."""
+def validate_bundle(adapter: AdapterFolder, blueprints: Blueprints) -> Bundle:
+    """Read a bundle and hold it against its base. Raises Refusal 409 `adapter_rejected` with the reason."""
     check_folder(adapter)
     config = _read_config(adapter)
     tensors = _read_tensors(adapter)
-    _check_keys(adapter, tensors, _expected(adapter, config, base))
+    try:
+        blueprint = blueprints.of(config)
+    except MISFITS as error:
+        raise rejected(adapter, f"it does not fit the base model ({error})") from None
+    _check_keys(adapter, tensors, blueprint.shapes)
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise rejected(adapter, f"{key} holds numbers that are not finite")
-    return Bundle(_read_config(adapter), tensors)  # PEFT writes into a config that it has used
+    if not any(key.endswith(BIAS) for key in tensors):
+        config.bias = "none"  # the base has none that could have been trained
+    return Bundle(config, tensors, blueprint)
 
 
 def _read_config(adapter: AdapterFolder) -> Any:
@@ -64,16 +83,15 @@ def _read_config(adapter: AdapterFolder) -> Any:
     start = raw.get("init_lora_weights", True)
     if start not in HARMLESS_STARTS:
         raise rejected(adapter, f"init_lora_weights {start!r} changes the base weights")
-    for name in ("layer_replication", "alora_invocation_tokens", "target_parameters"):
+    for name in ("layer_replication", "alora_invocation_tokens"):
         if raw.get(name):
-            raise rejected(adapter, f"{name} cannot be served beside other adapters")
+            raise rejected(adapter, f"{name} can neither be served beside other adapters nor merged")
     try:
         config = LoraConfig.from_pretrained(str(adapter.folder))
     except (TypeError, ValueError, KeyError) as error:
         raise rejected(adapter, f"{CONFIG} cannot be read ({error})") from None
     config.inference_mode = True
     config.init_lora_weights = False  # every weight comes from the file
-    config.bias = "none"  # trained biases are then unexpected keys: they cannot be kept apart from the base
     return config
 
 
@@ -94,22 +112,11 @@ def _read_tensors(adapter: AdapterFolder) -> dict[str, Any]:
     if not path.is_file():
         raise rejected(adapter, f"{WEIGHTS} is missing")
     try:
-        tensors: dict[str, Any] = load_file(str(path))
+        # A file that was only mapped and is removed by another host kills whoever reads on in it.
+        tensors: dict[str, Any] = load(path.read_bytes()) if adapter.is_checkpoint else load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise rejected(adapter, f"{WEIGHTS} cannot be read ({error})") from None
     return tensors
-
-
-def _expected(adapter: AdapterFolder, config: Any, base: Any) -> dict[str, Any]:
-    """Keys and shapes that an adapter of this config has on this base."""
-    try:
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(base.config, trust_remote_code=False)
-        wrapped = PeftModel(skeleton, config, adapter_name=CANDIDATE, low_cpu_mem_usage=True)
-        state = get_peft_model_state_dict(wrapped, adapter_name=CANDIDATE, save_embedding_layers=False)
-    except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise rejected(adapter, f"it does not fit the base model ({error})") from None
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
 def _check_keys(adapter: AdapterFolder, tensors: dict[str, Any], expected: dict[str, Any]) -> None:

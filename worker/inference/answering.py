@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -18,8 +18,9 @@ from app.contracts.generation import (
     Usage,
 )
 from worker.inference.adapters import check_folder, rejected
+from worker.inference.checkpoint import blame_checkpoint, check_checkpoint
 from worker.inference.engine import AdapterFolder, Ended, Engine, ModelFolder, Refusal, Token, TokenRequest
-from worker.inference.language import Language, context_tokens, load_language
+from worker.inference.language import Language, context_tokens, load_job_language, load_language
 from worker.inference.sampling import check_known
 from worker.inference.sources import Sources, unavailable
 from worker.inference.writing import Writer
@@ -40,6 +41,8 @@ async def answer(order: GenerateOrder, engine: Engine, sources: Sources) -> Asyn
     try:
         speaker = await find_speaker(order, sources)
         request = await run_in_threadpool(read_order, order, speaker)
+        if order.response_format is not None:
+            request = replace(request, grammar=await speaker.language.grammar_of(order.response_format))
     except Refusal as refusal:
         yield _blame(order, refusal.error)
         return
@@ -54,8 +57,8 @@ async def find_speaker(order: GenerateOrder, sources: Sources) -> Speaker:
     if ref is None:
         base = await sources.find(order.base)
         return Speaker(base, None, await run_in_threadpool(_base_language, base))
-    bundle = AdapterFolder(ref.name, Path(ref.path))
-    language = await run_in_threadpool(_bundle_language, bundle)
+    bundle = AdapterFolder(ref.name, Path(ref.path), is_checkpoint=ref.language is not None)
+    language = await run_in_threadpool(_language_of, ref, bundle)
     if ref.kind == "full":
         return Speaker(ModelFolder(ref.name, bundle.folder), None, language)
     return Speaker(await sources.find(order.base), bundle, language)
@@ -68,10 +71,12 @@ def _base_language(base: ModelFolder) -> Language:
         raise unavailable(404, base.name, f"cannot be used: {error}") from None
 
 
-def _bundle_language(bundle: AdapterFolder) -> Language:
+def _language_of(ref: AdapterRef, bundle: AdapterFolder) -> Language:
+    if ref.language is not None:
+        check_checkpoint(ref)
     check_folder(bundle)
     try:
-        return load_language(bundle.folder)
+        return load_language(bundle.folder) if ref.language is None else load_job_language(Path(ref.language))
     except NoTokenizer as error:
         raise rejected(bundle, str(error)) from None
 
@@ -84,10 +89,7 @@ def read_order(order: GenerateOrder, speaker: Speaker) -> TokenRequest:
     ids = _read(language, order)
     if order.shrinks_to_fit:
         sampling = _shrunk(sampling, context_tokens(speaker.base.folder), len(ids))
-    grammar = None
-    if order.response_format is not None:
-        grammar = language.grammars.make(order.response_format)
-    return TokenRequest(speaker.base, speaker.adapter, ids, language.eos_ids, sampling, grammar)
+    return TokenRequest(speaker.base, speaker.adapter, ids, language.eos_ids, sampling)
 
 
 def _read(language: Language, order: GenerateOrder) -> list[int]:
@@ -144,6 +146,8 @@ def _usage(request: TokenRequest, completion_tokens: int, cached_tokens: int) ->
 def _blame(order: GenerateOrder, error: EngineError) -> EngineError:
     """A trained model that cannot be loaded is a rejected adapter, not a missing base."""
     ref: AdapterRef | None = order.adapter
+    if ref is not None and ref.language is not None:
+        error = blame_checkpoint(ref, error)
     if ref is None or ref.kind != "full" or error.code != "model_unavailable":
         return error
     update = {"status": 409, "code": "adapter_rejected", "param": "adapter"}

@@ -1,20 +1,23 @@
 """Loads a base model from its folder: safetensors only, no code of the folder, nothing missing and nothing made up."""
 
 import logging
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from worker.inference.engine import ModelFolder
+from worker.inference.engine import ModelFolder, Refusal
 from worker.inference.sources import unavailable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What transformers raises for a folder that it cannot make a model of.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 log = logging.getLogger(__name__)
+# PEFT and transformers replace parts of torch for the whole process while they make a model without memory.
+MAKING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,36 @@ def load_base(base: ModelFolder, placement: Placement) -> Any:
     """The model, ready to answer. Raises Refusal `model_unavailable`; out-of-memory errors pass through."""
     _check_files(base)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            str(base.folder),
-            dtype=placement.dtype,
-            device_map=placement.device,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with MAKING:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(base.folder),
+                dtype=placement.dtype,
+                device_map=placement.device,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except torch.OutOfMemoryError:
         raise
     except UNREADABLE as error:
-        log.warning("%s could not be loaded", base.name, exc_info=True)
-        raise unavailable(502, base.name, f"cannot be loaded ({type(error).__name__})") from None
+        raise _unreadable(base, error) from None
     _check_complete(base, found)
     return model.eval()
+
+
+def load_config(base: ModelFolder) -> Any:
+    """The model's config alone. Raises Refusal `model_unavailable`."""
+    _check_files(base)
+    try:
+        return AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False, local_files_only=True)
+    except UNREADABLE as error:
+        raise _unreadable(base, error) from None
+
+
+def _unreadable(base: ModelFolder, error: Exception) -> Refusal:
+    log.warning("%s could not be loaded", base.name, exc_info=error)
+    return unavailable(502, base.name, f"cannot be loaded ({type(error).__name__})")
 
 
 def _check_files(base: ModelFolder) -> None:

@@ -27,7 +27,8 @@ QUANTISATION = 1.5
 # Of what an adapter changes, how much may be otherwise on a base of another precision: 0.6 for the right one on the
 # model above, 0.9 and more for another one, for a scrambled one and for none.
 SHARE = 0.8
-# Below this an adapter has changed nothing.
+# Below this an adapter has changed nothing. Where a trainer saw less than FINEST of change, as after one step of a
+# warm-up, rounding may hide all of it on one of the two sides.
 NOTHING = 1e-6
 
 
@@ -55,7 +56,7 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
     if probe.quantised:
         update["difference"] = fmean(_apart(learned, shown))
         update["tolerance"] = FINEST + SHARE * fmean(map(abs, learned))
-    has_learned = max(map(abs, learned)) > NOTHING
+    has_learned = max(map(abs, learned)) > FINEST
     return _judged(figures.model_copy(update=update), has_learned=has_learned)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from app.contracts.generation import EngineError, EngineHealth, Sampling
 
@@ -18,10 +18,14 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """A LoRA bundle on this host's disk. The name is `id@version`: one name, one content."""
+    """A LoRA bundle on this host's disk. The name is `id@version`: one name, one content.
+
+    A checkpoint is one too, with a trainer's own files beside the adapter's.
+    """
 
     name: str
     folder: Path
+    is_checkpoint: bool = False
 
 
 class Walk(Protocol):
@@ -90,6 +94,12 @@ class Refusal(Exception):
     def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.error = EngineError(status=status, code=code, message=message, param=param)
+
+    @classmethod
+    def of(cls, error: EngineError) -> Self:
+        refusal = cls(error.status, error.code, error.message, error.param)
+        refusal.error = error
+        return refusal
 
 
 class Engine(Protocol):

@@ -1,64 +1,122 @@
 """Answers that are JSON, or JSON of one schema: which tokens may come next, by xgrammar."""
 
+import asyncio
 import json
+import logging
 import re
 import threading
-from functools import lru_cache
-from typing import Any
+from collections import OrderedDict
+from concurrent.futures import Future
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import torch
 import xgrammar
+from starlette.concurrency import run_in_threadpool
 
 from app.contracts.answers import ResponseFormat, SchemaFormat
+from app.contracts.generation import EngineError
+from app.contracts.schemas import effort
 from worker.inference.engine import Refusal, Walk
+from worker.inference.schema_child import LONGEST_WHITESPACE, Unkept, compile_schema, compiler_for
+from worker.inference.workshop import Workshop
 
 KEPT_FORMATS = 32
-LONGEST_WHITESPACE = 16
+# Up to so much `effort` a schema takes two seconds at most, of a vocabulary of 128,000 tokens: less than a process.
+QUICK_EFFORT = 40
 BITS = 32
 # JSON has these in no place; xgrammar 0.2 lets them into strings whose length is bounded.
 CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f]")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+FIELD = "response_format"
+CANNOT = (422, "response_format_not_possible")
+WORKSHOP = Workshop()
+log = logging.getLogger(__name__)
+Made: TypeAlias = "Future[JsonGrammar | EngineError]"
+# A character of a string as xgrammar 0.2 writes it where the length is bounded, and without what no JSON has: control
+# characters and halves of surrogates.
+LOOSE_CHARACTER, CHARACTER = r"[^\"\\\r\n]", r"[^\"\\\0-\x1f\ud800-\udfff]"
 
 
 class GrammarMaker:
-    """Makes the grammars of one tokenizer. An answer may end with `eos_ids` where its grammar is complete."""
+    """Makes the grammars of one tokenizer, each once. An answer may end with `eos_ids` where its grammar is whole."""
 
-    def __init__(self, tokenizer: Any, eos_ids: frozenset[int]) -> None:
+    def __init__(self, tokenizer: Any, eos_ids: frozenset[int], workshop: Workshop = WORKSHOP) -> None:
         self._lock = threading.Lock()
+        self._workshop = workshop
+        self._made: OrderedDict[str, Made] = OrderedDict()
         self._has_end = bool(eos_ids)
-        self._made = lru_cache(KEPT_FORMATS)(self._make)
         if self._has_end:
-            info = xgrammar.TokenizerInfo.from_huggingface(
+            self._info = xgrammar.TokenizerInfo.from_huggingface(
                 tokenizer, vocab_size=len(tokenizer), stop_token_ids=sorted(eos_ids)
             )
-            self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
-            self._writable = torch.tensor([not CONTROL.search(piece) for piece in info.decoded_vocab])
+            self._compiler = compiler_for(self._info)
+            self._writable = torch.tensor([not CONTROL.search(piece) for piece in self._info.decoded_vocab])
 
-    def make(self, response_format: ResponseFormat) -> "JsonGrammar | None":
-        """The grammar of a format, None for free text; it may take seconds. Raises Refusal 422 `response_format`."""
+    async def grammar_of(self, response_format: ResponseFormat) -> "JsonGrammar | None":
+        """The grammar of a format, None for free text. One that takes long is made elsewhere, while others answer.
+
+        Raises Refusal 422 `response_format_not_possible` for what cannot be kept, 429 or 503 where it cannot be made
+        at present. Whoever leaves meanwhile leaves it to those who ask for the same.
+        """
         if response_format.type == "text":
             return None
         if not self._has_end:
-            raise _refused("a model without an end token cannot end a JSON answer")
+            raise Refusal(*CANNOT, "response_format: a model without an end token cannot end a JSON answer", FIELD)
         schema = response_format.json_schema.definition if isinstance(response_format, SchemaFormat) else ANY_OBJECT
-        with self._lock:  # one at a time: compiling a long one may keep a core busy for half a minute
-            return self._made(json.dumps(schema))
+        made = await run_in_threadpool(self._find, schema)
+        grammar: JsonGrammar | EngineError = await asyncio.shield(asyncio.wrap_future(made))
+        if isinstance(grammar, EngineError):
+            raise Refusal(grammar.status, grammar.code, grammar.message, grammar.param)
+        return grammar
 
-    def _make(self, schema: str) -> "JsonGrammar":
+    def _find(self, schema: dict[str, Any]) -> Made:
+        """Raises Refusal 429 where too many wait."""
+        text = json.dumps(schema)
+        with self._lock:  # the same schema in many requests is compiled once; a quick one takes a second
+            made = self._made.get(text)
+            if made is None or _may_be_tried_again(made):
+                made = self._made[text] = self._quickly(text) if effort(schema) <= QUICK_EFFORT else self._apart(text)
+            self._made.move_to_end(text)
+            while len(self._made) > KEPT_FORMATS:
+                self._made.popitem(last=False)
+        return made
+
+    def _quickly(self, schema: str) -> Made:
+        made: Made = Future()
         try:
-            compiled = self._compiler.compile_json_schema(schema, max_whitespace_cnt=LONGEST_WHITESPACE)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0].rpartition("cc:")[2].partition(": ")[2]
-            raise _refused(f"this schema cannot be kept: {reason[:300] or type(error).__name__}") from None
-        return JsonGrammar(compiled, self._writable)
+            made.set_result(JsonGrammar(compile_schema(self._compiler, schema), self._writable, schema))
+        except Unkept as unkept:
+            made.set_result(_refusal(unkept))
+        return made
+
+    def _apart(self, schema: str) -> Made:
+        made: Made = Future()
+
+        def finish(compiled: "Future[str]") -> None:
+            try:
+                grammar = xgrammar.CompiledGrammar.deserialize_json(compiled.result(), self._info)
+                made.set_result(JsonGrammar(grammar, self._writable, schema))
+            except Exception as error:  # noqa: BLE001  whoever waits for it has to hear of it
+                made.set_result(_refusal(error))
+
+        self._workshop.put(self._info.serialize_json(), schema).add_done_callback(finish)
+        return made
 
 
 class JsonGrammar:
     """A compiled grammar. It is never changed, and may be shared."""
 
-    def __init__(self, compiled: Any, writable: Any) -> None:
+    def __init__(self, compiled: Any, writable: Any, schema: str) -> None:
         self._compiled = compiled
         self._writable = writable
+        self._schema = schema
+
+    @cached_property
+    def written(self) -> str:
+        """The same in xgrammar's EBNF, for an engine in another process that walks by itself."""
+        rules = str(xgrammar.Grammar.from_json_schema(self._schema, max_whitespace_cnt=LONGEST_WHITESPACE))
+        return rules.replace(LOOSE_CHARACTER, CHARACTER)
 
     def begin(self) -> Walk:
         return JsonWalk(xgrammar.GrammarMatcher(self._compiled), self._writable)
@@ -90,5 +148,18 @@ class JsonWalk:
             raise RuntimeError(f"the grammar does not take the token {token}, which it had allowed")
 
 
-def _refused(reason: str) -> Refusal:
-    return Refusal(422, "response_format_not_possible", f"response_format: {reason}", "response_format")
+def _refusal(error: Exception) -> EngineError:
+    """What whoever asked for the grammar is told."""
+    if isinstance(error, Unkept):
+        message = f"response_format: this schema cannot be kept: {error}"
+        return EngineError(status=CANNOT[0], code=CANNOT[1], message=message, param=FIELD)
+    if isinstance(error, Refusal):
+        return error.error
+    log.error("a schema could not be compiled", exc_info=error)
+    return EngineError(status=500, code="engine_failed", message="the schema could not be compiled; the log tells more")
+
+
+def _may_be_tried_again(made: Made) -> bool:
+    """It failed for another reason than the schema."""
+    found = made.result() if made.done() else None
+    return isinstance(found, EngineError) and found.status != CANNOT[0]

@@ -9,9 +9,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+
+from app.contracts.answers import ResponseFormat
 from app.contracts.records import Message
 from worker.inference.engine import Refusal
-from worker.inference.grammar import GrammarMaker
+from worker.inference.grammar import GrammarMaker, JsonGrammar
 from worker.inference.spelling import bytes_of
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
@@ -28,6 +31,11 @@ class Language:
     @cached_property
     def grammars(self) -> GrammarMaker:
         return GrammarMaker(self.renderer.tokenizer, self.eos_ids)
+
+    async def grammar_of(self, response_format: ResponseFormat) -> JsonGrammar | None:
+        """As `GrammarMaker.grammar_of`; it is made at the first of these calls, which takes a second."""
+        maker = await run_in_threadpool(lambda: self.grammars)
+        return await maker.grammar_of(response_format)
 
     @property
     def vocabulary(self) -> int:
@@ -68,6 +76,17 @@ def load_language(folder: Path) -> Language:
         raise NoTokenizer(f"its chat template cannot be used: {error}") from None
     own = {renderer.tokenizer.eos_token_id} - {None}
     return Language(renderer, frozenset(own | _named_ends(folder)))
+
+
+@lru_cache(maxsize=32)
+def load_job_language(folder: Path) -> Language:
+    """The language of a job's tokenizer folder, which never changes once a training has begun. Raises NoTokenizer.
+
+    It ends answers as the bundle will: with the tokenizer's end token, and those of its template.
+    """
+    language = load_language(folder)
+    ends = language.renderer.tokenizer.convert_tokens_to_ids(list(language.renderer.end_tokens))
+    return Language(language.renderer, language.eos_ids | frozenset(ends))
 
 
 def _named_ends(folder: Path) -> set[int]:

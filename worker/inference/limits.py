@@ -7,6 +7,12 @@ from worker.inference.engine import Refusal
 
 def check_fits(model: Any, prompt_ids: list[int], max_new_tokens: int) -> None:
     """Raises Refusal for a prompt that the model cannot read, before anything is computed."""
+    check_prompt(model, prompt_ids)
+    check_length(model_limit(model), len(prompt_ids), max_new_tokens)
+
+
+def check_prompt(model: Any, prompt_ids: list[int]) -> None:
+    """Raises Refusal for no tokens, and for one that the model does not have."""
     config = model.config.get_text_config()
     if not prompt_ids:
         raise Refusal(422, "empty_prompt", "the prompt has no tokens, at least one is needed", "prompt")
@@ -14,9 +20,12 @@ def check_fits(model: Any, prompt_ids: list[int], max_new_tokens: int) -> None:
     if unknown is not None:
         message = f"the tokenizer gives token {unknown}, the model knows {config.vocab_size}: they do not fit together"
         raise Refusal(409, "tokenizer_mismatch", message)
-    limit = model_limit(model)
-    if limit is not None and len(prompt_ids) + max_new_tokens > limit:
-        raise _too_long(len(prompt_ids), max_new_tokens, f"the model reads at most {limit} together", limit)
+
+
+def check_length(limit: int | None, prompt_tokens: int, max_new_tokens: int) -> None:
+    """Raises Refusal for prompt and answer that are together longer than the model reads; None: it does not say."""
+    if limit is not None and prompt_tokens + max_new_tokens > limit:
+        raise _too_long(prompt_tokens, max_new_tokens, f"the model reads at most {limit} together", limit)
 
 
 def model_limit(model: Any) -> int | None:

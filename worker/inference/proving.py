@@ -5,11 +5,12 @@ likely it finds them; with the adapter and without, so that the adapter is known
 """
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -19,13 +20,15 @@ from app.contracts.generation import AdapterRef, EngineError, Sampling
 from app.contracts.probe import PROBE, Probe, Prompt, Proof, ProofOrder
 from worker.inference.adapters import check_folder, rejected
 from worker.inference.comparing import Scores, compare
-from worker.inference.engine import AdapterFolder, Engine, ModelFolder, Refusal, Token, TokenRequest
+from worker.inference.engine import AdapterFolder, Engine, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
 from worker.inference.language import load_language
 from worker.inference.sources import Sources
 from worker.rendering.renderer import NoTokenizer
 
 # Refusals that say something of the engine or its host, and nothing of the adapter.
 PASSING = frozenset({429, 499, 500, 502, 503})
+# Refusals of an engine that cannot serve what another one may.
+ELSEWHERE = frozenset({"base_not_served", "unsupported_by_engine"})
 # Of each step the best tokens that are listened to: those that the trained model chose, the base may find unlikely.
 LISTENED = 1000
 NOT_FINITE = "model_not_finite"
@@ -33,9 +36,10 @@ NOT_FINITE = "model_not_finite"
 
 @dataclass(frozen=True)
 class Dictation:
-    """A grammar of one single answer."""
+    """A grammar of one single answer. `heard` has the tokens of each step whose log-probabilities are compared."""
 
     ids: tuple[int, ...]
+    heard: tuple[tuple[int, ...], ...]
 
     def begin(self) -> "Reading":
         return Reading(self.ids)
@@ -51,15 +55,25 @@ class Reading:
         """Raises Refusal 409 for a token that the model does not have."""
         if not self._left:
             return scores
-        if self._left[0] >= scores.shape[-1]:
-            message = f"the probe has token {self._left[0]}, the model knows {scores.shape[-1]}"
-            raise Refusal(409, "tokenizer_mismatch", message)
+        check_has(self._left[0], scores.shape[-1])
         only = torch.full_like(scores, -torch.inf)
         only[..., self._left[0]] = 0.0
         return only
 
     def accept(self, token: int) -> None:
         self._left = self._left[1:] if self._left[:1] == [token] else []
+
+
+def check_has(token: int, vocabulary: int) -> None:
+    """Raises Refusal 409 for a token that a model of so many does not have."""
+    if token >= vocabulary:
+        raise Refusal(409, "tokenizer_mismatch", f"the probe has token {token}, the model knows {vocabulary}")
+
+
+class Answers(Protocol):
+    """What of an engine a proof needs."""
+
+    def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]: ...
 
 
 async def prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
@@ -80,18 +94,22 @@ def is_about_the_adapter(error: EngineError, adapter: AdapterRef) -> bool:
     """Whether a refusal is a verdict on the adapter, and no other time or engine would help."""
     if error.code == "model_unavailable":  # the base, unless the bundle is a whole model
         return adapter.kind == "full"
+    if error.code in ELSEWHERE:
+        return False
     return error.code == NOT_FINITE or error.status not in PASSING
 
 
 async def _prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
     bundle = AdapterFolder(order.adapter.name, Path(order.adapter.path))
-    probe = await run_in_threadpool(_read, bundle)
-    who: list[tuple[ModelFolder, AdapterFolder | None]]
+    probe = await run_in_threadpool(read_probe, bundle)
     if order.adapter.kind == "full":
-        who = [(ModelFolder(bundle.name, bundle.folder), None)]
-    else:
-        base = await sources.find(order.base)
-        who = [(base, bundle), (base, None)]
+        return await hold_against(probe, engine, ModelFolder(bundle.name, bundle.folder), None)
+    return await hold_against(probe, engine, await sources.find(order.base), bundle)
+
+
+async def hold_against(probe: Probe, engine: Answers, base: ModelFolder, adapter: AdapterFolder | None) -> Proof:
+    """What comes of the probe of an adapter, or of a whole model. Raises Refusal where the engine does not answer."""
+    who = [(base, None)] if adapter is None else [(base, adapter), (base, None)]
     asked = [_listen(engine, *each, prompt) for each in who for prompt in probe.prompts]
     answers = await asyncio.gather(*asked)
     for answer in answers:
@@ -102,7 +120,7 @@ async def _prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
     return compare(probe, list(chain(*seen[:half])), list(chain(*seen[half:])))
 
 
-def _read(bundle: AdapterFolder) -> Probe:
+def read_probe(bundle: AdapterFolder) -> Probe:
     """Raises Refusal 409 for a bundle that could not be asked in text, or has no probe."""
     check_folder(bundle)
     try:
@@ -117,13 +135,14 @@ def _read(bundle: AdapterFolder) -> Probe:
 
 
 async def _listen(
-    engine: Engine, base: ModelFolder, adapter: AdapterFolder | None, prompt: Prompt
+    engine: Answers, base: ModelFolder, adapter: AdapterFolder | None, prompt: Prompt
 ) -> list[Scores] | EngineError:
     """What the engine finds of each recorded step, or its refusal."""
     said = tuple(step.id for step in prompt.steps)
+    dictation = Dictation(said, tuple(tuple(token for token, _ in step.top) for step in prompt.steps))
     sampling = Sampling(temperature=0, max_new_tokens=len(said), ignore_eos=True)
     sampling = sampling.model_copy(update={"logprobs": LISTENED})  # more than a client may ask for
-    request = TokenRequest(base, adapter, list(prompt.ids), frozenset(), sampling, Dictation(said))
+    request = TokenRequest(base, adapter, list(prompt.ids), frozenset(), sampling, dictation)
     heard: list[Scores] = []
     async with aclosing(engine.generate(request)) as events:
         async for event in events:

@@ -8,7 +8,8 @@ from peft import PeftModel, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 
-from worker.inference.adapters import Bundle, validate_bundle
+from worker.inference.adapters import Bundle, rejected, validate_bundle
+from worker.inference.blueprints import Blueprints
 from worker.inference.engine import AdapterFolder
 
 
@@ -24,13 +25,16 @@ class Resident:
         self.adapters: list[str] = []  # least recently used first
         self._max_adapters = max_adapters
         self._peft: Any = None
+        self._blueprints = Blueprints(model.config)
 
     def ensure_adapter(self, adapter: AdapterFolder) -> None:
         """Have the adapter in memory. Raises Refusal when it does not fit this base; the model is as before then."""
         if adapter.name in self.adapters:
             self.adapters.remove(adapter.name)
         else:
-            bundle = validate_bundle(adapter, self.model)
+            bundle = validate_bundle(adapter, self._blueprints)
+            if bundle.bound_part is not None:
+                raise rejected(adapter, f"{bundle.bound_part} cannot be served beside other adapters")
             while len(self.adapters) >= self._max_adapters:
                 self._peft.delete_adapter(self.adapters.pop(0))
             self._attach(adapter.name, bundle)

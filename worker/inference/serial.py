@@ -13,7 +13,7 @@ import torch
 from app.contracts.generation import EngineError, EngineHealth
 from worker.inference.bases import Placement, load_base
 from worker.inference.decoding import decode
-from worker.inference.engine import Ended, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
+from worker.inference.engine import AdapterFolder, Ended, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
 from worker.inference.limits import check_fits, end_tokens
 from worker.inference.resident import Resident
 from worker.inference.sampling import TokenChooser, answer_ends
@@ -51,6 +51,8 @@ class SerialEngine:
             device=self._placement.device,
             loaded_base=base.name if base is not None and resident is not None else None,
             loaded_adapters=sorted(resident.adapters) if resident is not None else [],
+            answers="one_at_a_time" if resident is not None else None,
+            answers_reason="this engine answers every request alone" if resident is not None else None,
             waiting=waiting,
             is_busy=is_busy,
         )
@@ -93,7 +95,7 @@ class SerialEngine:
     def _answer(self, ticket: Ticket) -> TokenEvent:
         if ticket.stop_reason is not None:
             return ticket.stop_reason
-        return answer_alone(self._have(ticket.request), ticket)
+        return answer_alone(self._have(ticket.request), ticket, ticket.request.adapter)
 
     def _have(self, request: TokenRequest) -> Resident:
         """The base of the request in memory, its adapter attached."""
@@ -121,13 +123,13 @@ class SerialEngine:
             torch.cuda.empty_cache()
 
 
-def answer_alone(resident: Resident, ticket: Ticket) -> TokenEvent:
-    """Answer one ticket, its adapter in memory, up to its last event, which is returned. Raises Refusal."""
+def answer_alone(resident: Resident, ticket: Ticket, adapter: AdapterFolder | None) -> TokenEvent:
+    """Answer one ticket up to its last event, which is returned, with an adapter that is in memory. Raises Refusal."""
     request = ticket.request
     check_fits(resident.model, request.prompt_ids, request.sampling.max_new_tokens)
     eos = end_tokens(resident.model)
     ends = answer_ends(request, eos)
-    with resident.answering_as(request.adapter.name if request.adapter else None) as model:
+    with resident.answering_as(adapter.name if adapter else None) as model:
         chooser = TokenChooser.of(request, eos, model.device)
         tokens = decode(model, request.prompt_ids, chooser, use_cache=request.sampling.use_cache)
         for count, token in enumerate(tokens, start=1):

@@ -12,16 +12,18 @@ from starlette.types import Receive, Scope, Send
 
 from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder
 from app.contracts.probe import Proof, ProofOrder
+from app.contracts.yielding import ResumeOrder, YieldOrder, YieldState
 from worker.inference.answering import answer
 from worker.inference.engine import Engine, Refusal
 from worker.inference.proving import prove
 from worker.inference.sources import Sources
+from worker.inference.yielding import Holds
 
 log = logging.getLogger(__name__)
 
 
-def create_app(engine: Engine) -> FastAPI:
-    """The engine's routes around one engine."""
+def create_app(engine: Engine, holds: Holds | None = None) -> FastAPI:
+    """The engine's routes around one engine. Without `holds` it takes no memory that a training could need."""
     app = FastAPI(title="Tunesmith engine", openapi_url=None)
     sources = Sources()
 
@@ -37,6 +39,9 @@ def create_app(engine: Engine) -> FastAPI:
     async def prove_adapter(order: ProofOrder) -> Proof:
         return await prove(order, engine, sources)
 
+    if holds is not None:
+        _add_yielding(app, holds)
+
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> Response:
         error = refusal.error
@@ -50,6 +55,16 @@ def create_app(engine: Engine) -> FastAPI:
         return Response(refused.model_dump_json(), status_code=422, media_type="application/json")
 
     return app
+
+
+def _add_yielding(app: FastAPI, holds: Holds) -> None:
+    @app.post("/yield")
+    async def step_aside(order: YieldOrder) -> YieldState:
+        return holds.hold(order)
+
+    @app.post("/resume")
+    async def come_back(order: ResumeOrder) -> YieldState:
+        return holds.release(order.holder)
 
 
 class EventStream(Response):

@@ -50,9 +50,9 @@ def _download(base: BaseRef) -> Path:
         where = f" at revision {base.revision!r}" if base.revision else ""
         raise unavailable(404, base.source, f"is not on the hub{where}, or not for this host's account") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError):
-        raise unavailable(502, base.source, "is not on this host and the hub cannot be reached") from None
+        raise unavailable(503, base.source, "is not on this host and the hub cannot be reached") from None
     except OSError as error:
-        raise unavailable(502, base.source, f"could not be stored on this host ({type(error).__name__})") from None
+        raise unavailable(503, base.source, f"could not be stored on this host ({type(error).__name__})") from None
 
 
 def unavailable(status: int, name: str, reason: str) -> Refusal:

@@ -46,16 +46,24 @@ class WaitingRoom:
         self._changed = threading.Condition()
         self._has_news = False
         self._is_closed = False
+        self._shut: EngineError | None = None
+
+    @property
+    def shut_reason(self) -> EngineError | None:
+        """Why nobody is let in at present."""
+        return self._shut
 
     @property
     def is_closed(self) -> bool:
         return self._is_closed
 
     def enter(self, ticket: Ticket) -> None:
-        """Raises Refusal 429 `engine_busy` when all places are taken, 503 when the engine stops."""
+        """Raises Refusal 429 `engine_busy` when all places are taken, 503 when the engine stops or steps aside."""
         with self._changed:
             if self._is_closed:
                 raise Refusal(*STOPPING)
+            if self._shut is not None:
+                raise Refusal.of(self._shut)
             if len(self._waiting) >= self._places:
                 raise Refusal(429, "engine_busy", f"{self._places} requests are waiting already; try again later")
             self._waiting.append(ticket)
@@ -89,6 +97,7 @@ class WaitingRoom:
     def put_back(self, ticket: Ticket) -> bool:
         """Let a ticket that could not be served yet wait at the head of the queue; false when it has been stopped."""
         with self._changed:
+            ticket.stop_reason = ticket.stop_reason or self._shut
             if ticket.stop_reason is None:
                 self._serving.discard(ticket)
                 self._waiting.appendleft(ticket)
@@ -119,6 +128,28 @@ class WaitingRoom:
         with self._changed:
             self._changed.wait_for(lambda: self._has_news or self._is_closed)
             self._has_news = False
+
+    def shut(self, reason: EngineError) -> None:
+        """Send away everybody who waits, and whoever comes before `open`; who is being served stays. Safe to repeat."""
+        with self._changed:
+            self._shut = reason
+            for ticket in self._waiting:
+                ticket.stop_reason = reason
+                ticket.put(reason)
+            self._waiting.clear()
+            self._notify()
+
+    def stop_served(self) -> None:
+        """While it is shut: stop the answers under way for the same reason."""
+        with self._changed:
+            for ticket in self._serving:
+                ticket.stop_reason = ticket.stop_reason or self._shut
+            self._notify()
+
+    def open(self) -> None:
+        """Let in who comes. Safe to repeat."""
+        with self._changed:
+            self._shut = None
 
     def close(self) -> None:
         """Stop the answers under way and send everybody else away. Safe to repeat."""

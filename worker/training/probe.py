@@ -18,6 +18,7 @@ from app.contracts.rows import INPUT_IDS
 from worker.failures import SystemFault, UserError
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import Renderer, load_renderer
+from worker.training.biases import Biases, answering_as_base
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -31,15 +32,15 @@ IMPOSSIBLE = -9999.0
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
-def take_probe(model: Any, order: TrainingOrder, rows: Dataset, resolved: dict[str, Any]) -> Probe:
-    """Ask the trained model, and the base below its LoRA. `rows` are those that it was trained on.
+def take_probe(model: Any, order: TrainingOrder, rows: Dataset, resolved: dict[str, Any], biases: Biases) -> Probe:
+    """Ask the trained model, and the base below its LoRA. `rows` are those that it was trained on, `biases` the base's.
 
     Raises UserError for a model whose scores are no finite numbers.
     """
     prompts = probe_prompts(load_renderer(order.tokenizer), rows[0][INPUT_IDS], resolved["model.max_seq_length"])
     has_base = isinstance(model, PeftModel) and order.spec.lora.loftq_config is None
     with _at_rest(model):
-        taken = tuple(_follow(model, ids, has_base=has_base) for ids in prompts)
+        taken = tuple(_follow(model, ids, biases if has_base else None) for ids in prompts)
     return Probe(
         dtype=coarsest(resolved),
         quantised=resolved["model.load_in_4bit"] or resolved["model.load_in_8bit"],
@@ -73,14 +74,15 @@ def _question_ids(renderer: Renderer, question: str) -> list[int]:
     return renderer.text_ids(question)
 
 
-def _follow(model: Any, prompt: list[int], *, has_base: bool) -> Prompt:
+def _follow(model: Any, prompt: list[int], biases: Biases | None) -> Prompt:
+    """What the model says to a prompt, and its base with these biases."""
     tops: list[list[tuple[int, float]]] = []
     for _ in range(STEPS):
         best, places = _logprobs(model, _with_steps(prompt, tops))[-1].topk(CANDIDATES)
         tops.append(list(zip(places.tolist(), best.tolist(), strict=True)))
     base: list[tuple[float, ...] | None] = [None] * STEPS
-    if has_base:
-        with model.disable_adapter():
+    if biases is not None:
+        with answering_as_base(model, biases):
             rows = _logprobs(model, _with_steps(prompt, tops[:-1]))[-STEPS:]
         base = [tuple(row[[token for token, _ in top]].tolist()) for row, top in zip(rows, tops, strict=True)]
     steps = (Step(top=tuple(top), base=below) for top, below in zip(tops, base, strict=True))

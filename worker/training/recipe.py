@@ -11,6 +11,7 @@ from worker.events import EventWriter
 from worker.failures import SystemFault
 from worker.stopping import Requests
 from worker.training.adapters import begin_with
+from worker.training.biases import base_biases
 from worker.training.borders import check_borders
 from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
@@ -28,6 +29,7 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     model, own_tokenizer = load_base(order)
     events.enter(Phase.LOAD)
     model = attach_lora(model, spec)
+    biases = base_biases(model)
     if order.start_from is not None and order.resume_from is None:
         begin_with(model, order.start_from)
     tokenizer = read_tokenizer(order, own_tokenizer)
@@ -49,7 +51,8 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
 
     events.enter(Phase.SAVE)
     with noticing_a_full_disk(order.adapter_dir.parent):
-        events.write(save_bundle(model, tokenizer, order, resolved, take_probe(model, order, train, resolved)))
+        probe = take_probe(model, order, train, resolved, biases)
+        events.write(save_bundle(model, tokenizer, order, resolved, probe))
     steps = trainer.state.global_step
     events.write(Finished(steps=steps, train_seconds=seconds, final_loss=callback.final_loss, tokens=callback.tokens))
     return True

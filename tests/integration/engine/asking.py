@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from app.contracts.generation import EngineEvent, GenerateOrder, Sampling
+from app.contracts.generation import EngineError, EngineEvent, GenerateOrder, Sampling
 from app.contracts.order import BaseRef
 from tests.integration.engine.worlds import World
 from worker.inference.answering import answer
@@ -33,6 +33,13 @@ def tokens_of(engine: Engine, request: TokenRequest) -> list[int]:
 
 def last_of(engine: Engine, request: TokenRequest) -> TokenEvent:
     return events_of(engine, request)[-1]
+
+
+def refusal_of(engine: Engine, request: TokenRequest) -> EngineError:
+    """The one event of a request that is refused."""
+    (event,) = events_of(engine, request)
+    assert isinstance(event, EngineError)
+    return event
 
 
 def an_order(world: World, **fields: Any) -> GenerateOrder:

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.integration.engine.vllm_server import Server
+from tests.integration.engine.vllms import a_server, build_proved_world, engine_at, recorded
 from tests.integration.engine.worlds import World, build_world
 from worker.inference.bases import Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.serial import SerialEngine
+from worker.inference.vllm.engine import VllmEngine
 
 ON_CPU = Placement("cpu", torch.float32)
 JOIN_SECONDS = 30.0
@@ -45,3 +48,26 @@ def make_engine(request: pytest.FixtureRequest) -> Iterator[Callable[..., AnEngi
 @pytest.fixture(scope="module")
 def engine(make_engine: Callable[..., AnEngine]) -> AnEngine:
     return make_engine()
+
+
+@pytest.fixture(scope="session")
+def proved_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_proved_world(tmp_path_factory.mktemp("proved"))
+
+
+@pytest.fixture
+def vllm_server(proved_world: World) -> Server:
+    """What a test may change of the server behind `vllm_url` while it runs."""
+    return a_server(proved_world)
+
+
+@pytest.fixture
+def vllm_url(vllm_server: Server) -> Iterator[str]:
+    with recorded(vllm_server) as url:
+        yield url
+
+
+@pytest.fixture
+def vllm_engine(vllm_url: str) -> Iterator[VllmEngine]:
+    with engine_at(vllm_url) as engine:
+        yield engine

@@ -19,6 +19,7 @@ from worker.bundles import hash_folder
 from worker.inference.engine import Engine
 from worker.inference.proving import prove
 from worker.inference.sources import Sources
+from worker.training.biases import base_biases
 from worker.training.probe import take_probe
 
 RESOLVED = {
@@ -34,6 +35,7 @@ RESOLVED = {
 def probe_of(base: Path, adapter: Path | None, *, dtype: torch.dtype = torch.float32) -> Probe:
     """What a trainer records of PEFT's own model of an adapter, or of a whole model."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    biases = base_biases(model)
     model = PeftModel.from_pretrained(model, adapter) if adapter is not None else model
     order = TrainingOrder(
         job_id="job-x",
@@ -51,7 +53,8 @@ def probe_of(base: Path, adapter: Path | None, *, dtype: torch.dtype = torch.flo
     )
     row = AutoTokenizer.from_pretrained(base)("The quick brown fox jumps over the lazy dog")["input_ids"]
     name = str(dtype).removeprefix("torch.")
-    return take_probe(model, order, Dataset.from_dict({INPUT_IDS: [row]}), {**RESOLVED, "model.dtype": name})
+    resolved = {**RESOLVED, "model.dtype": name}
+    return take_probe(model, order, Dataset.from_dict({INPUT_IDS: [row]}), resolved, biases)
 
 
 def a_bundle(world: World, name: str, folder: Path) -> Path:

@@ -17,10 +17,10 @@ START_SECONDS = 60.0
 class EngineProcess:
     """`python -m worker.inference` on a free port of its own. It is ended with the context."""
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, *arguments: str, **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "worker.inference", "--port", str(self.port), "--device", "cpu"]
+        command = [sys.executable, "-m", "worker.inference", "--port", str(self.port), "--device", "cpu", *arguments]
         self._process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", **environment})
 
     def __enter__(self) -> "EngineProcess":

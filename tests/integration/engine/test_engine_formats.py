@@ -1,5 +1,6 @@
 """Answers of random models that are JSON of the schema that was asked for, and nothing of it in their neighbours."""
 
+import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -102,7 +103,7 @@ def test_a_format_binds_its_own_answer_only(engine: SerialEngine, world: World) 
 
 def test_more_scores_than_tokens_leave_the_rest_out(world: World) -> None:
     language = load_language(world.base.folder)
-    grammar = language.grammars.make(a_schema({"type": "integer"}))
+    grammar = asyncio.run(language.grammars.grammar_of(a_schema({"type": "integer"})))
     assert grammar is not None
 
     for size in (language.vocabulary + 64, language.vocabulary, language.vocabulary - 8):
@@ -146,7 +147,7 @@ def test_a_model_without_an_end_has_no_formats(world: World) -> None:
     maker = GrammarMaker(load_language(world.base.folder).renderer.tokenizer, frozenset())
 
     with pytest.raises(Exception, match="without an end token"):
-        maker.make(PlainFormat(type="json_object"))
+        asyncio.run(maker.grammar_of(PlainFormat(type="json_object")))
 
 
 @pytest.mark.parametrize("field", ["stop_token_ids", "logit_bias", "prompt_token_ids"])

@@ -81,7 +81,7 @@ def test_a_model_of_the_hub_comes_from_the_cache(process: EngineProcess, engine:
 @pytest.mark.parametrize(
     ("base", "status"),
     [
-        (BaseRef(source="nobody/nothing", is_local=False), 502),
+        (BaseRef(source="nobody/nothing", is_local=False), 503),
         (BaseRef(source="no/such/name", is_local=False), 404),
         (BaseRef(source="/nowhere/at/all", is_local=True), 404),
     ],

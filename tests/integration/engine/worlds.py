@@ -24,6 +24,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "biased too": {"r": 2, "bias": "all", "target_modules": ["k_proj", "q_proj"]},
     "headed": {"r": 2, "target_modules": ["o_proj", "down_proj"], "modules_to_save": ["lm_head"]},
 }
+# Parts of an adapter that change nothing before they are trained.
+STARTS_AT_ZERO = ("lora_B", "lora_embedding_A", "modules_to_save", "trainable_tokens_delta")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class World:
         return AdapterRef(adapter_id=adapter_id, version=version, path=str(self.adapters[name].folder), kind="lora")
 
 
-def build_world(folder: Path) -> World:
-    bases = [build_tiny_model(folder / f"base-{seed}", seed=seed) for seed in (0, 1, 2)]
+def build_world(folder: Path, *, heads: int = 4) -> World:
+    bases = [build_tiny_model(folder / f"base-{seed}", seed=seed, heads=heads) for seed in (0, 1, 2)]
     _silence_end_token(bases[2])
     first, second, third = (ModelFolder(path.name, path) for path in bases)
     world = World(first, second, third, {})
@@ -69,7 +71,7 @@ def build_tiny_adapter(folder: Path, base: Path, *, seed: int = 0, strength: flo
         torch.manual_seed(seed)
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **config))
         for name, weights in model.named_parameters():
-            if "lora_B" in name or "modules_to_save" in name:
+            if weights.requires_grad and (name.endswith(".bias") or any(part in name for part in STARTS_AT_ZERO)):
                 torch.nn.init.normal_(weights.data, std=strength)
     model.save_pretrained(folder, save_embedding_layers=False)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)

@@ -2,7 +2,7 @@
 
 generate ──> waiting room ──> loads (an adapter is read) ──> batch: step, step, … ──> one last event
                  │                                             ▲ first come first served; who does not fit, waits
-                 └──> alone: a model or an adapter that no batch can hold, one request at a time, when nothing else runs
+                 └──> alone: a model that answers no batch, one request at a time, when nothing else runs
 """
 
 import asyncio
@@ -22,13 +22,17 @@ from worker.inference.batching.worlds import Worlds
 from worker.inference.engine import Refusal, Token, TokenEvent, TokenRequest
 from worker.inference.serial import PLACES, answer_alone, event_of
 from worker.inference.waiting import STOPPING, Ticket, WaitingRoom
+from worker.inference.yielding import memory_held, place_of
 
 PATIENCE_SECONDS = 900.0
 log = logging.getLogger(__name__)
 
 
 class BatchingEngine:
-    """Keeps one base model with many adapters; asking for another base replaces it when all is answered."""
+    """Keeps one base model with many adapters; asking for another base replaces it when all is answered.
+
+    An adapter that no batch can hold is merged into its base, which is another base then.
+    """
 
     def __init__(
         self,
@@ -41,24 +45,46 @@ class BatchingEngine:
     ) -> None:
         """`patience_seconds`: how long an answer may stand still before its request ends with an error."""
         self._placement = placement
+        self._place = place_of(placement.device)
         self._patience_seconds = patience_seconds
         self._on_broken_device = on_broken_device
         self._room = WaitingRoom(places)
         self._worlds = Worlds(placement, limits or BatchLimits(), self._finish, self._room.notify)
         self._arrived: deque[Arrival] = deque()
+        self._aside_for: EngineError | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def health(self) -> EngineHealth:
         waiting, is_busy = self._room.count()
-        now = self._worlds.now
+        now, alone, shut = self._worlds.now, self._worlds.alone, self._room.shut_reason
         return EngineHealth(
             device=self._placement.device,
             loaded_base=None if now is None else now.base.name,
+            loaded_merged=None if now is None or now.merged is None else now.merged.name,
             loaded_adapters=self._worlds.loaded_adapters(),
+            answers=None if now is None else "in_batches" if alone is None else "one_at_a_time",
+            answers_reason=alone,
             waiting=waiting,
             is_busy=is_busy,
+            place=self._place,
+            memory_bytes=memory_held(self._placement.device),
+            stepped_aside=None if shut is None else shut.message,
         )
+
+    @property
+    def is_away(self) -> bool:
+        """The engine's thread has let go of all since it was asked to; what comes before `come_back` is sent away."""
+        return self._aside_for is not None and self._aside_for is self._room.shut_reason
+
+    def step_aside(self, reason: EngineError) -> None:
+        self._room.shut(reason)
+
+    def end_answers(self) -> None:
+        self._room.stop_served()
+
+    def come_back(self) -> None:
+        self._room.open()
 
     def count_blocks(self) -> tuple[int, int]:
         """Free and all blocks of keys and values; none while no base answers in batches."""
@@ -107,17 +133,24 @@ class BatchingEngine:
 
     def _turn(self) -> bool:
         """Whatever can be done now: receive adapters, begin answers, one step of all. False when there was nothing."""
+        self._make_room()
         has_received = self._receive()
         has_begun = self._begin_answers()
         host = self._worlds.host
         return (host is not None and host.step()) or has_begun or has_received
+
+    def _make_room(self) -> None:
+        reason = self._room.shut_reason
+        if reason is not None and reason is not self._aside_for and not self._is_at_work():
+            self._worlds.let_go()
+            self._aside_for = reason
 
     def _receive(self) -> bool:
         arrivals = self._worlds.loads.arrivals() if self._worlds.loads is not None else []
         for arrival in arrivals:
             adapter = arrival.ticket.request.adapter
             if isinstance(arrival.error, NotBatchable) and adapter is not None:
-                self._worlds.keep_alone(adapter, str(arrival.error))
+                self._worlds.keep_merged(adapter, str(arrival.error))
                 self._give_back(arrival)
             elif arrival.error is not None:
                 self._finish(arrival.ticket, event_of(arrival.error))
@@ -159,17 +192,17 @@ class BatchingEngine:
     def _serve(self, ticket: Ticket) -> bool:
         if not self._is_at_hand(ticket):
             return False
-        worlds, request = self._worlds, ticket.request
+        worlds, adapter = self._worlds, self._worlds.beside(ticket.request)
         if worlds.host is None or worlds.loads is None:
             self._answer_alone(ticket)
             return True
         worlds.host.check(ticket)
-        weights = worlds.loads.find(request.adapter) if request.adapter is not None else None
-        if request.adapter is not None and weights is None:
+        weights = worlds.loads.find(adapter) if adapter is not None else None
+        if adapter is not None and weights is None:
             if worlds.loads.count() >= worlds.host.places:
                 return False
             if self._room.take(ticket):
-                worlds.loads.wait_for(request.adapter, ticket)
+                worlds.loads.wait_for(adapter, ticket)
             return True
         if not self._room.take(ticket):
             return True
@@ -202,13 +235,13 @@ class BatchingEngine:
         return self._worlds.host.admit(ticket, arrival.weights)
 
     def _answer_alone(self, ticket: Ticket) -> None:
-        resident, adapter = self._worlds.resident, ticket.request.adapter
+        resident, adapter = self._worlds.resident, self._worlds.beside(ticket.request)
         if resident is None or not self._room.take(ticket):
             return
         try:
             if adapter is not None:
                 resident.ensure_adapter(adapter)
-            self._finish(ticket, answer_alone(resident, ticket))
+            self._finish(ticket, answer_alone(resident, ticket, adapter))
         except Refusal as refusal:
             self._finish(ticket, refusal.error)
         except Exception as error:

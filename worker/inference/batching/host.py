@@ -82,7 +82,8 @@ class BatchHost:
         slot = 0 if weights is None else self.slots.use(weights)
         if slot is None:
             return False
-        holding = self.blocks.take(weights.name if weights else "", prompt, len(prompt) + most - 1)
+        speaker = request.adapter.name if request.adapter is not None else ""
+        holding = self.blocks.take(speaker, prompt, len(prompt) + most - 1)
         if holding is None:
             if weights is not None:
                 self.slots.leave(weights.name)

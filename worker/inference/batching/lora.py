@@ -26,18 +26,19 @@ class LoraWeights:
 
 
 class Owners:
-    """Which slot owns which token of the pass under way; all layers read it."""
+    """Which slot owns which token of the pass under way; all layers read it. `dtype` is that of all adapters."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
         self.mask: Any = None  # [tokens, slots x rank], None: nobody has an adapter
 
-    def set(self, slots: Any, live: int, rank: int, dtype: Any) -> None:
+    def set(self, slots: Any, live: int, rank: int) -> None:
         """`slots` [tokens], 0 for the base; `live` is the highest slot that may occur among them."""
         if live == 0:
             self.mask = None
             return
         columns = torch.arange(live * rank, device=slots.device) // rank + 1
-        self.mask = (slots[:, None] == columns).to(dtype)
+        self.mask = (slots[:, None] == columns).to(self.dtype)
 
 
 class MultiLoraLinear(nn.Module):  # type: ignore[misc]
@@ -52,9 +53,9 @@ class MultiLoraLinear(nn.Module):  # type: ignore[misc]
         self.down, self.up = self._room(rank)
 
     def _room(self, rank: int) -> tuple[Any, Any]:
-        weight = self.base.weight
-        size = self._slots * rank
-        return weight.new_zeros(size, weight.shape[1]), weight.new_zeros(size, weight.shape[0])
+        """Zeros for A and B; the base's own weight may be packed, if it is quantised."""
+        size, place = self._slots * rank, {"device": self.base.weight.device, "dtype": self._owners.dtype}
+        return torch.zeros(size, self.base.in_features, **place), torch.zeros(size, self.base.out_features, **place)
 
     def widen(self, rank: int) -> None:
         """Make room for a larger rank; every slot keeps its weights."""
@@ -88,11 +89,10 @@ class AdapterSlots:
     """The fixed slots of one model. Which adapter is where, who uses it, and which one makes room."""
 
     def __init__(self, model: Any, slots: int, dtype: Any) -> None:
-        self.owners = Owners()
+        self.owners = Owners(dtype)
         self.version = 0  # grows when a layer or a shape changes: what was recorded with the old ones is void
         self._model = model
         self.count = slots
-        self._dtype = dtype
         self._rank = 1
         self._layers: dict[str, MultiLoraLinear] = {}
         self._held: dict[str, int] = {}  # least recently used first
@@ -119,7 +119,7 @@ class AdapterSlots:
 
     def begin(self, slots: Any, live: int) -> None:
         """Say whose the tokens of the next pass are."""
-        self.owners.set(slots, live, self._rank, self._dtype)
+        self.owners.set(slots, live, self._rank)
 
     def unwrap(self) -> None:
         """Give the model its own layers back."""

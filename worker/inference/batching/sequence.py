@@ -46,8 +46,9 @@ class Sequence:
 
     @property
     def adapter(self) -> str | None:
+        """The adapter in its slot; of a model that an adapter was merged into, there is none."""
         named = self.ticket.request.adapter
-        return None if named is None else named.name
+        return None if named is None or self.slot == 0 else named.name
 
     def take(self, token: Token) -> None:
         """Tell the next token, and note in `last` when it was the last."""

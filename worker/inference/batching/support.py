@@ -125,10 +125,10 @@ def run(model: Any, plan: Plan, keep: Any) -> Any:
 
 
 class _Linears:
-    """Notes the linear layers that are given every token of the pack, in every forward."""
+    """Notes the linear layers, quantised ones too, that are given every token of the pack, in every forward."""
 
     def __init__(self, model: Any) -> None:
-        self.paths = {path for path, module in model.named_modules() if type(module) is nn.Linear}
+        self.paths = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
         self._model = model
         self._handles: list[Any] = []
         self._called: set[str] = set()

@@ -1,22 +1,24 @@
-"""What is in memory: one base model, answering in batches or one request at a time. Changing either loads it anew.
+"""What is in memory: one base model, or one with an adapter merged into it. For another one it is loaded anew.
 
-A model that was changed in place for one way of answering is never used for the other: no trace of an adapter can stay.
+A model into which an adapter was merged never answers for its base, nor for another adapter: no trace of it can stay.
 """
 
 import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from worker.inference.bases import Placement, load_base
+from worker.inference.adapters import Bundle, validate_bundle
+from worker.inference.bases import Placement, load_base, load_config
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchHost, BatchLimits
 from worker.inference.batching.loading import more_than_lora
 from worker.inference.batching.loads import Loads
+from worker.inference.blueprints import Blueprints
 from worker.inference.engine import AdapterFolder, ModelFolder, TokenEvent, TokenRequest
+from worker.inference.merging import merge
 from worker.inference.resident import Resident
 from worker.inference.waiting import Ticket
 
@@ -25,10 +27,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class World:
-    """A base and the way of answering: in batches, or alone for the reason that `alone` says."""
+    """A base, or what it becomes with the adapter that no mixed batch can hold."""
 
     base: ModelFolder
-    alone: str | None
+    merged: AdapterFolder | None = None
+
+    @property
+    def name(self) -> str:
+        return self.base.name if self.merged is None else f"{self.base.name} with {self.merged.name} merged into it"
 
 
 class Worlds:
@@ -49,40 +55,57 @@ class Worlds:
         self._limits = limits
         self._finish = finish
         self._on_news = on_news
-        self._models_alone: dict[Path, str] = {}
-        self._adapters_alone: dict[AdapterFolder, str | None] = {}
+        self._alone: dict[World, str] = {}
+        self._more_than_lora: dict[AdapterFolder, str | None] = {}
+        self._blueprints: dict[ModelFolder, Blueprints] = {}
+
+    @property
+    def alone(self) -> str | None:
+        """Why the world of now answers one request at a time; None when it answers in batches, or there is none."""
+        now = self.now
+        return None if now is None or self.host is not None else self._alone.get(now)
 
     def of(self, request: TokenRequest) -> World:
-        """The world that a request needs, as far as it is known before the model and the adapter are read."""
-        reason = self._models_alone.get(request.base.folder)
+        """The world that a request needs, as far as it is known before the adapter is read."""
         adapter = request.adapter
-        if reason is None and adapter is not None:
-            if adapter not in self._adapters_alone:
-                self._adapters_alone[adapter] = more_than_lora(adapter)
-            reason = self._adapters_alone[adapter]
-        return World(request.base, reason)
+        if adapter is None:
+            return World(request.base)
+        if adapter not in self._more_than_lora:
+            self._more_than_lora[adapter] = more_than_lora(adapter)
+        return World(request.base, None if self._more_than_lora[adapter] is None else adapter)
 
-    def keep_alone(self, adapter: AdapterFolder, reason: str) -> None:
+    def beside(self, request: TokenRequest) -> AdapterFolder | None:
+        """The adapter that answers beside the base of now; None too when it is part of its weights."""
+        return request.adapter if self.now is None or self.now.merged is None else None
+
+    def keep_merged(self, adapter: AdapterFolder, reason: str) -> None:
         """An adapter that was read turned out to need more than a mixed batch can do."""
-        self._adapters_alone[adapter] = reason
-        log.info("%s is served one request at a time: %s", adapter.name, reason)
+        self._more_than_lora[adapter] = reason
 
     def enter(self, world: World) -> None:
-        """Have the world in memory; a model that cannot answer in batches makes `now` another one. Raises Refusal."""
+        """Have the world in memory. Raises Refusal: for an adapter that does not fit before anything is given up."""
+        bundle = self._read(world)
         self.let_go()
         model = load_base(world.base, self._placement)
-        if world.alone is None:
-            try:
-                self.host = BatchHost(model, self._limits, self._finish)
-                self.loads = Loads(self.host.reader, self._on_news)
-            except NotBatchable as error:
-                self._models_alone[world.base.folder] = str(error)
-                world = World(world.base, str(error))
-        if world.alone is not None:
+        if world.merged is not None and bundle is not None:
+            log.info("%s is merged into its base: %s", world.merged.name, self._more_than_lora[world.merged])
+            model = merge(world.merged, bundle, model)
+        try:
+            self.host = BatchHost(model, self._limits, self._finish)
+            self.loads = Loads(self.host.reader, self._on_news)
+        except NotBatchable as error:
+            self._alone[world] = str(error)
             self.resident = Resident(model, max(2, self._limits.adapters))
         self.now = world
-        how = "in batches" if world.alone is None else f"one request at a time: {world.alone}"
-        log.info("%s was loaded on %s and answers %s", world.base.name, self._placement.device, how)
+        how = "in batches" if self.alone is None else f"one request at a time: {self.alone}"
+        log.info("%s was loaded on %s and answers %s", world.name, self._placement.device, how)
+
+    def _read(self, world: World) -> Bundle | None:
+        if world.merged is None:
+            return None
+        if world.base not in self._blueprints:
+            self._blueprints[world.base] = Blueprints(load_config(world.base))
+        return validate_bundle(world.merged, self._blueprints[world.base])
 
     def let_go(self) -> None:
         """Free the memory."""

@@ -1,0 +1,155 @@
+"""Who is meant by a name: a base model, a trained adapter, or a checkpoint of a job that has none (yet).
+
+    adapter-…, adapter-…@version     an adapter
+    job-…                            the job's adapter once it has succeeded; before that, its newest checkpoint
+    job-…@step-40                    the checkpoint of that step, as long as it is kept
+    anything else                    a base model
+
+A checkpoint is looked for in the job's own folder: the rows of the database follow with a heartbeat.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from app.adapters import service as adapters
+from app.adapters.models import Adapter
+from app.config import Settings
+from app.contracts.checkpoints import CHECKPOINT_GONE, Manifest, age, by_age, outline
+from app.contracts.generation import AdapterRef
+from app.contracts.order import BaseRef
+from app.contracts.rows import TOKENIZER
+from app.errors import Conflict, NotFound, ServiceError
+from app.generate.schemas import CheckpointName
+from app.jobs import repository as jobs
+from app.jobs.models import Job
+from app.sources import resolve_model
+
+NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
+STEP = re.compile(r"step-(\d{1,9})")
+MOST_NAMED = 20
+Found = TypeVar("Found")
+Answer = TypeVar("Answer")
+ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "config.json"
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Who is to answer, with the name under which the client is told of it."""
+
+    base: BaseRef
+    adapter: AdapterRef | None
+    name: str
+    checkpoint: CheckpointName | None = None
+
+    @property
+    def adapter_id(self) -> str | None:
+        """None for a base and for a checkpoint, which is no adapter yet."""
+        return self.adapter.adapter_id if self.adapter is not None and self.checkpoint is None else None
+
+
+def find_speaker(session: Session, settings: Settings, name: str, param: str) -> Speaker:
+    """Who is meant by a name; with the param `adapter` it cannot be a base.
+
+    Raises NotFound for an unknown adapter, job or step, Conflict for a job that has nothing to answer with,
+    InvalidRequest for a model name that means nothing here.
+    """
+    if param != "adapter" and not NAMES_AN_ADAPTER.match(name):
+        return Speaker(resolve_model(name, None, settings.models, param), None, name)
+    job_id, at, wanted = name.partition("@")
+    if not job_id.startswith("job-") or not adapters.NAME.fullmatch(name):
+        return _trained(adapters.find(session, name, param))
+    adapter = adapters.of_job(session, job_id, param) if not at else None
+    if adapter is not None:
+        return _trained(adapter)
+    job = jobs.get(session, job_id)
+    if job is None or job.is_dry_run:
+        raise NotFound(f"there is no job {job_id!r}", param=param, code="unknown_job")
+    found = _kept(job, settings.checkpoints_dir(job_id), wanted if at else None, param)
+    return _halfway(job, settings, found, param)
+
+
+async def ask_again_if_gone(
+    prepare: Callable[[], Awaitable[Found]], ask: Callable[[Found], Awaitable[Answer]]
+) -> Answer:
+    """Find out whom to ask and ask; once more where a checkpoint made room for a newer one before it was read."""
+    try:
+        return await ask(await prepare())
+    except ServiceError as error:
+        if error.code != CHECKPOINT_GONE:
+            raise
+    return await ask(await prepare())
+
+
+def _trained(adapter: Adapter) -> Speaker:
+    return Speaker(adapter.base, adapter.ref, adapter.name)
+
+
+def _kept(job: Job, folder: Path, wanted: str | None, param: str) -> Manifest:
+    """The newest whole checkpoint, or the newest of the step that is wanted as `step-40`."""
+    present = _present(folder)
+    step = STEP.fullmatch(wanted) if wanted is not None else None
+    meant = (
+        present if wanted is None else [path for path in present if step is not None and age(path)[0] == int(step[1])]
+    )
+    found = next((whole for path in meant if (whole := outline(path)) is not None), None)
+    if found is not None:
+        return found
+    if wanted is None:
+        message = f"{job.id} is {job.status}: it has no adapter, and no checkpoint yet"
+        hint = f"POST /jobs/{job.id}/checkpoint makes one while it is running"
+        raise Conflict(f"{message}; {hint}", param=param, code="job_has_no_adapter")
+    names = ", ".join(dict.fromkeys(f"step-{age(path)[0]}" for path in present[:MOST_NAMED])) or "none"
+    message = f"{job.id} has no checkpoint {wanted!r}, it keeps {names}"
+    raise NotFound(message, param=param, code="unknown_checkpoint")
+
+
+def _present(folder: Path) -> list[Path]:
+    try:
+        return by_age(folder)
+    except OSError:  # the job is deleted at this moment
+        return []
+
+
+def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Speaker:
+    """The checkpoint as the engine is told of it. Raises Conflict where it is not all that is needed to answer."""
+    name = f"{job.id}@step-{found.step}"
+    is_full = bool(job.spec["model"].get("full_finetuning"))
+    if job.spec.get("lora", {}).get("loftq_config") is not None and not is_full:
+        message = f"{name}: a checkpoint of a LoftQ job fits the quantised base of its trainer alone; wait for its end"
+        raise Conflict(message, param=param, code="checkpoint_not_servable")
+    if is_full and MODEL_CONFIG not in {file.path for file in found.files}:
+        message = f"{name}: the checkpoint is no whole model: it has no {MODEL_CONFIG}"
+        raise Conflict(message, param=param, code="checkpoint_not_servable")
+    ref = AdapterRef(
+        adapter_id=job.id,
+        version=found.version,
+        path=str(found.path),
+        kind="full" if is_full else "lora",
+        language=str(settings.data_dir(job.id) / TOKENIZER),
+    )
+    told = CheckpointName(job=job.id, step=found.step, attempt=found.attempt, version=found.version)
+    return Speaker(_base_of(job, settings.models, found.path / ADAPTER_CONFIG, param), ref, name, told)
+
+
+def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:
+    """The weights that are trained on: Unsloth may have loaded another repository than the one that was named."""
+    model = job.resolved["model"]
+    named = resolve_model(model["model_name"], model["revision"], models, param)
+    loaded = _loaded(config)
+    if loaded is None or loaded == named.source:
+        return named
+    return BaseRef(source=loaded, is_local=loaded.startswith("/"))
+
+
+def _loaded(config: Path) -> str | None:
+    """What peft's own description names; None where it names nothing, as in a checkpoint of all weights."""
+    try:
+        return json.loads(config.read_text())["base_model_name_or_path"] or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,151 @@
+"""Schemas that take long are compiled apart: once, in turn, within bounds; and nobody else waits for them."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xgrammar
+
+from app.contracts.answers import JsonSchema, SchemaFormat
+from app.contracts.schemas import effort
+from tests.integration.engine.worlds import World
+from tests.waiting import wait_for
+from worker.inference.engine import Refusal
+from worker.inference.grammar import QUICK_EFFORT, GrammarMaker
+from worker.inference.language import load_language
+from worker.inference.schema_child import MOST_GRAMMAR_BYTES, Piece, Unkept, compile_schema, compiler_for
+from worker.inference.workshop import Workshop, compile_apart
+
+SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_EFFORT + 1}
+QUICK: dict[str, Any] = {"type": "string", "maxLength": 3}
+# No client may send a pattern: this one takes minutes.
+ENDLESS = '{"type": "string", "pattern": "^(([a-z]?){100}){100}$"}'
+SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world: World) -> Any:
+    return load_language(world.base.folder).renderer.tokenizer
+
+
+@pytest.fixture(scope="module")
+def info(tokenizer: Any) -> Any:
+    ends = [tokenizer.eos_token_id]
+    return xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=len(tokenizer), stop_token_ids=ends)
+
+
+@pytest.fixture
+def maker(tokenizer: Any) -> GrammarMaker:
+    return GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), Workshop(most_waiting=1))
+
+
+def a_format(schema: dict[str, Any]) -> SchemaFormat:
+    return SchemaFormat(type="json_schema", json_schema=JsonSchema.model_validate({"schema": schema}))
+
+
+def test_a_slow_schema_is_made_once_while_a_quick_one_passes_it(maker: GrammarMaker, tokenizer: Any) -> None:
+    async def ask() -> tuple[list[Any], bool]:
+        slow = [asyncio.create_task(maker.grammar_of(a_format(SLOW))) for _ in range(8)]
+        await maker.grammar_of(a_format(QUICK))
+        was_first = not any(task.done() for task in slow)
+        return await asyncio.gather(*slow), was_first
+
+    grammars, quick_was_first = asyncio.run(ask())
+
+    assert effort(SLOW) > QUICK_EFFORT >= effort(QUICK)
+    assert quick_was_first
+    assert len(set(map(id, grammars))) == 1
+    assert holds(grammars[0], tokenizer, '"' + "a" * SLOW["maxLength"] + '"')
+    assert not holds(grammars[0], tokenizer, '"' + "a" * (SLOW["maxLength"] + 1) + '"')
+
+
+def holds(grammar: Any, tokenizer: Any, text: str) -> bool:
+    walk = grammar.begin()
+    try:
+        for token in tokenizer(text)["input_ids"]:
+            walk.accept(token)
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_who_finds_the_queue_full_is_told_to_come_again(maker: GrammarMaker) -> None:
+    schemas = [{"type": "string", "maxLength": 100 + place} for place in range(4)]
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(maker.grammar_of(a_format(one)) for one in schemas), return_exceptions=True)
+
+    refused = [each.error for each in asyncio.run(ask()) if isinstance(each, Refusal)]
+
+    assert {(error.status, error.code) for error in refused} == {(429, "engine_busy")}
+    assert 2 <= len(refused) <= 3
+
+
+def test_a_schema_that_takes_too_long_is_ended_and_refused(info: Any) -> None:
+    piece = Piece(tokenizer=info.serialize_json(), schema_text=ENDLESS, most_seconds=1)
+
+    with pytest.raises(Unkept, match="more than 1 seconds of computing"):
+        compile_apart(piece)
+
+
+def test_a_grammar_that_is_too_large_is_refused(info: Any) -> None:
+    words = [{"type": "string", "enum": [f"{place}-{word}" * 200 for word in range(40)]} for place in range(8)]
+    schema = json.dumps({"type": "array", "prefixItems": words})
+
+    with pytest.raises(Unkept, match=f"at most {MOST_GRAMMAR_BYTES >> 20} are kept"):
+        compile_schema(compiler_for(info), schema)
+
+
+def test_a_child_that_fails_is_not_the_schemas_fault() -> None:
+    with pytest.raises(Refusal) as refusal:
+        compile_apart(Piece(tokenizer="{}", schema_text="{}", most_seconds=9))
+
+    assert (refusal.value.error.status, refusal.value.error.code) == (503, "engine_unavailable")
+
+
+@pytest.fixture
+def compiling(info: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has an endless schema compiled."""
+    piece = Piece(tokenizer=info.serialize_json(), schema_text=ENDLESS, most_seconds=1000)
+    path = tmp_path / "piece.json"
+    path.write_text(piece.model_dump_json())
+    code = (
+        f"from worker.inference.workshop import *; compile_apart(Piece.model_validate_json(open({str(path)!r}).read()))"
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def children_of(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if is_bound(int(child))]
+
+
+def is_bound(pid: int) -> bool:
+    """Whether its computing time is bounded, as it is from the moment at which the work begins."""
+    return "Max cpu time              unlimited" not in Path(f"/proc/{pid}/limits").read_text()
+
+
+def test_a_child_ends_with_its_engine(compiling: subprocess.Popen[bytes]) -> None:
+    (child,) = wait_for("the child is at work", lambda: children_of(compiling.pid), SECONDS)
+
+    compiling.kill()
+    compiling.wait()
+
+    wait_for("the child is gone", lambda: not is_running(child))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

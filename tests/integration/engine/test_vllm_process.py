@@ -1,0 +1,61 @@
+"""The engine process in front of a vLLM server: what the API and the worker hear of it."""
+
+import signal
+
+import httpx
+import pytest
+
+from app.contracts.generation import AdapterRef
+from app.contracts.probe import Proof
+from tests.integration.engine.asking import an_order, answers_of
+from tests.integration.engine.probes import an_order as a_proof_order
+from tests.integration.engine.processes import EngineProcess
+from tests.integration.engine.vllm_server import KEY, Server
+from tests.integration.engine.worlds import World
+from tests.waiting import wait_for
+from worker.inference.vllm.engine import VllmEngine
+
+HEADERS = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def world(proved_world: World) -> World:
+    return proved_world
+
+
+def test_over_http_comes_what_the_engine_says(
+    vllm_url: str, vllm_engine: VllmEngine, vllm_server: Server, world: World
+) -> None:
+    order = an_order(world, adapter=world.ref("small"), max_new_tokens=8)
+    proof = a_proof_order(world.adapters["wide"].folder, world.base.folder)
+    expected = [event.model_dump_json() for event in answers_of(vllm_engine, order)]
+
+    with EngineProcess("--vllm-url", vllm_url, VLLM_API_KEY=KEY) as process:
+        answer = httpx.post(f"{process.url}/generate", content=order.model_dump_json(), headers=HEADERS)
+        proved = httpx.post(f"{process.url}/prove", content=proof.model_dump_json(), headers=HEADERS, timeout=60)
+        vllm_server.is_dead = True
+        wait_for("its health says so", lambda: httpx.get(f"{process.url}/health").status_code == 503)
+        code = process.end(signal.SIGTERM)
+
+    assert answer.text.splitlines() == expected
+    assert Proof.model_validate_json(proved.content).proved
+    assert code == 0
+
+
+def test_what_another_engine_may_serve_is_no_verdict_on_the_adapter(vllm_url: str, world: World) -> None:
+    proof = a_proof_order(world.adapters["small"].folder, world.other_base.folder)
+    whole = AdapterRef(adapter_id="adapter-x", version="v1", path=str(world.other_base.folder), kind="full")
+
+    with EngineProcess("--vllm-url", vllm_url, VLLM_API_KEY=KEY) as process:
+        wait_for("vLLM is known", lambda: httpx.get(f"{process.url}/health").is_success)
+        answer = httpx.post(f"{process.url}/prove", content=proof.model_dump_json(), headers=HEADERS)
+        order = an_order(world, adapter=whole).model_dump_json()
+        refused = httpx.post(f"{process.url}/generate", content=order, headers=HEADERS)
+
+    assert [(each.status_code, each.json()["code"]) for each in (answer, refused)] == [(409, "base_not_served")] * 2
+
+
+def test_a_url_that_is_none_is_refused_at_the_start() -> None:
+    process = EngineProcess("--vllm-url", "127.0.0.1:8200")
+
+    assert process.end(signal.SIGCONT) == 2

@@ -1,0 +1,105 @@
+"""vLLM servers for tests: the recorded protocol always, and the real one where TEST_VLLM names its program."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from app.contracts.generation import Sampling
+from app.contracts.probe import PROBE, Probe
+from tests.integration.engine.asking import PROMPT, a_request, last_of, tokens_of
+from tests.integration.engine.probes import probe_of
+from tests.integration.engine.processes import free_port
+from tests.integration.engine.vllm_server import KEY, Server, create_vllm
+from tests.integration.engine.worlds import World, build_world, reference
+from tests.serving import serving
+from tests.waiting import wait_for
+from worker.inference.engine import TokenRequest
+from worker.inference.vllm.engine import VllmEngine
+
+PROGRAM = os.environ.get("TEST_VLLM")
+START_SECONDS = 180.0
+SETTINGS = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_API_KEY": KEY,
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+OPTIONS = "--dtype float32 --enable-lora --max-lora-rank 16 --max-loras 4 --max-cpu-loras 16 --enforce-eager"
+
+
+def build_proved_world(folder: Path) -> World:
+    """A world whose plain adapters have their probes. vLLM has no attention for heads of 16 numbers on a CPU."""
+    world = build_world(folder, heads=2)
+    for name in ("small", "wide"):
+        bundle = world.adapters[name].folder
+        (bundle / PROBE).write_text(_short(probe_of(world.base.folder, bundle)).model_dump_json())
+    return world
+
+
+def a_server(world: World) -> Server:
+    return Server(world.base, (world.adapters["small"], world.adapters["wide"]))
+
+
+def _short(probe: Probe) -> Probe:
+    """Two prompts of four steps: every step is a request."""
+    prompts = [prompt.model_copy(update={"steps": prompt.steps[:4]}) for prompt in probe.prompts[:2]]
+    return probe.model_copy(update={"prompts": tuple(prompts)})
+
+
+@contextmanager
+def recorded(server: Server) -> Iterator[str]:
+    """The URL of a server that speaks the recorded protocol."""
+    try:
+        for adapter in (None, *server.known):
+            sampling = Sampling(temperature=0, max_new_tokens=1)
+            last_of(server.engine, TokenRequest(server.base, adapter, list(PROMPT), frozenset(), sampling))
+        with serving(create_vllm(server)) as url:
+            yield url
+    finally:
+        server.engine.close()
+        assert server.engine.join(30.0)
+
+
+@contextmanager
+def real(base: Path) -> Iterator[str]:
+    """The URL of the program of TEST_VLLM, which serves the base on this host's CPU."""
+    assert PROGRAM is not None
+    port = free_port()
+    command = [PROGRAM, "serve", str(base), "--host", "127.0.0.1", "--port", str(port), *OPTIONS.split()]
+    process = subprocess.Popen(command, env={**os.environ, **SETTINGS})
+    try:
+        wait_for("vLLM answers", lambda: _is_up(port), START_SECONDS)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _is_up(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def engine_at(url: str, *, allow_old: bool = False, places: int = 64) -> Iterator[VllmEngine]:
+    """An engine that knows the key of the tests."""
+    engine = VllmEngine(url, KEY, allow_old=allow_old, places=places)
+    try:
+        yield engine
+    finally:
+        engine.close()
+        assert engine.join(30.0)
+
+
+def is_small(engine: VllmEngine, world: World) -> bool:
+    """Whether the adapter `small` is what answers for it."""
+    return tokens_of(engine, a_request(world, "small")) == reference(world.base, world.adapter("small"), PROMPT, 12)
