@@ -1,8 +1,8 @@
 """What a trainer is asked by signals, and the timer that ends it when nobody renews its lease.
 
 SIGUSR1: write a checkpoint and go on. SIGTERM: write one and stop. Both take effect at the next step boundary; handlers
-only set flags. Before a training has begun there is nothing to keep: SIGTERM ends the process, SIGUSR1 is ignored. Behind
-a training both are ignored: an interpreter that ends gives signals their default actions back, which kill.
+only set flags. Before a training has begun there is nothing to keep: SIGTERM ends the process, SIGUSR1 is ignored.
+Behind a training both are ignored: an interpreter that ends gives signals their default actions back, which kill.
 """
 
 import os
