@@ -52,6 +52,10 @@ class Probe(Contract):
 
     dtype: str = Field(description="the coarsest that the trainer computed in, such as bfloat16")
     quantised: bool
+    noise: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="mean difference between two readings of the very same model, one step at a time and all at once",
+    )
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

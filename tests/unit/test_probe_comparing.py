@@ -13,9 +13,10 @@ Shifts = tuple[float, float, float]
 STILL: Shifts = (0.0, 0.0, 0.0)
 
 
-def a_probe(*, base: tuple[float, ...] | None = BASE, quantised: bool = False) -> Probe:
+def a_probe(*, base: tuple[float, ...] | None = BASE, quantised: bool = False, noise: float = 0.0) -> Probe:
     step = Step(top=TRAINED, base=base)
-    return Probe(dtype="float32", quantised=quantised, prompts=(Prompt(ids=(1, 2), steps=(step, step)),))
+    prompt = Prompt(ids=(1, 2), steps=(step, step))
+    return Probe(dtype="float32", quantised=quantised, noise=noise, prompts=(prompt,))
 
 
 def scores(numbers: tuple[float, ...], shifts: Shifts = STILL) -> Mapping[int, float]:
@@ -97,10 +98,16 @@ def test_an_adapter_that_learned_nothing_may_change_nothing() -> None:
     assert hold(a_probe(base=numbers)).proved
 
 
-def test_what_a_first_step_of_a_warm_up_taught_may_be_hidden_by_rounding() -> None:
-    hardly = tuple(number - 5e-6 for _, number in TRAINED)
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize(("noise", "is_proved"), [(0.0, False), (0.02, False), (0.04, True)])
+def test_what_a_first_step_taught_may_be_less_than_noise(noise: float, quantised: bool, is_proved: bool) -> None:
+    """The engine says the same with the adapter and without."""
+    hardly = tuple(number - 0.1 for _, number in TRAINED)
+    probe = a_probe(base=hardly, quantised=quantised, noise=noise)
 
-    assert hold(a_probe(base=hardly), (-5e-6, -5e-6, -5e-6)).proved
+    proof = hold(probe, (-0.08, -0.12, -0.08), (0.02, -0.02, 0.02))
+
+    assert proof.proved is is_proved
 
 
 CHANGE = tuple(number - base for (_, number), base in zip(TRAINED, BASE, strict=True))

@@ -5,7 +5,8 @@ five tokens differ by 0.06 on average from those in float32, at most by 0.3; flo
 was trained on in 4 bits is another one in 16: there by 1.2 on average, 9 at most, so that no limit on single values
 holds. Means are compared; what the two sides make of the base alone, which no adapter has touched, says how far apart
 they may be with the adapter; and limits are shares of how much the recorded numbers themselves spread, because rounding
-grows with them.
+grows with them. What a training of a step or two has changed may be less than rounding makes of the same model read
+twice: then no more is asked of the engine than that it is as close.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,9 @@ QUANTISATION = 1.5
 # Of what an adapter changes, how much may be otherwise on a base of another precision: 0.6 for the right one on the
 # model above, 0.9 and more for another one, for a scrambled one and for none.
 SHARE = 0.8
-# Below this an adapter has changed nothing. Where a trainer saw less than FINEST of change, as after one step of a
-# warm-up, rounding may hide all of it on one of the two sides.
+# How far above the noise of the trainer's own readings a change has to be, to be one.
+ABOVE_NOISE = 3.0
+# Below this an adapter has changed nothing.
 NOTHING = 1e-6
 
 
@@ -53,11 +55,11 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
         "base_difference": max(map(abs, shown)),
         "tolerance": min(max(FINEST, LEVERAGE * base_gap), _limit(recorded, quantised=False)),
     }
+    change, noise = fmean(map(abs, learned)), max(FINEST, ABOVE_NOISE * probe.noise)
     if probe.quantised:
         update["difference"] = fmean(_apart(learned, shown))
-        update["tolerance"] = FINEST + SHARE * fmean(map(abs, learned))
-    has_learned = max(map(abs, learned)) > FINEST
-    return _judged(figures.model_copy(update=update), has_learned=has_learned)
+        update["tolerance"] = max(noise, FINEST + SHARE * change)
+    return _judged(figures.model_copy(update=update), has_learned=change > noise)
 
 
 def _recorded(steps: Sequence[Step]) -> list[float]:

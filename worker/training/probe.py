@@ -3,8 +3,10 @@
 Each step is a plain forward over all tokens before it: no cache, no padding, nothing that a kernel for generation does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -41,9 +43,11 @@ def take_probe(model: Any, order: TrainingOrder, rows: Dataset, resolved: dict[s
     has_base = isinstance(model, PeftModel) and order.spec.lora.loftq_config is None
     with _at_rest(model):
         taken = tuple(_follow(model, ids, biases if has_base else None) for ids in prompts)
+        noise = fmean(chain.from_iterable(_noise(model, prompt) for prompt in taken))
     return Probe(
         dtype=coarsest(resolved),
         quantised=resolved["model.load_in_4bit"] or resolved["model.load_in_8bit"],
+        noise=noise,
         prompts=taken,
     )
 
@@ -83,13 +87,31 @@ def _follow(model: Any, prompt: list[int], biases: Biases | None) -> Prompt:
     base: list[tuple[float, ...] | None] = [None] * STEPS
     if biases is not None:
         with answering_as_base(model, biases):
-            rows = _logprobs(model, _with_steps(prompt, tops[:-1]))[-STEPS:]
-        base = [tuple(row[[token for token, _ in top]].tolist()) for row, top in zip(rows, tops, strict=True)]
+            base = [*_read_at_once(model, prompt, tops)]
     steps = (Step(top=tuple(top), base=below) for top, below in zip(tops, base, strict=True))
     return Prompt(ids=tuple(prompt), steps=tuple(steps))
 
 
-def _with_steps(prompt: list[int], tops: list[list[tuple[int, float]]]) -> list[int]:
+def _noise(model: Any, prompt: Prompt) -> list[float]:
+    """How far a second reading is from the recorded one: rounding goes another way when all steps are read at once."""
+    tops = [list(step.top) for step in prompt.steps]
+    again = _read_at_once(model, list(prompt.ids), tops)
+    return [
+        abs(other - one)
+        for top, others in zip(tops, again, strict=True)
+        for (_, one), other in zip(top, others, strict=True)
+    ]
+
+
+def _read_at_once(
+    model: Any, prompt: list[int], tops: Sequence[Sequence[tuple[int, float]]]
+) -> list[tuple[float, ...]]:
+    """The log-probabilities of the recorded tokens, for all steps from one forward."""
+    rows = _logprobs(model, _with_steps(prompt, tops[:-1]))[-len(tops) :]
+    return [tuple(row[[token for token, _ in top]].tolist()) for row, top in zip(rows, tops, strict=True)]
+
+
+def _with_steps(prompt: list[int], tops: Sequence[Sequence[tuple[int, float]]]) -> list[int]:
     return [*prompt, *(top[0][0] for top in tops)]
 
 

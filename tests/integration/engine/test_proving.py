@@ -179,6 +179,7 @@ def test_a_probe_has_five_short_prompts_and_knows_the_base(world: World, tmp_pat
     assert len(probe.prompts) == 5
     assert all(1 <= len(prompt.ids) <= 64 and len(prompt.steps) == 8 for prompt in probe.prompts)
     assert probe.has_base
+    assert 0 < probe.noise < 1e-5, "float32 of another shape"
 
 
 def test_a_model_that_is_not_finite_has_no_probe(world: World, tmp_path: Path) -> None:
