@@ -134,7 +134,7 @@ def kill(service: Service, job_id: str, step: int, victim: str) -> dict[str, Any
             os.kill(pid, signal.SIGKILL)
     parts = wait_for("the next step", lambda: parts_of(service.stack, job_id, at), 300)
     time.sleep(0.5)
-    return {"victim": victim, "step": step, **parts}
+    return {"victim": victim, "at_step": step, **parts}
 
 
 def parts_of(stack: Stack, job_id: str, at: datetime) -> dict[str, float] | None:
