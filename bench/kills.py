@@ -20,8 +20,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -65,15 +64,6 @@ class Service:
         self._running.close()
 
 
-@contextmanager
-def served(home: Path, models: Path) -> Iterator[Service]:
-    service = Service(home, models)
-    try:
-        yield service
-    finally:
-        service.close()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
@@ -90,7 +80,7 @@ def main() -> None:
     dice = random.Random(options.seed)
     kills: list[dict[str, Any]] = []
     jobs: list[dict[str, Any]] = []
-    with served(work / "home", model.parent) as service:
+    with closing(Service(work / "home", model.parent)) as service:
         quiet = finish(service, submit(service, model.name, options.steps))
         while len(kills) < options.kills:
             job_id = submit(service, model.name, options.steps)
