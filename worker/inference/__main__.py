@@ -6,22 +6,27 @@ import os
 import signal
 import socket
 import sys
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import uvicorn
 from transformers.utils import logging as transformers_logging
 
+from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read_command, read_url
 from worker.inference.bases import DTYPES, Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Engine
 from worker.inference.server import create_app
 from worker.inference.vllm.engine import VllmEngine
+from worker.inference.vllm.managed import Managed
+from worker.inference.vllm.program import KEY_VARIABLE, Program
+from worker.inference.vllm.servers import Elsewhere
 from worker.inference.yielding import Holds
 
-# vLLM's own variable for the same key.
-KEY_VARIABLE = "VLLM_API_KEY"
 GRACE_SECONDS = 5
+T = TypeVar("T")
 
 
 class EngineServer(uvicorn.Server):
@@ -61,7 +66,11 @@ def main() -> None:
 
 def _engine(options: argparse.Namespace) -> BatchingEngine | VllmEngine:
     if options.vllm_url is not None:
-        return VllmEngine(options.vllm_url, os.environ.get(KEY_VARIABLE), allow_old=options.vllm_allow_old)
+        key = os.environ.get(KEY_VARIABLE)
+        return VllmEngine(Elsewhere(options.vllm_url, key, allow_old=options.vllm_allow_old))
+    if options.vllm_command is not None:
+        program = Program(options.vllm_command, options.vllm_log)
+        return VllmEngine(Managed(program, allow_old=options.vllm_allow_old))
     placement = Placement.choose(options.device, options.dtype)
     limits = BatchLimits(cache_tokens=options.cache_tokens)
     return BatchingEngine(placement, limits=limits, on_broken_device=lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -76,24 +85,46 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--cache-tokens", type=int, help="tokens whose keys and values are held; default: by free memory"
     )
+    _add_vllm(parser)
+    options = parser.parse_args()
+    if options.vllm_url is not None and options.vllm_command is not None:
+        parser.error(ONE_OF_BOTH)
+    return options
+
+
+def _add_vllm(parser: argparse.ArgumentParser) -> None:
+    """Device, dtype and cache are vLLM's own where it answers."""
     parser.add_argument(
         "--vllm-url",
-        type=_http_url,
-        help=f"answer through the vLLM server there, whose API key is in {KEY_VARIABLE}; "
-        "device, dtype and cache are its own then",
+        type=_read_by(read_url),
+        default=os.environ.get(URL_VARIABLE),
+        help=f"answer through the vLLM server there, whose API key is in {KEY_VARIABLE}; default: ${URL_VARIABLE}",
     )
+    parser.add_argument(
+        "--vllm-command",
+        type=_read_by(read_command),
+        default=os.environ.get(COMMAND_VARIABLE),
+        help="answer through a vLLM that is started with this command, such as 'vllm serve --max-lora-rank 64', for "
+        f"the base that is asked; default: ${COMMAND_VARIABLE}",
+    )
+    parser.add_argument("--vllm-log", type=Path, help="what that vLLM writes is appended here; default: with the rest")
     parser.add_argument(
         "--vllm-allow-old",
         action="store_true",
         help="take a vLLM before 0.33, which mixes up base and adapters: they are answered in turns then",
     )
-    return parser.parse_args()
 
 
-def _http_url(text: str) -> str:
-    if urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a URL such as http://127.0.0.1:8200")
-    return text
+def _read_by(read: Callable[[str], T]) -> Callable[[str], T]:
+    """argparse tells the words of its own error only."""
+
+    def checked(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
 
 
 if __name__ == "__main__":

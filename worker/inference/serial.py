@@ -13,11 +13,11 @@ import torch
 from app.contracts.generation import EngineError, EngineHealth
 from worker.inference.bases import Placement, load_base
 from worker.inference.decoding import decode
-from worker.inference.engine import AdapterFolder, Ended, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
+from worker.inference.engine import AdapterFolder, Ended, ModelFolder, Refusal, TokenEvent, TokenRequest
 from worker.inference.limits import check_fits, end_tokens
 from worker.inference.resident import Resident
 from worker.inference.sampling import TokenChooser, answer_ends
-from worker.inference.waiting import Ticket, WaitingRoom
+from worker.inference.waiting import PATIENCE_SECONDS, Ticket, WaitingRoom, answers
 
 PLACES = 64
 MAX_ADAPTERS = 8
@@ -33,10 +33,13 @@ class SerialEngine:
         *,
         places: int = PLACES,
         max_adapters: int = MAX_ADAPTERS,
+        patience_seconds: float = PATIENCE_SECONDS,
         on_broken_device: Callable[[], None] = lambda: None,
     ) -> None:
+        """`patience_seconds`: how long an answer may stand still before its request ends with an error."""
         self._placement = placement
         self._max_adapters = max_adapters
+        self._patience_seconds = patience_seconds
         self._on_broken_device = on_broken_device
         self._room = WaitingRoom(places)
         self._base: ModelFolder | None = None
@@ -57,19 +60,8 @@ class SerialEngine:
             is_busy=is_busy,
         )
 
-    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        ticket = Ticket(request)
-        try:
-            self._room.enter(ticket)
-        except Refusal as refusal:
-            yield refusal.error
-            return
-        try:
-            while isinstance(event := await ticket.next(), Token):
-                yield event
-            yield event
-        finally:
-            self._room.leave(ticket)
+    def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        return answers(request, self._room, self._patience_seconds)
 
     def close(self) -> None:
         self._room.close()

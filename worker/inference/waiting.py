@@ -1,14 +1,20 @@
-"""The waiting room of an engine: bounded, first come first served. The engine's thread calls tickets in."""
+"""The waiting room of an engine: bounded, first come first served. The engine's thread calls tickets in.
+
+whoever asks ──> answers: enter ──> token, token, … under a watch ──> one last event ──> leave
+"""
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
 
 from app.contracts.generation import EngineError
-from worker.inference.engine import Refusal, TokenEvent, TokenRequest
+from worker.inference.engine import Refusal, Token, TokenEvent, TokenRequest
 
 STOPPING = (503, "engine_stopping", "the engine stopped before the answer was complete")
+# A model that is loaded, and everybody before in the queue, may keep an answer for so long.
+PATIENCE_SECONDS = 900.0
 
 
 class Ticket:
@@ -27,13 +33,51 @@ class Ticket:
         except RuntimeError:
             self.stop(499, "cancelled", "nobody waits for the answer any more")
 
-    async def next(self) -> TokenEvent:
-        return await self._events.get()
+    async def next(self, patience_seconds: float) -> TokenEvent:
+        """The next event; an error 504 `engine_stalled`, and a request to stop, when none comes for so long."""
+        try:
+            async with asyncio.timeout(patience_seconds):
+                return await self._events.get()
+        except TimeoutError:
+            return self.stop(504, "engine_stalled", f"the answer stood still for {patience_seconds:g} seconds")
 
     def stop(self, status: int, code: str, message: str) -> EngineError:
         """Ask for the end of the answer; it is checked before every token."""
         self.stop_reason = EngineError(status=status, code=code, message=message)
         return self.stop_reason
+
+
+class Room(Protocol):
+    """Where an engine lets tickets in."""
+
+    def enter(self, ticket: Ticket) -> None:
+        """Raises Refusal."""
+        ...
+
+    def leave(self, ticket: Ticket) -> None:
+        """Whoever asked has gone, with the last event or without. Safe to repeat."""
+        ...
+
+
+async def answers(
+    request: TokenRequest, room: Room, patience_seconds: float = PATIENCE_SECONDS
+) -> AsyncGenerator[TokenEvent, None]:
+    """What `Engine.generate` promises, for every engine: tokens, then exactly one last event; closing it cancels.
+
+    Whatever the engine hangs in, whoever asked hears of it: an answer may stand still for so long and no longer.
+    """
+    ticket = Ticket(request)
+    try:
+        room.enter(ticket)
+    except Refusal as refusal:
+        yield refusal.error
+        return
+    try:
+        while isinstance(event := await ticket.next(patience_seconds), Token):
+            yield event
+        yield event
+    finally:
+        room.leave(ticket)
 
 
 class WaitingRoom:

@@ -17,6 +17,7 @@ from tests.waiting import wait_for
 from worker.inference.engine import Refusal, Token
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.served import is_old
+from worker.inference.vllm.servers import Elsewhere
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_wrong_key_is_named_and_no_key_is_logged(
     vllm_url: str, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    engine = VllmEngine(vllm_url, "another key")
+    engine = VllmEngine(Elsewhere(vllm_url, "another key"))
     try:
         error = refusal_of(engine, a_request(world))
     finally:

@@ -51,6 +51,7 @@ class Server:
 
     base: ModelFolder
     known: tuple[AdapterFolder, ...] = ()
+    key: str = KEY
     version: str = "0.33.0"
     name: str = ""
     loras: dict[str, str] = field(default_factory=dict)
@@ -78,7 +79,7 @@ def create_vllm(server: Server) -> FastAPI:
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Response:
-        if request.url.path.startswith("/v1") and request.headers.get("authorization") != f"Bearer {KEY}":
+        if request.url.path.startswith("/v1") and request.headers.get("authorization") != f"Bearer {server.key}":
             return JSONResponse({"error": "Unauthorized"}, 401)
         answer: Response = await call_next(request)
         return answer

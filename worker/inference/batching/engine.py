@@ -5,7 +5,6 @@ generate ──> waiting room ──> loads (an adapter is read) ──> batch: 
                  └──> alone: a model that answers no batch, one request at a time, when nothing else runs
 """
 
-import asyncio
 import logging
 import threading
 from collections import deque
@@ -19,12 +18,11 @@ from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchLimits
 from worker.inference.batching.loads import Arrival
 from worker.inference.batching.worlds import Worlds
-from worker.inference.engine import Refusal, Token, TokenEvent, TokenRequest
+from worker.inference.engine import Refusal, TokenEvent, TokenRequest
 from worker.inference.serial import PLACES, answer_alone, event_of
-from worker.inference.waiting import STOPPING, Ticket, WaitingRoom
+from worker.inference.waiting import PATIENCE_SECONDS, STOPPING, Ticket, WaitingRoom, answers
 from worker.inference.yielding import memory_held, place_of
 
-PATIENCE_SECONDS = 900.0
 log = logging.getLogger(__name__)
 
 
@@ -91,19 +89,8 @@ class BatchingEngine:
         host = self._worlds.host
         return (host.blocks.free, host.blocks.total) if host is not None else (0, 0)
 
-    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        ticket = Ticket(request)
-        try:
-            self._room.enter(ticket)
-        except Refusal as refusal:
-            yield refusal.error
-            return
-        try:
-            while isinstance(event := await self._next_event(ticket), Token):
-                yield event
-            yield event
-        finally:
-            self._room.leave(ticket)
+    def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        return answers(request, self._room, self._patience_seconds)
 
     def close(self) -> None:
         self._room.close()
@@ -112,14 +99,6 @@ class BatchingEngine:
         """Wait for the engine's thread after `close`; false when it is still in the middle of something."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
-
-    async def _next_event(self, ticket: Ticket) -> TokenEvent:
-        """A watch on every request: whatever the engine's thread hangs in, whoever asked hears of it."""
-        try:
-            return await asyncio.wait_for(ticket.next(), self._patience_seconds)
-        except TimeoutError:
-            message = f"the answer stood still for {self._patience_seconds:g} seconds"
-            return ticket.stop(504, "engine_stalled", message)
 
     def _work(self) -> None:
         while not self._room.is_closed:

@@ -1,81 +1,64 @@
-"""Decode steps as CUDA graphs: a step is bound by the launches of its kernels, a replay has one.
+"""Passes of fixed shapes as CUDA graphs: a pass is bound by the launches of its kernels, a replay has one.
 
-A graph has fixed shapes: batches are padded to the next power of two with rows of nobody (row 0, no adapter), the keys
-to the next power of two of blocks. A graph is recorded when its shape is first needed.
+A graph is recorded when its shape is first needed. All of them share one pool of memory, and run one after another.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 
-from worker.inference.batching.lora import AdapterSlots
-
-FEWEST_BLOCKS = 16
 log = logging.getLogger(__name__)
 
 
-class DecodeGraphs:
-    """`decode` takes inputs [4, batch], a number of blocks and the highest slot, gives scores [batch, vocabulary]."""
+class Graphs:
+    """`compute` takes a key and its inputs, a tensor of a length that the key decides, and leaves its result in place.
 
-    def __init__(self, decode: Callable[[Any, int, int], Any], slots: AdapterSlots, most_blocks: int) -> None:
-        self._decode = decode
-        self._slots = slots
-        self._most_blocks = most_blocks
-        self._version = slots.version
-        self._recorded: dict[tuple[int, int, int], tuple[Any, Any, Any]] = {}
+    Without a GPU it is called anew each time.
+    """
+
+    def __init__(self, compute: Callable[[Any, Any], None], device: Any) -> None:
+        self._compute = compute
+        self._device = device
+        self._recorded: dict[Hashable, tuple[Any, Any]] = {}
+        self._version = 0
         self._pool: Any = None
-        self._is_off = False
+        self._can_record = device.type == "cuda"
 
-    def run(self, inputs: Any, blocks: int, live: int) -> Any:
-        """Scores [batch, vocabulary]; they are good until the next call."""
-        batch = inputs.shape[1]
-        if self._is_off:
-            return self._decode(inputs, blocks, live)
-        if self._version != self._slots.version:
-            self._forget()
-        key = (power_above(batch), min(power_above(max(blocks, FEWEST_BLOCKS)), self._most_blocks), self._live(live))
-        if key not in self._recorded and not self._record(key, inputs):
-            return self._decode(inputs, blocks, live)
-        graph, own_inputs, scores = self._recorded[key]
-        own_inputs[:, :batch].copy_(inputs)
-        own_inputs[:, batch:].zero_()
-        graph.replay()
-        return scores[:batch]
+    def run(self, key: Hashable, inputs: Any, version: int) -> None:
+        """`inputs` are on the host. What was recorded for another version of the layers is forgotten."""
+        if self._version != version:
+            self._forget(version)
+        if self._can_record and (key in self._recorded or self._record(key, inputs)):
+            graph, own_inputs = self._recorded[key]
+            own_inputs.copy_(inputs)
+            graph.replay()
+        else:
+            self._compute(key, inputs.to(self._device))
 
-    def _record(self, key: tuple[int, int, int], inputs: Any) -> bool:
-        own_inputs = inputs.new_zeros(4, key[0])
-        own_inputs[:, : inputs.shape[1]].copy_(inputs)
+    def _record(self, key: Hashable, inputs: Any) -> bool:
+        own_inputs = inputs.to(self._device)
         graph = torch.cuda.CUDAGraph()
         try:
-            self._decode(own_inputs, *key[1:])  # libraries set themselves up outside the recording
+            self._compute(key, own_inputs)  # libraries set themselves up outside the recording
             torch.cuda.synchronize()
             with torch.cuda.graph(graph, pool=self._pool):
-                scores = self._decode(own_inputs, *key[1:])
+                self._compute(key, own_inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
-            log.warning("a decode step cannot be recorded as a graph; it is launched piece by piece", exc_info=True)
-            self._is_off = True
+            log.warning("a pass cannot be recorded as a graph; it is launched piece by piece", exc_info=True)
+            self._can_record = False
             return False
         self._pool = graph.pool()
-        self._recorded[key] = (graph, own_inputs, scores)
-        log.info("recorded a decode step of %d rows, %d blocks, %d slots", *key)
+        self._recorded[key] = (graph, own_inputs)
+        log.info("recorded %s", key)
         return True
 
-    def _live(self, live: int) -> int:
-        """Few different numbers: none, the next power of four, all."""
-        if live == 0:
-            return 0
-        return next((few for few in (1, 4, 16, 64) if live <= few <= self._slots.count), self._slots.count)
-
-    def _forget(self) -> None:
-        torch.cuda.synchronize()
+    def _forget(self, version: int) -> None:
+        if self._recorded:
+            torch.cuda.synchronize()
         self._recorded.clear()
         self._pool = None
-        self._version = self._slots.version
-
-
-def power_above(number: int) -> int:
-    return 1 << (number - 1).bit_length()
+        self._version = version

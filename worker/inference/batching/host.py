@@ -14,26 +14,31 @@ from worker.inference.batching.draws import choose
 from worker.inference.batching.loading import AdapterReader
 from worker.inference.batching.lora import AdapterSlots, LoraWeights
 from worker.inference.batching.memory import cache_places
+from worker.inference.batching.packed import PackedRunner
 from worker.inference.batching.plan import Tables
-from worker.inference.batching.runner import Runner, Work
-from worker.inference.batching.sequence import Sequence
+from worker.inference.batching.runner import Runner
+from worker.inference.batching.sequence import Sequence, Work
 from worker.inference.batching.support import try_batching
 from worker.inference.engine import Token, TokenEvent
 from worker.inference.limits import check_cache_holds, check_fits, end_tokens, model_limit
 from worker.inference.serial import event_of
 from worker.inference.waiting import Ticket
 
+CHUNK_TOKENS = {False: 512, True: 960}  # by whether it is a GPU: with 64 answers beside them, one of its larger shapes
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Sizes that are fixed while an engine runs. `cache_tokens` None: by the memory that is free."""
+    """Sizes that are fixed while an engine runs. `cache_tokens` None: by the memory that is free.
+
+    `chunk_tokens`: of all prompts that one step reads; None: what keeps the device at work and answers flowing.
+    """
 
     answers: int = 64
     adapters: int = 16
     block_tokens: int = 16
-    chunk_tokens: int = 512
+    chunk_tokens: int | None = None
     cache_tokens: int | None = None
 
 
@@ -42,9 +47,10 @@ class BatchHost:
 
     def __init__(self, model: Any, limits: BatchLimits, finish: Callable[[Ticket, TokenEvent], None]) -> None:
         support = try_batching(model)
-        self.reader = AdapterReader(model, support.linear_paths)
+        self.reader = AdapterReader(model, frozenset(support.siblings))
         self.running: list[Sequence] = []
-        self.slots = AdapterSlots(model, limits.adapters, model.dtype)
+        step = 1 if support.kernels is None else support.kernels.rank_step
+        self.slots = AdapterSlots(model, limits.adapters, model.dtype, support.siblings, rank_step=step)
         self._model = model
         self._finish = finish
         self._limits = limits
@@ -60,7 +66,11 @@ class BatchHost:
         width = min(self.blocks.total, self.blocks.blocks_for(model_limit(model) or places))
         self._tables = Tables(limits.answers, width, size, str(model.device))
         self._rows = list(range(limits.answers, 0, -1))
-        self._runner = Runner(model, self._tables, self._cache, self.slots)
+        parts = (model, self._tables, self._cache, self.slots)
+        self._runner: Runner | PackedRunner = Runner(*parts)
+        if support.kernels is not None:
+            self._runner = PackedRunner(*parts, kernels=support.kernels, answers=limits.answers)
+        self._chunk_tokens = limits.chunk_tokens or CHUNK_TOKENS[model.device.type == "cuda"]
 
     @property
     def places(self) -> int:
@@ -122,7 +132,7 @@ class BatchHost:
 
     def _next_work(self) -> list[Work]:
         """Every answer gets its next token; prompts share the tokens of a chunk, the earliest first."""
-        work, left = [], self._limits.chunk_tokens
+        work, left = [], self._chunk_tokens
         for sequence in self.running:
             count = sequence.pending if sequence.pending == 1 else min(sequence.pending, left)
             if count == 0:

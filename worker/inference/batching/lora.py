@@ -1,12 +1,11 @@
 """Several LoRA adapters in one forward pass: every token takes the weights of its own slot, and of no other.
 
-The A matrices of all slots stand below each other, the B matrices too. One product with all of A gives every token
-`slots x rank` numbers; a mask leaves those of its own slot; one product with all of B adds them to the layer's output.
-The sum over the other slots is a sum of zeros, exactly, as long as all weights are finite: `adapters.py` sees to that.
+All slots' matrices lie in one tensor a layer. How a token is multiplied with those of its slot is the pass's own
+choice, see Products. Layers that are given the same numbers (q, k and v; gate and up) share the product with A.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -25,76 +24,141 @@ class LoraWeights:
         return max((a.shape[0] for a, _ in self.pairs.values()), default=1)
 
 
+class Products(Protocol):
+    """The two products of a pass, each token with the matrices of its own slot."""
+
+    def down(self, hidden: Any, weights: Any) -> Any:
+        """`hidden` [tokens, in] times A; `weights` [slots, layers, rank, in]. What it gives is for `up` alone."""
+        ...
+
+    def up(self, found: Any, place: int, weights: Any, output: Any) -> None:
+        """Add to `output` [tokens, out] what was found for a layer, times B; `weights` [slots, rank, out]."""
+        ...
+
+
+class MaskedProducts:
+    """One product with all of A, a mask that leaves every token the numbers of its own slot, one with all of B.
+
+    The sum over the other slots is a sum of zeros, exactly, as long as all weights are finite: `adapters.py` sees to
+    that.
+    """
+
+    def __init__(self, slots: Any, live: int, dtype: Any) -> None:
+        """`slots` [tokens], 0 for the base; `live` is the highest slot that may occur among them."""
+        self._live = live
+        self._mask = (slots[:, None] == torch.arange(1, live + 1, device=slots.device)).to(dtype)
+
+    def down(self, hidden: Any, weights: Any) -> Any:
+        """[layers, tokens, live slots x rank]."""
+        _, layers, rank, size = weights.shape
+        found = hidden @ weights[: self._live].view(-1, size).t()
+        parts = found.unflatten(1, (self._live, layers, rank)).permute(2, 0, 1, 3)
+        return torch.mul(parts, self._mask[None, :, :, None], out=found.new_empty(parts.shape)).flatten(2)
+
+    def up(self, found: Any, place: int, weights: Any, output: Any) -> None:
+        output.addmm_(found[place], weights[: self._live].flatten(0, 1))
+
+
 class Owners:
-    """Which slot owns which token of the pass under way; all layers read it. `dtype` is that of all adapters."""
+    """Whose the tokens of the pass under way are; all layers read it. `dtype` is that of all adapters."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
-        self.mask: Any = None  # [tokens, slots x rank], None: nobody has an adapter
+        self.products: Products | None = None
+        self._last: tuple[Any, Any, Any] = (None, None, None)
 
-    def set(self, slots: Any, live: int, rank: int) -> None:
-        """`slots` [tokens], 0 for the base; `live` is the highest slot that may occur among them."""
-        if live == 0:
-            self.mask = None
-            return
-        columns = torch.arange(live * rank, device=slots.device) // rank + 1
-        self.mask = (slots[:, None] == columns).to(self.dtype)
+    def set(self, products: Products | None) -> None:
+        """None: all tokens are the base's own."""
+        self.products = products
+        self._last = (None, None, None)
+
+    def down(self, downs: "Downs", hidden: Any) -> Any:
+        """The first product, computed once for the layers that are given `hidden` one after another."""
+        assert self.products is not None
+        if self._last[0] is not downs or self._last[1] is not hidden:
+            self._last = (downs, hidden, self.products.down(hidden.flatten(0, -2), downs.weights))
+        return self._last[2]
+
+
+class Downs:
+    """The A matrices of all slots for the layers that are given the same numbers: [slots, layers, rank, in]."""
+
+    def __init__(self, dtype: Any, slots: int, rank: int, layers: int, size: int, device: Any) -> None:
+        self._shape = (slots, layers)
+        self._size = size
+        self._kind = {"device": device, "dtype": dtype}
+        self.weights = self._room(rank)
+
+    def put(self, slot: int, layer: int, weights: Any | None) -> None:
+        own = self.weights[slot - 1, layer].zero_()
+        if weights is not None:
+            own[: len(weights)].copy_(weights)
+
+    def widen(self, rank: int) -> None:
+        old, self.weights = self.weights, self._room(rank)
+        self.weights[:, :, : old.shape[2]] = old
+
+    def _room(self, rank: int) -> Any:
+        return torch.zeros(*self._shape, rank, self._size, **self._kind)
 
 
 class MultiLoraLinear(nn.Module):  # type: ignore[misc]
     """A linear layer of the base with the weights of all slots beside it."""
 
-    def __init__(self, base: Any, owners: Owners, slots: int, rank: int) -> None:
+    def __init__(self, base: Any, owners: Owners, downs: Downs, place: int, slots: int, rank: int) -> None:
+        """`place`: which layer of `downs` it is. The base's own weight may be packed, if it is quantised."""
         super().__init__()
         self.base = base
-        self.rank = rank
         self._owners = owners
+        self._downs = downs
+        self._place = place
         self._slots = slots
-        self.down, self.up = self._room(rank)
+        self._ups = self._room(rank)  # [slots, rank, out]
 
-    def _room(self, rank: int) -> tuple[Any, Any]:
-        """Zeros for A and B; the base's own weight may be packed, if it is quantised."""
-        size, place = self._slots * rank, {"device": self.base.weight.device, "dtype": self._owners.dtype}
-        return torch.zeros(size, self.base.in_features, **place), torch.zeros(size, self.base.out_features, **place)
+    def _room(self, rank: int) -> Any:
+        shape = (self._slots, rank, self.base.out_features)
+        return torch.zeros(shape, device=self.base.weight.device, dtype=self._owners.dtype)
 
     def widen(self, rank: int) -> None:
-        """Make room for a larger rank; every slot keeps its weights."""
-        old = self.down.unflatten(0, (self._slots, self.rank)), self.up.unflatten(0, (self._slots, self.rank))
-        self.down, self.up = self._room(rank)
-        for wide, narrow in zip((self.down, self.up), old, strict=True):
-            wide.unflatten(0, (self._slots, rank))[:, : self.rank] = narrow
-        self.rank = rank
+        """Make room for a larger rank; every slot keeps its weights. Its `downs` are widened beside it."""
+        old, self._ups = self._ups, self._room(rank)
+        self._ups[:, : old.shape[1]] = old
 
     def put(self, slot: int, pair: tuple[Any, Any] | None) -> None:
         """Put an adapter's A and B into a slot; None leaves the slot without effect."""
-        first = (slot - 1) * self.rank
-        self.down[first : first + self.rank].zero_()
-        self.up[first : first + self.rank].zero_()
+        self._downs.put(slot, self._place, None if pair is None else pair[0])
+        up = self._ups[slot - 1].zero_()
         if pair is not None:
-            rank = pair[0].shape[0]
-            self.down[first : first + rank].copy_(pair[0])
-            self.up[first : first + rank].copy_(pair[1].t())
+            up[: pair[1].shape[1]].copy_(pair[1].t())
 
     def forward(self, hidden: Any) -> Any:
         output = self.base(hidden)
-        mask = self._owners.mask
-        if mask is None:
+        if self._owners.products is None:
             return output
-        width = mask.shape[1]
-        own = (hidden.flatten(0, -2) @ self.down[:width].t()) * mask
-        return torch.addmm(output.flatten(0, -2), own, self.up[:width]).view_as(output)
+        flat = output.flatten(0, -2)
+        found = self._owners.down(self._downs, hidden)
+        self._owners.products.up(found, self._place, self._ups, flat)
+        return flat.view_as(output)
 
 
 class AdapterSlots:
     """The fixed slots of one model. Which adapter is where, who uses it, and which one makes room."""
 
-    def __init__(self, model: Any, slots: int, dtype: Any) -> None:
+    def __init__(
+        self, model: Any, slots: int, dtype: Any, siblings: dict[str, tuple[str, ...]], *, rank_step: int = 1
+    ) -> None:
+        """`siblings`: for each linear layer those that are given the same numbers one after another, itself too.
+
+        `rank_step`: the rank of the slots is a multiple of it.
+        """
         self.owners = Owners(dtype)
         self.version = 0  # grows when a layer or a shape changes: what was recorded with the old ones is void
         self._model = model
         self.count = slots
-        self._rank = 1
+        self._rank = self._rank_step = rank_step
         self._layers: dict[str, MultiLoraLinear] = {}
+        self._siblings = siblings
+        self._downs: dict[tuple[str, ...], Downs] = {}
         self._held: dict[str, int] = {}  # least recently used first
         self._users: dict[str, int] = {}
 
@@ -117,15 +181,12 @@ class AdapterSlots:
     def leave(self, name: str) -> None:
         self._users[name] -= 1
 
-    def begin(self, slots: Any, live: int) -> None:
-        """Say whose the tokens of the next pass are."""
-        self.owners.set(slots, live, self._rank)
-
     def unwrap(self) -> None:
         """Give the model its own layers back."""
         for path, layer in self._layers.items():
             _replace(self._model, path, layer.base)
         self._layers.clear()
+        self._downs.clear()
 
     def _free_slot(self) -> int | None:
         free = set(range(1, self.count + 1)) - set(self._held.values())
@@ -136,16 +197,26 @@ class AdapterSlots:
 
     def _put(self, slot: int, weights: LoraWeights) -> None:
         if weights.rank > self._rank:
-            self._rank = weights.rank
+            self._rank = -(-weights.rank // self._rank_step) * self._rank_step
             self.version += 1
+            for downs in self._downs.values():
+                downs.widen(self._rank)
             for layer in self._layers.values():
                 layer.widen(self._rank)
         for path in weights.pairs.keys() - self._layers.keys():
-            self._layers[path] = MultiLoraLinear(self._model.get_submodule(path), self.owners, self.count, self._rank)
+            self._layers[path] = self._wrapped(path)
             _replace(self._model, path, self._layers[path])
             self.version += 1
         for path, layer in self._layers.items():
             layer.put(slot, weights.pairs.get(path))
+
+    def _wrapped(self, path: str) -> MultiLoraLinear:
+        base, siblings = self._model.get_submodule(path), self._siblings[path]
+        if siblings not in self._downs:
+            place = (base.in_features, base.weight.device)
+            self._downs[siblings] = Downs(self.owners.dtype, self.count, self._rank, len(siblings), *place)
+        downs = self._downs[siblings]
+        return MultiLoraLinear(base, self.owners, downs, siblings.index(path), self.count, self._rank)
 
 
 def _replace(model: Any, path: str, module: Any) -> None:

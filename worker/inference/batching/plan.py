@@ -1,38 +1,43 @@
 """One forward pass over packed tokens: what each token is, where its keys go, and which keys it sees."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
+from worker.inference.batching.lora import Products
 
-class Part:
-    """A rectangle of query tokens in the pack: `rows` sequences of `length` tokens each.
 
-    A batch of decode steps is one part of length 1; a chunk of a prompt is one part of one row. `gather` [rows, keys]
-    names the place of every key of a row in the cache, in the order of the sequence; `positions` [rows, length].
+@dataclass(frozen=True)
+class Scoring:
+    """How a layer weighs keys. `window`: the nearest keys alone are seen, so many of them, the own one counted."""
+
+    scale: float
+    softcap: float | None = None
+    window: int | None = None
+
+
+class Attending(Protocol):
+    """Knows which tokens of the pack belong together, and which of the stored keys each of them sees."""
+
+    def attend(self, query: Any, stored: tuple[Any, Any], scoring: Scoring) -> Any:
+        """`query` [heads, tokens, size], `stored` [places, key heads, size]; returns [tokens, heads, size]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What a GPU computes in kernels of our own; see paging, lora_kernel and rotary_kernel.
+
+    `attending` takes a table of blocks, the tokens in each, and query blocks of single tokens and of prompts;
+    `products` takes blocks of owners; `rotate` puts positions into queries and keys.
     """
 
-    def __init__(self, first: int, positions: Any, gather: Any) -> None:
-        self.first = first
-        self.rows, self.length = positions.shape
-        self.gather = gather
-        self._positions = positions
-        self._masks: dict[int | None, Any] = {}
-
-    @property
-    def last(self) -> int:
-        count: int = self.rows * self.length
-        return self.first + count
-
-    def mask(self, window: int | None) -> Any:
-        """Which keys a query sees, [rows, length, keys]: itself and earlier ones, of a window the nearest only."""
-        if window not in self._masks:
-            keys = torch.arange(self.gather.shape[1], device=self.gather.device)
-            own = self._positions[..., None]
-            seen = keys <= own
-            self._masks[window] = seen if window is None else seen & (keys > own - window)
-        return self._masks[window]
+    attending: Callable[[Any, int, Any, Any], Attending]
+    products: Callable[[Any], Products]
+    rank_step: int
+    rotate: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
 
 @dataclass
@@ -44,7 +49,19 @@ class Plan:
     writes: Any
     slots: Any
     cache: Any
-    parts: list[Part] = field(default_factory=list)
+    attending: Attending
+
+
+def run(model: Any, plan: Plan, keep: Any) -> Any:
+    """Scores [kept, vocabulary] of the tokens `keep` [kept] of the plan; their keys are in the cache then."""
+    output = model(
+        input_ids=plan.tokens[None],
+        position_ids=plan.positions[None],
+        use_cache=False,
+        logits_to_keep=keep,
+        plan=plan,
+    )
+    return output.logits[0]
 
 
 class Tables:
@@ -52,21 +69,20 @@ class Tables:
 
     def __init__(self, rows: int, blocks: int, block_tokens: int, device: str) -> None:
         self.block_tokens = block_tokens
-        self._blocks = torch.zeros(rows + 1, blocks, dtype=torch.int64, device=device)
+        self.blocks = torch.zeros(rows + 1, blocks, dtype=torch.int64, device=device)
         self._within = torch.arange(block_tokens, device=device)
-
-    @property
-    def width(self) -> int:
-        """The most blocks that a row can have."""
-        return int(self._blocks.shape[1])
 
     def set(self, row: int, blocks: list[int]) -> None:
         """Give a row its blocks; what it does not have points at block 0."""
-        filled = torch.zeros(self._blocks.shape[1], dtype=torch.int64)
+        filled = torch.zeros(self.blocks.shape[1], dtype=torch.int64)
         filled[: len(blocks)] = torch.tensor(blocks, dtype=torch.int64)
-        self._blocks[row].copy_(filled)
+        self.blocks[row].copy_(filled)
 
     def places(self, rows: Any, blocks: int) -> Any:
         """Places in the cache of the first `blocks` blocks of these rows: [rows, blocks x block_tokens]."""
-        starts = self._blocks[rows, :blocks] * self.block_tokens
+        starts = self.blocks[rows, :blocks] * self.block_tokens
         return (starts[..., None] + self._within).flatten(1)
+
+    def places_of(self, rows: Any, positions: Any) -> Any:
+        """The place in the cache of one position of each row: [tokens]."""
+        return self.blocks[rows, positions // self.block_tokens] * self.block_tokens + positions % self.block_tokens

@@ -1,5 +1,6 @@
 """One answer under way in the batching engine."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from worker.inference.batching.blocks import Holding
@@ -63,3 +64,16 @@ class Sequence:
 
     def _ended(self, reason: Any) -> Ended:
         return Ended(reason, self._written, self._shared_tokens)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The next `count` tokens of a sequence."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def gives_token(self) -> bool:
+        """Whether all that is known is read by this step, so that its last scores choose the next token."""
+        return self.count == self.sequence.pending

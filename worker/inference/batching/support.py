@@ -2,8 +2,10 @@
 
 It is not read off a list of names but tried, once a model: a prompt in two chunks and a decode step, through the paged
 cache, against one plain forward. Whatever differs, raises or looks at the whole batch is left to the serial engine.
+On a GPU the attention kernel is tried first; where that one fails, attention in plain torch is.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,10 @@ from torch import nn
 
 from worker.inference.batching.attention import NAME, NotBatchable
 from worker.inference.batching.cache import KeyValueCache
-from worker.inference.batching.plan import Part, Plan
+from worker.inference.batching.fusing import fuse_norms, fuse_rotary
+from worker.inference.batching.packs import query_blocks
+from worker.inference.batching.plan import Attending, Kernels, Plan, run
+from worker.inference.batching.rectangles import Rectangle, Rectangles
 
 PROBE_TOKENS = 40
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -20,14 +25,20 @@ BATCH_ROPES = {"dynamic", "longrope"}  # their angles depend on the longest sequ
 # Relative difference of the scores (norm of the difference over norm) that rounding explains.
 TOLERANCE = {torch.float32: 1e-3}
 HALF_TOLERANCE = 5e-2
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Support:
-    """What the trial showed: a small cache with the model's shapes, and the linear layers that see every token."""
+    """What the trial showed: a small cache with the model's shapes, and the linear layers that see every token.
+
+    `siblings`: for each of these layers those that are given the same numbers one after another, itself too.
+    `kernels`: None: plain torch computes all.
+    """
 
     small_cache: KeyValueCache
-    linear_paths: frozenset[str]
+    siblings: dict[str, tuple[str, ...]]
+    kernels: Kernels | None
 
 
 def try_batching(model: Any) -> Support:
@@ -38,17 +49,45 @@ def try_batching(model: Any) -> Support:
     with torch.inference_mode():
         expected = model(input_ids=tokens, use_cache=False).logits[0, -2:].float()
     model.set_attn_implementation(NAME)
+    take_apart = fuse_norms(model)
     try:
         if model.config._attn_implementation != NAME:
             raise NotBatchable("its attention cannot be replaced")
-        return _try(model, tokens, expected)
-    except torch.OutOfMemoryError:
-        raise
+        return _try_ways(model, tokens, expected)
     except NotBatchable:
+        take_apart()
         model.set_attn_implementation(usual)
+        raise
+
+
+def kernels_for(device: Any) -> Kernels | None:
+    """The kernels for a GPU, where they can run."""
+    if device.type != "cuda":
+        return None
+    try:
+        from worker.inference.batching.lora_kernel import RANKS, BlockProducts  # Triton is not part of every torch
+        from worker.inference.batching.paging import QueryBlocks
+        from worker.inference.batching.rotary_kernel import rotate
+    except ImportError:
+        return None
+    return Kernels(QueryBlocks, BlockProducts, RANKS, rotate)
+
+
+def _try_ways(model: Any, tokens: Any, expected: Any) -> Support:
+    kernels = kernels_for(model.device)
+    if kernels is not None:
+        try:
+            fuse_rotary(model, kernels.rotate)
+            return _try(model, tokens, expected, kernels)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # noqa: BLE001  Triton's compiler raises what it likes; plain torch remains
+            log.warning("the attention kernel does not fit this model or GPU, plain torch is tried: %s", error)
+    try:
+        return _try(model, tokens, expected, None)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
-        model.set_attn_implementation(usual)
         raise NotBatchable(f"a batched forward failed ({type(error).__name__}: {error})") from error
 
 
@@ -74,12 +113,12 @@ def _probe_tokens(model: Any) -> Any:
     return (torch.arange(count, device=model.device) * 7919 + 11).remainder(config.vocab_size)[None]
 
 
-def _try(model: Any, tokens: Any, expected: Any) -> Support:
+def _try(model: Any, tokens: Any, expected: Any, kernels: Kernels | None) -> Support:
     count = tokens.shape[1]
     cache, seen = KeyValueCache(count + 1), _Linears(model)
     with torch.inference_mode(), seen:
         ours = [
-            _forward(model, tokens[0, first:last], first, cache)
+            _forward(model, tokens[0, first:last], first, cache, kernels)
             for first, last in ((0, count // 2), (count // 2, count - 1), (count - 1, count))
         ]
     found = torch.stack([ours[1], ours[2]]).float()
@@ -89,7 +128,7 @@ def _try(model: Any, tokens: Any, expected: Any) -> Support:
     if len(cache.layers) != model.config.get_text_config().num_hidden_layers:
         raise NotBatchable(f"only {len(cache.layers)} of its layers keep keys and values in the paged cache")
     _check_windows(model.config.get_text_config(), cache.windows)
-    return Support(cache, frozenset(seen.paths))
+    return Support(cache, seen.siblings(), kernels)
 
 
 def _check_windows(config: Any, windows: dict[int, int | None]) -> None:
@@ -102,41 +141,36 @@ def _check_windows(config: Any, windows: dict[int, int | None]) -> None:
         raise NotBatchable(f"{asked} of its layers have a window, {told} tell it to their attention")
 
 
-def _forward(model: Any, tokens: Any, first: int, cache: KeyValueCache) -> Any:
+def _forward(model: Any, tokens: Any, first: int, cache: KeyValueCache, kernels: Kernels | None) -> Any:
     """Scores of the last of `tokens`, which stand at `first` and after; place p + 1 of the cache holds position p."""
-    last = first + len(tokens)
-    positions = torch.arange(first, last, device=tokens.device)
-    gather = torch.arange(1, last + 1, device=tokens.device)[None]
-    part = Part(0, positions[None], gather)
-    plan = Plan(tokens, positions, positions + 1, torch.zeros_like(positions), cache, [part])
-    return run(model, plan, torch.tensor([len(tokens) - 1], device=tokens.device))[0]
-
-
-def run(model: Any, plan: Plan, keep: Any) -> Any:
-    """Scores [kept, vocabulary] of the tokens `keep` [kept] of the plan; their keys are in the cache then."""
-    output = model(
-        input_ids=plan.tokens[None],
-        position_ids=plan.positions[None],
-        use_cache=False,
-        logits_to_keep=keep,
-        plan=plan,
-    )
-    return output.logits[0]
+    last, device = first + len(tokens), tokens.device
+    positions = torch.arange(first, last, device=device)
+    places = torch.arange(1, last + 1, device=device)[None]
+    if kernels is None:
+        attending: Attending = Rectangles([Rectangle(0, positions[None], places)])
+    else:
+        blocks = torch.tensor(query_blocks(0, len(tokens), 0, first), device=device).t().contiguous()
+        nobody = blocks[:, :0]
+        attending = kernels.attending(places, 1, *((blocks, nobody) if len(tokens) == 1 else (nobody, blocks)))
+    plan = Plan(tokens, positions, positions + 1, torch.zeros_like(positions), cache, attending)
+    return run(model, plan, torch.tensor([len(tokens) - 1], device=device))[0]
 
 
 class _Linears:
     """Notes the linear layers, quantised ones too, that are given every token of the pack, in every forward."""
 
     def __init__(self, model: Any) -> None:
-        self.paths = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+        self._paths = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
         self._model = model
         self._handles: list[Any] = []
-        self._called: set[str] = set()
+        self._called: dict[str, int] = {}  # by path: which of the different inputs of a forward it was given
+        self._inputs = 0
+        self._last: Any = None
 
     def __enter__(self) -> "_Linears":
         root = self._model.register_forward_pre_hook(self._begin, with_kwargs=True)
         layers = [
-            self._model.get_submodule(path).register_forward_pre_hook(self._note(path)) for path in sorted(self.paths)
+            self._model.get_submodule(path).register_forward_pre_hook(self._note(path)) for path in sorted(self._paths)
         ]
         self._handles = [root, *layers]
         return self
@@ -144,15 +178,26 @@ class _Linears:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-        self.paths &= self._called
+        self._last = None
+
+    def siblings(self) -> dict[str, tuple[str, ...]]:
+        """For each layer those that were given the same tensor one after another in the last forward."""
+        groups: dict[int, list[str]] = {}
+        for path, number in self._called.items():
+            if path in self._paths:
+                groups.setdefault(number, []).append(path)
+        return {path: tuple(group) for group in groups.values() for path in group}
 
     def _begin(self, _: Any, __: Any, given: dict[str, Any]) -> None:
         self._tokens = given["input_ids"].shape[1]
 
     def _note(self, path: str) -> Any:
         def note(_: Any, given: tuple[Any, ...]) -> None:
-            self._called.add(path)
+            if given[0] is not self._last:
+                self._last = given[0]
+                self._inputs += 1
+            self._called[path] = self._inputs
             if given[0].numel() != self._tokens * given[0].shape[-1]:
-                self.paths.discard(path)
+                self._paths.discard(path)
 
         return note

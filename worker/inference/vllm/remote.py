@@ -63,6 +63,7 @@ class Vllm:
 
     async def complete(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
         """The events of a completion. Closing it ends the computing. Raises Declined, before the first event only."""
+        self._check_open()
         try:
             async with self._http.stream("POST", "/v1/completions", json=body) as response:
                 if not response.is_success:
@@ -77,7 +78,12 @@ class Vllm:
         raise away("it broke off before the answer was complete")
 
     async def close(self) -> None:
+        """Whoever asks later hears that it is away."""
         await self._http.aclose()
+
+    def _check_open(self) -> None:
+        if self._http.is_closed:
+            raise away("it was ended")
 
     async def _told(self, kind: type[S], path: str) -> S:
         try:
@@ -88,6 +94,7 @@ class Vllm:
             raise away(f"what it answers at {path} is none of vLLM's; is it a vLLM server?") from None
 
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> bytes:
+        self._check_open()
         try:
             response = await self._http.request(method, path, json=body)
         except httpx.HTTPError as error:

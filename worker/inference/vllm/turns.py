@@ -1,17 +1,26 @@
-"""Base and adapters in turns, for a vLLM in which the one must not be computed beside the other."""
+"""Kinds of requests in turns: those that must not be computed, or cannot be answered, beside each other."""
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    kind: str
 
 
 class Turns:
-    """Any number of one kind at once, never two kinds; first come, first served. For one event loop."""
+    """Any number of one kind at once, never two kinds. For one event loop.
+
+    First come, first served; when the kind changes, all who wait for the new one come in together.
+    """
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
-        self._queue: deque[object] = deque()
+        self._queue: deque[Place] = deque()
         self._kind: str | None = None
         self._inside = 0
 
@@ -27,11 +36,13 @@ class Turns:
                 self._changed.notify_all()
 
     async def _enter(self, kind: str) -> None:
-        place = object()
+        place = Place(kind)
         async with self._changed:
             self._queue.append(place)
             try:
                 await self._changed.wait_for(lambda: self._queue[0] is place and self._kind in (None, kind))
+                if self._kind is None:
+                    self._queue = deque(sorted(self._queue, key=lambda other: other.kind != kind))
                 self._kind, self._inside = kind, self._inside + 1
             finally:
                 self._queue.remove(place)

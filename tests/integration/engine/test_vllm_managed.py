@@ -1,0 +1,216 @@
+"""A vLLM that the engine starts for the base that is asked: replaced, killed, frozen, never coming up."""
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.contracts.generation import EngineError
+from app.contracts.vllm import read_command
+from tests.integration.engine.asking import PROMPT, a_request, events_of, last_of, refusal_of, tokens_of
+from tests.integration.engine.vllms import is_small
+from tests.integration.engine.worlds import World, reference
+from tests.waiting import wait_for
+from worker.inference.engine import Ended, Refusal, Token
+from worker.inference.vllm.engine import VllmEngine
+from worker.inference.vllm.life import Terms
+from worker.inference.vllm.managed import Managed
+from worker.inference.vllm.program import Program
+
+COMMAND = shlex.join([sys.executable, "-m", "tests.integration.engine.vllm_program", "serve"])
+
+
+@pytest.fixture(scope="module")
+def world(proved_world: World) -> World:
+    return proved_world
+
+
+@dataclass(frozen=True)
+class Started:
+    """An engine, and the file that its servers write to."""
+
+    engine: VllmEngine
+    log: Path
+
+    def pids(self) -> list[int]:
+        """Servers that run now, by the file that they write to; what is below them and the guardians left out."""
+        return [pid for pid in writers(self.log) if b"vllm_program" in command_line(pid) and not is_guardian(pid)]
+
+    def pid(self) -> int:
+        (pid,) = self.pids()
+        return pid
+
+    def is_up_again(self, starts: int) -> bool:
+        """Whether there was another start than so many, and its server can be asked."""
+        return len(self.starts()) > starts and is_well(self.engine)
+
+    def starts(self) -> list[str]:
+        """The bases for which a server was started, in order."""
+        return [line.removeprefix("serves ") for line in self.log.read_text().splitlines() if line.startswith("serves")]
+
+
+def writers(log: Path) -> list[int]:
+    """Every process whose output goes to the file."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "fd" / "1").resolve() == log:
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path("/proc", str(pid), "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def is_guardian(pid: int) -> bool:
+    return b"guardian_process" in command_line(pid)
+
+
+@contextmanager
+def managed(folder: Path, options: str = "", *, terms: Terms | None = None) -> Iterator[Started]:
+    """Nothing that it starts may be left at its end."""
+    log = folder.resolve() / "vllm.log"
+    engine = VllmEngine(Managed(Program(read_command(f"{COMMAND} {options}"), log), terms=terms))
+    try:
+        yield Started(engine, log)
+    finally:
+        engine.close()
+        assert engine.join(30.0)
+        assert writers(log) == []
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    with managed(tmp_path_factory.mktemp("managed")) as started:
+        yield started
+
+
+def is_well(engine: VllmEngine) -> bool:
+    try:
+        return engine.health().loaded_base is not None
+    except Refusal:
+        return False
+
+
+def test_nothing_runs_before_anybody_asks(tmp_path: Path) -> None:
+    with managed(tmp_path) as fresh:
+        health = fresh.engine.health()
+
+    assert (health.loaded_base, health.loaded_adapters) == (None, [])
+    assert not fresh.log.exists()
+
+
+def test_base_and_adapters_are_answered_by_a_server_of_that_base(started: Started, world: World) -> None:
+    assert tokens_of(started.engine, a_request(world)) == reference(world.base, None, PROMPT, 12)
+    assert is_small(started.engine, world)
+
+    health = started.engine.health()
+    assert (health.device, health.loaded_base, health.answers) == ("vLLM 0.33.0", "base-0", "in_batches")
+    assert health.loaded_adapters == ["adapter-small@v1"]
+
+
+def test_another_base_replaces_it_when_all_is_answered(started: Started, world: World) -> None:
+    bases = [world.base, world.other_base] * 4
+    assert isinstance(last_of(started.engine, a_request(world)), Ended)
+    before = len(started.starts())
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda base: tokens_of(started.engine, a_request(world, base=base)), bases))
+
+    assert answers == [reference(base, None, PROMPT, 12) for base in bases]
+    assert len(started.starts()) - before <= 2
+    assert len(started.pids()) == 1
+
+
+def test_a_server_that_is_killed_is_started_again_and_proves_its_adapters_anew(started: Started, world: World) -> None:
+    assert is_small(started.engine, world)
+    before = len(started.starts())
+
+    last = killed_in_the_middle(started, world)
+
+    assert isinstance(last, EngineError)
+    assert (last.status, last.code) == (503, "engine_unavailable")
+    wait_for("a new one is up, and nobody has asked", lambda: started.is_up_again(before), 60)
+    assert started.engine.health().loaded_adapters == []
+    assert is_small(started.engine, world)
+    assert len(started.starts()) == before + 1
+
+
+def killed_in_the_middle(started: Started, world: World) -> object:
+    async def run() -> object:
+        request = a_request(world, max_new_tokens=2000, ignore_eos=True)
+        async with aclosing(started.engine.generate(request)) as events:
+            assert isinstance(await anext(events), Token)
+            os.kill(started.pid(), signal.SIGKILL)
+            return [event async for event in events][-1]
+
+    return asyncio.run(run())
+
+
+def test_one_that_is_frozen_is_replaced(tmp_path: Path, world: World) -> None:
+    with managed(tmp_path, terms=Terms(silence=2.0)) as frozen:
+        assert isinstance(last_of(frozen.engine, a_request(world)), Ended)
+        os.kill(frozen.pid(), signal.SIGSTOP)
+
+        wait_for("another one is up", lambda: frozen.is_up_again(1), 60)
+
+        assert tokens_of(frozen.engine, a_request(world)) == reference(world.base, None, PROMPT, 12)
+
+
+def test_one_that_ends_at_its_start_is_a_reason_and_no_loop(tmp_path: Path, world: World) -> None:
+    with managed(tmp_path, "--fails") as failing:
+        first = refusal_of(failing.engine, a_request(world))
+        again = refusal_of(failing.engine, a_request(world))
+
+        assert (first.status, first.code) == (503, "engine_unavailable")
+        assert "its process ended with code 3; its log tells more" in first.message
+        assert again.retry_after_seconds == 1
+        assert failing.engine.health().loaded_base is None
+        time.sleep(1.5)  # nobody asks, and nothing happens
+        assert failing.starts() == ["base-0"]
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path, world: World) -> None:
+    engine = VllmEngine(Managed(Program(read_command("no-such-vllm serve"), tmp_path / "vllm.log")))
+
+    error = refusal_of(engine, a_request(world))
+    engine.close()
+
+    assert engine.join(30.0)
+    assert "its process ended with code 127" in error.message
+    assert "cannot start no-such-vllm" in (tmp_path / "vllm.log").read_text()
+
+
+def test_one_that_does_not_come_up_in_time_is_ended(tmp_path: Path, world: World) -> None:
+    with managed(tmp_path, "--hangs", terms=Terms(start=1.0)) as hanging:
+        error = refusal_of(hanging.engine, a_request(world))
+
+        assert "it did not come up within 1 seconds" in error.message
+        wait_for("nothing is left of it", lambda: writers(hanging.log) == [])
+
+
+def test_an_engine_that_closes_while_it_starts_ends_every_answer(tmp_path: Path, world: World) -> None:
+    with managed(tmp_path, "--hangs") as hanging, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(events_of, hanging.engine, a_request(world))
+        wait_for("it starts", hanging.pids)
+        hanging.engine.close()
+
+        (event,) = answer.result(30)
+
+    assert isinstance(event, EngineError)
+    assert event.code == "engine_stopping"

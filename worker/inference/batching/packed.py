@@ -1,0 +1,50 @@
+"""Runs one step of the model in a pack of a fixed shape, which is replayed from a recorded graph on a GPU."""
+
+from typing import Any
+
+import torch
+
+from worker.inference.batching.cache import KeyValueCache
+from worker.inference.batching.graphs import Graphs
+from worker.inference.batching.lora import AdapterSlots
+from worker.inference.batching.packs import Shape
+from worker.inference.batching.plan import Kernels, Plan, Tables, run
+from worker.inference.batching.runner import in_order
+from worker.inference.batching.sequence import Work
+
+
+class PackedRunner:
+    """What Runner does, with shapes of few kinds; nothing of a pass waits for the device."""
+
+    def __init__(
+        self, model: Any, tables: Tables, cache: KeyValueCache, slots: AdapterSlots, *, kernels: Kernels, answers: int
+    ) -> None:
+        """`answers`: the most sequences of a step."""
+        self._model = model
+        self._tables = tables
+        self._cache = cache
+        self._slots = slots
+        self._kernels = kernels
+        self._answers = answers
+        self._scores: Any = None  # [answers, vocabulary]; one place for the results of all graphs
+        self._graphs = Graphs(self._compute, model.device)
+
+    def step(self, work: list[Work]) -> tuple[list[Work], Any]:
+        """See Runner."""
+        ordered = in_order(work)
+        shape = Shape.of(ordered, self._answers, self._slots.count)
+        with torch.inference_mode():
+            self._graphs.run(shape, shape.fill(ordered), self._slots.version)
+        readers = [one for one in ordered if one.gives_token]
+        return readers, None if self._scores is None else self._scores[: len(readers)]
+
+    def _compute(self, shape: Shape, inputs: Any) -> None:
+        """One forward pass; its scores are in their place then."""
+        (tokens, positions, rows, slots), (keep,), singles, prompts, owned = shape.parts(inputs)
+        self._slots.owners.set(self._kernels.products(owned) if shape.owned else None)
+        who = self._kernels.attending(self._tables.blocks, self._tables.block_tokens, singles, prompts)
+        plan = Plan(tokens, positions, self._tables.places_of(rows, positions), slots, self._cache, who)
+        scores = run(self._model, plan, keep)
+        if self._scores is None:
+            self._scores = scores.new_empty(self._answers, scores.shape[1])
+        self._scores[: len(keep)].copy_(scores)

@@ -1,0 +1,107 @@
+"""Packs of fixed shapes for one forward pass: a step is padded to the next of a few shapes with tokens of nobody."""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from worker.inference.batching.sequence import Work
+
+QUERY_TOKENS = 16  # of one sequence that are computed together, when a prompt is read
+LEAST_MIXED = 64
+COARSE = 256
+OWNED_TOKENS = 16  # of one adapter that are computed together
+Block = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many tokens, query blocks of one token and of prompts, tokens whose scores are read, and blocks of owners."""
+
+    tokens: int
+    singles: int
+    prompts: int
+    readers: int
+    owned: int
+
+    @classmethod
+    def of(cls, work: Rows[Work], answers: int, slots: int) -> "Shape":
+        """The shape of this work, at most `answers` sequences of at most `slots` adapters."""
+        has_prompts = any(one.count > 1 for one in work)
+        if has_prompts:
+            tokens, rows = _round_up(max(LEAST_MIXED, sum(one.count for one in work))), answers
+        else:
+            tokens = rows = min(_round_up(len(work)), answers)
+        is_owned = any(one.sequence.slot for one in work)
+        groups = min(tokens, slots) * (1 + has_prompts)  # neighbours of one slot, each with one block that is not full
+        owned = -(-tokens // OWNED_TOKENS) + groups if is_owned else 0
+        return cls(tokens, rows, has_prompts * (tokens // QUERY_TOKENS + answers), rows, owned)
+
+    @property
+    def _columns(self) -> list[tuple[int, int]]:
+        return [(4, self.tokens), (1, self.readers), (4, self.singles), (4, self.prompts), (3, self.owned)]
+
+    def fill(self, work: Iterable[Work]) -> Any:
+        """All inputs of a pass, in one tensor on the host; `parts` takes it apart. Work of one slot stands together."""
+        tokens: list[list[int]] = [[], [], [], []]
+        keep: list[int] = []
+        blocks: tuple[list[Block], list[Block]] = ([], [])
+        owned: list[Block] = []
+        for one in work:
+            sequence, first = one.sequence, len(tokens[0])
+            begin, count = sequence.computed, one.count
+            blocks[count > 1].extend(query_blocks(first, count, sequence.row, begin))
+            _extend(owned, first, count, sequence.slot)
+            tokens[0].extend(sequence.tokens[begin : begin + count])
+            tokens[1].extend(range(begin, begin + count))
+            tokens[2].extend([sequence.row] * count)
+            tokens[3].extend([sequence.slot] * count)
+            if one.gives_token:
+                keep.append(first + count - 1)
+        parts: list[Rows[Rows[int]]] = [tokens, [keep], *(list(zip(*part, strict=True)) for part in (*blocks, owned))]
+        flat = [_padded(part, *size) for part, size in zip(parts, self._columns, strict=True)]
+        return torch.tensor([number for part in flat for number in part])
+
+    def parts(self, flat: Any) -> list[Any]:
+        """The parts of what `fill` gives, as views.
+
+        Tokens, positions, rows and slots [4, tokens], readers [1, readers], query blocks of single tokens and of
+        prompts [4, blocks], blocks of owners [3, blocks].
+        """
+        sizes = self._columns
+        return [
+            part.view(size)
+            for part, size in zip(flat.split([rows * length for rows, length in sizes]), sizes, strict=True)
+        ]
+
+
+def query_blocks(first: int, count: int, row: int, position: int) -> list[Block]:
+    """The query blocks of `count` tokens of one sequence that stand in the pack from `first` on; see QueryBlocks."""
+    return [
+        (first + done, min(QUERY_TOKENS, count - done), row, position + done) for done in range(0, count, QUERY_TOKENS)
+    ]
+
+
+def _extend(owned: list[Block], first: int, count: int, slot: int) -> None:
+    """Add tokens to the blocks of their owner; if it has the tokens before them too, its last block is filled up."""
+    if owned and owned[-1][2] == slot and owned[-1][0] + owned[-1][1] == first:
+        before = owned.pop()
+        first, count = before[0], before[1] + count
+    if slot:
+        owned.extend((first + done, min(OWNED_TOKENS, count - done), slot) for done in range(0, count, OWNED_TOKENS))
+
+
+def _padded(columns: Rows[Rows[int]], rows: int, length: int) -> list[int]:
+    columns = columns or [[]] * rows
+    return [number for column in columns for number in (*column, *[0] * (length - len(column)))]
+
+
+def _round_up(count: int) -> int:
+    """The next power of two, above 16 the next multiple of 16, above 64 again powers, above 256 multiples of it."""
+    if count > COARSE:
+        return -(-count // COARSE) * COARSE
+    if 16 < count <= 64:
+        return -(-count // 16) * 16
+    return 1 << (count - 1).bit_length()
