@@ -5,6 +5,7 @@ a 409.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def validate_bundle(adapter: AdapterFolder, blueprints: Blueprints) -> Bundle:
         raise rejected(adapter, f"it does not fit the base model ({error})") from None
     _check_keys(adapter, tensors, blueprint.shapes)
     for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not are_finite(tensor):
             raise rejected(adapter, f"{key} holds numbers that are not finite")
     if not any(key.endswith(BIAS) for key in tensors):
         config.bias = "none"  # the base has none that could have been trained
@@ -129,6 +130,13 @@ def _check_keys(adapter: AdapterFolder, tensors: dict[str, Any], expected: dict[
     for key, shape in sorted(expected.items()):
         if tuple(tensors[key].shape) != shape:
             raise rejected(adapter, f"{key} has the shape {tuple(tensors[key].shape)}, the base needs {shape}")
+
+
+def are_finite(tensor: Any) -> bool:
+    """Whether all numbers of a tensor are; its smallest and largest tell, and cost a fifth of asking each."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
 
 
 def rejected(adapter: AdapterFolder, reason: str) -> Refusal:

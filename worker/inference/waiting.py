@@ -13,6 +13,7 @@ from app.contracts.generation import EngineError
 from worker.inference.engine import Refusal, Token, TokenEvent, TokenRequest
 
 STOPPING = (503, "engine_stopping", "the engine stopped before the answer was complete")
+NOBODY = (499, "cancelled", "nobody waits for the answer any more")
 # A model that is loaded, and everybody before in the queue, may keep an answer for so long.
 PATIENCE_SECONDS = 900.0
 
@@ -31,10 +32,27 @@ class Ticket:
         try:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
         except RuntimeError:
-            self.stop(499, "cancelled", "nobody waits for the answer any more")
+            self.stop(*NOBODY)
+
+    @staticmethod
+    def put_all(events: list[tuple["Ticket", TokenEvent]]) -> None:
+        """Hand on events in their order; a loop is woken once, which costs as much as many events."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, TokenEvent]]] = {}
+        for ticket, event in events:
+            by_loop.setdefault(ticket._loop, []).append((ticket, event))
+        for loop, own in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_put_now, own)
+            except RuntimeError:
+                for ticket, _ in own:
+                    ticket.stop(*NOBODY)
 
     async def next(self, patience_seconds: float) -> TokenEvent:
         """The next event; an error 504 `engine_stalled`, and a request to stop, when none comes for so long."""
+        try:
+            return self._events.get_nowait()
+        except asyncio.QueueEmpty:
+            pass
         try:
             async with asyncio.timeout(patience_seconds):
                 return await self._events.get()
@@ -45,6 +63,11 @@ class Ticket:
         """Ask for the end of the answer; it is checked before every token."""
         self.stop_reason = EngineError(status=status, code=code, message=message)
         return self.stop_reason
+
+
+def _put_now(events: list[tuple[Ticket, TokenEvent]]) -> None:
+    for ticket, event in events:
+        ticket._events.put_nowait(event)
 
 
 class Room(Protocol):

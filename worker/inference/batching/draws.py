@@ -1,4 +1,4 @@
-"""Chooses the next tokens of a whole batch with one wait for the device; answers with special wishes one by one.
+"""Chooses the next tokens of a whole batch on the device; answers with special wishes one by one, on the host.
 
 A draw is what `torch.multinomial` does with one sample: the largest of probability over exponential noise. The noise of
 each answer comes from its own dice, so a seed gives the answer that `TokenChooser` gives, in any company.
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from app.contracts.generation import Sampling
+from worker.inference.batching.tensors import to_device
 from worker.inference.engine import Refusal, Token, TokenRequest
 from worker.inference.sampling import TINY, TokenChooser
 
@@ -44,41 +45,64 @@ class Choosing(Protocol):
     draw: Draw | None
     chooser: TokenChooser | None
 
-
-def choose(answers: Rows[Choosing], scores: Any) -> list[Token | Exception]:
-    """The next token of each answer from `scores` [answers, vocabulary], or why it has none.
-
-    What goes wrong for one answer is told in its place: the dice of the others must not be thrown twice.
-    """
-    if not answers:
-        return []
-    try:
-        best, top = _best(answers, scores)
-    except torch.AcceleratorError:
-        raise
-    except RuntimeError as error:
-        return [error] * len(answers)
-    return [
-        _alone(answer, scores[number : number + 1])
-        if answer.chooser is not None
-        else _checked(best[number], top[number])
-        for number, answer in enumerate(answers)
-    ]
+    @property
+    def known(self) -> int:
+        """How many of its tokens the host knows."""
+        ...
 
 
-def _best(answers: Rows[Choosing], scores: Any) -> tuple[list[int], list[float]]:
-    """The batch's choices and its largest scores, in two copies from the device."""
-    top, best = scores.float().max(dim=-1)
-    drawn = [number for number, answer in enumerate(answers) if answer.draw is not None]
-    if drawn:
-        rows = torch.tensor(drawn, device=scores.device)
-        draws = [draw for answer in answers if (draw := answer.draw) is not None]
-        best[rows] = _drawn(draws, scores[rows].float(), top[rows])
-    return best.tolist(), top.tolist()
+class Choices:
+    """The next tokens of a batch. The device has them at once, the host when it asks, and waits for them only then."""
+
+    def __init__(self, answers: Rows[Choosing], scores: Any) -> None:
+        """`scores` [answers, vocabulary] may change afterwards if no answer `needs_host`."""
+        self.needs_host = any(answer.chooser is not None for answer in answers)
+        self.best: Any = None  # [answers], on the device; the choice of a TokenChooser is not in it
+        self._answers = answers
+        self._scores: Any = scores if self.needs_host else None
+        self._error: Exception | None = None
+        try:
+            self._begin(scores)
+        except torch.AcceleratorError:
+            raise
+        except RuntimeError as error:
+            self._error = error
+
+    def _begin(self, scores: Any) -> None:
+        top, best = scores.float().max(dim=-1)
+        drawn = [number for number, answer in enumerate(self._answers) if answer.draw is not None]
+        if drawn:
+            rows = to_device(drawn, scores.device)
+            draws = [draw for answer in self._answers if (draw := answer.draw) is not None]
+            best[rows] = _drawn(draws, scores[rows].float(), top[rows])
+        self.best = best
+        self._told = torch.stack([best.double(), top.double()])
+        self._event = None
+        if self._told.is_cuda:
+            self._told = self._told.to("cpu", non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> list[Token | Exception]:
+        """The next token of each answer, or why it has none.
+
+        What goes wrong for one answer is told in its place: the dice of the others must not be thrown twice.
+        """
+        if self._error is not None:
+            return [self._error] * len(self._answers)
+        if self._event is not None:
+            self._event.synchronize()
+        best, top = self._told.tolist()
+        return [
+            _alone(answer, self._scores[number : number + 1])
+            if answer.chooser is not None
+            else _checked(int(best[number]), top[number])
+            for number, answer in enumerate(self._answers)
+        ]
 
 
 def _drawn(draws: list[Draw], scores: Any, top: Any) -> Any:
-    temperatures = scores.new_tensor([draw.temperature for draw in draws])
+    temperatures = to_device([draw.temperature for draw in draws], scores.device, scores.dtype)
     chances = ((scores - top[:, None]) / temperatures[:, None]).softmax(dim=-1)
     noise = torch.empty_like(chances)
     for row, draw in zip(noise, draws, strict=True):
@@ -95,7 +119,7 @@ def _checked(best: int, top: float) -> Token | Exception:
 def _alone(answer: Choosing, scores: Any) -> Token | Exception:
     assert answer.chooser is not None
     try:
-        return answer.chooser.choose(torch.tensor([answer.tokens], device=scores.device), scores)
+        return answer.chooser.choose(torch.tensor([answer.tokens[: answer.known]], device=scores.device), scores)
     except torch.AcceleratorError:
         raise
     except Exception as error:  # noqa: BLE001  the boundary of a request: it must end with an event

@@ -17,19 +17,22 @@ from worker.inference.bases import Placement
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchLimits
 from worker.inference.batching.loads import Arrival
+from worker.inference.batching.memory import Memory
 from worker.inference.batching.worlds import Worlds
 from worker.inference.engine import Refusal, TokenEvent, TokenRequest
 from worker.inference.serial import PLACES, answer_alone, event_of
 from worker.inference.waiting import PATIENCE_SECONDS, STOPPING, Ticket, WaitingRoom, answers
 from worker.inference.yielding import memory_held, place_of
 
+OUT_OF_MEMORY = "engine_out_of_memory"
 log = logging.getLogger(__name__)
 
 
 class BatchingEngine:
-    """Keeps one base model with many adapters; asking for another base replaces it when all is answered.
+    """Answers from one base model with many adapters at a time; from another base when all before is answered.
 
-    An adapter that no batch can hold is merged into its base, which is another base then.
+    An adapter that no batch can hold is merged into its base, which is another base then. Bases that were asked before
+    stay in memory where there is room for them.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class BatchingEngine:
         limits: BatchLimits | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         on_broken_device: Callable[[], None] = lambda: None,
+        memory: Memory | None = None,
     ) -> None:
         """`patience_seconds`: how long an answer may stand still before its request ends with an error."""
         self._placement = placement
@@ -47,7 +51,8 @@ class BatchingEngine:
         self._patience_seconds = patience_seconds
         self._on_broken_device = on_broken_device
         self._room = WaitingRoom(places)
-        self._worlds = Worlds(placement, limits or BatchLimits(), self._finish, self._room.notify)
+        memory = memory or Memory(placement.device)
+        self._worlds = Worlds(placement, limits or BatchLimits(), self._finish, self._room.notify, memory)
         self._arrived: deque[Arrival] = deque()
         self._aside_for: EngineError | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -61,6 +66,7 @@ class BatchingEngine:
             loaded_base=None if now is None else now.base.name,
             loaded_merged=None if now is None or now.merged is None else now.merged.name,
             loaded_adapters=self._worlds.loaded_adapters(),
+            in_memory=self._worlds.names,
             answers=None if now is None else "in_batches" if alone is None else "one_at_a_time",
             answers_reason=alone,
             waiting=waiting,
@@ -189,15 +195,16 @@ class BatchingEngine:
         return self._join(arrival) or not self._give_back(arrival)
 
     def _is_at_hand(self, ticket: Ticket) -> bool:
-        """Whether the ticket's world is in memory now; it is loaded as soon as nobody is answered in another one."""
+        """Whether the ticket's world answers now; it does so as soon as nobody is answered in another one."""
         worlds = self._worlds
         wanted = worlds.of(ticket.request)
-        if worlds.now == wanted:
+        is_here = worlds.now == wanted
+        if is_here and not worlds.is_too_cramped_for(ticket.request):
             return True
         if self._is_at_work():
             return False
         self._room.let_pass(lambda other: worlds.of(other.request) == wanted)
-        worlds.enter(wanted)
+        worlds.enter(wanted, is_only=is_here)
         return True
 
     def _is_at_work(self) -> bool:
@@ -230,6 +237,8 @@ class BatchingEngine:
             self._finish(ticket, event_of(error))
 
     def _finish(self, ticket: Ticket, event: TokenEvent) -> None:
+        if isinstance(event, EngineError) and event.code == OUT_OF_MEMORY:
+            self._worlds.let_go_of_others()
         self._room.done(ticket)
         ticket.put(event)
 

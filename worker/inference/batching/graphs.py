@@ -32,7 +32,7 @@ class Graphs:
             self._forget(version)
         if self._can_record and (key in self._recorded or self._record(key, inputs)):
             graph, own_inputs = self._recorded[key]
-            own_inputs.copy_(inputs)
+            own_inputs.copy_(inputs.pin_memory(), non_blocking=True)
             graph.replay()
         else:
             self._compute(key, inputs.to(self._device))

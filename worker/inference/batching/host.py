@@ -10,7 +10,7 @@ import torch
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.blocks import BlockPool
 from worker.inference.batching.cache import KeyValueCache
-from worker.inference.batching.draws import choose
+from worker.inference.batching.draws import Choices
 from worker.inference.batching.loading import AdapterReader
 from worker.inference.batching.lora import AdapterSlots, LoraWeights
 from worker.inference.batching.memory import cache_places
@@ -19,6 +19,7 @@ from worker.inference.batching.plan import Tables
 from worker.inference.batching.runner import Runner
 from worker.inference.batching.sequence import Sequence, Work
 from worker.inference.batching.support import try_batching
+from worker.inference.batching.tensors import to_device
 from worker.inference.engine import Token, TokenEvent
 from worker.inference.limits import check_cache_holds, check_fits, end_tokens, model_limit
 from worker.inference.serial import event_of
@@ -54,6 +55,7 @@ class BatchHost:
         self._model = model
         self._finish = finish
         self._limits = limits
+        self._awaited: tuple[list[Sequence], Choices] | None = None  # of the last step, not read yet
         self._ends = end_tokens(model)
         size = limits.block_tokens
         places = limits.cache_tokens or cache_places(
@@ -106,11 +108,11 @@ class BatchHost:
     def _prepare(self, sequence: Sequence) -> None:
         """A failure here is the failure of this answer; it then ends with its error at the next step."""
         try:
-            size = self.blocks.block_tokens
-            self._tables.set(sequence.row, sequence.holding.blocks)
-            fresh = torch.tensor(sequence.holding.blocks[sequence.holding.shared_tokens // size :], dtype=torch.int64)
-            places = (fresh[:, None] * size + torch.arange(size)).flatten()
-            self._cache.clear(places.to(self._model.device))
+            size, holding = self.blocks.block_tokens, sequence.holding
+            self._tables.set(sequence.row, holding.blocks)
+            fresh = holding.blocks[holding.shared_tokens // size :]
+            places = [block * size + within for block in fresh for within in range(size)]
+            self._cache.clear(to_device(places, self._model.device, torch.int64))
             sequence.decide_how(self._ends, str(self._model.device))
         except torch.AcceleratorError:
             raise
@@ -118,11 +120,19 @@ class BatchHost:
             sequence.last = event_of(error)
 
     def step(self) -> bool:
-        """Bring every answer forward by a step, or end it; false when there was none. Device failures pass through."""
+        """Bring every answer forward by a step, or end it; false when there was none. Device failures pass through.
+
+        On a GPU the next step is under way before the tokens of the last one are read and told.
+        """
         self._end_finished()
         if not self.running:
+            self._awaited = None
             return False
-        self._advance(self._next_work())
+        work = self._next_work()
+        if work:
+            self._advance(work)
+        else:
+            self._settle()
         self._end_finished()
         return True
 
@@ -134,6 +144,8 @@ class BatchHost:
         """Every answer gets its next token; prompts share the tokens of a chunk, the earliest first."""
         work, left = [], self._chunk_tokens
         for sequence in self.running:
+            if sequence.is_complete:
+                continue
             count = sequence.pending if sequence.pending == 1 else min(sequence.pending, left)
             if count == 0:
                 continue
@@ -148,6 +160,7 @@ class BatchHost:
         except torch.AcceleratorError:
             raise
         except Exception as error:  # noqa: BLE001  the boundary of a request: it must end with an event
+            self._settle()
             if len(work) == 1:
                 work[0].sequence.last = event_of(error)
                 return
@@ -156,22 +169,51 @@ class BatchHost:
             self._advance(work[:middle])
             self._advance(work[middle:])
             return
+        sequences = [one.sequence for one in readers]
+        choices = Choices(sequences, scores) if readers else None
         for one in work:
             one.sequence.computed += one.count
-            self.blocks.publish(one.sequence.holding, one.sequence.tokens, one.sequence.computed)
-        self._choose([one.sequence for one in readers], scores)
+            self._publish(one.sequence)
+        self._settle()
+        if choices is not None:
+            self._await(sequences, choices)
 
-    def _choose(self, sequences: list[Sequence], scores: Any) -> None:
-        for sequence, token in zip(sequences, choose(sequences, scores), strict=True):
-            if isinstance(token, Token):
-                sequence.take(token)
-            else:
+    def _await(self, sequences: list[Sequence], choices: Choices) -> None:
+        """Go on without knowing what was chosen, where the device can."""
+        for sequence in sequences:
+            sequence.expect()
+        self._awaited = (sequences, choices)
+        if not self._runner.is_ahead or choices.needs_host or choices.best is None:
+            self._settle()
+        else:
+            self._runner.remember(choices.best)
+
+    def _settle(self) -> None:
+        """Read and tell what was chosen last; what was chosen for an answer that has ended is nothing."""
+        if self._awaited is None:
+            return
+        (sequences, choices), self._awaited = self._awaited, None
+        told: list[tuple[Ticket, TokenEvent]] = []
+        for sequence, token in zip(sequences, choices.read(), strict=True):
+            if sequence.last is not None:
+                continue
+            if not isinstance(token, Token):
                 sequence.last = event_of(token)
+                continue
+            if (part := sequence.take(token)) is not None:
+                told.append((sequence.ticket, part))
+            self._publish(sequence)
+        Ticket.put_all(told)
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Let others find what it has computed, as far as the host knows the tokens."""
+        self.blocks.publish(sequence.holding, sequence.tokens, min(sequence.computed, sequence.known))
 
     def _end_finished(self) -> None:
         for sequence in list(self.running):
             last = sequence.last or sequence.ticket.stop_reason
             if last is not None:
+                sequence.last = last
                 self._end(sequence)
                 self._finish(sequence.ticket, last)
 

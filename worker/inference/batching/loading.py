@@ -2,8 +2,10 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from worker.inference.adapters import BIAS, CONFIG, WEIGHTS, validate_bundle
@@ -50,21 +52,31 @@ class AdapterReader:
     def __init__(self, model: Any, linear_paths: frozenset[str]) -> None:
         self._blueprints = Blueprints(model.config)
         self._linear_paths = linear_paths
+        self._dtype = model.dtype
+        self._device = model.device
 
     def read(self, adapter: AdapterFolder) -> LoraWeights:
         """Raises Refusal 409 for a bundle that does not fit its base, NotBatchable for more than LoRA."""
         bundle = validate_bundle(adapter, self._blueprints)
         self._check_parts(bundle.blueprint)
-        left, pairs = dict(bundle.tensors), {}
-        for path, part in bundle.blueprint.parts.items():
-            down, up = (left.pop(f"{PREFIX}{path}.lora_{matrix}.weight") for matrix in "AB")
-            pairs[path] = (down, up.float() * part.scaling)
+        left, parts = dict(bundle.tensors), bundle.blueprint.parts
+        pairs = {path: tuple(left.pop(f"{PREFIX}{path}.lora_{matrix}.weight") for matrix in "AB") for path in parts}
         if left:
             raise NotBatchable(f"{next(iter(left))} is no pair of LoRA matrices")
+        shelf = self._shelf_for(pairs.values())
+        for path, (down, up) in pairs.items():
+            scaled = (up.float() * parts[path].scaling).t()
+            pairs[path] = (_put(next(shelf), down), _put(next(shelf), scaled))
         weights = LoraWeights(adapter.name, pairs, sum(part.nbytes for pair in pairs.values() for part in pair))
         if weights.rank > MAX_RANK:
             raise NotBatchable(f"rank {weights.rank} is above {MAX_RANK}")
         return weights
+
+    def _shelf_for(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+        """Room for A and B of each pair, in one piece of memory from which a GPU can fetch by itself."""
+        sizes = [part.numel() for pair in pairs for part in pair]
+        kind = {"dtype": self._dtype, "pin_memory": self._device.type == "cuda"}
+        return iter(torch.empty(sum(sizes), **kind).split(sizes))
 
     def _check_parts(self, blueprint: Blueprint) -> None:
         for path, part in blueprint.parts.items():
@@ -72,6 +84,10 @@ class AdapterReader:
                 raise NotBatchable(f"its layer {path} is more than LoRA on a linear layer")
             if path not in self._linear_paths:
                 raise NotBatchable(f"the base does not send every token through {path}")
+
+
+def _put(place: Any, tensor: Any) -> Any:
+    return place.view(tensor.shape).copy_(tensor)
 
 
 class Shelf:

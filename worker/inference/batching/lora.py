@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """A checked adapter: `pairs` maps a module's path to A [r, in] and B [out, r], scaling folded into B."""
+    """A checked adapter: `pairs` maps a module's path to A [r, in] and to B as [r, out], scaling folded into B."""
 
     name: str
     pairs: dict[str, tuple[Any, Any]]
@@ -92,7 +92,7 @@ class Downs:
     def put(self, slot: int, layer: int, weights: Any | None) -> None:
         own = self.weights[slot - 1, layer].zero_()
         if weights is not None:
-            own[: len(weights)].copy_(weights)
+            own[: len(weights)].copy_(weights, non_blocking=True)
 
     def widen(self, rank: int) -> None:
         old, self.weights = self.weights, self._room(rank)
@@ -129,7 +129,7 @@ class MultiLoraLinear(nn.Module):  # type: ignore[misc]
         self._downs.put(slot, self._place, None if pair is None else pair[0])
         up = self._ups[slot - 1].zero_()
         if pair is not None:
-            up[: pair[1].shape[1]].copy_(pair[1].t())
+            up[: len(pair[1])].copy_(pair[1], non_blocking=True)
 
     def forward(self, hidden: Any) -> Any:
         output = self.base(hidden)

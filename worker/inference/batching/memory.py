@@ -1,15 +1,63 @@
-"""How many tokens' keys and values fit beside a model that is loaded."""
+"""What fits into the memory of a device: models, and beside one that is loaded its tokens' keys and values."""
 
 import os
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from app.contracts.yielding import ENGINE_SHARE
 
 # Of an answer, prompt and all, when many are answered at once; a longer one takes the place of others.
 USUAL_TOKENS = 2048
 MOST_CPU_BYTES = 4 * 2**30
+PAGE = os.sysconf("SC_PAGE_SIZE")
+KIB = 1024
+
+
+class Memory:
+    """Bytes of a device, measured when they are asked for."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def free(self) -> int:
+        """What more this process could have."""
+        if self._device.startswith("cuda"):
+            unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+            return int(torch.cuda.mem_get_info(self._device)[0]) + unused
+        return min(_available_on_host(), _room_in_group())
+
+    def held(self) -> int:
+        """What this process has."""
+        if self._device.startswith("cuda"):
+            return int(torch.cuda.memory_allocated(self._device))
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def _available_on_host() -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * KIB
+
+
+def _room_in_group(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Of the container, by its own mount of cgroup v2; what the host has where there is no limit."""
+    try:
+        most, current = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return max(0, int(most) - int(current))
+    except (OSError, ValueError):  # another cgroup, or "max"
+        return _available_on_host()
+
+
+def weight_bytes(folder: Path, dtype: Any) -> int:
+    """Of a model's weights once they are loaded in this type, by the shapes in its files; never too few."""
+    numbers = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(str(path), framework="pt") as tensors:
+            numbers += sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    return numbers * int(dtype.itemsize)
 
 
 def cache_places(bytes_per_place: int, answers: int, longest: int | None, device: Any) -> int:

@@ -10,11 +10,13 @@ from worker.inference.batching.lora import AdapterSlots
 from worker.inference.batching.packs import Shape
 from worker.inference.batching.plan import Kernels, Plan, Tables, run
 from worker.inference.batching.runner import in_order
-from worker.inference.batching.sequence import Work
+from worker.inference.batching.sequence import UNKNOWN, Work
 
 
 class PackedRunner:
     """What Runner does, with shapes of few kinds; nothing of a pass waits for the device."""
+
+    is_ahead = True
 
     def __init__(
         self, model: Any, tables: Tables, cache: KeyValueCache, slots: AdapterSlots, *, kernels: Kernels, answers: int
@@ -26,7 +28,10 @@ class PackedRunner:
         self._slots = slots
         self._kernels = kernels
         self._answers = answers
-        self._scores: Any = None  # [answers, vocabulary]; one place for the results of all graphs
+        # One place for the results of all graphs: scores [answers, vocabulary], and whose they are, [answers].
+        self._scores: Any = None
+        self._readers = torch.zeros(answers, dtype=torch.int64, device=model.device)
+        self._chosen = torch.zeros(answers + 1, dtype=torch.int64, device=model.device)  # by row
         self._graphs = Graphs(self._compute, model.device)
 
     def step(self, work: list[Work]) -> tuple[list[Work], Any]:
@@ -38,13 +43,20 @@ class PackedRunner:
         readers = [one for one in ordered if one.gives_token]
         return readers, None if self._scores is None else self._scores[: len(readers)]
 
+    def remember(self, best: Any) -> None:
+        """The tokens chosen after the last step, [answers]: the next step may begin before the host knows them."""
+        with torch.inference_mode():
+            self._chosen.index_copy_(0, self._readers[: len(best)], best)
+
     def _compute(self, shape: Shape, inputs: Any) -> None:
         """One forward pass; its scores are in their place then."""
         (tokens, positions, rows, slots), (keep,), singles, prompts, owned = shape.parts(inputs)
+        tokens = torch.where(tokens == UNKNOWN, self._chosen[rows], tokens)
         self._slots.owners.set(self._kernels.products(owned) if shape.owned else None)
         who = self._kernels.attending(self._tables.blocks, self._tables.block_tokens, singles, prompts)
         plan = Plan(tokens, positions, self._tables.places_of(rows, positions), slots, self._cache, who)
         scores = run(self._model, plan, keep)
+        self._readers[: len(keep)].copy_(rows[keep])
         if self._scores is None:
             self._scores = scores.new_empty(self._answers, scores.shape[1])
         self._scores[: len(keep)].copy_(scores)

@@ -23,7 +23,7 @@ LARGE_KEY_BYTES = 512
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _seen(scores, at, is_key, own, softcap, WINDOW: tl.constexpr, HAS_CAP: tl.constexpr):  # type: ignore[no-untyped-def]
+def _seen(scores, at, is_key, own, softcap, WINDOW: tl.constexpr, HAS_CAP: tl.constexpr):  # type: ignore
     """The scores of keys at positions `at` for queries at `own`: minus infinity where a query does not see the key."""
     if HAS_CAP:
         scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
@@ -33,7 +33,7 @@ def _seen(scores, at, is_key, own, softcap, WINDOW: tl.constexpr, HAS_CAP: tl.co
     return tl.where(is_seen, scores, float("-inf"))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _take_in(scores, value, largest, total, found):  # type: ignore[no-untyped-def]
     """Go on with the running softmax: its largest score, the sum of its weights, and the values that they weigh."""
     top = tl.maximum(largest, tl.max(scores, 1))

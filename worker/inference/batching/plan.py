@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from worker.inference.batching.lora import Products
+from worker.inference.batching.tensors import to_device
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ class Tables:
 
     def set(self, row: int, blocks: list[int]) -> None:
         """Give a row its blocks; what it does not have points at block 0."""
-        filled = torch.zeros(self.blocks.shape[1], dtype=torch.int64)
-        filled[: len(blocks)] = torch.tensor(blocks, dtype=torch.int64)
-        self.blocks[row].copy_(filled)
+        self.blocks[row].copy_(to_device(blocks + [0] * (self.blocks.shape[1] - len(blocks)), self.blocks.device))
 
     def places(self, rows: Any, blocks: int) -> Any:
         """Places in the cache of the first `blocks` blocks of these rows: [rows, blocks x block_tokens]."""

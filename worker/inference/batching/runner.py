@@ -12,7 +12,9 @@ from worker.inference.batching.sequence import Work
 
 
 class Runner:
-    """Computes exactly the tokens that there are, in plain torch."""
+    """Computes exactly the tokens that there are, in plain torch; the host must know all of them."""
+
+    is_ahead = False
 
     def __init__(self, model: Any, tables: Tables, cache: KeyValueCache, slots: AdapterSlots) -> None:
         self._model = model
@@ -42,6 +44,9 @@ class Runner:
             plan = Plan(tokens, positions, writes, slots, self._cache, Rectangles(parts))
             readers = [one for one in ordered if one.gives_token]
             return readers, run(self._model, plan, self._last_places(ordered))
+
+    def remember(self, best: Any) -> None:
+        """See PackedRunner; here the host knows what was chosen before the next step."""
 
     def _inputs(self, work: list[Work]) -> Any:
         """Tokens, positions, rows and slots of the pack: [4, tokens], on the device."""

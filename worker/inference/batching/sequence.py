@@ -9,6 +9,8 @@ from worker.inference.engine import Ended, Token, TokenEvent
 from worker.inference.sampling import TokenChooser, answer_ends, is_plain_greedy
 from worker.inference.waiting import Ticket
 
+UNKNOWN = -1  # the token of a place whose token is being chosen
+
 
 class Sequence:
     """Its tokens, how many of them are in the cache, and who chooses the next one.
@@ -30,6 +32,7 @@ class Sequence:
         self._ends = answer_ends(request, model_ends)
         self._shared_tokens = holding.shared_tokens
         self._written = 0
+        self._expected = 0  # tokens written, or being chosen
 
     def decide_how(self, model_ends: set[int], device: str) -> None:
         """Take the quickest way of choosing that gives the answer of TokenChooser."""
@@ -42,7 +45,7 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens that are known and not yet in the cache."""
+        """Tokens that are known, on the device at least, and not yet in the cache."""
         return len(self.tokens) - self.computed
 
     @property
@@ -51,16 +54,34 @@ class Sequence:
         named = self.ticket.request.adapter
         return None if named is None or self.slot == 0 else named.name
 
-    def take(self, token: Token) -> None:
-        """Tell the next token, and note in `last` when it was the last."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether all tokens that it may have are chosen, or are being chosen."""
+        return self._expected == self.ticket.request.sampling.max_new_tokens
+
+    @property
+    def known(self) -> int:
+        """How many of its tokens are known on the host: one that is still being chosen is not."""
+        return len(self.tokens) - (self._expected - self._written)
+
+    def expect(self) -> None:
+        """Its next token is being chosen: the device knows it before the host does."""
+        self._expected += 1
+        self.tokens.append(UNKNOWN)
+
+    def take(self, token: Token) -> Token | None:
+        """Learn the token that was expected first; returns it if it is part of the answer.
+
+        Notes in `last` when it was the last one.
+        """
+        self.tokens[self.known] = token.id
         self._written += 1
         if token.id in self._ends:
             self.last = self._ended("stop")
-            return
-        self.ticket.put(token)
-        self.tokens.append(token.id)
+            return None
         if self._written == self.ticket.request.sampling.max_new_tokens:
             self.last = self._ended("length")
+        return token
 
     def _ended(self, reason: Any) -> Ended:
         return Ended(reason, self._written, self._shared_tokens)

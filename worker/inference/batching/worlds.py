@@ -1,23 +1,28 @@
-"""What is in memory: one base model, or one with an adapter merged into it. For another one it is loaded anew.
+"""What is in memory: base models, and what becomes of one with an adapter merged into it; one of them answers at a time.
 
-A model into which an adapter was merged never answers for its base, nor for another adapter: no trace of it can stay.
+Each has weights, keys and values, slots and a prefix cache of its own, so no trace of one can reach another; and a
+model into which an adapter was merged never answers for its base, nor for another adapter. They stay as long as half of
+the memory is free, then the one that answered longest ago makes room.
 """
 
 import gc
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from worker.inference.adapters import Bundle, validate_bundle
-from worker.inference.bases import Placement, load_base, load_config
+from worker.inference.bases import Placement, is_out_of_memory, load_base, load_config
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchHost, BatchLimits
 from worker.inference.batching.loading import more_than_lora
 from worker.inference.batching.loads import Loads
+from worker.inference.batching.memory import Memory, weight_bytes
 from worker.inference.blueprints import Blueprints
 from worker.inference.engine import AdapterFolder, ModelFolder, TokenEvent, TokenRequest
+from worker.inference.limits import model_limit
 from worker.inference.merging import merge
 from worker.inference.resident import Resident
 from worker.inference.waiting import Ticket
@@ -34,11 +39,36 @@ class World:
 
     @property
     def name(self) -> str:
-        return self.base.name if self.merged is None else f"{self.base.name} with {self.merged.name} merged into it"
+        form = "" if self.base.variant is None else f" ({self.base.variant.name})"
+        with_it = "" if self.merged is None else f" with {self.merged.name} merged into it"
+        return f"{self.base.name}{form}{with_it}"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A world in memory: a host that answers in batches, or a model that answers one request at a time, and why.
+
+    `longest`: the tokens of an answer for which memory may be found once no other world is there; None: all is taken.
+    """
+
+    host: BatchHost | None = None
+    loads: Loads | None = None
+    resident: Resident | None = None
+    why_alone: str | None = None
+    longest: int | None = None
+
+    def close(self) -> None:
+        if self.loads is not None:
+            self.loads.close()
+        if self.host is not None:
+            self.host.close()
+
+
+NOTHING = Loaded()
 
 
 class Worlds:
-    """Keeps the world of now and knows which one a request needs. For one thread."""
+    """Keeps worlds and knows which one a request needs. For one thread; what is only read may be read by any."""
 
     def __init__(
         self,
@@ -46,24 +76,47 @@ class Worlds:
         limits: BatchLimits,
         finish: Callable[[Ticket, TokenEvent], None],
         on_news: Callable[[], None],
+        memory: Memory,
     ) -> None:
-        self.now: World | None = None
-        self.host: BatchHost | None = None
-        self.loads: Loads | None = None
-        self.resident: Resident | None = None
         self._placement = placement
         self._limits = limits
         self._finish = finish
         self._on_news = on_news
-        self._alone: dict[World, str] = {}
+        self._memory = memory
+        self._loaded: dict[World, Loaded] = {}  # that of now last; never changed, always replaced
         self._more_than_lora: dict[AdapterFolder, str | None] = {}
         self._blueprints: dict[ModelFolder, Blueprints] = {}
 
     @property
+    def now(self) -> World | None:
+        """The one that answers."""
+        return next(reversed(self._loaded), None)
+
+    @property
+    def _here(self) -> Loaded:
+        return next(reversed(self._loaded.values()), NOTHING)
+
+    @property
+    def host(self) -> BatchHost | None:
+        return self._here.host
+
+    @property
+    def loads(self) -> Loads | None:
+        return self._here.loads
+
+    @property
+    def resident(self) -> Resident | None:
+        return self._here.resident
+
+    @property
     def alone(self) -> str | None:
         """Why the world of now answers one request at a time; None when it answers in batches, or there is none."""
-        now = self.now
-        return None if now is None or self.host is not None else self._alone.get(now)
+        return self._here.why_alone
+
+    @property
+    def names(self) -> list[str]:
+        """All that is in memory, that of now first."""
+        return [world.name for world in reversed(self._loaded)]
 
     def of(self, request: TokenRequest) -> World:
         """The world that a request needs, as far as it is known before the adapter is read."""
@@ -82,23 +135,33 @@ class Worlds:
         """An adapter that was read turned out to need more than a mixed batch can do."""
         self._more_than_lora[adapter] = reason
 
-    def enter(self, world: World) -> None:
-        """Have the world in memory. Raises Refusal: for an adapter that does not fit before anything is given up."""
+    def is_too_cramped_for(self, request: TokenRequest) -> bool:
+        """Whether the world of now has no room for the request, and may have it once it is the only one."""
+        host, longest = self.host, self._here.longest
+        if host is None or longest is None or len(self._loaded) < 2:
+            return False
+        tokens = len(request.prompt_ids) + request.sampling.max_new_tokens
+        return host.blocks.total * host.blocks.block_tokens < tokens - 1 < longest
+
+    def enter(self, world: World, *, is_only: bool = False) -> None:
+        """Let the world answer; it is loaded if it is not in memory, and with `is_only` after all others have gone.
+
+        Raises Refusal: for an adapter that does not fit before anything is given up.
+        """
+        if world in self._loaded and not is_only:
+            self._loaded = {**self._others(world), world: self._loaded[world]}
+            return
         bundle = self._read(world)
-        self.let_go()
-        model = load_base(world.base, self._placement)
-        if world.merged is not None and bundle is not None:
-            log.info("%s is merged into its base: %s", world.merged.name, self._more_than_lora[world.merged])
-            model = merge(world.merged, bundle, model)
-        try:
-            self.host = BatchHost(model, self._limits, self._finish)
-            self.loads = Loads(self.host.reader, self._on_news)
-        except NotBatchable as error:
-            self._alone[world] = str(error)
-            self.resident = Resident(model, max(2, self._limits.adapters))
-        self.now = world
+        if is_only:
+            self.let_go()
+        self._make_room(world)
+        loaded = self._load_somehow(world, bundle)
+        self._loaded = {**self._loaded, world: loaded}
         how = "in batches" if self.alone is None else f"one request at a time: {self.alone}"
         log.info("%s was loaded on %s and answers %s", world.name, self._placement.device, how)
+
+    def _others(self, world: World) -> dict[World, Loaded]:
+        return {other: loaded for other, loaded in self._loaded.items() if other != world}
 
     def _read(self, world: World) -> Bundle | None:
         if world.merged is None:
@@ -107,19 +170,63 @@ class Worlds:
             self._blueprints[world.base] = Blueprints(load_config(world.base))
         return validate_bundle(world.merged, self._blueprints[world.base])
 
+    def _make_room(self, world: World) -> None:
+        """Let go of worlds, those that answered longest ago first, until the others and this one are half at most."""
+        needed = weight_bytes(world.base.folder, self._placement.dtype)
+        while self._loaded and self._memory.held() + needed > self._memory.free():
+            oldest = next(iter(self._loaded))
+            log.info("%s makes room for %s", oldest.name, world.name)
+            self._let_go_of(oldest)
+
+    def _load_somehow(self, world: World, bundle: Bundle | None) -> Loaded:
+        """What was measured may be wrong: where memory is too little in company, it is tried once more without."""
+        try:
+            return self._load(world, bundle)
+        except Exception as error:
+            if not (is_out_of_memory(error) and self._loaded):
+                raise
+        log.warning("%s does not fit beside %s", world.name, ", ".join(self.names))
+        self.let_go()
+        return self._load(world, bundle)
+
+    def _load(self, world: World, bundle: Bundle | None) -> Loaded:
+        model = load_base(world.base, self._placement)
+        if world.merged is not None and bundle is not None:
+            log.info("%s is merged into its base: %s", world.merged.name, self._more_than_lora[world.merged])
+            model = merge(world.merged, bundle, model)
+        longest = None
+        if self._loaded and self._limits.cache_tokens is None:
+            longest = model_limit(model) or sys.maxsize
+        try:
+            host = BatchHost(model, self._limits, self._finish)
+        except NotBatchable as error:
+            return Loaded(resident=Resident(model, max(2, self._limits.adapters)), why_alone=str(error))
+        return Loaded(host=host, loads=Loads(host.reader, self._on_news), longest=longest)
+
+    def let_go_of_others(self) -> None:
+        """Keep the world of now alone."""
+        for world in list(self._loaded)[:-1]:
+            self._let_go_of(world)
+
     def let_go(self) -> None:
-        """Free the memory."""
-        if self.loads is not None:
-            self.loads.close()
-        if self.host is not None:
-            self.host.close()
-        self.now, self.host, self.loads, self.resident = None, None, None, None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        """Free the memory of all."""
+        for world in list(self._loaded):
+            self._let_go_of(world)
+        _collect()
+
+    def _let_go_of(self, world: World) -> None:
+        self._loaded[world].close()
+        self._loaded = self._others(world)
+        _collect()
 
     def loaded_adapters(self) -> list[str]:
         host, resident = self.host, self.resident
         if host is not None:
             return sorted(host.slots.loaded)
         return sorted(resident.adapters) if resident is not None else []
+
+
+def _collect() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
