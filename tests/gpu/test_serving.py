@@ -1,6 +1,7 @@
-"""The engine on a GPU: packs of fixed shapes, graphs and the attention kernel give the answers of PEFT alone."""
+"""The engine on a GPU: packs of fixed shapes, graphs and kernels, held to what the tests of batches ask on a CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,74 +9,67 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
+from tests.integration.engine.conftest import world  # noqa: E402, F401
+from tests.integration.engine.test_batching import *  # noqa: E402, F403
+from tests.integration.engine.test_batching_lives import (  # noqa: E402, F401
+    test_a_forward_that_fails_fails_only_the_request_at_fault,
+    test_a_request_that_fails_fails_alone,
+    test_adapters_that_no_batch_can_hold_are_answered_beside_those_that_one_can,
+    test_every_kind_of_model_answers_as_it_does_alone,
+    test_requests_of_two_bases_are_answered_in_turn,
+    test_who_leaves_frees_all_and_disturbs_nobody,
+)
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from tests.integration.engine.worlds import build_world
-
-    return build_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def speakers(world: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """The base, and adapters of different ranks on different layers."""
-    from tests.integration.engine.test_batching import PLAIN
-    from tests.integration.engine.worlds import build_tiny_adapter
-    from worker.inference.engine import AdapterFolder
-
-    folder = tmp_path_factory.mktemp("plain")
-    return [None] + [
-        AdapterFolder(f"adapter-{name}@v1", build_tiny_adapter(folder / name, world.base.folder, seed=seed, **config))
-        for seed, (name, config) in enumerate(PLAIN.items(), start=20)
-    ]
+JOIN_SECONDS = 60
 
 
-@pytest.fixture
-def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+@pytest.fixture  # type: ignore[no-redef]
+def make_batching() -> Iterator[Callable[..., Any]]:
+    """Engines on the GPU with the given limits; afterwards every block of theirs must be free again."""
     from worker.inference.bases import Placement
     from worker.inference.batching.engine import BatchingEngine
     from worker.inference.batching.host import BatchLimits
 
-    engine = BatchingEngine(Placement("cuda:0", torch.float32), places=500, limits=BatchLimits(**request.param))
-    yield engine
-    free, total = engine.count_blocks()
-    engine.close()
-    assert engine.join(30)
-    assert free == total
+    made: list[Any] = []
+
+    def make(**limits: int) -> Any:
+        made.append(BatchingEngine(Placement("cuda:0", torch.float32), places=500, limits=BatchLimits(**limits)))
+        return made[-1]
+
+    yield make
+    counts = [engine.count_blocks() for engine in made]
+    for engine in made:
+        engine.close()
+    assert all(engine.join(JOIN_SECONDS) for engine in made)
+    assert all(free == total for free, total in counts)
 
 
-@pytest.mark.parametrize(
-    "engine", [{"chunk_tokens": 7}, {}, {"answers": 5, "adapters": 3}], ids=["chunks", "whole", "few"], indirect=True
-)
-def test_a_base_and_five_adapters_at_once_answer_as_each_does_alone(
-    engine: Any, world: Any, speakers: list[Any]
+def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
+    make_batching: Callable[..., Any],
+    world: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,  # noqa: F811
 ) -> None:
-    from tests.integration.engine.crowds import ask_all, told_tokens
-    from tests.integration.engine.test_batching import expected, mixed_requests
-
-    requests = mixed_requests(world, speakers, 36)
-
-    answers = ask_all(engine, requests, arriving_within=0.5)
-
-    assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
-    assert engine.health().answers == "in_batches"
-
-
-@pytest.mark.parametrize("engine", [{}], ids=["whole"], indirect=True)
-def test_a_seed_gives_the_same_answer_alone_and_in_company(engine: Any, world: Any, speakers: list[Any]) -> None:
     from dataclasses import replace
 
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
     from tests.integration.engine.crowds import ask_all, told_tokens
-    from tests.integration.engine.test_batching import mixed_requests
+    from tests.integration.engine.test_batching import asked
+    from worker.inference.engine import ModelFolder
 
-    requests = [
-        replace(one, sampling=one.sampling.model_copy(update={"temperature": 0.9, "seed": number}))
-        for number, one in enumerate(mixed_requests(world, speakers, 12))
-    ]
+    wish = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    AutoModelForCausalLM.from_pretrained(world.base.folder, quantization_config=wish).save_pretrained(tmp_path / "base")
+    base = ModelFolder("quantised", tmp_path / "base")
+    requests = [replace(asked(world, None, range(3, 5 + count)), base=base) for count in (1, 20, 40)]
+    engine = make_batching()
 
-    alone = [told_tokens(ask_all(engine, [one])[0]) for one in requests]
+    alone = [told_tokens(ask_all(engine, [request])[0]) for request in requests]
+    together = [told_tokens(events) for events in ask_all(engine, requests)]
 
-    assert [told_tokens(events) for events in ask_all(engine, requests)] == alone
+    assert together == alone
+    assert engine.health().answers == "in_batches"
+    assert "cannot be recorded" not in caplog.text
 
 
 @pytest.mark.parametrize("window", [None, 20])
@@ -87,8 +81,8 @@ def test_the_kernel_gives_the_attention_of_plain_torch(
     from tests.integration.engine.attentions import both_attentions
     from worker.inference.batching.plan import Scoring
 
-    asked = [(0, 1), (700, 1), (3, 1), (0, 33), (640, 50), (70, 2)]
+    tokens = [(0, 1), (700, 1), (3, 1), (0, 33), (640, 50), (70, 2)]
 
-    found, wanted = both_attentions(asked, heads, key_heads, size, Scoring(0.2, softcap, window), device="cuda:0")
+    found, wanted = both_attentions(tokens, heads, key_heads, size, Scoring(0.2, softcap, window), device="cuda:0")
 
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)

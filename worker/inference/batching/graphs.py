@@ -4,7 +4,7 @@ A graph is recorded when its shape is first needed. All of them share one pool o
 """
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -28,8 +28,7 @@ class Graphs:
 
     def run(self, key: Hashable, inputs: Any, version: int) -> None:
         """`inputs` are on the host. What was recorded for another version of the layers is forgotten."""
-        if self._version != version:
-            self._forget(version)
+        self._renew(version)
         if self._can_record and (key in self._recorded or self._record(key, inputs)):
             graph, own_inputs = self._recorded[key]
             own_inputs.copy_(inputs.pin_memory(), non_blocking=True)
@@ -37,12 +36,18 @@ class Graphs:
         else:
             self._compute(key, inputs.to(self._device))
 
+    def prepare(self, keys: Iterable[Hashable], inputs: Callable[[Any], Any], version: int) -> bool:
+        """Record the first of these keys that is not recorded yet; false when none is left. It computes nothing."""
+        self._renew(version)
+        key = next((key for key in keys if key not in self._recorded), None) if self._can_record else None
+        return key is not None and self._record(key, inputs(key))
+
     def _record(self, key: Hashable, inputs: Any) -> bool:
         own_inputs = inputs.to(self._device)
         graph = torch.cuda.CUDAGraph()
+        self._compute(key, own_inputs)  # libraries set themselves up outside the recording
+        torch.cuda.synchronize()
         try:
-            self._compute(key, own_inputs)  # libraries set themselves up outside the recording
-            torch.cuda.synchronize()
             with torch.cuda.graph(graph, pool=self._pool):
                 self._compute(key, own_inputs)
         except torch.OutOfMemoryError:
@@ -56,7 +61,9 @@ class Graphs:
         log.info("recorded %s", key)
         return True
 
-    def _forget(self, version: int) -> None:
+    def _renew(self, version: int) -> None:
+        if self._version == version:
+            return
         if self._recorded:
             torch.cuda.synchronize()
         self._recorded.clear()

@@ -70,9 +70,9 @@ class BatchHost:
         self._rows = list(range(limits.answers, 0, -1))
         parts = (model, self._tables, self._cache, self.slots)
         self._runner: Runner | PackedRunner = Runner(*parts)
-        if support.kernels is not None:
-            self._runner = PackedRunner(*parts, kernels=support.kernels, answers=limits.answers)
         self._chunk_tokens = limits.chunk_tokens or CHUNK_TOKENS[model.device.type == "cuda"]
+        if support.kernels is not None:
+            self._runner = PackedRunner(*parts, support.kernels, limits.answers, self._chunk_tokens)
 
     @property
     def places(self) -> int:
@@ -135,6 +135,10 @@ class BatchHost:
             self._settle()
         self._end_finished()
         return True
+
+    def prepare(self) -> bool:
+        """Get one more kind of step ready, while nobody waits for an answer; false when there is nothing left to do."""
+        return not self.running and self._runner.prepare()
 
     def close(self) -> None:
         """Give the model its own layers back. Its attention stays the paged one: load it anew for another use."""

@@ -19,15 +19,23 @@ class PackedRunner:
     is_ahead = True
 
     def __init__(
-        self, model: Any, tables: Tables, cache: KeyValueCache, slots: AdapterSlots, *, kernels: Kernels, answers: int
+        self,
+        model: Any,
+        tables: Tables,
+        cache: KeyValueCache,
+        slots: AdapterSlots,
+        kernels: Kernels,
+        answers: int,
+        chunk_tokens: int,
     ) -> None:
-        """`answers`: the most sequences of a step."""
+        """`answers`: the most sequences of a step; `chunk_tokens`: the most tokens of prompts in it."""
         self._model = model
         self._tables = tables
         self._cache = cache
         self._slots = slots
         self._kernels = kernels
         self._answers = answers
+        self._shapes = Shape.all_of(answers, chunk_tokens, slots.count)
         # One place for the results of all graphs: scores [answers, vocabulary], and whose they are, [answers].
         self._scores: Any = None
         self._readers = torch.zeros(answers, dtype=torch.int64, device=model.device)
@@ -42,6 +50,12 @@ class PackedRunner:
             self._graphs.run(shape, shape.fill(ordered), self._slots.version)
         readers = [one for one in ordered if one.gives_token]
         return readers, None if self._scores is None else self._scores[: len(readers)]
+
+    def prepare(self) -> bool:
+        """Record one more kind of step before it is needed; false when there is none left."""
+        with torch.inference_mode():
+            shapes = [shape for shape in self._shapes if self._slots.version or not shape.owned]
+            return self._graphs.prepare(shapes, lambda shape: shape.fill([]), self._slots.version)
 
     def remember(self, best: Any) -> None:
         """The tokens chosen after the last step, [answers]: the next step may begin before the host knows them."""

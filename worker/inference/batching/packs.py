@@ -29,14 +29,26 @@ class Shape:
     @classmethod
     def of(cls, work: Rows[Work], answers: int, slots: int) -> "Shape":
         """The shape of this work, at most `answers` sequences of at most `slots` adapters."""
-        has_prompts = any(one.count > 1 for one in work)
+        has_adapters = any(one.sequence.slot for one in work)
+        tokens, has_prompts = sum(one.count for one in work), any(one.count > 1 for one in work)
+        return cls._for(tokens, answers, slots * has_adapters, has_prompts=has_prompts)
+
+    @classmethod
+    def all_of(cls, answers: int, chunk_tokens: int, slots: int) -> "list[Shape]":
+        """Every shape that steps of so many answers, prompt tokens and adapters can have; the usual ones first."""
+        singles = [cls._for(count, answers, own, has_prompts=False) for own in (slots, 0) for count in _steps(answers)]
+        most = chunk_tokens + answers
+        mixed = [cls._for(count, answers, own, has_prompts=True) for own in (slots, 0) for count in _steps(most)]
+        return list(dict.fromkeys([*singles, *mixed]))
+
+    @classmethod
+    def _for(cls, tokens: int, answers: int, slots: int, *, has_prompts: bool) -> "Shape":
         if has_prompts:
-            tokens, rows = _round_up(max(LEAST_MIXED, sum(one.count for one in work))), answers
+            tokens, rows = _round_up(max(LEAST_MIXED, tokens)), answers
         else:
-            tokens = rows = min(_round_up(len(work)), answers)
-        is_owned = any(one.sequence.slot for one in work)
+            tokens = rows = min(_round_up(tokens), answers)
         groups = min(tokens, slots) * (1 + has_prompts)  # neighbours of one slot, each with one block that is not full
-        owned = -(-tokens // OWNED_TOKENS) + groups if is_owned else 0
+        owned = -(-tokens // OWNED_TOKENS) + groups if slots else 0
         return cls(tokens, rows, has_prompts * (tokens // QUERY_TOKENS + answers), rows, owned)
 
     @property
@@ -96,6 +108,14 @@ def _extend(owned: list[Block], first: int, count: int, slot: int) -> None:
 def _padded(columns: Rows[Rows[int]], rows: int, length: int) -> list[int]:
     columns = columns or [[]] * rows
     return [number for column in columns for number in (*column, *[0] * (length - len(column)))]
+
+
+def _steps(most: int) -> list[int]:
+    """What counts from 1 to `most` are rounded up to."""
+    steps = [1]
+    while steps[-1] < most:
+        steps.append(_round_up(steps[-1] + 1))
+    return steps
 
 
 def _round_up(count: int) -> int:

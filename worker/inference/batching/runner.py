@@ -45,6 +45,10 @@ class Runner:
             readers = [one for one in ordered if one.gives_token]
             return readers, run(self._model, plan, self._last_places(ordered))
 
+    def prepare(self) -> bool:
+        """See PackedRunner; here there is nothing to get ready."""
+        return False
+
     def remember(self, best: Any) -> None:
         """See PackedRunner; here the host knows what was chosen before the next step."""
 
