@@ -34,7 +34,7 @@ def main() -> None:
     options = _options()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    placement = Placement.choose(options.device, "auto")
+    placement = Placement.choose(options.device, options.dtype)
     with tempfile.TemporaryDirectory() as folder:
         spare = 1  # an adapter that nobody has asked for when its loading is timed
         shop = open_shop(Path(folder), options.model_shape, options.adapters + spare, placement)
@@ -190,6 +190,7 @@ def _ms(seconds: float) -> float:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", help="float32 for a soak on a GPU: rounding makes other tokens")
     parser.add_argument("--model-shape", choices=("tiny", "512x8", "3b"), default="512x8")
     parser.add_argument("--adapters", type=int, default=16)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32, 64])

@@ -9,7 +9,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
-from tests.integration.engine.conftest import world  # noqa: E402, F401
 from tests.integration.engine.test_batching import *  # noqa: E402, F403
 from tests.integration.engine.test_batching_lives import (  # noqa: E402, F401
     test_a_forward_that_fails_fails_only_the_request_at_fault,
@@ -21,6 +20,13 @@ from tests.integration.engine.test_batching_lives import (  # noqa: E402, F401
 )
 
 JOIN_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from tests.integration.engine.worlds import build_world
+
+    return build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture  # type: ignore[no-redef]
@@ -48,7 +54,7 @@ def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
     make_batching: Callable[..., Any],
     world: Any,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from dataclasses import replace
 
