@@ -36,7 +36,7 @@ def _fuse(module: Any) -> bool:
     if weight is None or epsilon is None or weight.dtype not in TOLERANCE:
         return False
     ours = partial(rms_norm, normalized_shape=weight.shape, weight=weight, eps=epsilon)
-    tried = torch.randn(TRIED_TOKENS, *weight.shape, device=weight.device, dtype=weight.dtype)
+    tried = _numbers(weight, TRIED_TOKENS, *weight.shape)
     with torch.inference_mode():
         if not _are_close(ours(tried), module(tried)):
             return False
@@ -57,8 +57,7 @@ def fuse_rotary(model: Any, rotate: Rotate) -> None:
         return
     shape = (config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     query, key, cosine, sine = (
-        torch.randn(1, *rows, TRIED_TOKENS, size, device=model.device, dtype=model.dtype)
-        for rows in ([shape[0]], [shape[1]], [], [])
+        _numbers(model, 1, *rows, TRIED_TOKENS, size) for rows in ([shape[0]], [shape[1]], [], [])
     )
     try:
         pairs = zip(rotate(query, key, cosine, sine), usual(query, key, cosine, sine), strict=True)
@@ -66,6 +65,11 @@ def fuse_rotary(model: Any, rotate: Rotate) -> None:
         return
     if all(_are_close(ours, theirs) for ours, theirs in pairs):
         setattr(home, ROTARY, _choosing(usual, rotate))
+
+
+def _numbers(like: Any, *shape: int) -> Any:
+    """Drawn on the host: the dice of a GPU are nobody's while a graph is recorded."""
+    return torch.randn(*shape).to(like.device, like.dtype)
 
 
 def _choosing(usual: Any, rotate: Rotate) -> Any:

@@ -4,11 +4,13 @@ A graph is recorded when its shape is first needed. All of them share one pool o
 """
 
 import logging
+import threading
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
 
+RECORDING = threading.Lock()  # there is one recording at a time in a process
 log = logging.getLogger(__name__)
 
 
@@ -46,9 +48,10 @@ class Graphs:
         own_inputs = inputs.to(self._device)
         graph = torch.cuda.CUDAGraph()
         self._compute(key, own_inputs)  # libraries set themselves up outside the recording
-        torch.cuda.synchronize()
+        torch.cuda.current_stream().synchronize()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Another thread may read an adapter meanwhile: its calls are no part of the recording, and no fault in it.
+            with RECORDING, torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._compute(key, own_inputs)
         except torch.OutOfMemoryError:
             raise
@@ -65,7 +68,7 @@ class Graphs:
         if self._version == version:
             return
         if self._recorded:
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()
         self._recorded.clear()
         self._pool = None
         self._version = version
