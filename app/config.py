@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
 
 PREFIX = "TUNESMITH_"
 # A unix socket's path has to fit in 107 bytes (`man 7 unix`).
@@ -30,6 +32,13 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
     engine_url: str = "http://127.0.0.1:8100"
+    vllm_url: str | None = Field(
+        None, description="a vLLM server that the engine answers through; its key is in VLLM_API_KEY"
+    )
+    vllm_command: str | None = Field(
+        None,
+        description="or how the engine starts one, such as 'vllm serve --max-lora-rank 64': for the base that is asked",
+    )
     models_dir: Path | None = Field(None, description="local base models; default: home/models")
     datasets_dir: Path | None = Field(
         None, description="files that dataset.source.path may name; default: home/datasets"
@@ -72,6 +81,24 @@ class Settings(BaseSettings):
         if unknown:
             raise ValueError(f"unknown variables {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return values
+
+    @field_validator("vllm_url")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        return url if url is None else read_url(url)
+
+    @field_validator("vllm_command")
+    @classmethod
+    def _is_a_command(cls, command: str | None) -> str | None:
+        if command is not None:
+            read_command(command)
+        return command
+
+    @model_validator(mode="after")
+    def _one_vllm(self) -> Self:
+        if self.vllm_url is not None and self.vllm_command is not None:
+            raise ValueError(ONE_OF_BOTH)
+        return self
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeat(self) -> Self:

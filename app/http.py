@@ -46,7 +46,7 @@ def answer(error: ServiceError, request_id: str | None, path: str = "") -> Error
     status = error.status
     if path.startswith(OPENAI_DOOR):
         status = 400 if status == 422 else status
-        headers |= {"x-should-retry": "false"} if status == 409 else {}
+        headers |= {"x-should-retry": "false"} if status in (408, 409) else {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
     return ErrorResponse(error.body(request_id), status_code=status, headers=headers)

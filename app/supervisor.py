@@ -5,6 +5,8 @@ up ──> broker | engine | checker, trainer | api        each under a guardian
 
 import errno
 import os
+import shlex
+import shutil
 import socket
 import sys
 import time
@@ -21,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.broker import open_broker
 from app.config import PREFIX, Settings
+from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
 from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals_held_back
 from app.guardian import Guarded, spawn
 from app.lock import CannotStart, hold_lock
@@ -69,8 +72,10 @@ def url_file(home: Path) -> Path:
 def settle(settings: Settings) -> Settings:
     """The settings with every choice made that the children share: ports are free ones, paths absolute.
 
-    Raises `CannotStart` for a port that is taken. An engine on another host is not ours to start.
+    Raises `CannotStart` for a port that is taken, and for a vLLM that is not there. An engine on another host is not
+    ours to start.
     """
+    vllm_command = _settle_vllm(settings)
     engine = urlsplit(settings.engine_url)
     is_port_chosen = "engine_url" in settings.model_fields_set and _is_here(engine)
     port, engine_port = _free_ports(settings.host, settings.port, engine.port or 0 if is_port_chosen else 0)
@@ -78,11 +83,29 @@ def settle(settings: Settings) -> Settings:
         "home": settings.root,
         "port": port,
         "engine_url": f"http://{LOOPBACK}:{engine_port}" if _is_here(engine) else settings.engine_url,
+        "vllm_command": vllm_command,
         "database_url": _absolute(settings.database),
         "models_dir": settings.models,
         "datasets_dir": settings.datasets,
     }
     return Settings.model_validate({**settings.model_dump(exclude_unset=True), **chosen})
+
+
+def _settle_vllm(settings: Settings) -> str | None:
+    """The command with its program's whole path: the engine runs in another folder."""
+    is_chosen = settings.vllm_url is not None or settings.vllm_command is not None
+    if is_chosen and not _is_here(urlsplit(settings.engine_url)):
+        raise CannotStart(
+            f"{URL_VARIABLE} and {COMMAND_VARIABLE} are for an engine of this host; that at {settings.engine_url} has "
+            "its own"
+        )
+    if settings.vllm_command is None:
+        return None
+    command = read_command(settings.vllm_command)
+    program = shutil.which(command.program[0])
+    if program is None:
+        raise CannotStart(f"{COMMAND_VARIABLE}: there is no program {command.program[0]!r} on this host")
+    return shlex.join([str(Path(program).absolute()), *command.program[1:], *command.options])
 
 
 def _free_ports(host: str, port: int, engine_port: int) -> tuple[int, int]:
@@ -173,8 +196,8 @@ def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service
         tiers.append([Service("broker", lambda: broker.start(launcher.log("broker")))])
     engine = urlsplit(settings.engine_url)
     if _is_here(engine):
-        address = ("--host", LOOPBACK, "--port", str(engine.port))
-        tiers.append([launcher.service("engine", ENGINE_GRACE_SECONDS, "worker.inference", *address)])
+        arguments = ("--host", LOOPBACK, "--port", str(engine.port), "--vllm-log", str(launcher.log("vllm")))
+        tiers.append([launcher.service("engine", ENGINE_GRACE_SECONDS, "worker.inference", *arguments)])
     workers = [_worker_arguments(name, settings.log_level) for name in STAGES]
     tiers.append([launcher.service(name, WORKER_GRACE_SECONDS, "celery", *arguments) for name, arguments in workers])
     tiers.append([launcher.service("api", API_GRACE_SECONDS, "uvicorn", *_api_arguments(settings))])

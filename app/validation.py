@@ -15,7 +15,7 @@ LONGEST_QUOTE = 200
 SECRETS = ("token", "secret", "password", "api_key")
 OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 # Where pydantic puts the chosen member of a union into the path of an error.
-TAGGED = (("dataset", "source"), ("dataset", "eval_source"))
+TAGGED: tuple[tuple[str, ...], ...] = (("dataset", "source"), ("dataset", "eval_source"), ("response_format",))
 # What pydantic puts behind the key of a dict, where the key itself is wrong.
 OF_THE_KEY = "[key]"
 COLUMNS = ["dataset", "columns"]
@@ -88,8 +88,9 @@ def _at(value: Any, path: Sequence[str]) -> Any:
 def _path(loc: Sequence[str | int]) -> list[str]:
     parts = [str(part)[:LONGEST_QUOTE] for part in loc]
     parts = parts[1:] if parts and parts[0] in ("body", "query", "path", "header") else parts
-    if tuple(parts[:2]) in TAGGED and len(parts) > 3:
-        return [*parts[:2], *parts[3:]]
+    tagged = next((each for each in TAGGED if tuple(parts[: len(each)]) == each), ())
+    if tagged and len(parts) > len(tagged) + 1:
+        return [*tagged, *parts[len(tagged) + 1 :]]
     return parts
 
 

@@ -15,7 +15,7 @@ from app.contracts.events import Blame, Failed
 from app.contracts.generation import EngineError
 from app.contracts.probe import Proof, ProofOrder
 from worker.attempt import StopReason
-from worker.verdict import ENGINE_AWAY, NOT_PROVED
+from worker.verdict import ENGINE_AWAY, ENGINE_DIED, ENGINE_OUT_OF_MEMORY, NOT_PROVED
 
 CONNECT_SECONDS = 3.0
 # The engine may have to download the base first, and answers those who asked before.
@@ -26,6 +26,8 @@ RETRY_SECONDS = 1.0
 # What a busy or stopping engine answers, and one whose base cannot be fetched at present.
 PASSING = frozenset({429, 499, 503})
 
+# An engine that took the question and then was gone; the question itself may be what ends it.
+BROKEN_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 # A base that the engine does not find, or cannot load.
 NO_BASE = "model_unavailable"
 KEPT = "the adapter is kept in the folder of the attempt and is not served"
@@ -89,9 +91,12 @@ async def _once(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
     headers = {"content-type": "application/json"}
     try:
         answer = await http.post("/prove", content=order.model_dump_json(), headers=headers)
+    except BROKEN_OFF as error:
+        message = f"the engine broke off while it verified the adapter ({type(error).__name__})"
+        raise NoAnswer(ENGINE_DIED, message, f"the engine's log tells more; {KEPT}") from error
     except httpx.TransportError as error:
         raise EngineAway(f"the engine does not answer ({type(error).__name__})") from error
-    if answer.status_code in PASSING:
+    if answer.status_code in PASSING and _code(answer) != ENGINE_OUT_OF_MEMORY:  # which may never pass
         raise EngineAway(f"the engine cannot verify the adapter at present: {_words(answer)}")
     try:
         return Proof.model_validate_json(answer.raise_for_status().content)
@@ -102,9 +107,11 @@ async def _once(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
 def _no_answer(answer: httpx.Response) -> NoAnswer:
     """Neither a proof nor a word of what passes. A base that the engine cannot load is named as such."""
     message = f"the engine could not verify the adapter: {_words(answer)}"
-    refusal = _refusal(answer)
-    if refusal is not None and refusal.code == NO_BASE:
+    code = _code(answer)
+    if code == NO_BASE:
         return NoAnswer(NO_BASE, message, f"repair the base model where the engine runs; {KEPT}")
+    if code == ENGINE_OUT_OF_MEMORY:
+        return NoAnswer(code, message, f"the engine needs more memory for this base; {KEPT}")
     return NoAnswer("engine_failed", message, f"the engine's log tells more; {KEPT}")
 
 
@@ -113,6 +120,11 @@ def _words(answer: httpx.Response) -> str:
     if refusal is None:
         return f"it answered {answer.status_code} with something else than a proof"
     return refusal.message
+
+
+def _code(answer: httpx.Response) -> str | None:
+    refusal = _refusal(answer)
+    return None if refusal is None else refusal.code
 
 
 def _refusal(answer: httpx.Response) -> EngineError | None:

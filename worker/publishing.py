@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts.events import AdapterSaved
+from app.contracts.variant import BaseVariant
 from app.db import utc_now
 from app.jobs.models import Job
 from worker.attempt import Report
@@ -58,7 +59,7 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
     assert saved is not None, "a finished training has an adapter"
     assert finished is not None, "a finished training said so"
     adapter_id = adapter_id_of(job.id)
-    session.add(adapter_row(settings, job, saved))
+    session.add(adapter_row(settings, job, saved, report.proof.base_variant if report.proof is not None else None))
     result = {
         "adapter": f"{adapter_id}@{saved.version}",
         "steps": finished.steps,
@@ -72,8 +73,11 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
     return {"adapter_id": adapter_id, "result": result}
 
 
-def adapter_row(settings: Settings, job: Job, saved: AdapterSaved) -> Adapter:
-    """What is known of the adapter where it has its place; the row is not in a session yet."""
+def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: BaseVariant | None = None) -> Adapter:
+    """What is known of the adapter where it has its place; the row is not in a session yet.
+
+    `variant`: the form of the base on which it was proved.
+    """
     return Adapter(
         id=adapter_id_of(job.id),
         version=saved.version,
@@ -83,6 +87,7 @@ def adapter_row(settings: Settings, job: Job, saved: AdapterSaved) -> Adapter:
         base_source=saved.base_model,
         base_is_local=saved.base_model.startswith("/"),
         base_revision=saved.base_revision,
+        base_variant=variant.model_dump(mode="json") if variant is not None else None,
         path=str(published_folder(settings, job.id, saved)),
         bytes=saved.bytes,
         rank=saved.rank,

@@ -13,6 +13,8 @@
 | said it failed, the disk is full        | paused, until somebody has made room; a check waits for it     |
 | finished, the engine is away            | waits again with a pause, to be verified; nothing is trained   |
 | had too little memory beside the engine | waits again, at once; the engine steps aside then              |
+| finished, too little memory to prove it | as system_error, with longer pauses: memory may be freed       |
+| finished, the engine died of the proof  | as system_error; seven such deaths are one                     |
 | finished, its adapter is not proved     | failed, system_error: another attempt would train the same     |
 | said it failed, system_error            | waits again with a pause, failed when the attempts are used up |
 | anything else (killed, crashed)         | as system_error                                                |
@@ -31,6 +33,10 @@ LONGEST_PAUSE_SECONDS = 600.0
 ENGINE_PAUSE_SECONDS = 15.0
 DISK_FULL = "disk_full"
 ENGINE_AWAY = "engine_unavailable"
+ENGINE_DIED = "engine_died"
+ENGINE_OUT_OF_MEMORY = "engine_out_of_memory"
+# An engine needs a while to be up again, and a training beside it a longer one to free its memory.
+LEAST_PAUSE_SECONDS = {ENGINE_DIED: ENGINE_PAUSE_SECONDS, ENGINE_OUT_OF_MEMORY: 300.0}
 NO_ROOM_BESIDE = "no_room_beside_engine"
 NOT_PROVED = "adapter_not_proved"
 
@@ -99,7 +105,8 @@ def _fault(failure: Failed, faults: int, max_attempts: int) -> Verdict:
         return Verdict(Next.WAIT, NO_ROOM_BESIDE, failure)
     if failure.blame is Blame.USER or failure.code == NOT_PROVED or faults >= max_attempts:
         return Verdict(Next.FAIL, failure.code, failure)
-    return Verdict(Next.WAIT, failure.code, failure, pause_seconds(faults))
+    pause = max(pause_seconds(faults), LEAST_PAUSE_SECONDS.get(failure.code, 0.0))
+    return Verdict(Next.WAIT, failure.code, failure, pause)
 
 
 def pause_seconds(faults: int) -> float:

@@ -1,13 +1,14 @@
 """The table of adapters: what was trained, on which base, and where its files are."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import BigInteger, Boolean, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef
+from app.contracts.variant import BaseVariant
 from app.db import Base, UtcDateTime
 
 
@@ -24,6 +25,9 @@ class Adapter(Base):
     base_source: Mapped[str] = mapped_column(Text, comment="the weights that were trained on: a hub id or a folder")
     base_is_local: Mapped[bool] = mapped_column(Boolean)
     base_revision: Mapped[str | None] = mapped_column(String(120))
+    base_variant: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True), comment="the form of the base that it was proved on; null: as its files hold it"
+    )
     path: Mapped[str] = mapped_column(Text, comment="the bundle's folder")
     bytes: Mapped[int] = mapped_column(BigInteger)
     rank: Mapped[int | None] = mapped_column(Integer, comment="null: all weights were trained")
@@ -38,7 +42,13 @@ class Adapter(Base):
     @property
     def ref(self) -> AdapterRef:
         """What the engine is told of it."""
-        return AdapterRef(adapter_id=self.id, version=self.version, path=self.path, kind=self.kind)
+        return AdapterRef(
+            adapter_id=self.id, version=self.version, path=self.path, kind=self.kind, base_variant=self.variant
+        )
+
+    @property
+    def variant(self) -> BaseVariant | None:
+        return None if self.base_variant is None else BaseVariant.model_validate(self.base_variant)
 
     @property
     def base(self) -> BaseRef:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from app.adapters.models import Adapter
+from app.contracts.variant import BaseVariant
 
 
 class AdapterView(BaseModel):
@@ -21,6 +22,7 @@ class AdapterView(BaseModel):
     kind: Literal["lora", "full"]
     base_model: str
     base_revision: str | None
+    base_variant: BaseVariant | None
     rank: int | None
     bytes: int
     created_at: datetime

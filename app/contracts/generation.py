@@ -5,12 +5,13 @@ Every stream ends in exactly one `finish` or `error`.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, model_validator
 
 from app.contracts.answers import ResponseFormat
 from app.contracts.base import Contract, Real, Whole
 from app.contracts.order import BaseRef
 from app.contracts.records import Message
+from app.contracts.variant import BaseVariant
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
@@ -19,6 +20,9 @@ MAX_LOGPROBS = 20
 LAST_TOKEN_ID = 2**31 - 1
 TokenId = Annotated[Whole, Field(ge=0, le=LAST_TOKEN_ID)]
 Bias = Annotated[Real, Field(ge=-100.0, le=100.0)]
+# vLLM's and SGLang's clients switch it off with -1.
+TopK = Annotated[Whole, BeforeValidator(lambda value: 0 if value == -1 else value)]
+LONGEST_TIMEOUT_SECONDS = 3600.0
 
 
 class Sampling(Contract):
@@ -31,7 +35,7 @@ class Sampling(Contract):
     min_tokens: Whole = Field(0, ge=0, le=131_072, description="no end token and no stop token before as many tokens")
     temperature: Real = Field(1.0, ge=0.0, le=10.0, description="0: greedy")
     top_p: Real = Field(1.0, gt=0.0, le=1.0)
-    top_k: Whole = Field(0, ge=0, le=1_000_000, description="0: off")
+    top_k: TopK = Field(0, ge=0, le=1_000_000, description="0 or -1: off")
     min_p: Real = Field(0.0, ge=0.0, le=1.0)
     repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0, description="over prompt and answer")
     presence_penalty: Real = Field(0.0, ge=-2.0, le=2.0, description="once for each token of the answer")
@@ -55,10 +59,20 @@ class Sampling(Contract):
         return self
 
 
+class Wording(Contract):
+    """What the text of an answer has, and what is told beside it."""
+
+    include_stop_str_in_output: bool = Field(False, description="a stop string that ends the answer is part of it")
+    skip_special_tokens: bool = Field(True, description="false: control tokens are written out")
+    return_token_ids: bool = Field(False, description="tell the ids of prompt and answer")
+    echo: bool = Field(False, description="the prompt stands before the answer")
+
+
 class AdapterRef(Contract):
     """One immutable trained adapter. `kind` full: all weights were trained and `path` holds a whole model.
 
     A checkpoint of a job is one too: `adapter_id` is the job's then, and `language` the folder of its tokenizer.
+    `base_variant`: the form of the base on which it was proved; null: the base as its files hold it.
     """
 
     adapter_id: str
@@ -66,6 +80,7 @@ class AdapterRef(Contract):
     path: str
     kind: Literal["lora", "full"]
     language: str | None = None
+    base_variant: BaseVariant | None = None
 
     @property
     def name(self) -> str:
@@ -75,7 +90,7 @@ class AdapterRef(Contract):
 class GenerateOrder(Contract):
     """One generation. Exactly one of `messages`, `prompt` and `prompt_token_ids`; without an adapter the base answers.
 
-    With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before.
+    With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before. `timeout`: seconds, the wait too.
     """
 
     request_id: str
@@ -88,6 +103,8 @@ class GenerateOrder(Contract):
     response_format: ResponseFormat | None = None
     sampling: Sampling = Sampling()
     shrinks_to_fit: bool = False
+    wording: Wording = Wording()
+    timeout: float | None = None
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
@@ -128,12 +145,13 @@ class ScoredToken(TokenScore):
 class TextDelta(Contract):
     """A piece of the answer: whole characters only, special tokens and stop strings left out.
 
-    With `logprobs` it has the tokens that it ends, and its text may be empty.
+    With `logprobs` it has the tokens that it ends, with `return_token_ids` their ids, and its text may be empty.
     """
 
     kind: Literal["delta"] = "delta"
     text: str
     tokens: list[ScoredToken] | None = None
+    token_ids: list[int] | None = None
 
 
 class Finish(Contract):
@@ -142,6 +160,7 @@ class Finish(Contract):
     kind: Literal["finish"] = "finish"
     reason: Literal["stop", "length"]
     usage: Usage
+    prompt_token_ids: list[int] | None = Field(None, description="with return_token_ids")
 
 
 class EngineError(Contract):
@@ -166,6 +185,7 @@ class EngineHealth(Contract):
     loaded_base: str | None
     loaded_merged: str | None = Field(None, description="the adapter that was merged into the loaded base")
     loaded_adapters: list[str]
+    in_memory: list[str] = Field([], description="all that can answer without being loaded anew, that of now first")
     answers: Literal["in_batches", "one_at_a_time"] | None = Field(None, description="how what is loaded answers")
     answers_reason: str | None = Field(None, description="why one at a time")
     waiting: int = Field(description="requests in the queue, the running one left out")

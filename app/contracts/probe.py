@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from app.contracts.base import Contract
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef
+from app.contracts.variant import BaseVariant
 
 # The file of a bundle that holds its `Probe`.
 PROBE = "probe.json"
@@ -47,11 +48,13 @@ class Prompt(Contract):
 class Probe(Contract):
     """What a trainer saw of its model when the training was over: one prompt at a time, no padding, no dropout.
 
-    `quantised`: the base was held in 4 or 8 bits while it was trained on, and may be served in 16 or 32.
+    `quantised`: the base was held in 4 or 8 bits while it was trained on, and may be served in 16 or 32. `variant`:
+    how to make the same values of a base that is not quantised in its files; null where nobody knows.
     """
 
     dtype: str = Field(description="the coarsest that the trainer computed in, such as bfloat16")
     quantised: bool
+    variant: BaseVariant | None = None
     noise: Annotated[float, Field(ge=0)] = Field(
         0.0,
         description="mean difference between two readings of the very same model, one step at a time and all at once",
@@ -80,7 +83,7 @@ class Proof(Contract):
     """What came of it. All figures are absolute differences of log-probabilities; null where nothing was compared.
 
     An adapter is proved when `difference` is at most `tolerance` and `base_gap` at most `base_tolerance`, and when it
-    changes what the base says if its trainer saw it do so.
+    changes what the base says if its trainer saw it do so, as strongly as it did there.
     """
 
     proved: bool
@@ -93,4 +96,11 @@ class Proof(Contract):
     base_gap: float | None = Field(None, description="mean, between engine and trainer, without the adapter")
     base_tolerance: float | None = None
     base_difference: float | None = Field(None, description="largest, in the engine, that the adapter makes")
+    strength: float | None = Field(
+        None,
+        description="of the adapter's change in the engine, 1 being as trained; null where it is too small to tell",
+    )
     tokens: int = Field(0, description="recorded tokens that were compared")
+    base_variant: BaseVariant | None = Field(
+        None, description="the form of the base that all of this holds for; null: the base as its files hold it"
+    )

@@ -60,11 +60,16 @@ def _seen(task: asyncio.Task[None]) -> None:
 
 @dataclass(frozen=True)
 class Piece:
-    """What is certain of an answer: text, and calls of tools; `tokens` are told with `logprobs`."""
+    """What is certain of an answer: text, and calls of tools; tokens with their scores, and ids, where asked for."""
 
     text: str
     calls: tuple[Called, ...] = ()
     tokens: list[ScoredToken] | None = None
+    ids: list[int] | None = None
+
+    @property
+    def is_something(self) -> bool:
+        return bool(self.text or self.calls or self.tokens or self.ids)
 
 
 class Reader:
@@ -76,7 +81,7 @@ class Reader:
 
     def feed(self, delta: TextDelta) -> Piece:
         found = [delta.text] if self._scanner is None else self._scanner.feed(delta.text)
-        return self._piece(found, delta.tokens)
+        return self._piece(found, delta)
 
     def finish(self) -> Piece:
         """What was held back."""
@@ -85,10 +90,11 @@ class Reader:
     def reason(self, finish: Finish) -> Literal["stop", "length", "tool_calls"]:
         return "tool_calls" if self._calls and finish.reason == "stop" else finish.reason
 
-    def _piece(self, found: Sequence[str | Call], tokens: list[ScoredToken] | None) -> Piece:
+    def _piece(self, found: Sequence[str | Call], delta: TextDelta | None) -> Piece:
         calls = tuple(_called(each) for each in found if isinstance(each, Call))
         self._calls += len(calls)
-        return Piece("".join(each for each in found if isinstance(each, str)), calls, tokens)
+        text = "".join(each for each in found if isinstance(each, str))
+        return Piece(text, calls) if delta is None else Piece(text, calls, delta.tokens, delta.token_ids)
 
 
 def _called(call: Call) -> Called:
@@ -115,7 +121,7 @@ async def collect(engine: EngineClient, orders: Sequence[GenerateOrder]) -> list
 
 
 def _answer(order: GenerateOrder, pieces: list[Piece], finish: Finish, reason: str) -> Answer:
-    tells_scores = order.sampling.logprobs is not None
+    tells_scores, tells_ids = order.sampling.logprobs is not None, order.wording.return_token_ids
     return Answer.model_validate(
         {
             "text": "".join(piece.text for piece in pieces),
@@ -124,6 +130,8 @@ def _answer(order: GenerateOrder, pieces: list[Piece], finish: Finish, reason: s
             "seed": order.sampling.seed,
             "tool_calls": [call for piece in pieces for call in piece.calls] or None,
             "logprobs": [token for piece in pieces for token in piece.tokens or ()] if tells_scores else None,
+            "token_ids": [one for piece in pieces for one in piece.ids or ()] if tells_ids else None,
+            "prompt_token_ids": finish.prompt_token_ids,
         }
     )
 

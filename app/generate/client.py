@@ -97,20 +97,39 @@ class HttpEngineClient:
         headers = {"content-type": "application/json"}
         content = order.model_dump_json()
         async with self._http.stream("POST", "/generate", content=content, headers=headers) as response:
-            async for line in _lines(response.aiter_bytes()):
-                yield ENGINE_EVENT.validate_json(line)
+            async for lines in _lines(response.aiter_bytes()):
+                for event in _joined([ENGINE_EVENT.validate_json(line) for line in lines]):
+                    yield event
 
     async def close(self) -> None:
         await self._http.aclose()
 
 
-async def _lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Lines end at a line feed and nowhere else: an answer may hold any of the other characters that end one."""
+async def _lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[list[bytes], None]:
+    """The lines that each chunk completes.
+
+    They end at a line feed and nowhere else: an answer may hold any of the other characters that end one.
+    """
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
+        yield lines
+
+
+def _joined(events: list[EngineEvent]) -> list[EngineEvent]:
+    """Pieces of text that came together are one: whoever is slower than the engine has fewer of them to handle."""
+    joined: list[EngineEvent] = []
+    for event in events:
+        last = joined[-1] if joined else None
+        if isinstance(last, TextDelta) and isinstance(event, TextDelta) and _is_text(last) and _is_text(event):
+            joined[-1] = TextDelta(text=last.text + event.text)
+        else:
+            joined.append(event)
+    return joined
+
+
+def _is_text(piece: TextDelta) -> bool:
+    return piece.tokens is None and piece.token_ids is None
 
 
 def _away(message: str) -> EngineError:

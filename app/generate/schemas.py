@@ -3,11 +3,12 @@
 import secrets
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, Field, StrictBool, StringConstraints, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.contracts.answers import MAX_TOOLS, ResponseFormat, Tool, ToolCall
-from app.contracts.base import Contract, Whole, check_text
-from app.contracts.generation import Sampling, ScoredToken, TokenId, Usage
+from app.contracts.base import Contract, Real, Whole, check_text
+from app.contracts.generation import LONGEST_TIMEOUT_SECONDS, Sampling, ScoredToken, TokenId, Usage, Wording
 from app.contracts.records import Message
 
 MOST_ANSWERS = 16
@@ -64,8 +65,43 @@ class ChatTurn(Message):
         return self
 
 
-class GenerateRequest(Sampling):
-    """Who is to answer, what, and how. Exactly one of `adapter` and `model`, exactly one input."""
+OfNoEffect = Annotated[str, StringConstraints(max_length=1000)] | None
+
+
+class StreamOptions(Contract):
+    include_usage: StrictBool = False
+    include_obfuscation: Literal[False] = False
+
+
+class Wishes(Contract):
+    """What both doors take beside the sampling."""
+
+    stream: StrictBool = False
+    stream_options: StreamOptions | None = None
+    include_stop_str_in_output: StrictBool = Field(
+        False, description="a stop string that ends the answer is part of it"
+    )
+    skip_special_tokens: StrictBool = Field(True, description="false: control tokens are written out")
+    return_token_ids: StrictBool = Field(False, description="tell the ids of prompt and answer")
+    timeout: Real | None = Field(None, gt=0, le=LONGEST_TIMEOUT_SECONDS, description="seconds to the end of the answer")
+    user: OfNoEffect = None
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options should come with stream: true only")
+        return self
+
+    def wording(self) -> Wording:
+        return Wording(**{name: getattr(self, name) for name in Wording.model_fields if hasattr(self, name)})
+
+
+class GenerateRequest(Wishes, Sampling):
+    """Who is to answer, what, and how. Exactly one of `adapter` and `model`, exactly one input.
+
+    Other names are taken too: `max_tokens` and `max_completion_tokens` for `max_new_tokens`, and `logprobs: true` with
+    `top_logprobs`. The usage is always told, also at the end of a stream.
+    """
 
     adapter: AdapterName | None = Field(None, description="adapter-…, adapter-…@version, a job, or job-…@step-40")
     model: AnyName | None = Field(None, description="a base model as a job names it; any name of an adapter, too")
@@ -76,14 +112,14 @@ class GenerateRequest(Sampling):
     tool_choice: ToolChoice = Field("auto", description="none: the model is not told of the tools")
     response_format: ResponseFormat | None = Field(None, description="text, json_object, or json_schema with a schema")
     n: Whole = Field(1, ge=1, le=MOST_ANSWERS, description="how many answers, each with a seed of its own")
-    compare: bool = Field(False, description="let the adapter's base answer the same with the same seed")
-    stream: bool = False
+    compare: StrictBool = Field(False, description="let the adapter's base answer the same with the same seed")
+    echo: StrictBool = Field(False, description="the prompt stands before the answer; not with messages")
 
     @model_validator(mode="before")
     @classmethod
     def _text_can_be_kept(cls, value: Any) -> Any:
         check_text(value)
-        return value
+        return _in_our_words(value) if isinstance(value, dict) else value
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -105,6 +141,9 @@ class GenerateRequest(Sampling):
             raise ValueError("n should be 1 where stream is true; /v1/chat/completions streams several answers")
         if self.stream and self.compare:
             raise ValueError("compare should be false where stream is true")
+        check_echo(self, self.logprobs)
+        if self.echo and self.messages is not None:
+            raise ValueError("echo should come with prompt or prompt_token_ids")
         check_format(self, self.response_format, self.offered_tools())
         return self
 
@@ -115,6 +154,28 @@ class GenerateRequest(Sampling):
     def sampling(self) -> Sampling:
         """How to sample. A seed is drawn where one matters and none was given: every answer can be repeated."""
         return seeded(Sampling(**{name: getattr(self, name) for name in Sampling.model_fields}))
+
+
+def _in_our_words(sent: dict[str, Any]) -> dict[str, Any]:
+    """With our names for what others call otherwise. Refuses a value that is named twice."""
+    limits = [name for name in ("max_completion_tokens", "max_tokens", "max_new_tokens") if sent.get(name) is not None]
+    if len(limits) > 1:
+        raise PydanticCustomError("named_twice", "nothing beside {other}", {"path": limits[1], "other": limits[0]})
+    if sent.get("top_logprobs") is not None and sent.get("logprobs") is not True:
+        raise PydanticCustomError("goes_with", "logprobs: true beside it", {"path": "top_logprobs"})
+    others = ("max_completion_tokens", "max_tokens", "top_logprobs")
+    said = {name: value for name, value in sent.items() if name not in others}
+    if limits:
+        said["max_new_tokens"] = sent[limits[0]]
+    if isinstance(sent.get("logprobs"), bool):
+        said["logprobs"] = (sent.get("top_logprobs") or 0) if sent["logprobs"] else None
+    return said
+
+
+def check_echo(wishes: Wishes, logprobs: int | None) -> None:
+    """Raises ValueError for scores of a prompt, which are not told."""
+    if getattr(wishes, "echo", False) and logprobs is not None:
+        raise ValueError("echo should be false where logprobs are asked for: a prompt has none here")
 
 
 def check_format(sampling: Sampling, response_format: ResponseFormat | None, tools: list[Tool]) -> None:
@@ -157,6 +218,8 @@ class Answer(BaseModel):
     seed: int | None
     tool_calls: list[Called] | None = None
     logprobs: list[ScoredToken] | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class CheckpointName(BaseModel):
@@ -190,6 +253,8 @@ class Generation(BaseModel):
     usage: Usage
     tool_calls: list[Called] | None = None
     logprobs: list[ScoredToken] | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
     choices: list[Answer] | None = None
     base: list[Answer] | None = None
     sampling: Sampling
@@ -204,4 +269,5 @@ class Ending(BaseModel):
     checkpoint: CheckpointName | None = None
     finish_reason: Literal["stop", "length", "tool_calls"]
     usage: Usage
+    prompt_token_ids: list[int] | None = None
     sampling: Sampling

@@ -56,6 +56,8 @@ def prepare(session: Session, settings: Settings, request: GenerateRequest) -> A
         tools=tools,
         response_format=request.response_format,
         sampling=request.sampling(),
+        wording=request.wording(),
+        timeout=request.timeout,
     )
     orders = copies(first, request.n)
     if request.compare:

@@ -73,18 +73,25 @@ def _messages(event: EngineEvent, reader: Reader, asked: Asked, request_id: str 
             return _delta(reader.feed(event))
         case Finish():
             last = _delta(reader.finish())
-            ending = Ending(finish_reason=reader.reason(event), usage=event.usage, **asked.told())
+            ending = Ending(
+                finish_reason=reader.reason(event),
+                usage=event.usage,
+                prompt_token_ids=event.prompt_token_ids,
+                **asked.told(),
+            )
             return [*last, {"event": "finish", "data": ending.model_dump_json()}]
         case EngineError():
             return [{"event": "error", "data": json.dumps(as_service_error(event).body(request_id))}]
 
 
 def _delta(piece: Piece) -> list[SseMessage]:
-    if not (piece.text or piece.calls or piece.tokens):
+    if not piece.is_something:
         return []
     fields: dict[str, Any] = {"text": piece.text}
     if piece.calls:
         fields["tool_calls"] = [call.model_dump() for call in piece.calls]
     if piece.tokens is not None:
         fields["logprobs"] = [token.model_dump() for token in piece.tokens]
+    if piece.ids is not None:
+        fields["token_ids"] = piece.ids
     return [{"event": "delta", "data": json.dumps(fields)}]

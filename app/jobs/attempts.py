@@ -26,7 +26,7 @@ HANDED_BACK = frozenset(
 
 # Deaths that came from outside: whoever kills a host's processes again and again means no job by it. So many of them
 # are one fault, since a job may also be what kills its worker.
-FROM_OUTSIDE = frozenset({"worker_lost", "process_killed"})
+FROM_OUTSIDE = frozenset({"worker_lost", "process_killed", "engine_died"})
 DEATHS_A_FAULT = 7
 
 

@@ -24,6 +24,7 @@ from app.openai.schemas import (
     CompletionRequest,
     ModelCard,
     ModelCards,
+    ModelDeleted,
     TextCompletion,
 )
 from app.openai.service import Question
@@ -43,7 +44,14 @@ def list_models(database: DatabaseDep, settings: SettingsDep) -> ModelCards:
 @router.get("/models/{model_id:path}")
 def get_model(model_id: str, database: DatabaseDep, settings: SettingsDep) -> ModelCard:
     with database.reader() as session:
-        return service.find_model(session, settings.models, model_id)
+        return service.find_model(session, settings, model_id)
+
+
+@router.delete("/models/{model_id:path}")
+def delete_model(model_id: str, database: DatabaseDep, settings: SettingsDep) -> ModelDeleted:
+    """Remove an adapter and its files, as `DELETE /adapters/{id}`."""
+    with database.writer() as session:
+        return ModelDeleted(id=service.delete_model(session, settings, model_id))
 
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses=STREAMED)

@@ -7,12 +7,32 @@ every field that is null.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from app.contracts.answers import ResponseFormat, Tool
-from app.contracts.base import Contract, Real, Whole, check_text
-from app.contracts.generation import MAX_LOGPROBS, Bias, Sampling, TokenId, Usage
-from app.generate.schemas import MOST_ANSWERS, ChatTurn, PromptIds, ToolChoice, Tools, check_format, seeded
+from app.contracts.base import Real, Whole, check_text
+from app.contracts.generation import MAX_LOGPROBS, Bias, Sampling, TokenId, TopK, Usage
+from app.generate.schemas import (
+    MOST_ANSWERS,
+    ChatTurn,
+    OfNoEffect,
+    PromptIds,
+    ToolChoice,
+    Tools,
+    Wishes,
+    check_echo,
+    check_format,
+    seeded,
+)
 
 # Where a chat names no limit: as many, or what still fits into the context.
 CHAT_TOKENS = 1024
@@ -23,12 +43,6 @@ SAMPLED = (
     *("frequency_penalty", "logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos", "use_cache"),
 )
 ModelId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-OfNoEffect = Annotated[str, StringConstraints(max_length=1000)] | None
-
-
-class StreamOptions(Contract):
-    include_usage: bool = False
-    include_obfuscation: Literal[False] = False
 
 
 class OpenAiTurn(ChatTurn):
@@ -47,29 +61,26 @@ class OpenAiTurn(ChatTurn):
         return kept
 
 
-class Asking(Contract):
+class Asking(Wishes):
     """What chats and completions have in common: OpenAI's fields, and beside them those of `POST /generate`."""
 
     model: ModelId
     n: Whole = Field(1, ge=1, le=MOST_ANSWERS)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
     temperature: Real = Field(1.0, ge=0.0, le=10.0)
     top_p: Real = Field(1.0, gt=0.0, le=1.0)
     presence_penalty: Real = Field(0.0, ge=-2.0, le=2.0)
     frequency_penalty: Real = Field(0.0, ge=-2.0, le=2.0)
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=1024)] = {}
-    seed: Whole | None = Field(None, ge=0, le=2**63 - 1)
+    seed: Whole | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)] = []
     max_tokens: Whole | None = Field(None, ge=1, le=131_072)
-    top_k: Whole = Field(0, ge=0, le=1_000_000)
+    top_k: TopK = Field(0, ge=0, le=1_000_000)
     min_p: Real = Field(0.0, ge=0.0, le=1.0)
     repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0)
     min_tokens: Whole = Field(0, ge=0, le=131_072)
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] = []
-    ignore_eos: bool = False
-    use_cache: bool = True
-    user: OfNoEffect = None
+    ignore_eos: StrictBool = False
+    use_cache: StrictBool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -82,22 +93,18 @@ class Asking(Contract):
     def _one_stop_is_a_list(cls, stop: Any) -> Any:
         return [stop] if isinstance(stop, str) else stop
 
-    @model_validator(mode="after")
-    def _options_of_a_stream(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options should come with stream: true only")
-        return self
-
     def _sampling(self, max_new_tokens: int, logprobs: int | None) -> Sampling:
         """Raises ValidationError where the values do not fit together."""
         chosen = {name: getattr(self, name) for name in SAMPLED}
+        if self.seed is not None:
+            chosen["seed"] = self.seed % 2**63  # OpenAI's may be negative
         return seeded(Sampling(max_new_tokens=max_new_tokens, logprobs=logprobs, **chosen))
 
 
 class ChatRequest(Asking):
     messages: Annotated[list[OpenAiTurn], Field(min_length=1)]
     max_completion_tokens: Whole | None = Field(None, ge=1, le=131_072)
-    logprobs: bool = False
+    logprobs: StrictBool = False
     top_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
     response_format: ResponseFormat | None = None
     tools: Tools | None = None
@@ -140,10 +147,24 @@ class CompletionRequest(Asking):
         | Annotated[list[PromptIds], Field(min_length=1, max_length=MOST_ANSWERS)]
     )
     logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    echo: Literal[False] = Field(False, description="the prompt is not repeated")
+    echo: StrictBool = Field(False, description="the prompt stands before the answer")
+    best_of: Whole | None = Field(None, ge=1, le=MOST_ANSWERS, description="as n: all answers are told")
+
+    @field_validator("prompt", mode="wrap")
+    @classmethod
+    def _one_reason(cls, prompt: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        """In place of a reason for each form that it does not have."""
+        try:
+            return read(prompt)
+        except ValidationError:
+            forms = "a text, token ids from 0, or a list of one of them"
+            raise ValueError(f"should be {forms} with at most {MOST_ANSWERS} entries, none of them empty") from None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.best_of is not None and self.best_of != self.n:
+            raise ValueError(f"best_of should be n ({self.n}): all answers are told")
+        check_echo(self, self.logprobs)
         if len(self.prompts) * self.n > MOST_ANSWERS:
             raise ValueError(f"n should be at most {MOST_ANSWERS // len(self.prompts)} for {len(self.prompts)} prompts")
         check_least(self.min_tokens, self.max_tokens, COMPLETION_TOKENS)
@@ -182,6 +203,12 @@ class ModelCards(BaseModel):
     data: list[ModelCard]
 
 
+class ModelDeleted(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
 class TopLogprob(BaseModel):
     token: str
     bytes: list[int] | None
@@ -218,7 +245,14 @@ class ChatMessage(BaseModel):
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class ChatChoice(BaseModel):
+class ToldIds(BaseModel):
+    """With `return_token_ids`."""
+
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class ChatChoice(ToldIds):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
@@ -244,7 +278,7 @@ class TextLogprobs(BaseModel):
     text_offset: list[int]
 
 
-class TextChoice(BaseModel):
+class TextChoice(ToldIds):
     index: int
     text: str
     logprobs: TextLogprobs | None

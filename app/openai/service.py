@@ -12,13 +12,14 @@ from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts.generation import GenerateOrder, PromptDetails, Usage
 from app.db import utc_now
-from app.errors import InvalidRequest, NotFound, ServiceError
+from app.errors import BadRequest, InvalidRequest, NotFound, ServiceError
 from app.generate.asking import collect
 from app.generate.client import EngineClient
 from app.generate.schemas import Answer
 from app.generate.service import added, copies
 from app.generate.speakers import NAMES_AN_ADAPTER, Speaker, find_speaker
 from app.ids import new_id
+from app.jobs import repository as jobs
 from app.openai.schemas import (
     CallPart,
     ChatChoice,
@@ -71,6 +72,8 @@ def prepare_chat(session: Session, settings: Settings, request: ChatRequest) -> 
         response_format=request.response_format,
         sampling=request.sampling(),
         shrinks_to_fit=request.limit is None,
+        wording=request.wording(),
+        timeout=request.timeout,
     )
     return Question(copies(order, request.n), speaker, request.n, _now(), _limit_name(request))
 
@@ -89,6 +92,8 @@ def prepare_completion(session: Session, settings: Settings, request: Completion
             prompt_token_ids=None if isinstance(prompt, str) else prompt,
             sampling=sampling,
             shrinks_to_fit=request.max_tokens is None,
+            wording=request.wording(),
+            timeout=request.timeout,
         )
         orders += copies(order, request.n)
     return Question(tuple(orders), speaker, request.n, _now(), "max_tokens")
@@ -122,14 +127,26 @@ def _chat_choice(index: int, answer: Answer) -> ChatChoice:
     ]
     message = ChatMessage(content=(answer.text or None) if calls else answer.text, tool_calls=calls or None)
     logprobs = chat_logprobs(answer.logprobs)
-    return ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=answer.finish_reason)
+    return ChatChoice(
+        index=index, message=message, logprobs=logprobs, finish_reason=answer.finish_reason, **_ids(answer)
+    )
+
+
+def _ids(answer: Answer) -> dict[str, list[int] | None]:
+    return {"token_ids": answer.token_ids, "prompt_token_ids": answer.prompt_token_ids}
 
 
 async def answer_completion(engine: EngineClient, question: Question) -> TextCompletion:
     """As `answer_chat`; every prompt counts once."""
     answers = await _answers(engine, question)
     choices = [
-        TextChoice(index=index, text=each.text, logprobs=text_logprobs(each.logprobs), finish_reason=each.finish_reason)
+        TextChoice(
+            index=index,
+            text=each.text,
+            logprobs=text_logprobs(each.logprobs),
+            finish_reason=each.finish_reason,
+            **_ids(each),
+        )
         for index, each in enumerate(answers)
     ]
     return TextCompletion(choices=choices, usage=_total(question, answers), **question.head())
@@ -162,7 +179,7 @@ async def _answers(engine: EngineClient, question: Question) -> list[Answer]:
 def in_their_words(error: ServiceError, question: Question) -> ServiceError:
     """The same error with the names that fields have at this door."""
     names = {"max_new_tokens": question.limit_name, "adapter": "model", "prompt_token_ids": "prompt"}
-    error.message = error.message.replace("max_new_tokens", question.limit_name)
+    error.message = error.message.replace("max_new_tokens", question.limit_name).replace("prompt_token_ids", "prompt")
     error.param = names.get(error.param or "", error.param)
     return error
 
@@ -177,16 +194,43 @@ def list_models(session: Session, models: Path) -> list[ModelCard]:
     return bases + [_adapter_card(adapter) for adapter in found]
 
 
-def find_model(session: Session, models: Path, name: str) -> ModelCard:
-    """One of them by its id, an adapter by any of its names. Raises NotFound."""
+def find_model(session: Session, settings: Settings, name: str) -> ModelCard:
+    """One of them by its id, an adapter or a checkpoint by any of its names.
+
+    Raises NotFound, and Conflict for a job with nothing to answer.
+    """
+    models = settings.models
     if NAMES_AN_ADAPTER.match(name):
-        return _adapter_card(adapters.find(session, name, "model"))
+        return _trained_card(session, settings, name)
     if name in local_models(models):
         return _local_card(models, name)
     card = next((card for card in list_models(session, models) if card.id == name), None)
     if card is None:
         raise NotFound(f"there is no model {name[:100]!r}", param="model", code="model_not_found")
     return card
+
+
+def delete_model(session: Session, settings: Settings, name: str) -> str:
+    """Delete an adapter, and return its id. Raises NotFound, BadRequest for what is no adapter, Conflict as its own."""
+    if not NAMES_AN_ADAPTER.match(name):
+        found = find_model(session, settings, name)
+        raise BadRequest(f"{found.id} is a base model: only adapters can be deleted", param="model")
+    try:
+        return adapters.delete(session, name)
+    except ServiceError as error:
+        error.param = "model"
+        raise
+
+
+def _trained_card(session: Session, settings: Settings, name: str) -> ModelCard:
+    speaker = find_speaker(session, settings, name, "model")
+    if speaker.checkpoint is None:
+        return _adapter_card(adapters.find(session, name, "model"))
+    job = jobs.get(session, speaker.checkpoint.job)
+    if job is None:
+        raise NotFound(f"there is no job {speaker.checkpoint.job}", param="model", code="unknown_job")
+    parent = job.resolved["model"]["model_name"]
+    return ModelCard(id=speaker.name, created=int(job.created_at.timestamp()), root=speaker.name, parent=parent)
 
 
 def _local_card(models: Path, name: str) -> ModelCard:

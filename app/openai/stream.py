@@ -38,10 +38,10 @@ class ChatVoice:
             ]
             delta["tool_calls"] = [{"index": self._calls + place, **part} for place, part in enumerate(parts)]
             self._calls += len(parts)
-        return self._choice(delta, tokens=piece.tokens)
+        return self._choice(delta, tokens=piece.tokens) | told_ids(token_ids=piece.ids)
 
-    def end(self, reason: str) -> Choice:
-        return self._choice({}, reason)
+    def end(self, reason: str, prompt_ids: list[int] | None = None) -> Choice:
+        return self._choice({}, reason) | told_ids(prompt_token_ids=prompt_ids)
 
     def _choice(
         self, delta: dict[str, Any], reason: str | None = None, tokens: list[ScoredToken] | None = None
@@ -67,13 +67,20 @@ class TextVoice:
         logprobs = text_logprobs(piece.tokens, self._offset)
         self._offset += sum(len(token.token) for token in piece.tokens or ())
         told = logprobs.model_dump() if logprobs is not None else None
-        return {"index": self._index, "text": piece.text, "logprobs": told, "finish_reason": None}
+        choice = {"index": self._index, "text": piece.text, "logprobs": told, "finish_reason": None}
+        return choice | told_ids(token_ids=piece.ids)
 
-    def end(self, reason: str) -> Choice:
-        return {"index": self._index, "text": "", "logprobs": None, "finish_reason": reason}
+    def end(self, reason: str, prompt_ids: list[int] | None = None) -> Choice:
+        choice = {"index": self._index, "text": "", "logprobs": None, "finish_reason": reason}
+        return choice | told_ids(prompt_token_ids=prompt_ids)
 
 
 Voice = ChatVoice | TextVoice
+
+
+def told_ids(**ids: list[int] | None) -> dict[str, list[int]]:
+    """Ids where they were asked for, under their names."""
+    return {name: some for name, some in ids.items() if some is not None}
 
 
 class Chunks:
@@ -106,10 +113,10 @@ class Chunks:
     def _choices(self, place: int, event: TextDelta | Finish) -> list[Choice]:
         voice, reader = self._voices[place], self._readers[place]
         piece = reader.finish() if isinstance(event, Finish) else reader.feed(event)
-        found = [voice.piece(piece)] if piece.text or piece.calls or piece.tokens else []
+        found = [voice.piece(piece)] if piece.is_something else []
         if isinstance(event, Finish):
             self._usages[place] = event.usage
-            found.append(voice.end(reader.reason(event)))
+            found.append(voice.end(reader.reason(event), event.prompt_token_ids))
         return found
 
     def _chunk(self, choices: list[Choice], usage: dict[str, Any] | None = None) -> SseMessage:

@@ -11,8 +11,8 @@ from worker.hardware import measure_gpu
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-# What libraries keep for themselves; the tiny model's cache alone is larger.
-LEFT_BYTES = 64 * 2**20
+# What libraries keep for themselves, 32 MiB a stream for products alone; the tiny model's cache is larger.
+LEFT_BYTES = 96 * 2**20
 
 
 def test_an_engine_that_is_away_has_let_go_of_the_gpu_that_a_worker_measures(base: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from app.config import PREFIX, Settings
+from app.contracts.vllm import URL_VARIABLE
 from app.jobs.queue import QUEUES
 from tests.integration.conftest import REQUIRED
 from worker.inference.vllm.served import is_old
@@ -87,7 +88,7 @@ def test_vllm_is_reached_by_its_engine_alone_and_takes_its_key() -> None:
     assert (server["networks"], engine["networks"]) == (["vllm"], ["default", "vllm"])
     assert not any("networks" in service for service in others)
     assert server["environment"]["VLLM_API_KEY"] == engine["environment"]["VLLM_API_KEY"]
-    assert f"http://vllm:{VLLM_PORT}" in engine["command"]
+    assert engine["environment"][URL_VARIABLE] == f"${{{URL_VARIABLE}:-http://vllm:{VLLM_PORT}}}"
 
 
 def test_vllm_loads_adapters_from_the_folders_that_the_engine_names() -> None:

@@ -119,6 +119,43 @@ def test_a_format_reaches_the_engine_as_it_was_sent(api: TestClient) -> None:
     }
 
 
+SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"max_tokens": 7}, {"max_new_tokens": 7}),
+    ({"max_completion_tokens": 700, "min_tokens": 500}, {"max_new_tokens": 700, "min_tokens": 500}),
+    ({"logprobs": True}, {"logprobs": 0}),
+    ({"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}),
+    ({"logprobs": False}, {"logprobs": None}),
+    ({"top_k": -1}, {"top_k": 0}),
+    ({"user": "me"}, {}),
+]
+
+
+@pytest.mark.parametrize(("fields", "ours"), SAME, ids=str)
+def test_the_names_of_others_mean_what_ours_do(api: TestClient, fields: dict[str, Any], ours: dict[str, Any]) -> None:
+    ask(api, **fields, seed=1)
+
+    assert orders(api)[0].sampling.model_dump().items() >= {"seed": 1, **ours}.items()
+
+
+def test_how_the_text_is_written_reaches_the_engine(api: TestClient) -> None:
+    asked = {"skip_special_tokens": False, "include_stop_str_in_output": True, "return_token_ids": True, "echo": True}
+
+    ask(api, messages=None, prompt="x", timeout=2.5, **asked)
+
+    assert orders(api)[0].wording.model_dump() == asked
+    assert orders(api)[0].timeout == 2.5
+
+
+def test_ids_are_told_where_they_are_asked_for(api: TestClient) -> None:
+    finish = FINISH.model_copy(update={"prompt_token_ids": [1, 2, 3]})
+
+    answer = ask(
+        api, TextDelta(text="a", token_ids=[5]), TextDelta(text="b", token_ids=[6, 7]), finish, return_token_ids=True
+    )
+
+    assert (answer["token_ids"], answer["prompt_token_ids"]) == ([5, 6, 7], [1, 2, 3])
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}, "tools": TOOLS}, "response_format"),
     ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
@@ -128,6 +165,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"stream": True, "compare": True}, "compare"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"echo": True}, "echo"),
+    ({"echo": True, "messages": None, "prompt": "x", "logprobs": 1}, "echo"),
+    ({"max_tokens": 7, "max_completion_tokens": 7}, "max_tokens"),
+    ({"top_logprobs": 7}, "top_logprobs"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+        "response_format.json_schema.schema",
+    ),
+    ({"response_format": {"type": "text", "mood": 1}}, "response_format.mood"),
 ]
 
 

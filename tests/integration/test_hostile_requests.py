@@ -151,7 +151,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "too many prompts": (complete(prompt=["x"] * 17), 400, None),
     "too many answers to prompts": (complete(prompt=["x"] * 8, n=3), 400, "n"),
     "a prompt of mixed kinds": (complete(prompt=["x", 1]), 400, None),
-    "an echo": (complete(echo=True), 400, "echo"),
+    "an echo with scores": (complete(echo=True, logprobs=1), 400, "echo"),
     "a suffix": (complete(suffix="x"), 400, "suffix"),
     "a model with a NUL": ({"method": "GET", "url": "/v1/models/%00"}, 404, "model"),
     "a model of a megabyte": ({"method": "GET", "url": "/v1/models/" + "a" * 60_000}, 404, "model"),
@@ -174,7 +174,7 @@ def test_a_hostile_request_is_refused_by_its_place(api: TestClient, name: str) -
 
 
 def test_a_misspelt_field_of_generate_is_answered_with_its_name(api: TestClient) -> None:
-    problem = api.request(**ask(max_tokens=5)).json()["error"]["details"][0]
+    problem = api.request(**ask(max_new_tokn=5)).json()["error"]["details"][0]
 
     assert "max_new_tokens" in problem["expected"]
 

@@ -4,15 +4,23 @@ The engine's part is played by a server that answers by script; what is in the b
 """
 
 import asyncio
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Request, Response
 
+from app.adapters import service as adapters
+from app.adapters.schemas import AdapterView
 from app.contracts.probe import Proof, ProofOrder
+from app.contracts.variant import BaseVariant
 from app.db import Database
+from app.generate.speakers import find_speaker
 from app.jobs import ending
+from app.jobs.attempts import DEATHS_A_FAULT
 from app.jobs.models import Job
 from app.jobs.states import JobStatus
 from tests.integration.bringing import BRINGING, bring, children, placed
@@ -61,6 +69,8 @@ def silent() -> FastAPI:
         ([(429, "engine_busy")], JobStatus.QUEUED, "engine_unavailable"),
         ([(503, "model_unavailable")], JobStatus.QUEUED, "engine_unavailable"),
         ([(502, "model_unavailable")], JobStatus.QUEUED, "model_unavailable"),
+        ([(503, "engine_out_of_memory")], JobStatus.QUEUED, "engine_out_of_memory"),
+        ([(504, "engine_stalled")], JobStatus.QUEUED, "engine_failed"),
         ([(500, "engine_failed")], JobStatus.QUEUED, "engine_failed"),
         ([(404, "model_unavailable")], JobStatus.QUEUED, "model_unavailable"),
     ],
@@ -87,20 +97,22 @@ def test_each_answer_of_an_engine_has_its_consequence(
     assert len(placed(home)) == (status is JobStatus.SUCCEEDED)
 
 
-@pytest.mark.parametrize("status", [404, 502])
+@pytest.mark.parametrize(
+    ("status", "code"), [(404, "model_unavailable"), (502, "model_unavailable"), (503, "engine_out_of_memory")]
+)
 def test_a_base_that_the_engine_can_never_load_fails_the_job_and_keeps_what_was_trained(
-    database: Database, home: Path, bundle: Path, status: int, monkeypatch: pytest.MonkeyPatch
+    database: Database, home: Path, bundle: Path, status: int, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring(monkeypatch, bundle, Path("/base"))
     job_id = add_training(database)
 
-    with serving(answering(Response(REFUSAL % (status, "model_unavailable"), status))) as url:
+    with serving(answering(Response(REFUSAL % (status, code), status))) as url:
         for _ in range(2):
             skip_pause(database, job_id)
             work(database, home, engine_url=url, **BRINGING)
 
     job = read(database, job_id)
-    assert (job.status, outcomes(database, job_id)) == (JobStatus.FAILED, ["model_unavailable"] * 2)
+    assert (job.status, outcomes(database, job_id)) == (JobStatus.FAILED, [code] * 2)
     assert job.error is not None
     assert (job.error["category"], job.error["message"]) == (
         "system_error",
@@ -108,6 +120,65 @@ def test_a_base_that_the_engine_can_never_load_fails_the_job_and_keeps_what_was_
     )
     assert children(database, home, job_id) == 1
     assert len(list(settings_of(home).job_dir(job_id).glob("attempts/1/adapter"))) == 1
+    assert placed(home) == []
+
+
+def test_the_form_of_the_base_that_was_proved_is_kept_and_asked_for_from_then_on(
+    database: Database, home: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(monkeypatch, bundle, Path("/base"))
+    variant = BaseVariant(name="dequant-nf4", is_nested=True, kept=("lm_head",))
+    proved = Proof(proved=True, base_variant=variant).model_dump_json()
+    job_id = add_training(database)
+
+    with serving(answering(Response(proved))) as url:
+        work(database, home, engine_url=url, **BRINGING)
+
+    with database.reader() as session:
+        speaker = find_speaker(session, settings_of(home), job_id, "adapter")
+        shown = AdapterView.model_validate(adapters.find(session, job_id))
+    assert speaker.adapter is not None
+    assert speaker.adapter.base_variant == shown.base_variant == variant
+
+
+@contextmanager
+def dying() -> Iterator[str]:
+    """An engine that takes the question and is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def take() -> None:
+            with suppress(OSError):  # the door is closed
+                while True:
+                    guest, _ = door.accept()
+                    guest.recv(1)
+                    guest.close()
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        door.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_an_engine_that_dies_of_the_proof_every_time_fails_the_job(
+    database: Database, home: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(monkeypatch, bundle, Path("/base"))
+    job_id = add_training(database)
+
+    with dying() as url:
+        for _ in range(1 + 2 * DEATHS_A_FAULT):
+            skip_pause(database, job_id)
+            work(database, home, engine_url=url, **BRINGING)
+            if read(database, job_id).status is JobStatus.FAILED:
+                break
+
+    job = read(database, job_id)
+    assert job.error is not None
+    assert (job.status, job.error["code"]) == (JobStatus.FAILED, "engine_died")
+    assert set(outcomes(database, job_id)) == {"engine_died"}
+    assert len(outcomes(database, job_id)) > DEATHS_A_FAULT
+    assert children(database, home, job_id) == 1
     assert placed(home) == []
 
 

@@ -57,6 +57,28 @@ def test_children_in_another_folder_find_the_same_database(tmp_path: Path, monke
     assert settled.database == f"sqlite:///{tmp_path}/mine.db"
 
 
+def test_a_vllm_is_started_from_wherever_it_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "vllm"
+    program.parent.mkdir()
+    program.touch(mode=0o700)
+    monkeypatch.chdir(tmp_path)
+
+    settled = settle(settings_of(tmp_path, vllm_command="bin/vllm serve --dtype 'float 16'"))
+
+    assert settled.vllm_command == f"{program} serve --dtype 'float 16'"
+
+
+def test_a_vllm_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="TUNESMITH_VLLM_COMMAND: there is no program 'no-such-vllm' on this host"):
+        settle(settings_of(tmp_path, vllm_command="no-such-vllm serve"))
+
+
+@pytest.mark.parametrize("chosen", [{"vllm_url": "http://gpu-host:8000"}, {"vllm_command": "vllm serve"}], ids=str)
+def test_a_vllm_for_an_engine_elsewhere_is_refused(tmp_path: Path, chosen: dict[str, str]) -> None:
+    with pytest.raises(CannotStart, match="that at http://gpu-host:8100 has its own"):
+        settle(settings_of(tmp_path, engine_url="http://gpu-host:8100", **chosen))
+
+
 def test_what_was_chosen_otherwise_is_kept(tmp_path: Path) -> None:
     settled = settle(settings_of(tmp_path, max_attempts=7, database_url="postgresql+psycopg://me:secret@db/x"))
 

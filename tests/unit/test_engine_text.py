@@ -47,6 +47,38 @@ def test_a_broken_byte_does_not_hold_back_what_follows() -> None:
     assert "".join(detokenized([0xFF, ord("a"), ord("b")])) == "\ufffdab"
 
 
+def without_the_first_space(ids: list[int]) -> str:
+    """As decoders of SentencePiece write the beginning of a text."""
+    return bytes(ids).decode().removeprefix(" ")
+
+
+def test_what_goes_on_from_a_text_keeps_its_first_space() -> None:
+    letters = Detokenizer(without_the_first_space, before=list(b"one"))
+
+    assert "".join(letters.feed(token) for token in b" two") + letters.finish() == " two"
+
+
+@given(texts, texts)
+def test_what_was_before_is_no_part_of_the_text(before: str, text: str) -> None:
+    letters = Detokenizer(bytes_as_tokens, before=list(before.encode()))
+
+    assert "".join(letters.feed(token) for token in text.encode()) + letters.finish() == text
+
+
+@given(texts, st.data())
+def test_tokens_that_are_written_together_are_the_same_text(text: str, data: st.DataObject) -> None:
+    letters = Detokenizer(bytes_as_tokens)
+    pieces = []
+    for token in text.encode():
+        if data.draw(st.booleans()):
+            letters.hold(token)
+        else:
+            pieces.append(letters.feed(token))
+
+    assert "".join([*pieces, letters.finish()]) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
 @given(st.binary(max_size=30))
 def test_any_bytes_come_through(raw: bytes) -> None:
     assert "".join(detokenized(list(raw))) == raw.decode("utf-8", errors="replace")
@@ -55,6 +87,14 @@ def test_any_bytes_come_through(raw: bytes) -> None:
 @pytest.mark.parametrize("pieces", [["a STOP b"], ["a S", "TO", "P b"], list("a STOP b")])
 def test_a_stop_string_is_found_across_pieces(pieces: list[str]) -> None:
     assert scanned(pieces, "STOP") == ("a ", True)
+
+
+@pytest.mark.parametrize("pieces", [["a STOP b"], ["a S", "TO", "P b"], list("a STOP b")])
+def test_a_stop_string_that_is_kept_ends_the_text_behind_itself(pieces: list[str]) -> None:
+    scanner = StopScanner(["STOP"], keeps_stop=True)
+
+    assert "".join(scanner.feed(piece) for piece in pieces) + scanner.finish() == "a STOP"
+    assert scanner.has_stopped
 
 
 def test_a_stop_string_that_only_began_comes_through() -> None:

@@ -1,11 +1,12 @@
 """When an engine says what a trainer saw: every rule with numbers on both sides of it."""
 
 from collections.abc import Mapping
+from math import hypot, sqrt
 
 import pytest
 
 from app.contracts.probe import Probe, Prompt, Proof, Step
-from worker.inference.comparing import QUANTISATION, ROUNDING, SHARE, compare
+from worker.inference.comparing import QUANTISATION, ROUNDING, compare
 
 TRAINED = ((7, -0.1), (8, -2.5), (9, -4.0))
 BASE = (-3.0, -1.0, -2.0)
@@ -111,19 +112,64 @@ def test_what_a_first_step_taught_may_be_less_than_noise(noise: float, quantised
 
 
 CHANGE = tuple(number - base for (_, number), base in zip(TRAINED, BASE, strict=True))
+ASIDE = (1.5, 2.9, 0.0)  # at a right angle to the change
+LEVEL = (0.9, -0.9, 0.9)
 
 
-@pytest.mark.parametrize(
-    ("share", "is_proved"), [(0.0, True), (0.6 * SHARE, True), (1.1 * SHARE, False), (1.0, False), (1.8, False)]
-)
-def test_on_a_base_of_other_bits_the_change_is_compared_and_not_the_level(share: float, is_proved: bool) -> None:
-    level = (0.9, -0.9, 0.9)
-    first, second, third = (shift - share * change for shift, change in zip(level, CHANGE, strict=True))
+def hold_change(probe: Probe, shared: float, strength: float = 1.0) -> Proof:
+    """On a base of another level the engine's change is that share of the trainer's which is not its base's own."""
+    aside = sqrt(shared * (1 - shared)) * hypot(*CHANGE) / hypot(*ASIDE)
+    seen = [strength * (shared * along + aside * other) for along, other in zip(CHANGE, ASIDE, strict=True)]
+    first, second, third = (level + new - old for level, new, old in zip(LEVEL, seen, CHANGE, strict=True))
+    return hold(probe, (first, second, third), LEVEL)
 
-    proof = hold(a_probe(quantised=True), (first, second, third), level)
+
+@pytest.mark.parametrize(("shared", "is_proved"), [(1.0, True), (0.5, True), (0.15, False), (0.0, False)])
+def test_on_a_base_of_other_bits_the_change_is_compared_and_not_the_level(shared: float, is_proved: bool) -> None:
+    proof = hold_change(a_probe(quantised=True), shared)
 
     assert proof.proved is is_proved
     assert proof.base_gap == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("shared", [1.0, 0.9, 0.5])
+@pytest.mark.parametrize(
+    ("strength", "is_proved"),
+    [(0.25, False), (0.5, False), (0.7, False), (0.8, True), (1.0, True), (1.15, True), (1.3, False), (2.0, False)],
+)
+def test_an_adapter_that_is_stronger_or_weaker_than_trained_is_another_one(
+    shared: float, strength: float, is_proved: bool
+) -> None:
+    """As with a lora_alpha of twice the size, whatever share of the change is the trainer's base's own."""
+    proof = hold_change(a_probe(quantised=True), shared, strength)
+
+    assert proof.proved is is_proved
+    assert proof.strength == pytest.approx(strength)
+
+
+def test_an_adapter_that_turns_the_change_around_has_no_strength() -> None:
+    shifts = tuple(-2 * change for change in CHANGE)
+
+    proof = hold(a_probe(quantised=True), (shifts[0], shifts[1], shifts[2]))
+
+    assert (proof.proved, proof.strength) == (False, 0.0)
+
+
+@pytest.mark.parametrize(("noise", "strength"), [(0.0, 2.0), (0.2, 2.0), (0.22, None)])
+def test_strength_is_told_of_a_change_that_is_clear_of_the_noise(noise: float, strength: float | None) -> None:
+    proof = hold_change(a_probe(quantised=True, noise=noise), 1.0, 2.0)
+
+    assert proof.strength == (pytest.approx(strength) if strength is not None else None)
+
+
+@pytest.mark.parametrize("damage", [2.0, 0.5])
+def test_a_change_that_is_less_than_rounding_between_the_bases_has_its_strength_checked(damage: float) -> None:
+    small = tuple(number - 0.05 * change for (_, number), change in zip(TRAINED, CHANGE, strict=True))
+    shifts = tuple((damage - 1) * 0.05 * change for change in CHANGE)
+
+    proof = hold(a_probe(base=small), (shifts[0] + 0.05, shifts[1] + 0.05, shifts[2] + 0.05), (0.05, 0.05, 0.05))
+
+    assert proof.reason == f"its change is {damage:g} times as strong as the one that the trainer saw"
 
 
 def test_no_number_of_bits_makes_a_base_of_any_other() -> None:

@@ -20,6 +20,7 @@ ADAPTER = AdapterSaved(
     trainable_parameters=1,
 )
 PROVED, REFUSED = Proof(proved=True), Proof(proved=False, reason="it changes nothing", difference=0.7)
+TOO_LARGE = NoAnswer("engine_out_of_memory", "the engine could not verify the adapter", "it needs more memory")
 BROKEN = NoAnswer("engine_failed", "the engine could not verify the adapter", "its log tells more")
 
 
@@ -55,8 +56,17 @@ def test_an_engine_that_is_away_never_fails_a_job() -> None:
     assert (verdict.next, verdict.pause_seconds) == (Next.WAIT, ENGINE_PAUSE_SECONDS)
 
 
-def test_an_engine_that_breaks_at_it_fails_the_job_in_the_end() -> None:
-    assert judge(finished(failed=BROKEN.failure), faults=3, max_attempts=3).next is Next.FAIL
+@pytest.mark.parametrize("none", [BROKEN, TOO_LARGE])
+def test_an_engine_that_breaks_at_it_fails_the_job_in_the_end(none: NoAnswer) -> None:
+    verdict = judge(finished(failed=none.failure), faults=3, max_attempts=3)
+
+    assert (verdict.next, verdict.outcome) == (Next.FAIL, none.failure.code)
+
+
+def test_memory_has_time_to_be_freed_before_it_is_tried_again() -> None:
+    verdict = judge(finished(failed=TOO_LARGE.failure), faults=1, max_attempts=3)
+
+    assert (verdict.next, verdict.pause_seconds) == (Next.WAIT, 300.0)
 
 
 def test_the_failure_of_an_unproved_adapter_has_its_figures() -> None:

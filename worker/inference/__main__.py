@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,7 +42,7 @@ class EngineServer(uvicorn.Server):
 
 
 def main() -> None:
-    options = _options()
+    options = read_options(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every token of a probe
     transformers_logging.disable_progress_bar()
@@ -76,7 +76,8 @@ def _engine(options: argparse.Namespace) -> BatchingEngine | VllmEngine:
     return BatchingEngine(placement, limits=limits, on_broken_device=lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def _options() -> argparse.Namespace:
+def read_options(words: Sequence[str]) -> argparse.Namespace:
+    """Raises SystemExit 2 for words, and for variables of the environment, that make no sense."""
     parser = argparse.ArgumentParser(prog="python -m worker.inference", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)
@@ -86,7 +87,7 @@ def _options() -> argparse.Namespace:
         "--cache-tokens", type=int, help="tokens whose keys and values are held; default: by free memory"
     )
     _add_vllm(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.vllm_url is not None and options.vllm_command is not None:
         parser.error(ONE_OF_BOTH)
     return options

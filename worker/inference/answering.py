@@ -1,5 +1,6 @@
 """From an order to its events: find the files, read the messages, let the engine compute, write text."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from app.contracts.generation import (
     GenerateOrder,
     PromptDetails,
     Sampling,
+    TextDelta,
     Usage,
 )
 from worker.inference.adapters import check_folder, rejected
@@ -38,6 +40,29 @@ class Speaker:
 
 async def answer(order: GenerateOrder, engine: Engine, sources: Sources) -> AsyncGenerator[EngineEvent, None]:
     """Yield pieces of the answer, then exactly one `Finish` or `EngineError`. Closing it cancels."""
+    deadline = asyncio.get_running_loop().time() + order.timeout if order.timeout is not None else None
+    async with aclosing(_answer(order, engine, sources)) as events:
+        event: EngineEvent = TextDelta(text="")
+        while isinstance(event, TextDelta):
+            event = await _next(events, deadline, order.timeout)
+            yield event
+
+
+async def _next(
+    events: AsyncGenerator[EngineEvent, None], deadline: float | None, timeout_seconds: float | None
+) -> EngineEvent:
+    """The next event; the error of an answer that took too long in its place, behind which there is none."""
+    try:
+        async with asyncio.timeout_at(deadline) as patience:
+            return await anext(events)
+    except TimeoutError:
+        if not patience.expired():
+            raise
+    message = f"timeout: the answer was not complete within {timeout_seconds:g} seconds"
+    return EngineError(status=408, code="timeout", message=message, param="timeout")
+
+
+async def _answer(order: GenerateOrder, engine: Engine, sources: Sources) -> AsyncGenerator[EngineEvent, None]:
     try:
         speaker = await find_speaker(order, sources)
         request = await run_in_threadpool(read_order, order, speaker)
@@ -46,7 +71,7 @@ async def answer(order: GenerateOrder, engine: Engine, sources: Sources) -> Asyn
     except Refusal as refusal:
         yield _blame(order, refusal.error)
         return
-    async with aclosing(_write(request, speaker.language, engine)) as events:
+    async with aclosing(_write(request, order, speaker.language, engine)) as events:
         async for event in events:
             yield _blame(order, event) if isinstance(event, EngineError) else event
 
@@ -61,7 +86,8 @@ async def find_speaker(order: GenerateOrder, sources: Sources) -> Speaker:
     language = await run_in_threadpool(_language_of, ref, bundle)
     if ref.kind == "full":
         return Speaker(ModelFolder(ref.name, bundle.folder), None, language)
-    return Speaker(await sources.find(order.base), bundle, language)
+    base = await sources.find(order.base)
+    return Speaker(replace(base, variant=ref.base_variant), bundle, language)
 
 
 def _base_language(base: ModelFolder) -> Language:
@@ -109,10 +135,14 @@ def _shrunk(sampling: Sampling, context: int | None, prompt_tokens: int) -> Samp
     return sampling.model_copy(update={"max_new_tokens": room})
 
 
-async def _write(request: TokenRequest, language: Language, engine: Engine) -> AsyncGenerator[EngineEvent, None]:
+async def _write(
+    request: TokenRequest, order: GenerateOrder, language: Language, engine: Engine
+) -> AsyncGenerator[EngineEvent, None]:
     """Tokens become text; a stop string ends the answer and the computing."""
-    writer = Writer(language, request.sampling.stop, tells_scores=request.sampling.logprobs is not None)
+    writer = _writer(request, order, language)
+    asked = request.prompt_ids if order.wording.return_token_ids else None
     count, cached = 0, 0
+    opening = _echo(request, order, language)
     async with aclosing(engine.generate(request)) as tokens:
         async for event in tokens:
             match event:
@@ -125,12 +155,33 @@ async def _write(request: TokenRequest, language: Language, engine: Engine) -> A
                 case EngineError():
                     yield event
                     return
+            if opening:
+                yield TextDelta(text=opening)
+                opening = ""
             if piece is not None:
                 yield piece
             if writer.has_stopped or isinstance(event, Ended):
                 reason = "stop" if writer.has_stopped or not isinstance(event, Ended) else event.reason
-                yield Finish(reason=reason, usage=_usage(request, count, cached))
+                yield Finish(reason=reason, usage=_usage(request, count, cached), prompt_token_ids=asked)
                 return
+
+
+def _echo(request: TokenRequest, order: GenerateOrder, language: Language) -> str:
+    """What stands before the answer: the prompt, where that is asked for."""
+    if not order.wording.echo:
+        return ""
+    written = language.write(request.prompt_ids, skip_special_tokens=order.wording.skip_special_tokens)
+    return written if order.prompt is None else order.prompt
+
+
+def _writer(request: TokenRequest, order: GenerateOrder, language: Language) -> Writer:
+    return Writer(
+        language,
+        request.sampling.stop,
+        tells_scores=request.sampling.logprobs is not None,
+        wording=order.wording,
+        before=request.prompt_ids if order.messages is None else (),
+    )
 
 
 def _usage(request: TokenRequest, completion_tokens: int, cached_tokens: int) -> Usage:
@@ -144,7 +195,11 @@ def _usage(request: TokenRequest, completion_tokens: int, cached_tokens: int) ->
 
 
 def _blame(order: GenerateOrder, error: EngineError) -> EngineError:
-    """A trained model that cannot be loaded is a rejected adapter, not a missing base."""
+    """A trained model that cannot be loaded is a rejected adapter, not a missing base. A prompt has its own name."""
+    if error.param == "prompt":
+        asked = ("prompt", "messages", "prompt_token_ids")
+        name = next(name for name in asked if getattr(order, name) is not None)
+        error = error.model_copy(update={"param": name, "message": f"{name}: {error.message}"})
     ref: AdapterRef | None = order.adapter
     if ref is not None and ref.language is not None:
         error = blame_checkpoint(ref, error)

@@ -1,4 +1,8 @@
-"""Loads a base model from its folder: safetensors only, no code of the folder, nothing missing and nothing made up."""
+"""Loads a base model from its folder: safetensors only, no code of the folder, nothing missing and nothing made up.
+
+A base that a trainer has quantised on the way in is loaded in that way too where it is asked for (`BaseVariant`), and
+taken back to full precision at once: it has the values that were trained on, and computes like any other base.
+"""
 
 import logging
 import threading
@@ -7,8 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+from app.contracts.variant import BaseVariant
 from worker.inference.engine import ModelFolder, Refusal
 from worker.inference.sources import unavailable
 
@@ -42,6 +47,7 @@ class Placement:
 def load_base(base: ModelFolder, placement: Placement) -> Any:
     """The model, ready to answer. Raises Refusal `model_unavailable`; out-of-memory errors pass through."""
     _check_files(base)
+    how = {} if base.variant is None else {"quantization_config": quantisation_of(base.variant, placement)}
     try:
         with MAKING:
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -52,13 +58,35 @@ def load_base(base: ModelFolder, placement: Placement) -> Any:
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                **how,
             )
+            if base.variant is not None:
+                model = model.dequantize(dtype=placement.dtype)
     except torch.OutOfMemoryError:
         raise
     except UNREADABLE as error:
         raise _unreadable(base, error) from None
     _check_complete(base, found)
     return model.eval()
+
+
+def quantisation_of(variant: BaseVariant, placement: Placement) -> Any:
+    """What makes transformers quantise a model when it loads it."""
+    kept = None if variant.kept is None else list(variant.kept)
+    if variant.name == "dequant-int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=variant.name.removeprefix("dequant-"),
+        bnb_4bit_use_double_quant=variant.is_nested,
+        bnb_4bit_compute_dtype=placement.dtype,
+        llm_int8_skip_modules=kept,
+    )
+
+
+def is_quantised(base: ModelFolder) -> bool:
+    """Whether the files themselves hold quantised weights. Raises Refusal `model_unavailable`."""
+    return getattr(load_config(base), "quantization_config", None) is not None
 
 
 def load_config(base: ModelFolder) -> Any:

@@ -7,6 +7,11 @@ holds. Means are compared; what the two sides make of the base alone, which no a
 they may be with the adapter; and limits are shares of how much the recorded numbers themselves spread, because rounding
 grows with them. What a training of a step or two has changed may be less than rounding makes of the same model read
 twice: then no more is asked of the engine than that it is as close.
+
+A mean hides a scale: an adapter at twice its strength is as near to the right change as half of it is missing on a base
+of other bits. So the strength is asked for by itself. Of the change that a trainer saw on its quantised base, a part is
+that base's own, which the same adapter does not make on any other; what it does make there is in what the trainer saw,
+at its full size. So the trainer's change is measured by the engine's (least squares), not the other way round.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +35,11 @@ QUANTISATION = 1.5
 SHARE = 0.8
 # How far above the noise of the trainer's own readings a change has to be, to be one.
 ABOVE_NOISE = 3.0
+# How far above it a change has to be before its strength can be told; noise makes it look stronger than it is.
+CLEAR = 10.0
+# Between the right one (0.80 to 1.06 of the strength on the model above, in 4 bits, after 1 to 16 steps), one of half
+# its strength (0.46 to 0.69) and one of twice (1.33 to 1.82).
+WEAKEST, STRONGEST = 0.75, 1.2
 # Below this an adapter has changed nothing.
 NOTHING = 1e-6
 
@@ -49,13 +59,14 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
     seen_base = _seen(steps, base)
     learned, shown = _minus(recorded, recorded_base), _minus(seen, seen_base)
     base_gap = fmean(_apart(recorded_base, seen_base))
+    change, noise = fmean(map(abs, learned)), max(FINEST, ABOVE_NOISE * probe.noise)
     update = {
         "base_gap": base_gap,
         "base_tolerance": _limit(recorded_base, quantised=probe.quantised),
         "base_difference": max(map(abs, shown)),
+        "strength": _strength(learned, shown) if change > CLEAR * max(FINEST, probe.noise) else None,
         "tolerance": min(max(FINEST, LEVERAGE * base_gap), _limit(recorded, quantised=False)),
     }
-    change, noise = fmean(map(abs, learned)), max(FINEST, ABOVE_NOISE * probe.noise)
     if probe.quantised:
         update["difference"] = fmean(_apart(learned, shown))
         update["tolerance"] = max(noise, FINEST + SHARE * change)
@@ -78,6 +89,12 @@ def _minus(some: Sequence[float], others: Sequence[float]) -> list[float]:
 
 def _apart(some: Sequence[float], others: Sequence[float]) -> list[float]:
     return [abs(difference) for difference in _minus(some, others)]
+
+
+def _strength(learned: Sequence[float], shown: Sequence[float]) -> float:
+    """How strong the change in the engine is, 1 being as trained; 0 for one that goes another way."""
+    together = sum(one * other for one, other in zip(learned, shown, strict=True))
+    return sum(one * one for one in shown) / together if together > 0 else 0.0
 
 
 def _limit(recorded: Sequence[float], *, quantised: bool) -> float:
@@ -106,6 +123,8 @@ def _reason(found: Proof, *, has_learned: bool) -> str | None:
             f"its log-probabilities are {found.difference:.3g} from the trainer's on average, "
             f"at most {found.tolerance:.3g} are within reason"
         )
+    if found.strength is not None and not WEAKEST <= found.strength <= STRONGEST:
+        return f"its change is {found.strength:.3g} times as strong as the one that the trainer saw"
     return None
 
 

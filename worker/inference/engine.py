@@ -1,19 +1,21 @@
 """What an engine is: token ids in, token ids out. Text, templates and HTTP are not its business."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
 from app.contracts.generation import EngineError, EngineHealth, Sampling
+from app.contracts.variant import BaseVariant
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A whole model on this host's disk; the folder tells it from others, the name is for people."""
+    """A whole model on this host's disk; folder and variant tell it from others, the name is for people."""
 
     name: str
     folder: Path
+    variant: BaseVariant | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,13 @@ class Token:
     """The next token of the answer; one that ends it is never told.
 
     With `Sampling.logprobs`: its log-probability from the model's own scores, and the best (id, log-probability) pairs.
+    `is_followed`: the next event is there already, so whoever writes may write this one with it.
     """
 
     id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    is_followed: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Answers that are JSON, or JSON of one schema: which tokens may come next, by xgrammar."""
 
 import asyncio
+import hashlib
 import json
 import logging
-import re
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -18,40 +19,70 @@ from app.contracts.answers import ResponseFormat, SchemaFormat
 from app.contracts.generation import EngineError
 from app.contracts.schemas import effort
 from worker.inference.engine import Refusal, Walk
-from worker.inference.schema_child import LONGEST_WHITESPACE, Unkept, compile_schema, compiler_for
+from worker.inference.schema_child import Unkept, compile_schema, compiler_for, rules_of
 from worker.inference.workshop import Workshop
 
-KEPT_FORMATS = 32
+# Over all tokenizers; each is at most `schema_child.MOST_GRAMMAR_BYTES`.
+KEPT_FORMATS = 64
 # Up to so much `effort` a schema takes two seconds at most, of a vocabulary of 128,000 tokens: less than a process.
 QUICK_EFFORT = 40
 BITS = 32
-# JSON has these in no place; xgrammar 0.2 lets them into strings whose length is bounded.
-CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f]")
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 FIELD = "response_format"
 CANNOT = (422, "response_format_not_possible")
 WORKSHOP = Workshop()
 log = logging.getLogger(__name__)
 Made: TypeAlias = "Future[JsonGrammar | EngineError]"
-# A character of a string as xgrammar 0.2 writes it where the length is bounded, and without what no JSON has: control
-# characters and halves of surrogates.
-LOOSE_CHARACTER, CHARACTER = r"[^\"\\\r\n]", r"[^\"\\\0-\x1f\ud800-\udfff]"
+
+
+class GrammarShelf:
+    """Grammars by the content of tokenizer and schema: all adapters of a base share what one of them had made."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: OrderedDict[tuple[str, str], Made] = OrderedDict()
+
+    def find(self, tokenizer: str, schema: str, make: Callable[[Made], None]) -> Made:
+        """The grammar; where it is not there, `make` has to fill what is put in its place.
+
+        The same schema in many requests is made once. A refusal is kept too, where it is the schema's fault.
+        """
+        with self._lock:
+            found = self._made.get((tokenizer, schema))
+            if found is not None and not _may_be_tried_again(found):
+                self._made.move_to_end((tokenizer, schema))
+                return found
+            made = self._made[tokenizer, schema] = Future()
+            self._made.move_to_end((tokenizer, schema))
+            while len(self._made) > KEPT_FORMATS:
+                self._made.popitem(last=False)
+        make(made)
+        return made
+
+
+SHELF = GrammarShelf()
 
 
 class GrammarMaker:
     """Makes the grammars of one tokenizer, each once. An answer may end with `eos_ids` where its grammar is whole."""
 
-    def __init__(self, tokenizer: Any, eos_ids: frozenset[int], workshop: Workshop = WORKSHOP) -> None:
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        tokenizer: Any,
+        eos_ids: frozenset[int],
+        workshop: Workshop = WORKSHOP,
+        shelf: GrammarShelf = SHELF,
+    ) -> None:
         self._workshop = workshop
-        self._made: OrderedDict[str, Made] = OrderedDict()
+        self._shelf = shelf
         self._has_end = bool(eos_ids)
         if self._has_end:
             self._info = xgrammar.TokenizerInfo.from_huggingface(
                 tokenizer, vocab_size=len(tokenizer), stop_token_ids=sorted(eos_ids)
             )
             self._compiler = compiler_for(self._info)
-            self._writable = torch.tensor([not CONTROL.search(piece) for piece in self._info.decoded_vocab])
+            self._tokenizer = self._info.serialize_json()
+            self._sha256 = hashlib.sha256(self._tokenizer.encode()).hexdigest()
 
     async def grammar_of(self, response_format: ResponseFormat) -> "JsonGrammar | None":
         """The grammar of a format, None for free text. One that takes long is made elsewhere, while others answer.
@@ -71,75 +102,67 @@ class GrammarMaker:
         return grammar
 
     def _find(self, schema: dict[str, Any]) -> Made:
-        """Raises Refusal 429 where too many wait."""
         text = json.dumps(schema)
-        with self._lock:  # the same schema in many requests is compiled once; a quick one takes a second
-            made = self._made.get(text)
-            if made is None or _may_be_tried_again(made):
-                made = self._made[text] = self._quickly(text) if effort(schema) <= QUICK_EFFORT else self._apart(text)
-            self._made.move_to_end(text)
-            while len(self._made) > KEPT_FORMATS:
-                self._made.popitem(last=False)
-        return made
+        make = self._quickly if effort(schema) <= QUICK_EFFORT else self._apart
+        return self._shelf.find(self._sha256, text, lambda made: make(text, made))
 
-    def _quickly(self, schema: str) -> Made:
-        made: Made = Future()
+    def _quickly(self, schema: str, made: Made) -> None:
         try:
-            made.set_result(JsonGrammar(compile_schema(self._compiler, schema), self._writable, schema))
-        except Unkept as unkept:
-            made.set_result(_refusal(unkept))
-        return made
+            made.set_result(self._grammar(compile_schema(self._compiler, schema), schema))
+        except Exception as error:  # noqa: BLE001  whoever waits for it has to hear of it
+            made.set_result(_refusal(error))
 
-    def _apart(self, schema: str) -> Made:
-        made: Made = Future()
-
+    def _apart(self, schema: str, made: Made) -> None:
         def finish(compiled: "Future[str]") -> None:
             try:
                 grammar = xgrammar.CompiledGrammar.deserialize_json(compiled.result(), self._info)
-                made.set_result(JsonGrammar(grammar, self._writable, schema))
+                made.set_result(self._grammar(grammar, schema))
             except Exception as error:  # noqa: BLE001  whoever waits for it has to hear of it
                 made.set_result(_refusal(error))
 
-        self._workshop.put(self._info.serialize_json(), schema).add_done_callback(finish)
-        return made
+        try:
+            self._workshop.put(self._tokenizer, schema).add_done_callback(finish)
+        except Refusal as full:
+            made.set_result(full.error)
+
+    def _grammar(self, compiled: Any, schema: str) -> "JsonGrammar":
+        return JsonGrammar(compiled, self._info.vocab_size, schema)
 
 
 class JsonGrammar:
     """A compiled grammar. It is never changed, and may be shared."""
 
-    def __init__(self, compiled: Any, writable: Any, schema: str) -> None:
+    def __init__(self, compiled: Any, vocabulary: int, schema: str) -> None:
         self._compiled = compiled
-        self._writable = writable
+        self._vocabulary = vocabulary
         self._schema = schema
 
     @cached_property
     def written(self) -> str:
         """The same in xgrammar's EBNF, for an engine in another process that walks by itself."""
-        rules = str(xgrammar.Grammar.from_json_schema(self._schema, max_whitespace_cnt=LONGEST_WHITESPACE))
-        return rules.replace(LOOSE_CHARACTER, CHARACTER)
+        return rules_of(self._schema)
 
     def begin(self) -> Walk:
-        return JsonWalk(xgrammar.GrammarMatcher(self._compiled), self._writable)
+        return JsonWalk(xgrammar.GrammarMatcher(self._compiled), self._vocabulary)
 
 
 class JsonWalk:
-    """The way of one answer; `writable` [vocabulary] has the tokens that may stand in JSON at all."""
+    """The way of one answer over a vocabulary of so many tokens."""
 
-    def __init__(self, matcher: Any, writable: Any) -> None:
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
         self._matcher = matcher
-        self._writable = writable
+        self._vocabulary = vocabulary
 
     def restrict(self, scores: Any) -> Any:
         """Tokens that the tokenizer does not know, where a model has more scores than it has tokens, are out too."""
         if self._matcher.is_terminated():
             return torch.full_like(scores, -torch.inf)
-        vocabulary = len(self._writable)
-        words = xgrammar.allocate_token_bitmask(1, vocabulary)
+        words = xgrammar.allocate_token_bitmask(1, self._vocabulary)
         self._matcher.fill_next_token_bitmask(words)
         bits = (words.unsqueeze(-1) >> torch.arange(BITS, dtype=torch.int32)) & 1
-        allowed = bits.flatten().bool()[:vocabulary] & self._writable
+        allowed = bits.flatten().bool()[: self._vocabulary]
         mask = torch.zeros(scores.shape[-1], dtype=torch.bool)
-        known = min(vocabulary, len(mask))
+        known = min(self._vocabulary, len(mask))
         mask[:known] = allowed[:known]
         return scores.masked_fill(~mask.to(scores.device), -torch.inf)
 

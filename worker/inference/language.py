@@ -56,9 +56,11 @@ class Language:
         """The ids of raw text behind one BOS, where the tokenizer puts one."""
         return self.renderer.text_ids(prompt)
 
-    def write(self, ids: list[int]) -> str:
-        """The text of ids, special tokens left out, nothing tidied up."""
-        text: str = self.renderer.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def write(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ids, special tokens left out or not, nothing tidied up."""
+        text: str = self.renderer.tokenizer.decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
         return text
 
     def spell(self, token: int) -> tuple[str, list[int] | None]:

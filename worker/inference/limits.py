@@ -45,7 +45,7 @@ def _too_long(prompt_tokens: int, max_new_tokens: int, reason: str, limit: int) 
     found = f"the prompt has {prompt_tokens} tokens and max_new_tokens is {max_new_tokens}"
     room = limit - prompt_tokens
     right = f"at most {room} new tokens fit" if room > 0 else "shorten the prompt"
-    return Refusal(422, "context_too_long", f"{found}; {reason}: {right}", "max_new_tokens")
+    return Refusal(422, "context_too_long", f"{found}; {reason}: {right}", "max_new_tokens" if room > 0 else "prompt")
 
 
 def end_tokens(model: Any) -> set[int]:

@@ -1,5 +1,8 @@
 """Holds an adapter against the probe that its trainer left in its bundle, through the very path that serves it.
 
+An adapter is proved on its base as the files hold it; one that was trained on a quantised base and is another one there
+is proved on the values that its trainer had, or not at all. Whoever asks it later is answered on the same.
+
 The recorded steps are asked of the engine as an answer that is dictated: it has no choice of the tokens, and tells how
 likely it finds them; with the adapter and without, so that the adapter is known by what it changes.
 """
@@ -7,7 +10,7 @@ likely it finds them; with the adapter and without, so that the adapter is known
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from app.contracts.generation import AdapterRef, EngineError, Sampling
 from app.contracts.probe import PROBE, Probe, Prompt, Proof, ProofOrder
 from worker.inference.adapters import check_folder, rejected
+from worker.inference.bases import is_quantised
 from worker.inference.comparing import Scores, compare
 from worker.inference.engine import AdapterFolder, Engine, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
 from worker.inference.language import load_language
@@ -26,12 +30,14 @@ from worker.inference.sources import Sources
 from worker.rendering.renderer import NoTokenizer
 
 # Refusals that say something of the engine or its host, and nothing of the adapter.
-PASSING = frozenset({429, 499, 500, 502, 503})
+PASSING = frozenset({429, 499, 500, 502, 503, 504})
 # Refusals of an engine that cannot serve what another one may.
 ELSEWHERE = frozenset({"base_not_served", "unsupported_by_engine"})
 # Of each step the best tokens that are listened to: those that the trained model chose, the base may find unlikely.
 LISTENED = 1000
 NOT_FINITE = "model_not_finite"
+# Variants that are all of what quantising does: 8 bits round what goes into a layer as well.
+ALL_IN_WEIGHTS = frozenset({"dequant-nf4", "dequant-fp4"})
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,25 @@ async def _prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
     probe = await run_in_threadpool(read_probe, bundle)
     if order.adapter.kind == "full":
         return await hold_against(probe, engine, ModelFolder(bundle.name, bundle.folder), None)
-    return await hold_against(probe, engine, await sources.find(order.base), bundle)
+    base = await sources.find(order.base)
+    proof = await hold_against(probe, engine, base, bundle)
+    if proof.proved or probe.variant is None or await run_in_threadpool(is_quantised, base):
+        return proof
+    return _better(proof, await _on_variant(probe, engine, replace(base, variant=probe.variant), bundle))
+
+
+async def _on_variant(probe: Probe, engine: Engine, base: ModelFolder, bundle: AdapterFolder) -> Proof:
+    """The values are the trainer's own there: of 4 bits, not even rounding is left to be allowed for."""
+    is_exact = base.variant is not None and base.variant.name in ALL_IN_WEIGHTS
+    proof = await hold_against(probe.model_copy(update={"quantised": not is_exact}), engine, base, bundle)
+    return proof.model_copy(update={"base_variant": base.variant})
+
+
+def _better(plain: Proof, other: Proof) -> Proof:
+    if other.proved:
+        return other
+    assert other.base_variant is not None, "it was tried on a variant"
+    return plain.model_copy(update={"reason": f"{plain.reason}; on {other.base_variant.name}, {other.reason}"})
 
 
 async def hold_against(probe: Probe, engine: Answers, base: ModelFolder, adapter: AdapterFolder | None) -> Proof:

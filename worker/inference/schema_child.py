@@ -25,6 +25,20 @@ LONGEST_WHITESPACE = 16
 LONGEST_REASON = 300
 LOWEST_PRIORITY = 10
 PR_SET_PDEATHSIG = 1
+# A character of a string that is no escape: neither a control character nor half of a surrogate pair (RFC 8259).
+CHARACTER = r"[^\"\\\0-\x1f\ud800-\udfff]"
+HEX = "[0-9A-Fa-f]"
+# An escaped character: half of a surrogate pair is none without its other half.
+ESCAPED = (
+    f'("u" [0-9A-CE-Fa-ce-f] {HEX} {HEX} {HEX}) | ("u" [Dd] [0-7] {HEX} {HEX}) | '
+    f'("u" [Dd] [89ABab] {HEX} {HEX} "\\\\u" [Dd] [C-Fc-f] {HEX} {HEX})'
+)
+# What xgrammar 0.2 writes in their place, without a length, with one, and as an escape.
+LOOSE = {
+    r"[^\0-\x1f\"\\\r\n]": CHARACTER,
+    r"[^\"\\\r\n]": CHARACTER,
+    '("u" [A-Fa-f0-9] [A-Fa-f0-9] [A-Fa-f0-9] [A-Fa-f0-9])': ESCAPED,
+}
 
 
 class Piece(Contract):
@@ -44,10 +58,21 @@ def compiler_for(tokenizer: Any) -> Any:
     return xgrammar.GrammarCompiler(tokenizer, max_threads=1, cache_enabled=False)
 
 
+def rules_of(schema: str) -> str:
+    """A schema in xgrammar's EBNF, its strings as JSON has them. Raises what xgrammar does.
+
+    xgrammar itself lets halves of surrogate pairs into strings, and control characters into those of a bounded length.
+    """
+    rules = str(xgrammar.Grammar.from_json_schema(schema, max_whitespace_cnt=LONGEST_WHITESPACE))
+    for loose, strict in LOOSE.items():
+        rules = rules.replace(loose, strict)
+    return rules
+
+
 def compile_schema(compiler: Any, schema: str) -> Any:
     """The compiled grammar of a schema. Raises Unkept."""
     try:
-        compiled = compiler.compile_json_schema(schema, max_whitespace_cnt=LONGEST_WHITESPACE)
+        compiled = compiler.compile_grammar(rules_of(schema))
     except (RuntimeError, ValueError, MemoryError) as error:
         text = str(error).strip() or type(error).__name__
         reason = text.splitlines()[0].rpartition("cc:")[2].partition(": ")[2]

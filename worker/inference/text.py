@@ -13,11 +13,16 @@ class Detokenizer:
     (the method of text-generation-inference and vLLM).
     """
 
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()) -> None:
+        """`before` are ids that the text goes on from; they are not part of it."""
         self._decode = decode
-        self._ids: list[int] = []
+        self._ids = list(before)
         self._window = 0
-        self._read = 0
+        self._read = len(self._ids)
+
+    def hold(self, token: int) -> None:
+        """A token whose text comes with that of the next one."""
+        self._ids.append(token)
 
     def feed(self, token: int) -> str:
         """The text that has become certain with this token, possibly none."""
@@ -40,8 +45,10 @@ class Detokenizer:
 class StopScanner:
     """Lets text through up to the first stop string, wherever the borders of the pieces are."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keeps_stop: bool = False) -> None:
+        """`keeps_stop`: the stop string that ends the text is part of it."""
         self._stops = tuple(stops)
+        self._keeps_stop = keeps_stop
         self._held = ""
         self.has_stopped = False
 
@@ -50,10 +57,11 @@ class StopScanner:
         if self.has_stopped:
             return ""
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at, at + len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.has_stopped, self._held = True, ""
-            return text[: min(found)]
+            start, end = min(found)
+            return text[: end if self._keeps_stop else start]
         free = len(text) - self._open_tail(text)
         self._held = text[free:]
         return text[:free]

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from app.contracts.generation import EngineError
@@ -33,6 +34,11 @@ class Ticket:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
         except RuntimeError:
             self.stop(*NOBODY)
+
+    @property
+    def has_next(self) -> bool:
+        """Whether an event waits to be read: whoever reads is slower than the engine."""
+        return not self._events.empty()
 
     @staticmethod
     def put_all(events: list[tuple["Ticket", TokenEvent]]) -> None:
@@ -97,7 +103,7 @@ async def answers(
         return
     try:
         while isinstance(event := await ticket.next(patience_seconds), Token):
-            yield event
+            yield replace(event, is_followed=True) if ticket.has_next else event
         yield event
     finally:
         room.leave(ticket)

@@ -14,9 +14,9 @@ from worker.inference.engine import Refusal
 from worker.inference.schema_child import Piece, Unkept
 
 MOST_WAITING = 8
-MOST_SECONDS = 30
+MOST_SECONDS = 10
 # By the clock: the kernel counts the computing time of the child, which may take longer where others use the cores.
-LONGEST_SECONDS = 240.0
+LONGEST_SECONDS = 120.0
 TOO_LONG = (-signal.SIGXCPU, -signal.SIGKILL)
 CHILD = [sys.executable, "-m", "worker.inference.schema_child"]
 

@@ -17,6 +17,7 @@ from app.contracts.order import TrainingOrder
 from app.contracts.probe import CANDIDATES, PROMPT_TOKENS, STEPS, Probe, Prompt, Step
 from app.contracts.records import Message
 from app.contracts.rows import INPUT_IDS
+from app.contracts.variant import BaseVariant, variant_of
 from worker.failures import SystemFault, UserError
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import Renderer, load_renderer
@@ -46,10 +47,19 @@ def take_probe(model: Any, order: TrainingOrder, rows: Dataset, resolved: dict[s
         noise = fmean(chain.from_iterable(_noise(model, prompt) for prompt in taken))
     return Probe(
         dtype=coarsest(resolved),
+        variant=_variant(model),
         quantised=resolved["model.load_in_4bit"] or resolved["model.load_in_8bit"],
         noise=noise,
         prompts=taken,
     )
+
+
+def _variant(model: Any) -> BaseVariant | None:
+    """What the trainer made of the base when it was loaded."""
+    quantisation = getattr(model.config, "quantization_config", None)
+    if quantisation is None:
+        return None
+    return variant_of(quantisation if isinstance(quantisation, dict) else quantisation.to_dict())
 
 
 def probe_prompts(renderer: Renderer, row: list[int], max_tokens: int) -> list[list[int]]:

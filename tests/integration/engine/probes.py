@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -32,9 +33,12 @@ RESOLVED = {
 }
 
 
-def probe_of(base: Path, adapter: Path | None, *, dtype: torch.dtype = torch.float32) -> Probe:
+def probe_of(
+    base: Path, adapter: Path | None, *, dtype: torch.dtype = torch.float32, quantisation: Any = None
+) -> Probe:
     """What a trainer records of PEFT's own model of an adapter, or of a whole model."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    how = {} if quantisation is None else {"quantization_config": quantisation}
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **how)
     biases = base_biases(model)
     model = PeftModel.from_pretrained(model, adapter) if adapter is not None else model
     order = TrainingOrder(
@@ -53,7 +57,8 @@ def probe_of(base: Path, adapter: Path | None, *, dtype: torch.dtype = torch.flo
     )
     row = AutoTokenizer.from_pretrained(base)("The quick brown fox jumps over the lazy dog")["input_ids"]
     name = str(dtype).removeprefix("torch.")
-    resolved = {**RESOLVED, "model.dtype": name}
+    bits = {f"model.load_in_{bits}bit": getattr(quantisation, f"load_in_{bits}bit", False) for bits in (4, 8)}
+    resolved = {**RESOLVED, "model.dtype": name, **bits}
     return take_probe(model, order, Dataset.from_dict({INPUT_IDS: [row]}), resolved, biases)
 
 

@@ -251,7 +251,7 @@ def test_a_seed_gives_one_answer_alone_and_in_any_company(
     together = ask_all(make_batching(chunk_tokens=5), backwards)
 
     assert [told_tokens(events) for events in together[: len(wishes)]] == alone[::-1]
-    assert len({tuple(answer) for answer in alone}) == len(alone)
+    assert len({tuple(answer) for answer in alone}) > len(SAMPLED)
 
 
 def test_an_end_token_at_the_last_place_is_a_stop(make_batching: MakeEngine, world: World) -> None:

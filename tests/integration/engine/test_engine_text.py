@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder, TextDelta
+from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder, TextDelta, Wording
 from app.contracts.order import BaseRef
 from app.contracts.records import Message
 from tests.integration.engine.asking import an_order, answers_of
@@ -113,6 +113,32 @@ def test_a_prompt_may_write_special_tokens(engine: SerialEngine, world: World) -
     events = answers_of(engine, an_order(world, prompt="<|im_start|>user\nhi<|im_end|>\n", max_new_tokens=1))
 
     assert finish_of(events).usage.prompt_tokens < 10
+
+
+@pytest.mark.parametrize(("skips", "text"), [(True, ""), (False, "<|im_start|><|im_start|>")])
+def test_control_tokens_are_written_out_where_that_is_asked_for(
+    engine: SerialEngine, world: World, skips: bool, text: str
+) -> None:
+    order = an_order(world, wording=Wording(skip_special_tokens=skips), max_new_tokens=2, logit_bias={1: 100})
+
+    assert text_of(answers_of(engine, order)) == text
+
+
+@pytest.mark.parametrize(("asked", "text"), [({"prompt": "The quick"}, " b"), ({"messages": CHAT}, "b")], ids=str)
+def test_a_prompt_is_continued_in_the_middle_of_its_text(
+    engine: SerialEngine, world: World, tmp_path: Path, asked: dict[str, Any], text: str
+) -> None:
+    shutil.copytree(world.base.folder, tmp_path / "base")
+    made = json.loads((tmp_path / "base" / "tokenizer.json").read_text())
+    stripping = {"type": "Strip", "content": " ", "start": 1, "stop": 0}  # as SentencePiece begins a text
+    made["decoder"] = {"type": "Sequence", "decoders": [made["decoder"], stripping]}
+    (tmp_path / "base" / "tokenizer.json").write_text(json.dumps(made))
+    token = load_language(tmp_path / "base").read_prompt("a b")[-1]
+    base = BaseRef(source=str(tmp_path / "base"), is_local=True)
+
+    order = an_order(world, base=base, max_new_tokens=1, logit_bias={token: 100}, **asked)
+
+    assert text_of(answers_of(engine, order)) == text
 
 
 def test_a_template_that_refuses_is_quoted(engine: SerialEngine, world: World, tmp_path: Path) -> None:

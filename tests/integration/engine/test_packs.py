@@ -12,10 +12,10 @@ pytest.importorskip("triton")
 
 def test_packs_and_kernels_give_the_answers_of_plain_torch(tmp_path: Path) -> None:
     tests = Path(__file__).with_name("interpreted.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}", str(tests)]
+    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}"]
 
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "pytest", *options, str(tests)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=Path(__file__).parents[3],
         capture_output=True,

@@ -13,14 +13,15 @@ import pytest
 import xgrammar
 
 from app.contracts.answers import JsonSchema, SchemaFormat
+from app.contracts.generation import EngineError
 from app.contracts.schemas import effort
 from tests.integration.engine.worlds import World
 from tests.waiting import wait_for
 from worker.inference.engine import Refusal
-from worker.inference.grammar import QUICK_EFFORT, GrammarMaker
+from worker.inference.grammar import QUICK_EFFORT, GrammarMaker, GrammarShelf
 from worker.inference.language import load_language
 from worker.inference.schema_child import MOST_GRAMMAR_BYTES, Piece, Unkept, compile_schema, compiler_for
-from worker.inference.workshop import Workshop, compile_apart
+from worker.inference.workshop import MOST_SECONDS, Workshop, compile_apart
 
 SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_EFFORT + 1}
 QUICK: dict[str, Any] = {"type": "string", "maxLength": 3}
@@ -42,7 +43,7 @@ def info(tokenizer: Any) -> Any:
 
 @pytest.fixture
 def maker(tokenizer: Any) -> GrammarMaker:
-    return GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), Workshop(most_waiting=1))
+    return GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), Workshop(most_waiting=1), GrammarShelf())
 
 
 def a_format(schema: dict[str, Any]) -> SchemaFormat:
@@ -85,6 +86,31 @@ def test_who_finds_the_queue_full_is_told_to_come_again(maker: GrammarMaker) -> 
 
     assert {(error.status, error.code) for error in refused} == {(429, "engine_busy")}
     assert 2 <= len(refused) <= 3
+
+
+def test_adapters_of_one_tokenizer_share_what_one_of_them_had_made(tokenizer: Any) -> None:
+    shelf, ends = GrammarShelf(), frozenset({tokenizer.eos_token_id})
+    makers = [GrammarMaker(tokenizer, ends, shelf=shelf) for _ in range(2)]
+    other = GrammarMaker(tokenizer, ends | {5}, shelf=shelf)
+
+    first, second, third = (asyncio.run(maker.grammar_of(a_format(QUICK))) for maker in (*makers, other))
+
+    assert first is second is not third
+
+
+@pytest.mark.parametrize(("status", "times"), [(422, 1), (429, 2), (503, 2)])
+def test_what_is_the_schemas_fault_is_kept_and_all_else_tried_again(status: int, times: int) -> None:
+    shelf, tried = GrammarShelf(), []
+    error = EngineError(status=status, code="x", message="x")
+
+    for _ in range(2):
+        shelf.find("tokenizer", "schema", lambda made: tried.append(made) or made.set_result(error))  # type: ignore[func-returns-value]
+
+    assert len(tried) == times
+
+
+def test_no_schema_takes_more_than_ten_seconds_of_computing() -> None:
+    assert MOST_SECONDS <= 10
 
 
 def test_a_schema_that_takes_too_long_is_ended_and_refused(info: Any) -> None:

@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ import pytest
 from app.contracts.generation import EngineError
 from app.contracts.vllm import read_command
 from tests.integration.engine.asking import PROMPT, a_request, events_of, last_of, refusal_of, tokens_of
-from tests.integration.engine.vllms import is_small
+from tests.integration.engine.vllms import COMMAND, OPTIONS, PROGRAM, SETTINGS, is_small, writers
 from tests.integration.engine.worlds import World, reference
 from tests.waiting import wait_for
 from worker.inference.engine import Ended, Refusal, Token
@@ -26,7 +24,8 @@ from worker.inference.vllm.life import Terms
 from worker.inference.vllm.managed import Managed
 from worker.inference.vllm.program import Program
 
-COMMAND = shlex.join([sys.executable, "-m", "tests.integration.engine.vllm_program", "serve"])
+FAILS = """sh -c 'echo "serves $1"; exit 3' serve"""
+HANGS = """sh -c 'echo "serves $1"; sleep 1000' serve"""
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +54,8 @@ class Started:
 
     def starts(self) -> list[str]:
         """The bases for which a server was started, in order."""
-        return [line.removeprefix("serves ") for line in self.log.read_text().splitlines() if line.startswith("serves")]
-
-
-def writers(log: Path) -> list[int]:
-    """Every process whose output goes to the file."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "fd" / "1").resolve() == log:
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+        told = [line for line in self.log.read_text().splitlines() if line.startswith("serves ")]
+        return [Path(line).name for line in told]
 
 
 def command_line(pid: int) -> bytes:
@@ -82,10 +70,12 @@ def is_guardian(pid: int) -> bool:
 
 
 @contextmanager
-def managed(folder: Path, options: str = "", *, terms: Terms | None = None) -> Iterator[Started]:
+def managed(
+    folder: Path, command: str = COMMAND, *, terms: Terms | None = None, allow_old: bool = False
+) -> Iterator[Started]:
     """Nothing that it starts may be left at its end."""
     log = folder.resolve() / "vllm.log"
-    engine = VllmEngine(Managed(Program(read_command(f"{COMMAND} {options}"), log), terms=terms))
+    engine = VllmEngine(Managed(Program(read_command(command), log), terms=terms, allow_old=allow_old))
     try:
         yield Started(engine, log)
     finally:
@@ -173,7 +163,7 @@ def test_one_that_is_frozen_is_replaced(tmp_path: Path, world: World) -> None:
 
 
 def test_one_that_ends_at_its_start_is_a_reason_and_no_loop(tmp_path: Path, world: World) -> None:
-    with managed(tmp_path, "--fails") as failing:
+    with managed(tmp_path, FAILS) as failing:
         first = refusal_of(failing.engine, a_request(world))
         again = refusal_of(failing.engine, a_request(world))
 
@@ -183,6 +173,21 @@ def test_one_that_ends_at_its_start_is_a_reason_and_no_loop(tmp_path: Path, worl
         assert failing.engine.health().loaded_base is None
         time.sleep(1.5)  # nobody asks, and nothing happens
         assert failing.starts() == ["base-0"]
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="TEST_VLLM names no vLLM")
+def test_the_real_program_is_started_and_replaced(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+
+    with managed(tmp_path, f"{PROGRAM} serve {OPTIONS}", allow_old=True) as real:
+        assert is_small(real.engine, world)
+        replaced = tokens_of(real.engine, a_request(world, base=world.other_base))
+        assert real.engine.health().loaded_base == "base-1"
+
+    assert replaced == reference(world.other_base, None, PROMPT, 12)
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path, world: World) -> None:
@@ -197,7 +202,7 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path, world: World) -> N
 
 
 def test_one_that_does_not_come_up_in_time_is_ended(tmp_path: Path, world: World) -> None:
-    with managed(tmp_path, "--hangs", terms=Terms(start=1.0)) as hanging:
+    with managed(tmp_path, HANGS, terms=Terms(start=1.0)) as hanging:
         error = refusal_of(hanging.engine, a_request(world))
 
         assert "it did not come up within 1 seconds" in error.message
@@ -205,9 +210,9 @@ def test_one_that_does_not_come_up_in_time_is_ended(tmp_path: Path, world: World
 
 
 def test_an_engine_that_closes_while_it_starts_ends_every_answer(tmp_path: Path, world: World) -> None:
-    with managed(tmp_path, "--hangs") as hanging, ThreadPoolExecutor(1) as threads:
+    with managed(tmp_path, HANGS) as hanging, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(events_of, hanging.engine, a_request(world))
-        wait_for("it starts", hanging.pids)
+        wait_for("it starts", lambda: hanging.log.exists() and hanging.starts())
         hanging.engine.close()
 
         (event,) = answer.result(30)

@@ -1,18 +1,22 @@
 """The engine process in front of a vLLM server: what the API and the worker hear of it."""
 
 import signal
+from pathlib import Path
 
 import httpx
 import pytest
 
 from app.contracts.generation import AdapterRef
 from app.contracts.probe import Proof
+from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, VllmCommand
 from tests.integration.engine.asking import an_order, answers_of
 from tests.integration.engine.probes import an_order as a_proof_order
 from tests.integration.engine.processes import EngineProcess
 from tests.integration.engine.vllm_server import KEY, Server
+from tests.integration.engine.vllms import COMMAND, writers
 from tests.integration.engine.worlds import World
 from tests.waiting import wait_for
+from worker.inference.__main__ import read_options
 from worker.inference.vllm.engine import VllmEngine
 
 HEADERS = {"content-type": "application/json"}
@@ -55,7 +59,53 @@ def test_what_another_engine_may_serve_is_no_verdict_on_the_adapter(vllm_url: st
     assert [(each.status_code, each.json()["code"]) for each in (answer, refused)] == [(409, "base_not_served")] * 2
 
 
-def test_a_url_that_is_none_is_refused_at_the_start() -> None:
-    process = EngineProcess("--vllm-url", "127.0.0.1:8200")
+WRONG = [
+    (["--vllm-url", "127.0.0.1:8200"], {}, "expected a URL such as"),
+    ([], {URL_VARIABLE: ""}, "expected a URL such as"),
+    ([], {COMMAND_VARIABLE: "vllm"}, "expected a command such as"),
+    (["--vllm-url", "http://127.0.0.1:8200"], {COMMAND_VARIABLE: "vllm serve"}, ONE_OF_BOTH),
+]
 
-    assert process.end(signal.SIGCONT) == 2
+
+@pytest.mark.parametrize(("words", "environment", "reason"), WRONG, ids=str)
+def test_what_names_no_vllm_is_refused_at_the_start(
+    words: list[str],
+    environment: dict[str, str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SystemExit, match="2"):
+        read_options(words)
+
+    assert reason in capsys.readouterr().err
+
+
+def test_the_variables_of_the_service_are_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(URL_VARIABLE, "http://127.0.0.1:8200")
+    assert read_options([]).vllm_url == "http://127.0.0.1:8200"
+
+    monkeypatch.delenv(URL_VARIABLE)
+    monkeypatch.setenv(COMMAND_VARIABLE, "vllm serve --seed 1")
+    assert read_options([]).vllm_command == VllmCommand(("vllm", "serve"), ("--seed", "1"))
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_server_that_the_engine_started_ends_with_it(
+    world: World, tmp_path: Path, how: signal.Signals, code: int
+) -> None:
+    order = an_order(world, adapter=world.ref("small"), max_new_tokens=4).model_dump_json()
+    log = tmp_path.resolve() / "vllm.log"
+
+    with EngineProcess("--vllm-log", str(log), **{COMMAND_VARIABLE: COMMAND}) as process:
+        answer = httpx.post(f"{process.url}/generate", content=order, headers=HEADERS, timeout=120)
+        running = writers(log)
+        ended = process.end(how)
+        wait_for("nothing is left of it", lambda: writers(log) == [])
+
+    assert answer.status_code == 200
+    assert len(running) == 3  # the guardian, the server, and what that has started
+    assert ended == code

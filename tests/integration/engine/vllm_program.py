@@ -1,14 +1,12 @@
 """`python -m tests.integration.engine.vllm_program serve <base> …`: the recorded protocol, started as vLLM is.
 
-It has a process of its own below it, as vLLM has one that computes, which ends with nobody's help but its guardian's.
-A word of the test's among the options makes it one that ends at once, or that never comes up.
+It has a process of its own below it, as vLLM has one that computes, which nobody but its guardian ends.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import uvicorn
@@ -21,11 +19,7 @@ CORE = [sys.executable, "-c", "import time; time.sleep(1000)"]
 
 def main() -> None:
     options = _options()
-    print(f"serves {options.base.name}", flush=True)  # noqa: T201  the log is what a test reads
-    if options.fails:
-        sys.exit(3)
-    if options.hangs:
-        time.sleep(1000)
+    print(f"serves {options.base}", flush=True)  # noqa: T201  the log is what a test reads
     subprocess.Popen(CORE)
     server = Server(ModelFolder(options.base.name, options.base), key=os.environ["VLLM_API_KEY"])
     server.is_loading_allowed = os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1" and options.enable_lora
@@ -41,7 +35,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     for name in ("--max-loras", "--max-cpu-loras", "--max-lora-rank"):
         parser.add_argument(name, type=int, required=True)
-    for name in ("--enable-lora", "--enable-prompt-tokens-details", "--fails", "--hangs"):
+    for name in ("--enable-lora", "--enable-prompt-tokens-details"):
         parser.add_argument(name, action="store_true")
     return parser.parse_args()
 

@@ -281,4 +281,4 @@ class WrittenGrammar:
             language.renderer.tokenizer, vocab_size=language.vocabulary, stop_token_ids=sorted(language.eos_ids)
         )
         compiled = xgrammar.GrammarCompiler(info).compile_grammar(self.text)
-        return JsonWalk(xgrammar.GrammarMatcher(compiled), torch.ones(language.vocabulary, dtype=torch.bool))
+        return JsonWalk(xgrammar.GrammarMatcher(compiled), language.vocabulary)

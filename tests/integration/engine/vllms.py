@@ -1,7 +1,9 @@
 """vLLM servers for tests: the recorded protocol always, and the real one where TEST_VLLM names its program."""
 
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.servers import Elsewhere
 
 PROGRAM = os.environ.get("TEST_VLLM")
+# A program that speaks the recorded protocol, started as vLLM is.
+COMMAND = shlex.join([sys.executable, "-m", "tests.integration.engine.vllm_program", "serve"])
 START_SECONDS = 180.0
 SETTINGS = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -106,3 +110,15 @@ def engine_at(
 def is_small(engine: VllmEngine, world: World) -> bool:
     """Whether the adapter `small` is what answers for it."""
     return tokens_of(engine, a_request(world, "small")) == reference(world.base, world.adapter("small"), PROMPT, 12)
+
+
+def writers(log: Path) -> list[int]:
+    """Every process whose output goes to the file."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "fd" / "1").resolve() == log:
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found

@@ -122,7 +122,12 @@ class BatchingEngine:
         has_received = self._receive()
         has_begun = self._begin_answers()
         host = self._worlds.host
-        return (host is not None and host.step()) or has_begun or has_received
+        return (host is not None and host.step()) or has_begun or has_received or self._prepare()
+
+    def _prepare(self) -> bool:
+        """Use an idle moment; false when there is nothing to use it for."""
+        host = self._worlds.host
+        return host is not None and self._room.shut_reason is None and host.prepare()
 
     def _make_room(self) -> None:
         reason = self._room.shut_reason

@@ -27,7 +27,7 @@ class Memory:
         """What more this process could have."""
         if self._device.startswith("cuda"):
             unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-            return int(torch.cuda.mem_get_info(self._device)[0]) + unused
+            return int(torch.cuda.mem_get_info(self._device)[0] + unused)
         return min(_available_on_host(), _room_in_group())
 
     def held(self) -> int:

@@ -1,4 +1,4 @@
-"""What is in memory: base models, and what becomes of one with an adapter merged into it; one of them answers at a time.
+"""What is in memory: base models, and what becomes of one with an adapter merged into it; one answers at a time.
 
 Each has weights, keys and values, slots and a prefix cache of its own, so no trace of one can reach another; and a
 model into which an adapter was merged never answers for its base, nor for another adapter. They stay as long as half of

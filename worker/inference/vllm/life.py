@@ -67,6 +67,8 @@ class Life:
         except (Refusal, TimeoutError):
             if not self.notice_exit() and loop.time() - self._well_at >= self._terms.silence:
                 self._end_by(away(f"it was not well for {self._terms.silence:g} seconds and is started again"))
+                assert self._process is not None
+                self._process.kill()  # it does not listen
 
     def notice_exit(self) -> bool:
         """Whether its process has exited, which is known at once and needs no watch."""

@@ -1,71 +1,16 @@
 """OpenAI's own client against this service and a real engine: what it sends is understood, and what comes back."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
 from app.config import Settings
 from app.db import Database
-from app.main import create_app
-from app.migrate import upgrade
 from tests.integration.answering import add_adapter
-from tests.integration.engine.processes import EngineProcess
-from tests.integration.engine.worlds import ADAPTERS, World, build_world
-from tests.serving import serving
-
-CHAT: list[Any] = [{"role": "user", "content": "What comes after 89?"}]
-BASE = "base-0"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return build_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def url(world: World, home: Path) -> Iterator[str]:
-    with EngineProcess() as engine:
-        settings = Settings(home=home, models_dir=world.base.folder.parent, engine_url=engine.url)
-        upgrade(settings.database)
-        with serving(create_app(settings)) as served:
-            yield served
-
-
-@pytest.fixture(scope="module")
-def adapter(url: str, world: World, home: Path) -> str:
-    """The id of the adapter "wide" of the base `base-0`."""
-    database = Database.open(Settings(home=home).database)
-    base: dict[str, Any] = {
-        "base_model": BASE,
-        "base_source": str(world.base.folder),
-        "base_is_local": True,
-        "base_revision": None,
-    }
-    row = add_adapter(database, home, path=str(world.adapters["wide"].folder), rank=ADAPTERS["wide"]["r"], **base)
-    database.close()
-    return row.id
-
-
-@pytest.fixture(scope="module")
-def client(url: str) -> Iterator[openai.OpenAI]:
-    http = httpx2.Client(trust_env=False)
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http, max_retries=0, timeout=120) as made:
-        yield made
-
-
-def ask(client: openai.OpenAI, **fields: Any) -> Any:
-    asked = {"model": BASE, "messages": CHAT, "max_tokens": 12, "temperature": 0, **fields}
-    return client.chat.completions.create(**asked)
+from tests.integration.openai_door.asking import BASE, CHAT, ask
 
 
 def test_a_chat_is_answered_in_openais_form(client: openai.OpenAI) -> None:
@@ -230,50 +175,19 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI, model: str) -> Non
         client.models.retrieve(model)
 
 
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"reasoning_effort": "high"}, "reasoning_effort"),
-    ({"extra_body": {"mood": "good"}}, "mood"),
-    ({"store": True}, "store"),
-    ({"service_tier": "priority"}, "service_tier"),
-    ({"parallel_tool_calls": False}, "parallel_tool_calls"),
-    ({"modalities": ["audio"]}, "modalities.0"),
-    ({"tool_choice": "required"}, "tool_choice"),
-    ({"temperature": 11}, "temperature"),
-    ({"n": 17}, "n"),
-    ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
-    ({"top_logprobs": 1}, "top_logprobs"),
-    ({"max_completion_tokens": 3}, "max_tokens"),
-    ({"max_tokens": 100_000}, "max_tokens"),
-    ({"logit_bias": {"99999": 1}}, "logit_bias"),
-    ({"logit_bias": {"5": 101}}, "logit_bias.5"),
-    ({"extra_body": {"stop_token_ids": [99_999]}}, "stop_token_ids"),
-    ({"extra_body": {"min_tokens": 13}}, "min_tokens"),
-    ({"stream_options": {"include_usage": True}}, "stream_options"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0"),
-    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls"),
-]
+def test_an_adapter_is_deleted_and_a_base_is_not(client: openai.OpenAI, home: Path) -> None:
+    database = Database.open(Settings(home=home).database)
+    row = add_adapter(database, home / "own", base_model=BASE)
+    database.close()
 
+    gone = client.models.delete(row.id)
 
-@pytest.mark.parametrize(("fields", "param"), REFUSED, ids=str)
-def test_what_cannot_be_done_is_refused_by_its_name(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
+    assert (gone.id, gone.object, gone.deleted) == (row.id, "model", True)
+    with pytest.raises(openai.NotFoundError):
+        client.models.delete(row.id)
     with pytest.raises(openai.BadRequestError) as refused:
-        ask(client, **fields)
-
-    assert str(refused.value.param).startswith(param)
-    assert refused.value.type == "invalid_request_error"
-    assert param.split(".")[0] in refused.value.message
-
-
-OF_NO_EFFECT: list[dict[str, Any]] = [
-    {"user": "me", "metadata": {"team": "a"}, "safety_identifier": "x", "prompt_cache_key": "y"},
-    {"store": False, "service_tier": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
-    {"n": 1, "stop": None, "logit_bias": None, "tools": None, "response_format": {"type": "text"}},
-]
-
-
-@pytest.mark.parametrize("fields", OF_NO_EFFECT, ids=str)
-def test_what_means_nothing_here_changes_nothing(client: openai.OpenAI, fields: dict[str, Any]) -> None:
-    assert ask(client, **fields).choices == ask(client).choices
+        client.models.delete(BASE)
+    assert refused.value.param == "model"
 
 
 def test_an_answer_can_be_sent_back_as_the_library_dumps_it(client: openai.OpenAI) -> None:

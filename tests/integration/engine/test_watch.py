@@ -1,0 +1,57 @@
+"""Whatever an engine hangs in, whoever asked hears of it in time, and the engine goes on.
+
+That of the batches is in test_batching_lives.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from app.contracts.generation import EngineError
+from tests.integration.engine.asking import PROMPT, a_request, last_of, tokens_of
+from tests.integration.engine.conftest import ON_CPU
+from tests.integration.engine.vllm_server import Server
+from tests.integration.engine.vllms import a_server, engine_at, recorded
+from tests.integration.engine.worlds import World, reference
+from tests.waiting import wait_for
+from worker.inference.engine import Engine
+from worker.inference.serial import SerialEngine
+
+PATIENCE_SECONDS = 0.5
+Watched = tuple[Engine, Callable[[], Any]]
+
+
+@contextmanager
+def serial(_: World) -> Iterator[Watched]:
+    with closing(SerialEngine(ON_CPU, patience_seconds=PATIENCE_SECONDS)) as engine:
+        yield engine, lambda: model_of(engine)
+
+
+@contextmanager
+def vllm(world: World) -> Iterator[Watched]:
+    server: Server = a_server(world)
+    with recorded(server) as url, engine_at(url, patience_seconds=PATIENCE_SECONDS) as engine:
+        yield engine, lambda: model_of(server.engine)
+
+
+def model_of(engine: SerialEngine) -> Any:
+    return engine._resident and engine._resident.model
+
+
+@pytest.mark.parametrize("kind", [serial, vllm])
+def test_an_answer_that_stands_still_ends_with_an_error(proved_world: World, kind: Callable[[World], Any]) -> None:
+    with kind(proved_world) as (engine, model):
+        request = a_request(proved_world)
+        expected = reference(proved_world.base, None, PROMPT, 12)
+        wait_for("it is loaded, which may take longer than the patience", lambda: tokens_of(engine, request))
+        hook = model().register_forward_pre_hook(lambda *_: time.sleep(1.5))
+
+        error = last_of(engine, request)
+        hook.remove()
+
+        assert isinstance(error, EngineError)
+        assert (error.status, error.code) == (504, "engine_stalled")
+        wait_for("it answers again", lambda: tokens_of(engine, request) == expected)

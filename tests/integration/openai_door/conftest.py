@@ -1,0 +1,60 @@
+"""OpenAI's own client, this service, and a real engine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from app.config import Settings
+from app.db import Database
+from app.main import create_app
+from app.migrate import upgrade
+from tests.integration.answering import add_adapter
+from tests.integration.engine.processes import EngineProcess
+from tests.integration.engine.worlds import ADAPTERS, World, build_world
+from tests.integration.openai_door.asking import BASE
+from tests.serving import serving
+
+
+@pytest.fixture(scope="package")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="package")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="package")
+def url(world: World, home: Path) -> Iterator[str]:
+    with EngineProcess() as engine:
+        settings = Settings(home=home, models_dir=world.base.folder.parent, engine_url=engine.url)
+        upgrade(settings.database)
+        with serving(create_app(settings)) as served:
+            yield served
+
+
+@pytest.fixture(scope="package")
+def adapter(url: str, world: World, home: Path) -> str:
+    """The id of the adapter "wide" of the base `base-0`."""
+    database = Database.open(Settings(home=home).database)
+    base: dict[str, Any] = {
+        "base_model": BASE,
+        "base_source": str(world.base.folder),
+        "base_is_local": True,
+        "base_revision": None,
+    }
+    row = add_adapter(database, home, path=str(world.adapters["wide"].folder), rank=ADAPTERS["wide"]["r"], **base)
+    database.close()
+    return row.id
+
+
+@pytest.fixture(scope="package")
+def client(url: str) -> Iterator[openai.OpenAI]:
+    http = httpx2.Client(trust_env=False)
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http, max_retries=0, timeout=120) as made:
+        yield made

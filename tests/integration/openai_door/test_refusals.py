@@ -1,0 +1,86 @@
+"""What cannot be done is refused with OpenAI's error and the name of the field; what means nothing here is taken."""
+
+from typing import Any
+
+import openai
+import pytest
+
+from tests.integration.openai_door.asking import BASE, ask
+
+REFUSED_COMPLETIONS: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": [""]}, "prompt"),
+    ({"prompt": ["a", 1]}, "prompt"),
+    ({"prompt": [-1]}, "prompt"),
+    ({"prompt": [99_999]}, "prompt"),
+    ({"prompt": ["x"] * 17}, "prompt"),
+    ({"prompt": [5] * 3000}, "prompt"),
+    ({"prompt": "x", "best_of": 2}, "best_of"),
+    ({"prompt": "x", "suffix": "y"}, "suffix"),
+    ({"prompt": "x", "echo": True, "logprobs": 1}, "echo"),
+    ({"prompt": "x", "stream": "yes"}, "stream"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), REFUSED_COMPLETIONS, ids=lambda each: str(each)[:40])
+def test_a_completion_that_cannot_be_given_names_its_field(
+    client: openai.OpenAI, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(**{"model": BASE, "max_tokens": 2, **fields})
+
+    assert refused.value.param == param
+    assert "prompt_token_ids" not in refused.value.message
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ({"extra_body": {"mood": "good"}}, "mood"),
+    ({"store": True}, "store"),
+    ({"service_tier": "priority"}, "service_tier"),
+    ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+    ({"modalities": ["audio"]}, "modalities.0"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"temperature": 11}, "temperature"),
+    ({"n": 17}, "n"),
+    ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+    ({"top_logprobs": 1}, "top_logprobs"),
+    ({"max_completion_tokens": 3}, "max_tokens"),
+    ({"max_tokens": 100_000}, "max_tokens"),
+    ({"messages": [{"role": "user", "content": "word " * 3000}]}, "messages"),
+    ({"stream": "yes"}, "stream"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"seed": 2**63}, "seed"),
+    ({"extra_body": {"echo": True}}, "echo"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format.json_schema.schema"),
+    ({"logit_bias": {"99999": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+    ({"extra_body": {"stop_token_ids": [99_999]}}, "stop_token_ids"),
+    ({"extra_body": {"min_tokens": 13}}, "min_tokens"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0"),
+    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), REFUSED, ids=lambda each: str(each)[:60])
+def test_what_cannot_be_done_is_refused_by_its_name(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, **fields)
+
+    assert str(refused.value.param).startswith(param)
+    assert refused.value.type == "invalid_request_error"
+    assert param.split(".")[0] in refused.value.message
+
+
+OF_NO_EFFECT: list[dict[str, Any]] = [
+    {"user": "me", "metadata": {"team": "a"}, "safety_identifier": "x", "prompt_cache_key": "y"},
+    {"store": False, "service_tier": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
+    {"n": 1, "stop": None, "logit_bias": None, "tools": None, "response_format": {"type": "text"}},
+]
+
+
+@pytest.mark.parametrize("fields", OF_NO_EFFECT, ids=str)
+def test_what_means_nothing_here_changes_nothing(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    assert ask(client, **fields).choices == ask(client).choices

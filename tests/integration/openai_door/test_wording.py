@@ -1,0 +1,62 @@
+"""What the text of an answer has, what is told beside it, and how long it may take."""
+
+from typing import Any
+
+import openai
+import pytest
+
+from tests.integration.openai_door.asking import BASE, ask
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
+def test_every_seed_that_openai_takes_gives_one_answer(client: openai.OpenAI, seed: int) -> None:
+    first, second = (ask(client, seed=seed, temperature=1.5) for _ in range(2))
+
+    assert first.choices == second.choices
+
+
+def test_a_stop_string_is_told_where_it_is_asked_for(client: openai.OpenAI) -> None:
+    whole = ask(client).choices[0].message.content
+    stop = whole[4:7]
+
+    wanted = {"stop": stop, "extra_body": {"include_stop_str_in_output": True}}
+    choice, chunks = ask(client, **wanted).choices[0], list(ask(client, stream=True, **wanted))
+
+    assert choice.message.content == whole[: whole.index(stop) + len(stop)]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == choice.message.content
+
+
+def test_ids_are_told_and_are_those_of_the_text(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": BASE, "prompt": "The quick brown", "max_tokens": 5, "temperature": 0}
+
+    told = client.completions.create(extra_body={"return_token_ids": True}, **asked).choices[0].model_dump()
+    chunks = list(client.completions.create(extra_body={"return_token_ids": True}, stream=True, **asked))
+
+    streamed = [one for chunk in chunks for one in chunk.choices[0].model_dump().get("token_ids") or ()]
+    assert streamed == told["token_ids"]
+    assert len(streamed) == 5
+    assert chunks[-1].choices[0].model_dump()["prompt_token_ids"] == told["prompt_token_ids"]
+    again = client.completions.create(**asked | {"prompt": told["prompt_token_ids"]})
+    assert again.choices[0].text == told["text"]
+
+
+@pytest.mark.parametrize("prompt", ["The quick brown", [1, 87, 85]], ids=str)
+def test_a_prompt_is_repeated_where_that_is_asked_for(client: openai.OpenAI, prompt: Any) -> None:
+    asked: dict[str, Any] = {"model": BASE, "prompt": prompt, "max_tokens": 5, "temperature": 0}
+    answer = client.completions.create(**asked).choices[0].text
+
+    echoed = client.completions.create(echo=True, **asked).choices[0].text
+    streamed = "".join(chunk.choices[0].text for chunk in client.completions.create(echo=True, stream=True, **asked))
+
+    assert echoed == streamed
+    assert echoed.endswith(answer)
+    assert len(echoed) > len(answer)
+    assert not isinstance(prompt, str) or echoed == prompt + answer
+
+
+def test_an_answer_that_takes_longer_than_asked_is_given_up(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as late:
+        ask(client, model="base-2", max_tokens=1500, extra_body={"timeout": 0.05, "ignore_eos": True})
+
+    assert (late.value.status_code, late.value.code, late.value.param) == (408, "timeout", "timeout")
+    assert ask(client).choices[0].message.content
