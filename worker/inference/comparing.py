@@ -9,9 +9,9 @@ grows with them. What a training of a step or two has changed may be less than r
 twice: then no more is asked of the engine than that it is as close.
 
 A mean hides a scale: an adapter at twice its strength is as near to the right change as half of it is missing on a base
-of other bits. So the strength is asked for by itself. Of the change that a trainer saw on its quantised base, a part is
-that base's own, which the same adapter does not make on any other; what it does make there is in what the trainer saw,
-at its full size. So the trainer's change is measured by the engine's (least squares), not the other way round.
+of other bits. So the strength is asked for by itself: the trainer's change measured by the engine's (least squares).
+The other way round the right adapter has half its strength on a base of other bits, and one of twice the strength all
+of it. That fits a change of which a part is the trainer's own base's alone; it was measured, the reason was not shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ ABOVE_NOISE = 3.0
 # How far above it a change has to be before its strength can be told; noise makes it look stronger than it is.
 CLEAR = 10.0
 # Between the right one (0.80 to 1.06 of the strength on the model above, in 4 bits, after 1 to 16 steps), one of half
-# its strength (0.46 to 0.69) and one of twice (1.33 to 1.82).
+# its strength (0.46 to 0.69) and one of twice (1.33 to 1.92); chosen on these numbers, tried on no other model.
 WEAKEST, STRONGEST = 0.75, 1.2
 # Below this an adapter has changed nothing.
 NOTHING = 1e-6
