@@ -114,7 +114,13 @@ async def _prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
     proof = await hold_against(probe, engine, base, bundle)
     if proof.proved or probe.variant is None or await run_in_threadpool(is_quantised, base):
         return proof
-    return _better(proof, await _on_variant(probe, engine, replace(base, variant=probe.variant), bundle))
+    try:
+        other = await _on_variant(probe, engine, replace(base, variant=probe.variant), bundle)
+    except Refusal as refusal:
+        if refusal.error.code not in ELSEWHERE:
+            raise
+        return proof
+    return _better(proof, other)
 
 
 async def _on_variant(probe: Probe, engine: Engine, base: ModelFolder, bundle: AdapterFolder) -> Proof:

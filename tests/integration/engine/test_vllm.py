@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.contracts.generation import EngineError
+from app.contracts.variant import BaseVariant
 from tests.integration.engine.asking import PROMPT, a_request, events_of, last_of, refusal_of, tokens_of
 from tests.integration.engine.test_engine_bundles import with_config, with_tensors
 from tests.integration.engine.test_proving import scrambled
@@ -127,6 +128,16 @@ def test_more_than_lora_is_refused_by_name(
     assert (error.status, error.code) == (422, "unsupported_by_engine")
     assert part in error.message
     assert vllm_server.loads == []
+
+
+def test_a_base_in_another_form_than_that_of_its_files_is_refused(vllm_engine: VllmEngine, world: World) -> None:
+    request = a_request(world, "small")
+    other = replace(request.base, variant=BaseVariant(name="dequant-nf4"))
+
+    error = refusal_of(vllm_engine, replace(request, base=other))
+
+    assert (error.status, error.code, error.param) == (422, "unsupported_by_engine", "adapter")
+    assert "dequant-nf4" in error.message
 
 
 def test_a_checkpoint_cannot_be_proved_and_is_refused(vllm_engine: VllmEngine, world: World) -> None:

@@ -16,6 +16,7 @@ from worker.inference.engine import Refusal, TokenEvent, TokenRequest
 from worker.inference.serial import event_of
 from worker.inference.vllm.asked import Asked
 from worker.inference.vllm.servers import Servers
+from worker.inference.vllm.wording import unsupported
 from worker.inference.waiting import PATIENCE_SECONDS, Ticket, answers
 
 PLACES = 1024
@@ -85,6 +86,7 @@ class VllmEngine:
         """Whatever happens, there is a last event, unless whoever asked has left."""
         request = ticket.request
         try:
+            _check_form(request)
             async with self._servers.at(request.base) as peer, aclosing(peer.answer(request)) as events:
                 async for event in events:
                     self._asked.begin(ticket)
@@ -93,3 +95,9 @@ class VllmEngine:
             ticket.put(refusal.error)
         except Exception as error:  # noqa: BLE001  the boundary of a request: it must end with an event
             ticket.put(event_of(error))
+
+
+def _check_form(request: TokenRequest) -> None:
+    variant = request.base.variant
+    if variant is not None:
+        raise unsupported(f"a base has the values of its files there, the adapter needs {variant.name}", "adapter")
