@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from app.contracts.generation import EngineError, EngineEvent, GenerateOrder, Sampling
+from app.contracts.generation import EngineError, EngineEvent, GenerateOrder, Sampling, TextDelta
 from app.contracts.order import BaseRef
 from tests.integration.engine.worlds import World
 from worker.inference.answering import answer
@@ -56,6 +56,12 @@ def answers_of(engine: Engine, order: GenerateOrder) -> list[EngineEvent]:
         return await _collect(answer(order, engine, Sources()))
 
     return asyncio.run(run())
+
+
+def in_one_piece(events: list[EngineEvent]) -> list[EngineEvent]:
+    """The same answer with its text in one piece: how many pieces it comes in depends on who is faster."""
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    return [TextDelta(text=text), *(event for event in events if not isinstance(event, TextDelta))]
 
 
 async def _collect(events: AsyncGenerator[T, None]) -> list[T]:

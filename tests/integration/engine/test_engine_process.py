@@ -15,7 +15,7 @@ from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateO
 from app.contracts.order import BaseRef
 from app.errors import EngineUnavailable
 from app.generate.client import HttpEngineClient
-from tests.integration.engine.asking import an_order, answers_of
+from tests.integration.engine.asking import an_order, answers_of, in_one_piece
 from tests.integration.engine.processes import EngineProcess, free_port
 from tests.integration.engine.worlds import World
 from tests.waiting import wait_for
@@ -68,14 +68,14 @@ def told(url: str, order: GenerateOrder, after_first: Callable[[], object] = lam
 def test_over_http_comes_what_the_engine_says(process: EngineProcess, engine: SerialEngine, world: World) -> None:
     order = an_order(world, adapter=world.ref("small"), max_new_tokens=30)
 
-    assert told(process.url, order) == answers_of(engine, order)
+    assert in_one_piece(told(process.url, order)) == in_one_piece(answers_of(engine, order))
     assert isinstance(told(process.url, order)[-1], Finish)
 
 
 def test_a_model_of_the_hub_comes_from_the_cache(process: EngineProcess, engine: SerialEngine, world: World) -> None:
     order = an_order(world, base=BaseRef(source="someone/tiny", is_local=False))
 
-    assert told(process.url, order) == answers_of(engine, an_order(world))
+    assert in_one_piece(told(process.url, order)) == in_one_piece(answers_of(engine, an_order(world)))
 
 
 @pytest.mark.parametrize(

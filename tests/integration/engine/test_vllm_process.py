@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.contracts.generation import AdapterRef
+from app.contracts.generation import ENGINE_EVENT, AdapterRef
 from app.contracts.probe import Proof
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, VllmCommand
-from tests.integration.engine.asking import an_order, answers_of
+from tests.integration.engine.asking import an_order, answers_of, in_one_piece
 from tests.integration.engine.probes import an_order as a_proof_order
 from tests.integration.engine.processes import EngineProcess
 from tests.integration.engine.vllm_server import KEY, Server
@@ -32,7 +32,7 @@ def test_over_http_comes_what_the_engine_says(
 ) -> None:
     order = an_order(world, adapter=world.ref("small"), max_new_tokens=8)
     proof = a_proof_order(world.adapters["wide"].folder, world.base.folder)
-    expected = [event.model_dump_json() for event in answers_of(vllm_engine, order)]
+    expected = in_one_piece(answers_of(vllm_engine, order))
 
     with EngineProcess("--vllm-url", vllm_url, VLLM_API_KEY=KEY) as process:
         answer = httpx.post(f"{process.url}/generate", content=order.model_dump_json(), headers=HEADERS)
@@ -41,7 +41,7 @@ def test_over_http_comes_what_the_engine_says(
         wait_for("its health says so", lambda: httpx.get(f"{process.url}/health").status_code == 503)
         code = process.end(signal.SIGTERM)
 
-    assert answer.text.splitlines() == expected
+    assert in_one_piece([ENGINE_EVENT.validate_json(line) for line in answer.text.splitlines()]) == expected
     assert Proof.model_validate_json(proved.content).proved
     assert code == 0
 
