@@ -12,10 +12,10 @@ import httpx
 from pydantic import ValidationError
 
 from app.contracts.events import Blame, Failed
-from app.contracts.generation import EngineError
+from app.contracts.generation import OUT_OF_MEMORY, EngineError
 from app.contracts.probe import Proof, ProofOrder
 from worker.attempt import StopReason
-from worker.verdict import ENGINE_AWAY, ENGINE_DIED, ENGINE_OUT_OF_MEMORY, NOT_PROVED
+from worker.verdict import ENGINE_AWAY, ENGINE_DIED, NOT_PROVED
 
 CONNECT_SECONDS = 3.0
 # The engine may have to download the base first, and answers those who asked before.
@@ -96,7 +96,7 @@ async def _once(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
         raise NoAnswer(ENGINE_DIED, message, f"the engine's log tells more; {KEPT}") from error
     except httpx.TransportError as error:
         raise EngineAway(f"the engine does not answer ({type(error).__name__})") from error
-    if answer.status_code in PASSING and _code(answer) != ENGINE_OUT_OF_MEMORY:  # which may never pass
+    if answer.status_code in PASSING and _code(answer) != OUT_OF_MEMORY:  # which may never pass
         raise EngineAway(f"the engine cannot verify the adapter at present: {_words(answer)}")
     try:
         return Proof.model_validate_json(answer.raise_for_status().content)
@@ -110,7 +110,7 @@ def _no_answer(answer: httpx.Response) -> NoAnswer:
     code = _code(answer)
     if code == NO_BASE:
         return NoAnswer(NO_BASE, message, f"repair the base model where the engine runs; {KEPT}")
-    if code == ENGINE_OUT_OF_MEMORY:
+    if code == OUT_OF_MEMORY:
         return NoAnswer(code, message, f"the engine needs more memory for this base; {KEPT}")
     return NoAnswer("engine_failed", message, f"the engine's log tells more; {KEPT}")
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.contracts.events import Blame, Failed
+from app.contracts.generation import OUT_OF_MEMORY
 from worker.attempt import Report, StopReason
 from worker.failures import EXIT_DISK_FULL
 
@@ -34,9 +35,8 @@ ENGINE_PAUSE_SECONDS = 15.0
 DISK_FULL = "disk_full"
 ENGINE_AWAY = "engine_unavailable"
 ENGINE_DIED = "engine_died"
-ENGINE_OUT_OF_MEMORY = "engine_out_of_memory"
 # An engine needs a while to be up again, and a training beside it a longer one to free its memory.
-LEAST_PAUSE_SECONDS = {ENGINE_DIED: ENGINE_PAUSE_SECONDS, ENGINE_OUT_OF_MEMORY: 300.0}
+LEAST_PAUSE_SECONDS = {ENGINE_DIED: ENGINE_PAUSE_SECONDS, OUT_OF_MEMORY: 300.0}
 NO_ROOM_BESIDE = "no_room_beside_engine"
 NOT_PROVED = "adapter_not_proved"
 

@@ -163,6 +163,9 @@ class Finish(Contract):
     prompt_token_ids: list[int] | None = Field(None, description="with return_token_ids")
 
 
+OUT_OF_MEMORY = "engine_out_of_memory"  # the code of an EngineError
+
+
 class EngineError(Contract):
     """The answer could not be given, or not to its end. `status` is the HTTP status that fits."""
 

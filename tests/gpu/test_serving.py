@@ -1,6 +1,6 @@
 """The engine on a GPU: packs of fixed shapes, graphs and kernels, held to what the tests of batches ask on a CPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from tests.integration.engine.test_batching_lives import (  # noqa: E402, F401
     test_who_leaves_frees_all_and_disturbs_nobody,
 )
 
-JOIN_SECONDS = 60
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -30,24 +28,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture  # type: ignore[no-redef]
-def make_batching() -> Iterator[Callable[..., Any]]:
-    """Engines on the GPU with the given limits; afterwards every block of theirs must be free again."""
+def placement() -> Any:
+    """Where the engines of these tests are."""
     from worker.inference.bases import Placement
-    from worker.inference.batching.engine import BatchingEngine
-    from worker.inference.batching.host import BatchLimits
 
-    made: list[Any] = []
-
-    def make(**limits: int) -> Any:
-        made.append(BatchingEngine(Placement("cuda:0", torch.float32), places=500, limits=BatchLimits(**limits)))
-        return made[-1]
-
-    yield make
-    counts = [engine.count_blocks() for engine in made]
-    for engine in made:
-        engine.close()
-    assert all(engine.join(JOIN_SECONDS) for engine in made)
-    assert all(free == total for free, total in counts)
+    return Placement("cuda:0", torch.float32)
 
 
 def test_a_quantised_base_answers_in_graphs_as_it_does_alone(

@@ -21,7 +21,7 @@ from app.contracts.generation import (
 )
 from worker.inference.adapters import check_folder, rejected
 from worker.inference.checkpoint import blame_checkpoint, check_checkpoint
-from worker.inference.engine import AdapterFolder, Ended, Engine, ModelFolder, Refusal, Token, TokenRequest
+from worker.inference.engine import AdapterFolder, Ended, Engine, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
 from worker.inference.language import Language, context_tokens, load_job_language, load_language
 from worker.inference.sampling import check_known
 from worker.inference.sources import Sources, unavailable
@@ -145,16 +145,16 @@ async def _write(
     opening = _echo(request, order, language)
     async with aclosing(engine.generate(request)) as tokens:
         async for event in tokens:
-            match event:
-                case Token():
-                    count += 1
-                    piece = writer.feed(event)
-                case Ended():
-                    count, cached = event.completion_tokens, event.cached_tokens
-                    piece = writer.finish()
-                case EngineError():
-                    yield event
-                    return
+            piece = _piece_of(event, writer)
+            if isinstance(event, EngineError):
+                if piece is not None:
+                    yield piece
+                yield event
+                return
+            if isinstance(event, Ended):
+                count, cached = event.completion_tokens, event.cached_tokens
+            else:
+                count += 1
             if opening:
                 yield TextDelta(text=opening)
                 opening = ""
@@ -164,6 +164,17 @@ async def _write(
                 reason = "stop" if writer.has_stopped or not isinstance(event, Ended) else event.reason
                 yield Finish(reason=reason, usage=_usage(request, count, cached), prompt_token_ids=asked)
                 return
+
+
+def _piece_of(event: TokenEvent, writer: Writer) -> TextDelta | None:
+    """What can be written with an event; of a failed answer, what its reader had not been given yet."""
+    match event:
+        case Token():
+            return writer.feed(event)
+        case Ended():
+            return writer.finish()
+        case EngineError():
+            return writer.catch_up()
 
 
 def _echo(request: TokenRequest, order: GenerateOrder, language: Language) -> str:

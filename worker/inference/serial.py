@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import torch
 
-from app.contracts.generation import EngineError, EngineHealth
+from app.contracts.generation import OUT_OF_MEMORY, EngineError, EngineHealth
 from worker.inference.bases import Placement, load_base
 from worker.inference.decoding import decode
 from worker.inference.engine import AdapterFolder, Ended, ModelFolder, Refusal, TokenEvent, TokenRequest
@@ -143,7 +143,7 @@ def event_of(error: Exception) -> EngineError:
     error.__traceback__ = None  # its frames hold tensors
     if is_out_of_memory(error):
         message = "the engine ran out of memory: ask for fewer tokens, or for a smaller model"
-        return EngineError(status=503, code="engine_out_of_memory", message=message)
+        return EngineError(status=503, code=OUT_OF_MEMORY, message=message)
     message = f"the engine failed ({type(error).__name__}); its log tells more"
     return EngineError(status=500, code="engine_failed", message=message)
 

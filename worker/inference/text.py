@@ -29,6 +29,10 @@ class Detokenizer:
         self._ids.append(token)
         return self._advance(is_last=False)
 
+    def catch_up(self) -> str:
+        """The text of tokens that were held, as far as it is certain."""
+        return self._advance(is_last=False)
+
     def finish(self) -> str:
         """What was held back: bytes that never became a character."""
         return self._advance(is_last=True)

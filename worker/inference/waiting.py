@@ -30,10 +30,7 @@ class Ticket:
 
     def put(self, event: TokenEvent) -> None:
         """Hand on an event, from any thread. A loop that is gone has nobody left who would read it."""
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:
-            self.stop(*NOBODY)
+        self.put_all([(self, event)])
 
     @property
     def has_next(self) -> bool:

@@ -64,6 +64,10 @@ class Writer:
         self._read += len(text)
         return self._piece(self._stops.feed(text), is_last=False)
 
+    def catch_up(self) -> TextDelta | None:
+        """The text of tokens that waited for the next one, which is not to come."""
+        return self._piece(self._letters.catch_up(), is_last=False) if self._is_plain else None
+
     def finish(self) -> TextDelta | None:
         """What was held back, after the last token."""
         text = self._stops.feed(self._letters.finish())

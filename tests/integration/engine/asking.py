@@ -24,7 +24,7 @@ def a_request(world: World, adapter: str = "base", *, prompt: tuple[int, ...] = 
 
 
 def events_of(engine: Engine, request: TokenRequest) -> list[TokenEvent]:
-    return asyncio.run(_collect(engine.generate(request)))
+    return asyncio.run(collect(engine.generate(request)))
 
 
 def tokens_of(engine: Engine, request: TokenRequest) -> list[int]:
@@ -53,7 +53,7 @@ def an_order(world: World, **fields: Any) -> GenerateOrder:
 
 def answers_of(engine: Engine, order: GenerateOrder) -> list[EngineEvent]:
     async def run() -> list[EngineEvent]:
-        return await _collect(answer(order, engine, Sources()))
+        return await collect(answer(order, engine, Sources()))
 
     return asyncio.run(run())
 
@@ -64,6 +64,6 @@ def in_one_piece(events: list[EngineEvent]) -> list[EngineEvent]:
     return [TextDelta(text=text), *(event for event in events if not isinstance(event, TextDelta))]
 
 
-async def _collect(events: AsyncGenerator[T, None]) -> list[T]:
+async def collect(events: AsyncGenerator[T, None]) -> list[T]:
     async with aclosing(events):
         return [event async for event in events]

@@ -46,19 +46,24 @@ def adapters(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.fixture
-def make_batching() -> Iterator[MakeEngine]:
+def placement() -> Placement:
+    return Placement("cpu", torch.float32)
+
+
+@pytest.fixture
+def make_batching(placement: Placement) -> Iterator[MakeEngine]:
     """Engines with the given limits; afterwards every block of theirs must be free again."""
     made: list[BatchingEngine] = []
 
     def make(**limits: int) -> BatchingEngine:
-        made.append(BatchingEngine(Placement("cpu", torch.float32), places=500, limits=BatchLimits(**limits)))
+        made.append(BatchingEngine(placement, places=500, limits=BatchLimits(**limits)))
         return made[-1]
 
     yield make
     counts = [engine.count_blocks() for engine in made]
     for engine in made:
         engine.close()
-    assert all(engine.join(30) for engine in made)
+    assert all(engine.join(60) for engine in made)
     assert all(free == total for free, total in counts)
 
 

@@ -2,17 +2,19 @@
 
 import json
 import shutil
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder, TextDelta, Wording
+from app.contracts.generation import EngineError, EngineEvent, EngineHealth, Finish, GenerateOrder, TextDelta, Wording
 from app.contracts.order import BaseRef
 from app.contracts.records import Message
 from tests.integration.engine.asking import an_order, answers_of
 from tests.integration.engine.worlds import World, reference
+from worker.inference.engine import Token, TokenEvent, TokenRequest
 from worker.inference.language import load_language
 from worker.inference.serial import SerialEngine
 
@@ -185,3 +187,26 @@ def test_all_end_tokens_of_a_bundle_count(world: World, tmp_path: Path) -> None:
     (tmp_path / "base" / "generation_config.json").write_text('{"eos_token_id": [0, 7]}')
 
     assert load_language(tmp_path / "base").eos_ids == {0, 2, 7}
+
+
+class BreaksOff:
+    """An engine that fails while its reader is behind it."""
+
+    def health(self) -> EngineHealth:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    async def generate(self, _: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        for token in (70, 71):
+            yield Token(token, is_followed=True)
+        yield EngineError(status=500, code="engine_failed", message="it broke off")
+
+
+def test_what_was_written_before_a_failure_is_told(world: World) -> None:
+    *pieces, error = answers_of(BreaksOff(), an_order(world))
+
+    written = AutoTokenizer.from_pretrained(world.base.folder).decode([70, 71])
+    assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == written != ""
+    assert isinstance(error, EngineError)

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from app.contracts.generation import AdapterRef, GenerateOrder
+from app.contracts.generation import AdapterRef, EngineError, GenerateOrder
 from app.contracts.order import BaseRef
 from app.contracts.probe import PROBE, Probe, Proof
 from app.contracts.variant import BaseVariant, variant_of
@@ -24,7 +25,7 @@ from tests.integration.engine.worlds import build_tiny_adapter
 from tests.tiny_model import build_tiny_model
 from worker.inference.answering import find_speaker, read_order
 from worker.inference.bases import Placement, load_base
-from worker.inference.engine import Engine, ModelFolder
+from worker.inference.engine import Engine, ModelFolder, TokenEvent, TokenRequest
 from worker.inference.sources import Sources
 
 # The trainer's eight bits tell that they round.
@@ -193,6 +194,32 @@ def test_a_base_that_is_quantised_in_its_files_has_no_variant(engine: Engine, un
 
     assert (right.proved, right.base_variant) == (True, None), right
     assert (wrong.proved, wrong.base_variant) == (False, None)
+
+
+class FilesOnly:
+    """An engine that has a base in no other form than that of its files, as vLLM."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.health, self.close = engine.health, engine.close
+        self._engine = engine
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        if request.base.variant is not None:
+            yield EngineError(status=422, code="unsupported_by_engine", message="not here", param="adapter")
+            return
+        async with aclosing(self._engine.generate(request)) as events:
+            async for event in events:
+                yield event
+
+
+def test_an_engine_without_the_variant_keeps_to_what_it_found_on_the_base(
+    engine: Engine, uneven: Path, tmp_path: Path
+) -> None:
+    proof = proof_of(FilesOnly(engine), an_order(trained_on(uneven, tmp_path / "bundle"), uneven))
+
+    assert (proof.proved, proof.base_variant) == (False, None)
+    assert proof.reason is not None
+    assert "; on " not in proof.reason
 
 
 def test_what_is_no_quantisation_of_bitsandbytes_has_no_variant() -> None:

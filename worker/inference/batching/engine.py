@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import torch
 
-from app.contracts.generation import EngineError, EngineHealth
+from app.contracts.generation import OUT_OF_MEMORY, EngineError, EngineHealth
 from worker.inference.bases import Placement
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchLimits
@@ -24,7 +24,6 @@ from worker.inference.serial import PLACES, answer_alone, event_of
 from worker.inference.waiting import PATIENCE_SECONDS, STOPPING, Ticket, WaitingRoom, answers
 from worker.inference.yielding import memory_held, place_of
 
-OUT_OF_MEMORY = "engine_out_of_memory"
 log = logging.getLogger(__name__)
 
 

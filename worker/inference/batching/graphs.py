@@ -27,6 +27,7 @@ class Graphs:
         self._version = 0
         self._pool: Any = None
         self._can_record = device.type == "cuda"
+        self._can_prepare = True
 
     def run(self, key: Hashable, inputs: Any, version: int) -> None:
         """`inputs` are on the host. What was recorded for another version of the layers is forgotten."""
@@ -39,10 +40,20 @@ class Graphs:
             self._compute(key, inputs.to(self._device))
 
     def prepare(self, keys: Iterable[Hashable], inputs: Callable[[Any], Any], version: int) -> bool:
-        """Record the first of these keys that is not recorded yet; false when none is left. It computes nothing."""
+        """Record the first of these keys that is not recorded yet; false when none is left, or no memory for it.
+
+        What is short of memory in an idle moment is no reason to give up what answers: it is not tried again.
+        """
         self._renew(version)
-        key = next((key for key in keys if key not in self._recorded), None) if self._can_record else None
-        return key is not None and self._record(key, inputs(key))
+        if not (self._can_record and self._can_prepare):
+            return False
+        key = next((key for key in keys if key not in self._recorded), None)
+        try:
+            return key is not None and self._record(key, inputs(key))
+        except torch.OutOfMemoryError:
+            log.warning("no memory is left to record %s before it is needed", key)
+            self._can_prepare = False
+            return False
 
     def _record(self, key: Hashable, inputs: Any) -> bool:
         own_inputs = inputs.to(self._device)

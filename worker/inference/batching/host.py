@@ -25,7 +25,8 @@ from worker.inference.limits import check_cache_holds, check_fits, end_tokens, m
 from worker.inference.serial import event_of
 from worker.inference.waiting import Ticket
 
-CHUNK_TOKENS = {False: 512, True: 960}  # by whether it is a GPU: with 64 answers beside them, one of its larger shapes
+CHUNK_TOKENS = 512
+PACKED_CHUNK_TOKENS = 960  # with 64 answers beside them they fill one of the larger shapes
 log = logging.getLogger(__name__)
 
 
@@ -70,8 +71,9 @@ class BatchHost:
         self._rows = list(range(limits.answers, 0, -1))
         parts = (model, self._tables, self._cache, self.slots)
         self._runner: Runner | PackedRunner = Runner(*parts)
-        self._chunk_tokens = limits.chunk_tokens or CHUNK_TOKENS[model.device.type == "cuda"]
+        self._chunk_tokens = limits.chunk_tokens or CHUNK_TOKENS
         if support.kernels is not None:
+            self._chunk_tokens = limits.chunk_tokens or PACKED_CHUNK_TOKENS
             self._runner = PackedRunner(*parts, support.kernels, limits.answers, self._chunk_tokens)
 
     @property

@@ -26,14 +26,14 @@ class Memory:
     def free(self) -> int:
         """What more this process could have."""
         if self._device.startswith("cuda"):
-            unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-            return int(torch.cuda.mem_get_info(self._device)[0] + unused)
+            torch.cuda.empty_cache()  # what is reserved then is held: by tensors, or by graphs for their own
+            return int(torch.cuda.mem_get_info(self._device)[0])
         return min(_available_on_host(), _room_in_group())
 
     def held(self) -> int:
         """What this process has."""
         if self._device.startswith("cuda"):
-            return int(torch.cuda.memory_allocated(self._device))
+            return int(torch.cuda.memory_reserved(self._device))
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
