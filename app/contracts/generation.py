@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, mod
 
 from app.contracts.answers import ResponseFormat
 from app.contracts.base import Contract, Real, Whole
+from app.contracts.chat import ChatForm
 from app.contracts.order import BaseRef
 from app.contracts.records import Message
 from app.contracts.variant import BaseVariant
@@ -90,7 +91,8 @@ class AdapterRef(Contract):
 class GenerateOrder(Contract):
     """One generation. Exactly one of `messages`, `prompt` and `prompt_token_ids`; without an adapter the base answers.
 
-    With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before. `timeout`: seconds, the wait too.
+    `form` is that of `messages`. With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before.
+    `timeout`: seconds, the wait too.
     """
 
     request_id: str
@@ -100,6 +102,7 @@ class GenerateOrder(Contract):
     prompt: str | None = None
     prompt_token_ids: list[int] | None = None
     tools: list[dict[str, Any]] | None = None
+    form: ChatForm = ChatForm()
     response_format: ResponseFormat | None = None
     sampling: Sampling = Sampling()
     shrinks_to_fit: bool = False

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from app.contracts.answers import MAX_TOOLS, ResponseFormat, Tool, ToolCall
 from app.contracts.base import Contract, Real, Whole, check_text
+from app.contracts.chat import ChatForm, check_form
 from app.contracts.generation import LONGEST_TIMEOUT_SECONDS, Sampling, ScoredToken, TokenId, Usage, Wording
 from app.contracts.records import Message
 
@@ -96,7 +97,7 @@ class Wishes(Contract):
         return Wording(**{name: getattr(self, name) for name in Wording.model_fields if hasattr(self, name)})
 
 
-class GenerateRequest(Wishes, Sampling):
+class GenerateRequest(Wishes, Sampling, ChatForm):
     """Who is to answer, what, and how. Exactly one of `adapter` and `model`, exactly one input.
 
     Other names are taken too: `max_tokens` and `max_completion_tokens` for `max_new_tokens`, and `logprobs: true` with
@@ -137,6 +138,7 @@ class GenerateRequest(Wishes, Sampling):
     def _fits_together(self) -> Self:
         if self.tools and self.messages is None:
             raise ValueError("tools should come with messages")
+        check_form(self, self.messages)
         if self.stream and self.n > 1:
             raise ValueError("n should be 1 where stream is true; /v1/chat/completions streams several answers")
         if self.stream and self.compare:

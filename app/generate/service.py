@@ -54,6 +54,7 @@ def prepare(session: Session, settings: Settings, request: GenerateRequest) -> A
         prompt=request.prompt,
         prompt_token_ids=request.prompt_token_ids,
         tools=tools,
+        form=request.form(),
         response_format=request.response_format,
         sampling=request.sampling(),
         wording=request.wording(),

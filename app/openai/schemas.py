@@ -20,6 +20,7 @@ from pydantic import (
 
 from app.contracts.answers import ResponseFormat, Tool
 from app.contracts.base import Real, Whole, check_text
+from app.contracts.chat import ChatForm, check_form
 from app.contracts.generation import MAX_LOGPROBS, Bias, Sampling, TokenId, TopK, Usage
 from app.generate.schemas import (
     MOST_ANSWERS,
@@ -101,7 +102,7 @@ class Asking(Wishes):
         return seeded(Sampling(max_new_tokens=max_new_tokens, logprobs=logprobs, **chosen))
 
 
-class ChatRequest(Asking):
+class ChatRequest(Asking, ChatForm):
     messages: Annotated[list[OpenAiTurn], Field(min_length=1)]
     max_completion_tokens: Whole | None = Field(None, ge=1, le=131_072)
     logprobs: StrictBool = False
@@ -123,6 +124,7 @@ class ChatRequest(Asking):
             raise ValueError("max_tokens should be left out beside max_completion_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs should come with logprobs: true only")
+        check_form(self, self.messages)
         check_least(self.min_tokens, self.limit, CHAT_TOKENS)
         check_format(self.sampling(), self.response_format, self.offered_tools())
         return self

@@ -69,6 +69,7 @@ def prepare_chat(session: Session, settings: Settings, request: ChatRequest) -> 
         adapter=speaker.adapter,
         messages=request.messages,
         tools=[tool.for_template() for tool in request.offered_tools()] or None,
+        form=request.form(),
         response_format=request.response_format,
         sampling=request.sampling(),
         shrinks_to_fit=request.limit is None,

@@ -134,6 +134,17 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "a prompt of no tokens": (ask(messages=None, prompt_token_ids=[]), 422, "prompt_token_ids"),
     "a tool without a name": (ask(tools=[{"type": "function", "function": {}}]), 422, "tools.0.function.name"),
     "a tool that is none": (ask(tools=["x"]), 422, "tools.0"),
+    "a template told of a prompt": (
+        ask(messages=None, prompt="x", chat_template_kwargs={"a": 1}),
+        422,
+        "chat_template_kwargs",
+    ),
+    "a template told in too deep words": (
+        ask(chat_template_kwargs={"a": nested(40)}),
+        422,
+        "chat_template_kwargs",
+    ),
+    "a question to be continued": (ask(continue_final_message=True), 422, "continue_final_message"),
     "a call without a function": (ask(messages=called({})), 422, None),
     "a call whose arguments are no JSON": (
         ask(messages=called({"function": {"name": "f", "arguments": "{"}})),

@@ -213,10 +213,14 @@ def by_transformers(source: str, messages: Messages, tools: Any, **extra: Any) -
         return None
 
 
-def by_the_sandbox(template: ChatTemplate, messages: Messages, tools: Any, **extra: Any) -> str | None:
+def by_the_sandbox(
+    template: ChatTemplate, messages: Messages, tools: Any, *, add_generation_prompt: bool = False, **extra: Any
+) -> str | None:
     """None where it refuses."""
     try:
-        return template.render(messages, tools=tools, special_tokens=TOKENS, **extra)
+        return template.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, variables={**TOKENS, **extra}
+        )
     except TemplateRefused:
         return None
 

@@ -15,8 +15,9 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def render(source: str, messages: Messages = CHAT, **extra: Any) -> str:
-    more = {"tools": None, "add_generation_prompt": False, "special_tokens": TOKENS, **extra}
-    return ChatTemplate(source).render(messages, **more)
+    own = {"tools": None, "add_generation_prompt": False}
+    given = {name: extra.pop(name, value) for name, value in own.items()}
+    return ChatTemplate(source).render(messages, variables={**TOKENS, **extra}, **given)
 
 
 def refusal(source: str, **extra: Any) -> str:

@@ -93,8 +93,6 @@ def test_a_template_gives_what_it_gives_in_jinja(source: str) -> None:
     expected = JINJA.from_string(source).render(DATA)
 
     more = {name: value for name, value in DATA.items() if name != "messages"}
-    found = ChatTemplate(source).render(
-        DATA["messages"], tools=None, add_generation_prompt=False, special_tokens={}, **more
-    )
+    found = ChatTemplate(source).render(DATA["messages"], tools=None, add_generation_prompt=False, variables=more)
 
     assert found == expected

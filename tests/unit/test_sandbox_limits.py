@@ -95,7 +95,7 @@ def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def renderer(source: str, messages: list[dict[str, Any]] = CHAT) -> Callable[[], str]:
     template = ChatTemplate(source)
-    return lambda: template.render(messages, tools=None, add_generation_prompt=False, special_tokens={})
+    return lambda: template.render(messages, tools=None, add_generation_prompt=False, variables={})
 
 
 @pytest.mark.parametrize("source", TOO_LARGE)
@@ -146,7 +146,7 @@ def test_renders_in_threads_share_neither_budget_nor_variables() -> None:
         "{% for i in range(9000) %}{% set x = i ~ messages[0].content %}{% endfor %}{{ messages[0].content }}"
     )
     chats = [[{"role": "user", "content": str(number)}] for number in range(40)]
-    form: dict[str, Any] = {"tools": None, "add_generation_prompt": False, "special_tokens": {}}
+    form: dict[str, Any] = {"tools": None, "add_generation_prompt": False, "variables": {}}
 
     with ThreadPoolExecutor(8) as threads:
         texts = list(threads.map(lambda chat: template.render(chat, **form), chats))

@@ -144,7 +144,7 @@ class Builder:
         return useful_processes(self.order.spec.dataset.dataset_num_proc) if is_large else 1
 
     def _check_template(self, record: Record) -> None:
-        if isinstance(record, ChatRecord) and not self.renderer.has_template:
+        if isinstance(record, ChatRecord) and not self.renderer.templates:
             raise UserError(
                 "no_chat_template",
                 f"{self.order.spec.model.model_name} has no chat template and the dataset holds chats",

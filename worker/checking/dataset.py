@@ -37,7 +37,7 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
         tokenizer = make_tokenizer(order, model.revision, Path(scratch))
         renderer = _renderer(tokenizer)
         given = find_given(order, events)
-        day = datetime.now(UTC).date().isoformat() if renderer.uses_date else None
+        day = datetime.now(UTC).date().isoformat() if renderer.templates.uses_date else None
         facts = Ingredients({one.name: one.key for one in given}, tokenizer.sha256, model.vocabulary, day)
         key = key_of(order.spec, facts)
         shelf = Shelf(order.cache_dir / "prepared", order.max_cache_bytes)
@@ -51,7 +51,7 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
         source_sha256=given[0].sha256,
         eval_source_sha256=given[1].sha256 if len(given) > 1 else None,
         tokenizer_sha256=tokenizer.sha256,
-        chat_template_sha256=renderer.template_sha256,
+        chat_template_sha256=renderer.templates.sha256,
         max_seq_length=order.spec.model.max_seq_length,
     )
     (order.data_dir / PREPARED).write_text(prepared.model_dump_json(indent=1))

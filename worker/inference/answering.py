@@ -120,7 +120,7 @@ def read_order(order: GenerateOrder, speaker: Speaker) -> TokenRequest:
 
 def _read(language: Language, order: GenerateOrder) -> list[int]:
     if order.messages is not None:
-        return language.read_messages(order.messages, order.tools)
+        return language.read_messages(order.messages, order.tools, order.form)
     if order.prompt_token_ids is not None:
         check_known(order.prompt_token_ids, language.vocabulary, "prompt_token_ids")
         return order.prompt_token_ids
@@ -191,7 +191,7 @@ def _writer(request: TokenRequest, order: GenerateOrder, language: Language) -> 
         request.sampling.stop,
         tells_scores=request.sampling.logprobs is not None,
         wording=order.wording,
-        before=request.prompt_ids if order.messages is None else (),
+        before=() if order.messages is not None and order.form.asks else request.prompt_ids,
     )
 
 

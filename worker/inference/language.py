@@ -12,12 +12,13 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from app.contracts.answers import ResponseFormat
+from app.contracts.chat import ChatForm
 from app.contracts.records import Message
 from worker.inference.engine import Refusal
 from worker.inference.grammar import GrammarMaker, JsonGrammar
 from worker.inference.spelling import bytes_of
 from worker.rendering.refusal import RowRefused
-from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
+from worker.rendering.renderer import AS_TRAINED, NoTokenizer, Renderer, load_renderer
 from worker.rendering.sandbox import TemplateRefused
 
 
@@ -42,15 +43,17 @@ class Language:
         """How many tokens there are; their ids begin at 0."""
         return len(self.renderer.tokenizer)
 
-    def read_messages(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> list[int]:
+    def read_messages(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None = None, form: ChatForm = AS_TRAINED
+    ) -> list[int]:
         """The ids of a chat, ready for the assistant's turn: those that training saw before an answer.
 
-        Raises Refusal `no_chat_template`, `template_refused`, `special_tokens_in_content`.
+        Raises Refusal `no_chat_template`, `template_refused`, `special_tokens_in_content`, `unknown_template_variable`.
         """
         try:
-            return self.renderer.prompt_ids(messages, tools)
+            return self.renderer.prompt_ids(messages, tools, form)
         except RowRefused as refused:
-            raise Refusal(422, refused.code, str(refused)[:500], "messages") from None
+            raise Refusal(422, refused.code, str(refused)[:500], refused.field or "messages") from None
 
     def read_prompt(self, prompt: str) -> list[int]:
         """The ids of raw text behind one BOS, where the tokenizer puts one."""

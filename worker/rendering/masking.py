@@ -36,8 +36,9 @@ class Turn:
 class Prefixes:
     """A chat and its text, and the texts of its beginnings; each is rendered once.
 
-    `answer_prompt` is what the template asks for an answer with; `hidden` are the control tokens that messages held,
-    and `has_marks` says that the answer prompt holds one, so that no message can.
+    `answer_prompt` is what the template asks for an answer with, and `has_marks` says that it holds a control token, so
+    that no message can. `closing` is what the text ends with where it asks. `hidden` are the control tokens that were
+    found in messages.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Prefixes:
         *,
         tools: list[dict[str, Any]] | None = None,
         answer_prompt: str = "",
+        closing: str = "",
         has_marks: bool = False,
         hidden: frozenset[str] = frozenset(),
     ) -> None:
@@ -55,6 +57,7 @@ class Prefixes:
         self.text = text
         self.tools = tools
         self.answer_prompt = answer_prompt
+        self._closing = closing
         self.hidden = hidden
         self._has_marks = has_marks
         self._render = render
@@ -69,9 +72,21 @@ class Prefixes:
         if not self._has_marks:
             return {}
         answers = [index for index, message in enumerate(self.messages) if message.role == "assistant"]
-        pieces = self.text.removesuffix(self.answer_prompt).split(self.answer_prompt)
+        pieces = self.text.removesuffix(self._closing).split(self.answer_prompt)
         ends = list(accumulate(len(piece) + len(self.answer_prompt) for piece in pieces[:-1]))
         return dict(zip(answers, ends, strict=True)) if len(ends) == len(answers) else {}
+
+    def until(self, end: int) -> "Prefixes":
+        """The same chat, its text up to a place within its last turn."""
+        return Prefixes(
+            self.messages,
+            self.text[:end],
+            self._render,
+            tools=self.tools,
+            answer_prompt=self.answer_prompt,
+            has_marks=self._has_marks,
+            hidden=self.hidden,
+        )
 
     def start(self, index: int) -> int | None:
         """Where an answer begins; None where the text up to there is not what /generate is given for it."""
@@ -130,6 +145,18 @@ class Chat:
             if turn.start >= turn.end or turn.start < before.end:
                 raise self._unmaskable(index)
         return turns
+
+    def end_of_words(self, index: int) -> int:
+        """Where the words of a turn end. Raises RowRefused where they do not stand in the text as they are."""
+        start, end = self._said(index)
+        if self.text[start:end].strip() != self.prefixes.messages[index].content.strip():
+            raise RowRefused(
+                "template_refused",
+                found="a chat template that writes the words of this message differently",
+                expected="a last message that it writes as it is, or none to be continued",
+                field="messages",
+            )
+        return end
 
     def _marked_turn(self, index: int) -> Turn | None:
         """An answer behind an answer prompt that is its words, as they are, and an end token."""

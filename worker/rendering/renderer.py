@@ -4,10 +4,8 @@ it, so that the same messages are the same token ids everywhere.
 The template alone writes control tokens, and it writes the one BOS; what stands in a message is always plain text.
 """
 
-import hashlib
-import json
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -15,13 +13,14 @@ from typing import Any
 
 from tokenizers.processors import ByteLevel
 
+from app.contracts.chat import ChatForm
 from app.contracts.records import Message
 from worker.rendering.control import GUARD, ControlTokens
 from worker.rendering.encoded import Encoded
 from worker.rendering.folding import Tools, fold_system, fold_tools
-from worker.rendering.masking import Prefixes
+from worker.rendering.masking import Chat, Prefixes
 from worker.rendering.refusal import RowRefused
-from worker.rendering.sandbox import ChatTemplate, TemplateRefused
+from worker.rendering.templates import Templates
 
 QUESTION, ANSWER, SYSTEM = "question", "answer", "instruction"
 PROBE = [Message(role="user", content=QUESTION), Message(role="assistant", content=ANSWER)]
@@ -30,6 +29,7 @@ CALL = [{"id": "call00001", "type": "function", "function": {"name": TOOL, "argu
 WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
 DEFINITIONS = [{"type": "function", "function": {"name": TOOL, "description": "", "parameters": WORD}}]
 PROBES = (PROBE, [PROBE[0], Message(role="assistant", content="", tool_calls=CALL)])
+AS_TRAINED = ChatForm()
 
 
 class NoTokenizer(Exception):
@@ -51,33 +51,23 @@ class Renderer:
         self.opening = _added_in_front(self._backend)
         # From here on a text is encoded without additions, and offsets have their blanks.
         self._backend.post_processor = ByteLevel(trim_offsets=False)
-        self._templates = _templates(tokenizer)
-
-    @property
-    def has_template(self) -> bool:
-        return bool(self._templates)
-
-    @cached_property
-    def template_sha256(self) -> str | None:
-        """Over the template's text, or the texts of all; None where there is none."""
-        source = self.tokenizer.chat_template
-        text = json.dumps(source, sort_keys=True) if isinstance(source, dict) else source
-        return hashlib.sha256(text.encode()).hexdigest() if text else None
-
-    @property
-    def uses_date(self) -> bool:
-        """Whether the template writes the day on which it is used."""
-        return any(template.uses_date for template in self._templates.values())
+        self.templates = Templates(tokenizer)
 
     def render(
-        self, messages: Sequence[Message], tools: Tools | None = None, *, add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Tools | None = None,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        add_generation_prompt: bool = False,
     ) -> str:
-        """The text of a chat, as the template writes it. Raises RowRefused `no_chat_template`, `template_refused`.
+        """The text of a chat, as the template writes it with more variables than a chat has. Raises as `Templates`.
 
         What the template has no place for stands where `worker.rendering.folding` puts it.
         """
         turns, tools = self.fold(messages, tools)
-        return self._apply([turn.for_template() for turn in turns], tools, add_generation_prompt)
+        written = [turn.for_template() for turn in turns]
+        return self.templates.apply(written, tools, variables or {}, add_generation_prompt=add_generation_prompt)
 
     def fold(self, messages: Sequence[Message], tools: Tools | None) -> tuple[Sequence[Message], Tools | None]:
         """The messages and tools that the template is given: the same ones, where it knows tools and a system role."""
@@ -96,14 +86,15 @@ class Renderer:
 
     def _writes(self, word: str, messages: Sequence[Message], tools: Tools | None = None) -> bool:
         try:
-            return word in self._apply([message.for_template() for message in messages], tools, False)
+            turns = [message.for_template() for message in messages]
+            return word in self.templates.apply(turns, tools, {}, add_generation_prompt=False)
         except RowRefused:
             return False
 
     @cached_property
     def turn_ends(self) -> tuple[str, ...]:
         """The control tokens that the template puts behind an answer, and behind a tool call."""
-        ends = (self._end_of(probe) for probe in PROBES) if self.has_template else ()
+        ends = (self._end_of(probe) for probe in PROBES) if self.templates else ()
         return tuple(dict.fromkeys(end for end in ends if end))
 
     @cached_property
@@ -170,31 +161,45 @@ class Renderer:
                 return None
         return kept
 
-    def prefixes(self, messages: Sequence[Message], tools: Tools | None = None, *, is_asking: bool = False) -> Prefixes:
+    def prefixes(
+        self,
+        messages: Sequence[Message],
+        tools: Tools | None = None,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        is_asking: bool = False,
+    ) -> Prefixes:
         """A rendered chat, its control tokens hidden, its system message and tools in place. Raises RowRefused."""
         written = [message.model_dump(exclude_none=True) for message in messages]
-        hidden = self.control.found_in([written, tools])
+        hidden = self.control.found_in([written, tools, variables])
         if hidden:
-            written, tools = self.control.guard([written, tools])
+            written, tools, variables = self.control.guard([written, tools, variables])
             messages = [Message.model_validate(message) for message in written]
         turns, tools = self.fold(messages, tools)
 
         def render(some: Sequence[Message], asks: bool) -> str:
-            return self.render(some, tools, add_generation_prompt=asks)
+            return self.render(some, tools, variables, add_generation_prompt=asks)
 
+        text = render(turns, is_asking)
         return Prefixes(
             turns,
-            render(turns, is_asking),
+            text,
             render,
             tools=tools,
             answer_prompt=self.answer_prompt,
+            closing=text.removeprefix(render(turns, False)) if is_asking and variables else self.answer_prompt,
             has_marks=self.control.are_in(self.answer_prompt),
             hidden=frozenset(hidden),
         )
 
-    def prompt_ids(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
-        """The ids of a chat, ready for the assistant's turn. Raises RowRefused."""
-        return self.encode_chat(self.prefixes(messages, tools, is_asking=True)).ids
+    def prompt_ids(
+        self, messages: Sequence[Message], tools: Tools | None = None, form: ChatForm = AS_TRAINED
+    ) -> list[int]:
+        """The ids of a chat, ready for the assistant's turn, or in the middle of it. Raises RowRefused."""
+        chat = self.prefixes(messages, tools, form.chat_template_kwargs, is_asking=form.asks)
+        if form.continue_final_message:
+            chat = chat.until(Chat(chat, self.end_tokens).end_of_words(len(chat.messages) - 1))
+        return self.encode_chat(chat).ids
 
     def text_ids(self, text: str) -> list[int]:
         """The ids of raw text behind the tokenizer's own opening: one BOS, also where the text begins with one."""
@@ -210,29 +215,6 @@ class Renderer:
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
         head = self._backend.decode(list(before), skip_special_tokens=False)
         return str(self._backend.decode([*before, *ids], skip_special_tokens=False)[len(head) :])
-
-    def _apply(self, turns: list[dict[str, Any]], tools: Tools | None, add_generation_prompt: bool) -> str:
-        template = self._templates.get("tool_use") if tools else None
-        template = template or self._templates.get("default")
-        if template is None:
-            raise RowRefused(
-                "no_chat_template", found="a model without a chat template", expected="a prompt in place of messages"
-            )
-        try:
-            return template.render(
-                turns, tools=tools, add_generation_prompt=add_generation_prompt, special_tokens=self._named_tokens
-            )
-        except TemplateRefused as error:
-            raise RowRefused(
-                "template_refused",
-                found=f"messages that the chat template refuses: {error}",
-                expected=f"messages as the template wants them; here the roles are {_roles(turns)}",
-                field="messages",
-            ) from error
-
-    @cached_property
-    def _named_tokens(self) -> dict[str, str]:
-        return {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
 
     def _end_of(self, probe: list[Message]) -> str | None:
         """The first control token behind the probe's answer; None where what ends a turn is plain text."""
@@ -251,18 +233,6 @@ def _added_in_front(backend: Any) -> list[int]:
     plain = backend.encode("a", add_special_tokens=False).ids
     whole = backend.encode("a", add_special_tokens=True).ids
     return list(takewhile(lambda token: token not in plain, whole))
-
-
-def _templates(tokenizer: Any) -> dict[str, ChatTemplate]:
-    """By name; most models have one. Raises TemplateRefused for one that cannot be compiled."""
-    source = tokenizer.chat_template
-    named = source if isinstance(source, dict) else {"default": source} if source else {}
-    return {name: ChatTemplate(text) for name, text in named.items()}
-
-
-def _roles(turns: Iterable[dict[str, Any]]) -> str:
-    shown = [str(turn["role"]) for turn in turns]
-    return ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
 
 
 # What transformers and tokenizers raise for a folder without a tokenizer that they can read.

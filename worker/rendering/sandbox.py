@@ -262,17 +262,12 @@ class ChatTemplate:
         *,
         tools: list[dict[str, Any]] | None,
         add_generation_prompt: bool,
-        special_tokens: Mapping[str, str],
-        **extra: Any,
+        variables: Mapping[str, Any],
     ) -> str:
-        """The text of a chat. `extra` are further variables of the template, such as `enable_thinking`.
-
-        Raises TemplateRefused.
-        """
-        variables = {"documents": None, **special_tokens, **extra}
-        variables |= {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        """The text of a chat. `variables`: what else the template may read. Raises TemplateRefused."""
+        own = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
         # A context of its own and not the template's, which would copy Jinja's variables every time.
-        context = RenderContext(ENVIRONMENT, {**FUNCTIONS, **variables}, None, {})
+        context = RenderContext(ENVIRONMENT, {**FUNCTIONS, "documents": None, **variables, **own}, None, {})
         context.budget = budget = Budget(ENVIRONMENT)
         try:
             return budget.join(list(self._template.root_render_func(context)))

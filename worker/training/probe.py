@@ -80,7 +80,7 @@ def coarsest(resolved: dict[str, Any]) -> str:
 
 def _question_ids(renderer: Renderer, question: str) -> list[int]:
     """By the template where it takes a question alone, else as raw text."""
-    if renderer.has_template:
+    if renderer.templates:
         try:
             return renderer.prompt_ids([Message(role="user", content=question)])
         except RowRefused:

@@ -53,6 +53,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"logprobs": 1}, "logprobs"),
     ({"seed": 2**63}, "seed"),
     ({"extra_body": {"echo": True}}, "echo"),
+    ({"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}, "chat_template_kwargs"),
+    ({"extra_body": {"chat_template_kwargs": {f"name_{i}": 1 for i in range(33)}}}, "chat_template_kwargs"),
+    ({"extra_body": {"chat_template_kwargs": "thinking"}}, "chat_template_kwargs"),
+    ({"extra_body": {"add_generation_prompt": 1}}, "add_generation_prompt"),
+    ({"extra_body": {"continue_final_message": True}}, "continue_final_message"),
+    (
+        {
+            "messages": [{"role": "assistant", "content": "So"}],
+            "extra_body": {"continue_final_message": True, "add_generation_prompt": True},
+        },
+        "add_generation_prompt",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": " "}], "extra_body": {"continue_final_message": True}},
+        "continue_final_message",
+    ),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format.json_schema.schema"),
     ({"logit_bias": {"99999": 1}}, "logit_bias"),
     ({"logit_bias": {"5": 101}}, "logit_bias.5"),

@@ -54,6 +54,31 @@ def test_a_prompt_is_repeated_where_that_is_asked_for(client: openai.OpenAI, pro
     assert not isinstance(prompt, str) or echoed == prompt + answer
 
 
+def test_an_answer_goes_on_with_the_last_message(client: openai.OpenAI) -> None:
+    talk: Any = [{"role": "user", "content": "Who jumps?"}, {"role": "assistant", "content": "The quick brown"}]
+    written = "<|im_start|>user\nWho jumps?<|im_end|>\n<|im_start|>assistant\nThe quick brown"
+    asked: dict[str, Any] = {"model": BASE, "max_tokens": 8, "temperature": 0}
+
+    goes_on = client.chat.completions.create(messages=talk, extra_body={"continue_final_message": True}, **asked)
+
+    raw = client.completions.create(prompt=written, **asked)
+    assert goes_on.choices[0].message.content == raw.choices[0].text
+    assert goes_on.usage is not None
+    assert raw.usage is not None
+    assert goes_on.usage.prompt_tokens == raw.usage.prompt_tokens
+
+
+def test_the_model_speaks_for_itself_where_nothing_asks_for_an_answer(client: openai.OpenAI) -> None:
+    written = "<|im_start|>user\nWho jumps?<|im_end|>\n"
+    asked: dict[str, Any] = {"model": BASE, "max_tokens": 8, "temperature": 0}
+
+    answer = client.chat.completions.create(
+        messages=[{"role": "user", "content": "Who jumps?"}], extra_body={"add_generation_prompt": False}, **asked
+    )
+
+    assert answer.choices[0].message.content == client.completions.create(prompt=written, **asked).choices[0].text
+
+
 def test_an_answer_that_takes_longer_than_asked_is_given_up(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as late:
         ask(client, model="base-2", max_tokens=1500, extra_body={"timeout": 0.05, "ignore_eos": True})
