@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from app.contracts.chat import ChatForm
 from app.contracts.generation import EngineError, EngineEvent, EngineHealth, Finish, GenerateOrder, TextDelta, Wording
 from app.contracts.order import BaseRef
 from app.contracts.records import Message
+from tests.chat_formats.published import LLAMA_2
+from tests.chat_formats.tokenizer import make_tokenizer
 from tests.integration.engine.asking import an_order, answers_of
 from tests.integration.engine.worlds import World, reference
-from worker.inference.engine import Token, TokenEvent, TokenRequest
+from worker.inference.engine import Ended, Token, TokenEvent, TokenRequest
 from worker.inference.language import load_language
 from worker.inference.serial import SerialEngine
 
@@ -189,8 +192,11 @@ def test_all_end_tokens_of_a_bundle_count(world: World, tmp_path: Path) -> None:
     assert load_language(tmp_path / "base").eos_ids == {0, 2, 7}
 
 
-class BreaksOff:
-    """An engine that fails while its reader is behind it."""
+class Says:
+    """An engine whose answers are known."""
+
+    def __init__(self, *events: TokenEvent) -> None:
+        self._events = events
 
     def health(self) -> EngineHealth:
         raise NotImplementedError
@@ -199,14 +205,32 @@ class BreaksOff:
         raise NotImplementedError
 
     async def generate(self, _: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        for token in (70, 71):
-            yield Token(token, is_followed=True)
-        yield EngineError(status=500, code="engine_failed", message="it broke off")
+        for event in self._events:
+            yield event
 
 
 def test_what_was_written_before_a_failure_is_told(world: World) -> None:
-    *pieces, error = answers_of(BreaksOff(), an_order(world))
+    broke_off = EngineError(status=500, code="engine_failed", message="it broke off")
+    engine = Says(Token(70, is_followed=True), Token(71, is_followed=True), broke_off)
+
+    *pieces, error = answers_of(engine, an_order(world))
 
     written = AutoTokenizer.from_pretrained(world.base.folder).decode([70, 71])
     assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == written != ""
-    assert isinstance(error, EngineError)
+    assert error == broke_off
+
+
+@pytest.mark.parametrize(("goes_on", "text"), [(True, " fox"), (False, "fox")])
+def test_the_blank_before_the_first_word_belongs_to_an_answer_that_goes_on(
+    tmp_path: Path, goes_on: bool, text: str
+) -> None:
+    tokenizer = make_tokenizer(LLAMA_2)
+    tokenizer.save_pretrained(tmp_path)
+    words = [Token(token) for token in tokenizer.encode("fox", add_special_tokens=False)]
+    talk = [Message(role="user", content="hi"), Message(role="assistant", content="The quick brown")]
+    base, form = BaseRef(source=str(tmp_path), is_local=True), ChatForm(continue_final_message=goes_on)
+    order = GenerateOrder(request_id="r", base=base, messages=talk, form=form)
+
+    events = answers_of(Says(*words, Ended("stop", len(words))), order)
+
+    assert text_of(events) == text
