@@ -90,6 +90,16 @@ def test_a_limit_cuts_a_format_and_says_so(engine: SerialEngine, world: World) -
     assert events[-1].reason == "length"
 
 
+def test_a_stop_string_ends_a_format_before_itself(engine: SerialEngine, world: World) -> None:
+    order = an_order(world, response_format=a_schema(SCHEMA), stop=('"word"',), max_new_tokens=400)
+
+    events = answers_of(engine, order)
+
+    assert isinstance(events[-1], Finish)
+    assert events[-1].reason == "stop"
+    assert list(json.loads(text_of(events).rstrip(" ,\n") + "}")) == ["count"]
+
+
 def test_a_format_binds_its_own_answer_only(engine: SerialEngine, world: World) -> None:
     bound = an_order(world, response_format=a_schema(SCHEMA), max_new_tokens=60, temperature=1.0, seed=1)
 
