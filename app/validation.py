@@ -40,7 +40,7 @@ def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem
     if error["type"] == "extra_forbidden":
         known = nearest(path, body)
         expected = f"no such field; did you mean {known}?" if known else "no such field"
-        if path[-1].lower().endswith(SECRETS):
+        if path[-1].lower().endswith(SECRETS) and isinstance(error.get("input"), str):
             expected = "no secret: set HF_TOKEN in the environment of the workers and the engine"
         # The value of an unknown key may be a secret that landed in the wrong place: it is not echoed.
         return Problem(field=field, code="unknown_field", found=f"the key {path[-1]!r}", expected=expected)

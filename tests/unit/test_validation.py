@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from app.contracts.spec import JobSpec
 from app.errors import InvalidRequest
+from app.generate.schemas import GenerateRequest
 from app.validation import invalid_request
 from tests.unit.specs import a_body
 
@@ -44,6 +45,15 @@ def test_the_value_of_an_unknown_key_is_never_echoed() -> None:
 
 def test_a_token_in_the_spec_is_answered_with_where_it_belongs() -> None:
     assert "HF_TOKEN" in str(refusal_of(a_body(model={"token": "hf_CANARY"})).details[0].expected)
+
+
+@pytest.mark.parametrize(("name", "known"), [("max_new_token", "max_new_tokens"), ("min_token", "min_tokens")])
+def test_a_number_of_tokens_is_not_taken_for_a_secret(name: str, known: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        GenerateRequest.model_validate({"model": "org/model", "prompt": "x", name: 5})
+
+    (problem,) = invalid_request(refused.value.errors(), GenerateRequest).details  # type: ignore[arg-type]
+    assert problem.expected == f"no such field; did you mean {known}?"
 
 
 def test_all_that_is_wrong_is_said_in_one_answer() -> None:
