@@ -9,7 +9,7 @@ demo: $(READY) ## teach a model the Fibonacci numbers; MODEL=org/name takes anot
 	@$(BIN)/tunesmith demo $(if $(MODEL),--model "$(MODEL)")
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 
 up: $(READY) ## the whole service on http://127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/tunesmith up

@@ -40,6 +40,8 @@ INT8 = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT)
 SILENT = 5
 # Of the adapters: little enough that twice as much makes twice the change, as of a training.
 STRENGTH = 0.05
+# On the uneven base itself it is 0.8. Where a CPU multiplies bfloat16, bitsandbytes computes with that.
+CLOSE = 0.01
 VARIANT = BaseVariant(name="dequant-nf4", is_nested=True, kept=("lm_head",))
 
 
@@ -139,7 +141,7 @@ def test_where_it_will_not_the_adapter_is_proved_and_answers_on_what_it_was_trai
 
     assert (proof.proved, proof.base_variant) == (True, VARIANT), proof
     assert proof.largest_difference is not None
-    assert proof.largest_difference < 1e-3
+    assert proof.largest_difference < CLOSE
     assert answers == [right_answer(uneven, bundle, NF4), right_answer(uneven, None)]
     assert answers[0] != right_answer(uneven, bundle)
 
