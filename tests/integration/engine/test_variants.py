@@ -93,8 +93,11 @@ def answer_of(engine: Engine, base: Path, ref: AdapterRef | None) -> list[int]:
 
 
 def right_answer(base: Path, bundle: Path | None, quantisation: Any = None) -> list[int]:
+    """On the values of the quantised base, which some CPUs do not compute with in float32 before they are unpacked."""
     how = {} if quantisation is None else {"quantization_config": quantisation}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **how)
+    if quantisation is not None:
+        model = model.dequantize(dtype=torch.float32)
     if bundle is not None:
         model = PeftModel.from_pretrained(model, bundle)
     ids = list(PROMPT)
