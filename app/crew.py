@@ -53,9 +53,10 @@ class Crew:
     def is_alive(self, name: str) -> bool:
         return all(member.is_alive() for tier in self._tiers for member in tier if member.name == name)
 
-    def keep_running(self) -> None:
-        """Restart what dies, until a signal asks to stop."""
+    def keep_running(self, chore: Callable[[], None]) -> None:
+        """Restart what dies, until a signal asks to stop. The chore is done again and again meanwhile."""
         while not is_asked_to_stop(POLL_SECONDS):
+            chore()
             for tier in self._tiers:
                 for member in tier:
                     member.tend(time.monotonic())

@@ -27,6 +27,7 @@ from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
 from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals_held_back
 from app.guardian import Guarded, spawn
 from app.lock import CannotStart, hold_lock
+from app.log_rotation import rotate
 from app.migrate import upgrade
 
 LOOPBACK = "127.0.0.1"
@@ -58,7 +59,7 @@ def up(settings: Settings, say: Say) -> None:
             _wait_until_healthy(crew, settings)
             _wait_for_engine(crew, settings, say)
             _announce(settings, say)
-            crew.keep_running()
+            crew.keep_running(lambda: _bound_logs(settings.root / "logs"))
             say("stopping")
             crew.stop()
     say("stopped")
@@ -159,6 +160,12 @@ def _claim_home(home: Path, stack: ExitStack) -> int:
     stack.callback(url_file(home).unlink, missing_ok=True)
     url_file(home).unlink(missing_ok=True)
     return tree
+
+
+def _bound_logs(folder: Path) -> None:
+    """A service runs for months: of each log the newest part is kept, here and in the file beside it."""
+    for log in folder.glob("*.log"):
+        rotate(log)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from app.guardian import KILL_WAIT_SECONDS, Guarded, Lease, spawn
 from app.jobs.claims import Claim, Fenced, Wish, record
 from app.jobs.logs import LOG_NAME
 from app.jobs.states import Desire, Stage
-from worker.log_rotation import rotate
+from app.log_rotation import rotate
 from worker.memory import oom_kills
 from worker.office import Office
 from worker.slots import remove_orphans

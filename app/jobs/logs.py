@@ -4,7 +4,7 @@
     output.log.1         from byte `first` on, at most up to `rotated`
     output.log           from byte `rotated` on; the children append to it
 
-So an offset names the same byte for ever, however often the worker moves old bytes away (`worker.log_rotation`).
+So an offset names the same byte for ever, however often the worker moves old bytes away (`app.log_rotation`).
 """
 
 from pathlib import Path

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.log_rotation import MAX_BYTES
 from tests.e2e.stack import Stack, running
 from tests.waiting import wait_for
 
@@ -29,3 +30,15 @@ def test_a_second_service_on_one_home_is_refused(embedded: Stack) -> None:
     with pytest.raises(AssertionError, match="already runs"), running(embedded.home, {}):
         pass
     assert embedded.api.get("/healthz").status_code == 200
+
+
+def test_the_logs_of_the_services_stay_small(embedded: Stack) -> None:
+    log = embedded.home / "logs" / "api.log"
+    with log.open("ab") as chatty:
+        chatty.write((b"x" * 99 + b"\n") * (MAX_BYTES // 100 + 1))
+
+    wait_for("it is moved away", lambda: log.stat().st_size < MAX_BYTES)
+
+    assert embedded.api.get("/healthz").status_code == 200
+    wait_for("what is written now stands in it", lambda: b"/healthz" in log.read_bytes())
+    assert log.with_name("api.log.1").stat().st_size <= MAX_BYTES + 2**20

@@ -14,7 +14,7 @@ import pytest
 from app.guardian import spawn
 from app.jobs.logs import LOG_NAME, attempt_dir, read_log, rotated_log
 from app.jobs.schemas import LogPage
-from worker.log_rotation import rotate
+from app.log_rotation import rotate
 
 MEBIBYTE = 2**20
 LINE_BYTES = 100

@@ -30,6 +30,10 @@ def silent(_: str) -> None:
     """Nothing to say."""
 
 
+def nothing() -> None:
+    """No chore."""
+
+
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SECONDS
     while not condition():
@@ -57,7 +61,7 @@ def test_a_signal_ends_the_watch(number: signal.Signals) -> None:
     with Crew([[Service("api", lambda: spawn(["sleep", "100"]))]], silent) as crew:
         send(number)
 
-        crew.keep_running()
+        crew.keep_running(nothing)
 
         assert crew.is_alive("api")
 
@@ -78,7 +82,7 @@ def test_a_service_that_dies_is_started_again_and_named() -> None:
     said: list[str] = []
     starts: list[float] = []
     with Crew([[mortal(starts)]], said.append) as crew:
-        crew.keep_running()
+        crew.keep_running(nothing)
 
     assert said == ["engine ended with code 3; it starts again in 0.5 s"]
     assert starts[1] - starts[0] > 0.5
