@@ -121,7 +121,7 @@ def test_a_lease_that_is_not_renewed_ends_the_process(code: str) -> None:
     os.close(write_end)
 
     assert process.returncode == -signal.SIGALRM
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 5
 
 
 def test_each_byte_renews_the_lease_and_the_end_of_the_pipe_does_not() -> None:
