@@ -8,7 +8,7 @@ import pytest
 from app.contracts.chat import ChatForm
 from tests.chat_formats import FORMATS
 from tests.chat_formats.learner import Learner, assistant, call, result, user
-from tests.chat_formats.published import GEMMA_2, LLAMA_31, QWEN_3, QWEN_25
+from tests.chat_formats.published import GEMMA_2, LLAMA_2, LLAMA_31, QWEN_3, QWEN_25
 from worker.rendering.refusal import RowRefused
 
 TALK = [user("Hello"), assistant("Hi."), user("What is two and two?")]
@@ -57,7 +57,14 @@ def test_a_name_that_the_template_does_not_read_is_refused_with_those_that_it_re
 
     assert (refused.value.code, refused.value.field) == ("unknown_template_variable", "chat_template_kwargs")
     assert "'enable_thinkin'" in str(refused.value)
-    assert "enable_thinking" in refused.value.expected
+    assert refused.value.expected == "names that it reads: enable_thinking"
+
+
+def test_what_a_template_reads_is_known_from_what_it_sets_itself() -> None:
+    asked = {"builtin_tools", "custom_tools", "date_string", "tools_in_user_message"}
+
+    assert Learner(LLAMA_31).renderer.templates.variables == asked
+    assert not Learner(LLAMA_2).renderer.templates.variables
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "bos_token", "raise_exception", "loop"])
