@@ -16,6 +16,16 @@ def get(session: Session, file_id: str) -> File | None:
     return session.get(File, file_id)
 
 
+def held(session: Session, file_id: str) -> File | None:
+    """The file, which is there until this transaction ends."""
+    return session.get(File, file_id, with_for_update={"read": True})
+
+
+def held_alone(session: Session, file_id: str) -> File | None:
+    """The file, once no other transaction holds it."""
+    return session.get(File, file_id, with_for_update=True)
+
+
 def page(session: Session, *, after: File | None, limit: int) -> Sequence[File]:
     """Newest first; `after` is the last file of the page before."""
     query = select(File).order_by(File.created_at.desc(), File.id.desc()).limit(limit)

@@ -86,9 +86,9 @@ def _inspect(path: Path, filename: str, max_unpacked_bytes: int) -> FileReport:
         raise
 
 
-def find(session: Session, file_id: str) -> File:
+def find(session: Session, file_id: str, get: Callable[[Session, str], File | None] = repository.get) -> File:
     """Raises NotFound."""
-    file = repository.get(session, file_id) if FILE_ID.fullmatch(file_id) else None
+    file = get(session, file_id) if FILE_ID.fullmatch(file_id) else None
     if file is None:
         raise NotFound(f"there is no file {file_id[:LONGEST_QUOTE]!r}", param="file_id", code="unknown_file")
     return file
@@ -116,8 +116,9 @@ def delete(session: Session, settings: Settings, file_id: str, is_in_use: Callab
     """Remove a file. Raises NotFound, and Conflict while a job that has not ended reads it.
 
     The row goes first: cut off between the two, bytes that nobody can name are left, and never a file without bytes.
+    A job that is being stored at this moment is waited for.
     """
-    file = find(session, file_id)
+    file = find(session, file_id, repository.held_alone)
     if is_in_use(session, file.id):
         message = f"{file.id} is used by a job that has not ended: cancel the job, or wait for its end"
         raise Conflict(message, param="file_id", code="file_in_use")
