@@ -16,14 +16,14 @@ def get(session: Session, file_id: str) -> File | None:
     return session.get(File, file_id)
 
 
-def held(session: Session, file_id: str) -> File | None:
-    """The file, which is there until this transaction ends."""
-    return session.get(File, file_id, with_for_update={"read": True})
-
-
-def held_alone(session: Session, file_id: str) -> File | None:
-    """The file, once no other transaction holds it."""
+def lock(session: Session, file_id: str) -> File | None:
+    """The row, which nobody else deletes or begins to read from until the session ends."""
     return session.get(File, file_id, with_for_update=True)
+
+
+def lock_against_removal(session: Session, file_id: str) -> File | None:
+    """The row, which nobody deletes until the session ends."""
+    return session.get(File, file_id, with_for_update={"read": True, "key_share": True})
 
 
 def page(session: Session, *, after: File | None, limit: int) -> Sequence[File]:

@@ -118,7 +118,7 @@ def delete(session: Session, settings: Settings, file_id: str, is_in_use: Callab
     The row goes first: cut off between the two, bytes that nobody can name are left, and never a file without bytes.
     A job that is being stored at this moment is waited for.
     """
-    file = find(session, file_id, repository.held_alone)
+    file = find(session, file_id, repository.lock)
     if is_in_use(session, file.id):
         message = f"{file.id} is used by a job that has not ended: cancel the job, or wait for its end"
         raise Conflict(message, param="file_id", code="file_in_use")

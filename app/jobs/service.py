@@ -127,7 +127,7 @@ def find_source(session: Session, settings: Settings, source: Source, param: str
     """The file that a source means; None for the hub. Raises InvalidRequest when there is no such file."""
     match source:
         case FileSource():
-            row = files.held(session, source.file)
+            row = files.lock_against_removal(session, source.file)
             if row is None:
                 raise invalid(
                     f"{param}.file", "unknown_file", source.file, "the id of a file that POST /files answered"

@@ -55,7 +55,7 @@ def test_a_file_that_is_being_deleted_is_named_by_no_job(
     api: TestClient, database: Database, body: dict[str, Any]
 ) -> None:
     with database.writer() as session, ThreadPoolExecutor(1) as threads:
-        assert repository.held_alone(session, file_of(body)) is not None
+        assert repository.lock(session, file_of(body)) is not None
         submitting = threads.submit(api.post, "/jobs", json=body)
         assert not wait([submitting], MOMENT).done
 
