@@ -172,6 +172,21 @@ def test_a_change_that_is_less_than_rounding_between_the_bases_has_its_strength_
     assert proof.reason == f"its change is {damage:g} times as strong as the one that the trainer saw"
 
 
+@pytest.mark.parametrize(("share", "is_told"), [(0.05, False), (0.15, False), (0.3, True), (1.0, True)])
+@pytest.mark.parametrize("damage", [1.0, 2.0])
+def test_a_change_that_rounding_scatters_over_tells_no_strength(share: float, is_told: bool, damage: float) -> None:
+    """As of a training of a few steps in bfloat16: what the two sides make of the base is as far apart."""
+    less = tuple(number - share * change for (_, number), change in zip(TRAINED, CHANGE, strict=True))
+    more = [(damage - 1) * share * change for change in CHANGE]
+    rounding = (-0.06, 0.06, -0.03)
+
+    proof = hold(a_probe(base=less), (more[0] + 0.06, more[1] + 0.06, more[2] - 0.03), rounding)
+
+    assert (proof.strength is not None) is is_told
+    assert proof.proved or damage != 1.0
+    assert not (proof.proved and is_told and damage != 1.0)
+
+
 def test_no_number_of_bits_makes_a_base_of_any_other() -> None:
     far = QUANTISATION * 2 / 3 + 0.1
 
