@@ -48,9 +48,12 @@ def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem
         return Problem(field="body", code="invalid_json", found="no JSON", expected=_reason(error))
     if path[-1:] == [OF_THE_KEY]:
         return _wrong_key(path[:-1], error, sent)
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_tag(path, error)
     if error["type"] == "value_error":
         return _broken_rule(path, error, body)
-    found = "nothing" if error["type"] == "missing" else quote(error.get("input"))
+    value = error.get("input") if error["loc"] else _at(error.get("input"), path)
+    found = "nothing" if error["type"] == "missing" else quote(value)
     return Problem(field=field, code=error["type"], found=found, expected=_reason(error))
 
 
@@ -60,6 +63,16 @@ def _wrong_key(path: list[str], error: dict[str, Any], sent: Any) -> Problem:
         expected = f"{expected}: {COLUMNS_RULE}{_turned(_at(sent, COLUMNS))}"
     found = f"the key {quote(error.get('input'))}"
     return Problem(field=".".join(path), code=error["type"], found=found, expected=expected)
+
+
+def _wrong_tag(path: list[str], error: dict[str, Any]) -> Problem:
+    """The one field that says which of several forms an object has."""
+    context = error["ctx"]
+    field = ".".join([*path, context["discriminator"].strip("'")])
+    if "tag" not in context:
+        return Problem(field=field, code="missing", found="nothing", expected="a value: this field is required")
+    expected = f"one of {context['expected_tags']}"
+    return Problem(field=field, code=error["type"], found=quote(context["tag"]), expected=expected)
 
 
 def _turned(columns: Any) -> str:
@@ -103,7 +116,8 @@ def _reason(error: dict[str, Any]) -> str:
         is_raw = isinstance(error.get("input"), bytes)
         return "a JSON object, sent with the header content-type: application/json" if is_raw else "an object"
     reason: str = error["msg"].removeprefix("Value error, ")
-    return re.sub(r"^(Input |String |List |Dictionary )?should (be )?", "", reason)
+    reason = re.sub(r"^(Input |String |List |Dictionary )?should ((be|have) )?", "", reason)
+    return f"to {reason}" if reason.startswith("match ") else reason
 
 
 def quote(value: Any) -> str:

@@ -103,6 +103,8 @@ def _kept(job: Job, folder: Path, wanted: str | None, param: str) -> Manifest:
     if wanted is None:
         message = f"{job.id} is {job.status}: it has no adapter, and no checkpoint yet"
         hint = f"POST /jobs/{job.id}/checkpoint makes one while it is running"
+        if job.status.is_final:
+            hint = f"GET /jobs/{job.id} says why it ended"
         raise Conflict(f"{message}; {hint}", param=param, code="job_has_no_adapter")
     names = ", ".join(dict.fromkeys(f"step-{age(path)[0]}" for path in present[:MOST_NAMED])) or "none"
     message = f"{job.id} has no checkpoint {wanted!r}, it keeps {names}"

@@ -153,7 +153,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     ),
     "a schema of an unknown word": (ask(response_format=schema(uniqueItems=True)), 422, None),
     "a schema that is nested too deep": (ask(response_format=schema(**nested(40))), 422, None),
-    "a format of an unknown kind": (ask(response_format={"type": "grammar"}), 422, "response_format"),
+    "a format of an unknown kind": (ask(response_format={"type": "grammar"}), 422, "response_format.type"),
     "an unknown field at OpenAI's door": (chat(mood="good"), 400, "mood"),
     "a path for a model at OpenAI's door": (chat(model="../../etc"), 404, "model"),
     "half a character at OpenAI's door": (post_raw(HALF, "/v1/chat/completions"), 400, "messages.0.content"),

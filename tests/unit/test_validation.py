@@ -118,3 +118,28 @@ def test_a_wrong_key_is_named_without_pydantics_mark() -> None:
     refusal = refusal_of({**a_body(), "labels": {"": "x"}})
 
     assert (refusal.param, refusal.details[0].found) == ("labels.", "the key ''")
+
+
+GENERATE: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
+REFUSED = [
+    ({"messages": []}, "messages: found a list of 0, expected at least 1 item after validation, not 0"),
+    ({"model": None}, "body: found an object of 1, expected exactly one of adapter and model"),
+    (
+        {"response_format": {"type": "json"}},
+        "response_format.type: found 'json', expected one of 'text', 'json_object'",
+    ),
+    ({"response_format": {}}, "response_format.type: found nothing, expected a value: this field is required"),
+    ({"max_tokens": 3, "max_new_tokens": 4}, "max_new_tokens: found 4, expected nothing beside max_tokens"),
+    ({"adapter": "../x", "model": None}, "adapter: found '../x', expected to match pattern"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_was_found_and_what_would_be_right_read_as_one_sentence(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        GenerateRequest.model_validate(
+            {name: value for name, value in {**GENERATE, **fields}.items() if value is not None}
+        )
+
+    told = invalid_request(refused.value.errors(), GenerateRequest).message  # type: ignore[arg-type]
+    assert told.startswith(message)
