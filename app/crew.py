@@ -16,6 +16,7 @@ from app.guardian import Guarded
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.1
 FIRST_DELAY_SECONDS = 0.5
+CHORE_SECONDS = 5.0
 RESTARTS_A_MINUTE = 5
 
 Say = Callable[[str], None]
@@ -54,9 +55,12 @@ class Crew:
         return all(member.is_alive() for tier in self._tiers for member in tier if member.name == name)
 
     def keep_running(self, chore: Callable[[], None]) -> None:
-        """Restart what dies, until a signal asks to stop. The chore is done again and again meanwhile."""
+        """Restart what dies, until a signal asks to stop. The chore is done every `CHORE_SECONDS` meanwhile."""
+        due = time.monotonic()
         while not is_asked_to_stop(POLL_SECONDS):
-            chore()
+            if time.monotonic() >= due:
+                chore()
+                due = time.monotonic() + CHORE_SECONDS
             for tier in self._tiers:
                 for member in tier:
                     member.tend(time.monotonic())

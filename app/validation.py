@@ -35,7 +35,8 @@ def invalid_request(errors: Sequence[dict[str, Any]], body: type[BaseModel], sen
 
 
 def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem:
-    path = _path(error["loc"]) or _path([error.get("ctx", {}).get("path", "body")])
+    place = _path(error["loc"])
+    path = place or _path(error.get("ctx", {}).get("path", "body").split("."))
     field = ".".join(path) or "body"
     if error["type"] == "extra_forbidden":
         known = nearest(path, body)
@@ -52,8 +53,10 @@ def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem
         return _wrong_tag(path, error)
     if error["type"] == "value_error":
         return _broken_rule(path, error, body)
-    value = error.get("input") if error["loc"] else _at(error.get("input"), path)
-    found = "nothing" if error["type"] == "missing" else quote(value)
+    value = error.get("input") if place else _at(error.get("input"), path)
+    # Broken text may stand where nothing belongs, and be a secret.
+    said = {"missing": "nothing", "broken_text": "a NUL, or half a character"}
+    found = said.get(error["type"]) or quote(value)
     return Problem(field=field, code=error["type"], found=found, expected=_reason(error))
 
 

@@ -125,6 +125,15 @@ def test_a_job_that_has_none_yet_tells_how_to_get_one(api: TestClient, database:
     assert f"POST /jobs/{job_id}/checkpoint" in answer.json()["error"]["message"]
 
 
+def test_a_job_that_ended_without_one_is_offered_none(api: TestClient, database: Database) -> None:
+    job_id = add_job(database, JobStatus.FAILED)
+
+    answer = ask(api, job_id)
+
+    assert error_of(answer) == (409, "job_has_no_adapter", "model")
+    assert "/checkpoint" not in answer.json()["error"]["message"]
+
+
 def test_a_checkpoint_that_is_not_whole_is_passed_over(api: TestClient, database: Database, settings: Settings) -> None:
     job_id = add_job(database, JobStatus.FAILED)
     save(settings.checkpoints_dir(job_id), 20)

@@ -190,6 +190,26 @@ def test_a_misspelt_field_of_generate_is_answered_with_its_name(api: TestClient)
     assert "max_new_tokens" in problem["expected"]
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"max_tokens": 3, "max_new_tokens": 4}, "max_new_tokens: found 4, expected nothing beside max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs: found 2, expected logprobs: true beside it"),
+        (
+            {"messages": [{"role": "user", "content": "secret\0"}]},
+            "messages.0.content: found a NUL, or half a character, expected text of whole characters, without NUL",
+        ),
+    ],
+)
+def test_what_is_found_in_the_whole_body_is_told_of_its_place(
+    api: TestClient, body: dict[str, Any], message: str
+) -> None:
+    error = api.request(**ask(**body)).json()["error"]
+
+    assert error["message"] == message
+    assert "secret" not in str(error)
+
+
 def test_every_answer_bears_an_id_and_a_given_one_is_kept(api: TestClient) -> None:
     assert api.get("/healthz").headers["x-request-id"].startswith("req-")
     answer = api.get("/jobs/x", headers={"x-request-id": "mine"})

@@ -97,7 +97,6 @@ def test_what_the_trainer_saw_the_engine_sees_again(
     ("name", "dtype", "kind", "groups"),
     [
         ("bfloat16", "bfloat16", "lora", {}),
-        ("few-steps", "bfloat16", "lora", {"training": {"max_steps": 3, "warmup_steps": 1, "save_steps": None}}),
         ("rank-stabilised", "float32", "lora", {"lora": {"r": 4, "use_rslora": True, "lora_dropout": 0.1}}),
         ("embeddings", "float32", "lora", {"lora": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}}),
     ],
