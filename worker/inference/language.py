@@ -1,18 +1,22 @@
 """How one model reads and writes: its renderer, which training used as well, and its own end tokens.
 
-An adapter's bundle holds the tokenizer that it was trained with; the base's answers for base requests only.
+An adapter's bundle holds the tokenizer that it was trained with; the base's answers for base requests only. Adapters
+whose tokenizer files are the same to the byte share one language: each would take tens of megabytes of its own.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
 
 from app.contracts.answers import ResponseFormat
 from app.contracts.chat import ChatForm
+from app.contracts.probe import PROBE
 from app.contracts.records import Message
 from worker.inference.engine import Refusal
 from worker.inference.grammar import GrammarMaker, JsonGrammar
@@ -20,6 +24,10 @@ from worker.inference.spelling import bytes_of
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import AS_TRAINED, NoTokenizer, Renderer, load_renderer
 from worker.rendering.sandbox import TemplateRefused
+
+# Files of a model or a bundle that say nothing of its language; no tokenizer has a file as large as weights are.
+SILENT = (".safetensors", ".safetensors.index.json", "adapter_config.json", PROBE, "tunesmith.json", "README.md")
+LARGEST_FILE_BYTES = 2**27
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,27 @@ class Language:
 @lru_cache(maxsize=32)
 def load_language(folder: Path) -> Language:
     """The language of a model or bundle folder, whose files never change. Raises NoTokenizer."""
+    digest = _digest_of(folder)
+    language = _loaded.get(digest)
+    if language is None:
+        language = _loaded[digest] = _load(folder)
+    return language
+
+
+_loaded: WeakValueDictionary[str, Language] = WeakValueDictionary()
+
+
+def _digest_of(folder: Path) -> str:
+    """Of the names and contents of the files that a language is made of."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(SILENT)):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}\0{size}\0".encode())
+        digest.update(path.read_bytes() if size <= LARGEST_FILE_BYTES else b"")
+    return digest.hexdigest()
+
+
+def _load(folder: Path) -> Language:
     try:
         renderer = load_renderer(folder)
     except TemplateRefused as error:

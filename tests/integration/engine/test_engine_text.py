@@ -185,6 +185,19 @@ def test_truncation_that_was_saved_with_a_tokenizer_is_not_in_force(world: World
     assert len(load_language(tmp_path / "base").read_prompt("one two three four five six")) > 5
 
 
+def test_folders_with_the_same_tokenizer_files_share_one_language(world: World, tmp_path: Path) -> None:
+    for name in ("first", "second", "third"):
+        shutil.copytree(world.adapters["small"].folder, tmp_path / name)
+    (tmp_path / "second" / "adapter_model.safetensors").write_bytes(b"other weights")
+    (tmp_path / "third" / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+
+    first, second, third = (load_language(tmp_path / name) for name in ("first", "second", "third"))
+
+    assert first is second
+    assert third is not first
+    assert third.eos_ids == first.eos_ids | {2, 7}
+
+
 def test_all_end_tokens_of_a_bundle_count(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.base.folder, tmp_path / "base")
     (tmp_path / "base" / "generation_config.json").write_text('{"eos_token_id": [0, 7]}')
