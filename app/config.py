@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
 
 PREFIX = "TUNESMITH_"
@@ -32,6 +33,12 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
     engine_url: str = "http://127.0.0.1:8100"
+    engine_cache_bytes: int | None = Field(
+        None,
+        ge=LEAST_BYTES,
+        description="of keys and values that the engine holds, for all models in memory together; default: 1 GiB on a "
+        "CPU and at most a quarter of what is free, on a GPU a quarter of what is free when a model is loaded",
+    )
     vllm_url: str | None = Field(
         None, description="a vLLM server that the engine answers through; its key is in VLLM_API_KEY"
     )

@@ -198,4 +198,6 @@ class EngineHealth(Contract):
     is_busy: bool
     place: str | None = Field(None, description="whose memory it takes: a GPU's UUID, or cpu@host; null: none here")
     memory_bytes: int | None = Field(None, description="of the GPU, that it has for models; null on a CPU")
+    cache_bytes: int | None = Field(None, description="of keys and values, of all that is in memory; null: not ours")
+    max_cache_bytes: int | None = Field(None, description="the most that cache_bytes can be; null: by free memory")
     stepped_aside: str | None = Field(None, description="why it answers nobody at present")

@@ -13,6 +13,8 @@ from typing import TypeVar
 import uvicorn
 from transformers.utils import logging as transformers_logging
 
+from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
+from app.contracts.engine_cache import read_bytes
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read_command, read_url
 from worker.inference.bases import DTYPES, Placement
 from worker.inference.batching.engine import BatchingEngine
@@ -72,7 +74,7 @@ def _engine(options: argparse.Namespace) -> BatchingEngine | VllmEngine:
         program = Program(options.vllm_command, options.vllm_log)
         return VllmEngine(Managed(program, allow_old=options.vllm_allow_old))
     placement = Placement.choose(options.device, options.dtype)
-    limits = BatchLimits(cache_tokens=options.cache_tokens)
+    limits = BatchLimits(cache_bytes=options.cache_bytes)
     return BatchingEngine(placement, limits=limits, on_broken_device=lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
@@ -84,7 +86,10 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
     parser.add_argument(
-        "--cache-tokens", type=int, help="tokens whose keys and values are held; default: by free memory"
+        "--cache-bytes",
+        type=_read_by(read_bytes),
+        default=os.environ.get(CACHE_VARIABLE),
+        help=f"of keys and values, of all models in memory together; default: ${CACHE_VARIABLE}, or by free memory",
     )
     _add_vllm(parser)
     options = parser.parse_args(words)

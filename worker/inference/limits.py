@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
 from worker.inference.engine import Refusal
 
 
@@ -37,7 +38,7 @@ def model_limit(model: Any) -> int | None:
 def check_cache_holds(cache_tokens: int, prompt_tokens: int, max_new_tokens: int) -> None:
     """Raises Refusal for an answer whose keys and values do not fit into the cache. Its last token has none."""
     if prompt_tokens + max_new_tokens - 1 > cache_tokens:
-        reason = f"this engine's memory holds {cache_tokens + 1} together"
+        reason = f"this engine's memory holds {cache_tokens + 1} together ({CACHE_VARIABLE} says how much it has)"
         raise _too_long(prompt_tokens, max_new_tokens, reason, cache_tokens + 1)
 
 

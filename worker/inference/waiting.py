@@ -193,11 +193,15 @@ class WaitingRoom:
         with self._changed:
             self._notify()
 
-    def rest(self) -> None:
-        """Wait for a change: a ticket that came or left, a notice, or the end. One before this call counts."""
+    def rest(self, seconds: float | None = None) -> bool:
+        """Wait for a change: a ticket that came or left, a notice, or the end. One before this call counts.
+
+        False when there was none for so many seconds; None: wait for as long as it takes.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._has_news or self._is_closed)
+            has_changed = self._changed.wait_for(lambda: self._has_news or self._is_closed, seconds)
             self._has_news = False
+            return has_changed
 
     def shut(self, reason: EngineError) -> None:
         """Send away everybody who waits, and whoever comes before `open`; who is being served stays. Safe to repeat."""

@@ -21,12 +21,13 @@ class Holding:
 
 
 class BlockPool:
-    """Counts the uses of every block. Block 0 is never given away."""
+    """Counts the uses of every block. Block 0 is never given away, and those that were never used come last."""
 
     def __init__(self, blocks: int, block_tokens: int) -> None:
         self.block_tokens = block_tokens
         self.total = blocks - 1
-        self._free = list(range(blocks - 1, 0, -1))
+        self.used = 0  # the first blocks, which somebody has had since the beginning or since `forget`
+        self._free: list[int] = []  # of the used ones, those that hold nothing any more
         self._idle: OrderedDict[int, bytes] = OrderedDict()  # used by nobody, still known; least recently used first
         self._uses: dict[int, int] = {}
         self._known: dict[bytes, int] = {}
@@ -34,7 +35,7 @@ class BlockPool:
 
     @property
     def free(self) -> int:
-        return len(self._free) + len(self._idle)
+        return self.total - self.used + len(self._free) + len(self._idle)
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens)
@@ -78,6 +79,13 @@ class BlockPool:
                     self._free.append(block)
         holding.blocks = []
 
+    def forget(self) -> None:
+        """Begin anew: nothing that was computed is found again. No sequence may hold a block."""
+        assert not self._uses
+        self.used = 0
+        for kept in (self._free, self._idle, self._known, self._digests):
+            kept.clear()
+
     def _find(self, owner: str, prompt: list[int]) -> tuple[bytes, list[int]]:
         digest, found = blake2b(owner.encode(), digest_size=16).digest(), []
         for first in range(0, len(prompt) - self.block_tokens, self.block_tokens):
@@ -91,6 +99,9 @@ class BlockPool:
     def _fresh(self) -> int:
         if self._free:
             block = self._free.pop()
+        elif self.used < self.total:
+            self.used += 1
+            block = self.used
         else:
             block, digest = self._idle.popitem(last=False)
             del self._known[digest], self._digests[block]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from worker.inference.batching.tensors import Zeros
+
 
 class KeyValueCache:
     """A layer is made when it is first written to. Place 0 and its block belong to nobody, never read unmasked."""
@@ -10,16 +12,14 @@ class KeyValueCache:
         self.places = places
         self.layers: dict[int, tuple[Any, Any]] = {}
         self.windows: dict[int, int | None] = {}  # how far back each layer last looked; None: to the beginning
+        self._zeros: list[Zeros] = []
 
     @classmethod
     def like(cls, small: "KeyValueCache", places: int) -> "KeyValueCache":
         """An empty cache for the model that wrote to `small`."""
         cache = cls(places)
         for index, (keys, values) in small.layers.items():
-            cache.layers[index] = (
-                keys.new_zeros(places, *keys.shape[1:]),
-                values.new_zeros(places, *values.shape[1:]),
-            )
+            cache._add(index, keys, values)
         return cache
 
     def bytes_per_place(self) -> int:
@@ -28,10 +28,7 @@ class KeyValueCache:
     def write(self, layer: int, places: Any, keys: Any, values: Any) -> tuple[Any, Any]:
         """Store `keys` and `values` [tokens, heads, head size]; returns the layer's whole tensors."""
         if layer not in self.layers:
-            self.layers[layer] = (
-                keys.new_zeros(self.places, *keys.shape[1:]),
-                values.new_zeros(self.places, *values.shape[1:]),
-            )
+            self._add(layer, keys, values)
         own_keys, own_values = self.layers[layer]
         own_keys.index_copy_(0, places, keys)
         own_values.index_copy_(0, places, values)
@@ -42,3 +39,13 @@ class KeyValueCache:
         for keys, values in self.layers.values():
             keys.index_fill_(0, places, 0)
             values.index_fill_(0, places, 0)
+
+    def reset(self) -> None:
+        """Forget everything; on a CPU the system has the memory back."""
+        for zeros in self._zeros:
+            zeros.reset()
+
+    def _add(self, layer: int, keys: Any, values: Any) -> None:
+        pair = [Zeros((self.places, *part.shape[1:]), part.dtype, part.device) for part in (keys, values)]
+        self.layers[layer] = (pair[0].tensor, pair[1].tensor)
+        self._zeros += pair

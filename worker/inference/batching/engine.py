@@ -24,6 +24,7 @@ from worker.inference.serial import PLACES, answer_alone, event_of
 from worker.inference.waiting import PATIENCE_SECONDS, STOPPING, Ticket, WaitingRoom, answers
 from worker.inference.yielding import memory_held, place_of
 
+IDLE_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -43,12 +44,17 @@ class BatchingEngine:
         patience_seconds: float = PATIENCE_SECONDS,
         on_broken_device: Callable[[], None] = lambda: None,
         memory: Memory | None = None,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """`patience_seconds`: how long an answer may stand still before its request ends with an error."""
+        """`patience_seconds`: how long an answer may stand still before its request ends with an error.
+
+        `idle_seconds`: after so long without a request, memory that is kept for later ones is given back on a CPU.
+        """
         self._placement = placement
         self._place = place_of(placement.device)
         self._patience_seconds = patience_seconds
         self._on_broken_device = on_broken_device
+        self._idle_seconds = idle_seconds
         self._room = WaitingRoom(places)
         memory = memory or Memory(placement.device)
         self._worlds = Worlds(placement, limits or BatchLimits(), self._finish, self._room.notify, memory)
@@ -72,6 +78,8 @@ class BatchingEngine:
             is_busy=is_busy,
             place=self._place,
             memory_bytes=memory_held(self._placement.device),
+            cache_bytes=self._worlds.cache_bytes,
+            max_cache_bytes=self._worlds.most_cache_bytes,
             stepped_aside=None if shut is None else shut.message,
         )
 
@@ -108,7 +116,8 @@ class BatchingEngine:
     def _work(self) -> None:
         while not self._room.is_closed:
             try:
-                if not self._turn():
+                if not self._turn() and not self._room.rest(self._idle_seconds):
+                    self._worlds.give_back()
                     self._room.rest()
             except Exception as error:  # noqa: BLE001  no failure may end the engine's thread
                 self._start_over(error)

@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Sizes that are fixed while an engine runs. `cache_tokens` None: by the memory that is free.
+    """Sizes that are fixed while an engine runs.
 
+    `cache_bytes`: of keys and values of all models in memory together; None: by the memory that is free.
+    `cache_tokens`: of each model, whatever their bytes; None: by the bytes.
     `chunk_tokens`: of all prompts that one step reads; None: what keeps the device at work and answers flowing.
     """
 
@@ -42,12 +44,20 @@ class BatchLimits:
     block_tokens: int = 16
     chunk_tokens: int | None = None
     cache_tokens: int | None = None
+    cache_bytes: int | None = None
 
 
 class BatchHost:
     """Answers many requests at once. Made of a model that cannot, it raises NotBatchable and leaves it as it was."""
 
-    def __init__(self, model: Any, limits: BatchLimits, finish: Callable[[Ticket, TokenEvent], None]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        limits: BatchLimits,
+        finish: Callable[[Ticket, TokenEvent], None],
+        on_growth: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_growth` is called before keys and values are written to memory that this host did not have before."""
         support = try_batching(model)
         self.reader = AdapterReader(model, frozenset(support.siblings))
         self.running: list[Sequence] = []
@@ -55,17 +65,20 @@ class BatchHost:
         self.slots = AdapterSlots(model, limits.adapters, model.dtype, support.siblings, rank_step=step)
         self._model = model
         self._finish = finish
+        self._on_growth = on_growth
         self._limits = limits
         self._awaited: tuple[list[Sequence], Choices] | None = None  # of the last step, not read yet
         self._ends = end_tokens(model)
         size = limits.block_tokens
+        block_bytes = size * support.small_cache.bytes_per_place()
         places = limits.cache_tokens or cache_places(
-            support.small_cache.bytes_per_place(), limits.answers, model_limit(model), model.device
+            block_bytes // size, limits.answers, model_limit(model), model.device, limits.cache_bytes
         )
         self.blocks = BlockPool(places // size + 1, size)
         if self.blocks.total < 1:
             raise NotBatchable("no memory is left for keys and values")
         self._cache = KeyValueCache.like(support.small_cache, (self.blocks.total + 1) * size)
+        self._block_bytes = block_bytes
         width = min(self.blocks.total, self.blocks.blocks_for(model_limit(model) or places))
         self._tables = Tables(limits.answers, width, size, str(model.device))
         self._rows = list(range(limits.answers, 0, -1))
@@ -81,11 +94,31 @@ class BatchHost:
         """How many answers it computes at once."""
         return self._limits.answers
 
+    @property
+    def cache_tokens(self) -> int:
+        """The tokens whose keys and values it can have at once."""
+        return self.blocks.total * self.blocks.block_tokens
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the keys and values that it has memory for."""
+        is_grown = self._model.device.type == "cpu"
+        return (self.blocks.used if is_grown else self.blocks.total + 1) * self._block_bytes
+
+    def give_back(self) -> None:
+        """Forget all that is kept for later requests only; its memory is the system's again.
+
+        No answer may be under way. For a CPU: a GPU has its memory as a whole, and graphs are recorded over it.
+        """
+        self.blocks.forget()
+        self._cache.reset()
+        self.slots.empty()
+
     def check(self, ticket: Ticket) -> None:
         """Raises Refusal for a request that this model or this cache can never answer."""
         prompt, most = ticket.request.prompt_ids, ticket.request.sampling.max_new_tokens
         check_fits(self._model, prompt, most)
-        check_cache_holds(self.blocks.total * self.blocks.block_tokens, len(prompt), most)
+        check_cache_holds(self.cache_tokens, len(prompt), most)
 
     def admit(self, ticket: Ticket, weights: LoraWeights | None) -> bool:
         """Begin to answer a request that was checked; false while there is no place for it."""
@@ -97,6 +130,7 @@ class BatchHost:
         if slot is None:
             return False
         speaker = request.adapter.name if request.adapter is not None else ""
+        used = self.blocks.used
         holding = self.blocks.take(speaker, prompt, len(prompt) + most - 1)
         if holding is None:
             if weights is not None:
@@ -104,16 +138,20 @@ class BatchHost:
             return False
         sequence = Sequence(ticket, holding, row=self._rows.pop(), slot=slot, model_ends=self._ends)
         self.running.append(sequence)
-        self._prepare(sequence)
+        if self.blocks.used > used:
+            self._on_growth()
+        self._prepare(sequence, used)
         return True
 
-    def _prepare(self, sequence: Sequence) -> None:
-        """A failure here is the failure of this answer; it then ends with its error at the next step."""
+    def _prepare(self, sequence: Sequence, used: int) -> None:
+        """Of its blocks those beyond the first `used` are zeros still.
+
+        A failure here is the failure of this answer; it then ends with its error at the next step."""
         try:
             size, holding = self.blocks.block_tokens, sequence.holding
             self._tables.set(sequence.row, holding.blocks)
             fresh = holding.blocks[holding.shared_tokens // size :]
-            places = [block * size + within for block in fresh for within in range(size)]
+            places = [block * size + within for block in fresh if block <= used for within in range(size)]
             self._cache.clear(to_device(places, self._model.device, torch.int64))
             sequence.decide_how(self._ends, str(self._model.device))
         except torch.AcceleratorError:

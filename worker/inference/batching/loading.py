@@ -91,19 +91,26 @@ def _put(place: Any, tensor: Any) -> Any:
 
 
 class Shelf:
-    """Adapters that were read, in memory of the host, up to a number of bytes; the least recently used goes first."""
+    """Adapters that were read for any base, in memory of the host, up to a number of bytes in all.
+
+    What one base has put there no other one finds; the least recently used goes first.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._weights: OrderedDict[str, LoraWeights] = OrderedDict()
+        self._weights: OrderedDict[tuple[object, str], LoraWeights] = OrderedDict()
 
-    def get(self, name: str) -> LoraWeights | None:
-        if name in self._weights:
-            self._weights.move_to_end(name)
-        return self._weights.get(name)
+    def get(self, owner: object, name: str) -> LoraWeights | None:
+        if (owner, name) in self._weights:
+            self._weights.move_to_end((owner, name))
+        return self._weights.get((owner, name))
 
-    def put(self, weights: LoraWeights) -> None:
+    def clear(self, owner: object) -> None:
+        for key in [key for key in self._weights if key[0] is owner]:
+            del self._weights[key]
+
+    def put(self, owner: object, weights: LoraWeights) -> None:
         """The newest stays, however large it is."""
-        self._weights[weights.name] = weights
+        self._weights[owner, weights.name] = weights
         while len(self._weights) > 1 and sum(one.nbytes for one in self._weights.values()) > self._most_bytes:
             self._weights.popitem(last=False)

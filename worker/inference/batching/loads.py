@@ -9,8 +9,6 @@ from worker.inference.batching.lora import LoraWeights
 from worker.inference.engine import AdapterFolder
 from worker.inference.waiting import Ticket
 
-SHELF_BYTES = 2 * 2**30
-
 
 @dataclass(frozen=True)
 class Arrival:
@@ -24,17 +22,17 @@ class Arrival:
 class Loads:
     """Tickets that wait for an adapter to be read. An adapter that many ask for is read once."""
 
-    def __init__(self, reader: AdapterReader, on_news: Callable[[], None]) -> None:
+    def __init__(self, reader: AdapterReader, shelf: Shelf, on_news: Callable[[], None]) -> None:
         self._reader = reader
         self._on_news = on_news
-        self._shelf = Shelf(SHELF_BYTES)
+        self._shelf = shelf
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="adapters")
         self._reads: dict[AdapterFolder, Future[LoraWeights]] = {}
         self._tickets: list[tuple[Ticket, AdapterFolder]] = []
 
     def find(self, adapter: AdapterFolder) -> LoraWeights | None:
         """The adapter, if it is in memory."""
-        return self._shelf.get(adapter.name)
+        return self._shelf.get(self, adapter.name)
 
     def wait_for(self, adapter: AdapterFolder, ticket: Ticket) -> None:
         """Have the adapter read; the ticket is among the arrivals then."""
@@ -54,7 +52,12 @@ class Loads:
     def count(self) -> int:
         return len(self._tickets)
 
+    def give_back(self) -> None:
+        """Forget the adapters that were read; whoever asks for one has it read again."""
+        self._shelf.clear(self)
+
     def close(self) -> None:
+        self.give_back()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _arrival(self, ticket: Ticket, read: Future[LoraWeights]) -> Arrival:
@@ -63,5 +66,5 @@ class Loads:
         error = read.exception()
         if error is not None:
             return Arrival(ticket, None, error if isinstance(error, Exception) else RuntimeError(str(error)))
-        self._shelf.put(read.result())
+        self._shelf.put(self, read.result())
         return Arrival(ticket, read.result())

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from worker.inference.batching.tensors import Zeros
+
 
 @dataclass(frozen=True)
 class LoraWeights:
@@ -86,7 +88,7 @@ class Downs:
     def __init__(self, dtype: Any, slots: int, rank: int, layers: int, size: int, device: Any) -> None:
         self._shape = (slots, layers)
         self._size = size
-        self._kind = {"device": device, "dtype": dtype}
+        self._dtype, self._device = dtype, device
         self.weights = self._room(rank)
 
     def put(self, slot: int, layer: int, weights: Any | None) -> None:
@@ -94,12 +96,12 @@ class Downs:
         if weights is not None:
             own[: len(weights)].copy_(weights, non_blocking=True)
 
-    def widen(self, rank: int) -> None:
+    def widen(self, rank: int, live: int) -> None:
         old, self.weights = self.weights, self._room(rank)
-        self.weights[:, :, : old.shape[2]] = old
+        self.weights[:live, :, : old.shape[2]] = old[:live]
 
     def _room(self, rank: int) -> Any:
-        return torch.zeros(*self._shape, rank, self._size, **self._kind)
+        return Zeros((*self._shape, rank, self._size), self._dtype, self._device).tensor
 
 
 class MultiLoraLinear(nn.Module):  # type: ignore[misc]
@@ -117,12 +119,12 @@ class MultiLoraLinear(nn.Module):  # type: ignore[misc]
 
     def _room(self, rank: int) -> Any:
         shape = (self._slots, rank, self.base.out_features)
-        return torch.zeros(shape, device=self.base.weight.device, dtype=self._owners.dtype)
+        return Zeros(shape, self._owners.dtype, self.base.weight.device).tensor
 
-    def widen(self, rank: int) -> None:
-        """Make room for a larger rank; every slot keeps its weights. Its `downs` are widened beside it."""
+    def widen(self, rank: int, live: int) -> None:
+        """Make room for a larger rank; the first `live` slots keep their weights. Its `downs` are widened beside it."""
         old, self._ups = self._ups, self._room(rank)
-        self._ups[:, : old.shape[1]] = old
+        self._ups[:live, : old.shape[1]] = old[:live]
 
     def put(self, slot: int, pair: tuple[Any, Any] | None) -> None:
         """Put an adapter's A and B into a slot; None leaves the slot without effect."""
@@ -181,6 +183,15 @@ class AdapterSlots:
     def leave(self, name: str) -> None:
         self._users[name] -= 1
 
+    def empty(self) -> None:
+        """Forget all adapters, and let go of the memory of their slots. No answer may use one."""
+        assert not any(self._users.values())
+        self.unwrap()
+        self._held.clear()
+        self._users.clear()
+        self._rank = self._rank_step
+        self.version += 1
+
     def unwrap(self) -> None:
         """Give the model its own layers back."""
         for path, layer in self._layers.items():
@@ -199,10 +210,11 @@ class AdapterSlots:
         if weights.rank > self._rank:
             self._rank = -(-weights.rank // self._rank_step) * self._rank_step
             self.version += 1
+            live = max(self._held.values(), default=0)
             for downs in self._downs.values():
-                downs.widen(self._rank)
+                downs.widen(self._rank, live)
             for layer in self._layers.values():
-                layer.widen(self._rank)
+                layer.widen(self._rank, live)
         for path in weights.pairs.keys() - self._layers.keys():
             self._layers[path] = self._wrapped(path)
             _replace(self._model, path, self._layers[path])

@@ -1,5 +1,6 @@
 """What fits into the memory of a device: models, and beside one that is loaded its tokens' keys and values."""
 
+import ctypes
 import os
 from math import prod
 from pathlib import Path
@@ -12,7 +13,8 @@ from app.contracts.yielding import ENGINE_SHARE
 
 # Of an answer, prompt and all, when many are answered at once; a longer one takes the place of others.
 USUAL_TOKENS = 2048
-MOST_CPU_BYTES = 4 * 2**30
+# Of keys and values on a CPU, where the operator has named no other number.
+MOST_CPU_BYTES = 2**30
 PAGE = os.sysconf("SC_PAGE_SIZE")
 KIB = 1024
 
@@ -60,12 +62,30 @@ def weight_bytes(folder: Path, dtype: Any) -> int:
     return numbers * int(dtype.itemsize)
 
 
-def cache_places(bytes_per_place: int, answers: int, longest: int | None, device: Any) -> int:
-    """Tokens that the cache may hold on this device now: at most those of so many usual answers, or of one longest."""
+def cache_bound(device: str) -> int | None:
+    """The bytes of keys and values of all models together where the operator has named no number.
+
+    None on a GPU: there each model takes its share of what is free when it is loaded.
+    """
+    if device.startswith("cuda"):
+        return None
+    return min(MOST_CPU_BYTES, int(Memory(device).free() * ENGINE_SHARE))
+
+
+def cache_places(bytes_per_place: int, answers: int, longest: int | None, device: Any, most_bytes: int | None) -> int:
+    """Tokens that the cache may hold on this device now: at most those of so many usual answers, or of one longest.
+
+    `most_bytes` None: what is free decides. On a GPU it decides in any case.
+    """
+    rooms = [] if most_bytes is None else [most_bytes]
     if device.type == "cuda":
-        room = int(torch.cuda.mem_get_info(device)[0] * ENGINE_SHARE)
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        room = min(int(free * ENGINE_SHARE), MOST_CPU_BYTES)
+        rooms.append(int(torch.cuda.mem_get_info(device)[0] * ENGINE_SHARE))
     usual = USUAL_TOKENS if longest is None else min(longest, USUAL_TOKENS)
-    return min(max(answers * usual, longest or 0), room // bytes_per_place)
+    return min([max(answers * usual, longest or 0), *(room // bytes_per_place for room in rooms)])
+
+
+def return_freed_memory() -> None:
+    """Give the system what this process has freed: the C library keeps it for later otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others do not
+    if trim is not None:
+        trim(0)

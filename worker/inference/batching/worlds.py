@@ -9,7 +9,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,9 +17,9 @@ from worker.inference.adapters import Bundle, validate_bundle
 from worker.inference.bases import Placement, is_out_of_memory, load_base, load_config
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchHost, BatchLimits
-from worker.inference.batching.loading import more_than_lora
+from worker.inference.batching.loading import Shelf, more_than_lora
 from worker.inference.batching.loads import Loads
-from worker.inference.batching.memory import Memory, weight_bytes
+from worker.inference.batching.memory import Memory, cache_bound, return_freed_memory, weight_bytes
 from worker.inference.blueprints import Blueprints
 from worker.inference.engine import AdapterFolder, ModelFolder, TokenEvent, TokenRequest
 from worker.inference.limits import model_limit
@@ -27,6 +27,10 @@ from worker.inference.merging import merge
 from worker.inference.resident import Resident
 from worker.inference.waiting import Ticket
 
+# Of adapters that were read, for all bases together. A CPU's slots lie in the same memory, and hold them once more.
+GPU_SHELF_BYTES = 2 * 2**30
+CPU_SHELF_BYTES = 2**28
+MOST_REMEMBERED = 4096
 log = logging.getLogger(__name__)
 
 
@@ -57,6 +61,16 @@ class Loaded:
     why_alone: str | None = None
     longest: int | None = None
 
+    @property
+    def cache_bytes(self) -> int:
+        return 0 if self.host is None else self.host.cache_bytes
+
+    def give_back(self) -> None:
+        """See `BatchHost.give_back`; the adapters that were read for it go too."""
+        if self.loads is not None and self.host is not None:
+            self.host.give_back()
+            self.loads.give_back()
+
     def close(self) -> None:
         if self.loads is not None:
             self.loads.close()
@@ -79,7 +93,10 @@ class Worlds:
         memory: Memory,
     ) -> None:
         self._placement = placement
-        self._limits = limits
+        self._is_on_gpu = placement.device.startswith("cuda")
+        self.most_cache_bytes = limits.cache_bytes or cache_bound(placement.device)
+        self._limits = replace(limits, cache_bytes=self.most_cache_bytes)
+        self._shelf = Shelf(GPU_SHELF_BYTES if self._is_on_gpu else CPU_SHELF_BYTES)
         self._finish = finish
         self._on_news = on_news
         self._memory = memory
@@ -114,6 +131,11 @@ class Worlds:
         return self._here.why_alone
 
     @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values of all that is in memory."""
+        return sum(loaded.cache_bytes for loaded in self._loaded.values())
+
+    @property
     def names(self) -> list[str]:
         """All that is in memory, that of now first."""
         return [world.name for world in reversed(self._loaded)]
@@ -124,16 +146,18 @@ class Worlds:
         if adapter is None:
             return World(request.base)
         if adapter not in self._more_than_lora:
-            self._more_than_lora[adapter] = more_than_lora(adapter)
+            self.keep_merged(adapter, more_than_lora(adapter))
         return World(request.base, None if self._more_than_lora[adapter] is None else adapter)
 
     def beside(self, request: TokenRequest) -> AdapterFolder | None:
         """The adapter that answers beside the base of now; None too when it is part of its weights."""
         return request.adapter if self.now is None or self.now.merged is None else None
 
-    def keep_merged(self, adapter: AdapterFolder, reason: str) -> None:
-        """An adapter that was read turned out to need more than a mixed batch can do."""
+    def keep_merged(self, adapter: AdapterFolder, reason: str | None) -> None:
+        """Remember why an adapter needs more than a mixed batch can do; None: it does not, as far as is known."""
         self._more_than_lora[adapter] = reason
+        if len(self._more_than_lora) > MOST_REMEMBERED:
+            del self._more_than_lora[next(iter(self._more_than_lora))]
 
     def is_too_cramped_for(self, request: TokenRequest) -> bool:
         """Whether the world of now has no room for the request, and may have it once it is the only one."""
@@ -141,7 +165,7 @@ class Worlds:
         if host is None or longest is None or len(self._loaded) < 2:
             return False
         tokens = len(request.prompt_ids) + request.sampling.max_new_tokens
-        return host.blocks.total * host.blocks.block_tokens < tokens - 1 < longest
+        return host.cache_tokens < tokens - 1 < longest
 
     def enter(self, world: World, *, is_only: bool = False) -> None:
         """Let the world answer; it is loaded if it is not in memory, and with `is_only` after all others have gone.
@@ -173,10 +197,24 @@ class Worlds:
     def _make_room(self, world: World) -> None:
         """Let go of worlds, those that answered longest ago first, until the others and this one are half at most."""
         needed = weight_bytes(world.base.folder, self._placement.dtype)
-        while self._loaded and self._memory.held() + needed > self._memory.free():
+        while self._loaded and (self._is_cache_taken() or self._memory.held() + needed > self._memory.free()):
             oldest = next(iter(self._loaded))
             log.info("%s makes room for %s", oldest.name, world.name)
             self._let_go_of(oldest)
+
+    def _is_cache_taken(self) -> bool:
+        """Whether others hold most of the cache's bytes for good, as they do on a GPU."""
+        bound = self.most_cache_bytes
+        return bound is not None and self._is_on_gpu and 2 * self.cache_bytes > bound
+
+    def _bound_cache(self) -> None:
+        """On a CPU, let those that answered longest ago give back what they can until all are within the bound."""
+        if self._is_on_gpu:
+            return
+        for loaded in list(self._loaded.values())[:-1]:
+            if self.most_cache_bytes is None or self.cache_bytes <= self.most_cache_bytes:
+                return
+            loaded.give_back()
 
     def _load_somehow(self, world: World, bundle: Bundle | None) -> Loaded:
         """What was measured may be wrong: where memory is too little in company, it is tried once more without."""
@@ -197,11 +235,24 @@ class Worlds:
         longest = None
         if self._loaded and self._limits.cache_tokens is None:
             longest = model_limit(model) or sys.maxsize
+        limits = self._limits
+        if limits.cache_bytes is not None and self._is_on_gpu:
+            limits = replace(limits, cache_bytes=limits.cache_bytes - self.cache_bytes)
         try:
-            host = BatchHost(model, self._limits, self._finish)
+            host = BatchHost(model, limits, self._finish, self._bound_cache)
         except NotBatchable as error:
             return Loaded(resident=Resident(model, max(2, self._limits.adapters)), why_alone=str(error))
-        return Loaded(host=host, loads=Loads(host.reader, self._on_news), longest=longest)
+        if longest is not None and not self._is_on_gpu:  # company takes nothing from it there
+            longest = min(longest, host.cache_tokens)
+        return Loaded(host=host, loads=Loads(host.reader, self._shelf, self._on_news), longest=longest)
+
+    def give_back(self) -> None:
+        """On a CPU, let go of what is kept for later requests only; models stay. No answer may be under way."""
+        if self._is_on_gpu:
+            return
+        for loaded in self._loaded.values():
+            loaded.give_back()
+        _collect()
 
     def let_go_of_others(self) -> None:
         """Keep the world of now alone."""
@@ -228,5 +279,6 @@ class Worlds:
 
 def _collect() -> None:
     gc.collect()
+    return_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

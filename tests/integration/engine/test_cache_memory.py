@@ -1,0 +1,121 @@
+"""What an engine on a CPU keeps for later requests: it grows with use, is bounded for all models, and is given back."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from tests.integration.engine.asking import PROMPT, a_request, tokens_of
+from tests.integration.engine.worlds import World, reference
+from tests.waiting import wait_for
+from worker.inference.bases import Placement
+from worker.inference.batching.engine import BatchingEngine
+from worker.inference.batching.host import BatchLimits
+from worker.inference.batching.loading import Shelf
+from worker.inference.batching.lora import LoraWeights
+from worker.inference.batching.memory import Memory
+from worker.inference.batching.tensors import Zeros
+
+ON_CPU = Placement("cpu", torch.float32)
+CPU = torch.device("cpu")
+LONG_PROMPT = tuple(range(5, 105))
+MakeEngine = Callable[..., BatchingEngine]
+
+
+@pytest.fixture
+def make_engine() -> Iterator[MakeEngine]:
+    made: list[BatchingEngine] = []
+
+    def make(idle_seconds: float = 60.0, **limits: int) -> BatchingEngine:
+        made.append(BatchingEngine(ON_CPU, limits=BatchLimits(adapters=4, **limits), idle_seconds=idle_seconds))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+    assert all(engine.join(30) for engine in made)
+
+
+def cache_of(engine: BatchingEngine) -> tuple[int, int]:
+    """The bytes in use and their bound."""
+    health = engine.health()
+    assert health.cache_bytes is not None
+    assert health.max_cache_bytes is not None
+    return health.cache_bytes, health.max_cache_bytes
+
+
+def block_bytes(engine: BatchingEngine) -> int:
+    host = engine._worlds.host
+    assert host is not None
+    return host.cache_bytes // host.blocks.used
+
+
+def test_the_cache_grows_with_use(make_engine: MakeEngine, world: World) -> None:
+    engine = make_engine()
+    assert cache_of(engine)[0] == 0
+
+    tokens_of(engine, a_request(world))
+    small, bound = cache_of(engine)
+    tokens_of(engine, a_request(world, prompt=LONG_PROMPT))
+
+    assert 0 < small < cache_of(engine)[0] < bound <= 2**30
+
+
+def test_all_models_together_stay_within_one_bound(make_engine: MakeEngine, world: World) -> None:
+    probe = make_engine()
+    tokens_of(probe, a_request(world))
+    engine = make_engine(cache_bytes=12 * block_bytes(probe))
+    bases = (world.base, world.other_base, world.endless_base)
+
+    for base in (*bases, *bases):
+        request = a_request(world, base=base, prompt=LONG_PROMPT)
+        assert tokens_of(engine, request) == reference(base, None, LONG_PROMPT, 12)
+        assert 7 * block_bytes(engine) <= cache_of(engine)[0] <= 12 * block_bytes(engine)
+
+    assert len(engine.health().in_memory) == len(bases)
+
+
+@pytest.mark.parametrize("speaker", ["base", "wide"])
+def test_what_an_idle_engine_kept_is_given_back_and_the_next_answer_is_right(
+    make_engine: MakeEngine, world: World, speaker: str
+) -> None:
+    engine = make_engine(idle_seconds=0.05)
+    right = reference(world.base, world.adapter(speaker), PROMPT, 12)
+    tokens_of(engine, a_request(world, speaker))
+
+    wait_for("the memory is given back", lambda: cache_of(engine)[0] == 0, 30)
+
+    assert engine.health().loaded_adapters == []
+    assert engine.health().in_memory == [world.base.name]
+    assert tokens_of(engine, a_request(world, speaker)) == right
+
+
+def test_zeros_take_memory_when_they_are_written_to_and_lose_it_when_they_are_reset() -> None:
+    memory, size = Memory("cpu"), 2**26
+    zeros = Zeros((size // 4,), torch.float32, CPU)
+    untouched = memory.held()
+
+    zeros.tensor[: size // 8] = 1
+    half = memory.held() - untouched
+    zeros.reset()
+
+    assert size // 4 < half < 3 * size // 4
+    assert memory.held() - untouched < size // 4
+    assert not zeros.tensor.any()
+
+
+def test_adapters_that_were_read_are_bounded_for_all_bases_and_no_base_finds_those_of_another() -> None:
+    shelf = Shelf(most_bytes=20)
+    one, other = object(), object()
+
+    def weights(name: str) -> LoraWeights:
+        return LoraWeights(name, {}, 10)
+
+    shelf.put(one, weights("a"))
+    shelf.put(other, weights("b"))
+    assert (shelf.get(one, "a") is not None, shelf.get(other, "a")) == (True, None)
+    shelf.put(other, weights("c"))
+
+    assert [shelf.get(owner, name) is not None for owner, name in ((one, "a"), (other, "b"), (other, "c"))] == [
+        True, False, True,
+    ]  # fmt: skip
