@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from app.contracts.cores import sharing_cores
 from app.jobs.states import Stage
 
 TRAINER = "worker.training"
@@ -21,6 +22,7 @@ def environment(cache: Path, *, is_offline: bool) -> dict[str, str]:
     """
     return {
         **os.environ,
+        **sharing_cores(os.environ),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),

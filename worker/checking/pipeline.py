@@ -6,7 +6,6 @@ A small source is tokenised here: starting processes would cost more than it tak
 """
 
 import multiprocessing
-import os
 from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Self
 
 import pyarrow as pa
 
+from app.contracts.cores import count_cores
 from app.contracts.records import Record
 from app.contracts.tokens import LongRecord
 from app.errors import Problem
@@ -132,4 +132,4 @@ def _tokenise(chunk: Chunk) -> Tokenised:
 
 def useful_processes(asked: int | None) -> int:
     """As many as the spec's `dataset_num_proc` says, or one a core that this process may use."""
-    return asked or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
+    return asked or min(MOST_PROCESSES, count_cores())

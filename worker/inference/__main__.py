@@ -1,5 +1,7 @@
 """`python -m worker.inference`: the engine process. SIGTERM ends its answers with an error and stops it."""
 
+import worker.inference.cores  # noqa: F401  # isort: skip  # before torch
+
 import argparse
 import logging
 import os

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.contracts.cores import WAITING
 from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder, TextDelta
 from app.contracts.order import BaseRef
 from app.errors import EngineUnavailable
@@ -169,3 +173,14 @@ def test_a_tokenizer_of_a_bundle_is_read_and_not_that_of_the_base(
 
     assert isinstance(error, EngineError)
     assert "the bundle speaks" in error.message
+
+
+def test_its_openmp_waits_without_a_core() -> None:
+    inherited = {name: value for name, value in os.environ.items() if name not in WAITING}
+    command = [sys.executable, "-m", "worker.inference", "--help"]
+
+    done = subprocess.run(
+        command, env={**inherited, "OMP_DISPLAY_ENV": "true"}, capture_output=True, text=True, check=True
+    )
+
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
