@@ -24,6 +24,7 @@ from worker.inference.workshop import Workshop
 
 # Over all tokenizers; each is at most `schema_child.MOST_GRAMMAR_BYTES`.
 KEPT_FORMATS = 64
+KEPT_BYTES = 2**28
 # Up to so much `effort` a schema takes two seconds at most, of a vocabulary of 128,000 tokens: less than a process.
 QUICK_EFFORT = 40
 BITS = 32
@@ -36,9 +37,13 @@ Made: TypeAlias = "Future[JsonGrammar | EngineError]"
 
 
 class GrammarShelf:
-    """Grammars by the content of tokenizer and schema: all adapters of a base share what one of them had made."""
+    """Grammars by the content of tokenizer and schema: all adapters of a base share what one of them had made.
 
-    def __init__(self) -> None:
+    The least recently used go first, where there are too many or they take too many bytes.
+    """
+
+    def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
+        self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._made: OrderedDict[tuple[str, str], Made] = OrderedDict()
 
@@ -54,10 +59,14 @@ class GrammarShelf:
                 return found
             made = self._made[tokenizer, schema] = Future()
             self._made.move_to_end((tokenizer, schema))
-            while len(self._made) > KEPT_FORMATS:
+            while len(self._made) > 1 and (len(self._made) > KEPT_FORMATS or self._bytes() > self._most_bytes):
                 self._made.popitem(last=False)
         make(made)
         return made
+
+    def _bytes(self) -> int:
+        found = [made.result() for made in self._made.values() if made.done()]
+        return sum(grammar.nbytes for grammar in found if isinstance(grammar, JsonGrammar))
 
 
 SHELF = GrammarShelf()
@@ -136,6 +145,10 @@ class JsonGrammar:
         self._compiled = compiled
         self._vocabulary = vocabulary
         self._schema = schema
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._compiled.memory_size_bytes)
 
     @cached_property
     def written(self) -> str:

@@ -98,6 +98,14 @@ def test_adapters_of_one_tokenizer_share_what_one_of_them_had_made(tokenizer: An
     assert first is second is not third
 
 
+def test_grammars_are_kept_up_to_a_number_of_bytes(tokenizer: Any) -> None:
+    maker = GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), shelf=GrammarShelf(most_bytes=1))
+
+    first, _, again = (asyncio.run(maker.grammar_of(a_format(schema))) for schema in (QUICK, {"type": "null"}, QUICK))
+
+    assert first is not again
+
+
 @pytest.mark.parametrize(("status", "times"), [(422, 1), (429, 2), (503, 2)])
 def test_what_is_the_schemas_fault_is_kept_and_all_else_tried_again(status: int, times: int) -> None:
     shelf, tried = GrammarShelf(), []
