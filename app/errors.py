@@ -11,7 +11,8 @@
 Messages say what was found and what would be right; they never hold a secret or a stack trace.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 from pydantic import BaseModel
 
@@ -87,6 +88,13 @@ def _type(status: int) -> str:
 class InvalidRequest(ServiceError):
     status = 422
     code = "invalid_request"
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> Self:
+        """One answer for all that is wrong; the message is a sentence about the first problem."""
+        first, more = problems[0], len(problems) - 1
+        message = f"{first.field}: found {first.found}, expected {first.expected}"
+        return cls(f"{message} (and {more} more)" if more else message, param=first.field, details=list(problems))
 
 
 class InvalidDataset(InvalidRequest):

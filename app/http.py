@@ -131,6 +131,29 @@ class RequestLimits:
         await answer(error, scope["request_id"])(scope, receive, send)
 
 
+class HeadRequests:
+    """ASGI middleware: HEAD is answered wherever GET is, with the status and the headers alone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        is_answered = False
+
+        async def send_head(message: Message) -> None:
+            nonlocal is_answered
+            if not is_answered and message["type"] == "http.response.start":
+                await send(message)
+            elif not is_answered:
+                is_answered = True  # a stream that has no end sees that its reader is gone
+                await send({"type": "http.response.body", "body": b""})
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
 def _counted(receive: Receive, limit: int) -> Receive:
     total = 0
 

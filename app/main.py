@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from app import __version__, system
 from app.adapters.routes import router as adapters
@@ -17,18 +17,20 @@ from app.files.routes import router as files
 from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
-from app.http import RequestLimits, install_error_handlers
+from app.http import HeadRequests, RequestLimits, install_error_handlers
 from app.jobs.queue import CeleryDoorbell, make_celery
 from app.jobs.retention import sweep_orphans
 from app.jobs.routes import router as jobs
 from app.openai.routes import router as openai
+from app.parameters import refuse_unknown_parameters
 
 # What an upload has left on the disk after a day, nobody sends or checks any more.
 LONGEST_UPLOAD_SECONDS = 86_400
-# "4XX" is every refusal; 422 stands beside it since FastAPI would describe it in a form of its own.
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorForm} for code in ("4XX", 422, 503)}
-
-
+Responses = dict[int | str, dict[str, Any]]
+# "4XX" is every refusal. OpenAI's paths answer a wrong field with its status, 400.
+ERRORS: Responses = {code: {"model": ErrorForm} for code in ("4XX", 503)}
+WRONG_FIELD: Responses = {422: {"model": ErrorForm}}
+OPENAI_WRONG_FIELD: Responses = {400: {"model": ErrorForm}}
 log = logging.getLogger(__name__)
 
 
@@ -46,14 +48,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await app.state.engine.close()
         app.state.database.close()
 
-    app = FastAPI(title="Tunesmith", version=__version__, lifespan=lifespan, responses=ERRORS)
+    app = FastAPI(
+        title="Tunesmith",
+        version=__version__,
+        lifespan=lifespan,
+        responses=ERRORS,
+        dependencies=[Depends(refuse_unknown_parameters)],
+    )
     app.state.settings = settings
     app.state.database = Database.open(settings.database)
     app.state.bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))
     app.state.engine = HttpEngineClient(settings.engine_url)
-    for router in (system.router, jobs, files, adapters, generate, openai):
-        app.include_router(router)
+    for router in (system.router, jobs, files, adapters, generate):
+        app.include_router(router, responses=WRONG_FIELD)
+    app.include_router(openai, responses=OPENAI_WRONG_FIELD)
     install_error_handlers(app)
+    app.add_middleware(HeadRequests)
     app.add_middleware(
         RequestLimits, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes
     )

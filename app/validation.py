@@ -27,11 +27,7 @@ def invalid_request(errors: Sequence[dict[str, Any]], body: type[BaseModel], sen
 
     `body` has the names that its fields could have had; `sent`, the request itself, is only asked for what was meant.
     """
-    problems = [_problem(error, body, sent) for error in errors]
-    first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    message = f"{first.field}: found {first.found}, expected {first.expected}{more}"
-    return InvalidRequest(message, param=first.field, details=problems)
+    return InvalidRequest.of([_problem(error, body, sent) for error in errors])
 
 
 def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem:

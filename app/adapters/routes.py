@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app.adapters import service
-from app.adapters.schemas import AdapterPage, AdapterView, Deleted
+from app.adapters.schemas import AdapterDeleted, AdapterPage, AdapterView
 from app.dependencies import DatabaseDep
 
 LONGEST_PAGE = 1000
@@ -32,7 +32,7 @@ def get_adapter(adapter_id: AdapterName, database: DatabaseDep) -> AdapterView:
 
 
 @router.delete("/{adapter_id}")
-def delete_adapter(adapter_id: AdapterName, database: DatabaseDep) -> Deleted:
+def delete_adapter(adapter_id: AdapterName, database: DatabaseDep) -> AdapterDeleted:
     """Remove an adapter and its files; the job that trained it stays."""
     with database.writer() as session:
-        return Deleted(id=service.delete(session, adapter_id))
+        return AdapterDeleted(id=service.delete(session, adapter_id))

@@ -42,7 +42,7 @@ class AdapterPage(BaseModel):
         return cls(data=shown, first_id=first, last_id=last, has_more=has_more)
 
 
-class Deleted(BaseModel):
+class AdapterDeleted(BaseModel):
     id: str
     object: Literal["adapter"] = "adapter"
     deleted: bool = True

@@ -1,24 +1,27 @@
 """HTTP for uploads."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Query, UploadFile
+from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse
 
 from app.dependencies import DatabaseDep, SettingsDep
 from app.files import service
 from app.files.report import FileReport
-from app.files.schemas import Deleted, FilePage, FileView
+from app.files.schemas import FileDeleted, FilePage, FileView
 from app.jobs.repository import uses_file
 
 LONGEST_PAGE = 1000
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
 FileId = Annotated[str, "the id that POST /files answered"]
 router = APIRouter(prefix="/files", tags=["files"])
 
 
 @router.post("", status_code=201)
 def upload_file(
-    file: UploadFile,
+    file: Annotated[UploadFile, File(json_schema_extra={"format": "binary"})],
     database: DatabaseDep,
     settings: SettingsDep,
     purpose: Annotated[Literal["fine-tune"], Form()] = "fine-tune",
@@ -47,7 +50,7 @@ def get_file(file_id: FileId, database: DatabaseDep) -> FileView:
         return FileView.of(service.find(session, file_id))
 
 
-@router.get("/{file_id}/content", response_class=FileResponse)
+@router.get("/{file_id}/content", response_class=FileResponse, responses=BYTES)
 def get_content(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileResponse:
     """The very bytes that were sent; `Range` is honoured."""
     with database.reader() as session:
@@ -64,8 +67,8 @@ def get_report(file_id: FileId, database: DatabaseDep) -> FileReport:
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> Deleted:
+def delete_file(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileDeleted:
     """Remove a file that no job still needs."""
     with database.writer() as session:
         service.delete(session, settings, file_id, uses_file)
-    return Deleted(id=file_id)
+    return FileDeleted(id=file_id)

@@ -61,7 +61,7 @@ class FilePage(BaseModel):
         return cls(data=shown, first_id=first, last_id=last, has_more=has_more)
 
 
-class Deleted(BaseModel):
+class FileDeleted(BaseModel):
     id: str
     object: Literal["file"] = "file"
     deleted: bool = True

@@ -22,9 +22,9 @@ from app.jobs.queue import Doorbell
 from app.jobs.schemas import (
     CheckpointList,
     CheckpointView,
-    Deleted,
     EventPage,
     EventView,
+    JobDeleted,
     JobDetail,
     JobPage,
     JobView,
@@ -39,6 +39,7 @@ from app.jobs.stream import check, follow
 
 LONGEST_PAGE = 1000
 WORKER_IS_AWAY_AFTER = timedelta(seconds=30)
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 JobId = Annotated[str, "the id that POST /jobs answered"]
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 router.include_router(data_router)
@@ -154,11 +155,11 @@ def checkpoints(job_id: JobId, database: DatabaseDep) -> CheckpointList:
 
 
 @router.delete("/{job_id}")
-def delete(job_id: JobId, database: DatabaseDep, settings: SettingsDep) -> Deleted:
+def delete(job_id: JobId, database: DatabaseDep, settings: SettingsDep) -> JobDeleted:
     """Remove a job that has ended, with its events, logs and checkpoints; its adapter stays."""
     with database.writer() as session:
         service.delete(session, settings, job_id)
-    return Deleted(id=job_id)
+    return JobDeleted(id=job_id)
 
 
 @router.get("/{job_id}/events")
@@ -177,7 +178,7 @@ def events(
     )
 
 
-@router.get("/{job_id}/stream", response_class=EventSourceResponse)
+@router.get("/{job_id}/stream", response_class=EventSourceResponse, responses=STREAMED)
 async def stream(
     job_id: JobId, database: DatabaseDep, last_event_id: Annotated[str | None, Header()] = None
 ) -> EventSourceResponse:

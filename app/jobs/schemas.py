@@ -167,7 +167,7 @@ class LogPage(BaseModel):
     is_complete: bool
 
 
-class Deleted(BaseModel):
+class JobDeleted(BaseModel):
     id: str
     object: Literal["job"] = "job"
     deleted: bool = True

@@ -35,6 +35,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-strea
 
 
 @router.get("/models")
+@router.get("/models/", include_in_schema=False)
 def list_models(database: DatabaseDep, settings: SettingsDep) -> ModelCards:
     """Base models and adapters; an adapter's `parent` is its base."""
     with database.reader() as session:
