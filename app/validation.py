@@ -16,6 +16,20 @@ SECRETS = ("token", "secret", "password", "api_key")
 OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 # Where pydantic puts the chosen member of a union into the path of an error.
 TAGGED: tuple[tuple[str, ...], ...] = (("dataset", "source"), ("dataset", "eval_source"), ("response_format",))
+# OpenAI's fields that this service does not have, with what does the same here: a name that only looks alike misleads.
+NOT_SUPPORTED: dict[str, str | None] = {
+    "functions": "tools",
+    "function_call": "tool_choice",
+    "audio": None,
+    "prediction": None,
+    "suffix": None,
+    "web_search_options": None,
+}
+# What pydantic says of a value, up to what would be right; and behind it, what was found.
+SAID_BEFORE = re.compile(r"^(?:[A-Z][a-z]+ )?should (?:be |have )?")
+SAID_BEHIND = re.compile(r"(?: after validation, not \w+|, (?:got|unable to parse) .*)$")
+OTHERWISE = {"int_parsing_size": "a smaller whole number"}
+NO_FILE = "Expected UploadFile"
 # What pydantic puts behind the key of a dict, where the key itself is wrong.
 OF_THE_KEY = "[key]"
 COLUMNS = ["dataset", "columns"]
@@ -32,11 +46,12 @@ def invalid_request(errors: Sequence[dict[str, Any]], body: type[BaseModel], sen
 
 def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem:
     place = _path(error["loc"])
-    path = place or _path(error.get("ctx", {}).get("path", "body").split("."))
+    # A rule of ours may have looked further than pydantic: its path goes on from there.
+    behind = [name for name in error.get("ctx", {}).get("path", "").split(".") if name]
+    path = [*place, *behind]
     field = ".".join(path) or "body"
     if error["type"] == "extra_forbidden":
-        known = nearest(path, body)
-        expected = f"no such field; did you mean {known}?" if known else "no such field"
+        expected = _instead(path, body)
         if path[-1].lower().endswith(SECRETS) and isinstance(error.get("input"), str):
             expected = "no secret: set HF_TOKEN in the environment of the workers and the engine"
         # The value of an unknown key may be a secret that landed in the wrong place: it is not echoed.
@@ -48,12 +63,21 @@ def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return _wrong_tag(path, error)
     if error["type"] == "value_error":
-        return _broken_rule(path, error, body)
-    value = error.get("input") if place else _at(error.get("input"), path)
+        return _broken_rule(path, error)
+    value = _at(error.get("input"), behind)
     # Broken text may stand where nothing belongs, and be a secret.
     said = {"missing": "nothing", "broken_text": "a NUL, or half a character"}
     found = said.get(error["type"]) or quote(value)
     return Problem(field=field, code=error["type"], found=found, expected=_reason(error))
+
+
+def _instead(path: list[str], body: type[BaseModel]) -> str:
+    """What to do about a field that does not exist."""
+    if path[-1] in NOT_SUPPORTED:
+        instead = NOT_SUPPORTED[path[-1]]
+        return f"{instead} instead" if instead else "none: it is not supported here"
+    known = nearest(path, body)
+    return f"no such field; did you mean {known}?" if known else "no such field"
 
 
 def _wrong_key(path: list[str], error: dict[str, Any], sent: Any) -> Problem:
@@ -81,14 +105,14 @@ def _turned(columns: Any) -> str:
     return f"; did you mean {json.dumps(turned)}?" if turned and turned.keys() <= set(get_args(Column)) else ""
 
 
-def _broken_rule(path: list[str], error: dict[str, Any], body: type[BaseModel]) -> Problem:
-    """A rule over several fields is worded so that it begins with the name of one: that one is named."""
-    reason, found = _reason(error), error.get("input")
-    first = reason.split(maxsplit=1)[0].split(".") if reason else []
-    if ".".join([*path, *first]) in _known_names(body).values():
-        path, found = [*path, *first], _at(found, first)
+def _broken_rule(path: list[str], error: dict[str, Any]) -> Problem:
+    """A rule over several fields is worded `name should …` with the name of one of them."""
+    rule, found = error["msg"].removeprefix("Value error, "), error.get("input")
+    name, _, rest = rule.partition(" ")
+    if rest.startswith("should "):
+        path, found, rule = [*path, *name.split(".")], _at(found, name.split(".")), rest
     said = "nothing" if found is None else quote(found)
-    return Problem(field=".".join(path) or "body", code=error["type"], found=said, expected=reason)
+    return Problem(field=".".join(path) or "body", code=error["type"], found=said, expected=expectation(rule))
 
 
 def _at(value: Any, path: Sequence[str]) -> Any:
@@ -114,8 +138,19 @@ def _reason(error: dict[str, Any]) -> str:
     if error["type"] in OBJECTS:
         is_raw = isinstance(error.get("input"), bytes)
         return "a JSON object, sent with the header content-type: application/json" if is_raw else "an object"
-    reason: str = error["msg"].removeprefix("Value error, ")
-    reason = re.sub(r"^(Input |String |List |Dictionary )?should ((be|have) )?", "", reason)
+    if error["type"] in OTHERWISE:
+        return OTHERWISE[error["type"]]
+    return expectation(error["msg"].removeprefix("Value error, "))
+
+
+def expectation(rule: str) -> str:
+    """A rule as it stands behind "expected": `should be at most 3` is `at most 3`."""
+    if rule.startswith(NO_FILE):
+        return "a file: a part of multipart/form-data with a filename"
+    if rule.startswith("should be left out"):
+        return rule.replace("should be left out", "nothing", 1)
+    reason = SAID_BEHIND.sub("", SAID_BEFORE.sub("", rule))
+    reason = reason.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     return f"to {reason}" if reason.startswith("match ") else reason
 
 

@@ -19,7 +19,7 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(name)
 
 
 Object = Annotated[dict[str, Any], AfterValidator(_bounded)]

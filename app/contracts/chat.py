@@ -41,7 +41,7 @@ def check_form(form: ChatForm, messages: Sequence[Message] | None) -> None:
     if messages is None:
         given = next((name for name in ChatForm.model_fields if name in form.model_fields_set), None)
         if given is not None:
-            raise ValueError(f"{given} should come with messages")
+            raise ValueError(f"{given} should be left out where there are no messages")
     elif form.continue_final_message:
         _check_continued(form, messages[-1])
 
@@ -50,7 +50,7 @@ def _check_continued(form: ChatForm, last: Message) -> None:
     if "add_generation_prompt" in form.model_fields_set and form.add_generation_prompt:
         raise ValueError("add_generation_prompt should be false beside continue_final_message: true")
     if last.role != "assistant":
-        raise ValueError(f"continue_final_message needs a last message of the assistant, found one of the {last.role}")
+        raise ValueError(f"continue_final_message should be false behind a last message of the {last.role}")
     if last.tool_calls or not last.content.strip():
-        found = "tool calls" if last.tool_calls else "an empty one"
-        raise ValueError(f"continue_final_message needs words in the last message, found {found}")
+        found = "with tool calls" if last.tool_calls else "without words"
+        raise ValueError(f"continue_final_message should be false behind a last message {found}")

@@ -23,5 +23,5 @@ class ContinueFrom(Contract):
         if (self.adapter is None) == (self.job is None):
             raise ValueError("should have exactly one of adapter and job")
         if self.step is not None and self.job is None:
-            raise ValueError("step goes with job: an adapter has none")
+            raise ValueError("step should be left out beside adapter, which has none")
         return self

@@ -24,6 +24,21 @@ Bias = Annotated[Real, Field(ge=-100.0, le=100.0)]
 # vLLM's and SGLang's clients switch it off with -1.
 TopK = Annotated[Whole, BeforeValidator(lambda value: 0 if value == -1 else value)]
 LONGEST_TIMEOUT_SECONDS = 3600.0
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _as_list(stop: Any) -> Any:
+    return (stop,) if isinstance(stop, str) else () if stop is None else stop
+
+
+# One string, or several of them.
+Stop = Annotated[
+    tuple[StopString, ...],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(
+        _as_list, json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None
+    ),
+]
 
 
 class Sampling(Contract):
@@ -35,7 +50,7 @@ class Sampling(Contract):
     max_new_tokens: Whole = Field(256, ge=1, le=131_072)
     min_tokens: Whole = Field(0, ge=0, le=131_072, description="no end token and no stop token before as many tokens")
     temperature: Real = Field(1.0, ge=0.0, le=10.0, description="0: greedy")
-    top_p: Real = Field(1.0, gt=0.0, le=1.0)
+    top_p: Real = Field(1.0, ge=0.0, le=1.0, description="0: the likeliest token alone")
     top_k: TopK = Field(0, ge=0, le=1_000_000, description="0 or -1: off")
     min_p: Real = Field(0.0, ge=0.0, le=1.0)
     repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0, description="over prompt and answer")
@@ -43,9 +58,7 @@ class Sampling(Contract):
     frequency_penalty: Real = Field(0.0, ge=-2.0, le=2.0, description="as often as a token stands in the answer")
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES)] = {}
     seed: Whole | None = Field(None, ge=0, le=2**63 - 1)
-    stop: Annotated[
-        tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...], Field(max_length=MAX_STOPS)
-    ] = ()
+    stop: Stop = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_STOP_TOKENS)] = ()
     ignore_eos: bool = Field(False, description="go on behind an end-of-sequence token")
     logprobs: Whole | None = Field(
@@ -92,7 +105,7 @@ class GenerateOrder(Contract):
     """One generation. Exactly one of `messages`, `prompt` and `prompt_token_ids`; without an adapter the base answers.
 
     `form` is that of `messages`. With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before.
-    `timeout`: seconds, the wait too.
+    `stop_after` are strings that end the answer and are part of it. `timeout`: seconds, the wait too.
     """
 
     request_id: str
@@ -107,6 +120,7 @@ class GenerateOrder(Contract):
     sampling: Sampling = Sampling()
     shrinks_to_fit: bool = False
     wording: Wording = Wording()
+    stop_after: tuple[StopString, ...] = ()
     timeout: float | None = None
 
     @model_validator(mode="after")
@@ -166,7 +180,9 @@ class Finish(Contract):
     prompt_token_ids: list[int] | None = Field(None, description="with return_token_ids")
 
 
-OUT_OF_MEMORY = "engine_out_of_memory"  # the code of an EngineError
+# Codes of an EngineError; OpenAI's own for a prompt and an answer that are together too long for the model.
+OUT_OF_MEMORY = "engine_out_of_memory"
+CONTEXT_EXCEEDED = "context_length_exceeded"
 
 
 class EngineError(Contract):

@@ -38,28 +38,33 @@ SIZES = ("minLength", "maxLength", "minItems", "maxItems")
 
 def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema itself. Raises ValueError with the place and the word that cannot be kept."""
+    try:
+        _check(schema)
+    except ValueError as error:
+        raise ValueError(f"should be a schema that can be kept: {error}") from None
+    return schema
+
+
+def _check(schema: dict[str, Any]) -> None:
     if depth(schema, MAX_DEPTH) > MAX_DEPTH:
-        raise ValueError(f"should be nested at most {MAX_DEPTH} deep")
+        raise ValueError(f"nested at most {MAX_DEPTH} deep")
     if len(json.dumps(schema)) > MAX_CHARACTERS:
-        raise ValueError(f"should have at most {MAX_CHARACTERS} characters")
+        raise ValueError(f"with at most {MAX_CHARACTERS} characters")
     properties = 0
     for place, part in _parts(schema, ""):
         _check_part(place, part)
         properties += len(part["properties"]) if isinstance(part.get("properties"), dict) else 0
     if properties > MAX_PROPERTIES:
-        raise ValueError(f"should have at most {MAX_PROPERTIES} properties, found {properties}")
+        raise ValueError(f"with at most {MAX_PROPERTIES} properties, not {properties}")
     found = effort(schema)
     if found > MAX_EFFORT:
         raise ValueError(
-            f"takes too long to prepare ({found} steps, at most {MAX_EFFORT}): give strings fewer different lengths, "
-            "numbers fewer ranges, and set additionalProperties to false"
+            f"this one takes too long to prepare ({found} steps, at most {MAX_EFFORT}): give strings fewer different "
+            "lengths, numbers fewer ranges, and set additionalProperties to false"
         )
     rivals = rivals_of(part for _, part in _parts(schema, ""))
     if rivals > MAX_RIVALS:
-        raise ValueError(
-            f"should have at most {MAX_RIVALS} alternatives of one type in anyOf and oneOf, found {rivals}"
-        )
-    return schema
+        raise ValueError(f"with at most {MAX_RIVALS} alternatives of one type in anyOf and oneOf, not {rivals}")
 
 
 def effort(schema: dict[str, Any]) -> int:

@@ -63,7 +63,7 @@ class ModelSpec(Contract):
     def _one_way_of_loading(self) -> Self:
         chosen = [name for name in ("load_in_4bit", "load_in_8bit", "full_finetuning") if getattr(self, name)]
         if len(chosen) > 1:
-            raise ValueError(f"{' and '.join(chosen)} exclude each other: set one of them to true")
+            raise ValueError(f"{chosen[0]} should be false beside {chosen[1]}: true")
         return self
 
 
@@ -164,15 +164,17 @@ class DatasetSpec(Contract):
     @model_validator(mode="after")
     def _markers_come_together(self) -> Self:
         if (self.instruction_part is None) != (self.response_part is None):
-            raise ValueError("instruction_part and response_part go together: give both or none")
+            names = ("instruction_part", "response_part")
+            absent, given = names if self.instruction_part is None else reversed(names)
+            raise ValueError(f"{absent} should be a text beside {given}; or leave both out")
         if self.response_part is not None and self.train_on != "responses":
-            raise ValueError('instruction_part and response_part need train_on "responses"')
+            raise ValueError('instruction_part should be left out where train_on is not "responses"')
         return self
 
     @model_validator(mode="after")
     def _one_evaluation_set(self) -> Self:
         if self.eval_source is not None and self.eval_fraction > 0:
-            raise ValueError("eval_source and eval_fraction exclude each other")
+            raise ValueError("eval_source should be left out beside eval_fraction")
         return self
 
 
@@ -225,9 +227,9 @@ class TrainingArgs(Contract):
     @model_validator(mode="after")
     def _no_two_answers_to_one_question(self) -> Self:
         if self.max_steps is not None and self.num_train_epochs is not None:
-            raise ValueError("max_steps and num_train_epochs exclude each other: set one of them to null")
+            raise ValueError("max_steps should be null beside num_train_epochs")
         if self.fp16 and self.bf16:
-            raise ValueError("fp16 and bf16 exclude each other: leave both out and the worker picks by its hardware")
+            raise ValueError("fp16 should be false beside bf16: true; without both the worker picks by its hardware")
         return self
 
 
@@ -266,25 +268,29 @@ class JobSpec(Contract):
     @classmethod
     def _name_is_no_device(cls, name: str) -> str:
         if name.split(".")[0].lower() in WINDOWS_DEVICES:
-            raise ValueError("should not be the name of a Windows device")
+            raise ValueError("should be another name than that of a Windows device")
         return name
 
     @model_validator(mode="after")
     def _loftq_quantises_by_itself(self) -> Self:
         is_quantised = self.model.load_in_4bit or self.model.load_in_8bit
         if self.lora.loftq_config is not None and is_quantised:
-            raise ValueError("lora.loftq_config needs 16-bit weights: set model.load_in_4bit and load_in_8bit to false")
+            raise ValueError(
+                "lora.loftq_config should be null beside model.load_in_4bit or load_in_8bit: it needs 16-bit weights"
+            )
         return self
 
     @model_validator(mode="after")
     def _markers_have_a_use(self) -> Self:
         if self.training.method == "cpt" and self.dataset.response_part is not None:
-            raise ValueError('dataset.response_part has no use with training.method "cpt", which learns every token')
+            raise ValueError(
+                'dataset.response_part should be left out beside training.method "cpt", which learns every token'
+            )
         return self
 
     @model_validator(mode="after")
     def _evaluation_has_rows(self) -> Self:
         evaluated = self.dataset.eval_source is not None or self.dataset.eval_fraction > 0
         if self.training.eval_steps is not None and not evaluated:
-            raise ValueError("training.eval_steps needs dataset.eval_fraction or dataset.eval_source")
+            raise ValueError("training.eval_steps should be null without dataset.eval_fraction and dataset.eval_source")
         return self

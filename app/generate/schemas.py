@@ -3,7 +3,7 @@
 import secrets
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, StrictBool, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, Field, StrictBool, StringConstraints, TypeAdapter, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.contracts.answers import MAX_TOOLS, ResponseFormat, Tool, ToolCall
@@ -21,12 +21,24 @@ MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}(@[a
 AnyName = Annotated[str, StringConstraints(pattern=MODEL_NAME, max_length=200)]
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
 ToolChoice = Literal["auto", "none"]
+ParallelToolCalls = Annotated[StrictBool, Field(description="false: the answer ends behind its first call of a tool")]
 PromptIds = Annotated[list[TokenId], Field(min_length=1, max_length=LONGEST_PROMPT_TOKENS)]
 
 
 class TextPart(Contract):
     type: Literal["text"]
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, part: Any) -> Any:
+        """In place of all that is wrong with an image as a text."""
+        if isinstance(part, dict) and part.get("type", "text") != "text":
+            raise PydanticCustomError("not_text", "'text': no other parts are read here", {"path": "type"})
+        return part
+
+
+TEXT_PARTS = TypeAdapter(list[TextPart])
 
 
 class ChatTurn(Message):
@@ -42,12 +54,12 @@ class ChatTurn(Message):
             return {**turn, "content": ""}
         return turn
 
-    @field_validator("content", mode="before")
+    @field_validator("content", mode="before", json_schema_input_type=str | list[TextPart] | None)
     @classmethod
     def _joined(cls, content: Any) -> Any:
         if not isinstance(content, list):
             return content
-        return "".join(TextPart.model_validate(part).text for part in content)
+        return "".join(part.text for part in TEXT_PARTS.validate_python(content))
 
     @field_validator("tool_calls", mode="before")
     @classmethod
@@ -60,9 +72,9 @@ class ChatTurn(Message):
     @model_validator(mode="after")
     def _no_weight(self) -> Self:
         if self.weight is not None:
-            raise ValueError("weight is for training only: leave it out")
+            raise ValueError("weight should be left out: it is for training only")
         if self.tool_calls and self.role != "assistant":
-            raise ValueError("tool_calls stand in messages of the assistant only")
+            raise ValueError(f"tool_calls should be left out where the role is {self.role}")
         return self
 
 
@@ -90,7 +102,7 @@ class Wishes(Contract):
     @model_validator(mode="after")
     def _options_of_a_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options should come with stream: true only")
+            raise ValueError("stream_options should be left out where stream is false")
         return self
 
     def wording(self) -> Wording:
@@ -111,6 +123,7 @@ class GenerateRequest(Wishes, Sampling, ChatForm):
     prompt_token_ids: PromptIds | None = Field(None, description="the prompt as token ids, to which none are added")
     tools: Tools | None = Field(None, description="functions that the model may ask for; with messages")
     tool_choice: ToolChoice = Field("auto", description="none: the model is not told of the tools")
+    parallel_tool_calls: ParallelToolCalls = True
     response_format: ResponseFormat | None = Field(None, description="text, json_object, or json_schema with a schema")
     n: Whole = Field(1, ge=1, le=MOST_ANSWERS, description="how many answers, each with a seed of its own")
     compare: StrictBool = Field(False, description="let the adapter's base answer the same with the same seed")
@@ -122,11 +135,6 @@ class GenerateRequest(Wishes, Sampling, ChatForm):
         check_text(value)
         return _in_our_words(value) if isinstance(value, dict) else value
 
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop_is_a_list(cls, stop: Any) -> Any:
-        return [stop] if isinstance(stop, str) else () if stop is None else stop
-
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
         for names in (("adapter", "model"), ("messages", "prompt", "prompt_token_ids")):
@@ -137,7 +145,7 @@ class GenerateRequest(Wishes, Sampling, ChatForm):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.tools and self.messages is None:
-            raise ValueError("tools should come with messages")
+            raise ValueError("tools should be left out where there are no messages")
         check_form(self, self.messages)
         if self.stream and self.n > 1:
             raise ValueError("n should be 1 where stream is true; /v1/chat/completions streams several answers")
@@ -145,7 +153,7 @@ class GenerateRequest(Wishes, Sampling, ChatForm):
             raise ValueError("compare should be false where stream is true")
         check_echo(self, self.logprobs)
         if self.echo and self.messages is not None:
-            raise ValueError("echo should come with prompt or prompt_token_ids")
+            raise ValueError("echo should be false beside messages")
         check_format(self, self.response_format, self.offered_tools())
         return self
 
@@ -185,7 +193,7 @@ def check_format(sampling: Sampling, response_format: ResponseFormat | None, too
     if response_format is None or response_format.type == "text":
         return
     if tools:
-        raise ValueError("response_format cannot be kept by an answer that may call tools: set tool_choice to none")
+        raise ValueError("response_format should be left out where tools may be called; or set tool_choice to none")
     if sampling.ignore_eos or sampling.min_tokens:
         name = "ignore_eos" if sampling.ignore_eos else "min_tokens"
         raise ValueError(f"{name} should be left out with a response_format, which says where the answer ends")

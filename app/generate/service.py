@@ -13,6 +13,7 @@ from app.generate.asking import collect as collect_answers
 from app.generate.client import EngineClient
 from app.generate.schemas import GenerateRequest, Generation
 from app.generate.speakers import Speaker, find_speaker
+from app.generate.tools import ends_of_calls
 from app.ids import new_id
 
 
@@ -58,6 +59,7 @@ def prepare(session: Session, settings: Settings, request: GenerateRequest) -> A
         response_format=request.response_format,
         sampling=request.sampling(),
         wording=request.wording(),
+        stop_after=ends_of_calls(request.offered_tools(), is_parallel=request.parallel_tool_calls),
         timeout=request.timeout,
     )
     orders = copies(first, request.n)

@@ -13,6 +13,11 @@ from typing import Any
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
+def ends_of_calls(tools: Collection[Any], *, is_parallel: bool) -> tuple[str, ...]:
+    """What an answer ends behind that may call one tool at most."""
+    return () if is_parallel or not tools else (CLOSE,)
+
+
 @dataclass(frozen=True)
 class Call:
     """A call in the answer; arguments as JSON text."""

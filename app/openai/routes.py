@@ -18,15 +18,8 @@ from app.generate.routes import CLIENT_IS_GONE
 from app.generate.speakers import ask_again_if_gone
 from app.generate.stream import KEEP_ALIVE_SECONDS, Opening
 from app.openai import service
-from app.openai.schemas import (
-    ChatCompletion,
-    ChatRequest,
-    CompletionRequest,
-    ModelCard,
-    ModelCards,
-    ModelDeleted,
-    TextCompletion,
-)
+from app.openai.answers import ChatCompletion, ModelCard, ModelCards, ModelDeleted, TextCompletion
+from app.openai.schemas import ChatRequest, CompletionRequest
 from app.openai.service import Question
 from app.openai.stream import ChatVoice, Chunks, TextVoice, Voice
 

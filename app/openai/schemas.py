@@ -1,14 +1,14 @@
 """What OpenAI's clients send and read. A field that is not here is refused by its name.
 
 Accepted and of no effect, because nothing is lost by that: `user`, `metadata`, `safety_identifier`, `prompt_cache_key`,
-`store: false`, `service_tier: auto` or `default`, `parallel_tool_calls: true`, `modalities: ["text"]`, `strict`, and
-every field that is null.
+`prompt_cache_retention`, `store: false`, `service_tier: auto` or `default`, `reasoning_effort` and `verbosity: medium`
+(OpenAI's defaults), `modalities: ["text"]`, `strict`, `reasoning_content` of an earlier answer (what a model
+thought is no part of the next prompt), and every field that is null.
 """
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     Field,
     StrictBool,
     StringConstraints,
@@ -21,11 +21,12 @@ from pydantic import (
 from app.contracts.answers import ResponseFormat, Tool
 from app.contracts.base import Real, Whole, check_text
 from app.contracts.chat import ChatForm, check_form
-from app.contracts.generation import MAX_LOGPROBS, Bias, Sampling, TokenId, TopK, Usage
+from app.contracts.generation import MAX_LOGPROBS, Bias, Sampling, Stop, TokenId, TopK
 from app.generate.schemas import (
     MOST_ANSWERS,
     ChatTurn,
     OfNoEffect,
+    ParallelToolCalls,
     PromptIds,
     ToolChoice,
     Tools,
@@ -55,6 +56,8 @@ class OpenAiTurn(ChatTurn):
         if not isinstance(turn, dict):
             return turn
         kept = {name: value for name, value in turn.items() if value not in (None, []) or name == "content"}
+        if kept.get("role") == "assistant" and isinstance(kept.get("reasoning_content"), str):
+            del kept["reasoning_content"]
         if kept.get("role") == "developer":
             kept["role"] = "system"
         if kept.get("tool_calls") and kept.get("content") is None:
@@ -68,12 +71,12 @@ class Asking(Wishes):
     model: ModelId
     n: Whole = Field(1, ge=1, le=MOST_ANSWERS)
     temperature: Real = Field(1.0, ge=0.0, le=10.0)
-    top_p: Real = Field(1.0, gt=0.0, le=1.0)
+    top_p: Real = Field(1.0, ge=0.0, le=1.0)
     presence_penalty: Real = Field(0.0, ge=-2.0, le=2.0)
     frequency_penalty: Real = Field(0.0, ge=-2.0, le=2.0)
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=1024)] = {}
     seed: Whole | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)] = []
+    stop: Stop = ()
     max_tokens: Whole | None = Field(None, ge=1, le=131_072)
     top_k: TopK = Field(0, ge=0, le=1_000_000)
     min_p: Real = Field(0.0, ge=0.0, le=1.0)
@@ -88,11 +91,6 @@ class Asking(Wishes):
     def _null_is_nothing(cls, value: Any) -> Any:
         check_text(value)
         return {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else value
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop_is_a_list(cls, stop: Any) -> Any:
-        return [stop] if isinstance(stop, str) else stop
 
     def _sampling(self, max_new_tokens: int, logprobs: int | None) -> Sampling:
         """Raises ValidationError where the values do not fit together."""
@@ -110,10 +108,13 @@ class ChatRequest(Asking, ChatForm):
     response_format: ResponseFormat | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice = "auto"
-    parallel_tool_calls: Literal[True] = True
+    parallel_tool_calls: ParallelToolCalls = True
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     safety_identifier: OfNoEffect = None
     prompt_cache_key: OfNoEffect = None
+    prompt_cache_retention: OfNoEffect = None
+    reasoning_effort: Literal["medium"] = "medium"
+    verbosity: Literal["medium"] = "medium"
     store: Literal[False] = False
     service_tier: Literal["auto", "default"] = "auto"
     modalities: list[Literal["text"]] | None = None
@@ -123,7 +124,7 @@ class ChatRequest(Asking, ChatForm):
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens should be left out beside max_completion_tokens")
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs should come with logprobs: true only")
+            raise ValueError("top_logprobs should be left out where logprobs is not true")
         check_form(self, self.messages)
         check_least(self.min_tokens, self.limit, CHAT_TOKENS)
         check_format(self.sampling(), self.response_format, self.offered_tools())
@@ -187,111 +188,3 @@ def check_least(min_tokens: int, limit: int | None, default: int) -> None:
     """Raises ValueError for a least length that is more than the largest."""
     if min_tokens > (limit or default):
         raise ValueError(f"min_tokens should be at most the largest number of tokens ({limit or default})")
-
-
-class ModelCard(BaseModel):
-    """A base, or an adapter with its base as `parent`."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "tunesmith"
-    root: str
-    parent: str | None
-
-
-class ModelCards(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class ModelDeleted(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    deleted: Literal[True] = True
-
-
-class TopLogprob(BaseModel):
-    token: str
-    bytes: list[int] | None
-    logprob: float
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(BaseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class FunctionCall(BaseModel):
-    name: str
-    arguments: str
-
-
-class CallPart(BaseModel):
-    id: str
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class ChatMessage(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str | None
-    refusal: None = None
-    tool_calls: list[CallPart] | None = None
-
-
-FinishReason = Literal["stop", "length", "tool_calls"]
-
-
-class ToldIds(BaseModel):
-    """With `return_token_ids`."""
-
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-
-
-class ChatChoice(ToldIds):
-    index: int
-    message: ChatMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
-
-
-class ChatCompletion(BaseModel):
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChoice]
-    usage: Usage
-
-
-class TextLogprobs(BaseModel):
-    """OpenAI's older form: lists side by side."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
-    text_offset: list[int]
-
-
-class TextChoice(ToldIds):
-    index: int
-    text: str
-    logprobs: TextLogprobs | None
-    finish_reason: FinishReason | None
-
-
-class TextCompletion(BaseModel):
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[TextChoice]
-    usage: Usage

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.contracts.generation import ScoredToken, TokenScore
-from app.openai.schemas import ChatLogprobs, TextLogprobs, TokenLogprob, TopLogprob
+from app.openai.answers import ChatLogprobs, TextLogprobs, TokenLogprob, TopLogprob
 
 
 def chat_logprobs(tokens: Sequence[ScoredToken] | None) -> ChatLogprobs | None:

@@ -18,20 +18,20 @@ from app.generate.client import EngineClient
 from app.generate.schemas import Answer
 from app.generate.service import added, copies
 from app.generate.speakers import NAMES_AN_ADAPTER, Speaker, find_speaker
+from app.generate.tools import ends_of_calls
 from app.ids import new_id
 from app.jobs import repository as jobs
-from app.openai.schemas import (
+from app.openai.answers import (
     CallPart,
     ChatChoice,
     ChatCompletion,
     ChatMessage,
-    ChatRequest,
-    CompletionRequest,
     FunctionCall,
     ModelCard,
     TextChoice,
     TextCompletion,
 )
+from app.openai.schemas import ChatRequest, CompletionRequest
 from app.openai.scores import chat_logprobs, text_logprobs
 from app.sources import below, local_models
 
@@ -74,6 +74,7 @@ def prepare_chat(session: Session, settings: Settings, request: ChatRequest) -> 
         sampling=request.sampling(),
         shrinks_to_fit=request.limit is None,
         wording=request.wording(),
+        stop_after=ends_of_calls(request.offered_tools(), is_parallel=request.parallel_tool_calls),
         timeout=request.timeout,
     )
     return Question(copies(order, request.n), speaker, request.n, _now(), _limit_name(request))

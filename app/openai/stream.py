@@ -9,7 +9,7 @@ from app.contracts.generation import EngineError, Finish, ScoredToken, TextDelta
 from app.generate.asking import Piece, Reader, tool_names
 from app.generate.client import as_service_error
 from app.generate.stream import Opening, SseMessage
-from app.openai.schemas import CallPart, FunctionCall
+from app.openai.answers import CallPart, FunctionCall
 from app.openai.scores import chat_logprobs, text_logprobs
 from app.openai.service import Question, in_their_words, total
 

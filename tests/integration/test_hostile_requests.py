@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from app.config import Settings
 from app.main import create_app
 from app.migrate import upgrade
+from tests.sentences import reads_well
 from tests.unit.specs import a_body
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -180,6 +181,7 @@ def test_a_hostile_request_is_refused_by_its_place(api: TestClient, name: str) -
     assert answer.status_code == status, error
     assert param is None or error["param"] == param
     assert error["message"]
+    assert all(reads_well(problem["expected"]) for problem in error["details"] if "expected" in problem)
     assert "CANARY" not in answer.text
     assert api.get("/healthz").status_code == 200
 

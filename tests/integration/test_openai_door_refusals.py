@@ -28,7 +28,7 @@ AWAY = EngineError(status=503, code="engine_unavailable", message="the engine br
 FULL = EngineError(status=429, code="engine_busy", message="64 requests are waiting already")
 REJECTED = EngineError(status=409, code="adapter_rejected", message="rejected", param="adapter")
 TOO_LONG = EngineError(
-    status=422, code="context_too_long", message="max_new_tokens is too large", param="max_new_tokens"
+    status=422, code="context_length_exceeded", message="max_new_tokens is too large", param="max_new_tokens"
 )
 MakeApi = Callable[..., TestClient]
 
@@ -87,6 +87,17 @@ def test_a_call_of_a_tool_is_streamed_whole(make_api: MakeApi) -> None:
     assert "".join(choice["delta"].get("content", "") for choice in choices) == "I look."
     assert [(call["index"], call["function"]["name"]) for call in calls] == [(0, "look_up")]
     assert (choices[-1]["finish_reason"], chunks[-1]) == ("tool_calls", "[DONE]")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/generate"])
+def test_an_answer_of_one_call_at_most_ends_behind_it(make_api: MakeApi, path: str) -> None:
+    api = make_api(*CALLING)
+
+    for fields in ({}, {"parallel_tool_calls": False}):
+        api.post(path, json={**CHAT, "tools": TOOLS, **fields})
+
+    orders = api.app.state.engine.orders  # type: ignore[attr-defined]
+    assert [order.stop_after for order in orders] == [(), ("</tool_call>",)]
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": TOOLS, "tool_choice": "none"}], ids=str)

@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
 from app.config import Settings
 from app.main import create_app
 from app.migrate import upgrade
+from tests.sentences import reads_well
 from tests.serving import serving
 
 BOUNDS = hypothesis.settings(
@@ -53,5 +54,45 @@ def test_an_operation_answers_as_it_is_described(described: Any, method: str, pa
         checks = CONFORMANCE if is_away else [*CONFORMANCE, not_a_server_error]
         response = case.call_and_validate(checks=checks)
         assert response.status_code < 500 or is_away
+        assert all(reads_well(problem["expected"]) for problem in problems_of(response))
 
     check()
+
+
+def problems_of(response: Any) -> list[dict[str, Any]]:
+    """What a refusal names with what would be right."""
+    is_refusal = 400 <= response.status_code < 500 and response.request.method != "HEAD"
+    details = response.json()["error"]["details"] if is_refusal else []
+    return [problem for problem in details if "expected" in problem]
+
+
+def test_generators_of_clients_meet_each_title_once_and_bytes_as_bytes(described: Any) -> None:
+    schemas = described.raw_schema["components"]["schemas"]
+
+    assert len({schema["title"] for schema in schemas.values()}) == len(schemas)
+    assert schemas["Body_upload_file_files_post"]["properties"]["file"]["format"] == "binary"
+
+
+def test_what_is_taken_in_several_forms_is_described_in_all_of_them(described: Any) -> None:
+    schemas = described.raw_schema["components"]["schemas"]
+
+    for name in ("ChatRequest", "CompletionRequest", "GenerateRequest"):
+        assert {form["type"] for form in schemas[name]["properties"]["stop"]["anyOf"]} == {"string", "array", "null"}
+    for name in ("OpenAiTurn", "ChatTurn"):
+        assert {form["type"] for form in schemas[name]["properties"]["content"]["anyOf"]} == {"string", "array", "null"}
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/jobs/{job_id}/stream", "text/event-stream"), ("/files/{file_id}/content", "application/octet-stream")],
+)
+def test_what_is_no_json_is_described_by_its_content_type(described: Any, path: str, kind: str) -> None:
+    assert list(described.raw_schema["paths"][path]["get"]["responses"]["200"]["content"]) == [kind]
+
+
+def test_openais_paths_describe_the_status_that_they_send(described: Any) -> None:
+    paths = described.raw_schema["paths"]
+
+    assert "422" not in paths["/v1/chat/completions"]["post"]["responses"]
+    assert {"400", "4XX"} <= paths["/v1/chat/completions"]["post"]["responses"].keys()
+    assert {"422", "4XX"} <= paths["/generate"]["post"]["responses"].keys()

@@ -91,7 +91,7 @@ def test_a_stop_string_is_found_across_pieces(pieces: list[str]) -> None:
 
 @pytest.mark.parametrize("pieces", [["a STOP b"], ["a S", "TO", "P b"], list("a STOP b")])
 def test_a_stop_string_that_is_kept_ends_the_text_behind_itself(pieces: list[str]) -> None:
-    scanner = StopScanner(["STOP"], keeps_stop=True)
+    scanner = StopScanner([], kept=["STOP"])
 
     assert "".join(scanner.feed(piece) for piece in pieces) + scanner.finish() == "a STOP"
     assert scanner.has_stopped

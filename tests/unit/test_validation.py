@@ -1,5 +1,8 @@
 """A refusal names the field, what was found and what would be right."""
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +11,9 @@ from pydantic import ValidationError
 from app.contracts.spec import JobSpec
 from app.errors import InvalidRequest
 from app.generate.schemas import GenerateRequest
-from app.validation import invalid_request
+from app.openai.schemas import ChatRequest, CompletionRequest
+from app.validation import expectation, invalid_request
+from tests.sentences import reads_well
 from tests.unit.specs import a_body
 
 
@@ -74,7 +79,7 @@ def test_a_field_below_a_source_is_named_without_pydantics_tag() -> None:
         ({"model": {"load_in_4bit": True, "load_in_8bit": True}}, "model.load_in_4bit", "True"),
         ({"model": {"load_in_8bit": True, "full_finetuning": True}}, "model.load_in_8bit", "True"),
         ({"model": {"chat_template": "nope"}}, "model.chat_template", "'nope'"),
-        ({"dataset": {"instruction_part": "### Q"}}, "dataset.instruction_part", "'### Q'"),
+        ({"dataset": {"instruction_part": "### Q"}}, "dataset.response_part", "nothing"),
         ({"dataset": {"response_part": "### A"}}, "dataset.instruction_part", "nothing"),
         (
             {"dataset": {"instruction_part": "Q", "response_part": "A", "train_on": "all"}},
@@ -122,7 +127,7 @@ def test_a_wrong_key_is_named_without_pydantics_mark() -> None:
 
 GENERATE: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
 REFUSED = [
-    ({"messages": []}, "messages: found a list of 0, expected at least 1 item after validation, not 0"),
+    ({"messages": []}, "messages: found a list of 0, expected at least 1 item"),
     ({"model": None}, "body: found an object of 1, expected exactly one of adapter and model"),
     (
         {"response_format": {"type": "json"}},
@@ -143,3 +148,64 @@ def test_what_was_found_and_what_would_be_right_read_as_one_sentence(fields: dic
 
     told = invalid_request(refused.value.errors(), GenerateRequest).message  # type: ignore[arg-type]
     assert told.startswith(message)
+
+
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+PARTS = [{"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}]
+REFUSED_CHATS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"max_tokens": 2, "max_completion_tokens": 3},
+        "max_tokens: found 2, expected nothing beside max_completion_tokens",
+    ),
+    ({"top_logprobs": 2}, "top_logprobs: found 2, expected nothing where logprobs is not true"),
+    (
+        {"messages": PARTS},
+        "messages.0.content.1.type: found 'image_url', expected 'text': no other parts are read here",
+    ),
+    ({"reasoning_effort": "high"}, "reasoning_effort: found 'high', expected 'medium'"),
+    ({"functions": []}, "functions: found the key 'functions', expected tools instead"),
+    ({"prediction": {}}, "prediction: found the key 'prediction', expected none: it is not supported here"),
+    ({"stop": ["x"] * 17}, "stop: found a list of 17, expected at most 16 items"),
+    ({"n": "x"}, "n: found 'x', expected a valid integer"),
+    ({"n": "9" * 5000}, f"n: found '{'9' * 199}… (5002 characters), expected a smaller whole number"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED_CHATS, ids=lambda value: str(value)[:40])
+def test_a_refusal_of_a_chat_is_one_sentence(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ChatRequest.model_validate({**CHAT, **fields})
+
+    assert invalid_request(refused.value.errors(), ChatRequest, fields).message == message  # type: ignore[arg-type]
+
+
+def test_a_refusal_of_a_completion_is_one_sentence() -> None:
+    with pytest.raises(ValidationError) as refused:
+        CompletionRequest.model_validate({"model": "m", "prompt": "x", "best_of": 3})
+
+    told = invalid_request(refused.value.errors(), CompletionRequest).message  # type: ignore[arg-type]
+    assert told == "best_of: found 3, expected n (1): all answers are told"
+
+
+REQUESTS = ("contracts/answers", "contracts/base", "contracts/chat", "contracts/continuing", "contracts/spec")
+
+
+def rules() -> Iterator[str]:
+    """What the validators of requests say, each value in it as `x`."""
+    app = Path(__file__).parents[2] / "app"
+    for name in (*REQUESTS, "generate/schemas", "openai/schemas"):
+        for node in ast.walk(ast.parse((app / f"{name}.py").read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ValueError":
+                parts = getattr(node.args[0], "values", node.args)
+                yield "".join(part.value if isinstance(part, ast.Constant) else "x" for part in parts)
+
+
+@pytest.mark.parametrize("rule", sorted(rule for rule in set(rules()) if " " in rule))
+def test_every_rule_reads_well_behind_expected(rule: str) -> None:
+    """It is `should …`, or `min_tokens should …` with the name of its field."""
+    name, should, rest = rule.partition("should ")
+
+    assert should
+    assert " " not in name.rstrip()
+    assert reads_well(expectation(should + rest))

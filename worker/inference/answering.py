@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.concurrency import run_in_threadpool
 
 from app.contracts.generation import (
+    CONTEXT_EXCEEDED,
     AdapterRef,
     EngineError,
     EngineEvent,
@@ -192,6 +193,7 @@ def _writer(request: TokenRequest, order: GenerateOrder, language: Language) -> 
         tells_scores=request.sampling.logprobs is not None,
         wording=order.wording,
         before=() if order.messages is not None and order.form.asks else request.prompt_ids,
+        stop_after=order.stop_after,
     )
 
 
@@ -210,7 +212,10 @@ def _blame(order: GenerateOrder, error: EngineError) -> EngineError:
     if error.param == "prompt":
         asked = ("prompt", "messages", "prompt_token_ids")
         name = next(name for name in asked if getattr(order, name) is not None)
-        error = error.model_copy(update={"param": name, "message": f"{name}: {error.message}"})
+        message = f"{name}: {error.message}"
+        if error.code == CONTEXT_EXCEEDED:  # OpenAI's sentence, which clients read
+            message = error.message if name == "messages" else error.message.replace("messages", "prompt")
+        error = error.model_copy(update={"param": name, "message": message})
     ref: AdapterRef | None = order.adapter
     if ref is not None and ref.language is not None:
         error = blame_checkpoint(ref, error)

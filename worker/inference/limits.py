@@ -3,6 +3,7 @@
 from typing import Any
 
 from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
+from app.contracts.generation import CONTEXT_EXCEEDED
 from worker.inference.engine import Refusal
 
 
@@ -26,7 +27,7 @@ def check_prompt(model: Any, prompt_ids: list[int]) -> None:
 def check_length(limit: int | None, prompt_tokens: int, max_new_tokens: int) -> None:
     """Raises Refusal for prompt and answer that are together longer than the model reads; None: it does not say."""
     if limit is not None and prompt_tokens + max_new_tokens > limit:
-        raise _too_long(prompt_tokens, max_new_tokens, f"the model reads at most {limit} together", limit)
+        raise _too_long(prompt_tokens, max_new_tokens, limit)
 
 
 def model_limit(model: Any) -> int | None:
@@ -38,15 +39,23 @@ def model_limit(model: Any) -> int | None:
 def check_cache_holds(cache_tokens: int, prompt_tokens: int, max_new_tokens: int) -> None:
     """Raises Refusal for an answer whose keys and values do not fit into the cache. Its last token has none."""
     if prompt_tokens + max_new_tokens - 1 > cache_tokens:
-        reason = f"this engine's memory holds {cache_tokens + 1} together ({CACHE_VARIABLE} says how much it has)"
-        raise _too_long(prompt_tokens, max_new_tokens, reason, cache_tokens + 1)
+        where = f" in this engine's memory ({CACHE_VARIABLE} says how much it has)"
+        raise _too_long(prompt_tokens, max_new_tokens, cache_tokens + 1, where)
 
 
-def _too_long(prompt_tokens: int, max_new_tokens: int, reason: str, limit: int) -> Refusal:
-    found = f"the prompt has {prompt_tokens} tokens and max_new_tokens is {max_new_tokens}"
+def _too_long(prompt_tokens: int, max_new_tokens: int, limit: int, where: str = "") -> Refusal:
+    """With OpenAI's code and sentences: agents know from them that a conversation has to be shortened."""
+    known = f"This model's maximum context length is {limit} tokens{where}."
     room = limit - prompt_tokens
-    right = f"at most {room} new tokens fit" if room > 0 else "shorten the prompt"
-    return Refusal(422, "context_too_long", f"{found}; {reason}: {right}", "max_new_tokens" if room > 0 else "prompt")
+    if room <= 0:
+        found = f"However, your messages resulted in {prompt_tokens} tokens. Please reduce the length of the messages."
+        return Refusal(422, CONTEXT_EXCEEDED, f"{known} {found}", "prompt")
+    found = (
+        f"However, you requested {prompt_tokens + max_new_tokens} tokens ({prompt_tokens} in the messages, "
+        f"{max_new_tokens} in the completion). Please reduce the length of the messages or completion. "
+        f"max_new_tokens can be at most {room}."
+    )
+    return Refusal(422, CONTEXT_EXCEEDED, f"{known} {found}", "max_new_tokens")
 
 
 def end_tokens(model: Any) -> set[int]:

@@ -49,10 +49,10 @@ class Detokenizer:
 class StopScanner:
     """Lets text through up to the first stop string, wherever the borders of the pieces are."""
 
-    def __init__(self, stops: Sequence[str], *, keeps_stop: bool = False) -> None:
-        """`keeps_stop`: the stop string that ends the text is part of it."""
-        self._stops = tuple(stops)
-        self._keeps_stop = keeps_stop
+    def __init__(self, stops: Sequence[str], *, kept: Sequence[str] = ()) -> None:
+        """`kept` are further stop strings, which are part of the text that they end."""
+        self._stops = (*stops, *kept)
+        self._kept = frozenset(kept)
         self._held = ""
         self.has_stopped = False
 
@@ -61,11 +61,11 @@ class StopScanner:
         if self.has_stopped:
             return ""
         text = self._held + piece
-        found = [(at, at + len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.has_stopped, self._held = True, ""
-            start, end = min(found)
-            return text[: end if self._keeps_stop else start]
+            start, stop = min(found)
+            return text[: start + len(stop) if stop in self._kept else start]
         free = len(text) - self._open_tail(text)
         self._held = text[free:]
         return text[:free]

@@ -32,15 +32,20 @@ class Writer:
         tells_scores: bool,
         wording: Wording = Wording(),  # noqa: B008  frozen
         before: Sequence[int] = (),
+        stop_after: tuple[str, ...] = (),
     ) -> None:
-        """`before` are the ids of a raw prompt, which the answer goes on from in the middle of a text."""
+        """`before` are the ids of a raw prompt, which the answer goes on from in the middle of a text.
+
+        `stop_after` are further stop strings, which are part of the answer whatever the wording says.
+        """
         self._language = language
         write = partial(language.write, skip_special_tokens=wording.skip_special_tokens)
         self._letters = Detokenizer(write, _context(before, write))
-        self._stops = StopScanner(stops, keeps_stop=wording.include_stop_str_in_output)
+        kept = (*stops, *stop_after) if wording.include_stop_str_in_output else stop_after
+        self._stops = StopScanner(stops, kept=kept)
         self._tells_scores = tells_scores
         self._tells_ids = wording.return_token_ids
-        self._is_plain = not (stops or self._tells_scores or self._tells_ids)
+        self._is_plain = not (stops or stop_after or self._tells_scores or self._tells_ids)
         self._held: list[_Held] = []
         self._read = 0
         self._written = 0

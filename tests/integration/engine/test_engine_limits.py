@@ -22,6 +22,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"temperature": 1.0, "top_k": 1_000_000},
     {"temperature": 1.0, "top_k": 1},
     {"temperature": 1.0, "top_p": SMALLEST},
+    {"temperature": 1.0, "top_p": 0.0},
     {"temperature": 1.0, "min_p": 1.0},
     {"temperature": 1.0, "repetition_penalty": SMALLEST},
     {"temperature": 0, "repetition_penalty": 1e-300},
@@ -64,8 +65,18 @@ def test_an_impossible_prompt_is_refused(
 def test_what_does_not_fit_the_context_is_refused_with_what_would(engine: SerialEngine, world: World) -> None:
     error = refusal(engine, a_request(world, prompt=(5,) * (CONTEXT_TOKENS - 2), max_new_tokens=3))
 
-    assert (error.status, error.code, error.param) == (422, "context_too_long", "max_new_tokens")
-    assert "at most 2 new tokens fit" in error.message
+    assert (error.status, error.code, error.param) == (422, "context_length_exceeded", "max_new_tokens")
+    assert "max_new_tokens can be at most 2." in error.message
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_openais_sentence(engine: SerialEngine, world: World) -> None:
+    error = refusal(engine, a_request(world, prompt=(5,) * (CONTEXT_TOKENS + 1)))
+
+    assert (error.status, error.code, error.param) == (422, "context_length_exceeded", "prompt")
+    assert error.message == (
+        f"This model's maximum context length is {CONTEXT_TOKENS} tokens. However, your messages resulted in "
+        f"{CONTEXT_TOKENS + 1} tokens. Please reduce the length of the messages."
+    )
 
 
 def test_the_context_can_be_filled_to_its_last_token(engine: SerialEngine, world: World) -> None:

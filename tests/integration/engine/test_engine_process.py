@@ -105,7 +105,7 @@ def test_an_error_before_the_first_token_has_its_status(process: EngineProcess, 
 
     response = httpx.post(f"{process.url}/generate", content=order, headers={"content-type": "application/json"})
 
-    assert (response.status_code, response.json()["code"]) == (422, "context_too_long")
+    assert (response.status_code, response.json()["code"]) == (422, "context_length_exceeded")
 
 
 def test_an_order_that_is_none_is_refused(process: EngineProcess) -> None:

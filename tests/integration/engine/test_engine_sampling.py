@@ -59,6 +59,10 @@ def test_temperature_comes_before_top_p() -> None:
     assert chosen([2.0, 1.0, 0.0], temperature=10.0, top_p=0.6) == {0, 1}
 
 
+def test_a_top_p_of_zero_leaves_the_likeliest() -> None:
+    assert chosen([2.0, 1.0, 0.0], temperature=10.0, top_p=0.0) == {0}
+
+
 def test_temperature_comes_before_min_p() -> None:
     assert chosen([2.0, 1.0, 0.0], temperature=1.0, min_p=0.5) == {0}
     assert chosen([2.0, 1.0, 0.0], temperature=10.0, min_p=0.5) == {0, 1, 2}

@@ -95,6 +95,17 @@ def test_a_stop_string_ends_the_answer_before_itself(engine: SerialEngine, world
     assert finish_of(events).usage.completion_tokens < 30
 
 
+def test_what_an_answer_is_to_end_behind_is_part_of_it(engine: SerialEngine, world: World) -> None:
+    whole = text_of(answers_of(engine, an_order(world, max_new_tokens=30)))
+    last = whole[10:15]
+
+    order = an_order(world, max_new_tokens=30, stop=(whole[20:25],)).model_copy(update={"stop_after": (last,)})
+    events = answers_of(engine, order)
+
+    assert text_of(events) == whole[: whole.index(last) + len(last)]
+    assert finish_of(events).reason == "stop"
+
+
 def test_a_stop_string_of_the_last_token_counts_as_a_stop(engine: SerialEngine, world: World) -> None:
     whole = text_of(answers_of(engine, an_order(world, max_new_tokens=3)))
 

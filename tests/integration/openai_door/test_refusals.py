@@ -1,5 +1,6 @@
 """What cannot be done is refused with OpenAI's error and the name of the field; what means nothing here is taken."""
 
+import re
 from typing import Any
 
 import openai
@@ -39,7 +40,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"extra_body": {"mood": "good"}}, "mood"),
     ({"store": True}, "store"),
     ({"service_tier": "priority"}, "service_tier"),
-    ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+    ({"verbosity": "low"}, "verbosity"),
     ({"modalities": ["audio"]}, "modalities.0"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"temperature": 11}, "temperature"),
@@ -93,6 +94,8 @@ def test_what_cannot_be_done_is_refused_by_its_name(client: openai.OpenAI, field
 OF_NO_EFFECT: list[dict[str, Any]] = [
     {"user": "me", "metadata": {"team": "a"}, "safety_identifier": "x", "prompt_cache_key": "y"},
     {"store": False, "service_tier": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
+    {"reasoning_effort": "medium", "verbosity": "medium", "parallel_tool_calls": False},
+    {"temperature": 1.5, "top_p": 0},
     {"n": 1, "stop": None, "logit_bias": None, "tools": None, "response_format": {"type": "text"}},
 ]
 
@@ -100,3 +103,22 @@ OF_NO_EFFECT: list[dict[str, Any]] = [
 @pytest.mark.parametrize("fields", OF_NO_EFFECT, ids=str)
 def test_what_means_nothing_here_changes_nothing(client: openai.OpenAI, fields: dict[str, Any]) -> None:
     assert ask(client, **fields).choices == ask(client).choices
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversation_that_is_too_long_is_refused_with_openais_sentence(client: openai.OpenAI, stream: bool) -> None:
+    """Agents shorten a conversation by this code and this sentence."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, messages=[{"role": "user", "content": "word " * 3000}], stream=stream)
+
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+    sentence = r"This model's maximum context length is \d+ tokens\. However, your messages resulted in \d+ tokens\. "
+    assert re.search(sentence + r"Please reduce the length of the messages\.", refused.value.message)
+
+
+def test_what_a_model_thought_before_changes_nothing(client: openai.OpenAI) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+
+    thought = [turns[0], {**turns[1], "reasoning_content": "so"}, turns[2]]
+
+    assert ask(client, messages=thought).choices == ask(client, messages=turns).choices

@@ -13,11 +13,12 @@ from worker.inference.vllm.remote import away
 
 # Below this and above 0 vLLM takes another temperature than it was given.
 LEAST_TEMPERATURE = 0.01
+# vLLM takes no top_p of 0; this one keeps the likeliest token alone, too.
+LEAST_TOP_P = 1e-6
 NAMED_BY_ID = "token_id:"
 # Fields that mean in vLLM what they mean here.
 SAME = (
     "temperature",
-    "top_p",
     "top_k",
     "min_p",
     "repetition_penalty",
@@ -38,6 +39,7 @@ def body_of(request: TokenRequest, model: str) -> dict[str, Any]:
     _check_can_be_said(request)
     said: dict[str, Any] = {
         **{name: getattr(sampling, name) for name in SAME},
+        "top_p": max(sampling.top_p, LEAST_TOP_P),
         "max_tokens": sampling.max_new_tokens,
         "min_tokens": _least(sampling),
         "stop_token_ids": sorted(answer_ends(request, ())),
