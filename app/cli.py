@@ -13,15 +13,15 @@ import typer
 from pydantic import ValidationError
 
 from app import cli_inspect
-from app.cli_input import LOCAL, BadInput, JobId, SpecFile, Url, console, read_spec, upload_file, with_file
-from app.cli_report import problem_line
+from app.cli_errors import error_lines
+from app.cli_input import BadInput, JobId, SpecFile, Url, connect, console, read_spec, upload_file, with_file
 from app.cli_text import visible
 from app.cli_watch import EXIT_CODES, outcome
 from app.cli_watch import watch as watch_job
 from app.client import ApiError, Client, ServiceAbsent
 from app.client_views import Job
 from app.config import Settings
-from app.lock import CannotStart
+from app.lock import CannotStart, Interrupted
 
 INTERRUPTED = 130
 
@@ -32,19 +32,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command; whatever goes wrong is one line on stderr and an exit code."""
     try:
         app(args=arguments)
-    except ApiError as error:
-        _fail(f"{error.code}: {error.message}", *map(problem_line, error.details))
-    except ValidationError as error:
-        _fail(*(f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}" for problem in error.errors()))
-    except (BadInput, CannotStart, ServiceAbsent) as error:
-        _fail(str(error))
+    except (ApiError, ValidationError, BadInput, CannotStart, ServiceAbsent) as error:
+        for line in error_lines(error):
+            typer.echo(visible(line), err=True)
+        sys.exit(INTERRUPTED if isinstance(error, Interrupted) else 1)
     sys.exit(0)
 
 
 @app.command()
 def up(
     home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None,
-    port: Annotated[int | None, typer.Option(help="of the API; 0: any free one")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="of the API; 0: any free one")] = None,
 ) -> None:
     """Start the whole service on this host. Ctrl-C stops all of it. TUNESMITH_ variables choose the rest."""
     from app.supervisor import up as run  # the other commands need no database
@@ -58,11 +56,11 @@ def submit(
     spec: SpecFile,
     file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to upload for it")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="show its progress until it ends")] = False,
-    url: Url = LOCAL,
+    url: Url = None,
 ) -> None:
     """Submit a training job and print its id."""
     job_spec = read_spec(spec)
-    with Client(url) as client:
+    with connect(url) as client:
         if file is not None:
             job_spec = with_file(job_spec, upload_file(client, file))
         job = client.submit(job_spec)
@@ -76,24 +74,24 @@ app.command()(cli_inspect.inspect)
 
 
 @app.command()
-def watch(job_id: JobId, url: Url = LOCAL) -> None:
+def watch(job_id: JobId, url: Url = None) -> None:
     """Show a job's progress until it ends. Ctrl-C only looks away: the job goes on."""
-    with Client(url) as client:
+    with connect(url) as client:
         _watch(client, job_id)
 
 
 @app.command()
-def jobs(url: Url = LOCAL) -> None:
+def jobs(url: Url = None) -> None:
     """List the newest jobs."""
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.jobs()
     _table([("JOB", "NAME", "STATUS", "DONE", ""), *map(_row, found.data)], has_more=found.has_more)
 
 
 @app.command()
-def job(job_id: JobId, url: Url = LOCAL) -> None:
+def job(job_id: JobId, url: Url = None) -> None:
     """Print all that is known of a job, as JSON."""
-    with Client(url) as client:
+    with connect(url) as client:
         typer.echo(json.dumps(client.raw_job(job_id), indent=2))
 
 
@@ -101,45 +99,45 @@ def job(job_id: JobId, url: Url = LOCAL) -> None:
 def logs(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="wait for more until the job ends")] = False,
-    url: Url = LOCAL,
+    url: Url = None,
 ) -> None:
     """Print what a job's process printed."""
-    with Client(url) as client:
+    with connect(url) as client:
         _print_pieces(client.log(job_id, follow=follow))
 
 
 @app.command()
-def cancel(job_id: JobId, url: Url = LOCAL) -> None:
+def cancel(job_id: JobId, url: Url = None) -> None:
     """Ask a job to end. A running one stops within seconds."""
-    with Client(url) as client:
+    with connect(url) as client:
         _say(client.cancel(job_id))
 
 
 @app.command()
-def pause(job_id: JobId, url: Url = LOCAL) -> None:
+def pause(job_id: JobId, url: Url = None) -> None:
     """Stop a job behind a checkpoint. A running one stops at its next step; resume lets it go on."""
-    with Client(url) as client:
+    with connect(url) as client:
         _say(client.pause(job_id))
 
 
 @app.command()
-def resume(job_id: JobId, url: Url = LOCAL) -> None:
+def resume(job_id: JobId, url: Url = None) -> None:
     """Let a paused job go on behind its newest checkpoint."""
-    with Client(url) as client:
+    with connect(url) as client:
         _say(client.resume(job_id))
 
 
 @app.command()
-def checkpoint(job_id: JobId, url: Url = LOCAL) -> None:
+def checkpoint(job_id: JobId, url: Url = None) -> None:
     """Ask a running job for a checkpoint at its next step; it goes on."""
-    with Client(url) as client:
+    with connect(url) as client:
         client.ask_for_checkpoint(job_id)
 
 
 @app.command()
-def checkpoints(job_id: JobId, url: Url = LOCAL) -> None:
+def checkpoints(job_id: JobId, url: Url = None) -> None:
     """List the checkpoints that a job keeps, newest first."""
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.checkpoints(job_id)
     rows = [
         (str(each.step), str(each.attempt), f"{each.bytes / 1e6:.1f} MB", f"{each.seconds:.1f} s", f"{each.created_at}")
@@ -149,26 +147,26 @@ def checkpoints(job_id: JobId, url: Url = LOCAL) -> None:
 
 
 @app.command()
-def delete(job_id: JobId, url: Url = LOCAL) -> None:
+def delete(job_id: JobId, url: Url = None) -> None:
     """Remove a job that has ended, with its events, logs and checkpoints; its adapter stays."""
-    with Client(url) as client:
+    with connect(url) as client:
         client.delete(job_id)
 
 
 @app.command()
 def upload(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, Parquet or text")],
-    url: Url = LOCAL,
+    url: Url = None,
 ) -> None:
     """Upload a dataset and print its id, for dataset.source.file of a job."""
-    with Client(url) as client:
+    with connect(url) as client:
         typer.echo(upload_file(client, file))
 
 
 @app.command()
-def adapters(url: Url = LOCAL) -> None:
+def adapters(url: Url = None) -> None:
     """List the newest adapters."""
-    with Client(url) as client:
+    with connect(url) as client:
         found = client.adapters()
     rows = [
         (each.id, each.base_model, each.kind, str(each.rank or "-"), f"{each.bytes / 1e6:.1f} MB")
@@ -190,9 +188,11 @@ def generate(
     min_p: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     max_new_tokens: Annotated[int | None, typer.Option()] = None,
-    url: Url = LOCAL,
+    url: Url = None,
 ) -> None:
     """Ask an adapter or a base model; the answer is printed as it is made."""
+    if (adapter is None) == (model is None):
+        raise BadInput("one of --adapter and --model should say who is to answer")
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
     sampling = {
@@ -203,9 +203,12 @@ def generate(
         "max_new_tokens": max_new_tokens,
     }
     order = {"adapter": adapter, "model": model, "messages": messages, **sampling}
-    with Client(url) as client:
-        checkpoint = _print_answer(client.generate({name: value for name, value in order.items() if value is not None}))
-    typer.echo()
+    with connect(url) as client:
+        try:
+            asked = {name: value for name, value in order.items() if value is not None}
+            checkpoint = _print_answer(client.generate(asked))
+        finally:
+            typer.echo()  # also behind an answer that Ctrl-C or an error has cut
     if checkpoint is not None:
         typer.echo(f"answered by {checkpoint}, a checkpoint, which nobody has proved", err=True)
 
@@ -260,12 +263,6 @@ def _table(rows: list[tuple[str, ...]], *, has_more: bool) -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if has_more:
         typer.echo("there are older ones", err=True)
-
-
-def _fail(*lines: str) -> NoReturn:
-    for line in lines:
-        typer.echo(visible(line), err=True)
-    sys.exit(1)
 
 
 if __name__ == "__main__":

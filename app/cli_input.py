@@ -7,24 +7,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
 from app.client import ApiError, Client, ServiceAbsent
+from app.config import PREFIX, Address
 
-LOCAL = "http://127.0.0.1:8000"
 # A check that was given up ends within a heartbeat and its grace, and only then lets go of its file.
 LET_GO_SECONDS = 8.0
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-Url = Annotated[str, typer.Option("--url", envvar="TUNE_URL", help="where the service is")]
+Url = Annotated[
+    str | None, typer.Option("--url", help="where the service is; default: TUNESMITH_URL, or HOST and PORT")
+]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="the id that submit printed")]
 SpecFile = Annotated[str, typer.Argument(metavar="SPEC", help="a JSON file with the job, or - for stdin")]
 
 
 class BadInput(Exception):
     """What was given to the command cannot be used."""
+
+
+def connect(url: str | None) -> Client:
+    """A client of the service at the URL, or where the environment says that it is."""
+    address = Address()
+    if url is None and address.url is None and address.port == 0:
+        raise BadInput(f"{PREFIX}PORT is 0, any free port: {PREFIX}URL or --url says which one the service has taken")
+    return Client(read_url(url or address.url or address.local_url))
+
+
+def read_url(text: str) -> str:
+    """A URL as people write it: `localhost:8000` is taken, and so is one that ends in the `/v1` of OpenAI's clients."""
+    given = text.strip()
+    url = given if "://" in given else f"http://{given}"
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # a port that is none, or half an IPv6 address
+        is_right = False
+    if not is_right:
+        raise BadInput(f"--url or {PREFIX}URL: found {text!r}, expected a URL such as http://127.0.0.1:8000")
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def read_spec(name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from app.cli_input import LOCAL, BadInput, SpecFile, Url, console, lent_file, read_spec, with_file
+from app.cli_input import BadInput, SpecFile, Url, connect, console, lent_file, read_spec, with_file
 from app.cli_report import failure_lines, notice_lines, report_lines
 from app.cli_rows import row_lines
 from app.client import Client
@@ -21,31 +21,33 @@ Lines = Callable[[Row], Iterable[str]]
 def validate(
     spec: SpecFile,
     file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to check with it")] = None,
-    url: Url = LOCAL,
+    url: Url = None,
 ) -> None:
     """Check a job and every row of its data, and submit nothing. Exit code 0: it is valid, 1: it is not."""
     job_spec = read_spec(spec)
-    with Client(url) as client:
+    with connect(url) as client:
         _report(_validated(client, job_spec, file, preview=0))
 
 
 def inspect(
     target: Annotated[str, typer.Argument(help="the id of a job, or a dataset file")],
-    record: Annotated[int | None, typer.Option(min=1, help="number of the record; default: the first")] = None,
+    record: Annotated[
+        int | None, typer.Option(min=1, help="number of the record; default: the first, of a file the first 3")
+    ] = None,
     split: Annotated[Literal["train", "eval"] | None, typer.Option(help="of a job; default: where it is")] = None,
     model: Annotated[str | None, typer.Option(help="of a file: the model whose tokenizer reads it")] = None,
     template: Annotated[str | None, typer.Option(help="of a file: the name of a chat template")] = None,
     max_seq_length: Annotated[int | None, typer.Option(help="of a file: the longest row in tokens")] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="print the token ids as well")] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="put trained text between [[ and ]]")] = False,
-    url: Url = LOCAL,
+    url: Url = None,
 ) -> None:
     """Show what a row teaches: the text that the trainer gets, and which of it is trained."""
     has_colour = console.is_terminal and not console.no_color and not no_color
     lines = partial(row_lines, has_colour=has_colour, has_ids=tokens)
     chosen = {"model_name": model, "chat_template": template, "max_seq_length": max_seq_length}
     model_spec = {name: value for name, value in chosen.items() if value is not None}
-    with Client(url) as client:
+    with connect(url) as client:
         if Path(target).is_file():
             if split is not None or model is None:
                 raise BadInput(f"{target} is a file: it takes --model, and its rows are all of the train split")

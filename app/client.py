@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import httpx
 
+from app.client_proxies import broken_proxy, is_this_host
 from app.client_views import (
     FINAL,
     AdapterList,
@@ -43,8 +44,6 @@ TRIES = 5
 # The service, or the proxy before it, could not say what became of the request.
 UNSURE = frozenset({502, 503, 504})
 NEWEST = {"limit": 50}
-# A proxy of the environment is not asked for this host.
-DIRECT = {"all://localhost": None, "all://127.0.0.1": None}
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self._url, timeout=TIMEOUT, mounts=DIRECT)
+        self._http = _connected(self._url)
 
     def __enter__(self) -> Self:
         return self
@@ -258,6 +257,13 @@ class Client:
             raise AnswerLost(f"{self._url} did not answer: {error or type(error).__name__}") from error
         except json.JSONDecodeError as error:
             raise ServiceAbsent(f"what answers at {self._url} is not Tunesmith") from error
+
+
+def _connected(url: str) -> httpx.Client:
+    try:
+        return httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=not is_this_host(url))
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise ServiceAbsent(broken_proxy() or f"{url} cannot be asked: {error}") from error
 
 
 def messages(chunks: Iterable[bytes]) -> Iterator[tuple[str, Json]]:

@@ -15,23 +15,45 @@ from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
 
 PREFIX = "TUNESMITH_"
+LOOPBACK = "127.0.0.1"
 # A unix socket's path has to fit in 107 bytes (`man 7 unix`).
 LONGEST_SOCKET_PATH = 107
 
 
-class Settings(BaseSettings):
+def has_home() -> bool:
+    """Whether `~` stands for a folder: a user of a container may have neither HOME nor an entry in passwd."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
+
+
+class Address(BaseSettings):
+    """Where the API is, as the commands see it that talk to it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    url: str | None = Field(None, description="where the commands find the service; default: host and port")
+    host: str = LOOPBACK
+    port: int = Field(8000, ge=0, le=65535, description="0: any free port")
+
+    @property
+    def local_url(self) -> str:
+        """Where a client of this host reaches the API; an address that means "any" is none to connect to."""
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+class Settings(Address):
     """Read once at start; unknown TUNESMITH_ variables are refused by name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    home: Path = Field(
-        Path.home() / ".tunesmith", description="all state of this host, or a folder that all hosts share"
-    )
+    home: Path = Field(Path("~/.tunesmith"), description="all state of this host, or a folder that all hosts share")
     database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite below home")
     broker_url: str | None = Field(None, description="Redis URL; default: the bundled Valkey of `tunesmith up`")
     broker_prefix: str = Field("tunesmith:", description="what every key in the broker starts with")
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535, description="0: any free port")
     engine_url: str = "http://127.0.0.1:8100"
     engine_cache_bytes: int | None = Field(
         None,
@@ -89,6 +111,13 @@ class Settings(BaseSettings):
             raise ValueError(f"unknown variables {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return values
 
+    @field_validator("home")
+    @classmethod
+    def _can_be_found(cls, home: Path) -> Path:
+        if home.parts[:1] == ("~",) and not has_home():
+            raise ValueError("should be a folder for all state: this user has no home folder")
+        return home
+
     @field_validator("vllm_url")
     @classmethod
     def _is_a_url(cls, url: str | None) -> str | None:
@@ -110,7 +139,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _lease_outlives_heartbeat(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
-            raise ValueError("lease_seconds should be at least three times heartbeat_seconds")
+            raise ValueError(f"{PREFIX}LEASE_SECONDS should be at least three times {PREFIX}HEARTBEAT_SECONDS")
         return self
 
     @property

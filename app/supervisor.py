@@ -22,15 +22,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from app.broker import open_broker
-from app.config import PREFIX, Settings
+from app.config import LOOPBACK, PREFIX, Settings, has_home
 from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
 from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals_held_back
 from app.guardian import Guarded, spawn
-from app.lock import CannotStart, hold_lock
+from app.lock import CannotStart, Interrupted, hold_lock
 from app.log_rotation import rotate
 from app.migrate import upgrade
 
-LOOPBACK = "127.0.0.1"
 HEALTHY_SECONDS = 60.0
 ENGINE_SECONDS = 60.0
 # With the broker's two seconds Ctrl-C takes at most fifteen. A worker needs the most: its training ends first.
@@ -50,6 +49,8 @@ def up(settings: Settings, say: Say) -> None:
     Once it is healthy and its engine is up, its URL is in `home/run/url`. Raises `CannotStart`, with nothing left
     running, when the home or a port is taken or the API does not come up.
     """
+    if not settings.root.exists():
+        settle(settings)  # what is refused leaves no empty home
     with signals_held_back(), ExitStack() as stack:
         _make_folders(settings)
         tree = _claim_home(settings.root, stack)
@@ -111,17 +112,21 @@ def _settle_vllm(settings: Settings) -> str | None:
 
 def _free_ports(host: str, port: int, engine_port: int) -> tuple[int, int]:
     """Both at once, so that they differ."""
-    with closing(_listen(host, port)) as api, closing(_listen(LOOPBACK, engine_port)) as engine:
+    with (
+        closing(_listen(host, port, f"{PREFIX}PORT")) as api,
+        closing(_listen(LOOPBACK, engine_port, f"{PREFIX}ENGINE_URL")) as engine,
+    ):
         return api.getsockname()[1], engine.getsockname()[1]
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, variable: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise CannotStart(f"port {port} of {host} is taken; choose another one (0: any that is free)") from error
-        raise CannotStart(f"cannot listen on port {port} of {host}: {error.strerror}") from error
+            free = "0: any that is free"
+            raise CannotStart(f"port {port} of {host} is taken; {variable} chooses another one ({free})") from error
+        raise CannotStart(f"cannot listen on port {port} of {host} ({variable}): {error.strerror}") from error
 
 
 def _is_here(url: SplitResult) -> bool:
@@ -230,17 +235,18 @@ def _child_environment(settings: Settings) -> dict[str, str]:
     except ValueError as error:
         raise CannotStart(str(error)) from error
     chosen = {**settings.model_dump(exclude_unset=True, exclude_none=True), "broker_url": broker_url}
-    return {**os.environ, **{PREFIX + name.upper(): str(value) for name, value in chosen.items()}}
+    own = {} if has_home() else {"HOME": str(settings.root)}  # libraries of the children keep caches there
+    return {**os.environ, **own, **{PREFIX + name.upper(): str(value) for name, value in chosen.items()}}
 
 
 def _wait_until_healthy(crew: Crew, settings: Settings) -> None:
     """Raises `CannotStart` when the API ends, or does not answer in time. A signal ends the waiting."""
     deadline = time.monotonic() + HEALTHY_SECONDS
-    while not _is_healthy(_url(settings)):
+    while not _is_healthy(settings.local_url):
         if not crew.is_alive("api") or time.monotonic() > deadline:
             raise CannotStart(f"the API did not come up; see {settings.root / 'logs' / 'api.log'}")
         if is_asked_to_stop(POLL_SECONDS):
-            raise CannotStart("stopped while it was starting")
+            raise Interrupted("stopped while it was starting")
 
 
 def _wait_for_engine(crew: Crew, settings: Settings, say: Say) -> None:
@@ -248,12 +254,12 @@ def _wait_for_engine(crew: Crew, settings: Settings, say: Say) -> None:
     if not crew.has("engine"):
         return
     deadline = time.monotonic() + ENGINE_SECONDS
-    while not _has_engine(_url(settings)):
+    while not _has_engine(settings.local_url):
         if not crew.is_alive("engine") or time.monotonic() > deadline:
             say(f"the engine is not up, /generate is a 503 until it is; see {settings.root / 'logs' / 'engine.log'}")
             return
         if is_asked_to_stop(POLL_SECONDS):
-            raise CannotStart("stopped while it was starting")
+            raise Interrupted("stopped while it was starting")
 
 
 def _is_healthy(url: str) -> bool:
@@ -274,16 +280,10 @@ def _get(url: str) -> dict[str, object]:
     return answer
 
 
-def _url(settings: Settings) -> str:
-    """Where a client of this host reaches the API; an address that means "any" is none to connect to."""
-    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(settings.host, settings.host)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-
-
 def _announce(settings: Settings, say: Say) -> None:
     draft = url_file(settings.root).with_suffix(".tmp")
-    draft.write_text(_url(settings))
+    draft.write_text(settings.local_url)
     draft.rename(url_file(settings.root))
-    say(f"Tunesmith is at {_url(settings)}, its API is described at {_url(settings)}/docs")
+    say(f"Tunesmith is at {settings.local_url}, its API is described at {settings.local_url}/docs")
     say(f"state: {settings.root}, logs: {settings.root / 'logs'}, models: {settings.models}")
     say("Ctrl-C stops everything")

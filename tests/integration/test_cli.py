@@ -35,7 +35,7 @@ def step(number: int, total: int = 4) -> Json:
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[RestService]:
     found = RestService()
     with serving(found.app()) as found.url:
-        monkeypatch.setenv("TUNE_URL", found.url)
+        monkeypatch.setenv("TUNESMITH_URL", found.url)
         yield found
 
 
@@ -275,13 +275,6 @@ def test_without_a_service_the_way_to_start_one_is_told(tunesmith: Command) -> N
     assert told.err == "no service at http://127.0.0.1:1; start one with `tunesmith up`\n"
 
 
-def test_an_url_that_is_none_is_no_traceback(tunesmith: Command) -> None:
-    told = tunesmith("jobs", "--url", "nowhere")
-
-    assert told.code == 1
-    assert told.err.startswith("nowhere did not answer: Request URL is missing")
-
-
 def test_another_program_at_the_url_is_recognised(tunesmith: Command) -> None:
     other = FastAPI()
     other.add_api_route("/jobs", lambda: Response("<html>hello</html>"))
@@ -297,4 +290,4 @@ def test_a_setting_that_is_wrong_is_named(tunesmith: Command, monkeypatch: pytes
     told = tunesmith("up")
 
     assert told.code == 1
-    assert told.err.startswith("lease_seconds: Input should be a valid number")
+    assert told.err == "TUNESMITH_LEASE_SECONDS: found 'soon', expected a valid number\n"

@@ -64,7 +64,7 @@ def tunesmith(
     app = create_app(settings)
     app.state.bell = checker.bell
     with serving(app) as url:
-        monkeypatch.setenv("TUNE_URL", url)
+        monkeypatch.setenv("TUNESMITH_URL", url)
         yield run
 
 

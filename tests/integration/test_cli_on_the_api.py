@@ -23,7 +23,7 @@ def service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Set
     (model / "config.json").write_text("{}")
     upgrade(settings.database)
     with serving(create_app(settings)) as url:
-        monkeypatch.setenv("TUNE_URL", url)
+        monkeypatch.setenv("TUNESMITH_URL", url)
         yield settings
 
 
@@ -78,8 +78,8 @@ def test_a_wrong_field_is_named_with_the_nearest_known_one(tunesmith: Command, t
 
     code, _, err = tunesmith("submit", str(tmp_path / "job.json"))
 
-    assert code == 1
-    assert "  lora.lora_r: found the key 'lora_r', expected no such field; did you mean lora.r?" in err.splitlines()
+    told = "invalid_request: lora.lora_r: found the key 'lora_r', expected no such field; did you mean lora.r?\n"
+    assert (code, err) == (1, told)
 
 
 def test_a_bad_row_is_placed(tunesmith: Command, tmp_path: Path) -> None:

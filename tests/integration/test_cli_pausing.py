@@ -17,7 +17,7 @@ Command = Callable[..., tuple[int, str, str]]
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[RestService]:
     found = RestService()
     with serving(found.app()) as found.url:
-        monkeypatch.setenv("TUNE_URL", found.url)
+        monkeypatch.setenv("TUNESMITH_URL", found.url)
         monkeypatch.setattr(client_module, "PAUSE_SECONDS", 0.01)
         yield found
 
