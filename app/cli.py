@@ -204,11 +204,7 @@ def generate(
     }
     order = {"adapter": adapter, "model": model, "messages": messages, **sampling}
     with connect(url) as client:
-        try:
-            asked = {name: value for name, value in order.items() if value is not None}
-            checkpoint = _print_answer(client.generate(asked))
-        finally:
-            typer.echo()  # also behind an answer that Ctrl-C or an error has cut
+        checkpoint = _print_answer(client.generate({name: value for name, value in order.items() if value is not None}))
     if checkpoint is not None:
         typer.echo(f"answered by {checkpoint}, a checkpoint, which nobody has proved", err=True)
 
@@ -237,13 +233,19 @@ def _say(job: Job) -> None:
 
 
 def _print_answer(pieces: Generator[str, None, str | None]) -> str | None:
-    """Print all pieces; what stands behind the last one."""
-    while True:
-        try:
+    """Print all pieces and end their line, also where Ctrl-C cuts the answer; what stands behind the last one."""
+    has_begun = False
+    try:
+        while True:
             typer.echo(next(pieces), nl=False)
-        except StopIteration as end:
-            found: str | None = end.value
-            return found
+            has_begun = True
+    except StopIteration as end:
+        has_begun = True
+        found: str | None = end.value
+        return found
+    finally:
+        if has_begun:
+            typer.echo()
 
 
 def _print_pieces(pieces: Iterator[str]) -> None:

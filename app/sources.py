@@ -33,7 +33,8 @@ def resolve_dataset(path: str, datasets: Path) -> Path:
     """The file that `dataset.source.path` means. Raises InvalidRequest when it is not below the datasets folder."""
     file = below(datasets, path)
     if file is None or not file.is_file():
-        raise invalid("dataset.source.path", "unknown_path", path[:200], "a file below the server's datasets folder")
+        expected = "a file below the server's datasets folder (TUNESMITH_DATASETS_DIR, else datasets/ in its home)"
+        raise invalid("dataset.source.path", "unknown_path", path[:200], expected)
     return file
 
 

@@ -24,15 +24,16 @@ from app.contracts.checkpoints import CHECKPOINT_GONE, Manifest, age, by_age, ou
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef
 from app.contracts.rows import TOKENIZER
-from app.errors import Conflict, NotFound, ServiceError
+from app.errors import Conflict, InvalidRequest, NotFound, ServiceError
 from app.generate.schemas import CheckpointName
 from app.jobs import repository as jobs
 from app.jobs.models import Job
-from app.sources import resolve_model
+from app.sources import invalid, resolve_model
 
 NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
 STEP = re.compile(r"step-(\d{1,9})")
 MOST_NAMED = 20
+MOST_SHOWN = 3
 Found = TypeVar("Found")
 Answer = TypeVar("Answer")
 ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "config.json"
@@ -60,7 +61,7 @@ def find_speaker(session: Session, settings: Settings, name: str, param: str) ->
     InvalidRequest for a model name that means nothing here.
     """
     if param != "adapter" and not NAMES_AN_ADAPTER.match(name):
-        return Speaker(resolve_model(name, None, settings.models, param), None, name)
+        return Speaker(_base(session, settings, name, param), None, name)
     job_id, at, wanted = name.partition("@")
     if not job_id.startswith("job-") or not adapters.NAME.fullmatch(name):
         return _trained(adapters.find(session, name, param))
@@ -72,6 +73,28 @@ def find_speaker(session: Session, settings: Settings, name: str, param: str) ->
         raise NotFound(f"there is no job {job_id!r}", param=param, code="unknown_job")
     found = _kept(job, settings.checkpoints_dir(job_id), wanted if at else None, param)
     return _halfway(job, settings, found, param)
+
+
+def _base(session: Session, settings: Settings, name: str, param: str) -> BaseRef:
+    """The base of that name. Raises InvalidRequest with the adapters that could have been meant, too."""
+    try:
+        return resolve_model(name, None, settings.models, param)
+    except InvalidRequest as error:
+        trained = _adapters_like(session, name)
+        if not trained:
+            raise
+        expected = f"{error.details[0].expected}, or an adapter ({', '.join(trained)})"
+        raise invalid(param, "unknown_model", name, expected) from None
+
+
+def _adapters_like(session: Session, name: str) -> list[str]:
+    """Those of jobs that are called so, or the newest ones; with the names of their jobs."""
+    newest = [
+        (adapter.id, jobs.get(session, adapter.job_id)) for adapter in adapters.page(session, None, MOST_NAMED)[0]
+    ]
+    called_so = [(adapter_id, job) for adapter_id, job in newest if job is not None and job.name == name]
+    shown = (called_so or newest)[:MOST_SHOWN]
+    return [adapter_id if job is None else f"{adapter_id} of the job {job.name!r}" for adapter_id, job in shown]
 
 
 async def ask_again_if_gone(

@@ -20,7 +20,7 @@ from app.ids import new_id
 from app.jobs.states import JobStatus
 from app.main import create_app
 from tests.integration.answering import FINISH, ScriptedEngine, add_adapter
-from tests.integration.jobs import add_job
+from tests.integration.jobs import add_job, read
 
 ASK = {"model": "org/model", "messages": [{"role": "user", "content": "What comes after 89?"}]}
 MakeApi = Callable[..., TestClient]
@@ -192,6 +192,20 @@ def test_an_unknown_adapter_is_not_found_and_never_the_base(api: TestClient, fie
 
     assert answer.status_code == 404
     assert answer.json()["error"]["param"] == field
+
+
+def test_an_unknown_model_is_answered_with_the_adapters_that_could_be_meant(
+    api: TestClient, database: Database, tmp_path: Path
+) -> None:
+    job_id = add_job(database, JobStatus.SUCCEEDED)
+    adapter = add_adapter(database, tmp_path, job_id=job_id, age=9)
+    newer = [add_adapter(database, tmp_path, age=age).id for age in (1, 2, 3)]
+    name = read(database, job_id).name
+
+    called, other = (api.post("/generate", json={**ASK, "model": model}).json() for model in (name, "fib6"))
+
+    assert called["error"]["message"].endswith(f", or an adapter ({adapter.id} of the job {name!r})")
+    assert other["error"]["message"].endswith(f", or an adapter ({', '.join(newer)})")
 
 
 def test_a_job_that_still_runs_is_a_conflict(api: TestClient, database: Database) -> None:
