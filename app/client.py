@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import httpx
 
-from app.client_proxies import broken_proxy, is_this_host
 from app.client_views import (
     FINAL,
     AdapterList,
@@ -29,6 +28,7 @@ from app.client_views import (
     Row,
     Validation,
 )
+from app.proxies import UNUSABLE, broken_proxy, is_this_host
 
 __all__ = ["ApiError", "Client", "JobDetail", "JobEvent", "ServiceAbsent"]
 
@@ -262,7 +262,7 @@ class Client:
 def _connected(url: str) -> httpx.Client:
     try:
         return httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=not is_this_host(url))
-    except (ImportError, ValueError, httpx.InvalidURL) as error:
+    except UNUSABLE as error:
         raise ServiceAbsent(broken_proxy() or f"{url} cannot be asked: {error}") from error
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.utils import close_session
 
 from app import supervisor
 from app.cli import main
@@ -12,6 +14,8 @@ from app.config import Settings
 from app.lock import CannotStart
 from tests.integration.rest_service import RestService
 from tests.serving import serving
+from worker.checking.hub import hub_errors
+from worker.failures import SystemFault
 
 Command = Callable[..., str]
 
@@ -100,6 +104,17 @@ def test_a_broken_proxy_is_told_by_its_variable_and_never_its_value(
 
     assert told.startswith(f"1: {name} of the environment cannot be used: ")
     assert "secret" not in told
+
+
+@pytest.mark.parametrize(("name", "value"), BROKEN)
+def test_a_check_that_cannot_use_the_proxy_of_the_hub_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    close_session()  # the client of an earlier test
+
+    with pytest.raises(SystemFault, match=f"{name} of the environment cannot be used"), hub_errors("a/b", "model"):
+        HfApi().model_info("a/b")
 
 
 def test_a_port_that_is_taken_is_told_by_its_variable_and_leaves_no_home(service: RestService, tmp_path: Path) -> None:

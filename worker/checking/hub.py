@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from app.proxies import UNUSABLE, broken_proxy
 from worker.failures import SystemFault, UserError
 
 TOKEN_HINT = "set HF_TOKEN where the workers run to a token that may read it"
@@ -38,6 +39,13 @@ def hub_errors(repo: str, param: str) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         raise _refused(repo, param, error) from error
+    except UNUSABLE as error:
+        reason = broken_proxy()
+        if reason is None:
+            raise
+        raise SystemFault(
+            "hub_unreachable", f"the hub could not be reached for {repo}: {reason}", param=param
+        ) from error
 
 
 def _missing(repo: str, param: str, error: HfHubHTTPError) -> UserError:

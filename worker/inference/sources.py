@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from app.contracts.order import BaseRef
+from app.proxies import UNUSABLE, broken_proxy
 from worker.inference.engine import ModelFolder, Refusal
 
 # Weights, configuration and tokenizer of the top folder; never pickles, never code.
@@ -51,6 +52,11 @@ def _download(base: BaseRef) -> Path:
         raise unavailable(404, base.source, f"is not on the hub{where}, or not for this host's account") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError):
         raise unavailable(503, base.source, "is not on this host and the hub cannot be reached") from None
+    except UNUSABLE:
+        reason = broken_proxy()
+        if reason is None:
+            raise
+        raise unavailable(503, base.source, f"cannot be fetched: {reason}") from None
     except OSError as error:
         raise unavailable(503, base.source, f"could not be stored on this host ({type(error).__name__})") from None
 
