@@ -75,6 +75,7 @@ class Settings(Address):
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="of any request but an upload")
     max_upload_bytes: int = Field(2 * 2**30, ge=1024)
     max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, unpacked")
+    max_hub_bytes: int = Field(200 * 2**30, ge=0, description="of one dataset that is downloaded from the hub")
     max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are kept for later jobs")
     slot: str | None = Field(
         None, max_length=64, description="what one training occupies; default: the GPU's UUID, or cpu"

@@ -75,6 +75,7 @@ def ours(model: Path, work: Path, source: Path) -> dict[str, float]:
         train_file=SourceFile(path=source, filename=source.name),
         eval_file=None,
         max_unpacked_bytes=2**40,
+        max_hub_bytes=2**40,
         data_dir=work / "data",
         cache_dir=work / f"cache-{time.time_ns()}",
         max_cache_bytes=2**40,

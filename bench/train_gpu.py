@@ -99,6 +99,7 @@ def check(work: Path, spec: JobSpec, base: BaseRef) -> None:
         train_file=SourceFile(path=work / "train.jsonl", filename="train.jsonl"),
         eval_file=None,
         max_unpacked_bytes=2**30,
+        max_hub_bytes=2**30,
         data_dir=work / "data",
         cache_dir=work / "cache",
         max_cache_bytes=2**30,

@@ -15,7 +15,13 @@ from worker.child import environment
 
 
 def a_check(
-    folder: Path, spec: JobSpec, base: BaseRef, train: Path | None, evaluation: Path | None = None
+    folder: Path,
+    spec: JobSpec,
+    base: BaseRef,
+    train: Path | None,
+    evaluation: Path | None = None,
+    *,
+    max_hub_bytes: int = 10**9,
 ) -> CheckOrder:
     """An order whose data, cache and events lie in the folder."""
 
@@ -30,6 +36,7 @@ def a_check(
         train_file=source(train),
         eval_file=source(evaluation),
         max_unpacked_bytes=10**9,
+        max_hub_bytes=max_hub_bytes,
         data_dir=folder / "data",
         cache_dir=folder / "cache",
         max_cache_bytes=10**9,

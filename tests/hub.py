@@ -61,7 +61,10 @@ def add_descriptions(app: FastAPI, hub: Hub) -> None:
     def info(kind: Kind, owner: str, name: str, revision: str = "main") -> Response:
         repo = f"{owner}/{name}"
         refused = hub.refusal(kind, repo) or unknown_revision(revision)
-        siblings = [{"rfilename": str(path.relative_to(hub.root / kind / repo))} for path in hub.files(kind, repo)]
+        root = hub.root / kind / repo
+        siblings = [
+            {"rfilename": str(path.relative_to(root)), "size": path.stat().st_size} for path in hub.files(kind, repo)
+        ]
         told = {"_id": "1", "id": repo, "sha": SHA, "siblings": siblings, "private": False, "tags": []}
         return refused or JSONResponse(told)
 

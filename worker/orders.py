@@ -38,6 +38,7 @@ def _check(office: Office, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
         train_file=file_of(spec.dataset.source, "dataset.source"),
         eval_file=file_of(spec.dataset.eval_source, "dataset.eval_source"),
         max_unpacked_bytes=office.settings.max_unpacked_bytes,
+        max_hub_bytes=office.settings.max_hub_bytes,
         data_dir=office.settings.data_dir(job.id),
         cache_dir=office.settings.root / "cache",
         max_cache_bytes=office.settings.max_cache_bytes,

@@ -33,6 +33,7 @@ class CheckOrder(Contract):
     train_file: SourceFile | None
     eval_file: SourceFile | None
     max_unpacked_bytes: int
+    max_hub_bytes: int
     data_dir: Path
     cache_dir: Path
     max_cache_bytes: int

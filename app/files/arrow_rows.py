@@ -1,6 +1,6 @@
-"""Rows that come through Arrow: Parquet files, a few rows at a time, and datasets of the hub."""
+"""Rows that come through Arrow: Parquet files, a few rows at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from app.errors import InvalidDataset, Problem
@@ -112,17 +112,3 @@ def _check_size(number: int, length: int, size: int, limit: int) -> None:
 
 def _too_large(found: str, limit: int) -> InvalidDataset:
     return unreadable(Problem(field="file", code="unpacked_size", found=found, expected=f"at most {limit} bytes"))
-
-
-def read_hub(rows: Iterable[dict[str, Any]]) -> Rows:
-    """Rows of a loaded dataset, with numpy's arrays and numbers as lists and numbers."""
-    for number, value in enumerate(rows, 1):
-        yield RawRow(number, None, _plain(value), is_arrow=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

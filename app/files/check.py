@@ -3,14 +3,13 @@
 A dataset with a bad row is refused, or loses the row and says so; nothing is dropped in silence.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from app.contracts.records import Record
 from app.contracts.spec import DatasetSpec
 from app.errors import InvalidDataset, Problem
-from app.files.arrow_rows import read_hub
 from app.files.choice import choose, never_seen
 from app.files.findings import Findings
 from app.files.formats import read_rows
@@ -20,11 +19,12 @@ from app.files.records import read_record
 from app.files.refusal import refusal, too_many_dropped
 from app.files.report import NAMED, DataReport, FileReport
 from app.files.rows import Place, RawRow, Rows
+from app.files.several import FilePart, read_parts
 from app.files.tally import Tally
 from app.files.unpack import DataFile, open_file
 from app.files.values import describe, printable
 
-__all__ = ["DataReport", "FileReport", "Place", "Progress", "Sink", "inspect_file", "normalise_file", "normalise_rows"]
+__all__ = ["DataReport", "FileReport", "Place", "Progress", "Sink", "inspect_file", "normalise_file", "normalise_parts"]
 
 Sink = Callable[[Record, Place], None]
 # Called with how many bytes of the stored file have been read.
@@ -77,10 +77,12 @@ def normalise_file(
     return check.tally.report(format_name=found, is_gzip=file.is_gzip, layout=check.layout, sha256=sha256)
 
 
-def normalise_rows(rows: Iterable[dict[str, Any]], dataset: DatasetSpec, sink: Sink) -> DataReport:
-    """As `normalise_file`, for the rows of a hub dataset: keys that Arrow filled with null are left out."""
+def normalise_parts(
+    parts: Sequence[FilePart], dataset: DatasetSpec, *, max_unpacked_bytes: int, sink: Sink
+) -> DataReport:
+    """As `normalise_file`, for the files of a hub dataset, which are read as one."""
     check = _Check(Wish.of(dataset), sink)
-    check.read(read_hub(rows), needs_layout=True)
+    check.read(read_parts(parts, max_unpacked_bytes), needs_layout=True)
     check.judge(dataset)
     return check.tally.report(format_name=HUB_FORMAT, is_gzip=False, layout=check.layout, sha256=None)
 

@@ -43,17 +43,18 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         served.add("models", "org/base", {name: model[name] for name in model if name != "chat_template.jinja"})
         served.add("datasets", "org/chats", {"train.jsonl": CHAT * 3, "test.jsonl": CHAT})
         served.add("datasets", "org/scripted", {"scripted.py": b"raise SystemExit"})
+        served.add("datasets", "org/no-yaml", {"README.md": b"---\n- [\n---\n", "a.jsonl": CHAT})
         yield served
 
 
-def check(hub: Hub, folder: Path, **groups: Any) -> list[AttemptEvent]:
+def check(hub: Hub, folder: Path, *, max_hub_bytes: int = 10**9, **groups: Any) -> list[AttemptEvent]:
     """Run one check; the source is an upload of one chat where the groups name no other."""
     upload = folder / "upload.jsonl"
     upload.write_bytes(CHAT)
     spec = JobSpec.model_validate(a_body(**groups))
     is_file = hasattr(spec.dataset.source, "file")
     base = BaseRef(source=spec.model.model_name, is_local=False, revision=spec.model.revision)
-    order = a_check(folder, spec, base, upload if is_file else None)
+    order = a_check(folder, spec, base, upload if is_file else None, max_hub_bytes=max_hub_bytes)
     return run(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"), HF_TOKEN="hf_CANARY")
 
 
@@ -130,11 +131,41 @@ def test_a_dataset_of_the_hub_is_read_by_its_name_and_split(hub: Hub, tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("split", "rows"), [("train[:2]", 2), ("train[40%:]", 2), ("train+test", 4), ("all", 4), ("test", 1)]
+)
+def test_splits_of_the_hub_are_cut_and_joined_as_load_dataset_does(
+    hub: Hub, tmp_path: Path, split: str, rows: int
+) -> None:
+    check(hub, tmp_path, dataset={"source": {"hub": "org/chats", "split": split}})
+
+    assert rows_in(tmp_path / "data" / TRAIN_ROWS) == rows
+
+
+def test_a_dataset_that_is_larger_than_the_operators_limit_is_not_downloaded(hub: Hub, tmp_path: Path) -> None:
+    failed = failure(check(hub, tmp_path, max_hub_bytes=len(CHAT), dataset={"source": {"hub": "org/chats"}}))
+
+    assert (failed.code, failed.param) == ("hub_dataset_too_large", "dataset.source")
+    assert str(3 * len(CHAT)) in failed.message
+    assert not list((tmp_path / "hf").rglob("train.jsonl"))
+
+
+def test_files_of_another_format_than_most_are_named(hub: Hub, tmp_path: Path) -> None:
+    hub.add("datasets", "org/mixed", {"a.jsonl": CHAT, "b.jsonl": CHAT, "c.csv": b"prompt,completion\na,b\n"})
+
+    events = check(hub, tmp_path, dataset={"source": {"hub": "org/mixed"}})
+
+    assert [e.requested for e in events if isinstance(e, Noticed) and e.code == "hub_files_left_out"] == [["c.csv"]]
+
+
+@pytest.mark.parametrize(
     ("source", "code"),
     [
         ({"hub": "org/nothing"}, "unknown_repository"),
         ({"hub": "org/chats", "split": "validation"}, "unreadable_hub_dataset"),
+        ({"hub": "org/chats", "split": "train[x:]"}, "unreadable_hub_dataset"),
+        ({"hub": "org/chats", "subset": "fr"}, "unreadable_hub_dataset"),
         ({"hub": "org/scripted"}, "unreadable_hub_dataset"),
+        ({"hub": "org/no-yaml"}, "unreadable_hub_dataset"),
     ],
 )
 def test_a_hub_dataset_that_cannot_be_read_is_the_users_to_mend(

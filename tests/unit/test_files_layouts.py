@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from app.contracts.records import ChatRecord, CompletionRecord, Message, Record
-from app.files.check import normalise_rows
+from app.files.check import normalise_parts
+from app.files.several import FilePart, NamedFile
 from tests.unit.datasets import (
     CALL,
     a_dataset,
@@ -15,6 +16,7 @@ from tests.unit.datasets import (
     first_chat,
     lines,
     normalised,
+    parquet,
     refused,
     sharegpt,
     turns,
@@ -259,12 +261,15 @@ def test_of_two_keys_for_one_thing_the_other_is_listed(tmp_path: Path) -> None:
     assert report.ignored_keys == ["messages[].from", "messages[].value"]
 
 
-def test_keys_that_arrow_filled_with_null_are_as_if_absent() -> None:
+def test_keys_that_arrow_filled_with_null_are_as_if_absent(tmp_path: Path) -> None:
     null = {"role": None, "content": None, "tool_calls": None, "weight": None, "extra": None}
     row = {"conversations": [{**null, **turn} for turn in sharegpt(*HI)["conversations"]], "text": None}
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet(row))
 
     kept: list[Record] = []
-    report = normalise_rows([row], a_dataset(), lambda record, place: kept.append(record))
+    parts = [FilePart((NamedFile(path, path.name),))]
+    report = normalise_parts(parts, a_dataset(), max_unpacked_bytes=10**6, sink=lambda record, _: kept.append(record))
 
     assert (report.format, report.layout, report.sha256, report.ignored_keys) == ("hub", "sharegpt", None, [])
     assert turns(kept[0]) == HI

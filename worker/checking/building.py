@@ -10,11 +10,11 @@ from app.contracts.events import RowsChecked
 from app.contracts.order import CheckOrder, SourceFile
 from app.contracts.records import ChatRecord, Record
 from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
-from app.contracts.spec import Source
+from app.contracts.spec import HubSource, Source
 from app.errors import InvalidDataset
-from app.files.check import DataReport, Place, normalise_file, normalise_rows
+from app.files.check import DataReport, Place, Sink, normalise_file, normalise_parts
 from app.files.report import NAMED
-from worker.checking.hub_dataset import read
+from worker.checking.hub_dataset import HubDataset, HubLimits, fetch
 from worker.checking.judgement import judge
 from worker.checking.model import ModelFacts
 from worker.checking.pipeline import Outcome, Pipeline, useful_processes
@@ -31,7 +31,6 @@ from worker.rendering.rows import Learned
 SOURCES = "sources.json"
 # A smaller source is tokenised sooner by one process than others could start.
 PARALLEL_FROM_BYTES = 4 * 2**20
-PARALLEL_FROM_ROWS = 4000
 SECONDS_BETWEEN_EVENTS = 2.0
 SourceName = Literal["source", "eval_source"]
 
@@ -53,6 +52,11 @@ class Given:
     @property
     def param(self) -> str:
         return f"dataset.{self.name}"
+
+    @property
+    def size(self) -> int:
+        """The bytes of a file; 0 for what is not downloaded yet."""
+        return self.file.path.stat().st_size if self.file is not None else 0
 
     @property
     def sha256(self) -> str | None:
@@ -93,8 +97,9 @@ class Builder:
 
     def _read(self, given: Given, target: Path) -> tuple[DataReport, Outcome]:
         spec, watch = self.order.spec, Watch(given, self.events)
-        rows = None if given.file is not None else read(given.source, given.param)
-        with Pipeline(self._tokeniser(), target, processes=self._processes(given, rows)) as pipeline:
+        hub = self._fetched(given)
+        size = hub.size if hub is not None else given.size
+        with Pipeline(self._tokeniser(), target, processes=self._processes(size)) as pipeline:
 
             def take(record: Record, place: Place) -> None:
                 self._check_template(record)
@@ -102,17 +107,7 @@ class Builder:
                 pipeline.add(record, place)
 
             try:
-                if given.file is None:
-                    form = normalise_rows(rows or (), spec.dataset, sink=take)
-                else:
-                    form = normalise_file(
-                        given.file.path,
-                        spec.dataset,
-                        filename=given.file.filename,
-                        max_unpacked_bytes=self.order.max_unpacked_bytes,
-                        sink=take,
-                        progress=watch,
-                    )
+                form = self._normalise(given, hub, take, watch)
             except InvalidDataset as error:
                 error.param = error.param or given.param
                 error.details = [*error.details, *pipeline.finish().problems][:NAMED]
@@ -122,6 +117,26 @@ class Builder:
         judge(form, outcome, spec.dataset, given.param)
         self._check_vocabulary(outcome)
         return form, outcome
+
+    def _fetched(self, given: Given) -> HubDataset | None:
+        if not isinstance(given.source, HubSource):
+            return None
+        limits = HubLimits(self.order.max_hub_bytes, self.order.max_unpacked_bytes)
+        return fetch(given.source, given.param, limits, self.events)
+
+    def _normalise(self, given: Given, hub: HubDataset | None, take: Sink, watch: "Watch") -> DataReport:
+        dataset, limit = self.order.spec.dataset, self.order.max_unpacked_bytes
+        if hub is not None:
+            return normalise_parts(hub.parts, dataset, max_unpacked_bytes=limit, sink=take)
+        assert given.file is not None, "what is not of the hub is a file"
+        return normalise_file(
+            given.file.path,
+            dataset,
+            filename=given.file.filename,
+            max_unpacked_bytes=limit,
+            sink=take,
+            progress=watch,
+        )
 
     def _tokeniser(self) -> Tokeniser:
         spec = self.order.spec
@@ -134,13 +149,8 @@ class Builder:
         )
         return Tokeniser(self.renderer, learned, spec.model.max_seq_length, dataset.on_long_row)
 
-    def _processes(self, given: Given, rows: Any) -> int:
-        """The hub's rows know their number, a file its size."""
-        is_large = (
-            given.file.path.stat().st_size >= PARALLEL_FROM_BYTES
-            if given.file is not None
-            else len(rows) >= PARALLEL_FROM_ROWS
-        )
+    def _processes(self, size: int) -> int:
+        is_large = size >= PARALLEL_FROM_BYTES
         return useful_processes(self.order.spec.dataset.dataset_num_proc) if is_large else 1
 
     def _check_template(self, record: Record) -> None:
@@ -174,7 +184,7 @@ class Watch:
     def __init__(self, given: Given, events: EventWriter) -> None:
         self.records = 0
         self._given, self._events = given, events
-        self._total = given.file.path.stat().st_size if given.file is not None else None
+        self._total = given.size or None
         self._began = self._told = time.monotonic()
 
     def __call__(self, bytes_read: int) -> None:

@@ -1,12 +1,42 @@
-"""Datasets of the hub, read by `datasets` itself at a pinned revision. Dataset scripts are never run."""
+"""Datasets of the hub: the files of a split at a pinned commit, downloaded and read by our own bounded readers.
 
+No library chooses what is opened. A file is one that the hub lists in the repository, and it lies in the hub's cache.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+import yaml
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.repocard import metadata_load
 
-from app.contracts.spec import HubSource, Source
+from app.contracts.spec import HubSource
+from app.files.several import FilePart, NamedFile, count_records
 from worker.checking.hub import hub_errors
-from worker.failures import UserError
+from worker.checking.hub_files import NoSuchFiles, of_one_format, split_files
+from worker.events import EventWriter
+from worker.failures import SystemFault, UserError
+
+CARD = "README.md"
+LARGEST_CARD_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """What is read of a dataset, and how many bytes its files have."""
+
+    parts: tuple[FilePart, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class HubLimits:
+    """`download_bytes` holds for all files of a source together, `unpacked_bytes` for each."""
+
+    download_bytes: int
+    unpacked_bytes: int
 
 
 def pinned(source: HubSource, param: str) -> HubSource:
@@ -16,15 +46,99 @@ def pinned(source: HubSource, param: str) -> HubSource:
     return source.model_copy(update={"revision": sha or source.revision})
 
 
-def read(source: Source, param: str) -> Any:
-    """The rows of a hub dataset, with a length. Raises UserError and SystemFault."""
-    from datasets import load_dataset  # takes seconds, and most jobs bring a file
-    from datasets.exceptions import DatasetsError
+def fetch(source: HubSource, param: str, limits: HubLimits, events: EventWriter) -> HubDataset:
+    """Download the files of the source's split. Raises UserError and SystemFault.
 
-    assert isinstance(source, HubSource), "files are read by app.files"
+    Errors say what of the repository is not right, and nothing of what is on this host.
+    """
     with hub_errors(source.hub, param):
+        sizes = _sizes(source)
         try:
-            return load_dataset(source.hub, source.subset, split=source.split, revision=source.revision)
-        except (ValueError, FileNotFoundError, RuntimeError, DatasetsError) as error:  # no split, a script
-            message = f"{source.hub} cannot be read: {str(error)[:300]}"
-            raise UserError("unreadable_hub_dataset", message, param=param) from error
+            splits = split_files(sizes, _card(source, sizes), source.subset)
+            wanted = _wanted(source.split, splits)
+        except NoSuchFiles as error:
+            raise _unreadable(source, str(error), param) from error
+        chosen = {split: of_one_format(splits[split]) for split in wanted}
+        _name_left_out(source, chosen, splits, param, events)
+        size = _checked_size(source, [sizes[name] for names in chosen.values() for name in names], param, limits)
+        files = {split: tuple(_downloaded(source, name) for name in names) for split, names in chosen.items()}
+    return HubDataset(tuple(_parts(source, files, param, limits)), size)
+
+
+def _sizes(source: HubSource) -> dict[str, int]:
+    """The files of the repository at the pinned commit, in bytes."""
+    info = HfApi().dataset_info(source.hub, revision=source.revision, files_metadata=True)
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
+def _card(source: HubSource, sizes: Mapping[str, int]) -> Mapping[str, Any]:
+    """The metadata of the repository's README.md, which a stranger wrote. Raises NoSuchFiles where it is no YAML."""
+    if CARD not in sizes:
+        return {}
+    if sizes[CARD] > LARGEST_CARD_BYTES:
+        raise NoSuchFiles(f"its {CARD} has {sizes[CARD]} bytes, at most {LARGEST_CARD_BYTES} are read")
+    try:
+        return metadata_load(_downloaded(source, CARD).path) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # their words quote the text
+        raise NoSuchFiles(f"the metadata of its {CARD} is no valid YAML") from error
+
+
+def _wanted(split: str, splits: Mapping[str, Sequence[str]]) -> list[str]:
+    """The splits that are named in `train`, `train[:10%]+test`, or `all`. Raises NoSuchFiles for an unknown one."""
+    if split == "all" and "all" not in splits:
+        return list(splits)
+    names = [split] if split in splits else [part.split("[")[0] for part in split.split("+")]
+    missing = [name for name in names if name not in splits]
+    if missing:
+        raise NoSuchFiles(f"it has no split {missing[0]!r}; its splits: {', '.join(splits)}")
+    return list(dict.fromkeys(names))
+
+
+def _name_left_out(
+    source: HubSource,
+    chosen: Mapping[str, Sequence[str]],
+    splits: Mapping[str, Sequence[str]],
+    param: str,
+    events: EventWriter,
+) -> None:
+    left_out = [name for split, names in chosen.items() for name in splits[split] if name not in names]
+    if left_out:
+        message = f"{len(left_out)} files of {source.hub} are of another format than most and are not read"
+        events.notice("hub_files_left_out", message, field=param, requested=left_out[:20])
+
+
+def _checked_size(source: HubSource, sizes: Sequence[int], param: str, limits: HubLimits) -> int:
+    if sum(sizes) > limits.download_bytes:
+        message = f"the files of {source.hub} have {sum(sizes)} bytes, at most {limits.download_bytes} are downloaded"
+        raise UserError(
+            "hub_dataset_too_large", message, hint="the operator's limit is TUNESMITH_MAX_HUB_BYTES", param=param
+        )
+    return sum(sizes)
+
+
+def _downloaded(source: HubSource, name: str) -> NamedFile:
+    """Raises SystemFault for a file that the hub's client has put anywhere else than into its cache."""
+    path = Path(hf_hub_download(source.hub, name, repo_type="dataset", revision=source.revision))
+    if not path.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
+        raise SystemFault("hub_failed", f"a file of {source.hub} does not lie in the cache of the hub's client")
+    return NamedFile(path, name)
+
+
+def _parts(
+    source: HubSource, files: Mapping[str, tuple[NamedFile, ...]], param: str, limits: HubLimits
+) -> list[FilePart]:
+    """All records of the splits, or the slices that the spec asks for, in the words of `datasets`."""
+    if source.split in files or source.split == "all":
+        return [FilePart(each) for each in files.values()]
+    from datasets import ReadInstruction  # takes seconds, and slices are rare
+
+    records = {split: count_records(each, limits.unpacked_bytes) for split, each in files.items()}
+    try:
+        slices = ReadInstruction.from_spec(source.split).to_absolute(records)
+    except (ValueError, AssertionError) as error:
+        raise _unreadable(source, f"its split {source.split!r} cannot be understood: {error}", param) from error
+    return [FilePart(files[each.splitname], each.from_ or 0, each.to) for each in slices]
+
+
+def _unreadable(source: HubSource, reason: str, param: str) -> UserError:
+    return UserError("unreadable_hub_dataset", f"{source.hub} cannot be read: {reason}", param=param)
