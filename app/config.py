@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
+from app.known_hosts import HostRules
 
 PREFIX = "TUNESMITH_"
 LOOPBACK = "127.0.0.1"
@@ -54,6 +55,13 @@ class Settings(Address):
     database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite below home")
     broker_url: str | None = Field(None, description="Redis URL; default: the bundled Valkey of `tunesmith up`")
     broker_prefix: str = Field("tunesmith:", description="what every key in the broker starts with")
+    allowed_hosts: str = Field("", description="further names under which clients reach this service, with commas")
+    allowed_origins: str = Field(
+        "", description="web pages of other origins that may use it, such as https://ui.example, with commas"
+    )
+    trust_network: bool = Field(
+        False, description="answer on other addresses than loopback, to everybody who reaches them: there are no keys"
+    )
     engine_url: str = "http://127.0.0.1:8100"
     engine_cache_bytes: int | None = Field(
         None,
@@ -142,6 +150,11 @@ class Settings(Address):
         if self.lease_seconds < 3 * self.heartbeat_seconds:
             raise ValueError(f"{PREFIX}LEASE_SECONDS should be at least three times {PREFIX}HEARTBEAT_SECONDS")
         return self
+
+    @property
+    def host_rules(self) -> HostRules:
+        """Whose requests the API answers."""
+        return HostRules.of(self.allowed_hosts, self.allowed_origins, trusts_network=self.trust_network)
 
     @property
     def term_after_seconds(self) -> float:

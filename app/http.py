@@ -17,6 +17,7 @@ from app.contracts.spec import JobSpec
 from app.db import AWAY
 from app.errors import BadRequest, InvalidRequest, NotFound, Problem, ServiceError, TooLarge, Unavailable
 from app.generate.schemas import GenerateRequest
+from app.known_hosts import Refused
 from app.openai.schemas import ChatRequest, CompletionRequest
 from app.validation import invalid_request
 
@@ -50,6 +51,13 @@ def answer(error: ServiceError, request_id: str | None, path: str = "") -> Error
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
     return ErrorResponse(error.body(request_id), status_code=status, headers=headers)
+
+
+def refuse(refused: Refused) -> ErrorResponse:
+    """The answer to a request that is not let in."""
+    error = BadRequest(refused.message, param=refused.param, code=refused.code)
+    error.status = refused.status
+    return answer(error, None)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__, system
 from app.adapters.routes import router as adapters
@@ -17,10 +18,11 @@ from app.files.routes import router as files
 from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
-from app.http import HeadRequests, RequestLimits, install_error_handlers
+from app.http import HeadRequests, RequestLimits, install_error_handlers, refuse
 from app.jobs.queue import CeleryDoorbell, make_celery
 from app.jobs.retention import sweep_orphans
 from app.jobs.routes import router as jobs
+from app.known_hosts import TRUST_VARIABLE, KnownHosts, split_list
 from app.openai.routes import router as openai
 from app.parameters import refuse_unknown_parameters
 
@@ -67,7 +69,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         RequestLimits, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes
     )
+    _guard(app, settings)
     return app
+
+
+def _guard(app: FastAPI, settings: Settings) -> None:
+    """The outermost middlewares: whose requests are answered, and which pages of other origins may read the answers."""
+    if origins := split_list(settings.allowed_origins):
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(KnownHosts, rules=settings.host_rules, respond=refuse)
+    if settings.trust_network:
+        log.warning("%s is set: everybody who reaches this address may use the service", TRUST_VARIABLE)
 
 
 def _sweep(database: Database, settings: Settings) -> None:

@@ -26,6 +26,7 @@ from app.config import LOOPBACK, PREFIX, Settings, has_home
 from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
 from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals_held_back
 from app.guardian import Guarded, spawn
+from app.known_hosts import NO_KEYS, is_loopback
 from app.lock import CannotStart, Interrupted, hold_lock
 from app.log_rotation import rotate
 from app.migrate import upgrade
@@ -74,9 +75,11 @@ def url_file(home: Path) -> Path:
 def settle(settings: Settings) -> Settings:
     """The settings with every choice made that the children share: ports are free ones, paths absolute.
 
-    Raises `CannotStart` for a port that is taken, and for a vLLM that is not there. An engine on another host is not
-    ours to start.
+    Raises `CannotStart` for an address that strangers reach, a port that is taken, and a vLLM that is not there. An
+    engine on another host is not ours to start.
     """
+    if not (settings.trust_network or is_loopback(settings.host)):
+        raise CannotStart(f"TUNESMITH_HOST: found {settings.host}, expected 127.0.0.1: {NO_KEYS}")
     vllm_command = _settle_vllm(settings)
     engine = urlsplit(settings.engine_url)
     is_port_chosen = "engine_url" in settings.model_fields_set and _is_here(engine)

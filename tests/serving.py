@@ -10,6 +10,9 @@ from fastapi import FastAPI
 
 from tests.waiting import wait_for
 
+# Of a client without a server: the API answers only for hosts that it knows.
+LOCAL = "http://localhost"
+
 
 @contextmanager
 def serving(app: FastAPI, port: int = 0) -> Iterator[str]:

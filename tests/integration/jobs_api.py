@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from app.config import Settings
 from app.main import create_app
 from tests.integration.checker import RecordingBell
+from tests.serving import LOCAL
 
 
 def hub_body(**groups: Any) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def an_app(settings: Settings, database_url: str) -> FastAPI:
 
 @contextmanager
 def an_api(settings: Settings, database_url: str) -> Iterator[TestClient]:
-    with TestClient(an_app(settings, database_url), raise_server_exceptions=False) as client:
+    with TestClient(an_app(settings, database_url), base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

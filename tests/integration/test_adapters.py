@@ -13,11 +13,12 @@ from app.jobs.states import JobStatus
 from app.main import create_app
 from tests.integration.answering import add_adapter
 from tests.integration.jobs import add_job
+from tests.serving import LOCAL
 
 
 @pytest.fixture
 def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings.model_copy(update={"database_url": database_url}))) as client:
+    with TestClient(create_app(settings.model_copy(update={"database_url": database_url})), base_url=LOCAL) as client:
         yield client
 
 

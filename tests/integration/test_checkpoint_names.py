@@ -17,6 +17,7 @@ from app.main import create_app
 from tests.integration.answering import FINISH, ScriptedEngine, add_adapter
 from tests.integration.jobs import add_job
 from tests.integration.jobs_api import error_of
+from tests.serving import LOCAL
 from tests.unit.specs import a_spec
 from worker.checkpoints import drafting, prune, publish
 
@@ -47,7 +48,7 @@ class PruningEngine(ScriptedEngine):
 def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
     app = create_app(settings.model_copy(update={"database_url": database_url}))
     app.state.engine = ScriptedEngine()
-    yield TestClient(app, raise_server_exceptions=False)
+    yield TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
     app.state.database.close()
 
 

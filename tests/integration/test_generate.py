@@ -21,6 +21,7 @@ from app.jobs.states import JobStatus
 from app.main import create_app
 from tests.integration.answering import FINISH, ScriptedEngine, add_adapter
 from tests.integration.jobs import add_job, read
+from tests.serving import LOCAL
 
 ASK = {"model": "org/model", "messages": [{"role": "user", "content": "What comes after 89?"}]}
 MakeApi = Callable[..., TestClient]
@@ -34,7 +35,7 @@ def make_api(database: Database, database_url: str, settings: Settings) -> Itera
     def make(*script: EngineEvent | None) -> TestClient:
         app = create_app(settings.model_copy(update={"database_url": database_url}))
         app.state.engine = ScriptedEngine(script) if script else ScriptedEngine()
-        clients.append(TestClient(app, raise_server_exceptions=False))
+        clients.append(TestClient(app, base_url=LOCAL, raise_server_exceptions=False))
         return clients[-1]
 
     yield make

@@ -13,6 +13,7 @@ from app.contracts.generation import ScoredToken, TextDelta, TokenScore
 from app.db import Database
 from app.main import create_app
 from tests.integration.answering import FINISH, ScriptedEngine, add_adapter
+from tests.serving import LOCAL
 
 ASK: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -24,7 +25,7 @@ CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
 def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
     app = create_app(settings.model_copy(update={"database_url": database_url}))
     app.state.engine = ScriptedEngine()
-    yield TestClient(app, raise_server_exceptions=False)
+    yield TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
     app.state.database.close()
 
 

@@ -10,6 +10,7 @@ from app.config import Settings
 from app.main import create_app
 from app.migrate import upgrade
 from tests.sentences import reads_well
+from tests.serving import LOCAL
 from tests.unit.specs import a_body
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -20,7 +21,7 @@ HALF = b'{"model": "org/model", "messages": [{"role": "user", "content": "\\ud80
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = Settings(home=tmp_path_factory.mktemp("home"), engine_url="http://127.0.0.1:9")
     upgrade(settings.database)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

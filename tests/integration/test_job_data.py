@@ -11,6 +11,7 @@ from app.db import Database
 from app.jobs.states import JobStatus
 from app.main import create_app
 from tests.integration.jobs import add_job
+from tests.serving import LOCAL
 from tests.unit.learned import (
     END,
     START,
@@ -32,7 +33,7 @@ SOURCE = {"records": 9, "kept": 8, "dropped": 1, "problem_count": 1, "problems":
 
 @pytest.fixture
 def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings.model_copy(update={"database_url": database_url}))) as client:
+    with TestClient(create_app(settings.model_copy(update={"database_url": database_url})), base_url=LOCAL) as client:
         yield client
 
 

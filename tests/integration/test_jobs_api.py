@@ -16,6 +16,7 @@ from app.jobs.queue import Doorbell
 from app.jobs.states import JobStatus, Stage
 from app.main import create_app
 from tests.integration.jobs import NOW, add_job, take
+from tests.serving import LOCAL
 
 CHATS = [{"conversations": [{"from": "human", "value": f"q{n}"}, {"from": "gpt", "value": f"a{n}"}]} for n in range(3)]
 
@@ -33,7 +34,7 @@ def api(database: Database, database_url: str, settings: Settings) -> Iterator[T
     """The API on the test's database; its bell only remembers."""
     app = create_app(settings.model_copy(update={"database_url": database_url}))
     app.state.bell = RecordingBell()
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

@@ -16,6 +16,7 @@ from app.main import create_app
 from app.migrate import upgrade
 from tests.integration.answering import FINISH, ScriptedEngine
 from tests.integration.jobs import add_job
+from tests.serving import LOCAL
 
 CHAT: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
 TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}, "strict": True}}]
@@ -44,7 +45,7 @@ def make_api(tmp_path: Path) -> Iterator[MakeApi]:
         app = create_app(settings)
         app.state.engine = ScriptedEngine(script)
         made.append(app)
-        return TestClient(app, raise_server_exceptions=False)
+        return TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
 
     yield make
     for app in made:

@@ -11,6 +11,7 @@ from app.contracts.generation import EngineError, EngineHealth
 from app.main import create_app
 from app.migrate import upgrade
 from tests.integration.answering import ScriptedEngine
+from tests.serving import LOCAL
 
 REASON = "the engine has stepped aside: job-1 trains"
 AWAY = EngineError(status=503, code="engine_unavailable", message=REASON, retry_after_seconds=30)
@@ -31,7 +32,7 @@ def api(settings: Settings) -> Iterator[TestClient]:
     upgrade(settings.database)
     app = create_app(settings)
     app.state.engine = AwayEngine()
-    yield TestClient(app, raise_server_exceptions=False)
+    yield TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
     app.state.database.close()
 
 

@@ -100,7 +100,13 @@ def test_a_taken_engine_port_is_named(tmp_path: Path, taken_port: int) -> None:
 
 def test_a_host_that_is_not_ours_is_named(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=r"cannot listen on port 0 of 203\.0\.113\.1"):
-        settle(settings_of(tmp_path, host="203.0.113.1"))
+        settle(settings_of(tmp_path, host="203.0.113.1", trust_network=True))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "203.0.113.1"])
+def test_an_address_that_strangers_reach_needs_trust_in_the_network(tmp_path: Path, host: str) -> None:
+    with pytest.raises(CannotStart, match=r"TUNESMITH_HOST: found .* TUNESMITH_TRUST_NETWORK=1 says"):
+        settle(settings_of(tmp_path, host=host))
 
 
 def test_a_second_service_on_one_home_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from app.jobs.states import JobStatus, Stage
 from app.main import create_app
 from tests.integration.checker import Checker, Findings, RecordingBell, a_checker, a_failure
 from tests.integration.jobs import add_job
+from tests.serving import LOCAL
 from tests.unit.learned import chat_parts
 
 FOUND = Findings(
@@ -32,7 +33,7 @@ FOUND = Findings(
 def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
     app = create_app(settings.model_copy(update={"database_url": database_url}))
     app.state.bell = RecordingBell()
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

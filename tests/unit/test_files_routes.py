@@ -18,6 +18,7 @@ from app.errors import Conflict, InvalidRequest
 from app.files import service
 from app.files.routes import router
 from app.http import install_error_handlers
+from tests.serving import LOCAL
 from tests.unit.datasets import chat, lines
 
 CHAT = lines(chat(("user", "hi"), ("assistant", "hello")))
@@ -52,7 +53,7 @@ def api(settings: Settings, database: Database) -> Iterator[TestClient]:
     app.state.settings, app.state.database = settings, database
     app.include_router(router)
     install_error_handlers(app)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

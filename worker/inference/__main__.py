@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
 from app.contracts.engine_cache import read_bytes
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read_command, read_url
+from app.known_hosts import HOSTS_VARIABLE, TRUST_VARIABLE, HostRules
 from worker.inference.bases import DTYPES, Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
@@ -53,7 +54,7 @@ def main() -> None:
     engine = _engine(options)
     holds = Holds(engine) if isinstance(engine, BatchingEngine) else None  # a vLLM server's memory is not ours
     config = uvicorn.Config(
-        create_app(engine, holds),
+        create_app(engine, holds, _host_rules()),
         host=options.host,
         port=options.port,
         access_log=False,
@@ -66,6 +67,12 @@ def main() -> None:
     finally:
         if not engine.join(GRACE_SECONDS):
             os._exit(0)  # a model that is being loaded cannot be interrupted otherwise
+
+
+def _host_rules() -> HostRules:
+    """As the API's: an engine in a network of its own is told its name, and that the network is trusted."""
+    is_trusted = os.environ.get(TRUST_VARIABLE, "").lower() in ("1", "true", "yes", "on")
+    return HostRules.of(os.environ.get(HOSTS_VARIABLE, ""), "", trusts_network=is_trusted)
 
 
 def _engine(options: argparse.Namespace) -> BatchingEngine | VllmEngine:

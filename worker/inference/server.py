@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder
 from app.contracts.probe import Proof, ProofOrder
 from app.contracts.yielding import ResumeOrder, YieldOrder, YieldState
+from app.known_hosts import HostRules, KnownHosts, Refused
 from worker.inference.answering import answer
 from worker.inference.engine import Engine, Refusal
 from worker.inference.proving import prove
@@ -22,9 +23,13 @@ from worker.inference.yielding import Holds
 log = logging.getLogger(__name__)
 
 
-def create_app(engine: Engine, holds: Holds | None = None) -> FastAPI:
-    """The engine's routes around one engine. Without `holds` it takes no memory that a training could need."""
+def create_app(engine: Engine, holds: Holds | None = None, rules: HostRules | None = None) -> FastAPI:
+    """The engine's routes around one engine. Without `holds` it takes no memory that a training could need.
+
+    `rules` say whose requests are answered; without them those of this machine.
+    """
     app = FastAPI(title="Tunesmith engine", openapi_url=None)
+    app.add_middleware(KnownHosts, rules=rules or HostRules(), respond=_refuse)
     sources = Sources()
 
     @app.get("/health")
@@ -55,6 +60,11 @@ def create_app(engine: Engine, holds: Holds | None = None) -> FastAPI:
         return Response(refused.model_dump_json(), status_code=422, media_type="application/json")
 
     return app
+
+
+def _refuse(refused: Refused) -> Response:
+    error = EngineError(status=refused.status, code=refused.code, message=refused.message, param=refused.param)
+    return Response(error.model_dump_json(), status_code=error.status, media_type="application/json")
 
 
 def _add_yielding(app: FastAPI, holds: Holds) -> None:
