@@ -264,6 +264,13 @@ class JobSpec(Contract):
         check_text(value)
         return value
 
+    @property
+    def dataset_in_force(self) -> DatasetSpec:
+        """The dataset group as the method reads it: continued pretraining learns every token of every row."""
+        if self.training.method != "cpt":
+            return self.dataset
+        return self.dataset.model_copy(update={"train_on": "all", "instruction_part": None, "response_part": None})
+
     @field_validator("name")
     @classmethod
     def _name_is_no_device(cls, name: str) -> str:

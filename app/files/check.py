@@ -115,7 +115,7 @@ class _Check:
                 if needs_layout and self._is_lost:
                     break
         except InvalidDataset as fault:
-            problems = [*tally.problems[: NAMED - len(fault.details)], *fault.details]
+            problems = [*tally.problems, *fault.details]
             raise refusal(problems, tally.problem_count + len(fault.details), tally.records) from fault
         if needs_layout and self._is_lost:
             raise refusal(tally.problems, tally.problem_count, tally.records)

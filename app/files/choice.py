@@ -14,6 +14,10 @@ EXPECTED = (
     "messages, conversations, instruction and output, prompt and completion, or text; dataset.columns maps others, "
     'such as {"prompt": "question", "completion": "answer"}'
 )
+TEXT_EXPECTED = (
+    'the column text alone; dataset.format "text" (or dataset_text_field "text") learns that column and nothing else, '
+    'and dataset.columns maps questions and answers, such as {"prompt": "question", "completion": "answer"}'
+)
 # The default of TRL's argument, which notebooks name whatever their rows hold.
 USUAL_TEXT_COLUMN = "text"
 COLUMNS_COMPARED = 50
@@ -29,7 +33,8 @@ def choose(row: Row, wish: Wish, findings: Findings) -> Layout | None:
     if layout is not None:
         _check_parts(row, layout, wish, findings)
     elif not findings.problems:
-        findings.wrong("columns", "unknown_layout", row.described, EXPECTED)
+        expected = TEXT_EXPECTED if row.has(Layout.TEXT) else EXPECTED
+        findings.wrong("columns", "unknown_layout", row.described, expected)
     return None if findings.problems else layout
 
 
@@ -72,7 +77,8 @@ def _check_parts(row: Row, layout: Layout, wish: Wish, findings: Findings) -> No
     known = CHAT_PARTS.get(layout, NEEDED[layout]) + OPTIONAL[layout]
     found = f"rows of {layout}: {row.described}"
     for part in wish.columns or {}:
-        if part not in known:
+        if part not in known and not findings.has_wrong(f"columns.{part}"):
             findings.wrong(f"columns.{part}", "unused_mapping", found, f"the parts of {layout}: {', '.join(known)}")
-    if layout is not Layout.TEXT and wish.text_column not in (None, USUAL_TEXT_COLUMN):
+    is_unused = layout is not Layout.TEXT and wish.text_column not in (None, USUAL_TEXT_COLUMN)
+    if is_unused and not findings.has_wrong("dataset_text_field"):
         findings.wrong("dataset_text_field", "unused_mapping", found, "null, or rows of text")

@@ -13,6 +13,11 @@ DEEPEST_NESTING = 64
 # Of a key, in the path to a value.
 LONGEST_KEY = 60
 SURROGATES = range(0xD800, 0xE000)
+# What may be worth a look in a record that is good; each becomes a notice of the job.
+WARNINGS = {
+    "trailing_turns": "the turns behind the last answer are left out: no answer follows them, so nothing is learned",
+    "json_as_text": "a text that holds a conversation as JSON is taken as it stands, as text",
+}
 
 
 @dataclass(slots=True)
@@ -41,6 +46,14 @@ class Findings:
                     expected=expected,
                 )
             )
+
+    def warn(self, code: str) -> None:
+        """`code` is one of WARNINGS."""
+        self.warnings.add(code)
+
+    def has_wrong(self, place: str) -> bool:
+        """Whether a problem is named there already: what follows from it is no problem of its own."""
+        return any((problem.field or "").startswith(place) for problem in self.problems)
 
     def fix(self, code: str, count: int = 1) -> None:
         self.fixes[code] = self.fixes.get(code, 0) + count

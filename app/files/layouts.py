@@ -59,6 +59,11 @@ class Wish:
         columns: dict[str, str] = {part: column for part, column in (dataset.columns or {}).items()}
         return cls(layout, columns, dataset.dataset_text_field, dataset.train_on)
 
+    @property
+    def is_of_raw_text(self) -> bool:
+        """Whether the user asked for raw text. (A column named `text` alone does not: it may be one of many.)"""
+        return self.layout is Layout.TEXT or "text" in self.mapped
+
     @cached_property
     def mapped(self) -> dict[str, str]:
         """Column by the part it plays, where the user said so."""
@@ -98,14 +103,24 @@ class Row:
     def has(self, layout: Layout) -> bool:
         return all(part in self.columns for part in NEEDED[layout])
 
+    @property
+    def has_more_than_text(self) -> bool:
+        """Whether the row is one of a table, of which the text is a column among others."""
+        return len(self.values) > 1
+
     def fills(self, layout: Layout) -> bool:
         return all(self.get(part) is not None for part in NEEDED[layout])
 
 
 def detect(row: Row, wish: Wish) -> Layout | None:
-    """The first layout whose columns the row fills, or at least has. Columns that the user mapped go first."""
+    """The first layout whose columns the row fills, or at least has. Columns that the user mapped go first.
+
+    Raw text is never guessed from a row that has more than its text.
+    """
     asked = [layout for layout in Layout if any(part in wish.mapped for part in NEEDED[layout])]
     order = [*asked, *(layout for layout in Layout if layout not in asked)]
+    if row.has_more_than_text and not wish.is_of_raw_text:
+        order.remove(Layout.TEXT)
     filled = next((layout for layout in order if row.fills(layout)), None)
     return filled or next((layout for layout in order if row.has(layout)), None)
 

@@ -3,13 +3,16 @@
 from typing import Any
 
 from app.contracts.records import ChatRecord, CompletionRecord, Message, Record, TextRecord
+from app.files.choice import TEXT_EXPECTED
 from app.files.findings import Findings
 from app.files.layouts import CHAT_PARTS, NEEDED, OPTIONAL, Layout, Row, Wish, detect, media
 from app.files.tools import read_tools
-from app.files.turns import read_turns
-from app.files.values import describe, printable
+from app.files.turns import Turn, read_turns
+from app.files.values import describe, is_blank, json_container, printable
 
 ROLES_NAMED = 6
+CHAT_COLUMNS = frozenset({"messages", "conversations"})
+ROLE_KEYS = frozenset({"role", "from"})
 
 
 def read_record(value: dict[str, Any], layout: Layout, wish: Wish, findings: Findings) -> Record | None:
@@ -44,6 +47,9 @@ def _is_of(row: Row, layout: Layout, wish: Wish, findings: Findings) -> bool:
     if column is not None:
         findings.wrong(column, "media_rows", row.described, "columns of text only")
         return False
+    if layout is Layout.TEXT and row.has_more_than_text and not wish.is_of_raw_text:
+        findings.wrong("columns", "unknown_layout", row.described, TEXT_EXPECTED)
+        return False
     if row.has(layout) or _chat_part(row, layout):
         return True
     other = detect(row, wish) if wish.layout is None else None
@@ -61,57 +67,64 @@ def _is_of(row: Row, layout: Layout, wish: Wish, findings: Findings) -> bool:
 def _chat(row: Row, layout: Layout, wish: Wish, findings: Findings) -> Record:
     part = _chat_part(row, layout) or NEEDED[layout][0]
     column = row.columns[part]
-    messages = _with_system(read_turns(row.get(part), column, findings), row, findings)
-    return _chat_record(messages, column, row, wish, findings)
+    turns = _with_system(read_turns(row.get(part), column, findings), row, findings)
+    return _chat_record(turns, column, row, wish, findings)
 
 
-def _chat_record(messages: list[Message], column: str, row: Row, wish: Wish, findings: Findings) -> Record:
-    answers = [message for message in messages if message.role == "assistant"]
+def _chat_record(turns: list[Turn], column: str, row: Row, wish: Wish, findings: Findings) -> Record:
+    """A chat that has what the job learns from. What stands behind the last answer goes, unless all is learned."""
+    answers = [turn for turn in turns if turn.message.role == "assistant"]
     is_last_only = wish.train_on == "last_response"
-    learned = [answer for answer in (answers[-1:] if is_last_only else answers) if answer.carries_loss]
-    if messages and not learned and wish.train_on != "all":
+    learned = [turn for turn in (answers[-1:] if is_last_only else answers) if turn.message.carries_loss]
+    if wish.train_on == "all":
+        learned = answers
+    elif turns and not learned and not findings.problems:
         expected = f"a {'last ' if is_last_only else ''}turn of the assistant that carries loss"
-        findings.wrong(column, "nothing_to_learn", _roles(messages), expected)
-    if any(not answer.content.strip() and not answer.tool_calls for answer in learned):
-        findings.warnings.add("empty_answer")
+        findings.wrong(column, "nothing_to_learn", _roles(turns), expected)
+    for turn in learned:
+        turn.check_says_something(findings)
+    if wish.train_on != "all" and answers and turns[-1] is not answers[-1]:
+        findings.warn("trailing_turns")
+        turns = turns[: max(index for index, turn in enumerate(turns) if turn.message.role == "assistant") + 1]
+    messages = [turn.message for turn in turns]
     return ChatRecord(messages=messages, tools=read_tools(row.get("tools"), "tools", findings))
 
 
-def _roles(messages: list[Message]) -> str:
-    last = messages[-ROLES_NAMED:]
-    roles = [f"{turn.role} (weight 0)" if turn.weight == 0 else turn.role for turn in last]
-    return f"{len(messages)} turns: {'…, ' if len(last) < len(messages) else ''}{', '.join(roles)}"
+def _roles(turns: list[Turn]) -> str:
+    last = [turn.message for turn in turns[-ROLES_NAMED:]]
+    roles = [f"{message.role} (weight 0)" if message.weight == 0 else message.role for message in last]
+    return f"{len(turns)} turns: {'…, ' if len(last) < len(turns) else ''}{', '.join(roles)}"
 
 
-def _with_system(messages: list[Message], row: Row, findings: Findings) -> list[Message]:
+def _with_system(turns: list[Turn], row: Row, findings: Findings) -> list[Turn]:
     column = row.columns.get("system", "system")
     system = findings.optional_text(row.get("system"), column)
     if system is None:
-        return messages
-    if messages and messages[0].role == "system":
+        return turns
+    if turns and turns[0].message.role == "system":
         findings.wrong(column, "two_systems", "text here and in a system turn", "one of the two")
-    return [Message(role="system", content=system), *messages]
+    return [Turn(Message(role="system", content=system), column), *turns]
 
 
 def _alpaca(row: Row, wish: Wish, findings: Findings) -> Record:
-    instruction = findings.text(row.get("instruction"), row.columns["instruction"])
+    instruction = _text_of(row, "instruction", findings)
     more = findings.optional_text(row.get("input"), row.columns.get("input", "input"))
-    output = findings.text(row.get("output"), row.columns["output"])
     asked = "\n\n".join(part for part in (instruction, more) if part)
-    messages = [Message(role="user", content=asked), Message(role="assistant", content=output)]
-    return _chat_record(_with_system(messages, row, findings), row.columns["output"], row, wish, findings)
+    answer, column = _text_of(row, "output", findings), row.columns["output"]
+    turns = [
+        Turn(Message(role="user", content=asked), row.columns["instruction"]),
+        Turn(Message(role="assistant", content=answer), column),
+    ]
+    return _chat_record(_with_system(turns, row, findings), column, row, wish, findings)
 
 
 def _pair(row: Row, wish: Wish, findings: Findings) -> Record:
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, list) and isinstance(completion, list):
+    if _is_chat(row.get("prompt")) and _is_chat(row.get("completion")):
         return _pair_of_chats(row, wish, findings)
-    pair = CompletionRecord(
-        prompt=findings.text(prompt, row.columns["prompt"]),
-        completion=findings.text(completion, row.columns["completion"]),
-    )
-    if not pair.completion.strip():
-        findings.warnings.add("empty_answer")
+    pair = CompletionRecord(prompt=_text_of(row, "prompt", findings), completion=_text_of(row, "completion", findings))
+    column = row.columns["completion"]
+    if is_blank(pair.completion) and not findings.has_wrong(column):
+        findings.wrong(column, "empty_answer", describe(pair.completion), "an answer with text")
     return pair
 
 
@@ -119,16 +132,34 @@ def _pair_of_chats(row: Row, wish: Wish, findings: Findings) -> Record:
     """What the assistant said in the prompt is context: it carries no loss."""
     column = row.columns["completion"]
     asked = read_turns(row.get("prompt"), row.columns["prompt"], findings)
-    context = [turn.model_copy(update={"weight": 0}) if turn.role == "assistant" else turn for turn in asked]
+    context = [turn.without_loss if turn.message.role == "assistant" else turn for turn in asked]
     return _chat_record([*context, *read_turns(row.get("completion"), column, findings)], column, row, wish, findings)
 
 
+def _is_chat(value: Any) -> bool:
+    """Whether it is a list, or text that is the JSON of a conversation."""
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[" and _holds_chat(value))
+
+
+def _holds_chat(text: str) -> bool:
+    held = json_container(text)
+    if isinstance(held, dict):
+        return not CHAT_COLUMNS.isdisjoint(held)
+    return bool(held) and all(isinstance(turn, dict) and not ROLE_KEYS.isdisjoint(turn) for turn in held or ())
+
+
 def _text(row: Row, findings: Findings) -> Record:
-    column = row.columns["text"]
-    text = findings.text(row.get("text"), column)
-    if not text.strip() and not findings.problems:
+    text, column = _text_of(row, "text", findings), row.columns["text"]
+    if is_blank(text) and not findings.has_wrong(column):
         findings.wrong(column, "empty_text", describe(text), "text to learn")
     return TextRecord(text=text)
+
+
+def _text_of(row: Row, part: str, findings: Findings) -> str:
+    text = findings.text(row.get(part), row.columns[part])
+    if _holds_chat(text):
+        findings.warn("json_as_text")
+    return text
 
 
 def _note_ignored(row: Row, layout: Layout, findings: Findings) -> None:

@@ -1,14 +1,20 @@
 """Why a dataset is not taken: one answer that names its problems up to a limit, and says how many there are."""
 
 from app.errors import InvalidDataset, Problem
-from app.files.report import NAMED
+from app.files.problems import Problems
 from app.files.tally import Tally
+
+# In the message; the details name more.
+KINDS_DESCRIBED = 3
 
 
 def refusal(problems: list[Problem], count: int, records: int) -> InvalidDataset:
-    """One answer that names all problems up to the limit, and says how many there are."""
+    """One answer that names the problems of every kind up to the limit, and says how many there are."""
+    found = Problems(problems)
+    first, *others = found.kinds
     many = f"{count} problems in {records} records, the first: " if count > 1 else ""
-    return InvalidDataset(f"{many}{_described(problems[0])}", details=problems[:NAMED])
+    also = "".join(f"; also {_described(problem)}" for problem in others[: KINDS_DESCRIBED - 1])
+    return InvalidDataset(f"{many}{_described(first)}{also}", details=found.named)
 
 
 def too_many_dropped(tally: Tally, limit: float) -> InvalidDataset:

@@ -9,6 +9,7 @@ from app.contracts.records import ChatRecord, CompletionRecord, Record, TextReco
 from app.errors import Problem
 from app.files.findings import Findings
 from app.files.layouts import Layout
+from app.files.problems import Problems
 from app.files.report import NAMED, Counted, DataReport, Duplicates
 from app.files.values import printable
 
@@ -23,11 +24,11 @@ class Tally:
     records: int = 0
     kept: int = 0
     problem_count: int = 0
-    problems: list[Problem] = field(default_factory=list)
     damaged: list[Problem] = field(default_factory=list)
     ignored: dict[str, None] = field(default_factory=dict)
     longest_characters: int = 0
     longest_record: int | None = None
+    _problems: Problems = field(default_factory=Problems)
     _fixes: Counter[str] = field(default_factory=Counter)
     _warnings: Counter[str] = field(default_factory=Counter)
     _named: dict[str, list[int]] = field(default_factory=dict)
@@ -40,16 +41,21 @@ class Tally:
     def dropped(self) -> int:
         return self.records - self.kept
 
+    @property
+    def problems(self) -> list[Problem]:
+        """Those that are named."""
+        return self._problems.named
+
     def add_damaged(self, problem: Problem) -> None:
         """A record that could not be read from the file."""
         self.problem_count += 1
-        for named in (self.problems, self.damaged):
-            if len(named) < NAMED:
-                named.append(problem)
+        self._problems.add([problem])
+        if len(self.damaged) < NAMED:
+            self.damaged.append(problem)
 
     def add_bad(self, findings: Findings) -> None:
         self.problem_count += findings.problem_count
-        self.problems += findings.problems[: NAMED - len(self.problems)]
+        self._problems.add(findings.problems)
 
     def add(self, record: Record, findings: Findings) -> None:
         self.kept += 1

@@ -4,17 +4,18 @@ from typing import Any
 
 from app.files.findings import Findings
 from app.files.strict_json import JsonFault, parse
-from app.files.values import describe
+from app.files.values import describe, json_container, lacking
 
 CALL_KEYS = frozenset({"id", "type", "function"})
 FUNCTION_KEYS = frozenset({"name", "arguments"})
+DEFINITION_KEYS = frozenset({"name", "type", "description", "parameters", "strict"})
 EXPECTED_CALL = 'an object with "name" and "arguments"'
 
 
 def read_tools(value: Any, where: str, findings: Findings) -> list[dict[str, Any]] | None:
     """The tools that a row offers to the model, each as {"type": "function", "function": …}; None for none."""
     if isinstance(value, str):
-        value = _parsed(value, where, findings, "a JSON list of tools") if value.strip() else None
+        value = parsed(value, where, findings, "a JSON list of tools") if value.strip() else None
     if value is None:
         return None
     if not isinstance(value, list):
@@ -40,11 +41,15 @@ def _tool(value: Any, where: str, findings: Findings) -> dict[str, Any]:
 def _check_name(function: dict[str, Any], where: str, findings: Findings) -> None:
     name = function.get("name")
     if not isinstance(name, str) or not name:
-        findings.wrong(f"{where}.name", "missing", describe(name), "the name of the function")
+        is_absent = name is None
+        found = lacking(function, "name", DEFINITION_KEYS, is_arrow=findings.is_arrow) if is_absent else describe(name)
+        findings.wrong(f"{where}.name", "missing", found, "the name of the function")
 
 
 def read_calls(value: Any, where: str, findings: Findings) -> list[dict[str, Any]] | None:
-    """OpenAI's `tool_calls`; None for none."""
+    """OpenAI's `tool_calls`, or the JSON text of them; None for none."""
+    if isinstance(value, str):
+        value = parsed(value, where, findings, "a list of tool calls") if value.strip() else None
     if value is None or value == []:
         return None
     if not isinstance(value, list):
@@ -56,7 +61,7 @@ def read_calls(value: Any, where: str, findings: Findings) -> list[dict[str, Any
 def read_function_call(value: Any, where: str, findings: Findings) -> list[dict[str, Any]] | None:
     """ShareGPT's turn of a `function_call`: one call or a list of them, as JSON text or as the object itself."""
     if isinstance(value, str):
-        value = _parsed(value, where, findings, EXPECTED_CALL)
+        value = parsed(value, where, findings, EXPECTED_CALL)
         if value is None:
             return None
     if isinstance(value, list):
@@ -81,13 +86,23 @@ def _function(value: Any, where: str, findings: Findings) -> dict[str, Any]:
         findings.wrong(where, "wrong_type", describe(value), EXPECTED_CALL)
         return {}
     _note_ignored(value, FUNCTION_KEYS, findings)
-    name = findings.text(value.get("name"), f"{where}.name")
+    for key, expected in (("name", "the name of the function"), ("arguments", "an object, or the JSON text of one")):
+        if value.get(key) is None and (key == "name" or _has_other_arguments(value)):
+            found = lacking(value, key, FUNCTION_KEYS, is_arrow=findings.is_arrow)
+            findings.wrong(f"{where}.{key}", "missing", found, expected)
+    name = findings.optional_text(value.get("name"), f"{where}.name") or ""
     return {"name": name, "arguments": _arguments(value.get("arguments"), f"{where}.arguments", findings)}
+
+
+def _has_other_arguments(function: dict[str, Any]) -> bool:
+    """Whether an object stands under a key that is not known, as `parameters` of some makers of data."""
+    others = [value for key, value in function.items() if key not in FUNCTION_KEYS]
+    return any(json_container(value) if isinstance(value, str) else isinstance(value, dict) for value in others)
 
 
 def _arguments(value: Any, where: str, findings: Findings) -> Any:
     if isinstance(value, str):
-        value = _parsed(value, where, findings, "a JSON object") if value.strip() else None
+        value = parsed(value, where, findings, "a JSON object") if value.strip() else None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -96,7 +111,8 @@ def _arguments(value: Any, where: str, findings: Findings) -> Any:
     return findings.json(value, where)
 
 
-def _parsed(text: str, where: str, findings: Findings, expected: str) -> Any:
+def parsed(text: str, where: str, findings: Findings, expected: str) -> Any:
+    """The value that a text is the JSON of; None, and a problem, where it is no JSON."""
     try:
         return parse(text)
     except JsonFault as fault:

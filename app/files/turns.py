@@ -1,11 +1,13 @@
 """Turns of a chat, OpenAI's `role`/`content` and ShareGPT's `from`/`value`, as messages of the contract."""
 
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any, Literal, NamedTuple
 
 from app.contracts.records import Message
 from app.files.findings import Findings, is_clean
-from app.files.tools import read_calls, read_function_call
-from app.files.values import describe
+from app.files.parts import read_parts
+from app.files.tools import parsed, read_calls, read_function_call
+from app.files.values import describe, is_blank, lacking
 
 Role = Literal["system", "user", "assistant", "tool"]
 FUNCTION_CALL = "function_call"
@@ -25,61 +27,93 @@ ROLES: dict[str, Role] = {
 PLAIN_ROLES = {name: role for name, role in ROLES.items() if name != FUNCTION_CALL}
 # Beside the keys of role and content.
 KNOWN_KEYS = frozenset({"name", "tool_calls", FUNCTION_CALL, "tool_call_id", "weight"})
+EXPECTED_ANSWER = "an answer with text, or with tool calls"
 
 
-def read_turns(value: Any, column: str, findings: Findings) -> list[Message]:
-    """The messages of a conversation. Users who speak twice in a row are merged with a blank line, and counted."""
-    if value is None or value == []:
+class Turn(NamedTuple):
+    """A message, where it stands in its row (`messages[1]`), and under which key of it, if any, its text does."""
+
+    message: Message
+    place: str
+    key: str | None = None
+
+    @property
+    def without_loss(self) -> "Turn":
+        return self._replace(message=self.message.model_copy(update={"weight": 0}))
+
+    def check_says_something(self, findings: Findings) -> None:
+        """Of an answer that is learned: it has a text or calls a tool. One that carries no loss may be empty."""
+        message = self.message
+        if not message.tool_calls and is_blank(message.content) and not findings.has_wrong(self.place):
+            where = self.place if self.key is None else f"{self.place}.{self.key}"
+            findings.wrong(where, "empty_answer", describe(message.content), EXPECTED_ANSWER)
+
+
+def read_turns(value: Any, column: str, findings: Findings) -> list[Turn]:
+    """The turns of a conversation, or of the JSON text of one, as a table's cell holds it.
+
+    Users who speak twice in a row are merged with a blank line, and counted.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        value = parsed(value, column, findings, "a list of turns, or the JSON text of one (json.dumps writes it)")
+        if value is None:
+            return []
+        findings.fix("json_text_parsed")
+    if value is None or value == [] or (isinstance(value, str) and is_blank(value)):
         findings.wrong(column, "empty_conversation", f"{describe(value)}: an empty conversation", "at least one turn")
         return []
     if not isinstance(value, list):
         findings.wrong(column, "wrong_type", describe(value), "a list of turns")
         return []
-    messages: list[Message] = []
-    for index, turn in enumerate(value):
-        message = _plain(turn) or _turn(turn, column, index, findings)
-        if message is not None:
-            _append(messages, message, findings)
-    return messages
+    turns: list[Turn] = []
+    for index, each in enumerate(value):
+        place = f"{column}[{index}]"
+        turn = _plain(each, place) or _turn(each, column, place, findings)
+        if turn is not None:
+            _append(turns, turn, findings)
+    return turns
 
 
-def _append(messages: list[Message], message: Message, findings: Findings) -> None:
-    last = messages[-1] if messages else None
+def _append(turns: list[Turn], turn: Turn, findings: Findings) -> None:
+    last, message = turns[-1].message if turns else None, turn.message
     if last is None or last.role != "user" or message.role != "user" or last.name != message.name:
-        messages.append(message)
+        turns.append(turn)
         return
     findings.fix("merged_turns")
-    messages[-1] = last.model_copy(update={"content": f"{last.content}\n\n{message.content}"})
+    merged = last.model_copy(update={"content": f"{last.content}\n\n{message.content}"})
+    turns[-1] = turns[-1]._replace(message=merged)
 
 
-def _plain(turn: Any) -> Message | None:
+def _plain(turn: Any, place: str) -> Turn | None:
     """A turn of a role and a clean text and nothing more, as nearly all are: nothing about it has to be said."""
     if not isinstance(turn, dict) or len(turn) != 2:
         return None
-    name, content = (turn["role"], turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
+    role_key, key = ("role", "content") if "role" in turn else ("from", "value")
+    name, content = turn.get(role_key), turn.get(key)
     role = PLAIN_ROLES.get(name) if isinstance(name, str) else None
-    return Message(role=role, content=content) if role and isinstance(content, str) and is_clean(content) else None
+    if role is None or not isinstance(content, str) or not is_clean(content):
+        return None
+    return Turn(Message(role=role, content=content), place, key)
 
 
-def _turn(turn: Any, column: str, index: int, findings: Findings) -> Message | None:
-    where = f"{column}[{index}]"
+def _turn(turn: Any, column: str, where: str, findings: Findings) -> Turn | None:
     if not isinstance(turn, dict):
         findings.wrong(where, "wrong_type", describe(turn), "an object with a role and a content")
         return None
     is_sharegpt = column == "conversations"
     role_key = _key(turn, "role", "from", is_sharegpt)
-    content_key = _key(turn, "content", "value", is_sharegpt)
-    known = KNOWN_KEYS | {role_key, content_key}
-    findings.ignored.update(f"{column}[].{key}" for key in turn if key not in known and turn[key] is not None)
-    role, is_call = _role(turn.get(role_key), f"{where}.{role_key}", findings)
+    key = _key(turn, "content", "value", is_sharegpt)
+    known = KNOWN_KEYS | {role_key, key}
+    findings.ignored.update(f"{column}[].{name}" for name in turn if name not in known and turn[name] is not None)
+    role, is_call = _role(turn, role_key, known, where, findings)
     if role is None:
         return None
     if is_call:
-        calls, content = read_function_call(turn.get(content_key), f"{where}.{content_key}", findings), ""
+        calls, content = read_function_call(turn.get(key), f"{where}.{key}", findings), ""
     else:
         calls = _calls(turn, where, findings)
-        content = _content(turn.get(content_key), f"{where}.{content_key}", findings, may_be_null=bool(calls))
-    return Message(
+        content = "" if calls and turn.get(key) is None else _content(turn, key, known, where, findings)
+    message = Message(
         role=role,
         content=content,
         name=_label(turn, "name", where, findings),
@@ -87,6 +121,7 @@ def _turn(turn: Any, column: str, index: int, findings: Findings) -> Message | N
         tool_call_id=_label(turn, "tool_call_id", where, findings),
         weight=_weight(turn.get("weight"), f"{where}.weight", findings),
     )
+    return Turn(message, where, key)
 
 
 def _key(turn: dict[str, Any], openai: str, sharegpt: str, is_sharegpt: bool) -> str:
@@ -95,12 +130,18 @@ def _key(turn: dict[str, Any], openai: str, sharegpt: str, is_sharegpt: bool) ->
     return other if turn.get(usual) is None and turn.get(other) is not None else usual
 
 
-def _role(value: Any, where: str, findings: Findings) -> tuple[Role | None, bool]:
+def _role(
+    turn: dict[str, Any], key: str, known: Collection[str], where: str, findings: Findings
+) -> tuple[Role | None, bool]:
+    value = turn.get(key)
     name = value.lower() if isinstance(value, str) else None
-    if name not in ROLES:
-        findings.wrong(where, "unknown_role", describe(value), f"one of {', '.join(ROLES)}")
-        return None, False
-    return ROLES[name], name == FUNCTION_CALL
+    if name in ROLES:
+        return ROLES[name], name == FUNCTION_CALL
+    code, found = "unknown_role", describe(value)
+    if value is None:
+        code, found = "missing", lacking(turn, key, known, is_arrow=findings.is_arrow)
+    findings.wrong(f"{where}.{key}", code, found, f"one of {', '.join(ROLES)}")
+    return None, False
 
 
 def _calls(turn: dict[str, Any], where: str, findings: Findings) -> list[dict[str, Any]] | None:
@@ -112,22 +153,18 @@ def _calls(turn: dict[str, Any], where: str, findings: Findings) -> list[dict[st
     return [*(calls or ()), *(older or ())]
 
 
-def _content(value: Any, where: str, findings: Findings, *, may_be_null: bool) -> str:
-    if value is None and may_be_null:
-        return ""
+def _content(turn: dict[str, Any], key: str, known: Collection[str], where: str, findings: Findings) -> str:
+    """The text of a turn; where there is none, what stands there instead."""
+    value = turn.get(key)
     if isinstance(value, list):
-        return "\n".join(_part(part, f"{where}[{index}]", findings) for index, part in enumerate(value))
-    return findings.text(value, where)
-
-
-def _part(part: Any, where: str, findings: Findings) -> str:
-    if not isinstance(part, dict):
-        findings.wrong(where, "wrong_type", describe(part), 'a part such as {"type": "text", "text": "…"}')
-        return ""
-    if part.get("type") != "text":
-        findings.wrong(f"{where}.type", "unsupported_part", describe(part.get("type")), "text")
-        return ""
-    return findings.text(part.get("text"), f"{where}.text")
+        return read_parts(value, f"{where}.{key}", findings)
+    if value is not None:
+        return findings.text(value, f"{where}.{key}")
+    if not findings.has_wrong(where):
+        is_absent = key not in turn
+        found = lacking(turn, key, known, is_arrow=findings.is_arrow)
+        findings.wrong(f"{where}.{key}", "missing" if is_absent else "wrong_type", found, "text")
+    return ""
 
 
 def _label(turn: dict[str, Any], key: str, where: str, findings: Findings) -> str | None:

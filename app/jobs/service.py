@@ -38,7 +38,7 @@ def check(database: Database, settings: Settings, spec: JobSpec) -> None:
         continuing.check(session, spec)
         files = find_sources(session, settings, spec.dataset)
     for param, file in files.items():
-        check_rows(file, spec.dataset, settings.max_unpacked_bytes, param)
+        check_rows(file, spec.dataset_in_force, settings.max_unpacked_bytes, param)
 
 
 def submit(

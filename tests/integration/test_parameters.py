@@ -18,7 +18,7 @@ FILE = ("file", ("a.jsonl", b'{"text": "a"}'))
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = Settings(home=tmp_path_factory.mktemp("home"), engine_url="http://127.0.0.1:9")
     upgrade(settings.database)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

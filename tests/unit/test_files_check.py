@@ -111,6 +111,19 @@ def test_one_answer_names_fifty_problems_and_counts_all(tmp_path: Path) -> None:
     assert refusal.message.startswith("120 problems in 121 records, the first: record 2, line 2, messages[1].content")
 
 
+def test_no_problem_hides_one_of_another_kind(tmp_path: Path) -> None:
+    silent, broken = chat(("user", "hi"), ("assistant", "")), {"messages": "hi"}
+
+    refusal = refused(tmp_path, lines(GOOD, *[BAD] * 120, silent, broken))
+
+    assert len(refusal.details) == 50
+    assert [(problem.record, problem.code) for problem in refusal.details[-2:]] == [
+        (122, "empty_answer"),
+        (123, "wrong_type"),
+    ]
+    assert "; also record 122, line 122, messages[1].content: found ''" in refusal.message
+
+
 def test_what_is_quoted_of_a_row_is_short_and_can_be_stored(tmp_path: Path) -> None:
     row = sharegpt(("\0" + "x" * 10_000, "y"), **{"a\0" * 200: 1})
 
@@ -151,12 +164,6 @@ def test_the_longest_record_is_named(tmp_path: Path) -> None:
     report, _ = normalised(tmp_path, lines(GOOD, long, GOOD))
 
     assert (report.longest_record, report.longest_characters) == (2, 300_005)
-
-
-def test_an_empty_answer_is_a_warning(tmp_path: Path) -> None:
-    report, _ = normalised(tmp_path, lines(GOOD, chat(("user", "hi"), ("assistant", ""))))
-
-    assert [(warning.code, warning.records) for warning in report.warnings] == [("empty_answer", [2])]
 
 
 def test_an_upload_of_no_known_layout_is_described_by_its_columns(tmp_path: Path) -> None:

@@ -61,6 +61,22 @@ def test_a_named_format_is_not_second_guessed(tmp_path: Path) -> None:
     assert report.layout == "text"
 
 
+@pytest.mark.parametrize("first", [{"text": "How?", "parent": None}, {"text": "How?"}])
+def test_raw_text_is_not_guessed_from_a_table(tmp_path: Path, first: dict[str, Any]) -> None:
+    rows = lines(first, {"text": "Like this.", "parent": 1})
+
+    problem = refused(tmp_path, rows).details[0]
+
+    assert (problem.field, problem.code) == ("columns", "unknown_layout")
+    assert problem.found == "columns text, parent"
+    assert 'dataset.format "text"' in str(problem.expected)
+
+
+@pytest.mark.parametrize("fields", [{"format": "text"}, {"dataset_text_field": "text"}, {"columns": {"text": "text"}}])
+def test_raw_text_of_a_table_can_be_asked_for(tmp_path: Path, fields: dict[str, Any]) -> None:
+    assert normalised(tmp_path, lines({"text": "a", "id": 1}), **fields)[0].layout == "text"
+
+
 @pytest.mark.parametrize(
     ("rows", "near"), [({"text": "a"}, "text"), ({"txt": "a"}, "txt"), ({"bodies": "a"}, "bodies")]
 )

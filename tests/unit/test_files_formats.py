@@ -140,7 +140,7 @@ def test_no_cut_of_an_array_into_pieces_changes_its_records(tmp_path: Path) -> N
 
     for place in range(90):
         padding = {"text": "a" * (CHUNK_CHARACTERS - place)}
-        found = texts(tmp_path, json.dumps([padding, cut, TWO]).encode())
+        found = texts(tmp_path, json.dumps([padding, cut, TWO]).encode(), format="text")
         assert found[1:] == ['é "\\ 🍸', "two"]
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_table_is_named(tmp_path: Path, content: bytes, found: str) ->
 
 
 def test_a_row_of_many_lines_is_named_by_its_first(tmp_path: Path) -> None:
-    refusal = refused(tmp_path, b'text,id\n"a\nb",1\n"c\nd"\n', "rows.csv")
+    refusal = refused(tmp_path, b'prompt,completion\n"a\nb",1\n"c\nd"\n', "rows.csv")
 
     assert [(problem.record, problem.line) for problem in refusal.details] == [(2, 4)]
 

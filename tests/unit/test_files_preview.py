@@ -67,7 +67,7 @@ def test_calls_are_shown_as_they_are_and_long_arguments_in_part(tmp_path: Path) 
     assert arguments.endswith("… (612 characters)")
 
 
-@pytest.mark.parametrize("text", ["x", "東", "😀", "\x01"])
+@pytest.mark.parametrize("text", ["x", "東", "😀", "x\x01"])
 @pytest.mark.parametrize("calls", [0, 30])
 def test_a_preview_stays_below_20_kilobytes(tmp_path: Path, text: str, calls: int) -> None:
     turn = {"role": "assistant", "content": text * 999, "tool_calls": [{"name": text * 99, "arguments": {}}] * calls}

@@ -21,6 +21,7 @@ from tests.unit.datasets import LIMIT, chat, lines, normalised, parquet
 IN_TIME = settings(deadline=timedelta(seconds=5), max_examples=100)
 ANY_TEXT = st.text(st.characters(codec=None), max_size=8)
 WRITABLE_TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
+WRITABLE_ANSWER = WRITABLE_TEXT.map(lambda text: f"{text}.")
 CONTENTS = st.one_of(
     ANY_TEXT,
     st.none(),
@@ -65,9 +66,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("any")
 
 
-def outcome(folder: Path, content: bytes, name: str = "rows.jsonl") -> tuple[list[Problem], list[Record]]:
+def outcome(
+    folder: Path, content: bytes, name: str = "rows.jsonl", **fields: Any
+) -> tuple[list[Problem], list[Record]]:
     try:
-        return [], normalised(folder, content, name)[1]
+        return [], normalised(folder, content, name, **fields)[1]
     except InvalidDataset as refusal:
         return refusal.details, []
 
@@ -104,7 +107,7 @@ def is_said(text: str | None) -> bool:
 @given(rows=ROWS)
 @IN_TIME
 def test_any_rows_keep_their_texts_or_are_refused_by_record_and_field(folder: Path, rows: list[dict[str, Any]]) -> None:
-    problems, records = outcome(folder, lines(*rows))
+    problems, records = outcome(folder, lines(*rows), train_on="all")
 
     assert [kept_text(record) for record in records] == ([] if problems else [sent_text(row) for row in rows])
     assert all(problem.record in range(1, len(rows) + 1) and problem.field for problem in problems)
@@ -119,7 +122,7 @@ def test_any_json_is_kept_row_by_row_or_refused_by_record_and_field(folder: Path
     assert all(problem.record in range(1, len(rows) + 1) and problem.field for problem in problems)
 
 
-@given(rows=st.lists(st.fixed_dictionaries({"prompt": WRITABLE_TEXT, "completion": WRITABLE_TEXT}), min_size=1))
+@given(rows=st.lists(st.fixed_dictionaries({"prompt": WRITABLE_TEXT, "completion": WRITABLE_ANSWER}), min_size=1))
 @IN_TIME
 def test_one_dataset_comes_alike_out_of_every_format(folder: Path, rows: list[dict[str, str]]) -> None:
     expected = normalised(folder, lines(*rows))[1]

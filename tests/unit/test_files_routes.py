@@ -107,7 +107,8 @@ def test_the_report_of_an_upload_is_kept(api: TestClient) -> None:
 
 
 def test_an_upload_with_bad_rows_says_so_at_once(api: TestClient) -> None:
-    file = upload(api, CHAT * 2 + lines(chat(("user", "hi")), chat(("user", "hi"), ("assistant", ""))))
+    asked = chat(("user", "hi"), ("assistant", "hello"), ("user", "and?"))
+    file = upload(api, CHAT * 2 + lines(chat(("user", "hi")), asked))
 
     counts = [file[name] for name in ("records", "usable_records", "problem_count", "warning_count")]
     assert counts == [4, 3, 1, 1]

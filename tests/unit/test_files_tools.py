@@ -40,7 +40,8 @@ def test_arguments_that_are_no_object_are_refused(tmp_path: Path, arguments: Any
         ("[{]", "tools", "line 1, column 3 of the text: expecting property name enclosed in double quotes"),
         ({"name": "f"}, "tools", "an object with the keys name"),
         (["f"], "tools[0]", "'f'"),
-        ([{"description": "x"}], "tools[0].name", "null"),
+        ([{"description": "x"}], "tools[0].name", "no 'name'"),
+        ([{"title": "x"}], "tools[0].name", "no 'name', but the key 'title'"),
     ],
 )
 def test_tools_that_cannot_be_read_are_refused(tmp_path: Path, tools: Any, field: str, found: str) -> None:

@@ -13,7 +13,7 @@ from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import HubSource, Source
 from app.errors import InvalidDataset
 from app.files.check import DataReport, Place, Sink, normalise_file, normalise_parts
-from app.files.report import NAMED
+from app.files.problems import Problems
 from worker.checking.hub_dataset import HubDataset, HubLimits, fetch
 from worker.checking.judgement import judge
 from worker.checking.model import ModelFacts
@@ -96,7 +96,7 @@ class Builder:
         rows.with_suffix(".json").write_text(report.model_dump_json(indent=1))
 
     def _read(self, given: Given, target: Path) -> tuple[DataReport, Outcome]:
-        spec, watch = self.order.spec, Watch(given, self.events)
+        dataset, watch = self.order.spec.dataset_in_force, Watch(given, self.events)
         hub = self._fetched(given)
         size = hub.size if hub is not None else given.size
         with Pipeline(self._tokeniser(), target, processes=self._processes(size)) as pipeline:
@@ -110,11 +110,11 @@ class Builder:
                 form = self._normalise(given, hub, take, watch)
             except InvalidDataset as error:
                 error.param = error.param or given.param
-                error.details = [*error.details, *pipeline.finish().problems][:NAMED]
+                error.details = Problems([*error.details, *pipeline.finish().problems]).named
                 raise
             outcome = pipeline.finish()
         self._check_content(given, form)
-        judge(form, outcome, spec.dataset, given.param)
+        judge(form, outcome, dataset, given.param)
         self._check_vocabulary(outcome)
         return form, outcome
 
@@ -125,7 +125,7 @@ class Builder:
         return fetch(given.source, given.param, limits, self.events)
 
     def _normalise(self, given: Given, hub: HubDataset | None, take: Sink, watch: "Watch") -> DataReport:
-        dataset, limit = self.order.spec.dataset, self.order.max_unpacked_bytes
+        dataset, limit = self.order.spec.dataset_in_force, self.order.max_unpacked_bytes
         if hub is not None:
             return normalise_parts(hub.parts, dataset, max_unpacked_bytes=limit, sink=take)
         assert given.file is not None, "what is not of the hub is a file"
@@ -140,13 +140,8 @@ class Builder:
 
     def _tokeniser(self) -> Tokeniser:
         spec = self.order.spec
-        dataset = spec.dataset
-        learns_all = spec.training.method == "cpt"
-        learned = Learned(
-            "all" if learns_all else dataset.train_on,
-            None if learns_all else dataset.instruction_part,
-            None if learns_all else dataset.response_part,
-        )
+        dataset = spec.dataset_in_force
+        learned = Learned(dataset.train_on, dataset.instruction_part, dataset.response_part)
         return Tokeniser(self.renderer, learned, spec.model.max_seq_length, dataset.on_long_row)
 
     def _processes(self, size: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from app.contracts.spec import DatasetSpec
 from app.errors import Problem
 from app.files.check import DataReport
-from app.files.report import NAMED
+from app.files.problems import Problems
 from worker.checking.pipeline import Outcome
 from worker.checking.rows import TOO_LONG
 from worker.failures import UserError
@@ -28,7 +28,7 @@ def judge(form: DataReport, outcome: Outcome, dataset: DatasetSpec, param: str) 
             f"{dropped} of {form.records} records would be left out ({left_out} of them for their length), "
             f"more than dataset.max_dropped_fraction, {dataset.max_dropped_fraction}"
         )
-        details = [*form.problems, *_all_problems(outcome)][:NAMED]
+        details = Problems([*form.problems, *_all_problems(outcome)]).named
         raise UserError("too_many_dropped", message, hint=_too_many(left_out), param=param, details=_shown(details))
 
 
@@ -63,7 +63,7 @@ def _all_problems(outcome: Outcome) -> list[Problem]:
         for code, numbers in outcome.left_out.items()
         if long.record in numbers
     ]
-    return [*outcome.problems, *long][:NAMED]
+    return Problems([*outcome.problems, *long]).named
 
 
 def _too_many(left_out: int) -> str:

@@ -21,6 +21,7 @@ from app.contracts.cores import count_cores
 from app.contracts.records import Record
 from app.contracts.tokens import LongRecord
 from app.errors import Problem
+from app.files.problems import Problems
 from app.files.report import NAMED
 from app.files.rows import Place
 from worker.checking.rows import SCHEMA, Chunk, Tokenised, Tokeniser
@@ -42,18 +43,23 @@ class Outcome:
     kept: int = 0
     largest_id: int = 0
     problem_count: int = 0
-    problems: list[Problem] = field(default_factory=list)
     refused: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
     left_out: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
     findings: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
     control_tokens: set[str] = field(default_factory=set)
     long_records: list[LongRecord] = field(default_factory=list)
+    _problems: Problems = field(default_factory=Problems)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Those that are named."""
+        return self._problems.named
 
     def add(self, chunk: Tokenised, rows: int) -> None:
         self.kept += rows
         self.largest_id = max(self.largest_id, chunk.largest_id)
         self.problem_count += len(chunk.problems)
-        self.problems += chunk.problems[: NAMED - len(self.problems)]
+        self._problems.add(chunk.problems)
         for problem in chunk.problems:
             self.refused[problem.code].append(problem.record or 0)
         self.control_tokens |= chunk.control_tokens
