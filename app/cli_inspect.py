@@ -81,7 +81,7 @@ def _validated(client: Client, spec: dict[str, Any], file: Path | None, *, previ
 def _report(found: Validation) -> None:
     """Say what was found; the command ends with 1 where the job is not valid."""
     _print(report_lines(found.data_report or {}))
-    _print(notice_lines(found.notices))
+    _print(notice_lines(found.notices, found.data_report or {}))
     if found.error is not None:
         _print(failure_lines(found.error))
     typer.echo("valid" if found.valid else "not valid")

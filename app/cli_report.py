@@ -12,6 +12,8 @@ MOST_NAMED = 5
 LONGEST_BAR = 40
 SOURCES = ("source", "eval_source")
 SETS = ("train", "eval")
+# The lists of a report that have a line for each entry.
+NAMED_IN_LINES = ("fixes", "warnings", "left_out", "findings")
 
 
 class Named(View):
@@ -117,9 +119,18 @@ def _named_line(kind: str, named: Named) -> str:
     return f"  {kind}: {named.count:,} × {in_line(named.message or named.code)} (records {records}{more})"
 
 
-def notice_lines(notices: Sequence[Json]) -> Iterator[str]:
+def notice_lines(notices: Sequence[Json], report: Mapping[str, Any]) -> Iterator[str]:
+    """Those that the lines of the report do not say already."""
+    said = {code for form in report.values() if isinstance(form, dict) for code in _codes(form)}
     for notice in notices:
-        yield f"notice: {in_line(str(notice['message']))}"
+        if notice.get("code") not in said:
+            yield f"notice: {in_line(str(notice['message']))}"
+
+
+def _codes(form: Mapping[str, Any]) -> Iterator[str]:
+    """What is named in the report of one source or set."""
+    for kind in NAMED_IN_LINES:
+        yield from (named["code"] for named in form.get(kind) or [])
 
 
 def failure_lines(failure: Failure) -> Iterator[str]:

@@ -12,7 +12,7 @@ data/prepared.json                   `Prepared`: what the rows were made of
 | labels     | list<int32> | the id where a token carries loss, -100 elsewhere; as long as input_ids  |
 | cut        | int32       | how many tokens were cut off behind                                       |
 | supervised | int32       | how many of its tokens carry loss                                        |
-| digest     | int64       | hash of all ids before the cut: equal rows have equal ones                |
+| digest     | int64       | hash of the ids: rows that are equal behind the cut have equal ones      |
 """
 
 IGNORED = -100

@@ -13,19 +13,20 @@ def refusal(problems: list[Problem], count: int, records: int) -> InvalidDataset
     found = Problems(problems)
     first, *others = found.kinds
     many = f"{count} problems in {records} records, the first: " if count > 1 else ""
-    also = "".join(f"; also {_described(problem)}" for problem in others[: KINDS_DESCRIBED - 1])
-    return InvalidDataset(f"{many}{_described(first)}{also}", details=found.named)
+    also = "".join(f"; also {described(problem)}" for problem in others[: KINDS_DESCRIBED - 1])
+    return InvalidDataset(f"{many}{described(first)}{also}", details=found.named)
 
 
 def too_many_dropped(tally: Tally, limit: float) -> InvalidDataset:
     """A dataset that would lose a larger share of its records than the job allows."""
     share = f"{tally.dropped} of {tally.records} records, a share of {tally.dropped / tally.records:.6g}"
     rule = f"found {share}, that cannot be used; dataset.max_dropped_fraction allows to drop {limit:.6g}"
-    message = f"{rule}; the first problem: {_described(tally.problems[0])}"
+    message = f"{rule}; the first problem: {described(tally.problems[0])}"
     return InvalidDataset(message, code="too_many_dropped", details=tally.problems)
 
 
-def _described(problem: Problem) -> str:
+def described(problem: Problem) -> str:
+    """The place of a problem, what was found there and what would be right."""
     place = [f"{name} {number}" for name, number in (("record", problem.record), ("line", problem.line)) if number]
     where = ", ".join([*place, *([problem.field] if problem.field else [])]) or "file"
     return f"{where}: found {problem.found}, expected {problem.expected}"

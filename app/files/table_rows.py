@@ -32,6 +32,9 @@ def _row(number: int, line: int, columns: list[str], cells: list[str]) -> RawRow
     if len(cells) != len(columns):
         expected = f"{len(columns)} cells, as the header has"
         return Problem(record=number, line=line, code="invalid_csv", found=f"{len(cells)} cells", expected=expected)
+    if len(columns) > 1 and [cell.strip() for cell in cells] == columns:  # of tables that were put behind each other
+        found = "the header line once more"
+        return Problem(record=number, line=line, code="invalid_csv", found=found, expected="a row of cells")
     return RawRow(number, line, dict(zip(columns, cells, strict=True)))
 
 

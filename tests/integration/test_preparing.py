@@ -168,10 +168,12 @@ def test_wrong_markers_fail_before_a_step_with_their_names(base: Path, tmp_path:
 
 
 def test_evaluation_rows_that_are_trained_on_are_named(base: Path, tmp_path: Path) -> None:
-    report = report_of(check(base, tmp_path, CHATS, [chat("new", "new"), CHATS[3]]))
+    events = check(base, tmp_path, CHATS, [chat("new", "new"), CHATS[3]])
+    report = report_of(events)
 
     assert report["overlap"] == {"count": 1, "records": [2]}
     assert report["eval"]["rows"] == 2
+    assert [event.code for event in events if isinstance(event, Noticed)] == ["eval_rows_trained_on"]
 
 
 def test_a_split_is_the_same_for_the_same_seed_and_keeps_every_row(base: Path, tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_the_same_bytes_under_a_name_that_is_read_otherwise_are_other_rows(base:
     for name in ("rows.csv", "rows.txt"):
         path = tmp_path / name
         path.write_text("text,note\none,1\ntwo,2\n")
-        spec = JobSpec.model_validate(a_body(dataset={"source": {"path": name}}))
+        spec = JobSpec.model_validate(a_body(dataset={"source": {"path": name}, "format": "text"}))
         run(a_check(tmp_path, spec, ref, path))
         bodies.append([taught(tmp_path, row) for row in table(tmp_path)])
 

@@ -76,4 +76,10 @@ def test_a_failure_says_what_helps() -> None:
 
 
 def test_notices_are_lines() -> None:
-    assert list(notice_lines([{"message": "one\ntwo"}])) == ["notice: one\\ntwo"]
+    assert list(notice_lines([{"code": "c", "message": "one\ntwo"}], {})) == ["notice: one\\ntwo"]
+
+
+def test_a_notice_that_the_report_says_is_not_said_twice() -> None:
+    report = {"train": a_set(findings=[left_out("c", "m", 4)]), "prepared": None}
+
+    assert list(notice_lines([{"code": "c", "message": "m"}, {"code": "d", "message": "n"}], report)) == ["notice: n"]

@@ -179,6 +179,12 @@ def test_a_damaged_table_is_named(tmp_path: Path, content: bytes, found: str) ->
     assert refused(tmp_path, content, "rows.csv").details[0].found == found
 
 
+def test_a_header_that_is_repeated_is_no_row(tmp_path: Path) -> None:
+    problem = refused(tmp_path, b"prompt,completion\na,b\nprompt,completion\nc,d\n", "rows.csv").details[0]
+
+    assert (problem.record, problem.line, problem.found) == (2, 3, "the header line once more")
+
+
 def test_a_row_of_many_lines_is_named_by_its_first(tmp_path: Path) -> None:
     refusal = refused(tmp_path, b'prompt,completion\n"a\nb",1\n"c\nd"\n', "rows.csv")
 

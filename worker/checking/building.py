@@ -84,7 +84,8 @@ class Builder:
             outcomes.append(outcome)
         fraction = self.order.spec.dataset.eval_fraction
         if fraction > 0:
-            reports["split"] = split(train, evaluation, fraction, self.order.spec.training.seed)
+            parted = split(train, evaluation, fraction, self.order.spec.training.seed)
+            reports["split"] = parted.model_dump(mode="json", exclude_none=True)
         self._report(train, outcomes[0], has_left_out=True)
         if evaluation.exists():
             self._report(evaluation, outcomes[-1], has_left_out=len(outcomes) > 1)

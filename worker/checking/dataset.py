@@ -15,20 +15,17 @@ from app.contracts.events import DataPrepared, SpecResolved
 from app.contracts.order import CheckOrder
 from app.contracts.rows import EVAL_REPORT, PREPARED, TRAIN_REPORT
 from app.contracts.spec import HubSource
-from app.contracts.tokens import Prepared, TokenReport
+from app.contracts.tokens import Prepared
 from worker.checking.building import SOURCES, Builder, Given, SourceName
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
+from worker.checking.notices import notices_of
 from worker.checking.prepared import Ingredients, Shelf, hash_file, key_of, link_folder
 from worker.checking.tokenizer import JobTokenizer, make_tokenizer
-from worker.checking.tokens import LEFT_OUT
 from worker.events import EventWriter
 from worker.failures import UserError
 from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
 from worker.rendering.sandbox import TemplateRefused
-
-# Findings by which the answers of the trained model may differ from what is expected of it.
-GRAVE = frozenset({"prompt_differs", "no_end_token", "decoded_differently", "content_left_out"})
 
 
 def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
@@ -57,23 +54,8 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
     (order.data_dir / PREPARED).write_text(prepared.model_dump_json(indent=1))
     reports = _reports(order.data_dir)
     events.write(DataPrepared(report={**reports, "prepared": prepared.model_dump(mode="json")}))
-    _notice(TokenReport.model_validate(reports["train"]), events)
-
-
-def _notice(report: TokenReport, events: EventWriter) -> None:
-    """What changes the outcome of a training is said where it cannot be missed, and not in the report alone."""
-    limit = report.max_seq_length
-    for named in report.left_out:
-        message = f"{named.count} records are not trained on: {named.message}"
-        is_long = named.code in LEFT_OUT
-        field, effective = ("model.max_seq_length", limit) if is_long else ("dataset.on_bad_row", "drop")
-        events.notice(named.code, message, field=field, requested=named.records, effective=effective)
-    if report.truncated_rows:
-        message = f"{report.truncated_rows} records are longer than max_seq_length: their ends are cut off"
-        events.notice("rows_cut", message, field="model.max_seq_length", effective=limit)
-    for named in report.findings:
-        if named.code in GRAVE:
-            events.notice(named.code, f"{named.count} records: {named.message}", field="model.chat_template")
+    for notice in notices_of(reports):
+        events.write(notice)
 
 
 def _made(folder: Path) -> Path:

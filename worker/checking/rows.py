@@ -109,7 +109,7 @@ class _Work:
         self._control |= row.control_tokens
         self._largest = max(self._largest, *kept.input_ids)
         values = (place.number, kept.input_ids, kept.labels, tokens - len(kept.input_ids), kept.supervised)
-        for name, value in zip(SCHEMA.names, (*values, digest_of(row.input_ids)), strict=True):
+        for name, value in zip(SCHEMA.names, (*values, digest_of(kept.input_ids)), strict=True):
             self._columns[name].append(value)
 
     def _is_out(self, kept: TokenRow, tokens: int, place: Place) -> bool:
