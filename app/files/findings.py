@@ -15,7 +15,7 @@ LONGEST_KEY = 60
 SURROGATES = range(0xD800, 0xE000)
 # What may be worth a look in a record that is good; each becomes a notice of the job.
 WARNINGS = {
-    "trailing_turns": "the turns behind the last answer are left out: no answer follows them, so nothing is learned",
+    "trailing_turns": "the turns after the last answer are left out: nothing would be learned of them",
     "json_as_text": "a text that holds a conversation as JSON is taken as it stands, as text",
 }
 

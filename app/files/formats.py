@@ -22,6 +22,11 @@ OBJECT_START = re.compile(r"\{\s*(?:[\"}]|$)")
 COLUMN_NAMES = frozenset((*PARTS, "response", "question", "answer", "id"))
 
 
+# Of texts with a structure that is not read: their lines are no raw text.
+NOT_READ = frozenset({".yaml", ".yml", ".xml"})
+EXPECTED = "JSON, JSON Lines, CSV, TSV or plain text in UTF-8, Parquet, or gzip of one of these"
+
+
 class FileFormat(StrEnum):
     JSON = "json"
     JSONL = "jsonl"
@@ -74,6 +79,8 @@ def sniff(sample: bytes, filename: str) -> FileFormat:
     if OBJECT_START.match(start):
         return FileFormat.JSONL
     _check_text(sample)
+    if _suffix(filename) in NOT_READ:
+        raise unreadable(Problem(code="unknown_format", found=f"a {_suffix(filename)} file", expected=EXPECTED))
     named = BY_NAME.get(_suffix(filename), FileFormat.TEXT)
     header = _first_line(text)
     if named in (FileFormat.CSV, FileFormat.TSV):
@@ -94,8 +101,7 @@ def _check_text(sample: bytes) -> None:
     except UnicodeDecodeError as error:
         line = sample.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{sample[error.start]:02x} in line {line}"
-        expected = "JSON, JSON Lines, CSV, TSV or plain text in UTF-8, Parquet, or gzip of one of these"
-        raise unreadable(Problem(line=line, code="unknown_format", found=found, expected=expected)) from error
+        raise unreadable(Problem(line=line, code="unknown_format", found=found, expected=EXPECTED)) from error
 
 
 def _suffix(filename: str) -> str:

@@ -7,7 +7,7 @@ from app.files.choice import TEXT_EXPECTED
 from app.files.findings import Findings
 from app.files.layouts import CHAT_PARTS, NEEDED, OPTIONAL, Layout, Row, Wish, detect, media
 from app.files.tools import read_tools
-from app.files.turns import Turn, read_turns
+from app.files.turns import Turn, read_turns, says_nothing
 from app.files.values import describe, is_blank, json_container, printable
 
 ROLES_NAMED = 6
@@ -123,7 +123,7 @@ def _pair(row: Row, wish: Wish, findings: Findings) -> Record:
         return _pair_of_chats(row, wish, findings)
     pair = CompletionRecord(prompt=_text_of(row, "prompt", findings), completion=_text_of(row, "completion", findings))
     column = row.columns["completion"]
-    if is_blank(pair.completion) and not findings.has_wrong(column):
+    if says_nothing(pair.completion) and not findings.has_wrong(column):
         findings.wrong(column, "empty_answer", describe(pair.completion), "an answer with text")
     return pair
 

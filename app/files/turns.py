@@ -1,5 +1,6 @@
 """Turns of a chat, OpenAI's `role`/`content` and ShareGPT's `from`/`value`, as messages of the contract."""
 
+import re
 from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ ROLES: dict[str, Role] = {
 PLAIN_ROLES = {name: role for name, role in ROLES.items() if name != FUNCTION_CALL}
 # Beside the keys of role and content.
 KNOWN_KEYS = frozenset({"name", "tool_calls", FUNCTION_CALL, "tool_call_id", "weight"})
+THINKING_MARK = re.compile("</?think>")
 EXPECTED_ANSWER = "an answer with text, or with tool calls"
 
 
@@ -44,9 +46,14 @@ class Turn(NamedTuple):
     def check_says_something(self, findings: Findings) -> None:
         """Of an answer that is learned: it has a text or calls a tool. One that carries no loss may be empty."""
         message = self.message
-        if not message.tool_calls and is_blank(message.content) and not findings.has_wrong(self.place):
+        if not message.tool_calls and says_nothing(message.content) and not findings.has_wrong(self.place):
             where = self.place if self.key is None else f"{self.place}.{self.key}"
             findings.wrong(where, "empty_answer", describe(message.content), EXPECTED_ANSWER)
+
+
+def says_nothing(answer: str) -> bool:
+    """Whether it is blank, but for the marks of a thought that was none."""
+    return is_blank(THINKING_MARK.sub("", answer))
 
 
 def read_turns(value: Any, column: str, findings: Findings) -> list[Turn]:

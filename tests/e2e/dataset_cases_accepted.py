@@ -1,5 +1,7 @@
 """Files that are trained on, and exactly what of them is learned."""
 
+import json
+
 from tests.e2e.dataset_cases import Accepted, a_tool, called, lines, pretty, said, shared, table
 from tests.e2e.dataset_cases_models import GEMMA, MISTRAL, PADDED, QWEN
 from tests.tiny_model import END
@@ -266,5 +268,26 @@ ROWS = (
         dataset={"instruction_part": "[INST]", "response_part": "[/INST]"},
         learned=[[" rot</s>", " blau</s>"]],
         reported={"special_tokens_in_text": [1]},
+    ),
+    Accepted(
+        "RW-trailing",
+        lines(said("user: Say four.", "assistant: Four.", "user: And then?"), GOOD),
+        learned=[[f"Four.{END}"], [f"b{END}"]],
+        lacks=["And then?"],
+        reported={"trailing_turns": [1]},
+    ),
+    Accepted(
+        "RW-json-cell",
+        table(("messages",), *((json.dumps(row["messages"]),) for row in (GOOD, said("user: c", "assistant: d")))),
+        filename="rows.csv",
+        learned=[[f"b{END}"], [f"d{END}"]],
+        reported={"json_text_parsed": [1, 2]},
+    ),
+    Accepted(
+        "RW-empty-dropped",
+        lines(GOOD, said("user: Name one.", "assistant:  \t"), said("user: c", "assistant: d")),
+        dataset={"on_bad_row": "drop"},
+        learned=[[f"b{END}"], [f"d{END}"]],
+        told=["empty_answer"],
     ),
 )

@@ -4,6 +4,7 @@ from tests.e2e.dataset_cases import FailedCheck, Refused, a_bomb, lines, pretty,
 from tests.e2e.dataset_cases_models import BARE, GEMMA, MISTRAL
 
 GOOD = said("user: a", "assistant: b")
+BLANK = said("user: Another.", "assistant: \u00a0\t")
 ODD = (7, False, {"k": 1})
 ASSISTANT_FIRST = lines(
     shared("human: hm", "gpt: yes"), shared("gpt: Good evening.", "human: A table?", "gpt: Gladly.")
@@ -62,6 +63,27 @@ POSTS = (
         code="mixed_layouts",
         places=[(2, 2, "columns"), (3, 3, "columns")],
         says=["columns text", "columns messages", "record 1"],
+    ),
+    Refused(
+        "RW-empty",
+        lines(GOOD, said("user: Name one.", "assistant: "), {"messages": [*GOOD["messages"], *BLANK["messages"]]}),
+        code="empty_answer",
+        places=[(2, 2, "messages[1].content"), (3, 3, "messages[3].content")],
+        says=["an answer with text"],
+    ),
+    Refused(
+        "RW-table-of-text",
+        lines({"post": 1, "text": "How?"}, {"post": 2, "text": "So."}),
+        code="unknown_layout",
+        places=[(1, 1, "columns")],
+        says=["columns post, text", 'dataset.format \\"text\\"', "dataset.columns"],
+    ),
+    Refused(
+        "RW-part",
+        lines({"messages": [{"role": "user", "content": [{"type": "text", "body": "?"}]}, *GOOD["messages"]]}),
+        code="missing",
+        places=[(1, 1, "messages[0].content[0].text")],
+        says=["but the key 'body'"],
     ),
 )
 

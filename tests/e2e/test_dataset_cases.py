@@ -99,7 +99,11 @@ def test_what_was_mended_left_out_or_odd_is_reported_by_record(answers: Answers,
     named = [*source["fixes"], *source["warnings"], *train["findings"], *train["left_out"]]
     found = {each["code"]: each["records"] for each in named}
 
+    noticed = {notice["code"] for notice in answers[case.id].result()["notices"]}
+    warned = [*source["warnings"], *train["findings"], *train["left_out"]]
+
     assert {code: found.get(code) for code in case.reported} == case.reported
+    assert {each["code"] for each in warned} <= noticed
     assert [text for text in case.told if text not in json.dumps(report)] == []
 
 

@@ -179,6 +179,10 @@ def test_a_damaged_table_is_named(tmp_path: Path, content: bytes, found: str) ->
     assert refused(tmp_path, content, "rows.csv").details[0].found == found
 
 
+def test_lines_of_yaml_are_no_raw_text(tmp_path: Path) -> None:
+    assert refused(tmp_path, b"- role: user\n  content: hi\n", "rows.yaml").details[0].found == "a .yaml file"
+
+
 def test_a_header_that_is_repeated_is_no_row(tmp_path: Path) -> None:
     problem = refused(tmp_path, b"prompt,completion\na,b\nprompt,completion\nc,d\n", "rows.csv").details[0]
 

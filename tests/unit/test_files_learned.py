@@ -45,7 +45,7 @@ def test_who_trains_on_all_needs_no_answer(tmp_path: Path, row: dict[str, Any]) 
     assert len(normalised(tmp_path, lines(row), train_on="all")[1]) == 1
 
 
-EMPTY = ["", " \t\n", "\u00a0\u200b", []]
+EMPTY = ["", "<think>\n\n</think>\n\n", " \t\n", "\u00a0\u200b", []]
 
 
 @pytest.mark.parametrize("answer", EMPTY)

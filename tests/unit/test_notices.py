@@ -1,5 +1,6 @@
 """Whatever a report of rows warns of is a notice of the job too."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def test_every_finding_and_every_reason_is_a_notice(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["source", "eval_source"])
-def test_every_warning_and_every_dropped_row_is_a_notice(tmp_path: Any, name: str) -> None:
+def test_every_warning_and_every_dropped_row_is_a_notice(tmp_path: Path, name: str) -> None:
     good, silent = chat(("user", "hi"), ("assistant", "hello")), chat(("user", "hi"), ("assistant", ""))
     report = normalised(tmp_path, lines(good, silent), on_bad_row="drop")[0].model_dump(mode="json")
     report["warnings"] = [{"code": code, "count": 7, "records": [*range(1, 8)]} for code in WARNINGS]
@@ -41,6 +42,17 @@ def test_every_warning_and_every_dropped_row_is_a_notice(tmp_path: Any, name: st
     assert dropped.message.startswith(f"1 of 2 records of dataset.{name} are dropped: record 2, line 2, messages[1].co")
     assert {notice.code for notice in warnings} == WARNINGS.keys()
     assert warnings[0].message.startswith("7 records (1, 2, 3, 4, 5, …): ")
+
+
+def test_a_key_that_is_not_read_and_was_meant_to_be_learned_is_a_notice(tmp_path: Path) -> None:
+    row = chat(("user", "hi"), ("assistant", "hello"))
+    row["messages"][1] |= {"reasoning_content": "They greet.", "rating": 5}
+
+    report = normalised(tmp_path, lines({**row, "id": 1}))[0]
+
+    assert [notice.message for notice in notices_of({"source": report.model_dump(mode="json")})] == [
+        "rows of messages are read without messages[].reasoning_content: nothing of it is learned"
+    ]
 
 
 def test_a_share_that_cannot_be_met_is_said_with_the_real_one() -> None:

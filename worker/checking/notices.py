@@ -6,12 +6,15 @@ from typing import Any
 from app.contracts.events import Noticed
 from app.contracts.tokens import Overlap, TokenReport
 from app.files.findings import WARNINGS
+from app.files.layouts import PARTS
 from app.files.problems import Problems
 from app.files.refusal import described
 from app.files.report import DataReport
 from worker.checking.split import SplitReport
 from worker.checking.tokens import LEFT_OUT
 
+# Keys and columns that a row is learned from elsewhere, by their last name; others are the user's own.
+MEANT_TO_BE_LEARNED = PARTS | {"reasoning_content", "reasoning", "thinking"}
 # In a message; the reports name more.
 RECORDS_NAMED = 5
 PROBLEMS_DESCRIBED = 3
@@ -42,6 +45,11 @@ def _of_source(report: DataReport, field: str) -> Iterator[Noticed]:
     for warning in report.warnings:
         message = f"{_who('record', warning.count, warning.records)}: {WARNINGS[warning.code]}"
         yield Noticed(code=warning.code, message=message, field=field)
+
+    ignored = [key for key in report.ignored_keys if key.rpartition(".")[2] in MEANT_TO_BE_LEARNED]
+    if ignored:
+        message = f"rows of {report.layout} are read without {', '.join(ignored)}: nothing of it is learned"
+        yield Noticed(code="keys_ignored", message=message, field=field)
 
 
 def _of_set(report: TokenReport, kind: str) -> Iterator[Noticed]:
