@@ -10,6 +10,7 @@ from app.config import Settings
 from app.main import create_app
 from app.migrate import upgrade
 from tests.integration.test_openapi import operations
+from tests.serving import LOCAL
 
 FILE = ("file", ("a.jsonl", b'{"text": "a"}'))
 
