@@ -47,7 +47,7 @@ def a_check(
 def run(order: CheckOrder, **env: str) -> list[AttemptEvent]:
     """The events of one run of the checker."""
     path = order.events.with_name("check.json")
-    path.write_text(order.model_dump_json())
+    path.write_text(order.model_dump_json(exclude_unset=True))
     order.events.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "worker.checking", str(path)]
     child_env = {**environment(order.cache_dir, is_offline=False), **env}

@@ -19,7 +19,7 @@ def write(office: Office, job: Job, base: BaseRef, folder: Path, start: Start) -
     is_check = office.stage is Stage.CHECK
     order = _check(office, job, base, folder) if is_check else _train(office, job, base, folder, start)
     path = folder / "order.json"
-    path.write_text(order.model_dump_json(indent=1))
+    path.write_text(order.model_dump_json(indent=1, exclude_unset=True))  # what was sent is told from defaults
     return path
 
 

@@ -50,6 +50,10 @@ class Noticed(Event):
     requested: Any = None
     effective: Any = None
 
+    def shown(self) -> dict[str, Any]:
+        """As it stands in a job's `notices`."""
+        return self.model_dump(mode="json", exclude={"kind", "at"})
+
 
 class DataPrepared(Event):
     """What became of the rows: all counts are of whole dataset rows or tokens, before padding."""
@@ -76,10 +80,10 @@ class SpecResolved(Event):
     values: dict[str, Any]
 
 
-class StepLogged(Event):
-    """One logging step. `tokens` counts what went through the model since step 1, padding left out."""
+class StepEvent(Event):
+    """Figures of a training at a step. `tokens` counts what went through the model since step 1, padding left out."""
 
-    kind: Literal["step"] = "step"
+    kind: str
     step: int
     total_steps: int
     epoch: float
@@ -91,6 +95,18 @@ class StepLogged(Event):
     seconds: float = Field(description="since the first step began")
     memory_bytes: int = Field(description="peak, of the GPU, or resident where there is none")
     gpu_memory_bytes: int | None = None
+
+
+class StepLogged(StepEvent):
+    """A point of the metrics: one each logging step, and the last step. `loss` is the mean since the point before."""
+
+    kind: Literal["step"] = "step"
+
+
+class StepTaken(StepEvent):
+    """A step that is not logged, about once a second: it moves the job's progress on and is kept nowhere else."""
+
+    kind: Literal["taken"] = "taken"
 
 
 class Evaluated(Event):
@@ -190,6 +206,7 @@ AttemptEvent = Annotated[
     | RowsChecked
     | SpecResolved
     | StepLogged
+    | StepTaken
     | Evaluated
     | CheckpointSaved
     | CheckpointRemoved

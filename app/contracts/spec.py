@@ -145,7 +145,9 @@ class DatasetSpec(Contract):
     )
     dataset_text_field: str | None = Field(None, min_length=1, max_length=200, description="the column of raw text")
     dataset_num_proc: Whole | None = Field(None, ge=1, le=64, description="processes that prepare rows; null: one")
-    eval_fraction: Real = Field(0.0, ge=0.0, le=0.5)
+    eval_fraction: Real = Field(
+        0.0, ge=0.0, le=0.5, description="share of the rows to evaluate on: at the end, and every training.eval_steps"
+    )
     train_on: Literal["responses", "last_response", "all"] = Field(
         "responses", description="which tokens carry loss: every assistant turn, the last one, or all of the row"
     )
@@ -196,14 +198,18 @@ class TrainingArgs(Contract):
     per_device_train_batch_size: Whole = Field(2, ge=1, le=1024)
     per_device_eval_batch_size: Whole = Field(2, ge=1, le=1024)
     gradient_accumulation_steps: Whole = Field(4, ge=1, le=4096)
-    warmup_steps: Whole = Field(5, ge=0, le=1_000_000)
+    warmup_steps: Whole = Field(
+        5, ge=0, le=1_000_000, description='optimizer steps in which the learning rate rises; "constant" has none'
+    )
     max_steps: Whole | None = Field(None, ge=1, le=10_000_000, description="optimizer steps; excludes num_train_epochs")
     num_train_epochs: Real | None = Field(None, gt=0, le=1000, description="default 1 where max_steps is not given")
     learning_rate: Real = Field(2e-4, gt=0, le=1)
     embedding_learning_rate: Real | None = Field(None, gt=0, le=1, description="for trained embed_tokens and lm_head")
     fp16: bool | None = None
     bf16: bool | None = None
-    logging_steps: Whole = Field(1, ge=1, le=100_000)
+    logging_steps: Whole = Field(
+        1, ge=1, le=100_000, description="steps between points of the metrics; the last step is always one"
+    )
     optim: Optimizer = "adamw_8bit"
     weight_decay: Real = Field(0.01, ge=0, le=10)
     max_grad_norm: Real = Field(1.0, ge=0, le=1000)
@@ -216,8 +222,10 @@ class TrainingArgs(Contract):
         "of the time is spent; null: only when asked for",
     )
     save_total_limit: Whole = Field(2, ge=1, le=1000, description="how many checkpoints are kept, the newest ones")
-    eval_steps: Whole | None = Field(None, ge=1, le=10_000_000)
-    output_dir: SafeName = "outputs"
+    eval_steps: Whole | None = Field(
+        None, ge=1, le=10_000_000, description="optimizer steps between evaluations; null: only at the end"
+    )
+    output_dir: SafeName = Field("outputs", description="a folder of the attempt; the adapter is not kept there")
 
     @field_validator("max_steps", mode="before")
     @classmethod

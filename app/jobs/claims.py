@@ -21,7 +21,8 @@ from app.contracts.events import (
     PhaseStarted,
     RowsChecked,
     SpecResolved,
-    StepLogged,
+    StepEvent,
+    StepTaken,
 )
 from app.jobs import attempts
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
@@ -125,11 +126,12 @@ def tell(session: Session, claim: Claim, event: AttemptEvent) -> None:
 
 
 def _append(session: Session, claim: Claim, events: Sequence[AttemptEvent], epoch: int) -> Job:
-    job = _fenced_update(session, claim, beats=Job.beats + 1, last_seq=Job.last_seq + len(events))
-    first = job.last_seq - len(events) + 1
-    for seq, event in enumerate(events, first):
-        payload = event.model_dump(mode="json", exclude={"kind", "at"})
-        session.add(JobEvent(job_id=job.id, seq=seq, epoch=epoch, kind=event.kind, at=event.at, payload=payload))
+    kept = [event for event in events if not isinstance(event, StepTaken)]
+    job = _fenced_update(session, claim, beats=Job.beats + 1, last_seq=Job.last_seq + len(kept))
+    for seq, one in enumerate(kept, job.last_seq - len(kept) + 1):
+        payload = one.model_dump(mode="json", exclude={"kind", "at"})
+        session.add(JobEvent(job_id=job.id, seq=seq, epoch=epoch, kind=one.kind, at=one.at, payload=payload))
+    for event in events:
         if isinstance(event, CheckpointSaved | CheckpointRemoved):
             _apply_checkpoint(session, job.id, event, epoch)
         else:
@@ -152,12 +154,11 @@ def _apply(job: Job, event: AttemptEvent) -> None:
             job.phase = event.phase.value
         case RowsChecked():
             job.checking = checking_of(event)
-        case StepLogged():
+        case StepEvent():
             job.progress = progress_of(event)
         case Noticed():
-            notice = event.model_dump(mode="json", exclude={"kind", "at"})
-            if notice not in job.notices:
-                job.notices = [*job.notices, notice]
+            if event.shown() not in job.notices:
+                job.notices = [*job.notices, event.shown()]
         case DataPrepared():
             job.data_report = {**(job.data_report or {}), **event.report}
         case SpecResolved():

@@ -1,8 +1,8 @@
-"""How far a job is: what `GET /jobs/{id}` shows of the rows that were checked, and of the newest logged step."""
+"""How far a job is: what `GET /jobs/{id}` shows of the rows that were checked, and of the newest step."""
 
 from typing import Any
 
-from app.contracts.events import RowsChecked, StepLogged
+from app.contracts.events import RowsChecked, StepEvent
 
 
 def checking_of(rows: RowsChecked) -> dict[str, Any]:
@@ -11,7 +11,7 @@ def checking_of(rows: RowsChecked) -> dict[str, Any]:
     return {**rows.model_dump(mode="json", exclude={"kind", "at"}), "percent": percent}
 
 
-def progress_of(step: StepLogged) -> dict[str, Any]:
+def progress_of(step: StepEvent) -> dict[str, Any]:
     """Percent of the optimizer steps, and the seconds left at the mean speed so far."""
     remaining = step.total_steps - step.step
     return {

@@ -10,7 +10,7 @@ from app.jobs.states import Desire, JobStatus
 
 
 class Progress(BaseModel):
-    """The newest logged step. Tokens are counted without padding, memory is the peak in bytes."""
+    """The newest step, logged or not. Tokens are counted without padding, memory is the peak in bytes."""
 
     step: int
     total_steps: int

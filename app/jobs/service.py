@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.contracts import no_effect
 from app.contracts.order import SourceFile
 from app.contracts.records import Record
 from app.contracts.spec import DatasetSpec, FileSource, JobSpec, PathSource, Source
@@ -86,7 +87,7 @@ def new_job(spec: JobSpec, sent: dict[str, Any], *, is_dry_run: bool = False) ->
         beats=0,
         checkpoints_asked=0,
         last_seq=1,
-        notices=[],
+        notices=[notice.shown() for notice in no_effect.by_spec(spec)],
         created_at=utc_now(),
     )
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.orm import Session
 
-from app.contracts.events import AttemptEvent, Noticed, Phase, PhaseStarted, RowsChecked, StepLogged
+from app.contracts.events import AttemptEvent, Noticed, Phase, PhaseStarted, RowsChecked, StepLogged, StepTaken
 from app.db import Database
 from app.jobs import repository
 from app.jobs.claims import Claim, Fenced, Wish, finish, record, take_back
@@ -91,6 +91,19 @@ def test_events_are_numbered_without_gaps_and_show_on_the_row(database: Database
     assert (job.phase, job.last_seq) == ("train", 4)
     assert job.progress is not None
     assert (job.progress["percent"], job.progress["eta_seconds"]) == (25.0, 6.0)
+
+
+def test_a_step_that_is_not_logged_moves_the_progress_on_and_is_no_event(database: Database) -> None:
+    claim = taken_with_job(database)
+    taken_step = StepTaken.model_validate({**STEP.model_dump(exclude={"kind"}), "step": 6, "loss": 1.25})
+    store(database, claim, STEP, taken_step, PhaseStarted(phase=Phase.SAVE))
+    with database.reader() as session:
+        events = repository.events(session, claim.job_id, after=0, limit=100)
+    job = read(database, claim.job_id)
+
+    assert [(event.seq, event.kind) for event in events][-2:] == [(job.last_seq - 1, "step"), (job.last_seq, "phase")]
+    assert job.progress is not None
+    assert (job.progress["step"], job.progress["percent"], job.progress["loss"]) == (6, 30.0, 1.25)
 
 
 @pytest.mark.parametrize(("total", "percent"), [(400, 25.0), (50, 100.0), (None, None)])

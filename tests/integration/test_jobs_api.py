@@ -57,6 +57,15 @@ def test_a_job_is_stored_and_the_checkers_are_rung(api: TestClient) -> None:
     assert api.app.state.bell.rung == [Stage.CHECK]  # type: ignore[attr-defined]
 
 
+def test_a_setting_without_an_effect_is_said_in_the_answer_to_the_post(api: TestClient) -> None:
+    training = {"lr_scheduler_type": "constant", "warmup_steps": 3}
+    job = api.post("/jobs", json=a_job(api, training=training)).json()
+
+    assert [(notice["code"], notice["field"]) for notice in job["notices"]] == [
+        ("warmup_unused", "training.warmup_steps")
+    ]
+
+
 def test_the_spec_is_kept_as_sent_beside_the_one_with_defaults(api: TestClient) -> None:
     job = api.post("/jobs", json=a_job(api, lora={"r": 4})).json()
 

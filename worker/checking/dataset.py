@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.contracts import no_effect
 from app.contracts.events import DataPrepared, SpecResolved
 from app.contracts.order import CheckOrder
 from app.contracts.rows import EVAL_REPORT, PREPARED, TRAIN_REPORT
 from app.contracts.spec import HubSource
 from app.contracts.tokens import Prepared
+from app.files.layouts import Layout
 from worker.checking.building import SOURCES, Builder, Given, SourceName
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
@@ -54,8 +56,15 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
     (order.data_dir / PREPARED).write_text(prepared.model_dump_json(indent=1))
     reports = _reports(order.data_dir)
     events.write(DataPrepared(report={**reports, "prepared": prepared.model_dump(mode="json")}))
-    for notice in notices_of(reports):
+    notices = notices_of(reports)
+    for notice in (*notices, *no_effect.by_spec(order.spec), *no_effect.by_rows(order.spec, _rows(reports))):
         events.write(notice)
+
+
+def _rows(reports: dict[str, Any]) -> no_effect.Rows:
+    evaluation = reports["eval"]["rows"] if "eval" in reports else 0
+    is_text = reports["source"]["layout"] == Layout.TEXT
+    return no_effect.Rows(train=reports["train"]["rows"], evaluation=evaluation, is_text=is_text)
 
 
 def _made(folder: Path) -> Path:

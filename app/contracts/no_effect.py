@@ -1,0 +1,289 @@
+"""Settings that were sent and do not do what they say: one notice for each. Defaults are never named.
+
+A rule is a pure function from the spec, and where it needs them the numbers of rows and steps, to a notice or nothing.
+`BY_SPEC` needs the spec alone, `BY_ROWS` the rows as the checker made them, `BY_PLAN` the number of optimizer steps.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from app.contracts.events import Noticed
+from app.contracts.spec import JobSpec, LoraSpec
+
+EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
+# What of the lora group is also an argument of `FastLanguageModel.from_pretrained`.
+NOT_LORA_ALONE = frozenset({"use_gradient_checkpointing", "random_state"})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is trained and evaluated on. `is_text`: the training rows are raw text."""
+
+    train: int
+    evaluation: int
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many optimizer steps are taken, and whether there are rows to evaluate on."""
+
+    steps: int
+    evaluates: bool
+
+
+def by_spec(spec: JobSpec) -> list[Noticed]:
+    return _found(rule(spec) for rule in BY_SPEC)
+
+
+def by_rows(spec: JobSpec, rows: Rows) -> list[Noticed]:
+    """Rules of rows, and those of steps where their number follows from the rows."""
+    found = _found(rule(spec, rows) for rule in BY_ROWS)
+    if not knows_steps(spec):
+        return found
+    return [*found, *by_plan(spec, Plan(_steps_of(spec, rows.train), evaluates=rows.evaluation > 0))]
+
+
+def by_plan(spec: JobSpec, plan: Plan) -> list[Noticed]:
+    return _found(rule(spec, plan) for rule in BY_PLAN)
+
+
+def knows_steps(spec: JobSpec) -> bool:
+    """False where only the trainer knows them: of packed rows, and behind the checkpoint of another job."""
+    continues_a_job = spec.continue_from is not None and spec.continue_from.job is not None
+    return spec.training.max_steps is not None or not (spec.training.packing or continues_a_job)
+
+
+def _steps_of(spec: JobSpec, rows: int) -> int:
+    """Optimizer steps, as transformers' `Trainer.set_initial_training_values` counts them."""
+    if spec.training.max_steps is not None:
+        return spec.training.max_steps
+    return math.ceil((spec.training.num_train_epochs or 1.0) * _steps_an_epoch(spec, rows))
+
+
+def _steps_an_epoch(spec: JobSpec, rows: int) -> int:
+    return max(1, math.ceil(_batches_an_epoch(spec, rows) / spec.training.gradient_accumulation_steps))
+
+
+def _batches_an_epoch(spec: JobSpec, rows: int) -> int:
+    return math.ceil(rows / spec.training.per_device_train_batch_size)
+
+
+def _found(notices: Iterable[Noticed | None]) -> list[Noticed]:
+    return [notice for notice in notices if notice is not None]
+
+
+def _is_sent(spec: JobSpec, field: str) -> bool:
+    group, _, name = field.partition(".")
+    return name in getattr(spec, group).model_fields_set
+
+
+def _warmup_unused(spec: JobSpec) -> Noticed | None:
+    training = spec.training
+    if training.lr_scheduler_type != "constant" or not training.warmup_steps:
+        return None
+    if not _is_sent(spec, "training.warmup_steps"):
+        return None
+    message = (
+        f'training.warmup_steps is {training.warmup_steps}, and training.lr_scheduler_type "constant" has no warm-up: '
+        f'every step has the whole learning rate of {training.learning_rate:g}; "constant_with_warmup" would use it'
+    )
+    return Noticed(
+        code="warmup_unused",
+        message=message,
+        field="training.warmup_steps",
+        requested=training.warmup_steps,
+        effective=0,
+    )
+
+
+def _no_restarts(spec: JobSpec) -> Noticed | None:
+    if spec.training.lr_scheduler_type != "cosine_with_restarts":
+        return None
+    message = (
+        'training.lr_scheduler_type "cosine_with_restarts" has one cycle here, so that it never restarts: '
+        'it is the same as "cosine"'
+    )
+    return Noticed(
+        code="no_restarts",
+        message=message,
+        field="training.lr_scheduler_type",
+        requested="cosine_with_restarts",
+        effective="cosine",
+    )
+
+
+def _lora_unused(spec: JobSpec) -> Noticed | None:
+    sent = [name for name in LoraSpec.model_fields if name in spec.lora.model_fields_set - NOT_LORA_ALONE]
+    if not spec.model.full_finetuning or not sent:
+        return None
+    names = ", ".join(f"lora.{name}" for name in sent)
+    message = (
+        f"model.full_finetuning trains all weights and no LoRA: {names} {'has' if len(sent) == 1 else 'have'} no effect"
+    )
+    return Noticed(code="lora_unused", message=message, field="lora", requested=sent, effective=None)
+
+
+def _embedding_rate_unused(spec: JobSpec) -> Noticed | None:
+    lora, rate = spec.lora, spec.training.embedding_learning_rate
+    if rate is None or spec.model.full_finetuning or lora.modules_to_save:
+        return None
+    if EMBEDDINGS & {name.rsplit(".", 1)[-1] for name in lora.target_modules}:
+        return None
+    message = (
+        f"training.embedding_learning_rate is {rate:g}, and no embedding is trained: "
+        "lora.target_modules or lora.modules_to_save would have to name embed_tokens or lm_head"
+    )
+    return Noticed(
+        code="embedding_rate_unused", message=message, field="training.embedding_learning_rate", requested=rate
+    )
+
+
+def _train_on_unused(spec: JobSpec) -> Noticed | None:
+    if spec.training.method != "cpt" or spec.dataset.train_on == "all" or not _is_sent(spec, "dataset.train_on"):
+        return None
+    message = f'training.method "cpt" learns every token: dataset.train_on "{spec.dataset.train_on}" has no effect'
+    return _learns_all(spec, message)
+
+
+def _train_on_of_text(spec: JobSpec, rows: Rows) -> Noticed | None:
+    dataset = spec.dataset
+    is_unused = rows.is_text and spec.training.method != "cpt" and dataset.response_part is None
+    if not is_unused or dataset.train_on == "all" or not _is_sent(spec, "dataset.train_on"):
+        return None
+    message = f'the rows are raw text without turns: dataset.train_on "{dataset.train_on}" learns every token of them'
+    return _learns_all(spec, message)
+
+
+def _learns_all(spec: JobSpec, message: str) -> Noticed:
+    asked = spec.dataset.train_on
+    return Noticed(code="train_on_unused", message=message, field="dataset.train_on", requested=asked, effective="all")
+
+
+def _eval_batch_unused(spec: JobSpec) -> Noticed | None:
+    field = "training.per_device_eval_batch_size"
+    if spec.dataset.eval_source is not None or spec.dataset.eval_fraction > 0 or not _is_sent(spec, field):
+        return None
+    size = spec.training.per_device_eval_batch_size
+    message = f"{field} is {size}, and nothing is evaluated: that takes dataset.eval_fraction or dataset.eval_source"
+    return Noticed(code="eval_batch_unused", message=message, field=field, requested=size)
+
+
+def _nothing_to_evaluate(spec: JobSpec, rows: Rows) -> Noticed | None:
+    dataset = spec.dataset
+    if rows.evaluation or not (dataset.eval_source is not None or dataset.eval_fraction > 0):
+        return None
+    field = "dataset.eval_fraction" if dataset.eval_source is None else "dataset.eval_source"
+    asked = f"{dataset.eval_fraction:g} of {rows.train} rows" if dataset.eval_source is None else "the evaluation set"
+    message = (
+        f"{field}: {asked} leaves no row to evaluate on: the training is not evaluated; "
+        "a larger eval_fraction, more rows or an eval_source would be"
+    )
+    requested = dataset.eval_fraction if dataset.eval_source is None else None
+    return Noticed(code="no_evaluation_rows", message=message, field=field, requested=requested, effective=0)
+
+
+def _batch_larger_than_rows(spec: JobSpec, rows: Rows) -> Noticed | None:
+    field, size = "training.per_device_train_batch_size", spec.training.per_device_train_batch_size
+    if spec.training.packing or size <= rows.train or not _is_sent(spec, field):
+        return None
+    message = f"{field} is {size}, and there are {rows.train} rows: a batch has {rows.train}"
+    return Noticed(code="batch_larger_than_data", message=message, field=field, requested=size, effective=rows.train)
+
+
+def _accumulation_longer_than_epoch(spec: JobSpec, rows: Rows) -> Noticed | None:
+    field, asked = "training.gradient_accumulation_steps", spec.training.gradient_accumulation_steps
+    batches = _batches_an_epoch(spec, rows.train)
+    if spec.training.packing or asked <= batches or not _is_sent(spec, field):
+        return None
+    message = (
+        f"{field} is {asked}, and {rows.train} rows are {batches} batches of "
+        f"{spec.training.per_device_train_batch_size}: an optimizer step never has more than one epoch, so {batches}"
+    )
+    return Noticed(
+        code="accumulation_longer_than_epoch", message=message, field=field, requested=asked, effective=batches
+    )
+
+
+def _epochs_below_a_step(spec: JobSpec, rows: Rows) -> Noticed | None:
+    epochs = spec.training.num_train_epochs
+    if epochs is None or spec.training.packing:
+        return None
+    steps = _steps_an_epoch(spec, rows.train)
+    if epochs * steps >= 1:
+        return None
+    message = (
+        f"training.num_train_epochs is {epochs:g}, less than one optimizer step: the one step that is taken is "
+        f"{1 / steps:g} of an epoch of {rows.train} rows"
+    )
+    return Noticed(
+        code="epochs_below_a_step",
+        message=message,
+        field="training.num_train_epochs",
+        requested=epochs,
+        effective=1 / steps,
+    )
+
+
+def _warmup_longer_than_training(spec: JobSpec, plan: Plan) -> Noticed | None:
+    """The rate of step n is (n - 1) / warmup_steps of the whole one: transformers' `get_scheduler`."""
+    training, steps = spec.training, plan.steps
+    if training.warmup_steps < steps or training.lr_scheduler_type == "constant":
+        return None
+    if not _is_sent(spec, "training.warmup_steps"):
+        return None
+    highest = training.learning_rate * (steps - 1) / training.warmup_steps
+    message = (
+        f"training.warmup_steps is {training.warmup_steps}, and the training has {steps} steps: the learning rate "
+        f"reaches {highest:.3g} at most, never the {training.learning_rate:g} of training.learning_rate"
+    )
+    return Noticed(
+        code="warmup_longer_than_training",
+        message=message,
+        field="training.warmup_steps",
+        requested=training.warmup_steps,
+        effective=steps - 1,
+    )
+
+
+def _interval_beyond_the_end(field: str, code: str, instead: str) -> "Callable[[JobSpec, Plan], Noticed | None]":
+    """A rule for something that happens every so many steps, and here never does."""
+
+    def rule(spec: JobSpec, plan: Plan) -> Noticed | None:
+        every = getattr(spec.training, field)
+        if not isinstance(every, int) or every <= plan.steps or not _is_sent(spec, f"training.{field}"):
+            return None
+        if field == "eval_steps" and not plan.evaluates:  # that is said of the evaluation rows
+            return None
+        message = f"training.{field} is {every}, and the training has {plan.steps} steps: {instead}"
+        return Noticed(code=code, message=message, field=f"training.{field}", requested=every, effective=None)
+
+    return rule
+
+
+BY_SPEC: tuple[Callable[[JobSpec], Noticed | None], ...] = (
+    _warmup_unused,
+    _no_restarts,
+    _lora_unused,
+    _embedding_rate_unused,
+    _train_on_unused,
+    _eval_batch_unused,
+)
+BY_ROWS: tuple[Callable[[JobSpec, Rows], Noticed | None], ...] = (
+    _train_on_of_text,
+    _nothing_to_evaluate,
+    _batch_larger_than_rows,
+    _accumulation_longer_than_epoch,
+    _epochs_below_a_step,
+)
+BY_PLAN: tuple[Callable[[JobSpec, Plan], Noticed | None], ...] = (
+    _warmup_longer_than_training,
+    _interval_beyond_the_end("logging_steps", "logged_at_the_end_only", "the metrics have its last step only"),
+    _interval_beyond_the_end("eval_steps", "evaluated_at_the_end_only", "it is evaluated once, at its end"),
+    _interval_beyond_the_end(
+        "save_steps",
+        "no_checkpoints",
+        "no checkpoint is written by itself; a pause, a stop or POST /jobs/{id}/checkpoint writes one",
+    ),
+)
