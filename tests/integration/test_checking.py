@@ -104,9 +104,23 @@ def test_a_length_beyond_the_models_context_is_told(hub: Hub, tmp_path: Path) ->
 def test_modules_of_another_model_family_are_refused_with_those_there_are(hub: Hub, tmp_path: Path) -> None:
     failed = failure(check(hub, tmp_path, lora={"target_modules": ["query_key_value"]}))
 
-    assert failed.param == "lora.target_modules"
+    assert failed.param == "lora.target_modules.0"
     assert "query_key_value" in failed.message
     assert "q_proj" in (failed.hint or "")
+
+
+def test_modules_of_one_file_of_weights_are_known_by_its_header(hub: Hub, tmp_path: Path) -> None:
+    """Of the hub and of this machine, whose names are not looked at: a norm has one dimension."""
+    tiny = build_tiny_model(tmp_path / "tiny")
+    hub.add("models", "org/tiny", {path.name: path.read_bytes() for path in tiny.iterdir()})
+    lora = {"target_modules": ["q_proj", "input_layernorm", "embed_tokens"]}
+
+    failed = failure(check(hub, tmp_path, model={"model_name": "org/tiny"}, lora=lora))
+
+    assert (failed.code, failed.param) == ("unknown_target_module", "lora.target_modules.1")
+    assert "found input_layernorm, which is no linear module" in failed.message
+    assert failed.hint is not None
+    assert failed.hint.endswith("down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj")
 
 
 def test_chats_for_a_model_without_a_template_are_refused(hub: Hub, tmp_path: Path) -> None:
@@ -190,6 +204,14 @@ def test_a_share_of_the_rows_is_set_aside_for_evaluation(hub: Hub, tmp_path: Pat
 
     assert rows == [2, 1]
     assert any(isinstance(e, DataPrepared) and e.report["split"]["eval_rows"] == 1 for e in events)
+
+
+def test_settings_without_an_effect_are_said_once_their_rows_are_counted(hub: Hub, tmp_path: Path) -> None:
+    training = {"lr_scheduler_type": "constant", "warmup_steps": 3, "max_steps": 4, "eval_steps": 2}
+    events = check(hub, tmp_path, dataset={"eval_fraction": 0.1}, training=training)
+
+    said = [event.code for event in events if isinstance(event, Noticed)]
+    assert said == ["warmup_unused", "no_evaluation_rows"]
 
 
 def test_the_token_of_the_server_is_in_no_event_and_no_log(hub: Hub, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from unsloth import FastLanguageModel, is_bfloat16_supported
 from app.contracts.order import TrainingOrder
 from app.contracts.spec import JobSpec
 from worker.failures import UserError
+from worker.targets import check_targets
 from worker.training.arguments import Hardware, load_arguments, lora_arguments
 
 
@@ -35,22 +36,16 @@ def attach_lora(model: Any, spec: JobSpec) -> Any:
         return model
     if spec.lora.loftq_config is not None and not torch.cuda.is_available():
         raise UserError("needs_gpu", "LoftQ quantises on a GPU and this worker has none", param="lora.loftq_config")
-    leaves = trainable_leaves(model)
-    unknown = [name for name in spec.lora.target_modules if name.rsplit(".", 1)[-1] not in leaves]
-    if unknown:
-        raise UserError(
-            "unknown_target_module",
-            f"the model has no modules named {', '.join(unknown)}",
-            hint=f"it has {', '.join(sorted(leaves))}",
-            param="lora.target_modules",
-        )
+    linear, others = linear_leaves(model)
+    check_targets(spec.lora.target_modules, linear, others, spec.model.model_name)
     return FastLanguageModel.get_peft_model(model, **lora_arguments(spec))
 
 
-def trainable_leaves(model: Any) -> set[str]:
-    """Last names of the modules that LoRA can sit on, or that can be trained whole."""
-    kinds = (torch.nn.Linear, torch.nn.Embedding)
-    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, kinds)}
+def linear_leaves(model: Any) -> tuple[set[str], set[str]]:
+    """Last names of the modules that LoRA can sit on, and of all others."""
+    named = [(name.rsplit(".", 1)[-1], isinstance(module, torch.nn.Linear)) for name, module in model.named_modules()]
+    linear = {leaf for leaf, is_linear in named if is_linear}
+    return linear, {leaf for leaf, _ in named} - linear
 
 
 def read_tokenizer(order: TrainingOrder, own: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -1,0 +1,41 @@
+"""Modules that LoRA cannot sit on are refused with their place and the nearest name of one on which it can."""
+
+import pytest
+
+from worker.failures import UserError
+from worker.targets import check_saved, check_targets
+
+LINEAR = {"q_proj", "v_proj", "down_proj"}
+OTHERS = {"input_layernorm", "norm", "embed_tokens"}
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj"], ["model.layers.0.self_attn.v_proj"], ["q_proj", "embed_tokens", "lm_head"]]
+)
+def test_linear_modules_and_embeddings_beside_them_are_taken(targets: list[str]) -> None:
+    check_targets(targets, LINEAR, OTHERS, "org/model")
+
+
+@pytest.mark.parametrize(
+    ("targets", "param", "said"),
+    [
+        (["q_proj", "input_layernorm"], "lora.target_modules.1", "input_layernorm, which is no linear module"),
+        (["q_porj"], "lora.target_modules.0", "q_porj, which is no module of org/model, expected .* mean q_proj?"),
+        (["q_proj", "norm", "c_attn"], "lora.target_modules.1", "norm, .*(and 1 more)"),
+        (["embed_tokens", "lm_head"], "lora.target_modules", "no module for LoRA to sit on"),
+    ],
+)
+def test_others_are_refused_by_their_place(targets: list[str], param: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        check_targets(targets, LINEAR, OTHERS, "org/model")
+
+    failure = refused.value.failure
+    assert failure.param == param
+    assert (failure.hint or "").endswith("down_proj, q_proj, v_proj")
+
+
+def test_a_module_to_save_may_be_any_that_is_there() -> None:
+    check_saved(["lm_head", "input_layernorm"], LINEAR | OTHERS, "org/model")
+
+    with pytest.raises(UserError, match=r"modules_to_save.1: found nrom.* mean norm\?"):
+        check_saved(["norm", "nrom"], LINEAR | OTHERS, "org/model")
