@@ -120,6 +120,8 @@ _SHOWN = (
     ("rows", "rows"),
     ("tokens", "tokens"),
     ("supervised_tokens", "trained"),
+    ("trainable", "trained"),
+    ("total", "in all"),
 )
 
 

@@ -96,6 +96,10 @@ def _check_base(job: Job, spec: JobSpec) -> None:
         was, is_now = before[group][field], now[group][field]
         if is_now not in (was, job.resolved[group].get(field)):
             raise invalid(name, "another_base", str(is_now), f"{was}, as {job.id} had: a checkpoint fits no other")
+    was, is_now = (spec["training"]["embedding_learning_rate"] for spec in (before, now))
+    if (was is None) != (is_now is None):  # the optimizer's state has a group of its own for embeddings
+        expected = f"{'null' if was is None else 'a rate'}, as {job.id} had: the checkpoint's optimizer fits no other"
+        raise invalid("training.embedding_learning_rate", "another_base", str(is_now), expected)
 
 
 def _check_lora(spec: JobSpec, there: dict[str, Any], whose: str) -> None:

@@ -132,6 +132,7 @@ def test_a_job_without_a_checkpoint_and_a_step_that_is_not_kept_are_refused(
         ({"lora": {"target_modules": [*PROJECTIONS, "lm_head"]}}, "lora.target_modules"),
         ({"lora": {"modules_to_save": ["lm_head"]}}, "lora.target_modules"),
         ({"training": {"optim": "sgd"}}, "training.optim"),
+        ({"training": {"embedding_learning_rate": 1e-5}}, "training.embedding_learning_rate"),
         ({"training": {"max_steps": 20}}, "training.max_steps"),
         ({"training": {"max_steps": 19}}, "training.max_steps"),
     ],

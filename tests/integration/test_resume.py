@@ -32,10 +32,8 @@ from app.contracts.events import (
 )
 from app.contracts.spec import JobSpec
 from tests.checks import prepare
-from tests.integration.trainings import TRAINERS, Job, in_phase, reached
-from tests.tiny_model import build_tiny_model
+from tests.integration.trainings import Job, a_trainers_base, in_phase, reached
 from worker.checkpoints import newest, verify
-from worker.child import environment
 from worker.failures import UserError
 from worker.inference.bases import Placement, load_base
 from worker.inference.engine import ModelFolder
@@ -54,15 +52,8 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The model; the environment is that of a trainer, for all that is forked here."""
-    folder = tmp_path_factory.mktemp("model")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(folder / "cache", is_offline=True).items():
-            patch.setenv(name, value)
-        patch.setenv("UNSLOTH_COMPILE_LOCATION", str(folder / "compiled"))
-        patch.setenv("OMP_NUM_THREADS", "1")  # others may use the cores too: threads that wait for each other spin
-        TRAINERS.set_forkserver_preload(["worker.training.recipe"])
-        yield build_tiny_model(folder / "tiny")
+    with a_trainers_base(tmp_path_factory.mktemp("model")) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

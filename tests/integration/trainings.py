@@ -7,11 +7,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from app.contracts.events import (
     ATTEMPT_EVENT,
@@ -19,19 +22,34 @@ from app.contracts.events import (
     AttemptEvent,
     Evaluated,
     Event,
+    Noticed,
     Phase,
     Resumed,
     StepLogged,
 )
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
+from tests.tiny_model import build_tiny_model
 from worker.checkpoints import newest
+from worker.child import environment
 from worker.training.__main__ import main
 
 # A step of the tiny model takes some tens of milliseconds.
 POLL_SECONDS = 0.005
 LONGEST_SECONDS = 120.0
 TRAINERS = multiprocessing.get_context("forkserver")
+
+
+@contextmanager
+def a_trainers_base(folder: Path) -> Iterator[Path]:
+    """A tiny model; meanwhile the environment is that of a trainer, for all that is forked here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(folder / "cache", is_offline=True).items():
+            patch.setenv(name, value)
+        patch.setenv("UNSLOTH_COMPILE_LOCATION", str(folder / "compiled"))
+        patch.setenv("OMP_NUM_THREADS", "1")  # others may use the cores too: threads that wait for each other spin
+        TRAINERS.set_forkserver_preload(["worker.training.recipe"])
+        yield build_tiny_model(folder / "tiny")
 
 
 def attempt_main(folder: Path) -> None:
@@ -46,7 +64,7 @@ def attempt_main(folder: Path) -> None:
 
 @dataclass
 class Job:
-    """One job on disk, attempt after attempt."""
+    """One job on disk, attempt after attempt; `goes_on_from` is a checkpoint of another one."""
 
     base: Path
     folder: Path
@@ -54,6 +72,7 @@ class Job:
     spec: JobSpec
     eval_rows: Path | None = None
     start_from: Path | None = None
+    goes_on_from: Path | None = None
     attempts: list[list[AttemptEvent]] = field(default_factory=list)
 
     @property
@@ -80,11 +99,11 @@ class Job:
             work_dir=folder / "work",
             adapter_dir=folder / "adapter",
             checkpoints=self.checkpoints,
-            resume_from=newest(self.checkpoints).path,
+            resume_from=newest(self.checkpoints).path or self.goes_on_from,
             start_from=self.start_from,
             pulse=folder / "pulse",
         )
-        (folder / "order.json").write_text(order.model_dump_json())
+        (folder / "order.json").write_text(order.model_dump_json(exclude_unset=True))
         process = TRAINERS.Process(target=attempt_main, args=(folder,))
         process.start()
         return process
@@ -114,6 +133,9 @@ class Job:
 
     def last(self, kind: type[Event]) -> Any:
         return next((event for event in reversed(self.attempts[-1]) if isinstance(event, kind)), None)
+
+    def notices(self) -> list[str]:
+        return [event.code for attempt in self.attempts for event in attempt if isinstance(event, Noticed)]
 
     def steps(self) -> list[tuple[Any, ...]]:
         """What a client sees of all steps, once what a later attempt has repeated is left out."""

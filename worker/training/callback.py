@@ -1,4 +1,4 @@
-"""Reports each logging step and evaluation as an event, and ends a run whose loss is no number."""
+"""Reports steps and evaluations as events, and ends a run whose loss is no number."""
 
 import math
 import resource
@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from app.contracts.events import Evaluated, Phase, StepLogged
+from app.contracts.events import Evaluated, Phase, StepLogged, StepTaken
 from worker.events import EventWriter
 from worker.failures import UserError
 from worker.training.progress import Progress
+from worker.training.steps import StepFigures, StepReader
 
 # Loss scaling in fp16 may skip a step or two; more in a row and nothing is learned.
 NON_FINITE_STEPS = 3
+SECONDS_BETWEEN_EVENTS = 1.0
 
 
 class EventCallback(TrainerCallback):  # type: ignore[misc]
@@ -23,16 +25,17 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, events: EventWriter) -> None:
         self._events = events
         self._started = 0.0
-        self._step_before: tuple[float, int] | None = None
+        self._logged: tuple[float, int] = (0.0, 0)
+        self._told = 0.0
+        self._steps = StepReader()
         self.bad_steps = 0
-        self._counted: int | torch.Tensor = 0
         self._seconds_before = 0.0
         self.final_loss: float | None = None
 
     @property
     def tokens(self) -> int:
         """All that went through the model, over all attempts; waits for the device."""
-        return int(self._counted)
+        return int(self._steps.tokens)
 
     @property
     def seconds(self) -> float:
@@ -41,19 +44,41 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
 
     def restore(self, progress: Progress) -> None:
         """Go on counting behind a checkpoint."""
-        self._counted = progress.tokens
+        self._steps = StepReader(tokens=progress.tokens)
         self._seconds_before = progress.seconds
         self.final_loss = progress.final_loss
         self.bad_steps = progress.bad_steps
 
-    def count(self, tokens: int | torch.Tensor) -> None:
-        """Add the tokens of a micro-batch, padding left out; a tensor stays on its device until a step is logged."""
-        self._counted = self._counted + tokens
+    def count(self, loss: torch.Tensor, tokens: int | torch.Tensor) -> None:
+        """Add a micro-batch: its loss and its tokens, padding left out. Tensors stay on their device."""
+        self._steps.add(loss, tokens)
+
+    def end_step(
+        self,
+        state: TrainerState,
+        learning_rate: float | None,
+        grad_norm: float | torch.Tensor | None,
+        *,
+        is_logged: bool,
+    ) -> None:
+        """A step was taken; one that is logged too is told by `on_log`. Raises UserError where nothing is learned."""
+        figures = self._steps.end_step(state.global_step, float(state.epoch or 0.0), learning_rate, grad_norm)
+        self._keep(figures)
+        if is_logged:
+            return
+        if figures is not None and time.monotonic() >= self._told + SECONDS_BETWEEN_EVENTS:
+            self._events.write(StepTaken(**self._shown(figures, state)))
+        self._stop_if_lost(state.global_step)
+
+    def catch_up(self, step: int) -> None:
+        """Take in the figures of all steps up to this one. Raises UserError where nothing is learned."""
+        self._keep(self._steps.read_last())
+        self._stop_if_lost(step)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._events.enter(Phase.TRAIN)
         self._started = time.monotonic()
-        self._step_before = (self._started, self.tokens)
+        self._logged = (self._started, self.tokens)
 
     def on_log(
         self,
@@ -63,42 +88,58 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if logs is None or "loss" not in logs or self._step_before is None:
+        if logs is None or "loss" not in logs:
             return
-        now = time.monotonic()
-        then, tokens_then = self._step_before
-        tokens = self.tokens
-        self._step_before = (now, tokens)
-        self.final_loss = finite(logs["loss"])
-        self._events.write(
-            StepLogged(
-                step=state.global_step,
-                total_steps=state.max_steps,
-                epoch=round(float(state.epoch or 0.0), 4),
-                loss=self.final_loss,
-                learning_rate=finite(logs.get("learning_rate")),
-                grad_norm=finite(logs.get("grad_norm")),
-                tokens=tokens,
-                tokens_per_second=round((tokens - tokens_then) / max(now - then, 1e-9), 1),
-                seconds=round(self.seconds, 3),
-                memory_bytes=peak_memory(),
-                gpu_memory_bytes=peak_gpu_memory(),
-            )
+        self._keep(self._steps.read_last())
+        mean = StepFigures(
+            step=state.global_step,
+            epoch=float(state.epoch or 0.0),
+            learning_rate=logs.get("learning_rate"),
+            loss=logs["loss"],
+            grad_norm=logs.get("grad_norm"),
+            tokens=self.tokens,
         )
-        self._stop_if_lost(state.global_step, logs)
+        self._events.write(StepLogged(**self._shown(mean, state)))
+        self._logged = (time.monotonic(), mean.tokens)
+        self._stop_if_lost(state.global_step)
 
-    def _stop_if_lost(self, step: int, logs: dict[str, Any]) -> None:
-        is_lost = self.final_loss is None or ("grad_norm" in logs and finite(logs["grad_norm"]) is None)
+    def _shown(self, figures: StepFigures, state: TrainerState) -> dict[str, Any]:
+        """The fields of an event; the speed is that since the last logged step."""
+        then, tokens_then = self._logged
+        now = self._told = time.monotonic()
+        return {
+            "step": figures.step,
+            "total_steps": state.max_steps,
+            "epoch": round(figures.epoch, 4),
+            "loss": finite(figures.loss),
+            "learning_rate": finite(figures.learning_rate),
+            "grad_norm": finite(figures.grad_norm),
+            "tokens": figures.tokens,
+            "tokens_per_second": round((figures.tokens - tokens_then) / max(now - then, 1e-9), 1),
+            "seconds": round(self.seconds, 3),
+            "memory_bytes": peak_memory(),
+            "gpu_memory_bytes": peak_gpu_memory(),
+        }
+
+    def _keep(self, figures: StepFigures | None) -> None:
+        if figures is None:
+            return
+        self.final_loss = finite(figures.loss)
+        is_lost = self.final_loss is None or (figures.grad_norm is not None and finite(figures.grad_norm) is None)
         self.bad_steps = self.bad_steps + 1 if is_lost else 0
+
+    def _stop_if_lost(self, step: int) -> None:
         if self.bad_steps >= NON_FINITE_STEPS:
             raise UserError(
                 "loss_not_finite",
-                f"loss or gradient norm was not finite in {NON_FINITE_STEPS} logged steps in a row, up to step {step}",
+                f"loss or gradient norm was not finite in {NON_FINITE_STEPS} steps in a row, up to step {step}",
                 hint="a lower learning_rate, or bf16 in place of fp16, usually helps",
                 param="training.learning_rate",
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # whatever the interval is, a run ends with what it came to
         if control.should_evaluate:
             self._events.enter(Phase.EVAL)
 

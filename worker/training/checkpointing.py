@@ -8,15 +8,17 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from app.contracts.events import CheckpointRemoved, CheckpointSaved, Phase
+from app.contracts.no_effect import Plan, by_plan, knows_steps
 from app.contracts.order import TrainingOrder
 from worker.checkpoints import drafting, prune, publish
 from worker.events import EventWriter
@@ -24,6 +26,8 @@ from worker.failures import SystemFault
 from worker.stopping import Requests
 from worker.training.adapters import read_adapter, set_adapter
 from worker.training.callback import EventCallback
+from worker.training.continuing import ContinuingTrainer
+from worker.training.place import key_of_rows
 from worker.training.progress import Progress, read_progress
 from worker.training.schedule import SaveSchedule
 
@@ -46,6 +50,11 @@ class Checkpointer:
     evaluates_a_step: bool = False
     resumed: Progress | None = None
 
+    @cached_property
+    def rows(self) -> str:
+        """Which rows are trained on, in which order."""
+        return key_of_rows(self.order)
+
     def resume(self) -> None:
         """Take over the counters of the order's checkpoint, if it names one. Raises SystemFault for a torn one."""
         if self.order.resume_from is None:
@@ -66,6 +75,7 @@ class Checkpointer:
         """Publish what `write` leaves in the folder that it returns. Raises DiskFull, without a trace of the draft."""
         started, step, attempt = time.monotonic(), trainer.state.global_step, self.order.epoch
         self.requests.checkpoint = False
+        self.figures.catch_up(step)
         folder = self.order.checkpoints
         with drafting(folder, step=step, attempt=attempt) as draft:
             content = write(draft)
@@ -93,6 +103,7 @@ class Checkpointer:
             logged_step=trainer._globalstep_last_logged,
             total_loss=float(trainer._total_loss_scalar),
             owes_evaluation=self.owes_evaluation,
+            rows=self.rows,
         )
 
 
@@ -106,6 +117,10 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         # A checkpoint may be another job's: its intervals are not this spec's.
         state.compute_steps(args, state.max_steps)
+        order = self._keeper.order
+        if not knows_steps(order.spec):
+            for notice in by_plan(order.spec, Plan(state.max_steps, evaluates=order.eval_rows is not None)):
+                self._keeper.events.write(notice)
         self._keeper.schedule.begin(time.monotonic())
         self._keeper.requests.listen()
 
@@ -131,17 +146,27 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
-class ResumableTrainer(Trainer):  # type: ignore[misc]
+class ResumableTrainer(ContinuingTrainer):
     """Mixed into the front of TRL's and Unsloth's trainers by `resumable`. Every method is a hook of transformers."""
 
-    keeper: Checkpointer
     _draft: Path | None = None
+    _ended_step: int | None = None
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Counts the tokens on the device, so that no step waits for it."""
+        """Counts loss and tokens on the device, so that no step waits for it."""
         mask = inputs.get("attention_mask")
-        self.keeper.figures.count(inputs["input_ids"].numel() if mask is None else mask.sum())
-        return super().training_step(model, inputs, *args, **kwargs)
+        tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.keeper.figures.count(loss, tokens)
+        return loss
+
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """Called at each step's end, and once more at an epoch's end, where transformers has no step to log."""
+        if self.state.global_step != self._ended_step:
+            self._ended_step = self.state.global_step
+            rate, is_logged = kwargs["learning_rate"], self.control.should_log
+            self.keeper.figures.end_step(self.state, rate, grad_norm, is_logged=is_logged)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL writes one a checkpoint; `tunesmith.json` of the bundle says more."""
@@ -197,6 +222,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         super()._run_epoch(**epoch)
 
     def _restore_window(self, resumed: Progress) -> None:
+        self._ended_step = resumed.step
         self._tr_loss = torch.tensor(resumed.window_loss, device=self.args.device)
         self._globalstep_last_logged = resumed.logged_step
         self._total_loss_scalar = resumed.total_loss

@@ -13,7 +13,8 @@ class Progress:
     """The counters at a step's end. Seconds are of training, over all attempts.
 
     `window_loss` is the sum of the losses of the steps since `logged_step`, the last one that was logged; `total_loss`
-    that of the steps up to it. A float that is no number stays what it is.
+    that of the steps up to it. A float that is no number stays what it is. `rows` names the rows and their order; the
+    checkpoints of earlier versions have none.
     """
 
     step: int
@@ -25,6 +26,7 @@ class Progress:
     logged_step: int
     total_loss: float
     owes_evaluation: bool
+    rows: str | None = None
 
     def write(self, folder: Path) -> None:
         (folder / PROGRESS).write_text(json.dumps(dataclasses.asdict(self), indent=1))

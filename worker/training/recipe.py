@@ -19,6 +19,7 @@ from worker.training.checkpointing import Checkpointer
 from worker.training.probe import take_probe
 from worker.training.resolved import effective_values, report_differences
 from worker.training.schedule import SaveSchedule
+from worker.training.trained import report_trained
 from worker.training.trainer import build_trainer, read_rows, report_packing
 
 
@@ -41,6 +42,7 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     resolved = effective_values(order, model, trainer.args)
     report_differences(order, resolved, hardware, events)
     events.write(SpecResolved(values=resolved))
+    report_trained(order, model, resolved, events)
 
     if not train_to_the_end(trainer, keeper):
         return False

@@ -5,6 +5,7 @@ from typing import Any
 from app.contracts.order import TrainingOrder
 from worker.events import EventWriter
 from worker.training.arguments import Hardware, precision
+from worker.training.trained import trained_modules
 
 REASONS = {
     "training.optim": ("optimizer_replaced", "this optimizer needs a GPU; Unsloth's CPU backend takes its own AdamW"),
@@ -33,6 +34,8 @@ def effective_values(order: TrainingOrder, model: Any, args: Any) -> dict[str, A
         "training.bf16": bool(args.bf16),
         "training.save_steps": order.spec.training.save_steps,
         "training.num_train_epochs": None if by_steps else float(args.num_train_epochs),
+        "training.warmup_steps": 0 if args.lr_scheduler_type == "constant" else order.spec.training.warmup_steps,
+        **trained_modules(order, model),
     }
 
 

@@ -1,0 +1,67 @@
+"""What of a model is trained: LoRA on linear layers, and the modules that are trained whole."""
+
+from typing import Any
+
+from peft import PeftModel
+
+from app.contracts.events import DataPrepared
+from app.contracts.order import TrainingOrder
+from worker.events import EventWriter
+
+NAME = "default"
+MARK = f".modules_to_save.{NAME}."
+
+
+def trained_modules(order: TrainingOrder, model: Any) -> dict[str, Any]:
+    """The lora fields in force: Unsloth moves embeddings and head from `target_modules` to `modules_to_save`."""
+    if not isinstance(model, PeftModel):
+        return {}
+    saved = model.peft_config[NAME].modules_to_save
+    moved = {_leaf(name) for name in saved or ()}
+    return {
+        "lora.target_modules": [name for name in order.spec.lora.target_modules if _leaf(name) not in moved],
+        "lora.modules_to_save": sorted(saved) if saved else None,
+    }
+
+
+def report_trained(order: TrainingOrder, model: Any, resolved: dict[str, Any], events: EventWriter) -> None:
+    """The numbers of parameters, and a notice where a module that LoRA was asked for is trained whole."""
+    trainable, total = count_parameters(model)
+    events.write(DataPrepared(report={"parameters": {"trainable": trainable, "total": total}}))
+    if not isinstance(model, PeftModel):
+        return
+    asked = order.spec.lora.target_modules
+    moved = [name for name in asked if name not in resolved["lora.target_modules"]]
+    whole = sum(parameter.numel() for name, parameter in model.named_parameters() if MARK in name)
+    if moved:
+        message = (
+            f"{' and '.join(moved)} of lora.target_modules {'is' if len(moved) == 1 else 'are'} trained whole and not "
+            f"by LoRA: {whole:,} of the {trainable:,} trained parameters are of modules trained whole"
+        )
+        saved = resolved["lora.modules_to_save"]
+        events.notice("trained_whole", message, field="lora.target_modules", requested=asked, effective=saved)
+    if whole and _are_untied(model):
+        message = (
+            "embed_tokens and lm_head are one tensor in the base: what is trained of them is a copy of its own, and "
+            "the adapter no longer ties them"
+        )
+        field = "lora.target_modules" if moved else "lora.modules_to_save"
+        events.notice("embeddings_untied", message, field=field, requested=moved or resolved["lora.modules_to_save"])
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """(trainable, all); those of quantised weights are counted as they were before."""
+    if isinstance(model, PeftModel):
+        trainable, total = model.get_nb_trainable_parameters()
+        return int(trainable), int(total)
+    return int(model.num_parameters(only_trainable=True)), int(model.num_parameters())
+
+
+def _are_untied(model: Any) -> bool:
+    """Whether the base ties its embeddings, and the model that is trained does not."""
+    entry, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return bool(model.config.tie_word_embeddings) and entry.weight.data_ptr() != head.weight.data_ptr()
+
+
+def _leaf(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
