@@ -27,8 +27,9 @@ KILL_WAIT_SECONDS = 10.0
 class Guarded:
     """The parent's handle on a guarded command. Dropping it stops the command; leaving its `with` block kills it."""
 
-    def __init__(self, guardian: subprocess.Popen[bytes]) -> None:
+    def __init__(self, guardian: subprocess.Popen[bytes], grace_seconds: float) -> None:
         self._guardian = guardian
+        self._grace_seconds = grace_seconds
         self.pid = guardian.pid
         if guardian.stdin:  # a frozen guardian must not block its parent
             os.set_blocking(guardian.stdin.fileno(), False)
@@ -49,9 +50,14 @@ class Guarded:
         self._close()
         return code
 
-    def stop(self) -> None:
-        """Ask: SIGTERM for the command, and after its grace SIGKILL for all of its tree. Returns at once."""
-        self._order(STOP)
+    def stop(self, grace_seconds: float | None = None) -> None:
+        """Ask: SIGTERM for the command, and after its grace SIGKILL for all of its tree. Returns at once.
+
+        `grace_seconds`: what is left of its time, if that is not the grace that it was started with. Asked again, a
+        shorter one counts.
+        """
+        grace = self._grace_seconds if grace_seconds is None else grace_seconds
+        self._order(STOP, time.monotonic() + grace)
 
     def kill(self) -> None:
         """SIGKILL for the whole tree. Returns at once."""
@@ -129,4 +135,4 @@ def spawn(
     finally:
         if isinstance(output, Path) and log is not None:
             os.close(log)
-    return Guarded(guardian)
+    return Guarded(guardian, grace_seconds)

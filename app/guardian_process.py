@@ -25,7 +25,8 @@ STOP = b"T"
 KILL = b"K"
 CHECKPOINT = b"C"
 RENEW = b"R"
-# An order and the `time.monotonic()` that it speaks of; shorter than PIPE_BUF, so never torn.
+# An order and the `time.monotonic()` that it speaks of: when a lease was renewed, by when a command that is told to stop
+# must be gone. Shorter than PIPE_BUF, so never torn.
 ORDER = struct.Struct("=cd")
 # What a leased child finds in its environment: a descriptor with a byte for every renewal, and its `alarm_after`.
 LEASE_FD = "GUARDIAN_LEASE_FD"
@@ -143,9 +144,9 @@ class _Watch:
                     self._obey(order, at)
                 if not orders:
                     sources.remove(control)
-                    self._stop(self.grace_seconds)
+                    self._stop(time.monotonic() + self.grace_seconds)
             if time.monotonic() >= self.term_at:
-                self._stop(self.kill_at - time.monotonic())
+                self._stop(self.kill_at)
             self.tree.reap()
 
     def _seconds_left(self) -> float | None:
@@ -157,7 +158,7 @@ class _Watch:
         if order == KILL:
             self.stop_by = -math.inf
         elif order == STOP:
-            self._stop(self.grace_seconds)
+            self._stop(at)
         elif order == CHECKPOINT:
             self.tree.checkpoint()
         elif order == RENEW and self.lease:
@@ -171,11 +172,11 @@ class _Watch:
             self.renewed = renewed
             self.term_at, self.kill_at = renewed + self.lease.term_after, renewed + self.lease.kill_after
 
-    def _stop(self, seconds: float) -> None:
-        """The first reason to stop sets the time that the child has for it."""
+    def _stop(self, by: float) -> None:
+        """The child is told once; of several reasons to stop, the one that leaves it the least time counts."""
         if self.stop_by == math.inf:
-            self.stop_by = time.monotonic() + seconds
             self.tree.terminate()
+        self.stop_by = min(self.stop_by, by)
 
 
 def guard(argv: Sequence[str], terms: Terms) -> int:

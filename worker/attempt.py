@@ -40,6 +40,8 @@ EVENTS_NAME = "events.jsonl"
 PULSE_NAME = "pulse"
 # Where memory is short the kernel takes the training, which can resume, and not the worker, the API or the database.
 OOM_SCORE = 500
+# What a cancelled training has for the step that it is in: nobody needs a checkpoint of it, so it may be killed in it.
+CANCEL_GRACE_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
 
@@ -168,15 +170,21 @@ class Watch:
 
     def _obey(self, child: Guarded, wish: Wish) -> None:
         reason = self._reason_to_stop(wish.desired)
-        if reason is StopReason.CANCELLED and self.report.stopped is not None:
-            self.report.stopped = reason  # it is stopping already
-        elif reason is not None and self.report.stopped is None:
-            self.report.stopped = reason
-            self._gone_by = time.monotonic() + self._office.settings.grace_seconds + KILL_WAIT_SECONDS
-            child.stop()
+        stopped = self.report.stopped
+        if reason is not None and (stopped is None or (reason is StopReason.CANCELLED and stopped is not reason)):
+            self._stop(child, reason)
         elif wish.checkpoints_asked > self._asked and self.report.is_training:
             self._asked = wish.checkpoints_asked
             child.checkpoint()
+
+    def _stop(self, child: Guarded, reason: StopReason) -> None:
+        """Ask the child to end; a cancel leaves it less time, also where it is stopping already."""
+        grace = self._office.settings.grace_seconds
+        if reason is StopReason.CANCELLED:
+            grace = min(grace, CANCEL_GRACE_SECONDS)
+        self.report.stopped = reason
+        self._gone_by = min(self._gone_by, time.monotonic() + grace + KILL_WAIT_SECONDS)
+        child.stop(grace)
 
     def _reason_to_stop(self, desired: Desire) -> StopReason | None:
         now, limit = time.monotonic(), self._errand.max_seconds

@@ -33,7 +33,7 @@ from worker.office import Office
 from worker.persistence import insist
 from worker.proving import NoAnswer, ask, not_proved
 from worker.publishing import adapter_row, place_bundle, publish, take_bundle_back
-from worker.resuming import Start, choose_start, finished_before, read_left_over
+from worker.resuming import Start, choose_start, finished_before, read_left_over, tidy
 from worker.sharing import Arbiter, Training, blame_sharing, training_of, wait_for_room
 from worker.verdict import Next, Verdict, is_done, judge
 
@@ -195,7 +195,10 @@ def _run_child(office: Office, held: Claim, job: Job) -> Report:
     )
     if not is_training:
         return run_child(office, held, errand)
-    return _run_beside_engine(office, held, errand, training_of(office, job, base))
+    report = _run_beside_engine(office, held, errand, training_of(office, job, base))
+    if report.exit_code != 0 and report.stopped is not StopReason.FENCED:
+        insist(lambda: tidy(office, held), office.stopping)
+    return report
 
 
 def _run_beside_engine(office: Office, held: Claim, errand: Errand, training: Training) -> Report:

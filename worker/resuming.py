@@ -95,6 +95,15 @@ def choose_start(office: Office, held: Claim, spec: JobSpec) -> Start:
     return start
 
 
+def tidy(office: Office, held: Claim) -> None:
+    """Remove what a trainer that was ended left half written or half deleted. Raises Fenced, and removes nothing: the
+    trainer of another attempt may be writing there by now."""
+    with office.database.writer() as session:
+        lock(session, held)
+        checkpoints.sweep(office.settings.checkpoints_dir(held.job_id))
+    _forget_lost(office, held)
+
+
 def _forget_lost(office: Office, held: Claim) -> None:
     """Take the checkpoints off the list that are gone: a trainer may die between a removal and its event."""
     with office.database.reader() as session:

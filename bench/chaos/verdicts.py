@@ -23,7 +23,7 @@ from worker.checkpoints import verify
 
 PAGE = 1000
 # Events that the worker writes itself stand in no file of the attempt.
-OF_THE_WORKER = ("status", "notice")
+OF_THE_WORKER = ("status", "notice", "request")
 
 
 @dataclass
@@ -103,6 +103,8 @@ class Judge:
         stored = [_mark(one) for one in events if one["attempt"] == epoch and one["kind"] not in OF_THE_WORKER]
         while stored and stored[0][0] == "checkpoint_removed":  # the worker's own, before its trainer has begun
             stored.pop(0)
+        while len(stored) > len(written) and stored[-1][0] == "checkpoint_removed":  # or once its trainer was gone
+            stored.pop()
         is_whole = stored == written if order.status == SUCCEEDED else stored == written[: len(stored)]
         if not is_whole:
             place = next((n for n, pair in enumerate(zip(stored, written, strict=False)) if pair[0] != pair[1]), None)

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.integration.offices import (
     work,
 )
 from tests.waiting import wait_for
-from worker import lifecycle
+from worker import checkpoints, lifecycle
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +199,36 @@ def test_a_wish_between_the_claim_and_the_child_is_heard(database: Database, hom
         lifecycle.work_on(office, Claim(job_id, job.epoch, Stage.TRAIN, office.name), job)
 
     assert read(database, job_id).status in (JobStatus.PAUSED, JobStatus.CANCELLED)
+
+
+def ask(database: Database, wish: Any, job_id: str) -> None:
+    with database.writer() as session:
+        wish(session, job_id)
+        session.commit()
+
+
+@pytest.mark.parametrize("before", [None, ending.pause], ids=["running", "already-told-to-pause"])
+def test_a_cancel_ends_a_trainer_in_the_middle_of_a_slow_step_and_leaves_its_checkpoint(
+    database: Database, home: Path, before: Any
+) -> None:
+    job_id = add_training(database, save_every=1, at=3, does="hangs")
+    settings = settings_of(home, grace_seconds=100, heartbeat_seconds=1)
+    with seated(settings, database) as office, at_work(office):
+        reached_step(database, job_id, 3)
+        draft = settings.checkpoints_dir(job_id) / ".draft-step-00000003-attempt-1-1"
+        draft.mkdir()
+        if before is not None:
+            ask(database, before, job_id)
+            beats = read(database, job_id).beats
+            wait_for("the trainer is told to pause", lambda: read(database, job_id).beats > beats + 1)
+        ask(database, ending.end, job_id)
+        began = time.monotonic()
+        wait_for("it is cancelled", lambda: read(database, job_id).status is JobStatus.CANCELLED, 30)
+        seconds = time.monotonic() - began
+
+    assert seconds < 8
+    assert checkpoints.newest(settings.checkpoints_dir(job_id)).step == 2
+    assert not draft.exists()
 
 
 def test_a_frozen_guardian_does_not_keep_a_job_that_is_to_be_cancelled(

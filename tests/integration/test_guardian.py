@@ -127,6 +127,17 @@ def test_a_command_that_ignores_the_request_is_killed_after_its_grace(holders: H
         assert holders.are_gone()
 
 
+def test_a_second_request_can_shorten_the_grace(holders: Holders) -> None:
+    with guarded(holders, STUBBORN, grace_seconds=100) as child:
+        holders.wait_until_ready()
+        child.stop()
+
+        child.stop(grace_seconds=0.2)
+
+        assert child.wait(SECONDS) == 128 + signal.SIGKILL
+        assert holders.are_gone()
+
+
 def test_a_kill_does_not_wait_for_the_grace(holders: Holders) -> None:
     with guarded(holders, STUBBORN) as child:
         holders.wait_until_ready()
