@@ -91,6 +91,7 @@ def _adapter(fields: Json) -> str:
 _LINES: dict[str, Callable[[Json], str]] = {
     "status": _status,
     "phase": lambda fields: f"phase: {fields['phase']}",
+    "request": lambda fields: f"asked for: {fields['request']}",
     "notice": lambda fields: f"notice: {fields['message']}",
     "eval": lambda fields: f"eval at step {fields['step']}: loss {_number(fields['eval_loss'], '.4f')}",
     "data": _data,

@@ -25,8 +25,8 @@ STOP = b"T"
 KILL = b"K"
 CHECKPOINT = b"C"
 RENEW = b"R"
-# An order and the `time.monotonic()` that it speaks of: when a lease was renewed, by when a command that is told to stop
-# must be gone. Shorter than PIPE_BUF, so never torn.
+# An order and the `time.monotonic()` that it speaks of: when a lease was renewed, or by when a command that is told to
+# stop must be gone. Shorter than PIPE_BUF, so never torn.
 ORDER = struct.Struct("=cd")
 # What a leased child finds in its environment: a descriptor with a byte for every renewal, and its `alarm_after`.
 LEASE_FD = "GUARDIAN_LEASE_FD"

@@ -167,6 +167,12 @@ def request(session: Session, job_id: str, desired: Desire, *guards: Any) -> Job
     return session.scalars(statement).one_or_none()
 
 
+def append_request(session: Session, job: Job, what: str, now: datetime) -> None:
+    """The event of a request that a worker is to carry out. The caller's UPDATE has locked the row."""
+    job.last_seq += 1
+    append_event(session, job, "request", {"request": what}, now)
+
+
 def ask_for_checkpoint(session: Session, job_id: str) -> Job | None:
     """None when the job is not training."""
     statement = (

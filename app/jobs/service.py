@@ -180,6 +180,8 @@ def ask_for_checkpoint(session: Session, job_id: str) -> Job:
     """Ask a training for a checkpoint at its next step."""
     find(session, job_id)
     job = repository.ask_for_checkpoint(session, job_id)
+    if job is not None:
+        repository.append_request(session, job, "checkpoint", utc_now())
     session.commit()
     if job is None:
         status = _find_anew(session, job_id).status.value

@@ -90,7 +90,7 @@ def test_a_job_that_nobody_holds_is_paused_once_however_often_it_is_asked(
     events = api.get(f"/jobs/{job_id}/events").json()["data"]
 
     assert known == [after, after]
-    assert [event["status"] for event in events].count("paused") == 1 or status is JobStatus.VALIDATING
+    assert [event.get("status") for event in events].count("paused") == 1 or status is JobStatus.VALIDATING
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -99,6 +99,32 @@ def test_a_job_that_is_held_is_asked_to_pause(api: TestClient, database: Databas
 
     assert [told(api, claim.job_id, "pause") for _ in range(2)] == [(stage.active.value, True, False)] * 2
     assert read(database, claim.job_id).desired is Desire.PAUSE
+
+
+def requests(api: TestClient, job_id: str) -> list[str]:
+    events = api.get(f"/jobs/{job_id}/events").json()["data"]
+    assert [event["seq"] for event in events] == list(range(events[0]["seq"], events[0]["seq"] + len(events)))
+    return [event["request"] for event in events if event["kind"] == "request"]
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_what_is_asked_of_a_worker_is_an_event_as_often_as_it_changes_something(
+    api: TestClient, database: Database, stage: Stage
+) -> None:
+    job_id = held(database, stage).job_id
+
+    for what in ("resume", "pause", "pause", "resume", "pause", "cancel", "cancel"):
+        told(api, job_id, what)
+
+    assert requests(api, job_id) == ["pause", "resume", "pause", "cancel"]
+
+
+def test_a_job_that_waits_for_its_check_writes_that_it_is_to_be_paused(api: TestClient, database: Database) -> None:
+    job_id = add_job(database, JobStatus.VALIDATING)
+
+    told(api, job_id, "pause")
+
+    assert requests(api, job_id) == ["pause"]
 
 
 @pytest.mark.parametrize("status", ALIVE)
@@ -227,6 +253,7 @@ def test_a_checkpoint_is_asked_of_a_running_job(api: TestClient, database: Datab
 
     assert [answer.status_code for answer in answers] == [202, 202]
     assert wish.checkpoints_asked == 2
+    assert requests(api, claim.job_id) == ["checkpoint"] * 2
 
 
 @pytest.mark.parametrize("status", [status for status in JobStatus if status is not JobStatus.RUNNING])
