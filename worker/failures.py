@@ -2,7 +2,8 @@
 
 import errno
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from app.contracts.events import Blame, Failed
@@ -37,6 +38,18 @@ class SystemFault(Exception):
     def __init__(self, code: str, message: str, *, hint: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.failure = Failed(blame=Blame.SYSTEM, code=code, message=message, hint=hint, param=param)
+
+
+@contextmanager
+def named(code: str, what: str, hint: str) -> Iterator[None]:
+    """Raise SystemFault, with the library's own sentence, in place of an error that has no name yet."""
+    try:
+        yield
+    except (UserError, SystemFault):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemFault(code, f"{what}: {type(error).__name__}: {str(error)[:500]}", hint=hint) from error
 
 
 def guarded(

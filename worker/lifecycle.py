@@ -28,7 +28,7 @@ from worker import orders
 from worker.attempt import Errand, Report, StopReason, run_child
 from worker.checkpoints import DiskFull
 from worker.child import command, environment
-from worker.failures import NO_ROOM
+from worker.failures import NO_ROOM, SystemFault
 from worker.office import Office
 from worker.persistence import insist
 from worker.proving import NoAnswer, ask, not_proved
@@ -136,7 +136,10 @@ def _withdraw(office: Office, held: Claim, saved: AdapterSaved) -> None:
     """Raises Fenced, and leaves the bundle where it is: whoever holds the job by now may have published it."""
     with office.database.writer() as session:
         lock(session, held)
-        take_bundle_back(office.settings, held.job_id, saved)
+        try:
+            take_bundle_back(office.settings, held.job_id, saved)
+        except OSError as error:  # it is found there too
+            log.warning("%s: its adapter stays where it is not served: %s", held.job_id, error)
 
 
 def _take_answer(report: Report, found: Proof | StopReason) -> None:
@@ -281,6 +284,8 @@ def _error_of(failure: Failed | None) -> dict[str, Any]:
 
 
 def _unforeseen(error: Exception) -> Failed:
+    if isinstance(error, SystemFault):
+        return error.failure
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DiskFull("the disk has no room for the files of an attempt").failure
     message = f"the worker could not run the attempt ({type(error).__name__})"

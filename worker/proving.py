@@ -94,6 +94,9 @@ async def _once(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
     except BROKEN_OFF as error:
         message = f"the engine broke off while it verified the adapter ({type(error).__name__})"
         raise NoAnswer(ENGINE_DIED, message, f"the engine's log tells more; {KEPT}") from error
+    except httpx.ReadTimeout as error:
+        message = f"the engine took the adapter and has not answered for {ANSWER_SECONDS:.0f} s"
+        raise NoAnswer("engine_failed", message, f"the engine's log tells more; {KEPT}") from error
     except httpx.TransportError as error:
         raise EngineAway(f"the engine does not answer ({type(error).__name__})") from error
     if answer.status_code in PASSING and _code(answer) != OUT_OF_MEMORY:  # which may never pass

@@ -16,6 +16,16 @@ from app.db import utc_now
 from app.jobs.models import Job
 from worker.attempt import Report
 from worker.bundles import hash_folder
+from worker.checkpoints import DiskFull
+from worker.failures import NO_ROOM, SystemFault
+
+
+class NotPlaced(SystemFault):
+    """What was trained could not be put where adapters live. It stays where it is."""
+
+    def __init__(self, message: str) -> None:
+        hint = "what was trained is kept in the folder of its attempt, and no step is trained again; mend what is named"
+        super().__init__("publish_failed", message, hint=hint)
 
 
 def adapter_id_of(job_id: str) -> str:
@@ -33,14 +43,20 @@ def find_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path | 
 
 
 def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
-    """Move the bundle to its place, where it may be already. Raises FileNotFoundError where it is nowhere."""
-    found, target = find_bundle(settings, job_id, saved), published_folder(settings, job_id, saved)
-    if found is None:
-        raise FileNotFoundError(f"the bundle of {job_id} is gone, or was changed")
-    if found != target:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)  # half of one
-        os.rename(found, target)
+    """Move the bundle to its place, where it may be already. Raises NotPlaced."""
+    target = published_folder(settings, job_id, saved)
+    try:
+        found = find_bundle(settings, job_id, saved)
+        if found is None:
+            raise NotPlaced(f"the adapter of {job_id} is gone from {saved.path}, or its files were changed")
+        if found != target:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)  # half of one
+            os.rename(found, target)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFull("the disk has no room for the adapter") from error
+        raise NotPlaced(f"the adapter could not be moved to {target}: {error.strerror or error}") from error
     return target
 
 

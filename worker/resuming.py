@@ -54,16 +54,22 @@ def _store_next(office: Office, held: Claim, attempt: Attempt, tail: EventTail) 
 
 
 def finished_before(office: Office, held: Claim) -> Report | None:
-    """The report of an attempt that had done all of its work when its worker died; None where there is none."""
+    """The report of an attempt that had done all of its work when its worker died, or could not prove or publish it.
+
+    None where there is none. Raises Fenced.
+    """
     if held.stage is not Stage.TRAIN:
         return None
     with office.database.reader() as session:
-        for attempt in reversed(attempts.of_stage(session, held.job_id, held.stage)):
-            report = _closing_report(session, attempt)
-            if report.finished and report.adapter and not report.failed:
-                is_there = find_bundle(office.settings, held.job_id, report.adapter) is not None
-                return report if is_there else None
-    return None
+        tried = reversed(attempts.of_stage(session, held.job_id, held.stage))
+        reports = [_closing_report(session, attempt) for attempt in tried]
+    done = next((one for one in reports if one.finished and one.adapter and not one.failed), None)
+    if done is None or done.finished is None or done.adapter is None:
+        return None
+    if find_bundle(office.settings, held.job_id, done.adapter) is None:
+        return None
+    _begin_behind(office, held, done.finished.steps)
+    return done
 
 
 def _closing_report(session: Session, attempt: Attempt) -> Report:
@@ -85,14 +91,19 @@ def choose_start(office: Office, held: Claim, spec: JobSpec) -> Start:
         notice = Noticed(code="checkpoint_damaged", message=message)
         _write(office, lambda session: tell(session, held, notice))
     start = Start(found.step, found.path) if found.path is not None else _continued(office, spec)
+    _begin_behind(office, held, start.step)
+    return start
+
+
+def _begin_behind(office: Office, held: Claim, step: int) -> None:
+    """Keep on the attempt where it begins: attempts that fail behind the same step are counted together."""
 
     def keep(session: Session) -> None:
         lock(session, held)
-        attempts.set_resume_step(session, held.job_id, held.epoch, start.step)
+        attempts.set_resume_step(session, held.job_id, held.epoch, step)
 
     _write(office, keep)
-    log.info("%s: attempt %d goes on behind step %d", held.job_id, held.epoch, start.step)
-    return start
+    log.info("%s: attempt %d goes on behind step %d", held.job_id, held.epoch, step)
 
 
 def tidy(office: Office, held: Claim) -> None:

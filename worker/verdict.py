@@ -17,6 +17,7 @@
 | finished, the engine died of the proof  | as system_error; seven such deaths are one                     |
 | finished, its adapter is not proved     | failed, system_error: another attempt would train the same     |
 | said it failed, system_error            | waits again with a pause, failed when the attempts are used up |
+| could not save, or publish, what it has | as system_error, behind the last step: only that is repeated   |
 | anything else (killed, crashed)         | as system_error                                                |
 """
 

@@ -219,7 +219,7 @@ class TrainingArgs(Contract):
     save_steps: Annotated[Whole, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = Field(
         "auto",
         description="optimizer steps between checkpoints; auto: at most two minutes of work are lost, and at most 3 % "
-        "of the time is spent; null: only when asked for",
+        "of the time is spent; null: only when asked for. There is always one of the last step",
     )
     save_total_limit: Whole = Field(2, ge=1, le=1000, description="how many checkpoints are kept, the newest ones")
     eval_steps: Whole | None = Field(

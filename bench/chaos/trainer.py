@@ -124,8 +124,8 @@ class Attempt:
                 memory_bytes=0,
             )
         )
-        is_asked = self.requests.checkpoint or self.requests.stop
-        if is_asked or self.schedule.is_due(taken.step, time.monotonic()):
+        is_wanted = self.requests.checkpoint or self.requests.stop or taken.step == self.course.total
+        if is_wanted or self.schedule.is_due(taken.step, time.monotonic()):
             self.save()
 
     @property

@@ -109,12 +109,13 @@ def test_a_checkpoint_that_is_asked_for_can_be_gone_on_from_by_another_job(embed
     assert embedded.api.post(f"/jobs/{first}/checkpoint").status_code == 202
     done = embedded.wait(first, "succeeded", "failed")
     saved = embedded.api.get(f"/jobs/{first}/checkpoints").json()["data"]
-    second = embedded.submit(**EXACT, continue_from={"job": first})
+    asked = saved[-1]
+    second = embedded.submit(**EXACT, continue_from={"job": first, "step": asked["step"]})
     job = embedded.wait(second, "succeeded", "failed")
 
     assert (done["status"], job["status"]) == ("succeeded", "succeeded"), (done["error"], job["error"])
-    assert len(saved) == 1
-    assert [point[0] for point in curve(embedded, second)] == list(range(saved[0]["step"] + 1, STEPS + 1))
+    assert [one["step"] for one in saved] == [STEPS, asked["step"]]
+    assert [point[0] for point in curve(embedded, second)] == list(range(asked["step"] + 1, STEPS + 1))
     assert weights(embedded, job) == weights(embedded, done)
 
 

@@ -44,14 +44,17 @@ class Training:
         while self.step < int(self.labels.get("steps", "8")):
             self._take_step()
             self._misbehave()
-            every = int(self.labels.get("save_every", "0"))
-            if self.requests.stop or self.requests.checkpoint or (every and self.step % every == 0):
+            every, last = int(self.labels.get("save_every", "0")), int(self.labels.get("steps", "8"))
+            if self._is_asked() or (every and self.step % every == 0) or self.step == last:
                 self._save()
-            if self.requests.stop:
+            if self.requests.stop and self.step < last:
                 self.events.write(Interrupted(step=self.step))
                 return INTERRUPTED
         self._finish()
         return 0
+
+    def _is_asked(self) -> bool:
+        return self.requests.stop or self.requests.checkpoint
 
     def _resume(self) -> None:
         path = self.order.resume_from
@@ -103,6 +106,9 @@ class Training:
         self.events.write(event)
 
     def _finish(self) -> None:
+        if self.labels.get("does") == "cannot save":
+            self.events.write(Failed(blame=Blame.SYSTEM, code="save_failed", message="it could not be saved"))
+            os._exit(1)
         folder = self.order.adapter_dir
         folder.mkdir()
         (folder / "weights").write_text(repr(self.loss))

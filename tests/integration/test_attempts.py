@@ -171,7 +171,8 @@ def test_a_checkpoint_that_is_asked_for_is_made_and_the_training_goes_on(databas
     with database.reader() as session:
         steps = [found.step for found in repository.checkpoints(session, job_id)]
 
-    assert len(steps) == 1
+    assert len(steps) == 2
+    assert max(steps) == 8
     assert outcomes(database, job_id) == ["finished"]
 
 

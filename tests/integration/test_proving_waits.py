@@ -107,12 +107,12 @@ def test_a_base_that_the_engine_can_never_load_fails_the_job_and_keeps_what_was_
     job_id = add_training(database)
 
     with serving(answering(Response(REFUSAL % (status, code), status))) as url:
-        for _ in range(2):
+        for _ in range(3):
             skip_pause(database, job_id)
             work(database, home, engine_url=url, **BRINGING)
 
     job = read(database, job_id)
-    assert (job.status, outcomes(database, job_id)) == (JobStatus.FAILED, [code] * 2)
+    assert (job.status, outcomes(database, job_id)) == (JobStatus.FAILED, [code] * 3)
     assert job.error is not None
     assert (job.error["category"], job.error["message"]) == (
         "system_error",

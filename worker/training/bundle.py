@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -20,6 +21,7 @@ from app.contracts.events import AdapterSaved
 from app.contracts.order import TrainingOrder
 from app.contracts.probe import PROBE, Probe
 from app.contracts.rows import PREPARED
+from app.contracts.spec import JobSpec
 from worker.bundles import hash_folder
 from worker.rendering.renderer import load_renderer
 
@@ -33,25 +35,14 @@ def save_bundle(
     folder = order.adapter_dir
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     folder.mkdir(parents=True)
-    is_full = order.spec.model.full_finetuning or order.spec.lora.loftq_config is not None
+    is_full = is_whole_model(order.spec)
     if is_full:
         merged(model).save_pretrained(str(folder))
     else:
         model.save_pretrained(str(folder), save_embedding_layers=False)  # trained ones are in modules_to_save
-    shutil.copytree(order.tokenizer, folder, dirs_exist_ok=True)
-    ends = load_renderer(order.tokenizer).end_tokens
-    generation_config(model, tokenizer, ends).save_pretrained(str(folder))
-    base = loaded_base(model)
-    manifest = {
-        "job_id": order.job_id,
-        "base_model": base,
-        "spec": order.spec.model_dump(mode="json"),
-        "resolved": resolved,
-        "data": json.loads((order.train_rows.parent / PREPARED).read_text()),
-        "versions": {"tunesmith": __version__, **{name: version(name) for name in PACKAGES}},
-    }
+    describe(model, tokenizer, order, resolved, folder)
     (folder / PROBE).write_text(probe.model_dump_json())
-    (folder / "tunesmith.json").write_text(json.dumps(manifest, indent=1))
+    base = loaded_base(model)
     return AdapterSaved(
         path=str(folder),
         version=hash_folder(folder),
@@ -62,6 +53,29 @@ def save_bundle(
         rank=None if is_full else order.spec.lora.r,
         trainable_parameters=trainable,
     )
+
+
+def describe(
+    model: Any, tokenizer: PreTrainedTokenizerBase, order: TrainingOrder, resolved: dict[str, Any], folder: Path
+) -> None:
+    """Write what stands in a bundle beside the weights and the probe."""
+    shutil.copytree(order.tokenizer, folder, dirs_exist_ok=True)
+    ends = load_renderer(order.tokenizer).end_tokens
+    generation_config(model, tokenizer, ends).save_pretrained(str(folder))
+    manifest = {
+        "job_id": order.job_id,
+        "base_model": loaded_base(model),
+        "spec": order.spec.model_dump(mode="json"),
+        "resolved": resolved,
+        "data": json.loads((order.train_rows.parent / PREPARED).read_text()),
+        "versions": {"tunesmith": __version__, **{name: version(name) for name in PACKAGES}},
+    }
+    (folder / "tunesmith.json").write_text(json.dumps(manifest, indent=1))
+
+
+def is_whole_model(spec: JobSpec) -> bool:
+    """Whether what is saved is a model that stands by itself, and no LoRA."""
+    return spec.model.full_finetuning or spec.lora.loftq_config is not None
 
 
 def merged(model: Any) -> Any:

@@ -22,7 +22,7 @@ from app.contracts.no_effect import Plan, by_plan, knows_steps
 from app.contracts.order import TrainingOrder
 from worker.checkpoints import drafting, prune, publish
 from worker.events import EventWriter
-from worker.failures import SystemFault
+from worker.failures import SystemFault, named
 from worker.stopping import Requests
 from worker.training.adapters import read_adapter, set_adapter
 from worker.training.callback import EventCallback
@@ -66,6 +66,16 @@ class Checkpointer:
         self.figures.restore(self.resumed)
         self.saved_step = self.resumed.step
         self.owes_evaluation = self.resumed.owes_evaluation
+
+    def where_kept(self, step: int) -> str:
+        """What a user is told whose training is whole, at its last step, and could not be saved."""
+        if self.saved_step != step:
+            return "the checkpoint of the last step could not be written either; the job's log has the trace"
+        job = self.order.job_id
+        return (
+            f"the trained weights are kept in the checkpoint of step {step} (GET /jobs/{job}/checkpoints), which "
+            f"answers as {job}@step-{step}; no step is trained again; the job's log has the trace"
+        )
 
     def is_wanted(self, step: int) -> bool:
         """A save is due, or was asked for."""
@@ -127,7 +137,8 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._pulse.touch()
         keeper = self._keeper
-        control.should_save = keeper.is_wanted(state.global_step)
+        # That of the last step is what a save that fails is repeated from.
+        control.should_save = keeper.is_wanted(state.global_step) or state.global_step >= state.max_steps
         if state.global_step >= state.max_steps:
             control.should_evaluate = False  # the recipe evaluates what was trained, with or without `eval_steps`
         elif keeper.requests.stop:
@@ -187,7 +198,14 @@ class ResumableTrainer(ContinuingTrainer):
                 self._draft = None
             return draft / f"checkpoint-{self.state.global_step}"
 
-        self.keeper.save(self, write)
+        what = f"a checkpoint of step {self.state.global_step} could not be written"
+        try:
+            with named("checkpoint_failed", what, "the job's log has the trace"):
+                self.keeper.save(self, write)
+        except SystemFault as fault:
+            if self.state.global_step < self.state.max_steps:
+                raise
+            self.keeper.events.notice("last_checkpoint_failed", f"{fault}; what is trained is saved without it")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights as this very model names them: what hubs call them cannot always be loaded into it again."""

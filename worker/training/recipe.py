@@ -6,9 +6,9 @@ from typing import Any
 
 from app.contracts.events import Finished, Interrupted, Phase, Resumed, SpecResolved
 from app.contracts.order import TrainingOrder
-from worker.checkpoints import noticing_a_full_disk, sweep
+from worker.checkpoints import sweep
 from worker.events import EventWriter
-from worker.failures import SystemFault
+from worker.failures import SystemFault, named
 from worker.stopping import Requests
 from worker.training.adapters import begin_with
 from worker.training.biases import base_biases
@@ -18,6 +18,7 @@ from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
 from worker.training.probe import take_probe
 from worker.training.resolved import effective_values, report_differences
+from worker.training.saving import mend_generation_config, rehearse_saving, whole_or_absent
 from worker.training.schedule import SaveSchedule
 from worker.training.trained import report_trained
 from worker.training.trainer import build_trainer, read_rows, report_packing
@@ -28,6 +29,7 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     spec, hardware, callback = order.spec, find_hardware(), EventCallback(events)
     events.enter(Phase.LOAD if order.base.is_local else Phase.DOWNLOAD)
     model, own_tokenizer = load_base(order)
+    mend_generation_config(model, events)
     events.enter(Phase.LOAD)
     model = attach_lora(model, spec)
     biases = base_biases(model)
@@ -43,21 +45,29 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     report_differences(order, resolved, hardware, events)
     events.write(SpecResolved(values=resolved))
     report_trained(order, model, resolved, events)
+    rehearse_saving(model, tokenizer, order, resolved)
 
     if not train_to_the_end(trainer, keeper):
         return False
     seconds = round(callback.seconds, 3)
     if evaluation:
-        events.enter(Phase.EVAL)
-        trainer.evaluate()
+        evaluate(trainer, keeper)
 
     events.enter(Phase.SAVE)
-    with noticing_a_full_disk(order.adapter_dir.parent):
+    steps = trainer.state.global_step
+    with named("save_failed", "what was trained could not be saved", keeper.where_kept(steps)), whole_or_absent(order):
         probe = take_probe(model, order, train, resolved, biases)
         events.write(save_bundle(model, tokenizer, order, resolved, probe))
-    steps = trainer.state.global_step
     events.write(Finished(steps=steps, train_seconds=seconds, final_loss=callback.final_loss, tokens=callback.tokens))
     return True
+
+
+def evaluate(trainer: Any, keeper: Checkpointer) -> None:
+    """Evaluate what is trained. Raises SystemFault."""
+    keeper.events.enter(Phase.EVAL)
+    kept = keeper.where_kept(trainer.state.global_step)
+    with named("evaluation_failed", "what was trained could not be evaluated", kept):
+        trainer.evaluate()
 
 
 def train_to_the_end(trainer: Any, keeper: Checkpointer) -> bool:
