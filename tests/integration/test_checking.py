@@ -41,6 +41,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     with running(Hub(tmp_path_factory.mktemp("hub"))) as served:
         served.add("models", "org/model", model)
         served.add("models", "org/base", {name: model[name] for name in model if name != "chat_template.jinja"})
+        served.add("models", "org/odd", {**model, "generation_config.json": b'{"early_stopping": "sometimes"}'})
         served.add("datasets", "org/chats", {"train.jsonl": CHAT * 3, "test.jsonl": CHAT})
         served.add("datasets", "org/scripted", {"scripted.py": b"raise SystemExit"})
         served.add("datasets", "org/no-yaml", {"README.md": b"---\n- [\n---\n", "a.jsonl": CHAT})
@@ -121,6 +122,13 @@ def test_modules_of_one_file_of_weights_are_known_by_its_header(hub: Hub, tmp_pa
     assert "found input_layernorm, which is no linear module" in failed.message
     assert failed.hint is not None
     assert failed.hint.endswith("down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj")
+
+
+def test_a_generation_config_that_cannot_be_loaded_is_refused(hub: Hub, tmp_path: Path) -> None:
+    failed = failure(check(hub, tmp_path, model={"model_name": "org/odd"}))
+
+    assert (failed.code, failed.param) == ("invalid_generation_config", "model.model_name")
+    assert "`early_stopping` must be" in failed.message
 
 
 def test_chats_for_a_model_without_a_template_are_refused(hub: Hub, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
 
 from app.contracts.events import SpecResolved
 from app.contracts.order import CheckOrder
+from worker.checking.generation import GENERATION_CONFIG, check_generation_config
 from worker.checking.hub import hub_errors
 from worker.events import EventWriter
 from worker.failures import UserError
@@ -112,6 +113,7 @@ def _hub_shapes(repo: str, sha: str | None) -> dict[str, Shape]:
 
 def _facts(read: Callable[[str], Path | None], shapes_elsewhere: Callable[[], dict[str, Shape]] = dict) -> ModelFacts:
     """`read` gives a file of the model by its name, or None; what it does not give may have its shapes elsewhere."""
+    check_generation_config(read(GENERATION_CONFIG), PARAM)
     shapes = _shapes(read) or shapes_elsewhere()
     weights = {name.rsplit(".", 1)[0]: shape for name, shape in shapes.items() if name.endswith(".weight")}
     linear = frozenset(module for module, shape in weights.items() if _is_linear(module, shape))
