@@ -183,7 +183,7 @@ def said(form: ChatFormat, messages: Sequence[Message], index: int) -> str:
     content = messages[index].content
     match form.name:
         case "deepseek_r1":
-            return form.learned(content if follows_tool(messages[:index]) else content.rpartition("</think>")[2])
+            return form.learned(content.rpartition("</think>")[2])
         case "qwen3":
             thought, answer = split_thinking(content)
             if is_thought_aloud(messages, index, thought):
@@ -192,11 +192,6 @@ def said(form: ChatFormat, messages: Sequence[Message], index: int) -> str:
             return form.learned(answer)
         case _:
             return form.learned(content)
-
-
-def follows_tool(before: Sequence[Message]) -> bool:
-    """DeepSeek R1 strips no thinking from an answer to what a tool has said."""
-    return next((message.role for message in reversed(before) if message.role != "system"), None) == "tool"
 
 
 def is_later_answer(form: ChatFormat, messages: Sequence[Message], index: int, learned: str) -> bool:

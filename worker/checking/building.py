@@ -17,7 +17,7 @@ from app.files.problems import Problems
 from worker.checking.hub_dataset import HubDataset, HubLimits, fetch
 from worker.checking.judgement import judge
 from worker.checking.model import ModelFacts
-from worker.checking.pipeline import Outcome, Pipeline, useful_processes
+from worker.checking.pipeline import Outcome, Pipeline, template_too_expensive, useful_processes
 from worker.checking.prepared import link_folder
 from worker.checking.rows import Tokeniser
 from worker.checking.split import split
@@ -150,7 +150,11 @@ class Builder:
         return useful_processes(self.order.spec.dataset.dataset_num_proc) if is_large else 1
 
     def _check_template(self, record: Record) -> None:
-        if isinstance(record, ChatRecord) and not self.renderer.templates:
+        if not isinstance(record, ChatRecord):
+            return
+        if self.renderer.traits.is_too_expensive:
+            raise template_too_expensive("a question and an answer of one word take it")
+        if not self.renderer.templates:
             raise UserError(
                 "no_chat_template",
                 f"{self.order.spec.model.model_name} has no chat template and the dataset holds chats",

@@ -24,7 +24,9 @@ from app.errors import Problem
 from app.files.problems import Problems
 from app.files.report import NAMED
 from app.files.rows import Place
-from worker.checking.rows import SCHEMA, Chunk, Tokenised, Tokeniser
+from worker.checking.rows import SCHEMA, Chunk, Tokenised, Tokeniser, add_names
+from worker.failures import UserError
+from worker.rendering.work import SPARE
 
 CHUNK_RECORDS = 256
 CHUNK_BYTES = 2**20
@@ -37,7 +39,8 @@ MOST_PROCESSES = 16
 class Outcome:
     """What became of all records of a source. Numbers are of records, four bytes each.
 
-    `refused` are those with a problem, `left_out` those that are good and yet not trained on.
+    `refused` are those with a problem, `left_out` those that are good and yet not trained on. `named` are texts that
+    findings are about, `overdrawn` units of template work beyond what the records pay for.
     """
 
     kept: int = 0
@@ -46,8 +49,9 @@ class Outcome:
     refused: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
     left_out: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
     findings: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
-    control_tokens: set[str] = field(default_factory=set)
+    named: dict[str, list[str]] = field(default_factory=dict)
     long_records: list[LongRecord] = field(default_factory=list)
+    overdrawn: int = 0
     _problems: Problems = field(default_factory=Problems)
 
     @property
@@ -62,7 +66,7 @@ class Outcome:
         self._problems.add(chunk.problems)
         for problem in chunk.problems:
             self.refused[problem.code].append(problem.record or 0)
-        self.control_tokens |= chunk.control_tokens
+        add_names(self.named, chunk.named)
         self.long_records += chunk.long_records[: NAMED - len(self.long_records)]
         for mine, theirs in ((self.left_out, chunk.left_out), (self.findings, chunk.findings)):
             for code, numbers in theirs.items():
@@ -99,8 +103,16 @@ class Pipeline:
     def _write(self, chunk: Tokenised) -> None:
         batch = pa.ipc.read_record_batch(pa.py_buffer(chunk.rows), SCHEMA)
         self.outcome.add(chunk, batch.num_rows)
+        self._check_work(chunk)
         if batch.num_rows:
             self._writer.write_batch(batch)
+
+    def _check_work(self, chunk: Tokenised) -> None:
+        """Raises UserError where the template takes more work than all records so far are worth: at the same record on
+        every machine."""
+        self.outcome.overdrawn += chunk.overdrawn
+        if chunk.is_stopped or self.outcome.overdrawn > SPARE:
+            raise template_too_expensive(f"it was stopped at record {chunk.last_record}")
 
     def finish(self) -> Outcome:
         """All records are through and the rows are on their way to the disk."""
@@ -120,6 +132,15 @@ class Pipeline:
             self._pool.shutdown(cancel_futures=True)
         self._writer.close()
         self._file.close()
+
+
+def template_too_expensive(where: str) -> UserError:
+    return UserError(
+        "template_too_expensive",
+        f"the chat template does more work than chats of this size need: {where}",
+        hint="take another chat_template, or one without loops over all messages or characters",
+        param="model.chat_template",
+    )
 
 
 # Of a process of the pool: forked with it, so that a tokenizer of a quarter of a million words is in memory once.

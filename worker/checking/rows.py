@@ -3,7 +3,7 @@
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,10 +14,12 @@ from app.contracts.records import Record
 from app.contracts.rows import CUT, DIGEST, INPUT_IDS, LABELS, RECORD, SUPERVISED
 from app.contracts.tokens import LongRecord
 from app.errors import Problem
+from app.files.report import NAMED
 from app.files.rows import Place
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import Renderer
 from worker.rendering.rows import Learned, TokenRow, tokenise
+from worker.rendering.work import Work
 
 IDS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
@@ -53,15 +55,22 @@ class Chunk:
 
 @dataclass
 class Tokenised:
-    """What became of a chunk. `rows` is an Arrow batch in IPC form, of the records that are kept."""
+    """What became of a chunk. `rows` is an Arrow batch in IPC form, of the records that are kept.
+
+    `named` are the texts that findings are about. `overdrawn` are the units of template work beyond what the records
+    pay for, up to `last_record`; `is_stopped` says that none was left there.
+    """
 
     rows: bytes
     largest_id: int
     problems: list[Problem]
     left_out: dict[str, list[int]]
     findings: dict[str, list[int]]
-    control_tokens: set[str]
+    named: dict[str, list[str]]
     long_records: list[LongRecord]
+    overdrawn: int = 0
+    last_record: int = 0
+    is_stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,16 +83,18 @@ class Tokeniser:
     on_long_row: OnLongRow
 
     def __call__(self, chunk: Chunk) -> Tokenised:
-        work = _Work(self)
+        made, work = _Made(self), Work()
         for place, text in zip(chunk.places, chunk.records, strict=True):
             try:
-                work.take(tokenise(ANY_RECORD.validate_json(text), self.renderer, self.learned), place)
+                made.take(tokenise(ANY_RECORD.validate_json(text), self.renderer, self.learned, work), place)
             except RowRefused as refused:
-                work.refuse(refused, place)
-        return work.done()
+                made.refuse(refused, place)
+            if work.is_done:
+                break
+        return made.done(work, place)
 
 
-class _Work:
+class _Made:
     """The columns of one chunk while they grow."""
 
     def __init__(self, tokeniser: Tokeniser) -> None:
@@ -93,7 +104,7 @@ class _Work:
         self._problems: list[Problem] = []
         self._left_out: dict[str, list[int]] = defaultdict(list)
         self._findings: dict[str, list[int]] = defaultdict(list)
-        self._control: set[str] = set()
+        self._named: dict[str, list[str]] = {}
         self._long: list[LongRecord] = []
 
     def take(self, row: TokenRow, place: Place) -> None:
@@ -104,9 +115,9 @@ class _Work:
             self._long.append(LongRecord(record=place.number, tokens=tokens, learned_tokens_cut=cut))
             if self._is_out(kept, tokens, place):
                 return
-        for code in row.findings:
+        for code in row.findings | row.named.keys():
             self._findings[code].append(place.number)
-        self._control |= row.control_tokens
+        add_names(self._named, row.named)
         self._largest = max(self._largest, *kept.input_ids)
         values = (place.number, kept.input_ids, kept.labels, tokens - len(kept.input_ids), kept.supervised)
         for name, value in zip(SCHEMA.names, (*values, digest_of(kept.input_ids)), strict=True):
@@ -136,7 +147,7 @@ class _Work:
             )
         )
 
-    def done(self) -> Tokenised:
+    def done(self, work: Work, last: Place) -> Tokenised:
         arrays = [pa.array(self._columns[name], SCHEMA.field(name).type) for name in SCHEMA.names]
         batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
         return Tokenised(
@@ -145,9 +156,18 @@ class _Work:
             problems=self._problems,
             left_out=dict(self._left_out),
             findings=dict(self._findings),
-            control_tokens=self._control,
+            named=self._named,
+            overdrawn=work.overdrawn,
+            last_record=last.number,
+            is_stopped=work.is_done,
             long_records=self._long,
         )
+
+
+def add_names(names: dict[str, list[str]], more: Mapping[str, Sequence[str]]) -> None:
+    """Put further texts to those of each finding, as many as a report names."""
+    for code, texts in more.items():
+        names[code] = list(dict.fromkeys([*names.get(code, []), *texts]))[:NAMED]
 
 
 def digest_of(ids: Sequence[int]) -> int:

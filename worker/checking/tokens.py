@@ -1,7 +1,7 @@
 """The token report of a file of rows, read off its columns: what the trainer gets is what is counted."""
 
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from worker.rendering.rows import FINDINGS
 
 Numbers = NDArray[np.integer[Any]]
 SMALLEST_BUCKET = 16
-ABOUT_CONTROL_TOKENS = frozenset({"special_tokens_in_content", "special_tokens_in_text"})
 LEFT_OUT = {
     ANSWER_CUT_AWAY: "no token of the answer lies within max_seq_length",
     TOO_LONG: 'longer than max_seq_length, and dataset.on_long_row is "drop"',
@@ -78,15 +77,14 @@ def token_report(rows: Path, outcome: Outcome, max_seq_length: int, *, has_left_
         truncated_tokens=int(columns.cut.sum(dtype=np.int64)),
         long_records=named_long,
         left_out=_named(left_out, {**LEFT_OUT, **_reasons(outcome)}, own),
-        findings=_named(outcome.findings, _explained(outcome.control_tokens), columns.record),
+        findings=_named(outcome.findings, _explained(outcome.named), columns.record),
         duplicates=len(whole) - len(np.unique(columns.digest)),
     )
 
 
-def _explained(control_tokens: Collection[str]) -> dict[str, str]:
-    """The findings in words, and for those about control tokens which ones the records hold."""
-    shown = ", ".join(sorted(control_tokens)[:NAMED])
-    return {code: f"{text}: {shown}" if code in ABOUT_CONTROL_TOKENS else text for code, text in FINDINGS.items()}
+def _explained(named: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The findings in words, some with the texts that they are about."""
+    return {code: f"{text}: {', '.join(named[code])}" if code in named else text for code, text in FINDINGS.items()}
 
 
 def _reasons(outcome: Outcome) -> dict[str, str]:

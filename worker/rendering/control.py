@@ -31,12 +31,12 @@ class ControlTokens:
         return (
             set()
             if self._pattern is None
-            else {token for text in _texts(value) for token in self._pattern.findall(text)}
+            else {token for text in texts_in(value) for token in self._pattern.findall(text)}
         )
 
     def guard(self, value: Any) -> Any:
         """The same JSON value with every control token in it hidden. Raises RowRefused where that cannot be done."""
-        if any(GUARD in text for text in _texts(value)):
+        if any(GUARD in text for text in texts_in(value)):
             raise _unspeakable("beside U+FDD0, by which they would be hidden")
         return self._hidden(value)
 
@@ -73,17 +73,18 @@ def without_guards(text: str, offsets: Sequence[Offset]) -> list[bool]:
     return keeps
 
 
-def _texts(value: Any) -> Iterable[str]:
+def texts_in(value: Any) -> Iterable[str]:
+    """All texts of a JSON value, keys included."""
     match value:
         case str():
             yield value
         case list():
             for item in value:
-                yield from _texts(item)
+                yield from texts_in(item)
         case dict():
             for key, item in value.items():
                 yield key
-                yield from _texts(item)
+                yield from texts_in(item)
 
 
 def _unspeakable(which: str) -> RowRefused:

@@ -16,6 +16,7 @@ from typing import Any
 
 from app.contracts.records import Message
 from worker.rendering.refusal import RowRefused
+from worker.rendering.work import Work
 
 Span = tuple[int, int]
 # Renders messages, with the prompt for the next answer behind them or not.
@@ -38,7 +39,7 @@ class Prefixes:
 
     `answer_prompt` is what the template asks for an answer with, and `has_marks` says that it holds a control token, so
     that no message can. `closing` is what the text ends with where it asks. `hidden` are the control tokens that were
-    found in messages.
+    found in messages. `work` is what all renders of the chat may take together.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Prefixes:
         closing: str = "",
         has_marks: bool = False,
         hidden: frozenset[str] = frozenset(),
+        work: Work | None = None,
     ) -> None:
         self.messages = messages
         self.text = text
@@ -59,9 +61,10 @@ class Prefixes:
         self.answer_prompt = answer_prompt
         self._closing = closing
         self.hidden = hidden
+        self.work = work
         self._has_marks = has_marks
         self._render = render
-        self._known: dict[tuple[int, bool], str | None] = {}
+        self._rendered: dict[tuple[int, bool], str | None] = {}
 
     @cached_property
     def marked(self) -> dict[int, int]:
@@ -76,6 +79,12 @@ class Prefixes:
         ends = list(accumulate(len(piece) + len(self.answer_prompt) for piece in pieces[:-1]))
         return dict(zip(answers, ends, strict=True)) if len(ends) == len(answers) else {}
 
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where answers begin, of those of which it can be told."""
+        answers = (index for index, message in enumerate(self.messages) if message.role == "assistant")
+        return [start for index in answers if (start := self.start(index)) is not None]
+
     def until(self, end: int) -> "Prefixes":
         """The same chat, its text up to a place within its last turn."""
         return Prefixes(
@@ -86,6 +95,7 @@ class Prefixes:
             answer_prompt=self.answer_prompt,
             has_marks=self._has_marks,
             hidden=self.hidden,
+            work=self.work,
         )
 
     def start(self, index: int) -> int | None:
@@ -113,15 +123,24 @@ class Prefixes:
         turn = self.messages[index].model_copy(update={"content": content})
         return self._render([*self.messages[:index], turn, *self.messages[index + 1 :]], False)
 
+    def is_asked_otherwise(self, index: int, start: int) -> bool:
+        """Whether /generate is given another text than the one before an answer's place. No question at all is none."""
+        asked = self._text(index, True) if index > 0 else None
+        return asked is not None and asked != self.text[:start]
+
     def _beginning(self, count: int, is_asking: bool) -> str | None:
+        text = self._text(count, is_asking)
+        return text if text is not None and self.text.startswith(text) else None
+
+    def _text(self, count: int, is_asking: bool) -> str | None:
+        """None for a chat that the template refuses because it stops there."""
         key = (count, is_asking)
-        if key not in self._known:
+        if key not in self._rendered:
             try:
-                text = self._render(self.messages[:count], is_asking)
-            except RowRefused:  # a template may refuse a chat that stops there
-                text = None
-            self._known[key] = text if text is not None and self.text.startswith(text) else None
-        return self._known[key]
+                self._rendered[key] = self._render(self.messages[:count], is_asking)
+            except RowRefused:
+                self._rendered[key] = None
+        return self._rendered[key]
 
 
 @dataclass(frozen=True)

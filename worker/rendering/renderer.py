@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,15 @@ from tokenizers.processors import ByteLevel
 
 from app.contracts.chat import ChatForm
 from app.contracts.records import Message
-from worker.rendering.control import GUARD, ControlTokens
+from worker.rendering.control import GUARD, ControlTokens, texts_in
 from worker.rendering.encoded import Encoded
 from worker.rendering.folding import Tools, fold_system, fold_tools
 from worker.rendering.masking import Chat, Prefixes
 from worker.rendering.refusal import RowRefused
 from worker.rendering.templates import Templates
+from worker.rendering.traits import MOST_WORK, Traits
+from worker.rendering.work import Work
 
-QUESTION, ANSWER, SYSTEM = "question", "answer", "instruction"
-PROBE = [Message(role="user", content=QUESTION), Message(role="assistant", content=ANSWER)]
-TOOL = "look_up"
-CALL = [{"id": "call00001", "type": "function", "function": {"name": TOOL, "arguments": {"word": ANSWER}}}]
-WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
-DEFINITIONS = [{"type": "function", "function": {"name": TOOL, "description": "", "parameters": WORD}}]
-PROBES = (PROBE, [PROBE[0], Message(role="assistant", content="", tool_calls=CALL)])
 AS_TRAINED = ChatForm()
 
 
@@ -44,7 +40,9 @@ class Renderer:
         if not tokenizer.is_fast:
             raise NoTokenizer("it is a slow one, which does not tell where its tokens stand")
         self.tokenizer = tokenizer
-        self.control = ControlTokens(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.control = ControlTokens(special.values())
+        self._control_ids = special.keys()
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -52,6 +50,7 @@ class Renderer:
         # From here on a text is encoded without additions, and offsets have their blanks.
         self._backend.post_processor = ByteLevel(trim_offsets=False)
         self.templates = Templates(tokenizer)
+        self.traits = Traits(self.templates, self.control)
 
     def render(
         self,
@@ -60,55 +59,31 @@ class Renderer:
         variables: Mapping[str, Any] | None = None,
         *,
         add_generation_prompt: bool = False,
+        work: Work | None = None,
     ) -> str:
         """The text of a chat, as the template writes it with more variables than a chat has. Raises as `Templates`.
 
-        What the template has no place for stands where `worker.rendering.folding` puts it.
+        What the template has no place for stands where `worker.rendering.folding` puts it. `work` is what this and
+        other renders may take together.
         """
         turns, tools = self.fold(messages, tools)
         written = [turn.for_template() for turn in turns]
-        return self.templates.apply(written, tools, variables or {}, add_generation_prompt=add_generation_prompt)
+        text = self.templates.apply(
+            written, tools, variables or {}, add_generation_prompt=add_generation_prompt, work=work
+        )
+        return text + self.traits.found_prompt if add_generation_prompt else text
 
     def fold(self, messages: Sequence[Message], tools: Tools | None) -> tuple[Sequence[Message], Tools | None]:
         """The messages and tools that the template is given: the same ones, where it knows tools and a system role."""
-        if not self.knows_tools:
+        if not self.traits.knows_tools:
             messages, tools = fold_tools(messages, tools), None
-        return (messages if self.knows_system else fold_system(messages)), tools
-
-    @cached_property
-    def knows_system(self) -> bool:
-        return self._writes(SYSTEM, [Message(role="system", content=SYSTEM), *PROBE])
-
-    @cached_property
-    def knows_tools(self) -> bool:
-        """Whether the template writes calls or definitions; one that writes either has its own form for them."""
-        return self._writes(TOOL, PROBES[1]) or self._writes(TOOL, PROBE[:1], DEFINITIONS)
-
-    def _writes(self, word: str, messages: Sequence[Message], tools: Tools | None = None) -> bool:
-        try:
-            turns = [message.for_template() for message in messages]
-            return word in self.templates.apply(turns, tools, {}, add_generation_prompt=False)
-        except RowRefused:
-            return False
-
-    @cached_property
-    def turn_ends(self) -> tuple[str, ...]:
-        """The control tokens that the template puts behind an answer, and behind a tool call."""
-        ends = (self._end_of(probe) for probe in PROBES) if self.templates else ()
-        return tuple(dict.fromkeys(end for end in ends if end))
-
-    @cached_property
-    def answer_prompt(self) -> str:
-        """What the template puts behind a chat to ask for an answer; empty where it puts nothing."""
-        asked = self.render(PROBE[:1])
-        asking = self.render(PROBE[:1], add_generation_prompt=True)
-        return asking.removeprefix(asked) if asking.startswith(asked) else ""
+        return (messages if self.traits.knows_system else fold_system(messages)), tools
 
     @cached_property
     def end_tokens(self) -> tuple[str, ...]:
         """The control tokens that may end an answer: the tokenizer's EOS, and the template's."""
         eos = self.tokenizer.eos_token
-        return tuple(dict.fromkeys([*([str(eos)] if eos else []), *self.turn_ends]))
+        return tuple(dict.fromkeys([*([str(eos)] if eos else []), *self.traits.turn_ends]))
 
     def encode(self, text: str) -> Encoded:
         """The tokens of a text and nothing beside it; control tokens in it are such."""
@@ -118,24 +93,44 @@ class Renderer:
     def encode_chat(self, chat: Prefixes) -> Encoded:
         """The tokens of a rendered chat, none of which reaches over the start of an answer: what asks for an answer is
         the same tokens whatever the answer turns out to be."""
-        answers = (index for index, message in enumerate(chat.messages) if message.role == "assistant")
-        starts = [start for index in answers if (start := chat.start(index)) is not None]
-        encoded = self.encode_split(chat.text, starts)
+        encoded = self.encode_split(chat.text, chat.starts)
         return encoded.unguarded(chat.text) if chat.hidden else encoded
 
+    def is_asked_with(self, chat: Prefixes, encoded: Encoded, start: int) -> bool:
+        """Whether the tokens before a place are those that /generate makes of the text before it."""
+        first, end = self._last_tokens(encoded, start)
+        opening = encoded.offsets[first][0] if first else 0
+        text = chat.text[opening:start]
+        alone = self.encode_split(text, [border - opening for border in chat.starts if opening < border < start])
+        return (alone.unguarded(text) if chat.hidden else alone).ids == encoded.ids[first:end]
+
     def encode_split(self, text: str, borders: Sequence[int]) -> Encoded:
-        """As `encode`, with no token that reaches over a border, if this tokenizer can spell the text so.
+        """As `encode`, with the tokens before a border that its text has alone, if this tokenizer can spell it so: what
+        follows may reach over the border, or have the blanks before it told apart.
 
         The pieces are encoded each alone, as a prompt is. A tokenizer that begins every piece with a blank would spell
         another text by that: there a guard character at the border keeps the pieces apart.
         """
         whole = self.encode(text)
-        crossed = [border for border in borders if whole.crosses(border, text)]
-        if not crossed:
+        uneven = [border for border in borders if not self._ends_alike(whole, text, border)]
+        if not uneven:
             return whole
         spelled = self.decode(whole.ids)
-        tried = (encode(text, crossed) for encode in (self._encode_pieces, self._encode_guarded))
+        tried = (encode(text, uneven) for encode in (self._encode_pieces, self._encode_guarded))
         return next((found for found in tried if found is not None and self.decode(found.ids) == spelled), whole)
+
+    def _ends_alike(self, whole: Encoded, text: str, border: int) -> bool:
+        """Whether the tokens before a border are those of the text before it alone."""
+        first, end = self._last_tokens(whole, border)
+        opening = whole.offsets[first][0] if first else 0
+        return not whole.crosses(border, text) and self.encode(text[opening:border]).ids == whole.ids[first:end]
+
+    def _last_tokens(self, encoded: Encoded, border: int) -> tuple[int, int]:
+        """The tokens [first, last) before a border, from the last control token on: what stands before that has no part
+        in the tokens behind it."""
+        end = bisect_left(encoded.offsets, border, key=itemgetter(0))
+        places = range(end - 1, -1, -1)
+        return next((place for place in places if encoded.ids[place] in self._control_ids), 0), end
 
     def _encode_pieces(self, text: str, borders: Sequence[int]) -> Encoded:
         ids: list[int] = []
@@ -168,9 +163,17 @@ class Renderer:
         variables: Mapping[str, Any] | None = None,
         *,
         is_asking: bool = False,
+        work: Work | None = None,
     ) -> Prefixes:
-        """A rendered chat, its control tokens hidden, its system message and tools in place. Raises RowRefused."""
+        """A rendered chat, its control tokens hidden, its system message and tools in place. Raises RowRefused.
+
+        All its renders together take what this chat pays for, and what is left of `work`.
+        """
+        if self.traits.is_too_expensive:
+            raise too_expensive()
         written = [message.model_dump(exclude_none=True) for message in messages]
+        work = work if work is not None else Work()
+        work.allow(len(messages), sum(map(len, texts_in([written, tools, variables]))))
         hidden = self.control.found_in([written, tools, variables])
         if hidden:
             written, tools, variables = self.control.guard([written, tools, variables])
@@ -178,18 +181,19 @@ class Renderer:
         turns, tools = self.fold(messages, tools)
 
         def render(some: Sequence[Message], asks: bool) -> str:
-            return self.render(some, tools, variables, add_generation_prompt=asks)
+            return self.render(some, tools, variables, add_generation_prompt=asks, work=work)
 
-        text = render(turns, is_asking)
+        text, answer_prompt = render(turns, is_asking), self.traits.answer_prompt
         return Prefixes(
             turns,
             text,
             render,
             tools=tools,
-            answer_prompt=self.answer_prompt,
-            closing=text.removeprefix(render(turns, False)) if is_asking and variables else self.answer_prompt,
-            has_marks=self.control.are_in(self.answer_prompt),
+            answer_prompt=answer_prompt,
+            closing=text.removeprefix(render(turns, False)) if is_asking and variables else answer_prompt,
+            has_marks=self.control.are_in(answer_prompt),
             hidden=frozenset(hidden),
+            work=work,
         )
 
     def prompt_ids(
@@ -216,17 +220,6 @@ class Renderer:
         head = self._backend.decode(list(before), skip_special_tokens=False)
         return str(self._backend.decode([*before, *ids], skip_special_tokens=False)[len(head) :])
 
-    def _end_of(self, probe: list[Message]) -> str | None:
-        """The first control token behind the probe's answer; None where what ends a turn is plain text."""
-        try:
-            _, answer, behind = self.render(probe).rpartition(ANSWER)
-        except RowRefused:
-            return None
-        if not answer:  # a template that leaves tool calls out
-            return None
-        places = {token: behind.find(token) for token in self.control.texts if token in behind}
-        return min(places, key=lambda token: places[token], default=None)
-
 
 def _added_in_front(backend: Any) -> list[int]:
     """What the tokenizer puts before every text, such as BOS."""
@@ -250,3 +243,12 @@ def load_renderer(folder: Path) -> Renderer:
     except UNREADABLE as error:
         raise NoTokenizer(f"its tokenizer cannot be read ({type(error).__name__})") from None
     return Renderer(tokenizer)
+
+
+def too_expensive() -> RowRefused:
+    return RowRefused(
+        "template_refused",
+        found=f"a chat template that does more work than a chat needs: stopped after {MOST_WORK:,} steps",
+        expected="another chat template",
+        field="messages",
+    )

@@ -1,22 +1,24 @@
 """One record as token ids and labels. What is learned of it is checked by decoding it again, for every record."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from app.contracts.records import ChatRecord, CompletionRecord, Message, Record, TextRecord
 from app.contracts.rows import IGNORED
+from worker.rendering.answers import END_OF_THINKING, answer_changed, compare, escaped, shown
 from worker.rendering.control import GUARD
 from worker.rendering.encoded import Encoded
-from worker.rendering.folding import Tools
-from worker.rendering.masking import Chat, Prefixes, Span, marked_spans, tokens_of
+from worker.rendering.left_out import check_tools
+from worker.rendering.masking import Chat, Prefixes, Span, Turn, marked_spans, tokens_of
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import Renderer
+from worker.rendering.work import Work
 
-END_OF_THINKING = "</think>"
 # Tokens before a run of labels that are decoded along with it.
 CONTEXT_TOKENS = 8
+# Answers at the start of a chat, and at its end, whose prompts are rendered to compare them.
+ASKED_FOR = 2
 
 # What may be worth a look in a record that is trained on; the report names the records of each.
 FINDINGS = {
@@ -24,10 +26,16 @@ FINDINGS = {
     "tools_as_text": "the chat template knows no tools: calls, results and definitions stand in messages as text",
     "special_tokens_in_content": "control tokens inside messages: encoded as plain text",
     "special_tokens_in_text": "control tokens in raw text or a prompt: taken as such; no second bos or eos is added",
-    "thinking_left_out": "the chat template leaves out the thinking of an earlier answer",
-    "content_left_out": "the chat template leaves out, or rewrites, part of a message that is not learned",
+    "thinking_left_out": "the chat template leaves out the thinking of an answer",
+    "thinking_unpaired": "an answer has </think> with no <think> before it, or the reverse, and is learned so",
+    "text_added": "the chat template adds text to an answer, and it is learned with it",
+    "answer_rewritten": "the chat template writes an answer in other characters: blanks about its thinking, escapes",
+    "content_left_out": "the chat template leaves out, or rewrites, part of a message",
     "name_left_out": "the chat template leaves out the name of a message",
-    "prompt_differs": "/generate asks for an answer with more than what stands before it here: it may begin a thought",
+    "prompt_differs": "/generate asks for an answer with another text than stands before it: it may begin a thought",
+    "prompt_tokens_differ": "/generate asks for an answer with other tokens than stand before it",
+    "prompt_found": "the chat template ignores add_generation_prompt: what it writes before an answer is not learned, "
+    "and stands behind the question of /generate",
     "no_end_token": "an answer does not end in a token that ends generation: the model may not learn to stop",
     "border_token": "a token reaches over the border of an answer, and is not learned",
     "decoded_differently": "the tokenizer changes the text: what is learned decodes to something else",
@@ -48,6 +56,11 @@ class Learned:
             return None
         return marked_spans(text, self.instruction_part, self.response_part)
 
+    @property
+    def finds_turns(self) -> bool:
+        """Whether what is learned are the answers where they stand."""
+        return self.train_on != "all" and self.response_part is None
+
     def turns(self, messages: Sequence[Message]) -> list[int]:
         """Indexes of the messages that are learned."""
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
@@ -59,24 +72,28 @@ class Learned:
 class TokenRow:
     """Ids of a whole record; `labels` has the id where a token carries loss, -100 elsewhere.
 
-    `findings` are codes of FINDINGS, `control_tokens` those that the record itself holds.
+    `findings` are codes of FINDINGS; `named` has texts for some of them: control tokens of the record, texts of the
+    template.
     """
 
     input_ids: list[int]
     labels: list[int]
     findings: set[str] = field(default_factory=set)
-    control_tokens: frozenset[str] = frozenset()
+    named: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def supervised(self) -> int:
         return len(self.labels) - self.labels.count(IGNORED)
 
 
-def tokenise(record: Record, renderer: Renderer, learned: Learned) -> TokenRow:
-    """Raises RowRefused for a record that the template does not take, or of which nothing would be learned."""
+def tokenise(record: Record, renderer: Renderer, learned: Learned, work: Work | None = None) -> TokenRow:
+    """Raises RowRefused for a record that the template does not take, or of which nothing would be learned.
+
+    `work` is what the template may do for this record and others together.
+    """
     match record:
         case ChatRecord():
-            row = _chat(record, renderer, learned)
+            row = _chat(record, renderer, learned, work)
         case CompletionRecord():
             row = _completion(record, renderer, learned)
         case TextRecord():
@@ -111,9 +128,10 @@ def _completion(record: CompletionRecord, renderer: Renderer, learned: Learned) 
 
 
 def _note_control(text: str, renderer: Renderer, row: TokenRow) -> None:
-    row.control_tokens = frozenset(renderer.control.found_in(text))
-    if row.control_tokens:
+    tokens = renderer.control.found_in(text)
+    if tokens:
         row.findings.add("special_tokens_in_text")
+        row.named["special_tokens_in_text"] = sorted(tokens)
 
 
 def _with_ends(row: TokenRow, renderer: Renderer) -> TokenRow:
@@ -128,21 +146,32 @@ def _with_ends(row: TokenRow, renderer: Renderer) -> TokenRow:
     return row
 
 
-def _chat(record: ChatRecord, renderer: Renderer, learned: Learned) -> TokenRow:
-    chat = renderer.prefixes(record.messages, record.tools)
-    findings = {"special_tokens_in_content"} if chat.hidden else set()
-    has_system = record.messages[0].role == "system"
-    if has_system and chat.messages[0].role != "system":
-        findings.add("system_folded")
-    if record.has_tools and not renderer.knows_tools:
-        findings.add("tools_as_text")
-    _check_tools(list(chat.messages), chat.tools, chat.text, renderer)
-    findings |= _lost_content(chat, learned)
-    spans = _learned_spans(chat, renderer, learned, findings)
-    row = _row(renderer, chat.text, renderer.encode_chat(chat), spans, is_guarded=bool(chat.hidden))
-    row.control_tokens = chat.hidden
-    row.findings |= findings | _missing_ends(chat.text, spans, renderer, learned)
+def _chat(record: ChatRecord, renderer: Renderer, learned: Learned, work: Work | None) -> TokenRow:
+    chat = renderer.prefixes(record.messages, record.tools, work=work)
+    findings = _folded(record, chat, renderer)
+    check_tools(chat, renderer)
+    turns = _turns(chat, renderer, learned)
+    spans = _learned_spans(chat, learned, turns)
+    encoded = renderer.encode_chat(chat)
+    row = _row(renderer, chat.text, encoded, spans, is_guarded=bool(chat.hidden))
+    _note_answers(row, chat, turns, learned, renderer)
+    findings |= _lost_content(chat, turns) | _missing_ends(chat.text, spans, renderer, learned)
+    row.findings |= findings | _other_prompts(chat, encoded, turns, renderer)
+    if chat.hidden:
+        row.named["special_tokens_in_content"] = sorted(chat.hidden)
+    if renderer.traits.found_prompt:
+        row.named["prompt_found"] = [shown(renderer.traits.found_prompt)]
     return row
+
+
+def _folded(record: ChatRecord, chat: Prefixes, renderer: Renderer) -> set[str]:
+    """Findings for what stands elsewhere than the record says, or as text."""
+    findings = {"special_tokens_in_content"} if chat.hidden else set()
+    if record.messages[0].role == "system" and chat.messages[0].role != "system":
+        findings.add("system_folded")
+    if record.has_tools and not renderer.traits.knows_tools:
+        findings.add("tools_as_text")
+    return findings
 
 
 def _missing_ends(text: str, spans: Sequence[Span], renderer: Renderer, learned: Learned) -> set[str]:
@@ -154,20 +183,25 @@ def _missing_ends(text: str, spans: Sequence[Span], renderer: Renderer, learned:
     return {"no_end_token"} if misses else set()
 
 
-def _learned_spans(chat: Prefixes, renderer: Renderer, learned: Learned, findings: set[str]) -> list[Span]:
+def _turns(chat: Prefixes, renderer: Renderer, learned: Learned) -> dict[int, Turn]:
+    """Where the learned answers stand, by their indexes. Empty where that cannot be told and need not be."""
+    indexes = learned.turns(chat.messages)
+    try:
+        return dict(zip(indexes, Chat(chat, renderer.end_tokens).turns(indexes), strict=True))
+    except RowRefused:
+        if learned.finds_turns:
+            raise
+        return {}
+
+
+def _learned_spans(chat: Prefixes, learned: Learned, turns: Mapping[int, Turn]) -> list[Span]:
     if learned.train_on == "all":
         return [(0, len(chat.text))]
     marked = learned.marked(chat.text)
     if marked is not None:
         _refuse_weights(chat.messages)
         return marked
-    indexes = learned.turns(chat.messages)
-    turns = Chat(chat, renderer.end_tokens).turns(indexes)
-    for index, turn in zip(indexes, turns, strict=True):
-        _check_answer(chat.messages[index], chat.text[turn.start : turn.end], index)
-    if not all(turn.is_asked_for for turn in turns):
-        findings.add("prompt_differs")
-    return [(turn.start, turn.end) for turn in turns]
+    return [(turn.start, turn.end) for turn in turns.values()]
 
 
 def _refuse_weights(messages: Sequence[Message]) -> None:
@@ -182,69 +216,44 @@ def _refuse_weights(messages: Sequence[Message]) -> None:
             )
 
 
-def _check_answer(message: Message, learned: str, index: int) -> None:
-    """What is learned of a turn is what it says; only thinking may be missing."""
-    content = message.content.strip()
-    said = content.rpartition(END_OF_THINKING)[2].strip()
-    if content not in learned and said not in learned and _escaped(content) not in learned:
-        raise RowRefused(
-            "answer_changed",
-            found="a chat template that writes something else than this answer",
-            expected="a template that keeps answers as they are",
-            field=f"messages[{index}].content",
-        )
+def _note_answers(row: TokenRow, chat: Prefixes, turns: Mapping[int, Turn], learned: Learned, by: Renderer) -> None:
+    """Findings for learned answers whose text is not the record's. Raises RowRefused for one that is another text."""
+    added: list[str] = []
+    for index, turn in turns.items():
+        text = chat.text[turn.start : turn.end]
+        difference = compare(chat.messages[index], text, chat.text[: turn.start], by.end_tokens)
+        if difference.is_changed and learned.finds_turns:
+            raise answer_changed(index)
+        row.findings |= difference.findings | ({"content_left_out"} if difference.is_changed else set())
+        added += map(shown, difference.added)
+    if added:
+        row.named["text_added"] = list(dict.fromkeys(added))
 
 
-def _lost_content(chat: Prefixes, learned: Learned) -> set[str]:
-    """Findings for what the template leaves out. A learned answer is checked where it stands."""
-    findings, turns = set(), set(learned.turns(chat.messages))
+def _lost_content(chat: Prefixes, turns: Collection[int]) -> set[str]:
+    """Findings for what the template leaves out. Answers at `turns` are held against their own places."""
+    findings = set()
     for index, message in enumerate(chat.messages):
         content = message.content.strip()
         if message.name is not None and message.name not in chat.text:
             findings.add("name_left_out")
-        if content in chat.text or _escaped(content) in chat.text:
+        if index in turns or content in chat.text or escaped(content) in chat.text:
             continue
-        if message.role == "assistant" and END_OF_THINKING in content:
-            findings.add("thinking_left_out")
-        elif index not in turns:
-            findings.add("content_left_out")
+        is_thought = message.role == "assistant" and END_OF_THINKING in content
+        findings.add("thinking_left_out" if is_thought else "content_left_out")
     return findings
 
 
-def _escaped(content: str) -> str:
-    """As templates write what stands inside of JSON."""
-    return json.dumps(content, ensure_ascii=False)[1:-1]
-
-
-def _check_tools(messages: list[Message], tools: Tools | None, text: str, renderer: Renderer) -> None:
-    """Many templates leave tools out without a word: then the text is the same without them."""
-    for index, message in enumerate(messages):
-        if message.tool_calls:
-            without = [*messages[:index], message.model_copy(update={"tool_calls": None}), *messages[index + 1 :]]
-            _check_written(
-                message.tool_calls, f"messages[{index}].tool_calls", text, _text_of(without, tools, renderer)
-            )
-    if tools:
-        _check_written(tools, "tools", text, _text_of(messages, None, renderer))
-
-
-def _text_of(messages: list[Message], tools: Tools | None, renderer: Renderer) -> str | None:
-    try:
-        return renderer.render(messages, tools)
-    except RowRefused:
-        return None
-
-
-def _check_written(tools: Tools, where: str, text: str, without: str | None) -> None:
-    names = [str(tool["function"]["name"]) for tool in tools]
-    lost = names[0] if text == without else next((name for name in names if name not in text), None)
-    if lost is not None:
-        raise RowRefused(
-            "template_without_tools",
-            found=f"the tool {lost}, which the chat template leaves out",
-            expected="a model or a chat_template that renders tools, or rows without them",
-            field=where,
-        )
+def _other_prompts(chat: Prefixes, encoded: Encoded, turns: Mapping[int, Turn], renderer: Renderer) -> set[str]:
+    """Findings for answers that /generate would ask for otherwise."""
+    findings = set()
+    for index, turn in turns.items():
+        is_looked_at = index in (*list(turns)[:ASKED_FOR], *list(turns)[-ASKED_FOR:])
+        if not turn.is_asked_for or (is_looked_at and chat.is_asked_otherwise(index, turn.start)):
+            findings.add("prompt_differs")
+        elif not renderer.is_asked_with(chat, encoded, turn.start):
+            findings.add("prompt_tokens_differ")
+    return findings
 
 
 def _row(

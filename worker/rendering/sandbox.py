@@ -25,6 +25,7 @@ from worker.rendering.sandbox_budget import (
     refuse,
 )
 from worker.rendering.sandbox_calls import FILTERS, METHODS, TESTS, Sandbox
+from worker.rendering.work import Work
 
 __all__ = ["MAX_SOURCE", "ChatTemplate", "TemplateRefused"]
 
@@ -263,16 +264,22 @@ class ChatTemplate:
         tools: list[dict[str, Any]] | None,
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
+        work: Work | None = None,
     ) -> str:
-        """The text of a chat. `variables`: what else the template may read. Raises TemplateRefused."""
+        """The text of a chat. `variables`: what else the template may read. `work`: what it and other renders may take
+        together. Raises TemplateRefused.
+        """
         own = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
         # A context of its own and not the template's, which would copy Jinja's variables every time.
         context = RenderContext(ENVIRONMENT, {**FUNCTIONS, "documents": None, **variables, **own}, None, {})
-        context.budget = budget = Budget(ENVIRONMENT)
+        context.budget = budget = Budget(ENVIRONMENT, work.left if work is not None else None)
         try:
             return budget.join(list(self._template.root_render_func(context)))
         except Exception as error:  # noqa: BLE001  whatever a stranger's program raises, it is refused
             raise _refusal(error) from None
+        finally:
+            if work is not None:
+                work.take(budget.spent)
 
 
 def _refusal(error: Exception) -> TemplateRefused:

@@ -66,17 +66,22 @@ def check_number(number: int) -> None:
 class Budget:
     """The work that is left to one render, and the operations of its template that may cost more than a step."""
 
-    __slots__ = ("_sandbox", "left")
+    __slots__ = ("_limit", "_sandbox", "left")
 
-    def __init__(self, sandbox: SandboxedEnvironment) -> None:
-        self.left = MAX_WORK
+    def __init__(self, sandbox: SandboxedEnvironment, most: int | None = None) -> None:
+        """`most`: the units that this render may take, where that is less than any render may."""
+        self._limit = self.left = MAX_WORK if most is None else min(MAX_WORK, max(0, most))
         self._sandbox = sandbox
+
+    @property
+    def spent(self) -> int:
+        return self._limit - max(0, self.left)
 
     def spend(self, units: int) -> bool:
         """Pay. True, so that a condition can begin with it. Raises TemplateRefused when nothing is left."""
         self.left -= units
         if self.left < 0:
-            refuse(f"does more work than a chat needs: stopped after {MAX_WORK:,} steps")
+            refuse(f"does more work than a chat needs: stopped after {self._limit:,} steps")
         return True
 
     def weigh(self, value: Any, times: int = 1) -> Any:

@@ -10,6 +10,7 @@ from jinja2 import meta, nodes
 
 from worker.rendering.refusal import RowRefused
 from worker.rendering.sandbox import ENVIRONMENT, ChatTemplate, TemplateRefused
+from worker.rendering.work import Work
 
 Turns = list[dict[str, Any]]
 # Variables of a template whose values are the chat's and the tokenizer's own.
@@ -48,7 +49,13 @@ class Templates:
         return frozenset(set().union(*read) - OWN - self._special_tokens.keys())
 
     def apply(
-        self, turns: Turns, tools: Turns | None, variables: Mapping[str, Any], *, add_generation_prompt: bool
+        self,
+        turns: Turns,
+        tools: Turns | None,
+        variables: Mapping[str, Any],
+        *,
+        add_generation_prompt: bool,
+        work: Work | None = None,
     ) -> str:
         """The text of a chat. Raises RowRefused `no_chat_template`, `unknown_template_variable`, `template_refused`."""
         template = self._compiled.get("tool_use") if tools else None
@@ -64,6 +71,7 @@ class Templates:
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 variables={**self._special_tokens, **variables},
+                work=work,
             )
         except TemplateRefused as error:
             raise RowRefused(
