@@ -14,7 +14,7 @@ from typing import Any
 from app.contracts import no_effect
 from app.contracts.events import DataPrepared, SpecResolved
 from app.contracts.order import CheckOrder
-from app.contracts.rows import EVAL_REPORT, PREPARED, TRAIN_REPORT
+from app.contracts.rows import EVAL_REPORT, PREPARED, TRAIN_REPORT, TRAIN_ROWS
 from app.contracts.spec import HubSource
 from app.contracts.tokens import Prepared
 from app.files.layouts import Layout
@@ -24,10 +24,12 @@ from worker.checking.model import ModelFacts
 from worker.checking.notices import notices_of
 from worker.checking.prepared import Ingredients, Shelf, hash_file, key_of, link_folder
 from worker.checking.tokenizer import JobTokenizer, make_tokenizer
+from worker.checking.vectors import weights_of
 from worker.events import EventWriter
 from worker.failures import UserError
 from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
 from worker.rendering.sandbox import TemplateRefused
+from worker.untrained import find_untrained
 
 
 def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
@@ -59,12 +61,22 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
     notices = notices_of(reports)
     for notice in (*notices, *no_effect.by_spec(order.spec), *no_effect.by_rows(order.spec, _rows(reports))):
         events.write(notice)
+    _notice_untrained(order, renderer, events)
 
 
 def _rows(reports: dict[str, Any]) -> no_effect.Rows:
     evaluation = reports["eval"]["rows"] if "eval" in reports else 0
     is_text = reports["source"]["layout"] == Layout.TEXT
     return no_effect.Rows(train=reports["train"]["rows"], evaluation=evaluation, is_text=is_text)
+
+
+def _notice_untrained(order: CheckOrder, renderer: Renderer, events: EventWriter) -> None:
+    """Of a base of the hub no weights are here yet: the trainer looks at them."""
+    weights = weights_of(Path(order.base.source)) if order.base.is_local else None
+    if weights is not None:
+        notice = find_untrained(order.data_dir / TRAIN_ROWS, order.spec, renderer.added_tokens, weights)
+        if notice is not None:
+            events.write(notice)
 
 
 def _made(folder: Path) -> Path:

@@ -40,9 +40,10 @@ class Renderer:
         if not tokenizer.is_fast:
             raise NoTokenizer("it is a slow one, which does not tell where its tokens stand")
         self.tokenizer = tokenizer
-        special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.control = ControlTokens(special.values())
-        self._control_ids = special.keys()
+        added = tokenizer.added_tokens_decoder
+        self.added_tokens = {number: str(token) for number, token in added.items()}
+        self._control_ids = frozenset(number for number, token in added.items() if token.special)
+        self.control = ControlTokens(self.added_tokens[number] for number in self._control_ids)
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()

@@ -22,14 +22,14 @@ from worker.training.saving import mend_generation_config, rehearse_saving, whol
 from worker.training.schedule import SaveSchedule
 from worker.training.trained import report_trained
 from worker.training.trainer import build_trainer, read_rows, report_packing
+from worker.training.vectors import notice_untrained
 
 
 def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> bool:
     """One attempt from the base model, or from a checkpoint, to the saved adapter. False: it stopped when asked to."""
     spec, hardware, callback = order.spec, find_hardware(), EventCallback(events)
     events.enter(Phase.LOAD if order.base.is_local else Phase.DOWNLOAD)
-    model, own_tokenizer = load_base(order)
-    mend_generation_config(model, events)
+    model, own_tokenizer = looked_at_base(order, events)
     events.enter(Phase.LOAD)
     model = attach_lora(model, spec)
     biases = base_biases(model)
@@ -60,6 +60,14 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
         events.write(save_bundle(model, tokenizer, order, resolved, probe))
     events.write(Finished(steps=steps, train_seconds=seconds, final_loss=callback.final_loss, tokens=callback.tokens))
     return True
+
+
+def looked_at_base(order: TrainingOrder, events: EventWriter) -> tuple[Any, Any]:
+    """The base model and its tokenizer; what is odd about them is said before anything is trained."""
+    model, tokenizer = load_base(order)
+    mend_generation_config(model, events)
+    notice_untrained(model, order, events)
+    return model, tokenizer
 
 
 def evaluate(trainer: Any, keeper: Checkpointer) -> None:
