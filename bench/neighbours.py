@@ -207,6 +207,7 @@ def check_order(folder: Path, base: BaseRef, model: str, rows: int) -> list[str]
         train_file=SourceFile(path=source, filename=source.name),
         eval_file=None,
         max_unpacked_bytes=2**30,
+        max_hub_bytes=2**30,
         data_dir=folder / f"data-{rows}",
         cache_dir=folder / "cache",
         max_cache_bytes=0,

@@ -5,8 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from huggingface_hub import HfApi
-from huggingface_hub.utils import close_session
+from huggingface_hub import HfApi, close_session
 
 from app import supervisor
 from app.cli import main

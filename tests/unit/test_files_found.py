@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidDataset
-from app.files.check import normalise_rows
-from tests.unit.datasets import a_dataset, chat, lines, normalised, refused, turns
+from app.files.check import normalise_parts
+from app.files.several import FilePart, NamedFile
+from tests.unit.datasets import a_dataset, chat, lines, normalised, parquet, refused, turns
 
 HI = [("user", "hi"), ("assistant", "hello")]
 
@@ -36,11 +37,12 @@ def test_an_absent_key_is_named_with_those_that_stand_there(
     assert (problem.field, problem.found) == (f"messages[0].{field}", found)
 
 
-def test_a_key_that_arrow_filled_with_null_is_absent() -> None:
-    turn = {"role": "user", "content": None, "text": "hi"}
+def test_a_key_that_arrow_filled_with_null_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(parquet({"messages": [{"role": "user", "content": None, "text": "hi"}]}))
+    parts = [FilePart((NamedFile(tmp_path / "a.parquet", "a.parquet"),))]
 
     with pytest.raises(InvalidDataset) as refusal:
-        normalise_rows([{"messages": [turn]}], a_dataset(), lambda record, place: None)
+        normalise_parts(parts, a_dataset(), max_unpacked_bytes=10**6, sink=lambda record, place: None)
 
     assert refusal.value.details[0].found == "no 'content', but the key 'text'"
 

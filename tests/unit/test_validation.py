@@ -198,7 +198,7 @@ def rules() -> Iterator[str]:
         for node in ast.walk(ast.parse((app / f"{name}.py").read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ValueError":
                 parts = getattr(node.args[0], "values", node.args)
-                yield "".join(part.value if isinstance(part, ast.Constant) else "x" for part in parts)
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in parts)
 
 
 @pytest.mark.parametrize("rule", sorted(rule for rule in set(rules()) if " " in rule))
