@@ -24,18 +24,29 @@ SENTENCES = (
 )
 
 
-def build_tiny_model(folder: Path, *, seed: int = 0, heads: int = 4, family: str = "Llama") -> Path:
+def build_tiny_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    heads: int = 4,
+    family: str = "Llama",
+    layers: int = 2,
+    vocabulary: int | None = None,
+    spread: float = 0.02,
+) -> Path:
     """Write a random two-layer model with a byte-level ChatML tokenizer into the folder, as float32 safetensors.
 
-    `family` is the beginning of the names of transformers' classes; a Qwen2 has biases.
+    `family` is the beginning of the names of transformers' classes; a Qwen2 has biases. `vocabulary`: more tokens than
+    the tokenizer has. `spread` is the standard deviation of the weights.
     """
     tokenizer = _tokenizer()
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = getattr(transformers, f"{family}Config")(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary or len(tokenizer),
+        initializer_range=spread,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
         max_position_embeddings=CONTEXT_TOKENS,

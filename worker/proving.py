@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from app.contracts.events import Blame, Failed
 from app.contracts.generation import OUT_OF_MEMORY, EngineError
-from app.contracts.probe import Proof, ProofOrder
+from app.contracts.probe import Proof, ProofOrder, Unproved
 from worker.attempt import StopReason
 from worker.verdict import ENGINE_AWAY, ENGINE_DIED, NOT_PROVED
 
@@ -30,6 +30,11 @@ PASSING = frozenset({429, 499, 503})
 BROKEN_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 # A base that the engine does not find, or cannot load.
 NO_BASE = "model_unavailable"
+LOOK = "the engine's log may tell more, and details have the figures; the job can be sent again"
+WHAT_TO_DO = {
+    Unproved.BASE_DIFFERS: "put the files of the base back that the job was trained on, or send the job again",
+    Unproved.BUNDLE_DIFFERS: "nothing else may write to the folder of the adapter; send the job again",
+}
 KEPT = "the adapter is kept in the folder of the attempt and is not served"
 
 # Renews the hold on the job, and says whether somebody wants the wait to end.
@@ -138,11 +143,14 @@ def _refusal(answer: httpx.Response) -> EngineError | None:
 
 
 def not_proved(proof: Proof) -> Failed:
-    """Why a job fails whose training went well."""
-    return Failed(
-        blame=Blame.SYSTEM,
-        code=NOT_PROVED,
-        message=f"in the engine the adapter is not what was trained: {proof.reason}"[:1000],
-        hint=f"{KEPT}; its figures are in details",
-        details=[proof.model_dump(mode="json")],
-    )
+    """Why a job fails whose training was completed. A diverged one is the user's to mend, all else is the system's."""
+    details = [proof.model_dump(mode="json")]
+    if proof.cause is Unproved.TRAINING_DIVERGED:
+        hint = f"a learning_rate of a tenth, or more warmup_steps, usually helps; {KEPT}"
+        param = "training.learning_rate"
+        return Failed(
+            blame=Blame.USER, code=proof.cause, message=proof.reason or "", hint=hint, param=param, details=details
+        )
+    message = f"in the engine the adapter is not what was trained: {proof.reason}"[:1000]
+    hint = f"{WHAT_TO_DO.get(proof.cause, LOOK)}; {KEPT}"
+    return Failed(blame=Blame.SYSTEM, code=NOT_PROVED, message=message, hint=hint, details=details)

@@ -1,5 +1,7 @@
 """What proves an adapter: log-probabilities that its trainer saw, and that the engine must see again."""
 
+from enum import StrEnum
+from math import log
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -13,6 +15,8 @@ from app.contracts.variant import BaseVariant
 PROBE = "probe.json"
 # Of each prompt: greedy steps, the best tokens that are kept of each, and the most tokens that stand before them.
 STEPS, CANDIDATES, PROMPT_TOKENS = 8, 5, 64
+# By how many natural logarithms a trained token a diverged model is worse than its base and than guessing.
+DIVERGED = 1.0
 
 TokenId = Annotated[int, Field(ge=0)]
 
@@ -39,10 +43,50 @@ class Step(Contract):
 
 
 class Prompt(Contract):
-    """Token ids that stand first, and the steps behind them: each sees the ids and all steps before it."""
+    """Token ids that stand first, and the steps behind them: each sees the ids and all steps before it.
 
+    `question` is the text whose last ids these are, by the bundle's own tokenizer and template; null for the beginning
+    of a row, for a template that names the day, and in probes of older versions.
+    """
+
+    question: str | None = None
     ids: Annotated[tuple[TokenId, ...], Field(min_length=1)]
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+
+
+class Fit(Contract):
+    """How well a model gives the rows that it was trained on: the mean loss of some of their trained tokens.
+
+    `base` is the loss of the base without the adapter; null where all weights were trained and no base is left.
+    """
+
+    trained: Annotated[float, Field(ge=0)]
+    base: Annotated[float, Field(ge=0)] | None
+    vocabulary: Annotated[int, Field(ge=1)]
+
+    @property
+    def guessing(self) -> float:
+        """The loss of a model that finds all tokens equally likely."""
+        return log(self.vocabulary)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether training has made the model worse than its base and worse than guessing, at what it was taught.
+
+        An untrained base may be worse than guessing by itself; where it is not known, twice the loss is asked for.
+        """
+        least = 2 * self.guessing if self.base is None else max(self.guessing, self.base)
+        return self.trained > least + DIVERGED
+
+
+class Weights(Contract):
+    """An adapter as it was in the trainer's memory: what its files have to be, and how strongly each layer counts.
+
+    `sha256` is over names, types, shapes and bytes of all tensors; `scalings` are by the path of the layer.
+    """
+
+    sha256: str
+    scalings: dict[str, float]
 
 
 class Probe(Contract):
@@ -59,6 +103,8 @@ class Probe(Contract):
         0.0,
         description="mean difference between two readings of the very same model, one step at a time and all at once",
     )
+    fit: Fit | None = Field(None, description="null in probes of older versions")
+    weights: Weights | None = Field(None, description="null for a whole model, and in probes of older versions")
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -79,6 +125,18 @@ class ProofOrder(Contract):
     adapter: AdapterRef
 
 
+class Unproved(StrEnum):
+    """Why an adapter is not proved."""
+
+    TRAINING_DIVERGED = "training_diverged"
+    BASE_DIFFERS = "base_differs"
+    BUNDLE_DIFFERS = "bundle_differs"
+    CHANGES_NOTHING = "changes_nothing"
+    ADAPTER_DIFFERS = "adapter_differs"
+    STRENGTH_DIFFERS = "strength_differs"
+    NOT_FINITE = "not_finite"
+
+
 class Proof(Contract):
     """What came of it. All figures are absolute differences of log-probabilities; null where nothing was compared.
 
@@ -87,6 +145,7 @@ class Proof(Contract):
     """
 
     proved: bool
+    cause: Unproved | None = Field(None, description="why not; null for a proved one, and in rows of older versions")
     reason: str | None = Field(None, description="why not, in words; null for a proved one")
     difference: float | None = Field(
         None, description="mean, between engine and trainer; of a quantised probe, of what the adapter changes"
@@ -99,6 +158,9 @@ class Proof(Contract):
     strength: float | None = Field(
         None,
         description="of the adapter's change in the engine, 1 being as trained; null where it is too small to tell",
+    )
+    strength_limits: tuple[float, float] | None = Field(
+        None, description="the least and the most that are within reason"
     )
     tokens: int = Field(0, description="recorded tokens that were compared")
     base_variant: BaseVariant | None = Field(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.contracts.events import AdapterSaved, Finished
-from app.contracts.probe import Proof
+from app.contracts.events import AdapterSaved, Blame, Finished
+from app.contracts.probe import Proof, Unproved
 from worker.attempt import Report, StopReason
 from worker.proving import EngineAway, NoAnswer, not_proved
 from worker.verdict import ENGINE_PAUSE_SECONDS, Next, judge
@@ -67,6 +67,16 @@ def test_memory_has_time_to_be_freed_before_it_is_tried_again() -> None:
     verdict = judge(finished(failed=TOO_LARGE.failure), faults=1, max_attempts=3)
 
     assert (verdict.next, verdict.pause_seconds) == (Next.WAIT, 300.0)
+
+
+@pytest.mark.parametrize("cause", Unproved)
+def test_only_a_diverged_training_is_the_users_fault(cause: Unproved) -> None:
+    failure = not_proved(REFUSED.model_copy(update={"cause": cause}))
+
+    is_users = cause is Unproved.TRAINING_DIVERGED
+    assert (failure.blame is Blame.USER, failure.param) == (is_users, "training.learning_rate" if is_users else None)
+    assert failure.details[0]["cause"] == cause
+    assert failure.hint is not None
 
 
 def test_the_failure_of_an_unproved_adapter_has_its_figures() -> None:

@@ -52,7 +52,8 @@ class Grammar(Protocol):
 class TokenRequest:
     """One answer to compute. Without an adapter the base model answers, with all adapters off.
 
-    `eos_ids` end the answer beside those that the model itself names.
+    `eos_ids` end the answer beside those that the model itself names. `scored` has, step by step, the tokens whose
+    log-probabilities `Token.top` tells in place of the likeliest ones; behind its end nothing changes.
     """
 
     base: ModelFolder
@@ -61,6 +62,7 @@ class TokenRequest:
     eos_ids: frozenset[int]
     sampling: Sampling
     grammar: Grammar | None = None
+    scored: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Token:
     """The next token of the answer; one that ends it is never told.
 
     With `Sampling.logprobs`: its log-probability from the model's own scores, and the best (id, log-probability) pairs.
+    With `TokenRequest.scored`: the pairs of the tokens that the request names for this step.
     `is_followed`: the next event is there already, so whoever writes may write this one with it.
     """
 

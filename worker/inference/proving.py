@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import isclose
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,21 +21,24 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.contracts.generation import AdapterRef, EngineError, Sampling
-from app.contracts.probe import PROBE, Probe, Prompt, Proof, ProofOrder
-from worker.inference.adapters import check_folder, rejected
-from worker.inference.bases import is_quantised
-from worker.inference.comparing import Scores, compare
+from app.contracts.probe import PROBE, Probe, Prompt, Proof, ProofOrder, Unproved
+from worker.bundles import hash_folder
+from worker.inference.adapters import Bundle, check_folder, rejected, validate_bundle
+from worker.inference.bases import is_quantised, load_config
+from worker.inference.blueprints import Blueprints
+from worker.inference.comparing import Scores, compare, diverged
 from worker.inference.engine import AdapterFolder, Engine, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
-from worker.inference.language import load_language
+from worker.inference.language import Language, load_language
+from worker.inference.sampling import check_has
 from worker.inference.sources import Sources
+from worker.rendering.question import question_ids
 from worker.rendering.renderer import NoTokenizer
+from worker.weights import digest_of
 
 # Refusals that say something of the engine or its host, and nothing of the adapter.
 PASSING = frozenset({429, 499, 500, 502, 503, 504})
 # Refusals of an engine that cannot serve what another one may.
 ELSEWHERE = frozenset({"base_not_served", "unsupported_by_engine"})
-# Of each step the best tokens that are listened to: those that the trained model chose, the base may find unlikely.
-LISTENED = 1000
 NOT_FINITE = "model_not_finite"
 # Variants that are all of what quantising does: 8 bits round what goes into a layer as well.
 ALL_IN_WEIGHTS = frozenset({"dequant-nf4", "dequant-fp4"})
@@ -42,10 +46,9 @@ ALL_IN_WEIGHTS = frozenset({"dequant-nf4", "dequant-fp4"})
 
 @dataclass(frozen=True)
 class Dictation:
-    """A grammar of one single answer. `heard` has the tokens of each step whose log-probabilities are compared."""
+    """A grammar of one single answer."""
 
     ids: tuple[int, ...]
-    heard: tuple[tuple[int, ...], ...]
 
     def begin(self) -> "Reading":
         return Reading(self.ids)
@@ -61,19 +64,13 @@ class Reading:
         """Raises Refusal 409 for a token that the model does not have."""
         if not self._left:
             return scores
-        check_has(self._left[0], scores.shape[-1])
+        check_has(self._left[:1], scores.shape[-1])
         only = torch.full_like(scores, -torch.inf)
         only[..., self._left[0]] = 0.0
         return only
 
     def accept(self, token: int) -> None:
         self._left = self._left[1:] if self._left[:1] == [token] else []
-
-
-def check_has(token: int, vocabulary: int) -> None:
-    """Raises Refusal 409 for a token that a model of so many does not have."""
-    if token >= vocabulary:
-        raise Refusal(409, "tokenizer_mismatch", f"the probe has token {token}, the model knows {vocabulary}")
 
 
 class Answers(Protocol):
@@ -92,7 +89,8 @@ async def prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
     except Refusal as refusal:
         error = refusal.error
         if is_about_the_adapter(error, order.adapter):
-            return Proof(proved=False, reason=error.message)
+            cause = Unproved.NOT_FINITE if error.code == NOT_FINITE else Unproved.BUNDLE_DIFFERS
+            return Proof(proved=False, cause=cause, reason=error.message)
         raise
 
 
@@ -107,10 +105,15 @@ def is_about_the_adapter(error: EngineError, adapter: AdapterRef) -> bool:
 
 async def _prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
     bundle = AdapterFolder(order.adapter.name, Path(order.adapter.path))
+    await run_in_threadpool(check_version, bundle, order.adapter.version)
     probe = await run_in_threadpool(read_probe, bundle)
+    if probe.fit is not None and probe.fit.has_diverged:
+        return diverged(probe.fit)
     if order.adapter.kind == "full":
         return await hold_against(probe, engine, ModelFolder(bundle.name, bundle.folder), None)
     base = await sources.find(order.base)
+    if probe.weights is not None:
+        await run_in_threadpool(_check_files, bundle, base, probe)
     proof = await hold_against(probe, engine, base, bundle)
     if proof.proved or probe.variant is None or await run_in_threadpool(is_quantised, base):
         return proof
@@ -150,18 +153,62 @@ async def hold_against(probe: Probe, engine: Answers, base: ModelFolder, adapter
     return compare(probe, list(chain(*seen[:half])), list(chain(*seen[half:])))
 
 
+def check_version(bundle: AdapterFolder, version: str) -> None:
+    """Raises Refusal 409 for a bundle whose files are not those that its trainer wrote, to the byte."""
+    check_folder(bundle)
+    found = hash_folder(bundle.folder)
+    if found != version:
+        raise rejected(
+            bundle, f"its files have changed since it was saved: their hash is {found} in place of {version}"
+        )
+
+
 def read_probe(bundle: AdapterFolder) -> Probe:
-    """Raises Refusal 409 for a bundle that could not be asked in text, or has no probe."""
+    """Raises Refusal 409 for a bundle that has no probe, or could not be asked in the words that it was trained on."""
     check_folder(bundle)
     try:
-        load_language(bundle.folder)
-        return Probe.model_validate_json((bundle.folder / PROBE).read_bytes())
+        language = load_language(bundle.folder)
+        probe = Probe.model_validate_json((bundle.folder / PROBE).read_bytes())
     except NoTokenizer as error:
         raise rejected(bundle, str(error)) from None
     except FileNotFoundError:
         raise rejected(bundle, f"{PROBE} is missing: nothing tells what its trainer saw") from None
     except (OSError, ValidationError):
         raise rejected(bundle, f"{PROBE} cannot be read") from None
+    check_language(bundle, language, probe)
+    return probe
+
+
+def check_weights(adapter: AdapterFolder, bundle: Bundle, probe: Probe) -> None:
+    """Raises Refusal 409 where the files hold other weights than the trainer had in memory, or count them otherwise."""
+    recorded = probe.weights
+    if recorded is None:
+        return
+    if digest_of(bundle.tensors) != recorded.sha256:
+        raise rejected(adapter, "its weights are not those that the trainer had in memory when the training was over")
+    found = {path: part.scaling for path, part in bundle.blueprint.parts.items()}
+    for path in sorted(found.keys() | recorded.scalings.keys()):
+        there, here = recorded.scalings.get(path), found.get(path)
+        if there is None or here is None or not isclose(there, here, rel_tol=1e-6):
+            raise rejected(adapter, f"its layer {path} is multiplied by {there} in the trainer, and by {here} here")
+
+
+def _check_files(adapter: AdapterFolder, base: ModelFolder, probe: Probe) -> None:
+    check_weights(adapter, validate_bundle(adapter, Blueprints(load_config(base))), probe)
+
+
+def check_language(bundle: AdapterFolder, language: Language, probe: Probe) -> None:
+    """Raises Refusal 409 where tokenizer and template make other ids of a question than they did in the trainer."""
+    for prompt in probe.prompts:
+        if prompt.question is None:
+            continue
+        ids = question_ids(language.renderer, prompt.question)[-len(prompt.ids) :]
+        if tuple(ids) != prompt.ids:
+            reason = (
+                f"its tokenizer or its chat template is not the trainer's: {prompt.question!r} became the tokens "
+                f"{list(prompt.ids)} there, and becomes {ids} here"
+            )
+            raise rejected(bundle, reason)
 
 
 async def _listen(
@@ -169,19 +216,19 @@ async def _listen(
 ) -> list[Scores] | EngineError:
     """What the engine finds of each recorded step, or its refusal."""
     said = tuple(step.id for step in prompt.steps)
-    dictation = Dictation(said, tuple(tuple(token for token, _ in step.top) for step in prompt.steps))
+    scored = tuple(tuple(token for token, _ in step.top) for step in prompt.steps)
     sampling = Sampling(temperature=0, max_new_tokens=len(said), ignore_eos=True)
-    sampling = sampling.model_copy(update={"logprobs": LISTENED})  # more than a client may ask for
-    request = TokenRequest(base, adapter, list(prompt.ids), frozenset(), sampling, dictation)
+    request = TokenRequest(base, adapter, list(prompt.ids), frozenset(), sampling, Dictation(said), scored)
     heard: list[Scores] = []
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
             match event:
-                case Token(id=token, logprob=float(logprob), top=top):
-                    heard.append({**dict(top), token: logprob})
+                case Token(top=top):
+                    heard.append(dict(top))
                 case EngineError():
                     return event
-    if len(heard) < len(said):
-        message = f"the engine told {len(heard)} of {len(said)} log-probabilities"
+    asked = [set(step) for step in scored]
+    if len(heard) != len(asked) or any(one - there.keys() for one, there in zip(asked, heard, strict=True)):
+        message = "the engine did not tell all log-probabilities that it was asked for"
         return EngineError(status=500, code="engine_failed", message=message)
     return heard

@@ -6,7 +6,7 @@ Everything here is of one answer alone: in which company its scores were compute
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -59,13 +59,23 @@ class TokenChooser:
     """Chooses the tokens of one answer. The dice are its own: one seed, one answer on the same device."""
 
     def __init__(
-        self, sampling: Sampling, device: Any, *, ends: Collection[int] = (), walk: Walk | None = None
+        self,
+        sampling: Sampling,
+        device: Any,
+        *,
+        ends: Collection[int] = (),
+        walk: Walk | None = None,
+        scored: Sequence[tuple[int, ...]] = (),
     ) -> None:
-        """`ends` are what `answer_ends` gives; `walk` is the beginning of the request's grammar."""
+        """`ends` are what `answer_ends` gives; `walk` is the beginning of the request's grammar.
+
+        `scored` are the request's: the tokens of each step whose log-probabilities are told.
+        """
         self._sampling = sampling
         self._device = device
         self._ends = sorted(ends)
         self._walk = walk
+        self._scored = scored
         self._written: Counter[int] = Counter()
         self._penalty = _penalty(sampling)
         self._filters = _filters(sampling)
@@ -80,7 +90,8 @@ class TokenChooser:
     def of(cls, request: TokenRequest, model_ends: Collection[int], device: Any) -> "TokenChooser":
         """The chooser of one request on a model that names these end tokens."""
         walk = request.grammar.begin() if request.grammar is not None else None
-        return cls(request.sampling, device, ends=answer_ends(request, model_ends), walk=walk)
+        ends = answer_ends(request, model_ends)
+        return cls(request.sampling, device, ends=ends, walk=walk, scored=request.scored)
 
     def choose(self, ids: Any, logits: Any) -> Token:
         """The next token after `ids` [1, length], from `logits` [1, vocabulary].
@@ -138,11 +149,17 @@ class TokenChooser:
         return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self._dice).item())
 
     def _told(self, token: int, raw: Any) -> Token:
+        scored = self._scored[self._written.total() - 1 :][:1]
         wanted = self._sampling.logprobs
-        if wanted is None:
+        if wanted is None and not scored:
             return Token(token)
         logprobs = raw.log_softmax(dim=-1)[0]
-        best, places = logprobs.topk(min(wanted, logprobs.shape[-1]))
+        if scored:
+            check_has(scored[0], len(logprobs))
+            places = torch.tensor(scored[0], device=raw.device)
+            best = logprobs[places]
+        else:
+            best, places = logprobs.topk(min(wanted or 0, len(logprobs)))
         top = zip(places.tolist(), best.clamp(min=IMPOSSIBLE).tolist(), strict=True)
         return Token(token, max(logprobs[token].item(), IMPOSSIBLE), tuple(top))
 
@@ -153,6 +170,13 @@ def check_known(tokens: Collection[int], vocabulary: int, param: str) -> None:
     if unknown is not None:
         message = f"{param}: found token {unknown}, the model knows the tokens 0 to {vocabulary - 1}"
         raise Refusal(422, "unknown_token", message, param)
+
+
+def check_has(tokens: Collection[int], vocabulary: int) -> None:
+    """Raises Refusal 409 for the first token of a probe that a model of so many tokens does not have."""
+    unknown = next((token for token in tokens if token >= vocabulary), None)
+    if unknown is not None:
+        raise Refusal(409, "tokenizer_mismatch", f"the probe has token {unknown}, the model knows {vocabulary}")
 
 
 def _penalty(sampling: Sampling) -> Any | None:

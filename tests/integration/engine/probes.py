@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.probe import PROBE, Probe, Proof, ProofOrder
-from app.contracts.rows import INPUT_IDS
+from app.contracts.rows import INPUT_IDS, LABELS
 from tests.integration.engine.worlds import World
 from tests.unit.specs import a_spec
 from worker.bundles import hash_folder
@@ -34,9 +34,17 @@ RESOLVED = {
 
 
 def probe_of(
-    base: Path, adapter: Path | None, *, dtype: torch.dtype = torch.float32, quantisation: Any = None
+    base: Path,
+    adapter: Path | None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    quantisation: Any = None,
+    knows_weights: bool = False,
 ) -> Probe:
-    """What a trainer records of PEFT's own model of an adapter, or of a whole model."""
+    """What a trainer records of PEFT's own model of an adapter, or of a whole model.
+
+    Most tests are of what log-probabilities alone tell, as in a probe of an older version: `knows_weights`.
+    """
     how = {} if quantisation is None else {"quantization_config": quantisation}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **how)
     biases = base_biases(model)
@@ -59,13 +67,15 @@ def probe_of(
     name = str(dtype).removeprefix("torch.")
     bits = {f"model.load_in_{bits}bit": getattr(quantisation, f"load_in_{bits}bit", False) for bits in (4, 8)}
     resolved = {**RESOLVED, "model.dtype": name, **bits}
-    return take_probe(model, order, Dataset.from_dict({INPUT_IDS: [row]}), resolved, biases)
+    probe = take_probe(model, order, Dataset.from_dict({INPUT_IDS: [row], LABELS: [row]}), resolved, biases)
+    return probe if knows_weights else probe.model_copy(update={"weights": None})
 
 
-def a_bundle(world: World, name: str, folder: Path) -> Path:
+def a_bundle(world: World, name: str, folder: Path, *, knows_weights: bool = False) -> Path:
     """A copy of an adapter of the world, with its probe."""
     shutil.copytree(world.adapters[name].folder, folder)
-    (folder / PROBE).write_text(probe_of(world.base.folder, folder).model_dump_json())
+    probe = probe_of(world.base.folder, folder, knows_weights=knows_weights)
+    (folder / PROBE).write_text(probe.model_dump_json())
     return folder
 
 

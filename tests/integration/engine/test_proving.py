@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
-from app.contracts.probe import PROBE, Probe
+from app.contracts.probe import PROBE, Fit, Probe, Unproved
+from app.contracts.rows import INPUT_IDS, LABELS
 from tests.integration.engine.asking import a_request, tokens_of
 from tests.integration.engine.probes import a_bundle, an_order, probe_of, proof_of
 from tests.integration.engine.test_engine_bundles import DAMAGES, WEIGHTS, Tensors, with_config, with_tensors
-from tests.integration.engine.worlds import World
+from tests.integration.engine.worlds import World, build_tiny_adapter
+from tests.tiny_model import build_tiny_model
 from worker.failures import UserError
 from worker.inference.engine import Engine, Refusal
 from worker.rendering.renderer import load_renderer
-from worker.training.probe import probe_prompts
+from worker.training.probe import Sample, probe_prompts, sample_rows
 
 
 @pytest.mark.parametrize("name", ["small", "wide"])
@@ -27,7 +30,7 @@ def test_the_adapter_that_was_trained_is_proved(engine: Engine, world: World, tm
     assert (proof.proved, proof.reason) == (True, None)
     assert proof.largest_difference is not None
     assert proof.largest_difference < 1e-4
-    assert proof.tolerance == 1e-3
+    assert proof.tolerance == 1e-4
     assert proof.base_difference is not None
     assert proof.base_difference > 0.1
     assert proof.tokens == 5 * 8 * 5
@@ -93,8 +96,94 @@ def test_another_adapter_is_not_proved(engine: Engine, world: World, tmp_path: P
     proof = proof_of(engine, an_order(bundle, world.base.folder))
 
     assert not proof.proved
+    assert proof.cause is not None
     assert proof.reason is not None
     assert reason in proof.reason
+
+
+def one_bit_turned(tensors: Tensors) -> Tensors:
+    key = min(tensors)
+    return {**tensors, key: tensors[key].nextafter(torch.tensor(9.0))}
+
+
+def in_another_type(tensors: Tensors) -> Tensors:
+    key = min(tensors)
+    return {**tensors, key: tensors[key].half()}
+
+
+def with_other_ids(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["W"], vocabulary["N"] = vocabulary["N"], vocabulary["W"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def with_another_template(folder: Path) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text().replace("assistant", "model"))
+
+
+NOT_THE_TRAINERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "one bit": (with_tensors(one_bit_turned), "its weights are not those that the trainer had"),
+    "another type": (with_tensors(in_another_type), "its weights are not those that the trainer had"),
+    "another alpha": (with_config(lora_alpha=9), "is multiplied by 2.0 in the trainer, and by 2.25 here"),
+    "rank-stabilised": (with_config(use_rslora=True), "is multiplied by 2.0 in the trainer, and by 4.0 here"),
+    "other tokenizer": (with_other_ids, "its tokenizer or its chat template is not the trainer's"),
+    "other template": (with_another_template, "its tokenizer or its chat template is not the trainer's"),
+}
+
+
+@pytest.mark.parametrize("damage", NOT_THE_TRAINERS)
+def test_what_the_files_tell_is_told_to_the_bit(engine: Engine, world: World, tmp_path: Path, damage: str) -> None:
+    """Before the engine is asked, and where no log-probability would show it."""
+    bundle = a_bundle(world, "small", tmp_path / "right", knows_weights=True)
+    break_it, reason = NOT_THE_TRAINERS[damage]
+    break_it(Path(shutil.copytree(bundle, tmp_path / "wrong")))
+
+    right, wrong = (proof_of(engine, an_order(tmp_path / name, world.base.folder)) for name in ("right", "wrong"))
+
+    assert (right.proved, wrong.cause) == (True, Unproved.BUNDLE_DIFFERS), right
+    assert wrong.reason is not None
+    assert reason in wrong.reason
+
+
+def test_a_bundle_that_was_changed_after_it_was_saved_is_not_proved(
+    engine: Engine, world: World, tmp_path: Path
+) -> None:
+    order = an_order(a_bundle(world, "small", tmp_path / "bundle"), world.base.folder)
+    (tmp_path / "bundle" / "notes.txt").write_text("")
+
+    proof = proof_of(engine, order)
+
+    assert proof.cause is Unproved.BUNDLE_DIFFERS
+    assert proof.reason is not None
+    assert "its files have changed since it was saved" in proof.reason
+
+
+def test_tokens_that_the_base_finds_unlikely_are_compared_by_their_own_numbers(engine: Engine, tmp_path: Path) -> None:
+    """Of so many tokens, three of four that a random adapter makes likely are not among the base's best thousand."""
+    base = build_tiny_model(tmp_path / "base", vocabulary=4000, spread=0.1)
+    bundle = build_tiny_adapter(tmp_path / "bundle", base, r=4, target_modules=["q_proj", "v_proj"])
+    (bundle / PROBE).write_text(probe_of(base, bundle).model_dump_json())
+
+    proof = proof_of(engine, an_order(bundle, base))
+
+    assert proof.proved, proof
+    assert proof.largest_difference is not None
+    assert proof.largest_difference < 1e-4
+
+
+def test_a_training_that_has_diverged_says_so_and_no_engine_is_asked(
+    engine: Engine, world: World, tmp_path: Path
+) -> None:
+    bundle = a_bundle(world, "small", tmp_path / "bundle")
+    probe = Probe.model_validate_json((bundle / PROBE).read_bytes())
+    diverged = probe.model_copy(update={"fit": Fit(trained=40.0, base=6.4, vocabulary=600)})
+    (bundle / PROBE).write_text(diverged.model_dump_json())
+
+    proof = proof_of(engine, an_order(bundle, tmp_path / "nowhere"))
+
+    assert proof.cause is Unproved.TRAINING_DIVERGED
 
 
 def test_on_another_base_it_is_not_proved(engine: Engine, world: World, tmp_path: Path) -> None:
@@ -195,7 +284,30 @@ def test_a_model_that_is_not_finite_has_no_probe(world: World, tmp_path: Path) -
 
 @pytest.mark.parametrize("max_tokens", [16, 20, 128])
 def test_a_probe_fits_the_length_that_was_trained(world: World, max_tokens: int) -> None:
-    prompts = probe_prompts(load_renderer(world.base.folder), list(range(100)), max_tokens)
+    samples = [Sample(list(range(64)), list(range(36)))]
 
-    assert len(prompts) == 5
-    assert all(1 <= len(ids) <= min(64, max_tokens - 8) for ids in prompts)
+    prompts = probe_prompts(load_renderer(world.base.folder), samples, max_tokens)
+
+    assert [question is None for question, _ in prompts] == [False] * 4 + [True]
+    assert all(1 <= len(ids) <= min(64, max_tokens - 8) for _, ids in prompts)
+
+
+IDS = list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("labels", "before", "taught"),
+    [
+        ([-100] * 80 + IDS[80:], (16, 80), (80, 100)),
+        ([-100] * 20 + IDS[20:30] + [-100] * 70, (0, 20), (20, 30)),
+        (IDS, (0, 50), (50, 100)),
+        ([-100] * 100, (36, 100), (100, 100)),
+    ],
+    ids=["an answer", "an answer that is followed", "raw text", "nothing"],
+)
+def test_a_row_is_cut_where_it_was_first_taught(
+    labels: list[int], before: tuple[int, int], taught: tuple[int, int]
+) -> None:
+    (sample,) = sample_rows(Dataset.from_dict({INPUT_IDS: [IDS], LABELS: [labels]}))
+
+    assert sample == Sample(IDS[slice(*before)], IDS[slice(*taught)])

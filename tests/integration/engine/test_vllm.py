@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from app.contracts.generation import EngineError
+from app.contracts.probe import PROBE
 from app.contracts.variant import BaseVariant
 from tests.integration.engine.asking import PROMPT, a_request, events_of, last_of, refusal_of, tokens_of
+from tests.integration.engine.probes import probe_of
 from tests.integration.engine.test_engine_bundles import with_config, with_tensors
 from tests.integration.engine.test_proving import scrambled
 from tests.integration.engine.vllm_server import Server
@@ -97,6 +99,21 @@ def test_an_adapter_without_a_probe_never_reaches_vllm(
 
     assert (error.status, error.code) == (409, "adapter_rejected")
     assert "probe.json is missing" in error.message
+    assert vllm_server.loads == []
+
+
+def test_an_adapter_of_another_strength_than_trained_never_reaches_vllm(
+    vllm_engine: VllmEngine, vllm_server: Server, world: World, tmp_path: Path
+) -> None:
+    bundle = a_copy(world, tmp_path)
+    probe = probe_of(world.base.folder, bundle.folder, knows_weights=True)
+    (bundle.folder / PROBE).write_text(probe.model_dump_json())
+    with_config(lora_alpha=9)(bundle.folder)
+
+    error = refusal_of(vllm_engine, replace(a_request(world), adapter=bundle))
+
+    assert (error.status, error.code) == (409, "adapter_rejected")
+    assert "is multiplied by 2.0 in the trainer, and by 2.25 here" in error.message
     assert vllm_server.loads == []
 
 

@@ -14,7 +14,7 @@ from app.contracts.probe import Probe
 from worker.inference.adapters import rejected, validate_bundle
 from worker.inference.batching.loading import more_than_lora
 from worker.inference.engine import AdapterFolder, ModelFolder, Refusal, TokenEvent, TokenRequest
-from worker.inference.proving import hold_against, read_probe
+from worker.inference.proving import check_weights, hold_against, read_probe
 from worker.inference.vllm.remote import Declined, Vllm, away
 from worker.inference.vllm.served import Blank, Served, load_blank
 from worker.inference.vllm.speaking import NotLoaded, Speaker
@@ -122,6 +122,7 @@ def _check_bundle(adapter: AdapterFolder, blank: Blank) -> Probe:
         part = "a layer that is no linear one"
     if part is not None:
         raise unsupported(f"the adapter {adapter.name} has {part}", "adapter")
+    check_weights(adapter, bundle, probe)
     return probe
 
 

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 from worker.inference.engine import Ended, Refusal, Token, TokenEvent, TokenRequest
-from worker.inference.proving import Dictation, check_has
+from worker.inference.proving import Dictation
+from worker.inference.sampling import check_has
 from worker.inference.vllm.protocol import Choice
 from worker.inference.vllm.remote import Declined, Vllm, away
 from worker.inference.vllm.served import Served, load_blank
@@ -29,7 +30,7 @@ class Speaker:
         """Tokens, then one `Ended`. Raises Refusal, and NotLoaded before the first token."""
         model = served.name if request.adapter is None else request.adapter.name
         if isinstance(request.grammar, Dictation):
-            events = self._dictate(request, request.grammar, model)
+            events = self._dictate(request, request.grammar.ids, model)
         else:
             events = self._generate(request, model)
         async with self._turn(request), aclosing(events):
@@ -53,18 +54,17 @@ class Speaker:
                 yield event
 
     async def _dictate(
-        self, request: TokenRequest, dictation: Dictation, model: str
+        self, request: TokenRequest, dictated: tuple[int, ...], model: str
     ) -> AsyncGenerator[TokenEvent, None]:
         """One request a step, for the log-probabilities of the tokens that are compared."""
         vocabulary = load_blank(request.base).config.get_text_config().vocab_size
         said = list(request.prompt_ids)
-        for token, heard in zip(dictation.ids, dictation.heard, strict=True):
-            for one in heard:
-                check_has(one, vocabulary)
-            scores = await self._listen(said, sorted({token, *heard}), model)
+        for token, scored in zip(dictated, request.scored, strict=True):
+            check_has({token, *scored}, vocabulary)
+            scores = await self._listen(said, sorted({token, *scored}), model)
             yield Token(token, scores[token], tuple(scores.items()))
             said.append(token)
-        yield Ended("length", len(dictation.ids))
+        yield Ended("length", len(dictated))
 
     async def _listen(self, said: list[int], heard: list[int], model: str) -> dict[int, float]:
         step = {"max_tokens": 1, "temperature": 0, "logprobs": len(heard), "logprob_token_ids": heard}
