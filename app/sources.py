@@ -1,9 +1,13 @@
 """Where models and datasets come from: a folder below an allowed root, or the hub. Nothing else is ever opened."""
 
+import re
 from pathlib import Path
+from typing import Any
 
-from app.contracts.order import BaseRef
+from app.contracts.order import LOCAL_REVISION, BaseRef
 from app.errors import InvalidRequest, Problem
+
+OF_FILES = re.compile(LOCAL_REVISION + "[0-9a-f]{64}")
 
 
 def resolve_model(name: str, revision: str | None, models: Path, param: str = "model.model_name") -> BaseRef:
@@ -11,15 +15,22 @@ def resolve_model(name: str, revision: str | None, models: Path, param: str = "m
 
     Raises InvalidRequest for a name that is neither.
     """
-    folder = below(models, name)
+    folder, is_of_files = below(models, name), revision is not None and OF_FILES.fullmatch(revision) is not None
     if folder is not None and (folder / "config.json").is_file():
-        if revision is not None:
-            raise invalid("model.revision", "local_revision", revision, "null: a local model has no revisions")
-        return BaseRef(source=str(folder), is_local=True)
-    if name.count("/") == 1:
+        if revision is not None and not is_of_files:
+            expected = "null, or the revision of a local model, as the resolved_spec of a job names it (sha256-…)"
+            raise invalid("model.revision", "local_revision", revision, expected)
+        return BaseRef(source=str(folder), is_local=True, revision=revision)
+    if name.count("/") == 1 and not is_of_files:
         return BaseRef(source=name, is_local=False, revision=revision)
     local = ", ".join(local_models(models)) or "none yet"
     raise invalid(param, "unknown_model", name, f"a hub id (owner/name) or a local model ({local})")
+
+
+def base_of(model: dict[str, Any], models: Path, param: str = "model.model_name") -> BaseRef:
+    """The weights that a job trains on, by the `model` group of its resolved spec. Raises InvalidRequest."""
+    named = resolve_model(model["model_name"], model["revision"], models, param)
+    return named.model_copy(update={"scaled_to": model.get("rope_scaled_to")})
 
 
 def local_models(models: Path) -> list[str]:

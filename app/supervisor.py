@@ -211,7 +211,8 @@ def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service
         tiers.append([Service("broker", lambda: broker.start(launcher.log("broker")))])
     engine = urlsplit(settings.engine_url)
     if _is_here(engine):
-        arguments = ("--host", LOOPBACK, "--port", str(engine.port), "--vllm-log", str(launcher.log("vllm")))
+        arguments = ["--host", LOOPBACK, "--port", str(engine.port), "--cache", str(settings.root / "cache")]
+        arguments += ["--vllm-log", str(launcher.log("vllm"))]
         tiers.append([launcher.service("engine", ENGINE_GRACE_SECONDS, "worker.inference", *arguments)])
     workers = [_worker_arguments(name, settings.log_level) for name in STAGES]
     tiers.append([launcher.service(name, WORKER_GRACE_SECONDS, "celery", *arguments) for name, arguments in workers])

@@ -23,7 +23,7 @@ from app.jobs.claims import Claim, Fenced, claim, finish, lock, record, tell
 from app.jobs.logs import attempt_dir
 from app.jobs.models import Job
 from app.jobs.states import Desire, JobStatus, Stage, after_check, given_back
-from app.sources import resolve_model
+from app.sources import base_of
 from worker import orders
 from worker.attempt import Errand, Report, StopReason, run_child
 from worker.checkpoints import DiskFull
@@ -218,8 +218,7 @@ def _run_beside_engine(office: Office, held: Claim, errand: Errand, training: Tr
 
 
 def _base_of(office: Office, job: Job) -> BaseRef:
-    model = job.resolved["model"]
-    return resolve_model(model["model_name"], model["revision"], office.settings.models)
+    return base_of(job.resolved["model"], office.settings.models)
 
 
 def conclude(office: Office, held: Claim, report: Report) -> Verdict:

@@ -6,7 +6,7 @@ from app.adapters import service as adapters
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec, Source
-from app.jobs import service
+from app.jobs import repository, service
 from app.jobs.models import Job
 from app.jobs.states import Stage
 from worker.attempt import EVENTS_NAME, PULSE_NAME
@@ -37,6 +37,7 @@ def _check(office: Office, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
         base=base,
         train_file=file_of(spec.dataset.source, "dataset.source"),
         eval_file=file_of(spec.dataset.eval_source, "dataset.eval_source"),
+        origin_revision=_origin_revision(office, spec),
         max_unpacked_bytes=office.settings.max_unpacked_bytes,
         max_hub_bytes=office.settings.max_hub_bytes,
         data_dir=office.settings.data_dir(job.id),
@@ -51,7 +52,7 @@ def _train(office: Office, job: Job, base: BaseRef, folder: Path, start: Start) 
     eval_rows = data / EVAL_ROWS
     work_dir = folder / "work"
     work_dir.mkdir(exist_ok=True)
-    spec = JobSpec.model_validate(job.spec)
+    spec = _settled(job)
     checkpoints = office.settings.checkpoints_dir(job.id)
     checkpoints.mkdir(exist_ok=True)
     return TrainingOrder(
@@ -68,8 +69,28 @@ def _train(office: Office, job: Job, base: BaseRef, folder: Path, start: Start) 
         checkpoints=checkpoints,
         resume_from=start.checkpoint,
         start_from=_adapter(office, spec) if start.checkpoint is None else None,
+        cache_dir=office.settings.root / "cache",
         pulse=folder / PULSE_NAME,
     )
+
+
+def _settled(job: Job) -> JobSpec:
+    """The spec as it was sent, with the length that the check has found for its rows and its model."""
+    spec = JobSpec.model_validate(job.spec)
+    length = job.resolved["model"]["max_seq_length"]
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"max_seq_length": length})})
+
+
+def _origin_revision(office: Office, spec: JobSpec) -> str | None:
+    """The weights that belong to what the job goes on from; None where that was stored before they were noted."""
+    origin = spec.continue_from
+    if origin is None:
+        return None
+    with office.database.reader() as session:
+        if origin.adapter is not None:
+            return adapters.find(session, origin.adapter, "continue_from.adapter").base_revision
+        job = repository.get(session, origin.job) if origin.job is not None else None
+        return None if job is None else job.resolved["model"]["revision"]
 
 
 def _adapter(office: Office, spec: JobSpec) -> Path | None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from app.contracts.events import Blame, Failed
 from app.contracts.generation import OUT_OF_MEMORY, EngineError
+from app.contracts.order import BASE_REPLACED
 from app.contracts.probe import Proof, ProofOrder, Unproved
 from worker.attempt import StopReason
 from worker.verdict import ENGINE_AWAY, ENGINE_DIED, NOT_PROVED
@@ -44,9 +45,9 @@ Beat = Callable[[], StopReason | None]
 class NoAnswer(Exception):
     """The engine has not said whether the adapter is proved."""
 
-    def __init__(self, code: str, message: str, hint: str) -> None:
+    def __init__(self, code: str, message: str, hint: str, blame: Blame = Blame.SYSTEM) -> None:
         super().__init__(message)
-        self.failure = Failed(blame=Blame.SYSTEM, code=code, message=message, hint=hint)
+        self.failure = Failed(blame=blame, code=code, message=message, hint=hint)
 
 
 class EngineAway(NoAnswer):
@@ -118,6 +119,8 @@ def _no_answer(answer: httpx.Response) -> NoAnswer:
     code = _code(answer)
     if code == NO_BASE:
         return NoAnswer(NO_BASE, message, f"repair the base model where the engine runs; {KEPT}")
+    if code == BASE_REPLACED:
+        return NoAnswer(code, message, f"post the job anew to train on the new files; {KEPT}", Blame.USER)
     if code == OUT_OF_MEMORY:
         return NoAnswer(code, message, f"the engine needs more memory for this base; {KEPT}")
     return NoAnswer("engine_failed", message, f"the engine's log tells more; {KEPT}")

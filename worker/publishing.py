@@ -104,6 +104,7 @@ def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: Base
         base_is_local=saved.base_model.startswith("/"),
         base_revision=saved.base_revision,
         base_variant=variant.model_dump(mode="json") if variant is not None else None,
+        base_scaled_to=job.resolved["model"].get("rope_scaled_to"),
         path=str(published_folder(settings, job.id, saved)),
         bytes=saved.bytes,
         rank=saved.rank,

@@ -28,6 +28,9 @@ class Adapter(Base):
     base_variant: Mapped[dict[str, Any] | None] = mapped_column(
         JSON(none_as_null=True), comment="the form of the base that it was proved on; null: as its files hold it"
     )
+    base_scaled_to: Mapped[int | None] = mapped_column(
+        Integer, comment="positions to which the base's RoPE is scaled linearly; null: as its files say"
+    )
     path: Mapped[str] = mapped_column(Text, comment="the bundle's folder")
     bytes: Mapped[int] = mapped_column(BigInteger)
     rank: Mapped[int | None] = mapped_column(Integer, comment="null: all weights were trained")
@@ -52,4 +55,9 @@ class Adapter(Base):
 
     @property
     def base(self) -> BaseRef:
-        return BaseRef(source=self.base_source, is_local=self.base_is_local, revision=self.base_revision)
+        return BaseRef(
+            source=self.base_source,
+            is_local=self.base_is_local,
+            revision=self.base_revision,
+            scaled_to=self.base_scaled_to,
+        )

@@ -23,6 +23,7 @@ class AdapterView(BaseModel):
     base_model: str
     base_revision: str | None
     base_variant: BaseVariant | None
+    base_scaled_to: int | None
     rank: int | None
     bytes: int
     created_at: datetime

@@ -7,13 +7,23 @@ from pydantic import Field
 from app.contracts.base import Contract
 from app.contracts.spec import JobSpec
 
+# How the revision of a folder begins: the hash over its files follows, in 64 hexadecimal digits.
+LOCAL_REVISION = "sha256-"
+# The code of whatever is refused since a base has other weights now than were trained on.
+BASE_REPLACED = "base_replaced"
+
 
 class BaseRef(Contract):
-    """Where a base model's weights are: a folder on this host, or a hub id with a pinned revision."""
+    """Which weights a base model has: those of a folder on this host, or of a hub id.
+
+    `revision`: the hash of the folder's files, or a commit of the hub; null: whatever is there. `scaled_to`: the
+    positions to which RoPE is scaled linearly; null: as the files say.
+    """
 
     source: str
     is_local: bool
     revision: str | None = None
+    scaled_to: int | None = None
 
 
 class SourceFile(Contract):
@@ -32,6 +42,7 @@ class CheckOrder(Contract):
     base: BaseRef
     train_file: SourceFile | None
     eval_file: SourceFile | None
+    origin_revision: str | None = Field(None, description="of the base that `continue_from` was trained on, if known")
     max_unpacked_bytes: int
     max_hub_bytes: int
     data_dir: Path
@@ -56,4 +67,5 @@ class TrainingOrder(Contract):
     checkpoints: Path = Field(description="the job's folder of complete checkpoints, of all its attempts")
     resume_from: Path | None = Field(None, description="a verified checkpoint; null: from the first step")
     start_from: Path | None = Field(None, description="an adapter's folder whose weights this job begins with")
+    cache_dir: Path | None = Field(None, description="where the hashes of a local base's files are kept")
     pulse: Path = Field(description="a file that is touched at every step: a trainer that does not is hung")

@@ -28,7 +28,7 @@ from app.errors import Conflict, InvalidRequest, NotFound, ServiceError
 from app.generate.schemas import CheckpointName
 from app.jobs import repository as jobs
 from app.jobs.models import Job
-from app.sources import invalid, resolve_model
+from app.sources import base_of, invalid, resolve_model
 
 NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
 STEP = re.compile(r"step-(\d{1,9})")
@@ -164,12 +164,11 @@ def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Speak
 
 def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:
     """The weights that are trained on: Unsloth may have loaded another repository than the one that was named."""
-    model = job.resolved["model"]
-    named = resolve_model(model["model_name"], model["revision"], models, param)
+    named = base_of(job.resolved["model"], models, param)
     loaded = _loaded(config)
     if loaded is None or loaded == named.source:
         return named
-    return BaseRef(source=loaded, is_local=loaded.startswith("/"))
+    return BaseRef(source=loaded, is_local=loaded.startswith("/"), scaled_to=named.scaled_to)
 
 
 def _loaded(config: Path) -> str | None:

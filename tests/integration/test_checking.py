@@ -42,6 +42,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         served.add("models", "org/model", model)
         served.add("models", "org/base", {name: model[name] for name in model if name != "chat_template.jinja"})
         served.add("models", "org/odd", {**model, "generation_config.json": b'{"early_stopping": "sometimes"}'})
+        served.add("models", "org/pickled", {"config.json": MODEL["config.json"], "pytorch_model.bin": b"x"})
         served.add("datasets", "org/chats", {"train.jsonl": CHAT * 3, "test.jsonl": CHAT})
         served.add("datasets", "org/scripted", {"scripted.py": b"raise SystemExit"})
         served.add("datasets", "org/no-yaml", {"README.md": b"---\n- [\n---\n", "a.jsonl": CHAT})
@@ -92,14 +93,26 @@ def test_a_model_that_cannot_be_read_is_told_apart(hub: Hub, tmp_path: Path, nam
     assert name in failed.message
 
 
+def test_a_model_without_safetensors_is_refused_unread(hub: Hub, tmp_path: Path) -> None:
+    failed = failure(check(hub, tmp_path, model={"model_name": "org/pickled"}))
+
+    assert (failed.code, failed.blame.value, failed.param) == ("no_safetensors", "user_error", "model.model_name")
+    assert "org/pickled has its weights in pytorch_model.bin only: only safetensors are read" in failed.message
+    assert "save_pretrained" in (failed.hint or "")
+    assert not list((tmp_path / "hf").rglob("pytorch_model.bin"))
+
+
 def test_an_unknown_revision_is_named(hub: Hub, tmp_path: Path) -> None:
     assert failure(check(hub, tmp_path, model={"revision": "nope"})).code == "unknown_revision"
 
 
-def test_a_length_beyond_the_models_context_is_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_length_beyond_the_models_context_that_no_row_needs_has_no_effect(hub: Hub, tmp_path: Path) -> None:
     events = check(hub, tmp_path, model={"max_seq_length": 8192})
 
-    assert [event.code for event in events if isinstance(event, Noticed)] == ["context_extended"]
+    assert [event.code for event in events if isinstance(event, Noticed)] == ["context_is_enough"]
+    assert SpecResolved(values={"model.max_seq_length": 4096}).values in [
+        e.values for e in events if isinstance(e, SpecResolved)
+    ]
 
 
 def test_modules_of_another_model_family_are_refused_with_those_there_are(hub: Hub, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from app.contracts.events import Blame, Failed, Phase, SourcesChecked
 from app.contracts.order import CheckOrder
 from app.errors import ServiceError
+from worker.checking.context import settle_context
 from worker.checking.dataset import prepare_data
 from worker.checking.model import check_model
 from worker.events import EventWriter
@@ -25,6 +26,7 @@ def main() -> int:
         events.enter(Phase.DOWNLOAD)
         model = check_model(order, events)
         prepare_data(order, model, events)
+        settle_context(order, model, events)
         events.write(SourcesChecked())
 
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))

@@ -35,7 +35,7 @@ from worker.untrained import find_untrained
 def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
     """Fill the job's data folder and report on it. Raises InvalidDataset and UserError."""
     with tempfile.TemporaryDirectory(prefix="check-", dir=_made(order.data_dir.parent)) as scratch:
-        tokenizer = make_tokenizer(order, model.revision, Path(scratch))
+        tokenizer = make_tokenizer(order, None if order.base.is_local else model.revision, Path(scratch))
         renderer = _renderer(tokenizer)
         given = find_given(order, events)
         day = datetime.now(UTC).date().isoformat() if renderer.templates.uses_date else None

@@ -54,7 +54,7 @@ def main() -> None:
     engine = _engine(options)
     holds = Holds(engine) if isinstance(engine, BatchingEngine) else None  # a vLLM server's memory is not ours
     config = uvicorn.Config(
-        create_app(engine, holds, _host_rules()),
+        create_app(engine, holds, _host_rules(), options.cache),
         host=options.host,
         port=options.port,
         access_log=False,
@@ -100,6 +100,7 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
         default=os.environ.get(CACHE_VARIABLE),
         help=f"of keys and values, of all models in memory together; default: ${CACHE_VARIABLE}, or by free memory",
     )
+    parser.add_argument("--cache", type=Path, help="where hashes of base models are kept, as in TUNESMITH_HOME/cache")
     _add_vllm(parser)
     options = parser.parse_args(words)
     if options.vllm_url is not None and options.vllm_command is not None:

@@ -93,7 +93,7 @@ async def find_speaker(order: GenerateOrder, sources: Sources) -> Speaker:
 
 def _base_language(base: ModelFolder) -> Language:
     try:
-        return load_language(base.folder)
+        return load_language(base.folder, base.files)
     except NoTokenizer as error:
         raise unavailable(404, base.name, f"cannot be used: {error}") from None
 
@@ -115,7 +115,7 @@ def read_order(order: GenerateOrder, speaker: Speaker) -> TokenRequest:
     check_known(sampling.logit_bias, language.vocabulary, "logit_bias")
     ids = _read(language, order)
     if order.shrinks_to_fit:
-        sampling = _shrunk(sampling, context_tokens(speaker.base.folder), len(ids))
+        sampling = _shrunk(sampling, speaker.base.scaled_to or context_tokens(speaker.base.folder), len(ids))
     return TokenRequest(speaker.base, speaker.adapter, ids, language.eos_ids, sampling)
 
 

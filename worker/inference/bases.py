@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from app.contracts.variant import BaseVariant
+from worker.base_files import own_memory, stamps
 from worker.inference.engine import ModelFolder, Refusal
 from worker.inference.sources import unavailable
+from worker.rope import scale
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What transformers raises for a folder that it cannot make a model of.
@@ -48,6 +50,8 @@ def load_base(base: ModelFolder, placement: Placement) -> Any:
     """The model, ready to answer. Raises Refusal `model_unavailable`; out-of-memory errors pass through."""
     _check_files(base)
     how = {} if base.variant is None else {"quantization_config": quantisation_of(base.variant, placement)}
+    if base.scaled_to is not None:
+        how["config"] = load_config(base)
     try:
         with MAKING:
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -67,6 +71,9 @@ def load_base(base: ModelFolder, placement: Placement) -> Any:
     except UNREADABLE as error:
         raise _unreadable(base, error) from None
     _check_complete(base, found)
+    own_memory(model, base.folder)
+    if base.files and base.files != stamps(base.folder):
+        raise unavailable(503, base.name, "was replaced while it was loaded; ask again")
     return model.eval()
 
 
@@ -93,7 +100,10 @@ def load_config(base: ModelFolder) -> Any:
     """The model's config alone. Raises Refusal `model_unavailable`."""
     _check_files(base)
     try:
-        return AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False, local_files_only=True)
+        if base.scaled_to is not None:
+            scale(config, base.scaled_to)
+        return config
     except UNREADABLE as error:
         raise _unreadable(base, error) from None
 

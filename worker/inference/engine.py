@@ -11,11 +11,19 @@ from app.contracts.variant import BaseVariant
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A whole model on this host's disk; folder and variant tell it from others, the name is for people."""
+    """A whole model on this host's disk; all but the name, which is for people, tells it from others.
+
+    `revision` is that of the files where those may be replaced, `scaled_to` the positions to which RoPE is scaled
+    linearly. `files` are the stamps of the files (`worker.base_files`) as they were when the revision was found; none:
+    nobody replaces them.
+    """
 
     name: str
     folder: Path
     variant: BaseVariant | None = None
+    revision: str | None = None
+    scaled_to: int | None = None
+    files: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,11 @@ class Language:
 
 
 @lru_cache(maxsize=32)
-def load_language(folder: Path) -> Language:
-    """The language of a model or bundle folder, whose files never change. Raises NoTokenizer."""
+def load_language(folder: Path, files: tuple[Any, ...] = ()) -> Language:  # noqa: ARG001  part of the cache's key
+    """The language of a model or bundle folder. Raises NoTokenizer.
+
+    `files` are the stamps of files that may change (`worker.base_files`); those of a bundle never do.
+    """
     digest = _digest_of(folder)
     language = _loaded.get(digest)
     if language is None:

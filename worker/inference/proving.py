@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.contracts.generation import AdapterRef, EngineError, Sampling
+from app.contracts.order import BASE_REPLACED
 from app.contracts.probe import PROBE, Probe, Prompt, Proof, ProofOrder, Unproved
 from worker.bundles import hash_folder
 from worker.inference.adapters import Bundle, check_folder, rejected, validate_bundle
@@ -39,6 +40,8 @@ from worker.weights import digest_of
 PASSING = frozenset({429, 499, 500, 502, 503, 504})
 # Refusals of an engine that cannot serve what another one may.
 ELSEWHERE = frozenset({"base_not_served", "unsupported_by_engine"})
+# Refusals that say something of the base, or of the engine, and nothing of the adapter.
+NO_VERDICT = ELSEWHERE | {BASE_REPLACED}
 NOT_FINITE = "model_not_finite"
 # Variants that are all of what quantising does: 8 bits round what goes into a layer as well.
 ALL_IN_WEIGHTS = frozenset({"dequant-nf4", "dequant-fp4"})
@@ -98,7 +101,7 @@ def is_about_the_adapter(error: EngineError, adapter: AdapterRef) -> bool:
     """Whether a refusal is a verdict on the adapter, and no other time or engine would help."""
     if error.code == "model_unavailable":  # the base, unless the bundle is a whole model
         return adapter.kind == "full"
-    if error.code in ELSEWHERE:
+    if error.code in NO_VERDICT:
         return False
     return error.code == NOT_FINITE or error.status not in PASSING
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,14 +24,17 @@ from worker.inference.yielding import Holds
 log = logging.getLogger(__name__)
 
 
-def create_app(engine: Engine, holds: Holds | None = None, rules: HostRules | None = None) -> FastAPI:
+def create_app(
+    engine: Engine, holds: Holds | None = None, rules: HostRules | None = None, cache: Path | None = None
+) -> FastAPI:
     """The engine's routes around one engine. Without `holds` it takes no memory that a training could need.
 
-    `rules` say whose requests are answered; without them those of this machine.
+    `rules` say whose requests are answered; without them those of this machine. `cache` is the folder where hashes of
+    base models are kept.
     """
     app = FastAPI(title="Tunesmith engine", openapi_url=None)
     app.add_middleware(KnownHosts, rules=rules or HostRules(), respond=_refuse)
-    sources = Sources()
+    sources = Sources(cache)
 
     @app.get("/health")
     async def health() -> EngineHealth:

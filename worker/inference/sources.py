@@ -1,6 +1,11 @@
-"""Where the weights of a base model are on this host; what is only on the hub is downloaded, once, safetensors only."""
+"""Where the weights of a base model are on this host; what is only on the hub is downloaded, once, safetensors only.
+
+The files of a folder may be replaced under its name at any time: every request looks at them.
+"""
 
 import asyncio
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,31 +18,56 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from starlette.concurrency import run_in_threadpool
 
-from app.contracts.order import BaseRef
+from app.contracts.order import BASE_REPLACED, BaseRef
 from app.proxies import UNUSABLE, broken_proxy
+from worker.base_files import BaseFiles, stamps
 from worker.inference.engine import ModelFolder, Refusal
 
 # Weights, configuration and tokenizer of the top folder; never pickles, never code.
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 UNWANTED = ["*/*", "consolidated*"]
+# Of a revision that is shown to people: as much as tells two apart.
+SHOWN = 19
 
 
 class Sources:
-    """Finds base models. A hub name keeps its revision for the life of the process."""
+    """Finds base models. A hub name keeps its revision for the life of the process, a folder that of its files."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path | None = None) -> None:
+        """`cache`: the folder where hashes of files are kept, for other processes as well."""
         self._fetched: dict[BaseRef, asyncio.Task[Path]] = {}
+        self._base_files = BaseFiles(cache)
+        self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def find(self, base: BaseRef) -> ModelFolder:
-        """The model's folder. Raises Refusal `model_unavailable` when there is none, or the hub does not give it."""
+        """The model's folder. Raises Refusal `model_unavailable` when there is none, or the hub does not give it, and
+        409 `base_replaced` when the folder has other weights than those that are asked for."""
         if base.is_local:
-            return ModelFolder(Path(base.source).name, Path(base.source))
-        task = self._fetched.get(base)
+            async with self._looking[base.source]:  # of many who ask at once, one has the files hashed
+                found = await run_in_threadpool(self._look, Path(base.source))
+            if base.revision is not None and found.revision not in (None, base.revision):
+                raise replaced(found, base.revision)
+            return replace(found, scaled_to=base.scaled_to)
+        repository = base.model_copy(update={"scaled_to": None})
+        task = self._fetched.get(repository)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = asyncio.create_task(asyncio.to_thread(_download, base))
-            self._fetched[base] = task
-        return ModelFolder(base.source, await asyncio.shield(task))
+            task = asyncio.create_task(asyncio.to_thread(_download, repository))
+            self._fetched[repository] = task
+        return ModelFolder(base.source, await asyncio.shield(task), scaled_to=base.scaled_to)
+
+    def _look(self, folder: Path) -> ModelFolder:
+        files = stamps(folder)
+        return ModelFolder(folder.name, folder, revision=self._base_files.revision(folder), files=files)
+
+
+def replaced(base: ModelFolder, wanted: str) -> Refusal:
+    """For an adapter that was trained on weights which the base does not have any more."""
+    message = f"the base model {base.name!r} has other files now than the adapter was trained on"
+    which = f"{wanted[:SHOWN]}… then, {(base.revision or '')[:SHOWN]}… now"
+    help_ = "put the old files back under this name, or train anew on the new ones"
+    return Refusal(409, BASE_REPLACED, f"{message} ({which}): {help_}", "adapter")
 
 
 def _download(base: BaseRef) -> Path:

@@ -20,7 +20,7 @@ def load_arguments(order: TrainingOrder) -> dict[str, Any]:
     model, lora = order.spec.model, order.spec.lora
     return {
         "model_name": order.base.source,
-        "revision": order.base.revision or model.revision,
+        "revision": None if order.base.is_local else order.base.revision or model.revision,
         "max_seq_length": model.max_seq_length,
         "dtype": None if model.dtype == "auto" else model.dtype,
         "load_in_4bit": model.load_in_4bit,
@@ -29,6 +29,7 @@ def load_arguments(order: TrainingOrder) -> dict[str, Any]:
         "use_gradient_checkpointing": lora.use_gradient_checkpointing,
         "random_state": lora.random_state,
         "trust_remote_code": False,
+        "use_safetensors": True,
     }
 
 

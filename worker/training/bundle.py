@@ -65,6 +65,7 @@ def describe(
     manifest = {
         "job_id": order.job_id,
         "base_model": loaded_base(model),
+        "base_revision": order.base.revision,
         "spec": order.spec.model_dump(mode="json"),
         "resolved": resolved,
         "data": json.loads((order.train_rows.parent / PREPARED).read_text()),

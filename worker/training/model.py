@@ -3,16 +3,19 @@
 Import this module before transformers: Unsloth patches it.
 """
 
+from pathlib import Path
 from typing import Any
 
 import unsloth  # noqa: F401  # isort: skip  # must come first
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from unsloth import FastLanguageModel, is_bfloat16_supported
 
-from app.contracts.order import TrainingOrder
+from app.contracts.order import BASE_REPLACED, TrainingOrder
 from app.contracts.spec import JobSpec
-from worker.failures import UserError
+from worker.base_files import BaseFiles, own_memory
+from worker.failures import SystemFault, UserError
+from worker.rope import linear_rope
 from worker.targets import check_targets
 from worker.training.arguments import Hardware, load_arguments, lora_arguments
 
@@ -23,11 +26,55 @@ def find_hardware() -> Hardware:
 
 
 def load_base(order: TrainingOrder) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The base model and its tokenizer; the tokenizer pads on the right."""
+    """The base model and its tokenizer; the tokenizer pads on the right. Raises UserError for a base that was replaced
+    since the job was checked."""
     arguments = load_arguments(order)
-    dtype = getattr(torch, arguments["dtype"]) if arguments["dtype"] else None
-    model, tokenizer = FastLanguageModel.from_pretrained(**{**arguments, "dtype": dtype})
+    arguments["dtype"] = getattr(torch, arguments["dtype"]) if arguments["dtype"] else None
+    _check_base(order)
+    rope = _scaled_rope(order)
+    if rope is not None:
+        arguments["rope_scaling"] = rope
+    model, tokenizer = FastLanguageModel.from_pretrained(**arguments)
+    _check_rope(model, order, rope)
+    if order.base.is_local:
+        own_memory(model, Path(order.base.source))
+        _check_base(order)
     return model, getattr(tokenizer, "tokenizer", tokenizer)
+
+
+def _scaled_rope(order: TrainingOrder) -> dict[str, Any] | None:
+    """RoPE as the check has decided it; None: as the model's files have it."""
+    if order.base.scaled_to is None:
+        return None
+    revision = None if order.base.is_local else order.base.revision
+    config = AutoConfig.from_pretrained(order.base.source, revision=revision, trust_remote_code=False)
+    return linear_rope(config, order.base.scaled_to)
+
+
+def _check_rope(model: Any, order: TrainingOrder, wanted: dict[str, Any] | None) -> None:
+    """Raises SystemFault where the library has not built what it was asked for: such an adapter could not be served."""
+    if wanted is None:
+        return
+    config = model.config.get_text_config()
+    found = config.rope_parameters
+    if any(found.get(name) != wanted[name] for name in ("rope_type", "factor")):
+        raise SystemFault("rope_not_scaled", f"RoPE was to be {wanted}, and Unsloth has loaded {found}")
+    config.max_position_embeddings = order.base.scaled_to
+
+
+def _check_base(order: TrainingOrder) -> None:
+    """Nothing is trained, and no training goes on, on other weights than those that were checked."""
+    if not order.base.is_local or order.base.revision is None:
+        return
+    found = BaseFiles(order.cache_dir).revision(Path(order.base.source))
+    if found != order.base.revision:
+        now = "they cannot be read now" if found is None else f"they are {found} now"
+        raise UserError(
+            BASE_REPLACED,
+            f"the files of {order.spec.model.model_name} were replaced: checked were {order.base.revision}, {now}",
+            hint="post the job anew to train on the new files, or put the old ones back under this name before you do",
+            param="model.model_name",
+        )
 
 
 def attach_lora(model: Any, spec: JobSpec) -> Any:

@@ -46,7 +46,7 @@ def an_order(world: World, **fields: Any) -> GenerateOrder:
     """A base order in text; `sampling` fields are given flat."""
     base = BaseRef(source=str(world.base.folder), is_local=True)
     sampling = {name: fields.pop(name) for name in list(fields) if name in Sampling.model_fields}
-    asked = {"prompt": "The quick brown fox"} if not {"messages", "prompt"} & fields.keys() else {}
+    asked = {"prompt": "The quick brown fox"} if not {"messages", "prompt", "prompt_token_ids"} & fields.keys() else {}
     chosen = Sampling(**{"temperature": 0, "max_new_tokens": 12, **sampling})
     return GenerateOrder(**{"request_id": "r", "base": base, "sampling": chosen, **asked, **fields})
 

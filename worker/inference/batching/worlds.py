@@ -44,6 +44,7 @@ class World:
     @property
     def name(self) -> str:
         form = "" if self.base.variant is None else f" ({self.base.variant.name})"
+        form += "" if self.base.scaled_to is None else f" (RoPE scaled to {self.base.scaled_to})"
         with_it = "" if self.merged is None else f" with {self.merged.name} merged into it"
         return f"{self.base.name}{form}{with_it}"
 
@@ -178,6 +179,7 @@ class Worlds:
         bundle = self._read(world)
         if is_only:
             self.let_go()
+        self._let_go_of_replaced(world.base)
         self._make_room(world)
         loaded = self._load_somehow(world, bundle)
         self._loaded = {**self._loaded, world: loaded}
@@ -193,6 +195,13 @@ class Worlds:
         if world.base not in self._blueprints:
             self._blueprints[world.base] = Blueprints(load_config(world.base))
         return validate_bundle(world.merged, self._blueprints[world.base])
+
+    def _let_go_of_replaced(self, base: ModelFolder) -> None:
+        """Nobody asks for weights again whose files are not there any more."""
+        for other in list(self._loaded):
+            if other.base.folder == base.folder and other.base.revision != base.revision:
+                log.info("the files of %s were replaced", other.name)
+                self._let_go_of(other)
 
     def _make_room(self, world: World) -> None:
         """Let go of worlds, those that answered longest ago first, until the others and this one are half at most."""

@@ -98,6 +98,10 @@ class VllmEngine:
 
 
 def _check_form(request: TokenRequest) -> None:
-    variant = request.base.variant
+    variant, scaled_to = request.base.variant, request.base.scaled_to
+    if scaled_to is not None:
+        raise unsupported(
+            f"a base reads what its files say there, the adapter needs RoPE scaled to {scaled_to}", "adapter"
+        )
     if variant is not None:
         raise unsupported(f"a base has the values of its files there, the adapter needs {variant.name}", "adapter")

@@ -40,7 +40,7 @@ class Managed:
 
     @asynccontextmanager
     async def at(self, base: ModelFolder) -> AsyncIterator[Peer]:
-        async with self._turns.of(str(base.folder.resolve())):
+        async with self._turns.of(f"{base.folder.resolve()} {base.revision}"):
             yield await self._have(base).ready()
 
     async def watch(self) -> None:
@@ -61,7 +61,7 @@ class Managed:
         Called by those whose turn it is: nobody is being answered for another base.
         """
         life = self._life
-        if life is None or life.base.folder.resolve() != base.folder.resolve():
+        if life is None or life.base.folder.resolve() != base.folder.resolve() or life.base.revision != base.revision:
             self._deaths.clear()
             return self._begin(base)
         if not self._is_over(life):

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from app.contracts.generation import EngineError
-from worker.inference.engine import Refusal, TokenEvent, TokenRequest
+from worker.inference.engine import ModelFolder, Refusal, TokenEvent, TokenRequest
 from worker.inference.vllm.lodging import Lodging
 from worker.inference.vllm.remote import Vllm, away
 from worker.inference.vllm.served import Served, look
@@ -38,6 +38,7 @@ class Peer:
         self._speaker = Speaker(self._vllm, Turns() if allow_old else None)
         self._lodging = Lodging(self._vllm, self._speaker)
         self._state: Served | EngineError = away("it was not asked yet").error
+        self._revision: str | None = None  # of the base's files, when this life of the server was first asked
 
     def standing(self) -> Standing:
         """As it was when it was last looked at. Raises Refusal 503 with the reason when it could not answer then."""
@@ -83,7 +84,7 @@ class Peer:
 
     def lose(self, error: EngineError) -> None:
         """It is known to be away: whatever it has when it comes back, it was not proved."""
-        self._state = error
+        self._state, self._revision = error, None
         self._lodging.forget_all()
 
     async def close(self) -> None:
@@ -93,6 +94,7 @@ class Peer:
         had = request.adapter is not None and self._lodging.has(request.adapter)
         served = await self._look()
         served.check(request)
+        self._check_revision(request.base)
         if request.adapter is not None:
             if had and request.adapter.name not in served.adapters:
                 self._lodging.forget(request.adapter)
@@ -100,6 +102,13 @@ class Peer:
         async with aclosing(self._speaker.answer(request, served)) as events:
             async for event in events:
                 yield event
+
+    def _check_revision(self, base: ModelFolder) -> None:
+        """Raises Refusal for a base whose files were replaced while the server had the old ones in memory."""
+        self._revision = self._revision or base.revision
+        if self._revision != base.revision:
+            message = f"the files of {base.name!r} were replaced, and vLLM still has the old ones: start it again"
+            raise Refusal(409, "base_not_served", message, "model")
 
     async def _look(self, *, checks_health: bool = False) -> Served:
         """Raises Refusal."""

@@ -1,0 +1,119 @@
+"""A base whose files are replaced under its name: it answers with the new ones, adapters of the old ones say so."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from app.contracts.generation import AdapterRef, EngineError, EngineEvent, TextDelta
+from app.contracts.order import BaseRef
+from tests.integration.engine.asking import PROMPT, an_order, answers_of, in_one_piece
+from tests.integration.engine.conftest import ON_CPU
+from tests.integration.engine.probes import a_bundle, proof_of
+from tests.integration.engine.probes import an_order as a_proof_order
+from tests.integration.engine.worlds import World
+from tests.tiny_model import CONTEXT_TOKENS
+from worker.base_files import SINGLE, BaseFiles, stamps
+from worker.inference.bases import load_base
+from worker.inference.engine import Engine, ModelFolder, Refusal
+from worker.inference.language import load_language
+
+
+@pytest.fixture
+def base(world: World, tmp_path: Path) -> Path:
+    return shutil.copytree(world.base.folder, tmp_path / "mine")
+
+
+def replace(base: Path, other: Path) -> None:
+    shutil.copy(other / SINGLE, base / "new")
+    os.replace(base / "new", base / SINGLE)
+
+
+def ask(engine: Engine, world: World, base: Path, adapter: AdapterRef | None = None) -> list[EngineEvent]:
+    revision = BaseFiles().revision(world.base.folder) if adapter is not None else None
+    ref = BaseRef(source=str(base), is_local=True, revision=revision)
+    return in_one_piece(answers_of(engine, an_order(world, base=ref, adapter=adapter)))
+
+
+@pytest.mark.parametrize("adapter", ["small", "directed"])
+def test_the_new_files_answer_and_the_old_adapter_says_so_until_the_old_ones_are_back(
+    engine: Engine, world: World, base: Path, adapter: str
+) -> None:
+    ref = world.ref(adapter)
+    before = [ask(engine, world, base), ask(engine, world, base, ref)]
+
+    replace(base, world.other_base.folder)
+    after, refused = ask(engine, world, base), ask(engine, world, base, ref)[-1]
+    others = [name for name in engine.health().in_memory if name.startswith("mine")]
+    replace(base, world.base.folder)
+
+    assert after == ask(engine, world, world.other_base.folder) != before[0]
+    assert isinstance(refused, EngineError)
+    assert (refused.status, refused.code, refused.param) == (409, "base_replaced", "adapter")
+    assert "'mine' has other files now than the adapter was trained on" in refused.message
+    assert len(others) <= 1
+    assert [ask(engine, world, base), ask(engine, world, base, ref)] == before
+
+
+def test_an_adapter_whose_base_had_no_revision_noted_answers_on_what_is_there(
+    engine: Engine, world: World, base: Path
+) -> None:
+    order = an_order(world, base=BaseRef(source=str(base), is_local=True), adapter=world.ref("small"))
+    replace(base, world.other_base.folder)
+
+    assert isinstance(answers_of(engine, order)[0], TextDelta)
+
+
+def test_a_scaled_base_is_one_of_its_own_and_reads_more(engine: Engine, world: World) -> None:
+    plain = BaseRef(source=str(world.base.folder), is_local=True)
+    scaled = plain.model_copy(update={"scaled_to": 4 * CONTEXT_TOKENS})
+    long = {"prompt_token_ids": [*PROMPT] * (CONTEXT_TOKENS // len(PROMPT) + 1), "max_new_tokens": 1}
+    config = AutoConfig.from_pretrained(world.base.folder)
+    config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": 4.0}
+    theirs = AutoModelForCausalLM.from_pretrained(world.base.folder, config=config, dtype=torch.float32)
+
+    asked = [an_order(world, base=each, prompt_token_ids=list(PROMPT)) for each in (plain, scaled)]
+    answers = [in_one_piece(answers_of(engine, order))[0] for order in asked]
+    expected = theirs.generate(torch.tensor([PROMPT]), max_new_tokens=12, do_sample=False)[0, len(PROMPT) :]
+    refused, taken = (answers_of(engine, an_order(world, base=each, **long))[-1] for each in (plain, scaled))
+
+    written = load_language(world.base.folder).write(expected.tolist())
+    assert (answers[1], answers[0] == answers[1]) == (TextDelta(text=written), False)
+    assert (refused.kind, taken.kind) == ("error", "finish")
+
+
+def test_a_proof_on_a_replaced_base_is_no_verdict_on_the_adapter(
+    engine: Engine, world: World, base: Path, tmp_path: Path
+) -> None:
+    order = a_proof_order(a_bundle(world, "small", tmp_path / "bundle"), base)
+    was = order.base.model_copy(update={"revision": BaseFiles().revision(base)})
+    replace(base, world.other_base.folder)
+
+    with pytest.raises(Refusal) as refused:
+        proof_of(engine, order.model_copy(update={"base": was}))
+
+    assert refused.value.error.code == "base_replaced"
+
+
+def test_a_model_in_memory_is_not_changed_by_its_file(base: Path) -> None:
+    """On a CPU, weights of the file's own type are a view of it: overwritten in place they change, cut short they
+    kill."""
+    model = load_base(ModelFolder("base", base), ON_CPU)
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+
+    with (base / SINGLE).open("r+b") as file:
+        file.write(b"\0" * (base / SINGLE).stat().st_size)
+        file.truncate(0)
+
+    assert all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
+
+
+def test_a_model_whose_files_change_while_it_is_loaded_does_not_answer(world: World, base: Path) -> None:
+    seen = ModelFolder("base", base, files=stamps(base))
+    replace(base, world.other_base.folder)
+
+    with pytest.raises(Refusal, match="was replaced while it was loaded; ask again"):
+        load_base(seen, ON_CPU)
