@@ -32,7 +32,9 @@ class ModelSpec(Contract):
 
     model_name: ModelName
     revision: Revision | None = None
-    max_seq_length: Whole = Field(2048, ge=16, le=1_048_576, description="tokens; RoPE is scaled to it by Unsloth")
+    max_seq_length: Whole = Field(
+        2048, ge=16, le=1_048_576, description="tokens; where rows are longer than the model's context, RoPE is scaled"
+    )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] | None = Field(
         None, description="null and auto: bfloat16 where the hardware has it, else float16"
     )

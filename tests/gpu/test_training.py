@@ -41,7 +41,7 @@ class Run:
         return next((event for event in self.events if isinstance(event, Failed)), None)
 
 
-def train(base: Path, folder: Path, **groups: Any) -> Run:
+def train(base: Path, folder: Path, *, scaled_to: int | None = None, **groups: Any) -> Run:
     """One attempt; groups are merged over 20 steps of the page's arguments."""
     (folder / "work").mkdir(parents=True)
     spec = JobSpec.model_validate(
@@ -56,7 +56,7 @@ def train(base: Path, folder: Path, **groups: Any) -> Run:
         job_id="job-gpu",
         epoch=1,
         spec=spec,
-        base=BaseRef(source=str(base), is_local=True),
+        base=BaseRef(source=str(base), is_local=True, scaled_to=scaled_to),
         **prepare(base, folder, [{"messages": chat} for chat in CHATS], spec),
         eval_rows=None,
         events=folder / "events.jsonl",

@@ -73,6 +73,8 @@ class Job:
     eval_rows: Path | None = None
     start_from: Path | None = None
     goes_on_from: Path | None = None
+    revision: str | None = None
+    scaled_to: int | None = None
     attempts: list[list[AttemptEvent]] = field(default_factory=list)
 
     @property
@@ -92,7 +94,7 @@ class Job:
             job_id="job-x",
             epoch=attempt,
             spec=self.spec,
-            base=BaseRef(source=str(self.base), is_local=True),
+            base=BaseRef(source=str(self.base), is_local=True, revision=self.revision, scaled_to=self.scaled_to),
             **self.data,
             eval_rows=self.eval_rows,
             events=folder / "events.jsonl",

@@ -1,0 +1,87 @@
+"""More positions than the base knows: what is trained with scaled RoPE is what the engine serves, on a GPU.
+
+Unsloth would scale by itself there, as soon as `max_seq_length` is above the model's context. Run it with
+`python -m pytest -q -m gpu tests/gpu/test_context.py`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.contracts.events import AdapterSaved
+from tests.gpu.test_training import Run, train
+from tests.tiny_model import build_tiny_model
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+OWN, SCALED = 64, 256
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    from worker.inference.bases import Placement
+    from worker.inference.serial import SerialEngine
+
+    engine = SerialEngine(Placement("cuda:0", torch.bfloat16))
+    yield engine
+    engine.close()
+    assert engine.join(30)
+
+
+def short(folder: Path, family: str) -> Path:
+    base = build_tiny_model(folder, family=family)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "max_position_embeddings": OWN}))
+    return base
+
+
+def proofs(engine: Any, run: Run, base: Path, *scaled_to: int | None) -> list[bool]:
+    from tests.integration.engine.probes import an_order, proof_of
+
+    kind = next(event.adapter_kind for event in run.events if isinstance(event, AdapterSaved))
+    order = an_order(run.adapter, base, kind=kind)
+    orders = [order.model_copy(update={"base": order.base.model_copy(update={"scaled_to": one})}) for one in scaled_to]
+    return [proof_of(engine, one).proved for one in orders]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral"])
+@pytest.mark.parametrize("bits", [{"load_in_4bit": False}, {}], ids=["16bit", "4bit"])
+def test_what_is_trained_on_scaled_positions_is_proved_on_them_alone(
+    engine: Any, tmp_path: Path, family: str, bits: dict[str, Any]
+) -> None:
+    base = short(tmp_path / "base", family)
+
+    run = train(base, tmp_path / "run", scaled_to=SCALED, model={"max_seq_length": SCALED, **bits})
+
+    assert run.failure is None, run.log[-3000:]
+    assert proofs(engine, run, base, SCALED, None) == [True, False]
+
+
+def test_a_model_that_was_trained_whole_keeps_its_scaled_positions(engine: Any, tmp_path: Path) -> None:
+    base = short(tmp_path / "base", "Llama")
+
+    run = train(
+        base,
+        tmp_path / "run",
+        scaled_to=SCALED,
+        model={"max_seq_length": SCALED, "full_finetuning": True},
+        training={"learning_rate": 1e-3},
+    )
+    config = json.loads((run.adapter / "config.json").read_text())
+
+    assert run.failure is None, run.log[-3000:]
+    assert (config["rope_parameters"]["rope_type"], config["max_position_embeddings"]) == ("linear", SCALED)
+    assert proofs(engine, run, base, None) == [True]
+
+
+def test_rows_within_the_context_are_trained_on_the_models_own_positions(engine: Any, tmp_path: Path) -> None:
+    """The check has lowered `max_seq_length` to the context, so that Unsloth scales nothing."""
+    base = short(tmp_path / "base", "Llama")
+
+    run = train(base, tmp_path / "run", model={"max_seq_length": OWN, "load_in_4bit": False})
+
+    assert run.failure is None, run.log[-3000:]
+    assert proofs(engine, run, base, None) == [True]
