@@ -198,8 +198,8 @@ def _accumulation_longer_than_epoch(spec: JobSpec, rows: Rows) -> Noticed | None
     if spec.training.packing or asked <= batches or not _is_sent(spec, field):
         return None
     message = (
-        f"{field} is {asked}, and {rows.train} rows are {batches} batches of "
-        f"{spec.training.per_device_train_batch_size}: an optimizer step never has more than one epoch, so {batches}"
+        f"{field} is {asked}, and in batches of {spec.training.per_device_train_batch_size} an epoch of "
+        f"{rows.train} rows has only {batches}: an optimizer step takes no more"
     )
     return Noticed(
         code="accumulation_longer_than_epoch", message=message, field=field, requested=asked, effective=batches

@@ -28,6 +28,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         self._logged: tuple[float, int] = (0.0, 0)
         self._told = 0.0
         self._steps = StepReader()
+        self._newest: StepFigures | None = None
         self.bad_steps = 0
         self._seconds_before = 0.0
         self.final_loss: float | None = None
@@ -100,6 +101,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             tokens=self.tokens,
         )
         self._events.write(StepLogged(**self._shown(mean, state)))
+        if self._newest is not None and self._newest.loss != mean.loss:  # the progress is of the step, not of a mean
+            self._events.write(StepTaken(**self._shown(self._newest, state)))
         self._logged = (time.monotonic(), mean.tokens)
         self._stop_if_lost(state.global_step)
 
@@ -124,6 +127,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
     def _keep(self, figures: StepFigures | None) -> None:
         if figures is None:
             return
+        self._newest = figures
         self.final_loss = finite(figures.loss)
         is_lost = self.final_loss is None or (figures.grad_norm is not None and finite(figures.grad_norm) is None)
         self.bad_steps = self.bad_steps + 1 if is_lost else 0
