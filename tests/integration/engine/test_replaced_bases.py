@@ -15,11 +15,9 @@ from tests.integration.engine.conftest import ON_CPU
 from tests.integration.engine.probes import a_bundle, proof_of
 from tests.integration.engine.probes import an_order as a_proof_order
 from tests.integration.engine.worlds import World
-from tests.tiny_model import CONTEXT_TOKENS
 from worker.base_files import SINGLE, BaseFiles, stamps
 from worker.inference.bases import load_base
 from worker.inference.engine import Engine, ModelFolder, Refusal
-from worker.inference.language import load_language
 
 
 @pytest.fixture
@@ -67,21 +65,21 @@ def test_an_adapter_whose_base_had_no_revision_noted_answers_on_what_is_there(
     assert isinstance(answers_of(engine, order)[0], TextDelta)
 
 
-def test_a_scaled_base_is_one_of_its_own_and_reads_more(engine: Engine, world: World) -> None:
-    plain = BaseRef(source=str(world.base.folder), is_local=True)
-    scaled = plain.model_copy(update={"scaled_to": 4 * CONTEXT_TOKENS})
-    long = {"prompt_token_ids": [*PROMPT] * (CONTEXT_TOKENS // len(PROMPT) + 1), "max_new_tokens": 1}
-    config = AutoConfig.from_pretrained(world.base.folder)
-    config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": 4.0}
-    theirs = AutoModelForCausalLM.from_pretrained(world.base.folder, config=config, dtype=torch.float32)
+def test_a_scaled_base_is_one_of_its_own_and_reads_more(engine: Engine, world: World, base: Path) -> None:
+    config = AutoConfig.from_pretrained(base)
+    config.max_position_embeddings = 64
+    config.save_pretrained(base)
+    config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": 2.0}
+    theirs = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32)
+    plain, scaled = (BaseRef(source=str(base), is_local=True, scaled_to=one) for one in (None, 128))
+    long = {"prompt_token_ids": [*PROMPT] * 8, "max_new_tokens": 1}
 
-    asked = [an_order(world, base=each, prompt_token_ids=list(PROMPT)) for each in (plain, scaled)]
-    answers = [in_one_piece(answers_of(engine, order))[0] for order in asked]
-    expected = theirs.generate(torch.tensor([PROMPT]), max_new_tokens=12, do_sample=False)[0, len(PROMPT) :]
+    ours = load_base(ModelFolder("base", base, scaled_to=128), ON_CPU)
     refused, taken = (answers_of(engine, an_order(world, base=each, **long))[-1] for each in (plain, scaled))
 
-    written = load_language(world.base.folder).write(expected.tolist())
-    assert (answers[1], answers[0] == answers[1]) == (TextDelta(text=written), False)
+    ids = torch.tensor([PROMPT])
+    assert torch.allclose(ours(ids).logits, theirs(ids).logits)
+    assert not torch.allclose(ours(ids).logits, load_base(ModelFolder("base", base), ON_CPU)(ids).logits)
     assert (refused.kind, taken.kind) == ("error", "finish")
 
 
