@@ -32,7 +32,7 @@ BROKEN_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 # A base that the engine does not find, or cannot load.
 NO_BASE = "model_unavailable"
 LOOK = "the engine's log may tell more, and details have the figures; the job can be sent again"
-WHAT_TO_DO = {
+WHAT_TO_DO: dict[Unproved | None, str] = {
     Unproved.BASE_DIFFERS: "put the files of the base back that the job was trained on, or send the job again",
     Unproved.BUNDLE_DIFFERS: "nothing else may write to the folder of the adapter; send the job again",
 }

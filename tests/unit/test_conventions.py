@@ -32,10 +32,10 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_a_module_has_300_lines_and_a_function_50_at_most(path: Path) -> None:
+def test_a_module_has_500_lines_and_a_function_50_at_most(path: Path) -> None:
     longest = max(((node.end_lineno or 0) - node.lineno + 1 for node in functions(path)), default=0)
 
-    assert path.read_text().count("\n") <= 300
+    assert path.read_text().count("\n") <= 500
     assert longest <= 50
 
 
