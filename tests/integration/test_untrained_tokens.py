@@ -14,13 +14,14 @@ from app.contracts.rows import INPUT_IDS
 from app.contracts.spec import JobSpec
 from tests.checks import a_check, run
 from tests.tiny_model import END, PAD, START, build_tiny_model
-from tests.unit.learned import START as READ
 from tests.unit.learned import byte_tokenizer, chat_parts, write_rows
 from tests.unit.specs import a_body
 from worker.checking.vectors import weights_of
 from worker.training.vectors import loaded_weights
 from worker.untrained import Weights, find_untrained, ids_in, untrained_among
 
+# Read and written in the rows of `tests.unit.learned`.
+IN_ROWS = byte_tokenizer().get_vocab()[END]
 ADDED = {0: PAD, 1: START, 2: END}
 ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
@@ -48,7 +49,8 @@ def test_files_and_loaded_weights_have_the_same_untrained_tokens(tmp_path: Path,
     base = a_base(tmp_path, dtype, embed_tokens=[1, 2], lm_head=[2])
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
 
-    assert untrained(weights_of(base)) == untrained(loaded_weights(model)) == ({1, 2}, {2})
+    # torch sets the vector of what pads to zero
+    assert untrained(weights_of(base)) == untrained(loaded_weights(model)) == ({0, 1, 2}, {2})
 
 
 def test_vectors_that_several_tokens_share_were_never_trained(tmp_path: Path) -> None:
@@ -59,9 +61,8 @@ def test_vectors_that_several_tokens_share_were_never_trained(tmp_path: Path) ->
 
 def test_only_tokens_that_stand_in_the_rows_are_looked_for(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows", {1: chat_parts("q", "a")})
-    start = byte_tokenizer().token_to_id(READ)
 
-    assert ids_in(tmp_path / "rows", INPUT_IDS, {start, start + 50, 7_000}) == {start}
+    assert ids_in(tmp_path / "rows", INPUT_IDS, {IN_ROWS, IN_ROWS + 50, 7_000}) == {IN_ROWS}
 
 
 def notices(base: Path, folder: Path, **groups: Any) -> list[Noticed]:
@@ -82,11 +83,11 @@ def test_the_check_names_untrained_tokens_and_the_two_ways_out(tmp_path: Path) -
 
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
 def test_tokens_whose_vectors_are_trained_are_not_named(tmp_path: Path, module: str) -> None:
-    base = a_base(tmp_path / "base", **{module: [1, 2]})
+    weights = weights_of(a_base(tmp_path / "base", **{module: [IN_ROWS]}))
     write_rows(tmp_path / "rows", {1: chat_parts("q", "a")})
-    weights, added = weights_of(base), {byte_tokenizer().token_to_id(READ): READ}
+    specs = [JobSpec.model_validate(a_body(lora=lora)) for lora in ({}, {"modules_to_save": [module]})]
     assert weights is not None
 
-    spec = JobSpec.model_validate(a_body(lora={"modules_to_save": [module]}))
+    found = [find_untrained(tmp_path / "rows", spec, {IN_ROWS: END}, weights) for spec in specs]
 
-    assert find_untrained(tmp_path / "rows", spec, added, weights) is None
+    assert [notice is not None for notice in found] == [True, False]

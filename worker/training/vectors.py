@@ -29,7 +29,8 @@ def loaded_weights(model: Any) -> Weights:
 
 def _reader(matrix: Any) -> Reader:
     def read(tokens: Collection[int]) -> Vectors:
-        own = [token for token in tokens if token < matrix.shape[0]]
+        """Nothing of a matrix that is quantised."""
+        own = [token for token in tokens if token < matrix.shape[0] and matrix.is_floating_point()]
         return dict(zip(own, matrix[own].detach().float().cpu().numpy(), strict=True)) if own else {}
 
     return read
