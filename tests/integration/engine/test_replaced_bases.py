@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from app.contracts.generation import AdapterRef, EngineError, EngineEvent, TextDelta
+from app.contracts.generation import AdapterRef, EngineError, EngineEvent, Finish
 from app.contracts.order import BaseRef
 from tests.integration.engine.asking import PROMPT, an_order, answers_of, in_one_piece
 from tests.integration.engine.conftest import ON_CPU
@@ -22,7 +22,7 @@ from worker.inference.engine import Engine, ModelFolder, Refusal
 
 @pytest.fixture
 def base(world: World, tmp_path: Path) -> Path:
-    return shutil.copytree(world.base.folder, tmp_path / "mine")
+    return shutil.copytree(world.base.folder, tmp_path / tmp_path.name)
 
 
 def replace(base: Path, other: Path) -> None:
@@ -45,13 +45,13 @@ def test_the_new_files_answer_and_the_old_adapter_says_so_until_the_old_ones_are
 
     replace(base, world.other_base.folder)
     after, refused = ask(engine, world, base), ask(engine, world, base, ref)[-1]
-    others = [name for name in engine.health().in_memory if name.startswith("mine")]
+    others = [name for name in engine.health().in_memory if name.startswith(base.name)]
     replace(base, world.base.folder)
 
     assert after == ask(engine, world, world.other_base.folder) != before[0]
     assert isinstance(refused, EngineError)
     assert (refused.status, refused.code, refused.param) == (409, "base_replaced", "adapter")
-    assert "'mine' has other files now than the adapter was trained on" in refused.message
+    assert f"{base.name!r} has other files now than the adapter was trained on" in refused.message
     assert len(others) <= 1
     assert [ask(engine, world, base), ask(engine, world, base, ref)] == before
 
@@ -62,7 +62,7 @@ def test_an_adapter_whose_base_had_no_revision_noted_answers_on_what_is_there(
     order = an_order(world, base=BaseRef(source=str(base), is_local=True), adapter=world.ref("small"))
     replace(base, world.other_base.folder)
 
-    assert isinstance(answers_of(engine, order)[0], TextDelta)
+    assert isinstance(answers_of(engine, order)[-1], Finish)
 
 
 def test_a_scaled_base_is_one_of_its_own_and_reads_more(engine: Engine, world: World, base: Path) -> None:
