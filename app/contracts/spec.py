@@ -306,6 +306,13 @@ class JobSpec(Contract):
         return self
 
     @model_validator(mode="after")
+    def _one_precision(self) -> Self:
+        for dtype, other in (("float16", "bf16"), ("bfloat16", "fp16")):
+            if self.model.dtype == dtype and getattr(self.training, other):
+                raise ValueError(f"training.{other} should be left out beside model.dtype {dtype}")
+        return self
+
+    @model_validator(mode="after")
     def _evaluation_has_rows(self) -> Self:
         evaluated = self.dataset.eval_source is not None or self.dataset.eval_fraction > 0
         if self.training.eval_steps is not None and not evaluated:

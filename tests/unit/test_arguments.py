@@ -135,3 +135,11 @@ def test_precision_is_as_asked_or_as_the_hardware_allows(
     asked: dict[str, bool], hardware: Hardware, expected: tuple[bool, bool]
 ) -> None:
     assert precision(a_spec(training=asked), hardware) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("float32", (False, False)), ("float16", (True, False)), ("bfloat16", (False, True)), (None, (False, True))],
+)
+def test_precision_that_is_not_asked_for_is_the_models(dtype: str | None, expected: tuple[bool, bool]) -> None:
+    assert precision(a_spec(model={"dtype": dtype}), BF16) == expected

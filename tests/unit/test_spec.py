@@ -101,6 +101,12 @@ def test_two_answers_to_one_question_are_refused(group: str, both: dict[str, Any
         a_spec(**{group: both})
 
 
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "bf16"), ("bfloat16", "fp16")])
+def test_a_model_in_one_precision_is_not_trained_in_another(dtype: str, precision: str) -> None:
+    with pytest.raises(ValidationError, match=f"training.{precision} should be left out beside model.dtype {dtype}"):
+        a_spec(model={"dtype": dtype}, training={precision: True})
+
+
 @pytest.mark.parametrize("other", ["load_in_8bit", "full_finetuning"])
 def test_another_way_of_loading_replaces_the_default_of_four_bits(other: str) -> None:
     assert a_spec(model={other: True}).model.load_in_4bit is False

@@ -48,6 +48,7 @@ class Resident:
         left = set_peft_model_state_dict(self._peft, bundle.tensors, adapter_name=name).unexpected_keys
         if left:
             raise MixedUp(f"{left[0]} of {name} went nowhere")
+        self._peft.eval()  # PEFT makes layers for training, with the dropout that the adapter was trained with
 
     @contextmanager
     def answering_as(self, name: str | None) -> Iterator[Any]:

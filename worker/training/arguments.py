@@ -77,10 +77,14 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
 
 
 def precision(spec: JobSpec, hardware: Hardware) -> tuple[bool, bool]:
-    """(fp16, bf16): as asked, else bfloat16 where the hardware has it and float16 elsewhere, as Unsloth's page does."""
+    """(fp16, bf16): as asked, else that of model.dtype, else bfloat16 where the hardware has it and float16 elsewhere.
+
+    Unsloth refuses a model in one of the two and a training in the other.
+    """
     fp16, bf16 = spec.training.fp16, spec.training.bf16
-    if fp16 is None and bf16 is None:
-        if spec.model.dtype == "float32":
-            return False, False
-        return not hardware.supports_bf16, hardware.supports_bf16
-    return bool(fp16), bool(bf16)
+    if fp16 is not None or bf16 is not None:
+        return bool(fp16), bool(bf16)
+    if spec.model.dtype == "float32":
+        return False, False
+    is_half = spec.model.dtype == "float16" or not hardware.supports_bf16
+    return is_half, not is_half

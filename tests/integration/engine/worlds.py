@@ -18,7 +18,7 @@ from worker.inference.engine import AdapterFolder, ModelFolder
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTERS: dict[str, dict[str, Any]] = {
     "small": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
-    "wide": {"r": 8, "lora_alpha": 32, "use_rslora": True, "target_modules": list(ALL_LINEAR)},
+    "wide": {"r": 8, "lora_alpha": 32, "use_rslora": True, "lora_dropout": 0.5, "target_modules": list(ALL_LINEAR)},
     "directed": {"r": 4, "use_dora": True, "target_modules": ["v_proj", "up_proj"]},
     "biased": {"r": 4, "bias": "all", "target_modules": ["k_proj", "gate_proj"]},
     "biased too": {"r": 2, "bias": "all", "target_modules": ["k_proj", "q_proj"]},
