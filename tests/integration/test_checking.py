@@ -219,11 +219,12 @@ def test_a_hub_that_is_away_is_no_fault_of_the_user(hub: Hub, tmp_path: Path) ->
 
 
 def test_a_share_of_the_rows_is_set_aside_for_evaluation(hub: Hub, tmp_path: Path) -> None:
-    source = {"hub": "org/chats", "split": "train"}
-    events = check(hub, tmp_path, dataset={"source": source, "eval_fraction": 0.4})
-    rows = [rows_in(tmp_path / "data" / name) for name in (TRAIN_ROWS, EVAL_ROWS)]
+    rows = [CHAT.replace(b'"a"', b'"%d"' % number) for number in range(3)]  # equal ones would stay on one side
+    hub.add("datasets", "org/three", {"train.jsonl": b"".join(rows)})
+    events = check(hub, tmp_path, dataset={"source": {"hub": "org/three"}, "eval_fraction": 0.4})
+    counts = [rows_in(tmp_path / "data" / name) for name in (TRAIN_ROWS, EVAL_ROWS)]
 
-    assert rows == [2, 1]
+    assert counts == [2, 1]
     assert any(isinstance(e, DataPrepared) and e.report["split"]["eval_rows"] == 1 for e in events)
 
 
