@@ -70,6 +70,11 @@ class Fit(Contract):
         return log(self.vocabulary)
 
     @property
+    def is_worse_than_base(self) -> bool:
+        """Whether training has unlearned what it was to teach, be it in a state in which the model still answers."""
+        return self.base is not None and self.trained > self.base + DIVERGED
+
+    @property
     def has_diverged(self) -> bool:
         """Whether training has made the model worse than its base and worse than guessing, at what it was taught.
 

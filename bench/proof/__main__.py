@@ -46,11 +46,13 @@ def main() -> int:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             bundles = list(pool.map(trainings.train, chosen))
     trained = list(zip(chosen, bundles, strict=True))
-    refusals = {dtype: refused(trainings, trained, dtype) for dtype in ENGINES}
+    with ThreadPoolExecutor(len(ENGINES)) as pool:
+        found = pool.map(lambda dtype: refused(trainings, trained, dtype), ENGINES)
+        refusals = dict(zip(ENGINES, found, strict=True))
     shown = [pair for pair in trained if pair[0].way == "recipe" and pair[0].steps >= 8][: options.tampered]
     report = {"right": refusals, "tampered": tampered(trainings, shown), "trained": described(chosen)}
     print(json.dumps(report, indent=1))
-    return 1 if any(found["refused"] for found in refusals.values()) else 0
+    return 1 if any(one["refused"] for one in refusals.values()) else 0
 
 
 def refused(trainings: Trainings, trained: Sequence[tuple[Case, Path]], dtype: str) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def refused(trainings: Trainings, trained: Sequence[tuple[Case, Path]], dtype: s
     with Holding(dtype) as holding:
         for case, bundle in trained:
             proof = holding.proof_of(bundle, trainings.base(case.base))
-            print(case.number, proof.proved, proof.cause, file=sys.stderr, flush=True)
+            print(dtype, case.number, proof.proved, proof.cause, file=sys.stderr, flush=True)
             if not proof.proved:
                 found.append({"case": repr(case), "proof": proof.model_dump(mode="json")})
             elif proof.strength is not None:

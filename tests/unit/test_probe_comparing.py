@@ -232,6 +232,20 @@ def test_a_training_has_diverged_that_is_worse_than_its_base_and_than_guessing(
     assert fit.has_diverged is has_diverged
 
 
+@pytest.mark.parametrize(
+    ("noise", "fit"),
+    [(0.5, None), (0.0, Fit(trained=8.0, base=3.0, vocabulary=49_152))],
+    ids=["its own readings differ", "it is worse than its base"],
+)
+def test_where_the_training_explains_it_the_training_is_named(noise: float, fit: Fit | None) -> None:
+    probe = a_probe(noise=noise).model_copy(update={"fit": fit})
+
+    right, wrong, rebased = (hold(probe, *shifts) for shifts in ((), ((1.0, 1.0, 1.0),), (STILL, (1.0, 1.0, 1.0))))
+
+    assert right.proved
+    assert (wrong.cause, rebased.cause) == (Unproved.TRAINING_DIVERGED, Unproved.BASE_DIFFERS)
+
+
 def test_a_probe_of_an_older_version_is_read() -> None:
     probe = a_probe().model_dump(exclude={"fit": True, "variant": True, "prompts": {"__all__": {"question"}}})
 

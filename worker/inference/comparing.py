@@ -71,7 +71,7 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
     limit = _limit(recorded, quantised=False)
     if not probe.has_base:
         figures = figures.model_copy(update={"tolerance": _limit(recorded, quantised=probe.quantised)})
-        return _judged(figures, is_unreadable=probe.noise > limit)
+        return _judged(figures, hopeless=_hopeless(probe, limit))
     recorded_base = [logprob for step in steps for logprob in step.base or ()]
     limit = max(limit, _limit(recorded_base, quantised=False))  # what training has made flat rounds as its base does
     seen_base = _seen(steps, base)
@@ -96,7 +96,7 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
         update["difference"] = fmean(_apart(learned, shown))
         update["tolerance"] = max(noise, FINEST + SHARE * change)
     figures = figures.model_copy(update=update)
-    return _judged(figures, has_learned=change > noise, is_unreadable=probe.noise > limit)
+    return _judged(figures, has_learned=change > noise, hopeless=_hopeless(probe, limit))
 
 
 def diverged(fit: Fit) -> Proof:
@@ -144,15 +144,22 @@ def _limit(recorded: Sequence[float], *, quantised: bool) -> float:
     return max(FINEST, share * _scatter(recorded), DEPTH * fmean(map(abs, recorded)))
 
 
-def _judged(figures: Proof, *, has_learned: bool = False, is_unreadable: bool) -> Proof:
-    """`is_unreadable`: the trainer itself read the model twice and found it further apart than an engine may be."""
+def _hopeless(probe: Probe, limit: float) -> str | None:
+    """What of the training itself explains that an engine says something else; None where nothing does."""
+    if probe.noise > limit:
+        return f"the trainer's own second reading of the model is {probe.noise:.3g} from its first"
+    if probe.fit is not None and probe.fit.is_worse_than_base:
+        return diverged(probe.fit).reason
+    return None
+
+
+def _judged(figures: Proof, *, has_learned: bool = False, hopeless: str | None) -> Proof:
     against = _against(figures, has_learned=has_learned)
     if against is None:
         return figures.model_copy(update={"proved": True})
     cause, reason = against
-    if is_unreadable and cause is not Unproved.BASE_DIFFERS:
-        cause = Unproved.TRAINING_DIVERGED
-        reason = f"the trained weights are so large that rounding alone moves what the model says; {reason}"
+    if hopeless is not None and cause is not Unproved.BASE_DIFFERS:
+        cause, reason = Unproved.TRAINING_DIVERGED, f"{hopeless}; {reason}"
     return figures.model_copy(update={"cause": cause, "reason": reason})
 
 

@@ -19,6 +19,7 @@ from app.contracts.order import TrainingOrder
 from app.contracts.probe import CANDIDATES, PROMPT_TOKENS, STEPS, Fit, Probe, Prompt, Step, Weights
 from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
 from app.contracts.variant import BaseVariant, variant_of
+from worker.events import EventWriter
 from worker.failures import SystemFault, UserError
 from worker.rendering.question import question_ids
 from worker.rendering.renderer import Renderer, load_renderer
@@ -64,6 +65,16 @@ def take_probe(model: Any, order: TrainingOrder, rows: Dataset, resolved: dict[s
         weights=_weights(model) if has_base else None,
         prompts=taken,
     )
+
+
+def notice_worse_than_base(fit: Fit | None, rate: float, events: EventWriter) -> None:
+    """Say that training has made the model worse at its own rows, where that alone is no reason to fail."""
+    if fit is not None and fit.is_worse_than_base:
+        message = (
+            f"on rows that it was trained on the model has a loss of {fit.trained:.3g}, its base had {fit.base:.3g}: "
+            "a lower learning_rate usually helps"
+        )
+        events.notice("worse_than_base", message, field="training.learning_rate", requested=rate)
 
 
 def _weights(model: PeftModel) -> Weights:

@@ -16,7 +16,7 @@ from worker.training.borders import check_borders
 from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
-from worker.training.probe import take_probe
+from worker.training.probe import notice_worse_than_base, take_probe
 from worker.training.resolved import effective_values, report_differences
 from worker.training.saving import mend_generation_config, rehearse_saving, whole_or_absent
 from worker.training.schedule import SaveSchedule
@@ -49,15 +49,15 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
 
     if not train_to_the_end(trainer, keeper):
         return False
-    seconds = round(callback.seconds, 3)
+    seconds, steps = round(callback.seconds, 3), trainer.state.global_step
     if evaluation:
         evaluate(trainer, keeper)
 
     events.enter(Phase.SAVE)
-    steps = trainer.state.global_step
     with named("save_failed", "what was trained could not be saved", keeper.where_kept(steps)), whole_or_absent(order):
         probe = take_probe(model, order, train, resolved, biases)
         events.write(save_bundle(model, tokenizer, order, resolved, probe))
+    notice_worse_than_base(probe.fit, spec.training.learning_rate, events)
     events.write(Finished(steps=steps, train_seconds=seconds, final_loss=callback.final_loss, tokens=callback.tokens))
     return True
 

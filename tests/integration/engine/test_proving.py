@@ -17,10 +17,11 @@ from tests.integration.engine.probes import a_bundle, an_order, probe_of, proof_
 from tests.integration.engine.test_engine_bundles import DAMAGES, WEIGHTS, Tensors, with_config, with_tensors
 from tests.integration.engine.worlds import World, build_tiny_adapter
 from tests.tiny_model import build_tiny_model
+from worker.events import EventWriter
 from worker.failures import UserError
 from worker.inference.engine import Engine, Refusal
 from worker.rendering.renderer import load_renderer
-from worker.training.probe import Sample, probe_prompts, sample_rows
+from worker.training.probe import Sample, notice_worse_than_base, probe_prompts, sample_rows
 
 
 @pytest.mark.parametrize("name", ["small", "wide"])
@@ -184,6 +185,15 @@ def test_a_training_that_has_diverged_says_so_and_no_engine_is_asked(
     proof = proof_of(engine, an_order(bundle, tmp_path / "nowhere"))
 
     assert proof.cause is Unproved.TRAINING_DIVERGED
+
+
+def test_a_model_that_training_has_made_worse_than_its_base_is_named(tmp_path: Path) -> None:
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        for trained in (3.5, 8.0):
+            notice_worse_than_base(Fit(trained=trained, base=3.0, vocabulary=49_152), 0.5, events)
+
+    (notice,) = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert "has a loss of 8, its base had 3: a lower learning_rate usually helps" in notice
 
 
 def test_on_another_base_it_is_not_proved(engine: Engine, world: World, tmp_path: Path) -> None:
