@@ -104,9 +104,12 @@ class Peer:
                 yield event
 
     def _check_revision(self, base: ModelFolder) -> None:
-        """Raises Refusal for a base whose files were replaced while the server had the old ones in memory."""
+        """Raises Refusal for a base whose files were replaced while the server had the old ones in memory.
+
+        A base whose files could not be hashed has no revision, and is taken by its name.
+        """
         self._revision = self._revision or base.revision
-        if self._revision != base.revision:
+        if base.revision not in (None, self._revision):
             message = f"the files of {base.name!r} were replaced, and vLLM still has the old ones: start it again"
             raise Refusal(409, "base_not_served", message, "model")
 
