@@ -77,7 +77,7 @@ def _train(office: Office, job: Job, base: BaseRef, folder: Path, start: Start) 
 def _settled(job: Job) -> JobSpec:
     """The spec as it was sent, with the length that the check has found for its rows and its model."""
     spec = JobSpec.model_validate(job.spec)
-    length = job.resolved["model"]["max_seq_length"]
+    length = job.resolved["model"].get("max_seq_length", spec.model.max_seq_length)
     return spec.model_copy(update={"model": spec.model.model_copy(update={"max_seq_length": length})})
 
 
@@ -90,7 +90,7 @@ def _origin_revision(office: Office, spec: JobSpec) -> str | None:
         if origin.adapter is not None:
             return adapters.find(session, origin.adapter, "continue_from.adapter").base_revision
         job = repository.get(session, origin.job) if origin.job is not None else None
-        return None if job is None else job.resolved["model"]["revision"]
+        return None if job is None else job.resolved["model"].get("revision")
 
 
 def _adapter(office: Office, spec: JobSpec) -> Path | None:

@@ -291,7 +291,7 @@ async def leave(app: Any, body: dict[str, Any]) -> None:
     async def send(message: Any) -> None:
         """Nobody listens."""
 
-    headers = [(b"content-type", b"application/json")]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     where = {"type": "http", "method": "POST", "path": "/generate", "raw_path": b"/generate", "query_string": b""}
     async with asyncio.timeout(20):
         await app({**where, "headers": headers, "http_version": "1.1", "scheme": "http"}, receive, send)

@@ -133,7 +133,7 @@ def test_followers_that_do_not_read_hold_up_nobody(url: str, database: Database)
         assert client.post(f"{path}/cancel").json()["cancel_requested"]
         end(database, claim)
         with client.stream("GET", f"{path}/stream") as stream:
-            assert len(list(messages(stream.iter_lines()))) == 603
+            assert len(list(messages(stream.iter_lines()))) == 604
 
 
 def test_a_dry_run_has_no_stream(url: str, database: Database) -> None:

@@ -68,7 +68,7 @@ def probe_of(
     bits = {f"model.load_in_{bits}bit": getattr(quantisation, f"load_in_{bits}bit", False) for bits in (4, 8)}
     resolved = {**RESOLVED, "model.dtype": name, **bits}
     probe = take_probe(model, order, Dataset.from_dict({INPUT_IDS: [row], LABELS: [row]}), resolved, biases)
-    return probe if knows_weights else probe.model_copy(update={"weights": None})
+    return probe if knows_weights else probe.model_copy(update={"weights": None, "fit": None})
 
 
 def a_bundle(world: World, name: str, folder: Path, *, knows_weights: bool = False) -> Path:
