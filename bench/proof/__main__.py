@@ -56,19 +56,29 @@ def main() -> int:
 
 
 def refused(trainings: Trainings, trained: Sequence[tuple[Case, Path]], dtype: str) -> dict[str, Any]:
-    """How many right adapters were refused, with what was found of each."""
+    """How many right adapters were refused, with what was found of each, and how near to the limits the others came."""
     found: list[dict[str, Any]] = []
     strengths: list[float] = []
+    shares: dict[str, float] = {"difference": 0.0, "base_gap": 0.0}
     with Holding(dtype) as holding:
         for case, bundle in trained:
             proof = holding.proof_of(bundle, trainings.base(case.base))
             print(dtype, case.number, proof.proved, proof.cause, file=sys.stderr, flush=True)
             if not proof.proved:
                 found.append({"case": repr(case), "proof": proof.model_dump(mode="json")})
-            elif proof.strength is not None:
+                continue
+            if proof.strength is not None:
                 strengths.append(proof.strength)
+            for name, limit in (("difference", proof.tolerance), ("base_gap", proof.base_tolerance)):
+                shares[name] = max(shares[name], (getattr(proof, name) or 0.0) / (limit or 1.0))
     spread = [min(strengths), max(strengths)] if strengths else None
-    return {"proofs": len(trained), "refused": len(found), "strengths": spread, "of_these": found}
+    return {
+        "proofs": len(trained),
+        "refused": len(found),
+        "largest_share_of_limit": shares,
+        "strengths": spread,
+        "of_these": found,
+    }
 
 
 def tampered(trainings: Trainings, shown: Sequence[tuple[Case, Path]]) -> dict[str, Any]:
