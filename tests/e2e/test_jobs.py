@@ -114,7 +114,7 @@ def test_rows_without_an_answer_fail_by_their_number_before_a_step_is_run(embedd
 def test_modules_that_the_model_lacks_fail_while_it_is_checked(embedded: Stack) -> None:
     job = embedded.wait(embedded.submit(lora={"target_modules": ["query_key_value"]}), "failed", "succeeded", "running")
 
-    assert (job["status"], job["error"]["param"]) == ("failed", "lora.target_modules")
+    assert (job["status"], job["error"]["param"]) == ("failed", "lora.target_modules.0")
 
 
 def test_evaluation_rows_are_evaluated(embedded: Stack) -> None:

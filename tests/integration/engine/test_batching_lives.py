@@ -174,7 +174,8 @@ def test_what_exceeds_the_cache_is_told_what_would_fit(make_batching: MakeEngine
 
     assert isinstance(error, EngineError)
     assert (error.status, error.param) == (422, "max_new_tokens")
-    assert "holds 65 together: at most 56 new tokens fit" in error.message
+    assert "is 65 tokens in this engine's memory" in error.message
+    assert "max_new_tokens can be at most 56" in error.message
     assert last_of(engine, a_request(world, base=world.endless_base, max_new_tokens=56)) == Ended("length", 56)
 
 
