@@ -5,16 +5,17 @@ the trainer, t' and b' in the engine, one of each for every token. The same weig
 
     base gap    mean |b' - b|     at most 0.1 of how far b spreads, and of b itself at least 0.015
     difference  mean |t' - t|     at most 10 times the base gap or the trainer's own noise, whichever is more
-    strength    of the change: with L = t - b and S = t' - b', sum S S / sum S L; 1 for the adapter that was trained
+    strength    of the change: with L = t - b and S = t' - b', sum S S / sum S L; 1 for the adapter that was trained,
+                told where the change is five times the rounding: the scatter of b' - b, the trainer's noise, or what
+                its type makes of numbers of the size of b, whichever is most
 
 What the two sides make of the base alone, which no adapter has touched, says how far apart rounding puts them. On tiny
 random models of 49,000 and 128,000 tokens (`bench.proof`) float32 differs by 5e-7 on average, bfloat16 by 0.005 to
 0.056; the difference with an adapter was never more than 1.8 times the gap of the base, 1.1 times where that was above
 1e-5. On an H200 bfloat16 differs by 0.0004 to 0.001 on tiny models, and by 4.4 times as much with an adapter of rank 64
-that counts eight times. On SmolLM2-135M bfloat16 differs by 0.06 on average and by 0.3 at most. The strength is told
-where the change is five times the rounding; its limits are seven times what rounding over so many steps makes of it by
-chance, 3 % at least. What a training of a step or two has changed may be less than rounding: then no more is asked than
-that it is as close.
+that counts eight times. On SmolLM2-135M bfloat16 differs by 0.06 on average and by 0.3 at most. The limits of
+the strength are seven times what rounding over so many steps makes of it by chance, 3 % at least. What a training of a
+step or two has changed may be less than rounding: then no more is asked than that it is as close.
 
 A base that was trained on in 4 bits is another one in 16: there by 1.2 on average, 9 at most. There the changes are
 compared, S against L, and the limits of the strength are wide. The right adapter has half its strength on a base of
@@ -38,7 +39,10 @@ ROUNDING = 0.1
 # Of the log-probabilities themselves: four times what bfloat16 does to random models, whose best tokens spread little
 # and are unlikely all the same. Those of another seed are ten times as far away.
 DEPTH = 0.015
-# How much further apart trainer and engine may be with an adapter than without, where both are close without.
+# The spacing of numbers around 1: how coarse a type is. That of float32 is below all else here.
+EPSILON = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+# How much further apart trainer and engine may be with an adapter than without, where both are close without. Where
+# both compute in bfloat16 and round a base alike, right adapters are up to 4.8 times as far apart as it is.
 LEVERAGE = 10.0
 # Of the spread: twice what 4 bits do to a base there.
 QUANTISATION = 1.5
@@ -78,9 +82,10 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
     learned, shown = _minus(recorded, recorded_base), _minus(seen, seen_base)
     base_gap = fmean(_apart(recorded_base, seen_base))
     change, noise = fmean(map(abs, learned)), max(FINEST, ABOVE_NOISE * probe.noise)
-    # Of the same base the numbers differ by rounding alone; what moves all of them alike is in none of the changes.
-    rounding = 0.0 if probe.quantised else _scatter(_minus(recorded_base, seen_base))
-    floor, clear = max(FINEST, probe.noise, rounding), CLEAR if probe.quantised else CLEAR_OF_ROUNDING
+    coarse, floor, clear = _coarse(probe, recorded_base), max(FINEST, probe.noise), CLEAR
+    if not probe.quantised:
+        # Of the same base the numbers differ by rounding alone; what moves all of them alike is in none of the changes.
+        floor, clear = max(floor, coarse, _scatter(_minus(recorded_base, seen_base))), CLEAR_OF_ROUNDING
     is_told = change > clear * floor
     around = max(STRAY, SURE * floor / change / sqrt(len(steps))) if is_told else 0.0
     limits = (WEAKEST, STRONGEST) if probe.quantised else (1 - around, 1 + around)
@@ -96,7 +101,7 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
         update["difference"] = fmean(_apart(learned, shown))
         update["tolerance"] = max(noise, FINEST + SHARE * change)
     figures = figures.model_copy(update=update)
-    return _judged(figures, has_learned=change > noise, hopeless=_hopeless(probe, limit))
+    return _judged(figures, has_learned=change > max(noise, coarse), hopeless=_hopeless(probe, limit))
 
 
 def diverged(fit: Fit) -> Proof:
@@ -130,6 +135,12 @@ def _scatter(numbers: Sequence[float]) -> float:
     """How far they are from their middle: what moves all alike is not in it."""
     middle = fmean(numbers)
     return fmean(abs(number - middle) for number in numbers)
+
+
+def _coarse(probe: Probe, recorded: Sequence[float]) -> float:
+    """What the trainer's own rounding makes of these numbers: an engine that rounds alike does not show it."""
+    dtype = probe.dtype if probe.variant is None else "bfloat16"  # in which 4 and 8 bits may be multiplied
+    return EPSILON.get(dtype, 0.0) * fmean(map(abs, recorded))
 
 
 def _strength(learned: Sequence[float], shown: Sequence[float]) -> float:
