@@ -39,6 +39,8 @@ ROUNDING = 0.1
 # Of the log-probabilities themselves: four times what bfloat16 does to random models, whose best tokens spread little
 # and are unlikely all the same. Those of another seed are ten times as far away.
 DEPTH = 0.015
+# The same of values that were quantised and are rounded again, by an engine in bfloat16: twice what that does there.
+REPEATED_DEPTH = 0.09
 # The spacing of numbers around 1: how coarse a type is. That of float32 is below all else here.
 EPSILON = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 # How much further apart trainer and engine may be with an adapter than without, where both are close without. Where
@@ -72,12 +74,13 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
     recorded, seen = _recorded(steps), _seen(steps, trained)
     gaps = _apart(recorded, seen)
     figures = Proof(proved=False, difference=fmean(gaps), largest_difference=max(gaps), tokens=len(gaps))
-    limit = _limit(recorded, quantised=False)
+    limit = _limit(probe, recorded, quantised=False)
     if not probe.has_base:
-        figures = figures.model_copy(update={"tolerance": _limit(recorded, quantised=probe.quantised)})
+        figures = figures.model_copy(update={"tolerance": _limit(probe, recorded, quantised=probe.quantised)})
         return _judged(figures, hopeless=_hopeless(probe, limit))
     recorded_base = [logprob for step in steps for logprob in step.base or ()]
-    limit = max(limit, _limit(recorded_base, quantised=False))  # what training has made flat rounds as its base does
+    # What training has made flat rounds as its base does.
+    limit = max(limit, _limit(probe, recorded_base, quantised=False))
     seen_base = _seen(steps, base)
     learned, shown = _minus(recorded, recorded_base), _minus(seen, seen_base)
     base_gap = fmean(_apart(recorded_base, seen_base))
@@ -91,7 +94,7 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
     limits = (WEAKEST, STRONGEST) if probe.quantised else (1 - around, 1 + around)
     update = {
         "base_gap": base_gap,
-        "base_tolerance": _limit(recorded_base, quantised=probe.quantised),
+        "base_tolerance": _limit(probe, recorded_base, quantised=probe.quantised),
         "base_difference": max(map(abs, shown)),
         "strength": _strength(learned, shown) if is_told else None,
         "strength_limits": limits if is_told else None,
@@ -149,10 +152,11 @@ def _strength(learned: Sequence[float], shown: Sequence[float]) -> float:
     return sum(one * one for one in shown) / together if together > 0 else 0.0
 
 
-def _limit(recorded: Sequence[float], *, quantised: bool) -> float:
+def _limit(probe: Probe, recorded: Sequence[float], *, quantised: bool) -> float:
     """How far from the recorded numbers those of the same weights may be, on average."""
     share = QUANTISATION if quantised else ROUNDING
-    return max(FINEST, share * _scatter(recorded), DEPTH * fmean(map(abs, recorded)))
+    depth = DEPTH if probe.variant is None else REPEATED_DEPTH
+    return max(FINEST, share * _scatter(recorded), depth * fmean(map(abs, recorded)))
 
 
 def _hopeless(probe: Probe, limit: float) -> str | None:
