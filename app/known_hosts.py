@@ -98,7 +98,10 @@ def _check_origin(scope: Scope, host: str, rules: HostRules) -> Refused | None:
 
 
 def _netloc(origin: str) -> str | None:
-    """Host and port of an origin, or None for `null` and what is none. The scheme is that of a proxy before us."""
+    """Host and port of an origin, or None for `null` and what is none.
+
+    Schemes are not compared: a proxy in front of the service may speak https where the service speaks http.
+    """
     try:
         parts = urlsplit(origin)
     except ValueError:
