@@ -13,7 +13,7 @@ from app.cli_text import in_line, visible
 from app.client import Client, JobDetail, JobEvent
 from app.client_views import Json, View
 
-EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2}
+EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2, "unknown": 1}
 # Where there is no terminal, lines of progress come no closer than this.
 QUIET_SECONDS = 5.0
 

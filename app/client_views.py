@@ -1,13 +1,16 @@
 """What the client reads of the service's answers: the fields that it shows. All others are ignored."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 Json = dict[str, Any]
-Status = Literal["validating", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
-FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
+Known = Literal["validating", "queued", "running", "paused", "succeeded", "failed", "cancelled", "unknown"]
+# One of a newer service is unknown here, as one of a newer database is to the service.
+Status = Annotated[Known, BeforeValidator(lambda status: status if status in get_args(Known) else "unknown")]
+# Behind an unknown one nothing comes that could be waited for.
+FINAL: frozenset[Known] = frozenset({"succeeded", "failed", "cancelled", "unknown"})
 
 
 class View(BaseModel):

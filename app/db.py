@@ -12,6 +12,8 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
+from app.columns import read_document
+
 POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=20000"
 
 
@@ -55,12 +57,14 @@ def make_engine(url: str) -> Engine:
         max_overflow=40,
         pool_pre_ping=True,
         pool_recycle=900,
+        json_deserializer=read_document,
         connect_args={"connect_timeout": 3, "options": POSTGRES_OPTIONS},
     )
 
 
 def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, pool_size=20, max_overflow=40, connect_args={"timeout": 15})
+    waits = {"timeout": 15}
+    engine = create_engine(url, pool_size=20, max_overflow=40, json_deserializer=read_document, connect_args=waits)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:

@@ -1,10 +1,11 @@
 """Alembic's environment: the connection comes from `app.migrate`, the metadata from all models."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from alembic import context
 
 from app.adapters import models as adapters
+from app.columns import Choice, Document
 from app.db import Base, UtcDateTime
 from app.files import models as files
 from app.jobs import models as jobs
@@ -12,9 +13,10 @@ from app.jobs import models as jobs
 TABLES = (adapters, files, jobs)  # imported so that Base.metadata knows them
 
 
-def as_plain_type(kind: str, item: object, _: object) -> str | Literal[False]:
+def as_plain_type(kind: str, item: Any, _: object) -> str | Literal[False]:
     """A migration names no type of the app: those may change, and the migration may not."""
-    return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
+    names = {UtcDateTime: "sa.DateTime(timezone=True)", Document: "sa.JSON()", Choice: "sa.String(length=16)"}
+    return names.get(type(item), False) if kind == "type" else False
 
 
 def run() -> None:

@@ -6,9 +6,11 @@ from app.adapters import service as adapters
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec, Source
+from app.contracts.stored import read
 from app.jobs import repository, service
 from app.jobs.models import Job
 from app.jobs.states import Stage
+from app.jobs.stored import StoredSpec
 from worker.attempt import EVENTS_NAME, PULSE_NAME
 from worker.office import Office
 from worker.resuming import Start
@@ -82,7 +84,8 @@ def _settled(job: Job) -> JobSpec:
 
 
 def _origin_revision(office: Office, spec: JobSpec) -> str | None:
-    """The weights that belong to what the job goes on from; None where that was stored before they were noted."""
+    """The weights that belong to what the job goes on from; None where that was stored before they were noted, or
+    cannot be read."""
     origin = spec.continue_from
     if origin is None:
         return None
@@ -90,7 +93,8 @@ def _origin_revision(office: Office, spec: JobSpec) -> str | None:
         if origin.adapter is not None:
             return adapters.find(session, origin.adapter, "continue_from.adapter").base_revision
         job = repository.get(session, origin.job) if origin.job is not None else None
-        return None if job is None else job.resolved["model"].get("revision")
+        origin_spec = read(StoredSpec, job.resolved) if job is not None else None
+        return origin_spec.model.revision if origin_spec is not None else None
 
 
 def _adapter(office: Office, spec: JobSpec) -> Path | None:

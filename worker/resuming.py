@@ -5,12 +5,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.contracts.checkpoints import outline
-from app.contracts.events import ATTEMPT_EVENT, CheckpointRemoved, Noticed
+from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointRemoved, Noticed
 from app.contracts.spec import JobSpec
 from app.jobs import attempts, repository
 from app.jobs.claims import Claim, lock, record, tell
@@ -75,8 +76,17 @@ def finished_before(office: Office, held: Claim) -> Report | None:
 def _closing_report(session: Session, attempt: Attempt) -> Report:
     report = Report(exit_code=0)
     stored = attempts.closing_events(session, attempt.job_id, attempt.epoch)
-    report.take([ATTEMPT_EVENT.validate_python({**one.payload, "kind": one.kind, "at": one.at}) for one in stored])
+    read = [_read_event({**one.payload, "kind": one.kind, "at": one.at}) for one in stored]
+    report.take([event for event in read if event is not None])
     return report
+
+
+def _read_event(stored: dict[str, Any]) -> AttemptEvent | None:
+    """None for one that this version cannot read: what it says is done again."""
+    try:
+        return ATTEMPT_EVENT.validate_python(stored, extra="ignore")
+    except ValidationError:
+        return None
 
 
 def choose_start(office: Office, held: Claim, spec: JobSpec) -> Start:

@@ -80,7 +80,7 @@ def training_of(office: Office, job: Job, base: BaseRef) -> Training:
     """What is known of a job's need: measured in an earlier attempt, estimated before the first."""
     shape = shape_of(base)
     peak = (job.progress or {}).get("gpu_memory_bytes")
-    needed = measured_bytes(peak) if peak else None
+    needed = measured_bytes(peak) if isinstance(peak, int) and peak > 0 else None
     if needed is None and shape is not None:
         needed = training_bytes(JobSpec.model_validate(job.spec), shape)
     with office.database.reader() as session:

@@ -43,8 +43,8 @@ def _whole_lines(file: BinaryIO) -> bytes:
 
 
 def _event(line: bytes) -> AttemptEvent:
-    """A line that a crash of the host has torn is told, and stops nobody."""
+    """A line that a crash of the host has torn, or that only another version understands, is told and stops nobody."""
     try:
-        return ATTEMPT_EVENT.validate_json(line)
+        return ATTEMPT_EVENT.validate_json(line, extra="ignore")
     except ValidationError:
         return Noticed(code="event_unreadable", message="a line of an attempt's events file could not be read")

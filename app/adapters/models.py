@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import JSON, BigInteger, Boolean, Index, Integer, String, Text
+from sqlalchemy import BigInteger, Boolean, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.columns import Document
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef
 from app.contracts.variant import BaseVariant
@@ -26,7 +27,7 @@ class Adapter(Base):
     base_is_local: Mapped[bool] = mapped_column(Boolean)
     base_revision: Mapped[str | None] = mapped_column(String(120))
     base_variant: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON(none_as_null=True), comment="the form of the base that it was proved on; null: as its files hold it"
+        Document(is_optional=True), comment="the form of the base that it was proved on; null: as its files hold it"
     )
     base_scaled_to: Mapped[int | None] = mapped_column(
         Integer, comment="positions to which the base's RoPE is scaled linearly; null: as its files say"

@@ -28,7 +28,7 @@ def list_adapters(
 @router.get("/{adapter_id}")
 def get_adapter(adapter_id: AdapterName, database: DatabaseDep) -> AdapterView:
     with database.reader() as session:
-        return AdapterView.model_validate(service.find(session, adapter_id, "adapter_id"))
+        return AdapterView.of(service.find(session, adapter_id, "adapter_id"))
 
 
 @router.delete("/{adapter_id}")

@@ -3,30 +3,37 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, Field
 
 from app.adapters.models import Adapter
 from app.contracts.variant import BaseVariant
+from app.shown import UNREADABLE, StoredView, show
 
 
-class AdapterView(BaseModel):
+class AdapterView(StoredView):
     """A trained adapter. `name` is what `POST /generate` answers as its model; it never means another content."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     object: Literal["adapter"] = "adapter"
     id: str
     version: str
     name: str
     job_id: str
-    kind: Literal["lora", "full"]
+    kind: Literal["lora", "full", "unknown"] = Field(
+        "unknown", description="unknown: one that only another version has, which answers nobody here"
+    )
     base_model: str
     base_revision: str | None
-    base_variant: BaseVariant | None
+    base_variant: BaseVariant | None = None
     base_scaled_to: int | None
     rank: int | None
     bytes: int
     created_at: datetime
+    unreadable: list[str] = Field([], description=UNREADABLE)
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> "AdapterView":
+        own = {"object", "unreadable"}
+        return show(cls, {name: getattr(adapter, name) for name in cls.model_fields if name not in own})
 
 
 class AdapterPage(BaseModel):
@@ -38,7 +45,7 @@ class AdapterPage(BaseModel):
 
     @classmethod
     def of(cls, adapters: list[Adapter], has_more: bool) -> "AdapterPage":
-        shown = [AdapterView.model_validate(adapter) for adapter in adapters]
+        shown = [AdapterView.of(adapter) for adapter in adapters]
         first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
         return cls(data=shown, first_id=first, last_id=last, has_more=has_more)
 

@@ -4,10 +4,12 @@ import re
 import shutil
 from pathlib import Path
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.adapters import repository
 from app.adapters.models import Adapter
+from app.contracts.generation import AdapterRef
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs.repository import continued_by, find_status
 from app.jobs.states import JobStatus
@@ -35,6 +37,15 @@ def find(session: Session, name: str, param: str = "adapter") -> Adapter:
         message = f"{adapter_id} has no version {version[:LONGEST_QUOTE]!r}, it is at {adapter.version!r}"
         raise NotFound(message, param=param, code="unknown_version")
     return adapter
+
+
+def ref_of(adapter: Adapter) -> AdapterRef:
+    """What the engine is told of it. Raises Conflict where only another version knows its kind, or its base's form."""
+    try:
+        return adapter.ref
+    except ValidationError:
+        message = f"{adapter.id} is stored in a form which this version cannot read: it answers nobody here"
+        raise Conflict(message, param="adapter", code="adapter_unreadable") from None
 
 
 def find_and_keep(session: Session, name: str, param: str) -> Adapter:

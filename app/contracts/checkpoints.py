@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from app.contracts.base import Contract
+from app.contracts.stored import read_json
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{8,})-attempt-(\d+)")
@@ -76,9 +77,11 @@ def outline(path: Path) -> Manifest | None:
     named = NAME.fullmatch(path.name)
     try:
         text = (path / MANIFEST).read_bytes()
-        written = Written.model_validate_json(text)
+        written = read_json(Written, text)
         present = {str(file.relative_to(path)): file.stat().st_size for file in files_of(path) if file.name != MANIFEST}
-    except (OSError, ValidationError):
+    except OSError:
+        return None
+    if written is None:
         return None
     is_itself = named is not None and (written.step, written.attempt) == (int(named[1]), int(named[2]))
     if not is_itself or present != {file.path: file.bytes for file in written.files}:

@@ -63,7 +63,7 @@ def get_content(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -
 def get_report(file_id: FileId, database: DatabaseDep) -> FileReport:
     """What the check at upload found: layout, columns, problems by record, fixes, duplicates, the first records."""
     with database.reader() as session:
-        return FileReport.model_validate(service.find(session, file_id).report)
+        return service.report_of(service.find(session, file_id))
 
 
 @router.delete("/{file_id}")

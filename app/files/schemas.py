@@ -6,11 +6,24 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from app.contracts.stored import Stored, read
 from app.files.models import File
-from app.files.report import FileReport
+from app.shown import UNREADABLE, StoredView, show
 
 
-class FileView(BaseModel):
+class Counted(Stored):
+    count: int
+
+
+class Findings(Stored):
+    """What of an `app.files.report.FileReport` a view of the file shows."""
+
+    kept: int | None = None
+    problem_count: int | None = None
+    warnings: list[Counted] | None = None
+
+
+class FileView(StoredView):
     """An upload. It is checked before it is answered, so it is always processed."""
 
     object: Literal["file"] = "file"
@@ -23,28 +36,24 @@ class FileView(BaseModel):
     format: str
     layout: str | None
     records: int
-    usable_records: int = Field(description="that a job with default settings can train on")
-    problem_count: int = Field(description="what such a job could not read; GET /files/{id}/report names it")
-    warning_count: int
+    usable_records: int | None = Field(
+        None, description="that a job with default settings can train on; null: its report cannot be read"
+    )
+    problem_count: int | None = Field(
+        None, description="what such a job could not read; GET /files/{id}/report names it"
+    )
+    warning_count: int | None = None
     status: Literal["processed"] = "processed"
+    unreadable: list[str] = Field([], description=UNREADABLE)
 
     @classmethod
     def of(cls, file: File) -> "FileView":
-        report = FileReport.model_validate(file.report)
-        return cls(
-            id=file.id,
-            bytes=file.bytes,
-            created_at=file.created_at,
-            filename=file.filename,
-            purpose=file.purpose,
-            sha256=file.sha256,
-            format=file.format,
-            layout=file.layout,
-            records=file.records,
-            usable_records=report.kept,
-            problem_count=report.problem_count,
-            warning_count=sum(warning.count for warning in report.warnings),
-        )
+        names = ("id", "bytes", "created_at", "filename", "purpose", "sha256", "format", "layout", "records")
+        found = read(Findings, file.report) or Findings()
+        warnings = None if found.warnings is None else sum(warning.count for warning in found.warnings)
+        counts = {"usable_records": found.kept, "problem_count": found.problem_count, "warning_count": warnings}
+        lost = [name for name, count in counts.items() if count is None]
+        return show(cls, {**{name: getattr(file, name) for name in names}, **counts, "unreadable": lost})
 
 
 class FilePage(BaseModel):

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.contracts.stored import read
 from app.db import utc_now
 from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository
@@ -92,6 +93,15 @@ def find(session: Session, file_id: str, get: Callable[[Session, str], File | No
     if file is None:
         raise NotFound(f"there is no file {file_id[:LONGEST_QUOTE]!r}", param="file_id", code="unknown_file")
     return file
+
+
+def report_of(file: File) -> FileReport:
+    """Raises Conflict for a report that another version has stored and this one cannot read."""
+    report = read(FileReport, file.report)
+    if report is None:
+        message = f"the report of {file.id} is stored in a form which this version cannot read: upload the file again"
+        raise Conflict(message, param="file_id", code="report_unreadable")
+    return report
 
 
 def page(session: Session, after: str | None, limit: int) -> tuple[list[File], bool]:

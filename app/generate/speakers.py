@@ -28,6 +28,7 @@ from app.errors import Conflict, InvalidRequest, NotFound, ServiceError
 from app.generate.schemas import CheckpointName
 from app.jobs import repository as jobs
 from app.jobs.models import Job
+from app.jobs.stored import read_spec
 from app.sources import base_of, invalid, resolve_model
 
 NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
@@ -110,7 +111,7 @@ async def ask_again_if_gone(
 
 
 def _trained(adapter: Adapter) -> Speaker:
-    return Speaker(adapter.base, adapter.ref, adapter.name)
+    return Speaker(adapter.base, adapters.ref_of(adapter), adapter.name)
 
 
 def _kept(job: Job, folder: Path, wanted: str | None, param: str) -> Manifest:
@@ -143,9 +144,9 @@ def _present(folder: Path) -> list[Path]:
 
 def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Speaker:
     """The checkpoint as the engine is told of it. Raises Conflict where it is not all that is needed to answer."""
-    name = f"{job.id}@step-{found.step}"
-    is_full = bool(job.spec["model"].get("full_finetuning"))
-    if job.spec.get("lora", {}).get("loftq_config") is not None and not is_full:
+    name, spec = f"{job.id}@step-{found.step}", read_spec(job, job.spec)
+    is_full = spec.model.full_finetuning
+    if spec.lora.loftq_config is not None and not is_full:
         message = f"{name}: a checkpoint of a LoftQ job fits the quantised base of its trainer alone; wait for its end"
         raise Conflict(message, param=param, code="checkpoint_not_servable")
     if is_full and MODEL_CONFIG not in {file.path for file in found.files}:
@@ -164,7 +165,7 @@ def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Speak
 
 def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:
     """The weights that are trained on: Unsloth may have loaded another repository than the one that was named."""
-    named = base_of(job.resolved["model"], models, param)
+    named = base_of(read_spec(job, job.resolved).model.model_dump(), models, param)
     loaded = _loaded(config)
     if loaded is None or loaded == named.source:
         return named

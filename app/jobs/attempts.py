@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.jobs.models import Attempt, JobEvent
@@ -47,11 +48,18 @@ def faults(session: Session, job_id: str, epoch: int) -> int:
 
 def _has_progressed(session: Session, attempt: Attempt) -> bool:
     """Whether it saved a step beyond all that were saved before, those included that turned out to be damaged."""
-    saved = select(JobEvent.epoch, JobEvent.payload).where(JobEvent.job_id == attempt.job_id)
-    rows = session.execute(saved.where(JobEvent.kind == "checkpoint", JobEvent.epoch <= attempt.epoch)).all()
-    own = max((row.payload["step"] for row in rows if row.epoch == attempt.epoch), default=0)
-    before = max((row.payload["step"] for row in rows if row.epoch < attempt.epoch), default=0)
-    return bool(own > max(before, attempt.resume_step or 0))
+    is_saved = (JobEvent.job_id == attempt.job_id, JobEvent.kind == "checkpoint", JobEvent.epoch <= attempt.epoch)
+    newest = select(func.max(JobEvent.seq)).where(*is_saved).group_by(JobEvent.epoch)  # the steps of an attempt ascend
+    saved = select(JobEvent.epoch, JobEvent.payload).where(JobEvent.job_id == attempt.job_id, JobEvent.seq.in_(newest))
+    steps = {row.epoch: step_of(row.payload) or 0 for row in session.execute(saved)}
+    own = steps.pop(attempt.epoch, 0)
+    return own > max((attempt.resume_step or 0, *steps.values()))
+
+
+def step_of(payload: dict[str, Any]) -> int | None:
+    """The step that an event is about; None where it says none."""
+    step = payload.get("step")
+    return step if isinstance(step, int) else None
 
 
 def begin(session: Session, job_id: str, epoch: int, stage: Stage, worker: str, now: datetime) -> None:

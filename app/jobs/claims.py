@@ -179,7 +179,8 @@ def with_values(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     spec = dict(spec)
     for path, value in values.items():
         group, _, name = path.partition(".")
-        spec[group] = {**spec[group], name: value}
+        known = spec.get(group)
+        spec[group] = {**(known if isinstance(known, dict) else {}), name: value}
     return spec
 
 

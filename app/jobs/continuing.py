@@ -10,9 +10,11 @@ from sqlalchemy.orm import Session
 from app.adapters import service as adapters
 from app.adapters.models import Adapter
 from app.contracts.spec import JobSpec
+from app.contracts.stored import read
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs import repository
 from app.jobs.models import Job
+from app.jobs.states import ENDED
 from app.sources import invalid
 
 # What the shapes of an adapter's tensors depend on, and what they are multiplied with.
@@ -64,13 +66,16 @@ def _check_checkpoint(session: Session, spec: JobSpec, job_id: str, step: int | 
     job = repository.lock_against_removal(session, job_id)
     if job is None or job.is_dry_run:
         raise invalid("continue_from.job", "unknown_job", job_id, "the id of a job that has ended")
-    if not job.status.is_final:
+    if job.status not in ENDED:
         found, expected = f"{job_id}, which is {job.status.value}", "a job that has ended"
         raise invalid("continue_from.job", "job_is_alive", found, expected)
     begins = _step_of(job_id, [one.step for one in repository.checkpoints(session, job_id)], step)
-    _check_base(job, spec)
+    before = read(JobSpec, job.spec)
+    if before is None:
+        raise invalid("continue_from.job", "job_unreadable", job_id, "a job whose spec this version can read")
+    _check_base(job, before, spec)
     if not spec.model.full_finetuning:
-        _check_lora(spec, JobSpec.model_validate(job.spec).lora.model_dump(), f"as {job_id} had")
+        _check_lora(spec, before.lora.model_dump(), f"as {job_id} had")
     ends = spec.training.max_steps
     if ends is not None and ends <= begins:
         found = f"{ends}, and a checkpoint of step {begins}"
@@ -88,13 +93,13 @@ def _step_of(job_id: str, kept: Sequence[int], step: int | None) -> int:
     return step or kept[0]
 
 
-def _check_base(job: Job, spec: JobSpec) -> None:
+def _check_base(job: Job, sent: JobSpec, spec: JobSpec) -> None:
     """What the job was sent with fits, and so does what became of it: another optimizer where there is no GPU."""
-    before, now = JobSpec.model_validate(job.spec).model_dump(), spec.model_dump()
+    before, now = sent.model_dump(), spec.model_dump()
     for name in BASE:
         group, _, field = name.partition(".")
-        was, is_now = before[group][field], now[group][field]
-        if is_now not in (was, job.resolved[group].get(field)):
+        was, is_now, became = before[group][field], now[group][field], job.resolved.get(group)
+        if is_now not in (was, became.get(field) if isinstance(became, dict) else was):
             raise invalid(name, "another_base", str(is_now), f"{was}, as {job.id} had: a checkpoint fits no other")
     was, is_now = (spec["training"]["embedding_learning_rate"] for spec in (before, now))
     if (was is None) != (is_now is None):  # the optimizer's state has a group of its own for embeddings

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
 from app.contracts.spec import JobSpec
+from app.contracts.stored import read
 from app.db import Database, utc_now
 from app.errors import Unavailable
 from app.jobs import data, repository, retention, service
@@ -79,6 +80,6 @@ def _validation(job: Job, preview: list[RowView]) -> Validation:
         resolved_spec=job.resolved,
         data_report=job.data_report,
         notices=job.notices,
-        error=JobError.model_validate(job.error) if job.error is not None else None,
+        error=read(JobError, job.error),
         preview=preview,
     )

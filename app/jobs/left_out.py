@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from app.contracts.rows import EVAL_REPORT, TRAIN_REPORT
+from app.contracts.stored import Stored, read, read_json
 from app.contracts.tokens import TokenReport
 from app.errors import Problem
 from app.jobs.data_schemas import Split
 from app.jobs.models import Job
+from app.jobs.stored import read_spec
 
 REPORTS: dict[Split, str] = {"train": TRAIN_REPORT, "eval": EVAL_REPORT}
 
 
-class _SourceReport(BaseModel):
+class _SourceReport(Stored):
     """What of an `app.files.report.DataReport` is asked here."""
 
     records: int
@@ -22,8 +22,11 @@ class _SourceReport(BaseModel):
 
 
 def sets_of_source(job: Job) -> list[Split]:
-    """The sets whose record numbers are those of the training source: evaluation rows may be set aside from it."""
-    return ["train"] if job.resolved["dataset"]["eval_source"] else ["train", "eval"]
+    """The sets whose record numbers are those of the training source: evaluation rows may be set aside from it.
+
+    Raises Conflict where the spec cannot be read.
+    """
+    return ["train"] if read_spec(job, job.resolved).dataset.eval_source else ["train", "eval"]
 
 
 def sets_beside(job: Job, name: Split | None) -> list[Split]:
@@ -60,15 +63,13 @@ def _reasons(report: _SourceReport | None, tokens: list[TokenReport], record: in
 
 def _source_report(job: Job, source: str) -> _SourceReport | None:
     """None where the report has none for the source, or one of another form."""
-    found = (job.data_report or {}).get(source)
-    if not isinstance(found, dict) or not found.keys() >= _SourceReport.model_fields.keys():
-        return None
-    return _SourceReport.model_validate(found)
+    return read(_SourceReport, (job.data_report or {}).get(source))
 
 
 def _token_reports(folder: Path, sets: list[Split]) -> list[TokenReport]:
     paths = [folder / REPORTS[name] for name in sets]
-    return [TokenReport.model_validate_json(path.read_bytes()) for path in paths if path.exists()]
+    found = [read_json(TokenReport, path.read_bytes()) for path in paths if path.exists()]
+    return [report for report in found if report is not None]
 
 
 def _counted(records: int) -> str:

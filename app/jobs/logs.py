@@ -10,8 +10,7 @@ So an offset names the same byte for ever, however often the worker moves old by
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import BaseModel, ConfigDict
-
+from app.contracts.stored import Stored, read_json
 from app.jobs.schemas import LogPage
 from app.lock import wait_for_lock
 
@@ -22,10 +21,8 @@ MOST_BYTES = 4
 LOCK_SECONDS = 1.0
 
 
-class LogOffsets(BaseModel):
+class LogOffsets(Stored):
     """Bytes of the whole log before the rotated file, and before the live one."""
-
-    model_config = ConfigDict(frozen=True)
 
     first: int = 0
     rotated: int = 0
@@ -45,9 +42,9 @@ def offsets_file(path: Path) -> Path:
 
 
 def read_offsets(path: Path) -> LogOffsets:
-    """Those of a live log file, which never was rotated if there are none."""
+    """Those of a live log file, which never was rotated if there are none that can be read."""
     file = offsets_file(path)
-    return LogOffsets.model_validate_json(file.read_bytes()) if file.exists() else LogOffsets()
+    return (read_json(LogOffsets, file.read_bytes()) if file.exists() else None) or LogOffsets()
 
 
 def read_log(job_dir: Path, epoch: int | None, *, offset: int, limit: int, is_ended: bool) -> LogPage:

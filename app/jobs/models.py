@@ -1,18 +1,14 @@
 """The tables of a job: the row that is the truth, its attempts, its numbered events, and the workers that serve it."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Enum, Float, ForeignKey, Index, Integer, String, Text, false
+from sqlalchemy import BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.columns import Choice, Document
 from app.db import Base, UtcDateTime
 from app.jobs.states import Desire, JobStatus, Stage
-
-
-def _choice(values: type[StrEnum]) -> Enum:
-    return Enum(values, native_enum=False, length=16, values_callable=lambda e: [member.value for member in e])
 
 
 class Job(Base):
@@ -21,10 +17,10 @@ class Job(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
     project: Mapped[str] = mapped_column(String(64), server_default="default", comment="projects take turns")
-    labels: Mapped[dict[str, str]] = mapped_column(JSON)
+    labels: Mapped[dict[str, str]] = mapped_column(Document())
     priority: Mapped[int] = mapped_column(Integer)
-    spec: Mapped[dict[str, Any]] = mapped_column(JSON, comment="as it was sent")
-    resolved: Mapped[dict[str, Any]] = mapped_column(JSON, comment="with defaults and what auto became")
+    spec: Mapped[dict[str, Any]] = mapped_column(Document(), comment="as it was sent")
+    resolved: Mapped[dict[str, Any]] = mapped_column(Document(), comment="with defaults and what auto became")
     file_id: Mapped[str | None] = mapped_column(String(40), index=True)
     eval_file_id: Mapped[str | None] = mapped_column(String(40), index=True)
     continues: Mapped[str | None] = mapped_column(
@@ -36,9 +32,9 @@ class Job(Base):
         comment="a check for POST /jobs/validate: hidden, never trained, gone once it is answered",
     )
 
-    status: Mapped[JobStatus] = mapped_column(_choice(JobStatus))
+    status: Mapped[JobStatus] = mapped_column(Choice(JobStatus, JobStatus.UNKNOWN))
     phase: Mapped[str | None] = mapped_column(String(16))
-    desired: Mapped[Desire] = mapped_column(_choice(Desire))
+    desired: Mapped[Desire] = mapped_column(Choice(Desire, Desire.UNKNOWN))
     epoch: Mapped[int] = mapped_column(Integer, comment="fencing token: every write of an attempt names it")
     worker: Mapped[str | None] = mapped_column(String(128), comment="who holds the job now")
     slot: Mapped[str | None] = mapped_column(String(40), comment="the lock that the holder's processes hold")
@@ -48,13 +44,13 @@ class Job(Base):
     last_seq: Mapped[int] = mapped_column(BigInteger, comment="number of the newest event")
 
     checking: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON(none_as_null=True), comment="how far the check has read"
+        Document(is_optional=True), comment="how far the check has read"
     )
-    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    data_report: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    notices: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
-    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    progress: Mapped[dict[str, Any] | None] = mapped_column(Document(is_optional=True))
+    data_report: Mapped[dict[str, Any] | None] = mapped_column(Document(is_optional=True))
+    notices: Mapped[list[dict[str, Any]]] = mapped_column(Document(list))
+    result: Mapped[dict[str, Any] | None] = mapped_column(Document(is_optional=True))
+    error: Mapped[dict[str, Any] | None] = mapped_column(Document(is_optional=True))
     adapter_id: Mapped[str | None] = mapped_column(String(40))
 
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -74,7 +70,7 @@ class Attempt(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
-    stage: Mapped[Stage] = mapped_column(_choice(Stage))
+    stage: Mapped[Stage | str] = mapped_column(Choice(Stage))
     worker: Mapped[str] = mapped_column(String(128))
     resume_step: Mapped[int | None] = mapped_column(
         Integer, comment="the step it went on behind; null until that is known, which supersedes nothing"
@@ -97,7 +93,7 @@ class JobEvent(Base):
     epoch: Mapped[int] = mapped_column(Integer)
     kind: Mapped[str] = mapped_column(String(32))
     at: Mapped[datetime] = mapped_column(UtcDateTime)
-    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
+    payload: Mapped[dict[str, Any]] = mapped_column(Document())
 
     __table_args__ = (Index("ix_job_events_kind", "job_id", "kind", "seq"),)
 
@@ -138,7 +134,7 @@ class Worker(Base):
     __tablename__ = "workers"
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
-    stage: Mapped[Stage] = mapped_column(_choice(Stage))
+    stage: Mapped[Stage | str] = mapped_column(Choice(Stage))
     host: Mapped[str] = mapped_column(String(255))
     device: Mapped[str] = mapped_column(String(255))
     problem: Mapped[str | None] = mapped_column(Text, comment="why it takes no job")

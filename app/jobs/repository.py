@@ -1,6 +1,6 @@
 """Every query that the API makes about jobs. It never commits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, Worker
-from app.jobs.states import ENDED, Desire, JobStatus, Stage, sources_of
+from app.jobs.states import ALIVE, ENDED, Desire, JobStatus, Stage, sources_of
 
 # No client waits longer for the answer of a dry run.
 LONGEST_DRY_RUN = timedelta(seconds=600)
@@ -42,10 +42,12 @@ def standing(session: Session, job_id: str) -> tuple[JobStatus, str | None] | No
 def page(
     session: Session, *, status: JobStatus | None = None, project: str | None = None, after: str | None, limit: int
 ) -> Sequence[Job]:
-    """Newest first, without dry runs; `after` is the id of the last job of the page before."""
+    """Newest first, without dry runs; `after` is the id of the last job of the page before. `unknown` are those of a
+    status that only another version knows."""
     query = select(Job).where(~Job.is_dry_run).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     if status is not None:
-        query = query.where(Job.status == status)
+        is_meant = Job.status == status
+        query = query.where(is_meant if status is not JobStatus.UNKNOWN else Job.status.not_in((*ALIVE, *ENDED)))
     if project is not None:
         query = query.where(Job.project == project)
     last = session.get(Job, after) if after else None
@@ -64,6 +66,25 @@ def events(
 ) -> Sequence[JobEvent]:
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
     return session.scalars(query if kinds is None else query.where(JobEvent.kind.in_(kinds))).all()
+
+
+def count_events(session: Session, job_id: str, kind: str) -> int:
+    query = select(func.count()).select_from(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == kind)
+    return session.scalar(query) or 0
+
+
+def each_nth_event(
+    session: Session, job_id: str, kind: str, *, nth: int, last: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(epoch, payload) of the first event of a kind, of each n-th behind it, and of the one whose number is `last`."""
+    is_meant = (JobEvent.job_id == job_id, JobEvent.kind == kind)
+    query = select(JobEvent.epoch, JobEvent.payload).where(*is_meant).order_by(JobEvent.seq)
+    if nth > 1:
+        number = func.row_number().over(order_by=JobEvent.seq).label("number")
+        numbered = select(JobEvent.seq, number).where(*is_meant).subquery()
+        is_shown = or_(numbered.c.number % nth == 1, numbered.c.number == last)
+        query = query.where(JobEvent.seq.in_(select(numbered.c.seq).where(is_shown)))
+    yield from (tuple(row) for row in session.execute(query))
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
@@ -156,10 +177,10 @@ def move(
 
 
 def request(session: Session, job_id: str, desired: Desire, *guards: Any) -> Job | None:
-    """Leave a wish for the worker that holds the job. None when the job has ended, or a guard does not hold."""
+    """Leave a wish for the worker that holds the job. None when the job is not alive, or a guard does not hold."""
     statement = (
         update(Job)
-        .where(Job.id == job_id, Job.status.not_in(ENDED), *guards)
+        .where(Job.id == job_id, Job.status.in_(ALIVE), *guards)
         .values(desired=desired)
         .returning(Job)
         .execution_options(populate_existing=True)
@@ -186,10 +207,10 @@ def ask_for_checkpoint(session: Session, job_id: str) -> Job | None:
 
 
 def remove(session: Session, job_id: str) -> bool:
-    """Delete an ended job with its attempts and events. False when it is unknown or still alive."""
+    """Delete a job that is not alive, with its attempts and events. False when there is none, or it is alive."""
     for table in (JobEvent, Attempt, Checkpoint, IdempotencyKey):
         session.execute(delete(table).where(table.job_id == job_id))
-    statement = delete(Job).where(Job.id == job_id, Job.status.in_(ENDED)).returning(Job.id)
+    statement = delete(Job).where(Job.id == job_id, Job.status.not_in(ALIVE)).returning(Job.id)
     return session.scalar(statement) is not None
 
 

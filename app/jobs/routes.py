@@ -27,12 +27,11 @@ from app.jobs.schemas import (
     JobDeleted,
     JobDetail,
     JobPage,
-    JobView,
     LogPage,
     Metrics,
     QueueView,
     detail,
-    view,
+    listed,
 )
 from app.jobs.states import JobStatus, Stage
 from app.jobs.stream import check, follow
@@ -106,7 +105,7 @@ def list_jobs(
     with database.reader() as session:
         service.check_after(session, after)
         jobs = repository.page(session, status=status, project=project, after=after, limit=limit + 1)
-    shown = [JobView(**view(job)) for job in jobs[:limit]]
+    shown = [listed(job) for job in jobs[:limit]]
     ends = (shown[0].id, shown[-1].id) if shown else (None, None)
     return JobPage(data=shown, first_id=ends[0], last_id=ends[1], has_more=len(jobs) > limit)
 
@@ -199,7 +198,7 @@ def _event_number(last_event_id: str | None) -> int:
 
 @router.get("/{job_id}/metrics")
 def metrics(job_id: JobId, database: DatabaseDep) -> Metrics:
-    """Every logged step and evaluation of the run, over all its attempts, each once."""
+    """The logged steps and evaluations of the run, over all its attempts, each once; at most about 5,000 of each."""
     with database.reader() as session:
         service.find(session, job_id)
         return series(session, job_id)

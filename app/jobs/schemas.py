@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.columns import Unreadable
 from app.jobs.models import Attempt, Job, JobEvent
 from app.jobs.states import Desire, JobStatus
+from app.shown import UNREADABLE, StoredView, show
 
 
 class Progress(BaseModel):
@@ -83,38 +85,37 @@ class CheckpointList(BaseModel):
     data: list[CheckpointView]
 
 
-class JobView(BaseModel):
+class JobView(StoredView):
     """A job as a list shows it."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     object: Literal["job"] = "job"
     id: str
     name: str
     project: str
-    labels: dict[str, str]
+    labels: dict[str, str] = {}
     priority: int
-    status: JobStatus
+    status: JobStatus = Field(description="unknown: one that only another version has; such a job can be deleted")
     phase: str | None
     cancel_requested: bool = False
     pause_requested: bool = False
-    checking: Checking | None
-    progress: Progress | None
-    error: JobError | None
+    checking: Checking | None = None
+    progress: Progress | None = None
+    error: JobError | None = None
     adapter_id: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    unreadable: list[str] = Field([], description=UNREADABLE)
 
 
 class JobDetail(JobView):
     """A job as `GET /jobs/{id}` shows it."""
 
-    spec: dict[str, Any]
-    resolved_spec: dict[str, Any]
-    data_report: dict[str, Any] | None
-    notices: list[dict[str, Any]]
-    result: dict[str, Any] | None
+    spec: dict[str, Any] = {}
+    resolved_spec: dict[str, Any] = {}
+    data_report: dict[str, Any] | None = None
+    notices: list[dict[str, Any]] = []
+    result: dict[str, Any] | None = None
     queue: QueueView | None = None
     attempts: list[AttemptView] = []
 
@@ -136,10 +137,12 @@ class EventView(BaseModel):
 
     @classmethod
     def of(cls, event: JobEvent) -> "EventView":
-        return cls(seq=event.seq, kind=event.kind, at=event.at, attempt=event.epoch, payload=event.payload)
+        payload = {"unreadable": True} if isinstance(event.payload, Unreadable) else event.payload
+        return cls(seq=event.seq, kind=event.kind, at=event.at, attempt=event.epoch, payload=payload)
 
     def flat(self) -> dict[str, Any]:
-        """The event's own fields beside its number, kind, time and attempt."""
+        """The event's own fields beside its number, kind, time and attempt; `unreadable` in place of fields that
+        cannot be read."""
         return {**self.payload, **self.model_dump(mode="json", exclude={"payload"})}
 
 
@@ -151,10 +154,15 @@ class EventPage(BaseModel):
 
 
 class Metrics(BaseModel):
-    """The series of the run, one point a logging step: what a later attempt did again is not shown twice."""
+    """The series of the run, one point a logging step: what a later attempt did again is not shown twice.
+
+    A series of more than 5,000 points is thinned to about as many.
+    """
 
     steps: list[dict[str, Any]]
     evals: list[dict[str, Any]]
+    every_nth_step: int = Field(description="1: all of them; n: each n-th that was logged, and the last")
+    every_nth_eval: int = Field(description="as every_nth_step, of the evaluations")
 
 
 class LogPage(BaseModel):
@@ -173,23 +181,32 @@ class JobDeleted(BaseModel):
     deleted: bool = True
 
 
-def view(job: Job) -> dict[str, Any]:
-    """What both views read from the row."""
-    own = {"object", "cancel_requested", "pause_requested"}
-    fields = {name: getattr(job, name) for name in JobView.model_fields if name not in own}
-    is_asked = {Desire.CANCEL: not job.status.is_final, Desire.PAUSE: job.status.can_be_paused}
-    wishes = {desire: job.desired is desire and is_open for desire, is_open in is_asked.items()}
-    return {**fields, "cancel_requested": wishes[Desire.CANCEL], "pause_requested": wishes[Desire.PAUSE]}
+def listed(job: Job) -> JobView:
+    return show(JobView, _fields(job))
 
 
 def detail(job: Job, queue: QueueView | None, attempts: list[Attempt]) -> JobDetail:
-    return JobDetail(
-        **view(job),
-        spec=job.spec,
-        resolved_spec=job.resolved,
-        data_report=job.data_report,
-        notices=job.notices,
-        result=job.result,
-        queue=queue,
-        attempts=[AttemptView.model_validate(attempt) for attempt in attempts],
-    )
+    fields = {
+        **_fields(job),
+        "spec": job.spec,
+        "resolved_spec": job.resolved,
+        "data_report": job.data_report,
+        "notices": job.notices,
+        "result": job.result,
+        "queue": queue,
+        "attempts": [AttemptView.model_validate(attempt) for attempt in attempts],
+    }
+    return show(JobDetail, fields)
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    """What both views read from the row."""
+    own = {"object", "cancel_requested", "pause_requested", "unreadable"}
+    is_asked = {Desire.CANCEL: not job.status.is_final, Desire.PAUSE: job.status.can_be_paused}
+    wishes = {desire: job.desired is desire and is_open for desire, is_open in is_asked.items()}
+    return {
+        **{name: getattr(job, name) for name in JobView.model_fields if name not in own},
+        "cancel_requested": wishes[Desire.CANCEL],
+        "pause_requested": wishes[Desire.PAUSE],
+        "unreadable": ["status"] if job.status is JobStatus.UNKNOWN else [],
+    }

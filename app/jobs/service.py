@@ -190,6 +190,9 @@ def ask_for_checkpoint(session: Session, job_id: str) -> Job:
 
 
 def _has_ended(job: Job, what: str) -> Conflict:
+    if job.status is JobStatus.UNKNOWN:
+        message = f"{job.id} has a status that only another version of Tunesmith knows: here it can only be deleted"
+        return Conflict(message, code="job_status_unknown")
     ends = "is being cancelled" if not job.status.is_final else f"has {_ENDS[job.status]}"
     return Conflict(f"{job.id} {ends} and cannot {what}", code="job_has_ended")
 

@@ -19,7 +19,8 @@
 | paused → queued                           | the API                                                             |
 
 Each move is one UPDATE that names the status, and the fence, which it was decided by. A worker holds a `validating`
-job while it checks its sources and a `running` one while it trains. A dry run is a job that is only checked.
+job while it checks its sources and a `running` one while it trains. A dry run is a job that is only checked. A status
+that another version has stored is loaded as `unknown`: no move begins or ends there, and the job can be deleted.
 """
 
 from enum import StrEnum
@@ -33,6 +34,7 @@ class JobStatus(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
 
     @property
     def is_final(self) -> bool:
@@ -44,11 +46,13 @@ class JobStatus(StrEnum):
 
 
 class Desire(StrEnum):
-    """What the user wants of the job; read by the worker at every heartbeat."""
+    """What the user wants of the job; read by the worker at every heartbeat. What only another version knows is
+    `unknown`, and no worker of this one acts on it."""
 
     RUN = "run"
     PAUSE = "pause"
     CANCEL = "cancel"
+    UNKNOWN = "unknown"
 
 
 class Stage(StrEnum):
@@ -72,8 +76,10 @@ NEXT: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
     JobStatus.RUNNING: ENDED | {JobStatus.QUEUED, JobStatus.PAUSED},
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
-    **{status: frozenset() for status in ENDED},
+    **{status: frozenset() for status in (*ENDED, JobStatus.UNKNOWN)},
 }
+# What is stored of a job that goes on. Of one whose status is unknown nobody can say that.
+ALIVE = frozenset(status for status in JobStatus if NEXT[status])
 
 
 def after_check(desired: Desire, *, is_dry_run: bool) -> JobStatus:

@@ -21,6 +21,7 @@ from app.generate.speakers import NAMES_AN_ADAPTER, Speaker, find_speaker
 from app.generate.tools import ends_of_calls
 from app.ids import new_id
 from app.jobs import repository as jobs
+from app.jobs.stored import read_spec
 from app.openai.answers import (
     CallPart,
     ChatChoice,
@@ -225,13 +226,15 @@ def delete_model(session: Session, settings: Settings, name: str) -> str:
 
 
 def _trained_card(session: Session, settings: Settings, name: str) -> ModelCard:
+    if not name.startswith("job-"):
+        return _adapter_card(adapters.find(session, name, "model"))
     speaker = find_speaker(session, settings, name, "model")
     if speaker.checkpoint is None:
         return _adapter_card(adapters.find(session, name, "model"))
     job = jobs.get(session, speaker.checkpoint.job)
     if job is None:
         raise NotFound(f"there is no job {speaker.checkpoint.job}", param="model", code="unknown_job")
-    parent = job.resolved["model"]["model_name"]
+    parent = read_spec(job, job.resolved).model.model_name
     return ModelCard(id=speaker.name, created=int(job.created_at.timestamp()), root=speaker.name, parent=parent)
 
 

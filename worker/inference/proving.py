@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.contracts.generation import AdapterRef, EngineError, Sampling
 from app.contracts.order import BASE_REPLACED
 from app.contracts.probe import PROBE, Probe, Prompt, Proof, ProofOrder, Unproved
+from app.contracts.stored import read_json
 from worker.bundles import hash_folder
 from worker.inference.adapters import Bundle, check_folder, rejected, validate_bundle
 from worker.inference.bases import is_quantised, load_config
@@ -171,13 +171,15 @@ def read_probe(bundle: AdapterFolder) -> Probe:
     check_folder(bundle)
     try:
         language = load_language(bundle.folder)
-        probe = Probe.model_validate_json((bundle.folder / PROBE).read_bytes())
+        probe = read_json(Probe, (bundle.folder / PROBE).read_bytes())
     except NoTokenizer as error:
         raise rejected(bundle, str(error)) from None
     except FileNotFoundError:
         raise rejected(bundle, f"{PROBE} is missing: nothing tells what its trainer saw") from None
-    except (OSError, ValidationError):
-        raise rejected(bundle, f"{PROBE} cannot be read") from None
+    except OSError:
+        probe = None
+    if probe is None:
+        raise rejected(bundle, f"{PROBE} cannot be read")
     check_language(bundle, language, probe)
     return probe
 
