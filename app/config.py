@@ -85,6 +85,12 @@ class Settings(Address):
     max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, unpacked")
     max_hub_bytes: int = Field(200 * 2**30, ge=0, description="of one dataset that is downloaded from the hub")
     max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are kept for later jobs")
+    keep_jobs_days: int | None = Field(
+        None,
+        ge=1,
+        description="an ended job is removed so long after its end, with its events, logs and checkpoints; its adapter "
+        "stays; default: never",
+    )
     slot: str | None = Field(
         None, max_length=64, description="what one training occupies; default: the GPU's UUID, or cpu"
     )

@@ -3,13 +3,16 @@
 SQLite runs in WAL mode and takes its write lock at BEGIN, so that a read-then-write transaction never fails late.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Engine, create_engine, event
+from sqlalchemy import DateTime, Dialect, Engine, Float, create_engine, event, literal
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from app.columns import read_document
@@ -41,6 +44,27 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class database_time(FunctionElement[datetime]):
+    """A moment by the clock of the database, which all hosts share: now, or so long ago."""
+
+    inherit_cache = True
+
+    def __init__(self, ago: timedelta = timedelta()) -> None:
+        self.type = UtcDateTime()
+        super().__init__(literal(-ago.total_seconds(), Float()))
+
+
+@compiles(database_time)
+def _on_postgres(moment: database_time, compiler: SQLCompiler, **options: Any) -> str:
+    return f"now() + make_interval(secs => {compiler.process(moment.clauses, **options)})"
+
+
+@compiles(database_time, "sqlite")
+def _on_sqlite(moment: database_time, compiler: SQLCompiler, **options: Any) -> str:
+    """In the form in which SQLAlchemy stores a moment there."""
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(moment.clauses, **options)} || ' seconds')"
 
 
 def utc_now() -> datetime:

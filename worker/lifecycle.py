@@ -19,10 +19,11 @@ from app.contracts.spec import JobSpec
 from app.db import AWAY, utc_now
 from app.errors import ServiceError
 from app.jobs import attempts
-from app.jobs.claims import Claim, Fenced, claim, finish, lock, record, tell
+from app.jobs.claims import Claim, Fenced, claim, finish, leave, lock, record, tell
 from app.jobs.logs import attempt_dir
 from app.jobs.models import Job
 from app.jobs.states import Desire, JobStatus, Stage, after_check, given_back
+from app.jobs.stored import is_understood
 from app.sources import base_of
 from worker import orders
 from worker.attempt import Errand, Report, StopReason, run_child
@@ -61,10 +62,19 @@ def attend(office: Office) -> None:
 
 
 def take(office: Office) -> Job | None:
-    with office.database.writer() as session:
-        job = claim(session, office.stage, office.name, office.slot.key, utc_now())
-        session.commit()
-    return job
+    """The best waiting job that this version understands. The claim of another is not committed: it costs no attempt,
+    and keeps no job behind it from being taken."""
+    while True:
+        with office.database.writer() as session:
+            job = claim(session, office.stage, office.name, office.slot.key, utc_now())
+            if job is None or is_understood(job):
+                session.commit()
+                return job
+            job_id = job.id
+            session.rollback()
+            leave(session, job_id)
+            session.commit()
+        log.warning("%s has a spec that this version does not understand: it is left to a newer worker", job_id)
 
 
 def work_on(office: Office, held: Claim, job: Job) -> None:

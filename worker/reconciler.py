@@ -85,7 +85,6 @@ class Reconciler:
                 problem=self._problem,
                 job_id=claims.job_held_by(session, office.name),
                 started_at=self._started,
-                last_seen=utc_now(),
             )
             claims.seen(session, row)
             session.commit()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from app.adapters.models import Adapter
@@ -34,8 +34,8 @@ def page(session: Session, *, after: Adapter | None, limit: int) -> Sequence[Ada
     """Newest first; `after` is the last adapter of the page before."""
     query = select(Adapter).order_by(Adapter.created_at.desc(), Adapter.id.desc()).limit(limit)
     if after is not None:
-        same_moment = (Adapter.created_at == after.created_at) & (Adapter.id < after.id)
-        query = query.where((Adapter.created_at < after.created_at) | same_moment)
+        is_older = or_(Adapter.created_at < after.created_at, Adapter.id < after.id)
+        query = query.where(Adapter.created_at <= after.created_at, is_older)  # the first of both bounds the index
     return session.scalars(query).all()
 
 

@@ -12,6 +12,9 @@ from app.contracts.base import Contract, Real, Whole, check_text
 from app.contracts.continuing import ContinueFrom
 from app.contracts.templates import CHAT_TEMPLATES
 
+# Of the form of `JobSpec`: it is raised with every change after which an older worker would not do what a spec says. A
+# worker claims no job of a newer version than its own.
+SPEC_VERSION = 1
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 # A file or folder name of one segment: no separator, no leading dot, nothing a shell or an URL would read otherwise.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from app.files.models import File
@@ -30,8 +30,8 @@ def page(session: Session, *, after: File | None, limit: int) -> Sequence[File]:
     """Newest first; `after` is the last file of the page before."""
     query = select(File).order_by(File.created_at.desc(), File.id.desc()).limit(limit)
     if after is not None:
-        same_moment = (File.created_at == after.created_at) & (File.id < after.id)
-        query = query.where((File.created_at < after.created_at) | same_moment)
+        is_older = or_(File.created_at < after.created_at, File.id < after.id)
+        query = query.where(File.created_at <= after.created_at, is_older)  # the first of both bounds the index
     return session.scalars(query).all()
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from app.contracts.events import (
     AttemptEvent,
@@ -24,10 +24,12 @@ from app.contracts.events import (
     StepEvent,
     StepTaken,
 )
+from app.contracts.spec import SPEC_VERSION
+from app.db import database_time
 from app.jobs import attempts
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.progress import checking_of, progress_of
-from app.jobs.repository import append_event, jobs_at_work, move
+from app.jobs.repository import DETAILS, append_event, jobs_at_work, move
 from app.jobs.states import Desire, JobStatus, Stage, given_back
 
 # No attempt is put off for longer than 600 s, by clocks that differ by less than the rest: what lies further ahead was
@@ -71,7 +73,7 @@ def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime)
 
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
-    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), _is_due(now))
+    is_waiting = (Job.status == stage.waiting, *_is_free(now))
     at_work = jobs_at_work(stage)
     best = (
         select(Job.id)
@@ -97,6 +99,17 @@ def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime)
     append_event(session, job, "status", {"status": job.status.value, "stage": stage.value, "worker": worker}, now)
     attempts.begin(session, job.id, job.epoch, stage, worker, now)
     return job
+
+
+def leave(session: Session, job_id: str) -> None:
+    """Leave a waiting job, which this version does not understand, to workers of a newer one. No attempt is counted."""
+    is_waiting = (Job.worker.is_(None), Job.status.in_([stage.waiting for stage in Stage]))
+    session.execute(update(Job).where(Job.id == job_id, *is_waiting).values(spec_version=SPEC_VERSION + 1))
+
+
+def _is_free(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Nobody holds it, and a worker of this version may."""
+    return (Job.worker.is_(None), _is_due(now), Job.spec_version <= SPEC_VERSION)
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:
@@ -247,8 +260,10 @@ def _lost(reason: str) -> dict[str, Any]:
 
 
 def held(session: Session) -> Sequence[Job]:
-    """Every job that a worker holds."""
-    return session.scalars(select(Job).where(Job.worker.is_not(None))).all()
+    """Every job that a worker holds, without its documents."""
+    documents = (*DETAILS, Job.labels, Job.checking, Job.progress, Job.error)
+    query = select(Job).options(*(defer(document, raiseload=True) for document in documents))
+    return session.scalars(query.where(Job.worker.is_not(None))).all()
 
 
 def job_held_by(session: Session, worker: str) -> str | None:
@@ -261,10 +276,13 @@ def jobs_held_by(session: Session, worker: str) -> int:
 
 def waiting_stages(session: Session, now: datetime) -> set[Stage]:
     """The stages that have a job to claim."""
-    is_free = (Job.worker.is_(None), _is_due(now))
+    is_free = _is_free(now)
     first = {stage: select(Job.id).where(Job.status == stage.waiting, *is_free).limit(1) for stage in Stage}
     return {stage for stage, query in first.items() if session.scalar(query) is not None}
 
 
 def seen(session: Session, worker: Worker) -> None:
-    session.merge(worker)
+    """Store what a worker says of itself, with the moment by the clock of the database and the specs that it knows."""
+    worker = session.merge(worker)
+    worker.spec_version = SPEC_VERSION
+    worker.last_seen = database_time()

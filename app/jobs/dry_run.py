@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from app.config import Settings
 from app.contracts.spec import JobSpec
 from app.contracts.stored import read
-from app.db import Database, utc_now
+from app.db import Database
 from app.errors import Unavailable
 from app.jobs import data, repository, retention, service
 from app.jobs.data_schemas import RowView, Validation
@@ -52,12 +52,13 @@ class DryRuns:
 
     def _has_ended(self, job_id: str) -> bool:
         with self.database.reader() as session:
-            status, worker = repository.standing(session, job_id) or (JobStatus.CANCELLED, None)
+            status, worker, version = repository.standing(session, job_id) or (JobStatus.CANCELLED, None, 0)
             if status.is_final:
                 return True
-            since = utc_now() - CHECKER_IS_AWAY_AFTER
-            if worker is None and not repository.has_live_worker(session, Stage.CHECK, since):
-                message = f"no checker has been seen in the last {CHECKER_IS_AWAY_AFTER.seconds} seconds"
+            newest = repository.newest_spec_version(session, Stage.CHECK, CHECKER_IS_AWAY_AFTER)
+            if worker is None and (newest is None or newest < version):
+                what = "no checker" if newest is None else "no checker that understands this spec"
+                message = f"{what} has been seen in the last {CHECKER_IS_AWAY_AFTER.seconds} seconds"
                 raise Unavailable(message, code="no_checker")
         return False
 

@@ -3,12 +3,17 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false
+from sqlalchemy import BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.columns import Choice, Document
 from app.db import Base, UtcDateTime
 from app.jobs.states import Desire, JobStatus, Stage
+
+
+def _partial(name: str, *columns: str, where: str, on_sqlite: str | None = None) -> Index:
+    """An index of the few rows for which a condition holds, in the words in which queries ask for it."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(on_sqlite or where))
 
 
 class Job(Base):
@@ -20,6 +25,9 @@ class Job(Base):
     labels: Mapped[dict[str, str]] = mapped_column(Document())
     priority: Mapped[int] = mapped_column(Integer)
     spec: Mapped[dict[str, Any]] = mapped_column(Document(), comment="as it was sent")
+    spec_version: Mapped[int] = mapped_column(
+        Integer, server_default="1", comment="of the form of its spec: a worker claims none of a newer version"
+    )
     resolved: Mapped[dict[str, Any]] = mapped_column(Document(), comment="with defaults and what auto became")
     file_id: Mapped[str | None] = mapped_column(String(40), index=True)
     eval_file_id: Mapped[str | None] = mapped_column(String(40), index=True)
@@ -59,7 +67,13 @@ class Job(Base):
 
     __table_args__ = (
         Index("ix_jobs_waiting", "status", "priority", "created_at"),
-        Index("ix_jobs_held", "worker", "project"),
+        Index("ix_jobs_created", "created_at", "id"),
+        Index("ix_jobs_by_project", "project", "created_at", "id"),
+        Index("ix_jobs_by_status", "status", "created_at", "id"),
+        Index("ix_jobs_by_project_and_status", "project", "status", "created_at", "id"),
+        _partial("ix_jobs_held", "worker", "project", where="worker IS NOT NULL"),
+        _partial("ix_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_dry_runs", "created_at", where="is_dry_run", on_sqlite="is_dry_run = 1"),
     )
 
 
@@ -123,13 +137,16 @@ class IdempotencyKey(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
+    __table_args__ = (Index("ix_idempotency_keys_created", "created_at"),)
+
 
 # What the `device` of a worker without a GPU begins with.
 CPU = "cpu"
 
 
 class Worker(Base):
-    """A worker process that has been seen; it is alive while `last_seen` moves."""
+    """A worker process that has been seen; it is alive while `last_seen` moves, which is by the
+    clock of the database."""
 
     __tablename__ = "workers"
 
@@ -139,5 +156,8 @@ class Worker(Base):
     device: Mapped[str] = mapped_column(String(255))
     problem: Mapped[str | None] = mapped_column(Text, comment="why it takes no job")
     job_id: Mapped[str | None] = mapped_column(String(40))
+    spec_version: Mapped[int] = mapped_column(
+        Integer, server_default="1", comment="the newest version of a spec that it understands"
+    )
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_seen: Mapped[datetime] = mapped_column(UtcDateTime)

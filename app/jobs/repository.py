@@ -1,18 +1,28 @@
 """Every query that the API makes about jobs. It never commits."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Integer, Subquery, and_, cast, delete, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased, defer
 
-from app.db import utc_now
+from app.db import database_time, utc_now
 from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, Worker
 from app.jobs.states import ALIVE, ENDED, Desire, JobStatus, Stage, sources_of
 
 # No client waits longer for the answer of a dry run.
 LONGEST_DRY_RUN = timedelta(seconds=600)
+# What a list does not show. Documents may be large, and a list has many.
+DETAILS = (Job.spec, Job.resolved, Job.data_report, Job.notices, Job.result)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    id: str
+    created_at: datetime
+    finished_at: datetime | None
 
 
 def get(session: Session, job_id: str) -> Job | None:
@@ -33,10 +43,11 @@ def find_status(session: Session, job_id: str) -> str | None:
     return session.scalar(select(Job.status).where(Job.id == job_id))
 
 
-def standing(session: Session, job_id: str) -> tuple[JobStatus, str | None] | None:
-    """Its status and its holder, without the rest of the row; None for an unknown job."""
-    found = session.execute(select(Job.status, Job.worker).where(Job.id == job_id)).one_or_none()
-    return (found.status, found.worker) if found is not None else None
+def standing(session: Session, job_id: str) -> tuple[JobStatus, str | None, int] | None:
+    """Its status, its holder and the version of its spec, without the rest of the row; None for an unknown job."""
+    query = select(Job.status, Job.worker, Job.spec_version).where(Job.id == job_id)
+    found = session.execute(query).one_or_none()
+    return (found.status, found.worker, found.spec_version) if found is not None else None
 
 
 def page(
@@ -44,16 +55,17 @@ def page(
 ) -> Sequence[Job]:
     """Newest first, without dry runs; `after` is the id of the last job of the page before. `unknown` are those of a
     status that only another version knows."""
-    query = select(Job).where(~Job.is_dry_run).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    shown = select(Job).options(*(defer(document, raiseload=True) for document in DETAILS))
+    query = shown.where(~Job.is_dry_run).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     if status is not None:
         is_meant = Job.status == status
         query = query.where(is_meant if status is not JobStatus.UNKNOWN else Job.status.not_in((*ALIVE, *ENDED)))
     if project is not None:
         query = query.where(Job.project == project)
-    last = session.get(Job, after) if after else None
+    last = session.scalar(select(Job.created_at).where(Job.id == after)) if after else None
     if last is not None:
-        older = (Job.created_at < last.created_at) | ((Job.created_at == last.created_at) & (Job.id < last.id))
-        query = query.where(older)
+        is_older = or_(Job.created_at < last, Job.id < after)
+        query = query.where(Job.created_at <= last, is_older)  # the first of both bounds the index
     return session.scalars(query).all()
 
 
@@ -76,14 +88,17 @@ def count_events(session: Session, job_id: str, kind: str) -> int:
 def each_nth_event(
     session: Session, job_id: str, kind: str, *, nth: int, last: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(epoch, payload) of the first event of a kind, of each n-th behind it, and of the one whose number is `last`."""
+    """(epoch, payload) of the first event of a kind, of each n-th behind it, and of the one whose number is `last`.
+
+    Two queries: the first reads the index alone, and a planner that joins them may read it anew for each event.
+    """
     is_meant = (JobEvent.job_id == job_id, JobEvent.kind == kind)
     query = select(JobEvent.epoch, JobEvent.payload).where(*is_meant).order_by(JobEvent.seq)
     if nth > 1:
         number = func.row_number().over(order_by=JobEvent.seq).label("number")
         numbered = select(JobEvent.seq, number).where(*is_meant).subquery()
         is_shown = or_(numbered.c.number % nth == 1, numbered.c.number == last)
-        query = query.where(JobEvent.seq.in_(select(numbered.c.seq).where(is_shown)))
+        query = query.where(JobEvent.seq.in_(session.scalars(select(numbered.c.seq).where(is_shown)).all()))
     yield from (tuple(row) for row in session.execute(query))
 
 
@@ -107,7 +122,8 @@ def position(session: Session, job: Job, stage: Stage) -> int:
     is_more_urgent = Job.priority > job.priority
     is_older = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
     is_ahead = or_(is_more_urgent, and_(Job.priority == job.priority, is_older))
-    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), ~Job.is_dry_run, Job.priority >= job.priority)
+    is_claimed = (Job.priority >= job.priority, Job.spec_version <= job.spec_version)
+    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), ~Job.is_dry_run, *is_claimed)
     counts = (func.count(), *(func.coalesce(func.sum(cast(each, Integer)), 0) for each in (is_more_urgent, is_ahead)))
     query = select(Job.project, *counts).where(*is_waiting).group_by(Job.project)
     projects = [tuple(row) for row in session.execute(query)]
@@ -214,16 +230,25 @@ def remove(session: Session, job_id: str) -> bool:
     return session.scalar(statement) is not None
 
 
-def ended_dry_runs(session: Session, before: datetime) -> Sequence[str]:
-    query = select(Job.id).where(Job.is_dry_run, Job.status.in_(ENDED), Job.finished_at < before)
-    return session.scalars(query).all()
+def dry_runs(session: Session) -> Sequence[DryRun]:
+    """All that are there, which are few: those that somebody waits for, and those that are about to be removed."""
+    found = session.execute(select(Job.id, Job.created_at, Job.finished_at).where(Job.is_dry_run))
+    return [DryRun(*row) for row in found]
 
 
-def old_dry_runs(session: Session, before: datetime) -> Sequence[str]:
-    """Those that were made before a moment and have not ended."""
-    return session.scalars(
-        select(Job.id).where(Job.is_dry_run, Job.status.not_in(ENDED), Job.created_at < before)
-    ).all()
+def count_waiting(session: Session, most: int) -> int:
+    """Jobs that nobody has begun to train, without dry runs; it stops to count at `most`."""
+    is_waiting = (Job.status.in_((JobStatus.VALIDATING, JobStatus.QUEUED)), ~Job.is_dry_run)
+    waiting = select(Job.id).where(*is_waiting).limit(most).subquery()
+    return session.scalar(select(func.count()).select_from(waiting)) or 0
+
+
+def expired(session: Session, before: datetime, limit: int) -> Sequence[str]:
+    """Jobs that ended before a moment, the first to end first, without those that a job which is alive goes on from."""
+    heir = aliased(Job)
+    is_continued = select(heir.id).where(heir.continues == Job.id, heir.status.not_in(ENDED), ~heir.is_dry_run).exists()
+    is_over = (Job.finished_at < before, Job.status.not_in(ALIVE), ~Job.is_dry_run, ~is_continued)
+    return session.scalars(select(Job.id).where(*is_over).order_by(Job.finished_at).limit(limit)).all()
 
 
 def dry_runs_among(session: Session, job_ids: Sequence[str]) -> set[str]:
@@ -234,6 +259,17 @@ def workers(session: Session) -> Sequence[Worker]:
     return session.scalars(select(Worker).order_by(Worker.name)).all()
 
 
-def has_live_worker(session: Session, stage: Stage, since: datetime) -> bool:
-    query = select(Worker.name).where(Worker.stage == stage, Worker.last_seen >= since).limit(1)
-    return session.scalar(query) is not None
+def newest_spec_version(session: Session, stage: Stage, within: timedelta) -> int | None:
+    """The newest version of a spec that a worker understands which was seen within so long; None: none was."""
+    is_alive = (Worker.stage == stage, Worker.last_seen >= database_time(ago=within))
+    return session.scalar(select(func.max(Worker.spec_version)).where(*is_alive))
+
+
+def silent_workers(session: Session, for_longer_than: timedelta) -> Sequence[str]:
+    return session.scalars(select(Worker.name).where(Worker.last_seen < database_time(ago=for_longer_than))).all()
+
+
+def forget_workers(session: Session, names: Sequence[str], for_longer_than: timedelta) -> None:
+    """Those that have been silent all the while."""
+    is_silent = Worker.last_seen < database_time(ago=for_longer_than)
+    session.execute(delete(Worker).where(Worker.name.in_(names), is_silent))

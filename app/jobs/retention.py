@@ -1,11 +1,11 @@
-"""What is removed, and when: jobs on request with all that is theirs, dry runs and old keys in passing, and what a
-crash left on the disk without a row."""
+"""What is removed, and when: jobs on request, and at their age where the operator says so, with all that is theirs; dry
+runs, old keys and workers that are gone in passing; and what a crash left on the disk without a row."""
 
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,9 @@ from app.jobs.states import ENDED
 # An answer is read from an ended dry run within moments; whose request is gone is swept after so long.
 DRY_RUN_IS_READ_WITHIN = timedelta(minutes=1)
 DRY_RUN_IS_ABANDONED_AFTER = timedelta(hours=1)
+WORKER_IS_FORGOTTEN_AFTER = timedelta(days=1)
+# In one round, so that a first sweep of years of jobs holds nobody up.
+EXPIRED_AT_ONCE = 20
 # A file is there a moment before its row, and a folder a moment after it.
 ORPHAN_AFTER_SECONDS = 3600.0
 ASIDE = ".deleted-"
@@ -50,20 +53,43 @@ def end_dry_run(session: Session, settings: Settings, job_id: str) -> None:
 
 
 def sweep(database: Database, settings: Settings) -> None:
-    """Remove dry runs whose requests are gone, and keys that are too old. Safe to run anywhere, any number of times."""
-    now = utc_now()
+    """Remove what has had its time: dry runs whose requests are gone, jobs, keys, workers. Safe to run anywhere, any
+    number of times."""
     with database.reader() as session:
-        ended = repository.ended_dry_runs(session, now - DRY_RUN_IS_READ_WITHIN)
-        abandoned = repository.old_dry_runs(session, now - DRY_RUN_IS_ABANDONED_AFTER)
-    for job_id in (*ended, *abandoned):
+        over = [run.id for run in repository.dry_runs(session) if _is_over(run)]
+        expired = _expired(session, settings.keep_jobs_days)
+        has_old_keys = idempotency.has_old(session)
+        gone = repository.silent_workers(session, WORKER_IS_FORGOTTEN_AFTER)
+    for job_id in over:
         with database.writer() as session:
             end_dry_run(session, settings, job_id)
-    with database.reader() as session:
-        has_old_keys = idempotency.has_old(session)
-    if has_old_keys:
+    for job_id in expired:
+        with database.writer() as session:
+            _expire(session, settings, job_id)
+    if has_old_keys or gone:
         with database.writer() as session:
             idempotency.sweep(session)
+            repository.forget_workers(session, gone, WORKER_IS_FORGOTTEN_AFTER)
             session.commit()
+
+
+def _is_over(run: repository.DryRun) -> bool:
+    now = utc_now()
+    is_read = run.finished_at is not None and run.finished_at < now - DRY_RUN_IS_READ_WITHIN
+    return is_read or run.created_at < now - DRY_RUN_IS_ABANDONED_AFTER
+
+
+def _expired(session: Session, keep_days: int | None) -> Sequence[str]:
+    if keep_days is None:
+        return ()
+    return repository.expired(session, utc_now() - timedelta(days=keep_days), EXPIRED_AT_ONCE)
+
+
+def _expire(session: Session, settings: Settings, job_id: str) -> None:
+    """Remove an ended job, unless somebody began to go on from it meanwhile."""
+    repository.lock(session, job_id)
+    if repository.continued_by(session, job_id) is None:
+        remove(session, settings, job_id)
 
 
 def sweep_orphans(database: Database, settings: Settings, older_than: float = ORPHAN_AFTER_SECONDS) -> list[Path]:

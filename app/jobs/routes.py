@@ -232,8 +232,9 @@ def _queue(session: Session, job: Job) -> QueueView | None:
         return None
     now = utc_now()
     position = repository.position(session, job, stage)
-    if not repository.has_live_worker(session, stage, now - WORKER_IS_AWAY_AFTER):
-        reason = f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
+    newest = repository.newest_spec_version(session, stage, WORKER_IS_AWAY_AFTER)
+    if newest is None or newest < job.spec_version:
+        reason = _no_worker(job, stage, newest)
     elif job.run_after is not None and now < job.run_after <= now + LONGEST_PAUSE:
         why = next((known.reason for known in reversed(repository.attempts(session, job.id))), None)
         reason = f"{why or 'an attempt failed'}; the next may start at {job.run_after.isoformat(timespec='seconds')}"
@@ -242,3 +243,11 @@ def _queue(session: Session, job: Job) -> QueueView | None:
     else:
         reason = "the next free worker takes it"
     return QueueView(position=position, reason=reason)
+
+
+def _no_worker(job: Job, stage: Stage, newest: int | None) -> str:
+    """Why no worker that is there takes it; `newest` is the newest version of a spec that one of them understands."""
+    if newest is None:
+        return f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
+    versions = f"it needs version {job.spec_version}, the workers that are there have {newest}"
+    return f"its spec is of a newer version: it waits for a worker that understands it ({versions})"

@@ -10,7 +10,7 @@ from app.config import Settings
 from app.contracts import no_effect
 from app.contracts.order import SourceFile
 from app.contracts.records import Record
-from app.contracts.spec import DatasetSpec, FileSource, JobSpec, PathSource, Source
+from app.contracts.spec import SPEC_VERSION, DatasetSpec, FileSource, JobSpec, PathSource, Source
 from app.db import Database, utc_now
 from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository as files
@@ -54,7 +54,7 @@ def submit(
 ) -> Job:
     """Store a checked job and tell the workers.
 
-    Raises InvalidRequest when a file of it was deleted meanwhile, and `idempotency.MadeMeanwhile`.
+    Raises InvalidRequest when a file of it was deleted meanwhile and `idempotency.MadeMeanwhile`.
     """
     find_sources(session, settings, spec.dataset)
     job = new_job(spec, sent, is_dry_run=is_dry_run)
@@ -77,6 +77,7 @@ def new_job(spec: JobSpec, sent: dict[str, Any], *, is_dry_run: bool = False) ->
         labels=spec.labels,
         priority=spec.priority,
         spec=sent,
+        spec_version=SPEC_VERSION,
         resolved=spec.model_dump(mode="json"),
         file_id=source.file if isinstance(source, FileSource) else None,
         eval_file_id=eval_source.file if isinstance(eval_source, FileSource) else None,

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from pydantic import ValidationError
+
+from app.contracts.spec import JobSpec
 from app.contracts.stored import Stored, read
 from app.errors import Conflict
 from app.jobs.models import Job
@@ -31,6 +34,16 @@ class StoredSpec(Stored):
     model: ModelGroup
     lora: LoraGroup = LoraGroup()
     dataset: DatasetGroup = DatasetGroup()
+
+
+def is_understood(job: Job) -> bool:
+    """Whether a worker of this version can do what the job says. A field that is not known is one too many here: what
+    it asks for would be left out in silence."""
+    try:
+        JobSpec.model_validate(job.spec)
+    except ValidationError:
+        return False
+    return read(StoredSpec, job.resolved) is not None
 
 
 def read_spec(job: Job, stored: dict[str, Any]) -> StoredSpec:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
+from sqlalchemy import text
 
 from app.contracts.events import AttemptEvent, Evaluated, StepLogged
 from app.db import Database
@@ -132,3 +133,26 @@ def test_a_check_hides_nothing_of_a_training(database: Database) -> None:
         session.commit()
     with database.reader() as session:
         assert attempts.superseded_behind(session, job_id) == {}
+
+
+@pytest.mark.parametrize(("count", "nth"), [(1, 1), (metrics.MOST_POINTS, 1), (12_001, 3), (12_002, 3)])
+def test_a_long_series_is_thinned_and_ends_with_its_last_point(database: Database, count: int, nth: int) -> None:
+    job_id = add_job(database)
+    payload = "CAST('{\"step\": ' || i || '}' AS JSON)" if is_postgres(database) else "'{\"step\": ' || i || '}'"
+    rows = f"SELECT :job, i + 1, 1, 'step', created_at, {payload} FROM n CROSS JOIN jobs"
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
+    insert = f"{numbers} INSERT INTO job_events (job_id, seq, epoch, kind, at, payload) {rows}"
+    with database.writer() as session:
+        session.execute(text(insert), {"job": job_id, "count": count})
+        session.commit()
+
+    with database.reader() as session:
+        found = metrics.series(session, job_id)
+
+    expected = [*range(1, count, nth)]
+    assert [point["step"] for point in found.steps] == [*expected, count]
+    assert (found.every_nth_step, found.every_nth_eval, found.evals) == (nth, 1, [])
+
+
+def is_postgres(database: Database) -> bool:
+    return database.engine.dialect.name == "postgresql"

@@ -5,21 +5,24 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app.adapters.service import find as find_adapter
 from app.config import Settings
-from app.db import Database
+from app.db import Database, utc_now
 from app.files.models import File
 from app.ids import new_id
 from app.jobs import repository, retention
+from app.jobs.models import Job
 from app.jobs.retention import ORPHAN_AFTER_SECONDS, sweep_orphans
-from app.jobs.states import ENDED, JobStatus
+from app.jobs.states import ALIVE, ENDED, JobStatus
 from tests.integration.answering import add_adapter
 from tests.integration.jobs import NOW, add_job
 from tests.integration.jobs_api import an_api
@@ -286,3 +289,77 @@ def test_a_removal_that_was_cut_off_behind_its_commit_is_finished_by_the_next_sw
     sweep_orphans(database, settings)
 
     assert entries(root) == known
+
+
+def days_ago(days: float) -> datetime:
+    return utc_now() - timedelta(days=days)
+
+
+def keeping(settings: Settings, days: int | None) -> Settings:
+    return settings.model_copy(update={"keep_jobs_days": days})
+
+
+def ids(database: Database) -> set[str]:
+    with database.reader() as session:
+        return set(session.scalars(select(Job.id)))
+
+
+@pytest.mark.parametrize("status", sorted(ENDED))
+def test_an_ended_job_goes_after_the_days_that_the_operator_says(
+    database: Database, settings: Settings, root: Path, status: JobStatus
+) -> None:
+    old = add_job(database, status, finished_at=days_ago(8))
+    young = add_job(database, status, finished_at=days_ago(6))
+    alive = {add_job(database, each, created_at=days_ago(99)) for each in ALIVE}
+    folder = a_folder(root / "jobs" / old)
+
+    retention.sweep(database, keeping(settings, 7))
+
+    assert ids(database) == {young, *alive}
+    assert not folder.exists()
+    with database.reader() as session:
+        assert repository.events(session, old, after=0, limit=9) == []
+
+
+def test_jobs_are_kept_for_ever_where_the_operator_says_nothing(database: Database, settings: Settings) -> None:
+    old = add_job(database, JobStatus.FAILED, finished_at=days_ago(9999))
+
+    retention.sweep(database, settings)
+
+    assert ids(database) == {old}
+
+
+def test_the_adapter_of_a_job_that_went_answers_as_before(database: Database, settings: Settings, root: Path) -> None:
+    adapter = add_adapter(database, root / "adapters")
+    add_job(database, JobStatus.SUCCEEDED, id=adapter.job_id, finished_at=days_ago(8))
+
+    retention.sweep(database, keeping(settings, 7))
+    sweep_orphans(database, settings, older_than=-60)
+
+    assert ids(database) == set()
+    assert Path(adapter.path).is_dir()
+    with database.reader() as session:
+        assert {find_adapter(session, name).id for name in (adapter.id, adapter.job_id)} == {adapter.id}
+
+
+def test_a_job_that_another_goes_on_from_stays_until_that_has_ended(database: Database, settings: Settings) -> None:
+    origin = add_job(database, JobStatus.FAILED, finished_at=days_ago(8))
+    heir = add_job(database, JobStatus.PAUSED, continues=origin)
+
+    retention.sweep(database, keeping(settings, 7))
+    assert ids(database) == {origin, heir}
+    with database.writer() as session:
+        session.get_one(Job, heir).status = JobStatus.CANCELLED
+        session.commit()
+    retention.sweep(database, keeping(settings, 7))
+    assert ids(database) == {heir}
+
+
+def test_a_sweep_of_many_old_jobs_takes_a_few_at_a_time(database: Database, settings: Settings) -> None:
+    for _ in range(retention.EXPIRED_AT_ONCE + 1):
+        add_job(database, JobStatus.FAILED, finished_at=days_ago(8))
+
+    retention.sweep(database, keeping(settings, 7))
+    assert len(ids(database)) == 1
+    retention.sweep(database, keeping(settings, 7))
+    assert ids(database) == set()

@@ -1,11 +1,13 @@
 """The spec takes what Unsloth's page shows and refuses what cannot work."""
 
-from typing import Any
+from hashlib import sha256
+from itertools import chain
+from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from app.contracts.spec import JobSpec
+from app.contracts.spec import SPEC_VERSION, JobSpec
 from tests.unit.specs import PAGE, a_body, a_spec
 
 
@@ -116,3 +118,17 @@ def test_another_way_of_loading_replaces_the_default_of_four_bits(other: str) ->
 def test_a_source_is_exactly_one_of_file_hub_and_path(source: Any) -> None:
     with pytest.raises(ValidationError, match="source"):
         a_spec(dataset={"source": source})
+
+
+def test_a_field_more_or_less_makes_a_new_version_of_the_spec() -> None:
+    """Where this fails, raise SPEC_VERSION, so that older workers leave such jobs alone, and then set the digest."""
+    assert (SPEC_VERSION, sha256("\n".join(field_names(JobSpec)).encode()).hexdigest()[:16]) == (1, "a7447c2ebc7daf2f")
+
+
+def field_names(kind: Any, path: str = "") -> list[str]:
+    """All fields of a model and of those below it, as dotted paths."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        below = (field_names(field.annotation, f"{path}.{name}") for name, field in kind.model_fields.items())
+        return sorted({path, *chain(*below)})
+    inner = [name for argument in get_args(kind) for name in field_names(argument, path)]
+    return sorted({path, *inner})
