@@ -85,6 +85,8 @@ class Settings(Address):
     max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, unpacked")
     max_hub_bytes: int = Field(200 * 2**30, ge=0, description="of one dataset that is downloaded from the hub")
     max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are kept for later jobs")
+    max_waiting_jobs: int = Field(1000, ge=1, description="jobs that are checked or queued; one more is a 429")
+    max_validations: int = Field(16, ge=1, description="POST /jobs/validate at once; one more is a 429")
     keep_jobs_days: int | None = Field(
         None,
         ge=1,

@@ -129,5 +129,12 @@ class Unavailable(ServiceError):
     retry_after_seconds = 5
 
 
+class TooMany(Unavailable):
+    """As many as a limit allows are there already; the message names the limit."""
+
+    status = 429
+    code = "too_many"
+
+
 class EngineUnavailable(Unavailable):
     code = "engine_unavailable"

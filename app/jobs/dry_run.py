@@ -35,7 +35,7 @@ class DryRuns:
 
     def start(self, spec: JobSpec, sent: dict[str, Any]) -> str:
         """The id of a dry run that waits for a checker. Raises all that a submit raises."""
-        service.check(self.database, self.settings, spec)
+        service.check(self.database, self.settings, spec, is_dry_run=True)
         with self.database.writer() as session:
             return service.submit(session, self.settings, self.bell, spec, sent, is_dry_run=True).id
 

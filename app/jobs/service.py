@@ -16,7 +16,7 @@ from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository as files
 from app.files.check import Place, normalise_file
 from app.ids import new_id
-from app.jobs import continuing, ending, idempotency, repository, retention
+from app.jobs import continuing, ending, idempotency, limits, repository, retention
 from app.jobs.models import CPU, Job, Worker
 from app.jobs.queue import Doorbell
 from app.jobs.states import Desire, JobStatus, Stage
@@ -28,13 +28,14 @@ CHECKED_AT_SUBMIT_BYTES = 64 * 2**20
 JOB_ID = re.compile(r"job-[a-z2-7]{24}")
 
 
-def check(database: Database, settings: Settings, spec: JobSpec) -> None:
+def check(database: Database, settings: Settings, spec: JobSpec, *, is_dry_run: bool = False) -> None:
     """All that can be said of a spec without its model and without the hub. No connection is held while rows are read.
 
-    Raises InvalidRequest and InvalidDataset.
+    Raises InvalidRequest and InvalidDataset, and TooMany before anything is read.
     """
     resolve_model(spec.model.model_name, spec.model.revision, settings.models)
     with database.reader() as session:
+        limits.check(session, settings, is_dry_run=is_dry_run)
         check_capabilities(spec, repository.workers(session))
         continuing.check(session, spec)
         files = find_sources(session, settings, spec.dataset)
@@ -54,8 +55,9 @@ def submit(
 ) -> Job:
     """Store a checked job and tell the workers.
 
-    Raises InvalidRequest when a file of it was deleted meanwhile and `idempotency.MadeMeanwhile`.
+    Raises InvalidRequest when a file of it was deleted meanwhile, TooMany, and `idempotency.MadeMeanwhile`.
     """
+    limits.check(session, settings, is_dry_run=is_dry_run)
     find_sources(session, settings, spec.dataset)
     job = new_job(spec, sent, is_dry_run=is_dry_run)
     job.continues = continuing.check(session, spec)
