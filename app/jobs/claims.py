@@ -30,7 +30,7 @@ from app.jobs import attempts
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.progress import checking_of, progress_of
 from app.jobs.repository import DETAILS, append_event, jobs_at_work, move
-from app.jobs.states import Desire, JobStatus, Stage, given_back
+from app.jobs.states import ALIVE, Desire, JobStatus, Stage, given_back
 
 # No attempt is put off for longer than 600 s, by clocks that differ by less than the rest: what lies further ahead was
 # written by one that has been set back since.
@@ -260,18 +260,23 @@ def _lost(reason: str) -> dict[str, Any]:
 
 
 def held(session: Session) -> Sequence[Job]:
-    """Every job that a worker holds, without its documents."""
+    """Every job that a worker holds, without its documents. One whose status only another version has is left alone."""
     documents = (*DETAILS, Job.labels, Job.checking, Job.progress, Job.error)
     query = select(Job).options(*(defer(document, raiseload=True) for document in documents))
-    return session.scalars(query.where(Job.worker.is_not(None))).all()
+    return [job for job in session.scalars(query.where(Job.worker.is_not(None))) if job.status in ALIVE]
 
 
 def job_held_by(session: Session, worker: str) -> str | None:
-    return session.scalar(select(Job.id).where(Job.worker == worker).limit(1))
+    return next(iter(_held_by(session, worker)), None)
 
 
 def jobs_held_by(session: Session, worker: str) -> int:
-    return session.scalar(select(func.count()).select_from(Job).where(Job.worker == worker)) or 0
+    return len(_held_by(session, worker))
+
+
+def _held_by(session: Session, worker: str) -> list[str]:
+    rows = session.execute(select(Job.id, Job.status).where(Job.worker == worker))
+    return [row.id for row in rows if row.status in ALIVE]
 
 
 def waiting_stages(session: Session, now: datetime) -> set[Stage]:

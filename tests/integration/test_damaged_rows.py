@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.db import Database
+from app.jobs import claims
 from app.jobs.states import JobStatus
 from tests.integration.answering import ScriptedEngine
 from tests.integration.damaged import PROGRESS, Rows, add_worker_of_another_version
@@ -133,6 +134,18 @@ def test_a_field_of_a_newer_version_is_left_out(api: TestClient, database: Datab
 
     assert shown["progress"] == {**PROGRESS, "step": 1}
     assert shown["unreadable"] == []
+
+
+def test_a_held_job_of_another_version_is_left_alone_and_takes_no_place(database: Database) -> None:
+    add_job(database, JobStatus.RUNNING, worker="w1", slot="s")
+    known = add_job(database, JobStatus.RUNNING, worker="w1", slot="s")
+    with database.writer() as session:
+        session.execute(text("UPDATE jobs SET status = 'archived' WHERE id <> :id"), {"id": known})
+        session.commit()
+
+    with database.reader() as session:
+        assert [job.id for job in claims.held(session)] == [known]
+        assert (claims.job_held_by(session, "w1"), claims.jobs_held_by(session, "w1")) == (known, 1)
 
 
 def test_a_status_of_another_version_is_unknown_and_no_wish_changes_it(api: TestClient, database: Database) -> None:
