@@ -4,8 +4,10 @@ SQLite runs in WAL mode and takes its write lock at BEGIN, so that a read-then-w
 """
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import DateTime, Dialect, Engine, Float, create_engine, event, literal
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
@@ -16,9 +18,11 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from app.columns import read_document
+from app.disk_faults import is_full, is_read_only
 
 POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=20000"
-
+# Of a statement, the server's own limit is 15 s.
+SILENT_SECONDS = 20.0
 
 # What is raised while the database is away, busy for too long, read-only, or its disk is full: the same may go well
 # later.
@@ -75,7 +79,7 @@ def make_engine(url: str) -> Engine:
     """An engine with the settings that this service relies on."""
     if url.startswith("sqlite"):
         return _sqlite_engine(url)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=20,
         max_overflow=40,
@@ -84,6 +88,27 @@ def make_engine(url: str) -> Engine:
         json_deserializer=read_document,
         connect_args={"connect_timeout": 3, "options": POSTGRES_OPTIONS},
     )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        return BoundedConnection.connect(*arguments, **options)
+
+    return engine
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """Gives up a server that is silent for longer than a statement may take there: it is frozen, or lost."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Raises OperationalError, with the connection closed, where no answer comes in time."""
+        is_own_limit = timeout is None
+        try:
+            return super().wait(gen, interval, SILENT_SECONDS if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout:
+            if not is_own_limit:
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"the server was silent for {SILENT_SECONDS:g} seconds") from None
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -116,6 +141,19 @@ class Database:
     @classmethod
     def open(cls, url: str) -> "Database":
         return cls(make_engine(url))
+
+    @property
+    def folder(self) -> Path | None:
+        """Where SQLite's file is; None for a server's database."""
+        url = self.engine.url
+        is_file = url.get_backend_name() == "sqlite" and bool(url.database)
+        return Path(url.database or "").absolute().parent if is_file else None
+
+    def why_away(self, error: BaseException) -> str:
+        """For a log, of one of AWAY."""
+        if is_full(error, self.folder):
+            return "its disk is full"
+        return "it is read-only" if is_read_only(error, self.folder) else type(error).__name__
 
     def close(self) -> None:
         self.engine.dispose()

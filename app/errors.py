@@ -6,6 +6,7 @@
      ├── NotFound 404
      ├── Conflict 409
      ├── TooLarge 413
+     ├── DiskFull 507
      └── Unavailable 503 ── EngineUnavailable 503
 
 Messages say what was found and what would be right; they never hold a secret or a stack trace.
@@ -119,6 +120,13 @@ class Conflict(ServiceError):
 class TooLarge(ServiceError):
     status = 413
     code = "too_large"
+
+
+class DiskFull(ServiceError):
+    """The disk under the service's files, or its database's, has no room for what this request brings."""
+
+    status = 507
+    code = "disk_full"
 
 
 class Unavailable(ServiceError):

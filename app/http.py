@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.contracts.spec import JobSpec
-from app.db import AWAY
-from app.errors import BadRequest, InvalidRequest, NotFound, Problem, ServiceError, TooLarge, Unavailable
+from app.db import AWAY, Database
+from app.disk_faults import is_full, is_read_only
+from app.errors import BadRequest, DiskFull, InvalidRequest, NotFound, Problem, ServiceError, TooLarge, Unavailable
 from app.generate.schemas import GenerateRequest
 from app.known_hosts import Refused
 from app.openai.schemas import ChatRequest, CompletionRequest
@@ -79,12 +80,13 @@ def install_error_handlers(app: FastAPI) -> None:
     def http_error(request: Request, error: HTTPException) -> ErrorResponse:
         return answer(_of_status(error, request), request_id(request), request.url.path)
 
-    def database_error(request: Request, error: Exception) -> ErrorResponse:
-        log.error("request %s met a database that is away: %s", request_id(request), type(error).__name__)
-        return answer(Unavailable("the database is away", code="database_unavailable"), request_id(request))
+    def storage_error(request: Request, error: Exception) -> ErrorResponse:
+        found = _of_storage(error, request.app.state.database)
+        log.error("request %s met %s (%s)", request_id(request), found.message, type(error).__name__)
+        return answer(found, request_id(request), request.url.path)
 
-    for kind in AWAY:
-        app.add_exception_handler(kind, database_error)
+    for kind in (*AWAY, OSError):
+        app.add_exception_handler(kind, storage_error)
 
     @app.exception_handler(Exception)
     def unforeseen(request: Request, error: Exception) -> ErrorResponse:
@@ -92,6 +94,17 @@ def install_error_handlers(app: FastAPI) -> None:
         return answer(
             ServiceError("the service failed; its log has the trace under this request id"), request_id(request)
         )
+
+
+def _of_storage(error: Exception, database: Database) -> ServiceError:
+    """What a client is told of a disk or a database that does not do its work. Raises an error that is of neither."""
+    if is_full(error, database.folder):
+        return DiskFull("a disk of the service is full: it can take nothing before an operator has made room")
+    if is_read_only(error, database.folder):
+        return Unavailable("a disk of the service, or its database, is read-only", code="storage_read_only")
+    if isinstance(error, AWAY):
+        return Unavailable("the database is away", code="database_unavailable")
+    raise error
 
 
 def _of_status(error: HTTPException, request: Request) -> ServiceError:

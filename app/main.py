@@ -30,7 +30,7 @@ from app.parameters import refuse_unknown_parameters
 LONGEST_UPLOAD_SECONDS = 86_400
 Responses = dict[int | str, dict[str, Any]]
 # "4XX" is every refusal. OpenAI's paths answer a wrong field with its status, 400.
-ERRORS: Responses = {code: {"model": ErrorForm} for code in ("4XX", 503)}
+ERRORS: Responses = {code: {"model": ErrorForm} for code in ("4XX", 503, 507)}
 WRONG_FIELD: Responses = {422: {"model": ErrorForm}}
 OPENAI_WRONG_FIELD: Responses = {400: {"model": ErrorForm}}
 log = logging.getLogger(__name__)

@@ -146,7 +146,8 @@ class Watch:
             wish = self._store(*batch)
         except AWAY as error:
             self._unsure = batch  # it may be stored all the same, and must be sent again as it was
-            log.warning("%s: the database is away (%s), its events wait", self._claim.job_id, type(error).__name__)
+            why = self._office.database.why_away(error)
+            log.warning("%s: the database is away (%s), its events wait", self._claim.job_id, why)
             return False
         except Fenced:
             self.report.stopped = StopReason.FENCED

@@ -29,7 +29,8 @@ from app.contracts.checkpoints import (
     manifest_of,
     outline,
 )
-from worker.failures import NO_ROOM, SystemFault
+from app.disk_faults import NO_ROOM
+from worker.failures import SystemFault
 
 DRAFT, REMOVED = ".draft-", ".removed-"
 # What is written to learn whether a disk is full: libraries that write in C++ lose the error's number.

@@ -1,15 +1,14 @@
 """The boundary of a child process: an exception becomes the one `failed` event that ends the attempt."""
 
-import errno
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from app.contracts.events import Blame, Failed
+from app.disk_faults import NO_ROOM, is_full
 from worker.events import EventWriter
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 # The exit code of a child that could not even say that its disk is full (sysexits.h: EX_IOERR).
 EXIT_DISK_FULL = 74
 
@@ -64,8 +63,10 @@ def guarded(
     except (UserError, SystemFault) as error:
         return _say(error.failure, events)
     except Exception as error:  # noqa: BLE001  the process ends here, and must say why
-        traceback.print_exc()
-        return _say(next(filter(None, (translate(error) for translate in known)), None) or unforeseen(error), events)
+        with suppress(OSError):  # the log is full too
+            traceback.print_exc()
+        translations = (no_room, *known, unforeseen)
+        return _say(next(filter(None, (translate(error) for translate in translations))), events)
     return 0
 
 
@@ -78,6 +79,14 @@ def _say(failure: Failed, events: EventWriter) -> int:
             raise
         return EXIT_DISK_FULL
     return 1
+
+
+def no_room(error: BaseException) -> Failed | None:
+    """Whatever could not be written: an event, the log, a row. The job waits until there is room."""
+    if not is_full(error):
+        return None
+    message = "the disk has no room for what the process writes"
+    return Failed(blame=Blame.SYSTEM, code="disk_full", message=message, hint="free space in TUNESMITH_HOME")
 
 
 def unforeseen(error: BaseException) -> Failed:

@@ -17,6 +17,7 @@ from app.contracts.order import BaseRef
 from app.contracts.probe import Proof, ProofOrder
 from app.contracts.spec import JobSpec
 from app.db import AWAY, utc_now
+from app.disk_faults import is_full
 from app.errors import ServiceError
 from app.jobs import attempts
 from app.jobs.claims import Claim, Fenced, claim, finish, leave, lock, record, tell
@@ -29,7 +30,7 @@ from worker import orders
 from worker.attempt import Errand, Report, StopReason, run_child
 from worker.checkpoints import DiskFull
 from worker.child import command, environment
-from worker.failures import NO_ROOM, SystemFault
+from worker.failures import SystemFault
 from worker.office import Office
 from worker.persistence import insist
 from worker.proving import NoAnswer, ask, not_proved
@@ -57,7 +58,7 @@ def attend(office: Office) -> None:
         except Fenced as fenced:
             log.warning("%s", fenced)
         except AWAY as error:  # the reconciler rings again once it is back
-            log.warning("the database is away: %s", type(error).__name__)
+            log.warning("the database is away: %s", office.database.why_away(error))
             return
 
 
@@ -178,7 +179,7 @@ def _beat(office: Office, held: Claim) -> StopReason | None:
             wish = record(session, held, (), 0)
             session.commit()
     except AWAY as error:
-        log.warning("%s: the database is away: %s", held.job_id, type(error).__name__)
+        log.warning("%s: the database is away: %s", held.job_id, office.database.why_away(error))
         return StopReason.SHUTDOWN if office.stopping.is_set() else None
     if wish.desired is Desire.CANCEL:
         return StopReason.CANCELLED
@@ -295,7 +296,7 @@ def _error_of(failure: Failed | None) -> dict[str, Any]:
 def _unforeseen(error: Exception) -> Failed:
     if isinstance(error, SystemFault):
         return error.failure
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if is_full(error):
         return DiskFull("the disk has no room for the files of an attempt").failure
     message = f"the worker could not run the attempt ({type(error).__name__})"
     return Failed(blame=Blame.SYSTEM, code="internal_error", message=message, hint="the worker's log has the trace")

@@ -13,11 +13,12 @@ from app.config import Settings
 from app.contracts.events import AdapterSaved
 from app.contracts.variant import BaseVariant
 from app.db import utc_now
+from app.disk_faults import NO_ROOM
 from app.jobs.models import Job
 from worker.attempt import Report
 from worker.bundles import hash_folder
 from worker.checkpoints import DiskFull
-from worker.failures import NO_ROOM, SystemFault
+from worker.failures import SystemFault
 
 
 class NotPlaced(SystemFault):

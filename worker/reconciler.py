@@ -52,7 +52,7 @@ class Reconciler:
             self._tidy_up()
         except AWAY as error:
             self._observed.clear()
-            log.warning("the database is away: %s", type(error).__name__)
+            log.warning("the database is away: %s", self._office.database.why_away(error))
         except Exception:  # the next round may go well, and a worker without a reconciler would lose jobs
             self._observed.clear()
             log.exception("a round of the reconciler failed")
