@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import DateTime, Dialect, Engine, Float, create_engine, event, literal
+from sqlalchemy import URL, DateTime, Dialect, Engine, Float, create_engine, event, literal
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.ext.compiler import compiles
@@ -75,6 +75,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def sqlite_file(url: URL) -> Path | None:
+    """None for a server's database, and for one in memory."""
+    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    return Path(str(url.database)).absolute() if is_file else None
+
+
 def make_engine(url: str) -> Engine:
     """An engine with the settings that this service relies on."""
     if url.startswith("sqlite"):
@@ -99,16 +105,17 @@ def make_engine(url: str) -> Engine:
 class BoundedConnection(psycopg.Connection[Any]):
     """Gives up a server that is silent for longer than a statement may take there: it is frozen, or lost."""
 
+    silent_seconds: float | None = SILENT_SECONDS
+
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Raises OperationalError, with the connection closed, where no answer comes in time."""
-        is_own_limit = timeout is None
         try:
-            return super().wait(gen, interval, SILENT_SECONDS if timeout is None else timeout)
+            return super().wait(gen, interval, self.silent_seconds if timeout is None else timeout)
         except psycopg.errors._WaitTimeout:
-            if not is_own_limit:
+            if timeout is not None:
                 raise
             self.pgconn.finish()
-            raise psycopg.OperationalError(f"the server was silent for {SILENT_SECONDS:g} seconds") from None
+            raise psycopg.OperationalError(f"the server was silent for {self.silent_seconds:g} seconds") from None
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -145,9 +152,8 @@ class Database:
     @property
     def folder(self) -> Path | None:
         """Where SQLite's file is; None for a server's database."""
-        url = self.engine.url
-        is_file = url.get_backend_name() == "sqlite" and bool(url.database)
-        return Path(url.database or "").absolute().parent if is_file else None
+        file = sqlite_file(self.engine.url)
+        return None if file is None else file.parent
 
     def why_away(self, error: BaseException) -> str:
         """For a log, of one of AWAY."""

@@ -35,6 +35,7 @@ class WorkerView(BaseModel):
     stage: str
     host: str
     device: str
+    version: str | None = Field(description="of the service that it is part of: they differ while it is upgraded")
     problem: str | None
     job_id: str | None
     started_at: datetime

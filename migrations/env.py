@@ -4,13 +4,14 @@ from typing import Any, Literal
 
 from alembic import context
 
+from app import installation
 from app.adapters import models as adapters
 from app.columns import Choice, Document
 from app.db import Base, UtcDateTime
 from app.files import models as files
 from app.jobs import models as jobs
 
-TABLES = (adapters, files, jobs)  # imported so that Base.metadata knows them
+TABLES = (adapters, files, installation, jobs)  # imported so that Base.metadata knows them
 
 
 def as_plain_type(kind: str, item: Any, _: object) -> str | Literal[False]:

@@ -11,6 +11,7 @@ import socket
 import time
 from datetime import timedelta
 
+from app import __version__
 from app.db import AWAY, utc_now
 from app.jobs import claims, retention
 from app.jobs.attempts import faults
@@ -82,6 +83,7 @@ class Reconciler:
                 stage=office.stage,
                 host=socket.gethostname(),
                 device=office.device,
+                version=__version__,
                 problem=self._problem,
                 job_id=claims.job_held_by(session, office.name),
                 started_at=self._started,

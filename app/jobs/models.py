@@ -154,6 +154,7 @@ class Worker(Base):
     stage: Mapped[Stage | str] = mapped_column(Choice(Stage))
     host: Mapped[str] = mapped_column(String(255))
     device: Mapped[str] = mapped_column(String(255))
+    version: Mapped[str | None] = mapped_column(String(32), comment="of the service; null: of one that did not say it")
     problem: Mapped[str | None] = mapped_column(Text, comment="why it takes no job")
     job_id: Mapped[str | None] = mapped_column(String(40))
     spec_version: Mapped[int] = mapped_column(

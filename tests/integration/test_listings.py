@@ -6,13 +6,18 @@ from datetime import timedelta
 import pytest
 from fastapi.testclient import TestClient
 
+from app import __version__
 from app.config import Settings
 from app.db import Database, utc_now
 from app.jobs.claims import job_held_by
 from app.jobs.models import Worker
 from app.jobs.states import JobStatus, Stage
+from tests.integration.checker import RecordingBell
 from tests.integration.jobs import NOW, add_job, take
 from tests.integration.jobs_api import an_api, error_of
+from worker.office import Office
+from worker.reconciler import Reconciler
+from worker.slots import Slot
 
 
 @pytest.fixture
@@ -36,6 +41,16 @@ def show_up(database: Database, name: str, stage: Stage = Stage.TRAIN, problem: 
         )
         session.merge(row)
         session.commit()
+
+
+def test_a_worker_says_of_which_version_it_is(api: TestClient, database: Database, settings: Settings) -> None:
+    slot = Slot.open(settings.slots, "gpu0")
+    Reconciler(Office(settings, database, RecordingBell(), Stage.TRAIN, "new", "cpu", slot)).round()
+    slot.release()
+    show_up(database, "of an older version, which did not say it")
+
+    versions = {worker["name"]: worker["version"] for worker in api.get("/workers").json()["data"]}
+    assert versions == {"new": __version__, "of an older version, which did not say it": None}
 
 
 def listed(api: TestClient, **query: str | int) -> list[str]:

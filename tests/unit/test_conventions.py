@@ -11,6 +11,7 @@ SOURCES = [path for folder in ("app", "worker", "tests", "bench") for path in so
 MAY_COMMIT = {
     "app/adapters/service.py",
     "app/files/service.py",
+    "app/installation.py",
     "app/jobs/retention.py",
     "app/jobs/service.py",
     "app/migrate.py",
