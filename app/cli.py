@@ -52,6 +52,15 @@ def up(
 
 
 @app.command()
+def adopt(home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None) -> None:
+    """Say that home and database belong together, after one of them was replaced: what the database does not know is
+    swept from the home at the next start."""
+    from app.installation import adopt as run  # the other commands need no database
+
+    typer.echo(run(Settings.model_validate({} if home is None else {"home": home})))
+
+
+@app.command()
 def submit(
     spec: SpecFile,
     file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to upload for it")] = None,

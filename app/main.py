@@ -19,8 +19,8 @@ from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
 from app.http import HeadRequests, RequestLimits, install_error_handlers, refuse
+from app.jobs.orphans import AnotherInstallation, sweep_orphans
 from app.jobs.queue import CeleryDoorbell, make_celery
-from app.jobs.retention import sweep_orphans
 from app.jobs.routes import router as jobs
 from app.known_hosts import TRUST_VARIABLE, KnownHosts, split_list
 from app.openai.routes import router as openai
@@ -91,6 +91,8 @@ def _guard(app: FastAPI, settings: Settings) -> None:
 def _sweep(database: Database, settings: Settings) -> None:
     try:
         for path in sweep_orphans(database, settings):
-            log.info("removed %s, which no row knows", path)
+            log.info("swept %s, which no row knows", path)
+    except AnotherInstallation as stranger:
+        log.error("%s", stranger)
     except Exception:  # the service does without; the next start tries again
         log.exception("what crashes left on the disk could not be removed")

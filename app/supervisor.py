@@ -25,7 +25,9 @@ from app.broker import open_broker
 from app.config import LOOPBACK, PREFIX, Settings, has_home
 from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
 from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals_held_back
+from app.db import Database
 from app.guardian import Guarded, spawn
+from app.jobs.orphans import AnotherInstallation, check_belongs
 from app.known_hosts import NO_KEYS, is_loopback
 from app.lock import CannotStart, Interrupted, hold_lock
 from app.log_rotation import rotate
@@ -56,7 +58,8 @@ def up(settings: Settings, say: Say) -> None:
         _make_folders(settings)
         tree = _claim_home(settings.root, stack)
         settings = settle(settings)
-        _migrate(settings.database)
+        _migrate(settings.database, say)
+        _say_whose_home(settings, say)
         with Crew(_tiers(settings, tree, stack), say) as crew:
             _wait_until_healthy(crew, settings)
             _wait_for_engine(crew, settings, say)
@@ -151,12 +154,20 @@ def _make_folders(settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _migrate(database_url: str) -> None:
+def _migrate(database_url: str, say: Say) -> None:
     try:
-        upgrade(database_url)
+        upgrade(database_url, say=say)
     except (OperationalError, CommandError) as error:
         reason = error.orig if isinstance(error, OperationalError) else error
         raise CannotStart(f"the database {make_url(database_url)!r} cannot be brought up to date: {reason}") from error
+
+
+def _say_whose_home(settings: Settings, say: Say) -> None:
+    with closing(Database.open(settings.database)) as database:
+        try:
+            check_belongs(database, settings)
+        except AnotherInstallation as stranger:
+            say(str(stranger))
 
 
 def _claim_home(home: Path, stack: ExitStack) -> int:

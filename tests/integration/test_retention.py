@@ -14,6 +14,7 @@ from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app import installation
 from app.adapters.service import find as find_adapter
 from app.config import Settings
 from app.db import Database, utc_now
@@ -21,8 +22,9 @@ from app.files.models import File
 from app.ids import new_id
 from app.jobs import repository, retention
 from app.jobs.models import Job
-from app.jobs.retention import ORPHAN_AFTER_SECONDS, sweep_orphans
+from app.jobs.orphans import ORPHAN_AFTER_SECONDS, sweep_orphans
 from app.jobs.states import ALIVE, ENDED, JobStatus
+from app.trash import TRASH
 from tests.integration.answering import add_adapter
 from tests.integration.jobs import NOW, add_job
 from tests.integration.jobs_api import an_api
@@ -79,7 +81,9 @@ def a_file(path: Path, seconds: float = OLD) -> Path:
 
 
 def entries(root: Path) -> set[Path]:
-    return {path for name in ("jobs", "adapters", "files") for path in (root / name).iterdir()}
+    """What lies there, but for the trash."""
+    found = {path for name in ("jobs", "adapters", "files") for path in (root / name).iterdir()}
+    return {path for path in found if path.name != TRASH}
 
 
 def test_what_no_row_knows_is_removed_and_what_a_row_knows_stays(
@@ -190,7 +194,8 @@ def test_an_adapter_of_which_the_database_knows_no_job_is_kept(
 def test_nothing_is_removed_for_a_database_that_knows_nothing_of_a_folder(
     database: Database, settings: Settings, root: Path
 ) -> None:
-    """An operator who names another database loses nothing by it."""
+    """An operator who names another database loses nothing by it, even where he has said that it belongs here."""
+    installation.mark(root, installation.of_database(database))
     left = {a_folder(root / "jobs" / new_id("job")), a_folder(root / "adapters" / new_id("adapter"))}
     a_folder(root / "jobs" / f".deleted-{new_id('job')}")
     sweep_orphans(database, settings)
