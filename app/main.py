@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweep_partials(settings.root / "files", LONGEST_UPLOAD_SECONDS)
-        sweep = threading.Thread(target=_sweep, args=(app.state.database, settings), name="orphans", daemon=True)
+        sweep = threading.Thread(target=_sweep, args=(settings,), name="orphans", daemon=True)
         sweep.start()  # a disk may take minutes to remove what a crash left on it
         yield
         await app.state.engine.close()
@@ -88,10 +88,12 @@ def _guard(app: FastAPI, settings: Settings) -> None:
         log.warning("%s is set: everybody who reaches this address may use the service", TRUST_VARIABLE)
 
 
-def _sweep(database: Database, settings: Settings) -> None:
+def _sweep(settings: Settings) -> None:
+    """By connections of its own: it may outlive the application."""
     try:
-        for path in sweep_orphans(database, settings):
-            log.info("swept %s, which no row knows", path)
+        with closing(Database.open(settings.database)) as database:
+            for path in sweep_orphans(database, settings):
+                log.info("swept %s, which no row knows", path)
     except AnotherInstallation as stranger:
         log.error("%s", stranger)
     except Exception:  # the service does without; the next start tries again
