@@ -19,6 +19,8 @@ PREFIX = "TUNESMITH_"
 LOOPBACK = "127.0.0.1"
 # A unix socket's path has to fit in 107 bytes (`man 7 unix`).
 LONGEST_SOCKET_PATH = 107
+# The folders of a home whose paths rows hold.
+ROWS_NAME = ("jobs", "adapters")
 
 
 def has_home() -> bool:
@@ -207,6 +209,22 @@ class Settings(Address):
     @cached_property
     def datasets(self) -> Path:
         return (self.datasets_dir or self.root / "datasets").expanduser().resolve()
+
+    def locate(self, stored: str) -> Path:
+        """Where a path is now that a row holds: relative ones lie below the home.
+
+        Older versions stored absolute ones. Of those counts what stands behind the home that they were below, so that
+        a home which was moved is as good as one that was not.
+        """
+        path = Path(stored)
+        begins = [place for place, part in enumerate(path.parts) if part in ROWS_NAME]
+        return self.root.joinpath(*path.parts[begins[-1] :]) if begins else self.root / path
+
+    def locate_model(self, stored: str, named: str) -> Path:
+        """Where a local base model is now: `stored` is relative to the models folder, or absolute in older rows; where
+        that is gone, the model of the name that the job gave."""
+        path = self.models / stored
+        return path if path.is_dir() else self.models / named
 
     def job_dir(self, job_id: str) -> Path:
         return self.root / "jobs" / job_id

@@ -128,7 +128,7 @@ def verify(office: Office, held: Claim, job: Job, report: Report) -> Report:
     try:
         found = ask(
             office.settings.engine_url,
-            ProofOrder(base=row.base, adapter=row.ref),
+            ProofOrder(base=row.base(office.settings), adapter=row.ref(office.settings)),
             lambda: _beat(office, held),
             office.settings.heartbeat_seconds,
         )

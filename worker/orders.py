@@ -102,4 +102,5 @@ def _adapter(office: Office, spec: JobSpec) -> Path | None:
     if spec.continue_from is None or spec.continue_from.adapter is None:
         return None
     with office.database.reader() as session:
-        return Path(adapters.find(session, spec.continue_from.adapter, "continue_from.adapter").path)
+        path = adapters.find(session, spec.continue_from.adapter, "continue_from.adapter").path
+    return office.settings.locate(path)

@@ -39,7 +39,7 @@ def published_folder(settings: Settings, job_id: str, saved: AdapterSaved) -> Pa
 
 def find_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path | None:
     """Where the bundle is, whole: in the attempt's folder, or moved already by a worker that died before its commit."""
-    places = (published_folder(settings, job_id, saved), Path(saved.path))
+    places = (published_folder(settings, job_id, saved), settings.locate(saved.path))
     return next((place for place in places if place.is_dir() and hash_folder(place) == saved.version), None)
 
 
@@ -63,7 +63,7 @@ def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
 
 def take_bundle_back(settings: Settings, job_id: str, saved: AdapterSaved) -> None:
     """Move a placed bundle back to the folder of its attempt: what has no row does not stay among the adapters."""
-    placed, origin = published_folder(settings, job_id, saved), Path(saved.path)
+    placed, origin = published_folder(settings, job_id, saved), settings.locate(saved.path)
     if placed.is_dir() and not origin.exists():
         os.rename(placed, origin)
         with suppress(OSError):  # another version of it is there
@@ -101,13 +101,18 @@ def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: Base
         job_id=job.id,
         kind=saved.adapter_kind,
         base_model=job.resolved["model"]["model_name"],
-        base_source=saved.base_model,
+        base_source=_relative(saved.base_model, settings.models),
         base_is_local=saved.base_model.startswith("/"),
         base_revision=saved.base_revision,
         base_variant=variant.model_dump(mode="json") if variant is not None else None,
         base_scaled_to=job.resolved["model"].get("rope_scaled_to"),
-        path=str(published_folder(settings, job.id, saved)),
+        path=_relative(str(published_folder(settings, job.id, saved)), settings.root),
         bytes=saved.bytes,
         rank=saved.rank,
         created_at=utc_now(),
     )
+
+
+def _relative(path: str, folder: Path) -> str:
+    """A folder that may be moved is not named in a row; what is not below it, as a hub id, stays as it is."""
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path

@@ -129,7 +129,7 @@ def _forget_lost(office: Office, held: Claim) -> None:
     """Take the checkpoints off the list that are gone: a trainer may die between a removal and its event."""
     with office.database.reader() as session:
         listed = repository.checkpoints(session, held.job_id)
-    gone = [one for one in listed if outline(Path(one.path)) is None]
+    gone = [one for one in listed if outline(office.settings.locate(one.path)) is None]
 
     def forget(session: Session) -> None:
         for one in gone:
@@ -146,9 +146,10 @@ def _continued(office: Office, spec: JobSpec) -> Start:
         return Start(0, None)
     with office.database.reader() as session:
         found = repository.checkpoint(session, origin.job, origin.step)
-    if found is None or checkpoints.verify(Path(found.path)) is None:
+    path = None if found is None else office.settings.locate(found.path)
+    if found is None or path is None or checkpoints.verify(path) is None:
         raise LookupError(f"the checkpoint of {origin.job} is gone, or was changed")
-    return Start(found.step, Path(found.path))
+    return Start(found.step, path)
 
 
 def _folder(office: Office, attempt: Attempt) -> Path:

@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, Boolean, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.columns import Document
+from app.config import Settings
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef
 from app.contracts.variant import BaseVariant
@@ -23,7 +24,9 @@ class Adapter(Base):
     job_id: Mapped[str] = mapped_column(String(40), unique=True)
     kind: Mapped[Literal["lora", "full"]] = mapped_column(String(8))
     base_model: Mapped[str] = mapped_column(String(200), comment="as the job's spec named it")
-    base_source: Mapped[str] = mapped_column(Text, comment="the weights that were trained on: a hub id or a folder")
+    base_source: Mapped[str] = mapped_column(
+        Text, comment="the weights that were trained on: a hub id or a folder below models"
+    )
     base_is_local: Mapped[bool] = mapped_column(Boolean)
     base_revision: Mapped[str | None] = mapped_column(String(120))
     base_variant: Mapped[dict[str, Any] | None] = mapped_column(
@@ -32,7 +35,7 @@ class Adapter(Base):
     base_scaled_to: Mapped[int | None] = mapped_column(
         Integer, comment="positions to which the base's RoPE is scaled linearly; null: as its files say"
     )
-    path: Mapped[str] = mapped_column(Text, comment="the bundle's folder")
+    path: Mapped[str] = mapped_column(Text, comment="the bundle's folder: `Settings.locate`")
     bytes: Mapped[int] = mapped_column(BigInteger)
     rank: Mapped[int | None] = mapped_column(Integer, comment="null: all weights were trained")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -43,21 +46,21 @@ class Adapter(Base):
     def name(self) -> str:
         return f"{self.id}@{self.version}"
 
-    @property
-    def ref(self) -> AdapterRef:
+    def ref(self, settings: Settings) -> AdapterRef:
         """What the engine is told of it."""
+        path = str(settings.locate(self.path))
         return AdapterRef(
-            adapter_id=self.id, version=self.version, path=self.path, kind=self.kind, base_variant=self.variant
+            adapter_id=self.id, version=self.version, path=path, kind=self.kind, base_variant=self.variant
         )
 
     @property
     def variant(self) -> BaseVariant | None:
         return None if self.base_variant is None else BaseVariant.model_validate(self.base_variant)
 
-    @property
-    def base(self) -> BaseRef:
+    def base(self, settings: Settings) -> BaseRef:
+        local = settings.locate_model(self.base_source, self.base_model) if self.base_is_local else None
         return BaseRef(
-            source=self.base_source,
+            source=self.base_source if local is None else str(local),
             is_local=self.base_is_local,
             revision=self.base_revision,
             scaled_to=self.base_scaled_to,

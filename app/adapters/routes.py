@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from app.adapters import service
 from app.adapters.schemas import AdapterDeleted, AdapterPage, AdapterView
-from app.dependencies import DatabaseDep
+from app.dependencies import DatabaseDep, SettingsDep
 
 LONGEST_PAGE = 1000
 AdapterName = Annotated[str, "adapter-…, adapter-…@version, or the id of the job that trained it"]
@@ -32,7 +32,7 @@ def get_adapter(adapter_id: AdapterName, database: DatabaseDep) -> AdapterView:
 
 
 @router.delete("/{adapter_id}")
-def delete_adapter(adapter_id: AdapterName, database: DatabaseDep) -> AdapterDeleted:
+def delete_adapter(adapter_id: AdapterName, database: DatabaseDep, settings: SettingsDep) -> AdapterDeleted:
     """Remove an adapter and its files; the job that trained it stays."""
     with database.writer() as session:
-        return AdapterDeleted(id=service.delete(session, adapter_id))
+        return AdapterDeleted(id=service.delete(session, settings, adapter_id))

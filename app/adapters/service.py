@@ -2,13 +2,13 @@
 
 import re
 import shutil
-from pathlib import Path
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.adapters import repository
 from app.adapters.models import Adapter
+from app.config import Settings
 from app.contracts.generation import AdapterRef
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs.repository import continued_by, find_status
@@ -39,10 +39,10 @@ def find(session: Session, name: str, param: str = "adapter") -> Adapter:
     return adapter
 
 
-def ref_of(adapter: Adapter) -> AdapterRef:
+def ref_of(adapter: Adapter, settings: Settings) -> AdapterRef:
     """What the engine is told of it. Raises Conflict where only another version knows its kind, or its base's form."""
     try:
-        return adapter.ref
+        return adapter.ref(settings)
     except ValidationError:
         message = f"{adapter.id} is stored in a form which this version cannot read: it answers nobody here"
         raise Conflict(message, param="adapter", code="adapter_unreadable") from None
@@ -87,7 +87,7 @@ def page(session: Session, after: str | None, limit: int) -> tuple[list[Adapter]
     return list(found[:limit]), len(found) > limit
 
 
-def delete(session: Session, name: str) -> str:
+def delete(session: Session, settings: Settings, name: str) -> str:
     """Remove an adapter with its files, and return its id.
 
     The row goes first: cut off between the two, a folder is left that nobody can name, which
@@ -101,6 +101,6 @@ def delete(session: Session, name: str) -> str:
         raise Conflict(message, param="adapter_id", code="adapter_is_in_use")
     repository.remove(session, adapter.id)
     session.commit()
-    folder = Path(adapter.path)
+    folder = settings.locate(adapter.path)
     shutil.rmtree(folder.parent if folder.parent.name == adapter.id else folder, ignore_errors=True)
     return adapter.id

@@ -65,10 +65,10 @@ def find_speaker(session: Session, settings: Settings, name: str, param: str) ->
         return Speaker(_base(session, settings, name, param), None, name)
     job_id, at, wanted = name.partition("@")
     if not job_id.startswith("job-") or not adapters.NAME.fullmatch(name):
-        return _trained(adapters.find(session, name, param))
+        return _trained(adapters.find(session, name, param), settings)
     adapter = adapters.of_job(session, job_id, param) if not at else None
     if adapter is not None:
-        return _trained(adapter)
+        return _trained(adapter, settings)
     job = jobs.get(session, job_id)
     if job is None or job.is_dry_run:
         raise NotFound(f"there is no job {job_id!r}", param=param, code="unknown_job")
@@ -110,8 +110,8 @@ async def ask_again_if_gone(
     return await ask(await prepare())
 
 
-def _trained(adapter: Adapter) -> Speaker:
-    return Speaker(adapter.base, adapters.ref_of(adapter), adapter.name)
+def _trained(adapter: Adapter, settings: Settings) -> Speaker:
+    return Speaker(adapter.base(settings), adapters.ref_of(adapter, settings), adapter.name)
 
 
 def _kept(job: Job, folder: Path, wanted: str | None, param: str) -> Manifest:
@@ -164,9 +164,12 @@ def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Speak
 
 
 def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:
-    """The weights that are trained on: Unsloth may have loaded another repository than the one that was named."""
+    """The weights that are trained on: of the hub, Unsloth may have loaded another repository than the one named.
+
+    A folder is what was named, wherever it was when the checkpoint was written.
+    """
     named = base_of(read_spec(job, job.resolved).model.model_dump(), models, param)
-    loaded = _loaded(config)
+    loaded = None if named.is_local else _loaded(config)
     if loaded is None or loaded == named.source:
         return named
     return BaseRef(source=loaded, is_local=loaded.startswith("/"), scaled_to=named.scaled_to)

@@ -7,6 +7,7 @@ Every statement names the fence (job, epoch, worker); when another attempt owns 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import PurePath
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
@@ -179,12 +180,14 @@ def _apply(job: Job, event: AttemptEvent) -> None:
 
 
 def _apply_checkpoint(session: Session, job_id: str, event: CheckpointSaved | CheckpointRemoved, epoch: int) -> None:
+    name = PurePath(event.path).name  # the home may have been moved since the event was written
     if isinstance(event, CheckpointSaved):
-        values = event.model_dump(exclude={"kind", "at"})
+        values = {**event.model_dump(exclude={"kind", "at"}), "path": f"jobs/{job_id}/checkpoints/{name}"}
         session.merge(Checkpoint(job_id=job_id, epoch=epoch, created_at=event.at, **values))
     session.flush()  # what a batch saves and removes is done in its order
     if isinstance(event, CheckpointRemoved):
-        session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.path == event.path))
+        is_named = Checkpoint.path.endswith(f"/{name}", autoescape=True)
+        session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, is_named))
 
 
 def with_values(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

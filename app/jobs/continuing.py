@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.adapters import service as adapters
 from app.adapters.models import Adapter
+from app.config import Settings
 from app.contracts.spec import JobSpec
 from app.contracts.stored import read
 from app.errors import Conflict, InvalidRequest, NotFound
@@ -24,7 +24,7 @@ BASE = ("model.model_name", "model.full_finetuning", "model.load_in_4bit", "mode
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def check(session: Session, spec: JobSpec) -> str | None:
+def check(session: Session, settings: Settings, spec: JobSpec) -> str | None:
     """The id of the adapter or job that the spec goes on from, which nobody deletes until the session ends.
 
     Raises InvalidRequest for an origin that is not there, or that does not fit this spec.
@@ -32,12 +32,12 @@ def check(session: Session, spec: JobSpec) -> str | None:
     if spec.continue_from is None:
         return None
     if spec.continue_from.adapter is not None:
-        return _check_adapter(session, spec, spec.continue_from.adapter)
+        return _check_adapter(session, settings, spec, spec.continue_from.adapter)
     assert spec.continue_from.job is not None, "one of both is given"
     return _check_checkpoint(session, spec, spec.continue_from.job, spec.continue_from.step)
 
 
-def _check_adapter(session: Session, spec: JobSpec, name: str) -> str:
+def _check_adapter(session: Session, settings: Settings, spec: JobSpec, name: str) -> str:
     field = "continue_from.adapter"
     try:
         adapter = adapters.find_and_keep(session, name, field)
@@ -49,14 +49,14 @@ def _check_adapter(session: Session, spec: JobSpec, name: str) -> str:
         raise invalid("model.model_name", "another_base", spec.model.model_name, f"{adapter.base_model}, as {name} has")
     if spec.model.full_finetuning:
         raise invalid("model.full_finetuning", "not_a_lora", "true", f"false: {name} is a LoRA adapter")
-    _check_lora(spec, _config_of(adapter), f"as {name} has")
+    _check_lora(spec, _config_of(adapter, settings), f"as {name} has")
     return adapter.id
 
 
-def _config_of(adapter: Adapter) -> dict[str, Any]:
+def _config_of(adapter: Adapter, settings: Settings) -> dict[str, Any]:
     """peft's own description of the adapter, as far as it can be read here: the trainer compares all of it again."""
     try:
-        config = json.loads((Path(adapter.path) / ADAPTER_CONFIG).read_text())
+        config = json.loads((settings.locate(adapter.path) / ADAPTER_CONFIG).read_text())
     except (OSError, ValueError):
         config = {}
     return {"r": adapter.rank, **config}

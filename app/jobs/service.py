@@ -37,7 +37,7 @@ def check(database: Database, settings: Settings, spec: JobSpec, *, is_dry_run: 
     with database.reader() as session:
         limits.check(session, settings, is_dry_run=is_dry_run)
         check_capabilities(spec, repository.workers(session))
-        continuing.check(session, spec)
+        continuing.check(session, settings, spec)
         files = find_sources(session, settings, spec.dataset)
     for param, file in files.items():
         check_rows(file, spec.dataset_in_force, settings.max_unpacked_bytes, param)
@@ -60,7 +60,7 @@ def submit(
     limits.check(session, settings, is_dry_run=is_dry_run)
     find_sources(session, settings, spec.dataset)
     job = new_job(spec, sent, is_dry_run=is_dry_run)
-    job.continues = continuing.check(session, spec)
+    job.continues = continuing.check(session, settings, spec)
     session.add(job)
     repository.append_event(session, job, "status", {"status": job.status.value}, job.created_at)
     if key is not None and not idempotency.keep(session, key, sent, job):

@@ -219,7 +219,7 @@ def delete_model(session: Session, settings: Settings, name: str) -> str:
         found = find_model(session, settings, name)
         raise BadRequest(f"{found.id} is a base model: only adapters can be deleted", param="model")
     try:
-        return adapters.delete(session, name)
+        return adapters.delete(session, settings, name)
     except ServiceError as error:
         error.param = "model"
         raise

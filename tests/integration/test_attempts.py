@@ -49,7 +49,7 @@ def test_a_training_that_goes_well_has_an_adapter(database: Database, home: Path
     with database.reader() as session:
         adapter = adapters.get_by_job(session, job_id)
     assert adapter is not None
-    assert Path(adapter.path, "weights").exists()
+    assert (home / adapter.path / "weights").exists()
     check_events(database, job_id)
 
 

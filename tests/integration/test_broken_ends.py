@@ -96,19 +96,19 @@ def test_a_checkpoint_that_is_gone_is_listed_no_more(database: Database, home: P
     job_id = add_training(database, save_every=2, at=5, does="dies")
     with seated(settings_of(home), database) as office:
         attend(office)
-        listed = _listed(database, job_id)
+        listed = _listed(database, home, job_id)
         shutil.rmtree(listed[2])
         for _ in range(2):  # the first of them dies too
             resume(database, job_id)
             attend(office)
 
     assert sorted(listed) == [2, 4]
-    assert sorted(_listed(database, job_id)) == [4, 6, 8]
+    assert sorted(_listed(database, home, job_id)) == [4, 6, 8]
 
 
-def _listed(database: Database, job_id: str) -> dict[int, Path]:
+def _listed(database: Database, home: Path, job_id: str) -> dict[int, Path]:
     with database.reader() as session:
-        return {one.step: Path(one.path) for one in repository.checkpoints(session, job_id)}
+        return {one.step: home / one.path for one in repository.checkpoints(session, job_id)}
 
 
 class Away(Session):

@@ -250,7 +250,7 @@ def test_a_dry_run_holds_no_origin(api: TestClient, database: Database, adapter:
 
 @pytest.mark.parametrize("kind", ["jobs", "adapters"])
 def test_an_origin_is_not_deleted_while_a_job_that_goes_on_from_it_is_stored(
-    api: TestClient, database: Database, adapter: Adapter, kind: str
+    api: TestClient, database: Database, settings: Settings, adapter: Adapter, kind: str
 ) -> None:
     """The transaction that stores the job is open when the origin is to be deleted."""
     origin = add_origin(database, 20) if kind == "jobs" else adapter.id
@@ -259,7 +259,7 @@ def test_an_origin_is_not_deleted_while_a_job_that_goes_on_from_it_is_stored(
     with ThreadPoolExecutor(1) as pool:
         with database.writer() as session:
             job = service.new_job(spec, {})
-            job.continues = continuing.check(session, spec)
+            job.continues = continuing.check(session, settings, spec)
             session.add(job)
             session.flush()
             answer = pool.submit(api.delete, f"/{kind}/{origin}")

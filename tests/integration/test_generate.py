@@ -108,14 +108,16 @@ def test_a_seed_is_drawn_and_told(api: TestClient) -> None:
 
 
 @pytest.mark.parametrize("field", ["adapter", "model"])
-def test_every_name_of_an_adapter_orders_it(api: TestClient, database: Database, tmp_path: Path, field: str) -> None:
+def test_every_name_of_an_adapter_orders_it(
+    api: TestClient, database: Database, settings: Settings, tmp_path: Path, field: str
+) -> None:
     adapter = add_adapter(database, tmp_path)
 
     for name in (adapter.id, f"{adapter.id}@v1", adapter.job_id):
         answer = api.post("/generate", json={"prompt": "1, 1, 2,", field: name}).json()
 
         assert (answer["model"], answer["adapter"]) == (f"{adapter.id}@v1", adapter.id)
-        assert (ordered(api).adapter, ordered(api).base) == (adapter.ref, adapter.base)
+        assert (ordered(api).adapter, ordered(api).base) == (adapter.ref(settings), adapter.base(settings))
 
 
 def test_a_local_model_is_ordered_by_its_folder(api: TestClient, settings: Settings) -> None:

@@ -58,16 +58,16 @@ def test_the_seeds_of_neighbours_have_nothing_in_common(api: TestClient) -> None
 
 
 def test_base_and_adapter_answer_side_by_side_with_one_seed(
-    api: TestClient, database: Database, tmp_path: Path
+    api: TestClient, database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     adapter = add_adapter(database, tmp_path)
 
     answer = ask(api, model=None, adapter=adapter.id, compare=True, n=2)
 
     asked = orders(api)
-    assert [order.adapter for order in asked] == [adapter.ref, adapter.ref, None, None]
+    assert [order.adapter for order in asked] == [adapter.ref(settings), adapter.ref(settings), None, None]
     assert [order.sampling.seed for order in asked[:2]] == [order.sampling.seed for order in asked[2:]]
-    assert {order.base for order in asked} == {adapter.base}
+    assert {order.base for order in asked} == {adapter.base(settings)}
     assert (len(answer["choices"]), len(answer["base"])) == (2, 2)
     assert answer["model"] == f"{adapter.id}@v1"
 

@@ -152,7 +152,7 @@ def test_a_job_succeeds_with_the_proof_of_its_adapter(
     assert job.result["verification"]["difference"] < 1e-4
     with database.reader() as session:
         kinds = [event.kind for event in repository.events(session, job_id, after=0, limit=100)]
-        assert adapters.find(session, job_id).path == str(placed(home)[0])
+        assert home / adapters.find(session, job_id).path == placed(home)[0]
     assert kinds == ["status", "status", "adapter", "finished", "phase", "verified", "status"]
 
 

@@ -67,6 +67,6 @@ def test_no_step_is_trained_again(
         kept = repository.checkpoints(session, job_id)
         events = repository.events(session, job_id, after=0, limit=1000)
     assert Counter(event.payload["step"] for event in events if event.kind == "step") == dict.fromkeys(range(1, 5), 1)
-    assert [Path(one.path).is_dir() for one in kept] == [True]
+    assert [(home / one.path).is_dir() for one in kept] == [True]
     adapters = settings_of(home).job_dir(job_id).glob("attempts/*/adapter/weights")
     assert len(list(adapters)) == (code != "save_failed")
