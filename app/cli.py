@@ -57,7 +57,30 @@ def adopt(home: Annotated[Path | None, typer.Option(help="where all state is kep
     swept from the home at the next start."""
     from app.installation import adopt as run  # the other commands need no database
 
-    typer.echo(run(Settings.model_validate({} if home is None else {"home": home})))
+    typer.echo(run(_settings(home)))
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="a new folder, on another disk")],
+    models: Annotated[bool, typer.Option("--models", help="also models/ and datasets/ of the home")] = False,
+    home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None,
+) -> None:
+    """Copy database, files, adapters and jobs into a folder. The service may run meanwhile."""
+    from app.backup.service import backup as run  # the other commands need no database
+
+    run(_settings(home), folder, typer.echo, with_models=models)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="what `backup` made")],
+    home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None,
+) -> None:
+    """Make an empty home and an empty database those of a backup, once all of it was found whole."""
+    from app.backup.service import restore as run  # the other commands need no database
+
+    run(_settings(home), folder, typer.echo)
 
 
 @app.command()
@@ -224,6 +247,10 @@ def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder w
     from app.demo import run  # the other commands need none of it
 
     raise typer.Exit(run(model, console))
+
+
+def _settings(home: Path | None) -> Settings:
+    return Settings.model_validate({} if home is None else {"home": home})
 
 
 def _watch(client: Client, job_id: str) -> NoReturn:

@@ -1,0 +1,121 @@
+"""What a backup holds: files that are copied with their hashes, and the list of them."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from app.lock import CannotStart
+
+MANIFEST, DATABASE, HOME = "manifest.json", "database", "home"
+FORMAT = 1
+CHUNK_BYTES = 1 << 20
+
+
+class BackupRefused(CannotStart):
+    """A backup that cannot be made, read or restored here; nothing was changed."""
+
+
+class Stored(BaseModel):
+    """One file of a backup."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """manifest.json. `missing`: what rows name and was not there, or was deleted while the backup was made."""
+
+    format: int
+    made_at: datetime
+    version: str
+    database: Literal["sqlite", "postgresql"]
+    revision: str
+    installation: str
+    files: list[Stored]
+    missing: list[str] = []
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Raises BackupRefused."""
+        try:
+            found = cls.model_validate_json((folder / MANIFEST).read_bytes())
+        except FileNotFoundError:
+            message = f"{folder} is no backup, or one that was cut off: it has no {MANIFEST}"
+            raise BackupRefused(message) from None
+        except ValidationError as error:
+            raise BackupRefused(f"{folder / MANIFEST} cannot be read: {error.error_count()} errors") from error
+        if found.format > FORMAT:
+            message = f"{folder} is a backup of format {found.format}, made by Tunesmith {found.version}"
+            raise BackupRefused(f"{message}; this version reads format {FORMAT}: restore it with that one")
+        return found
+
+    def write(self, folder: Path) -> None:
+        draft = folder / f".{MANIFEST}"
+        with _created(draft) as file:
+            file.write(self.model_dump_json(indent=1).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(folder / MANIFEST)
+
+
+def copy(source: Path, target: Path, name: str) -> Stored:
+    """Copy one file, through to the disk. Of one that grows, what is there now. Raises FileNotFoundError."""
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as read:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _created(target) as written:
+            while chunk := read.read(CHUNK_BYTES):
+                digest.update(chunk)
+                size += written.write(chunk)
+            written.flush()
+            os.fsync(written.fileno())
+    return Stored(path=name, bytes=size, sha256=digest.hexdigest())
+
+
+def describe(path: Path, name: str) -> Stored:
+    with path.open("rb") as file:
+        return Stored(path=name, bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def damages(folder: Path, files: Iterable[Stored]) -> list[str]:
+    """What is not as the manifest says, each in a few words."""
+    return [f"{file.path} {wrong}" for file in files if (wrong := _wrong(folder, file)) is not None]
+
+
+def _wrong(folder: Path, file: Stored) -> str | None:
+    path = folder / file.path
+    if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
+        return "leads out of the backup"
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != file.bytes:
+        return f"has {path.stat().st_size} bytes, expected {file.bytes}"
+    return None if describe(path, file.path).sha256 == file.sha256 else "was changed"
+
+
+def plain_files(folder: Path) -> list[Path]:
+    """All files below it in order, but for links, and for names that begin with a dot: drafts, and the trash."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        found += [path for path in paths if _is_plain(path)]
+    return found
+
+
+def _is_plain(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _created(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")

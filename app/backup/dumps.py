@@ -1,0 +1,134 @@
+"""The database of a backup: as it is at one moment, with the ids that it knows at that moment."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, inspect, select, text
+from sqlalchemy.engine import URL, make_url
+
+from app.adapters.models import Adapter
+from app.backup.contents import BackupRefused, copy
+from app.db import sqlite_file
+from app.files.models import File
+from app.installation import Installation
+from app.jobs.models import Job
+from app.migrate import closing_engine, copy_sqlite
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the dump knows: its schema, its installation, and the folders and files that its rows name, below a home."""
+
+    revision: str
+    installation: str
+    jobs: Sequence[str]
+    adapters: Sequence[str]
+    files: Sequence[str]
+
+
+def dump(database_url: str, target: Path) -> Known:
+    """Copy a database of ours. Raises BackupRefused where no program here can."""
+    url = make_url(database_url)
+    file = sqlite_file(url)
+    if file is not None:
+        copy_sqlite(file, target)
+        with closing_plain(target) as connection:
+            return _known(connection)
+    with _one_moment(database_url) as connection:
+        snapshot = connection.scalar(text("SELECT pg_export_snapshot()"))
+        known = _known(connection)
+        arguments = ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={target}"]
+        _run("pg_dump", url, *arguments)
+    return known
+
+
+def load(source: Path, database_url: str) -> None:
+    """Into a database that `check_empty` lets pass: all of it, or nothing."""
+    url = make_url(database_url)
+    file = sqlite_file(url)
+    if file is None:
+        options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+        _run("pg_restore", url, *options, str(source))
+        return
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    copy(source, part, file.name)
+    part.replace(file)
+
+
+def check_ours(database_url: str) -> None:
+    """Raises BackupRefused where there is no database, or one of an older schema."""
+    file = sqlite_file(make_url(database_url))
+    if file is not None and not file.is_file():
+        raise BackupRefused(f"there is no database at {file}")
+    with closing_engine(database_url) as engine:
+        has_table = inspect(engine).has_table(Installation.__tablename__)
+    if not has_table:
+        raise BackupRefused("the database has an older schema, or none: migrate it first (python -m app.migrate)")
+
+
+def check_empty(database_url: str) -> None:
+    """Raises BackupRefused where there is a table already."""
+    file = sqlite_file(make_url(database_url))
+    if file is not None and not file.exists():
+        if file.with_name(f"{file.name}-wal").exists():  # SQLite would play it into what is restored
+            raise BackupRefused(f"beside {file}, which is not there, is a log of it: move that away")
+        return
+    with closing_engine(database_url) as engine:
+        tables = inspect(engine).get_table_names()
+    if tables:
+        where = repr(engine.url)
+        raise BackupRefused(f"the database {where} has {len(tables)} tables: a backup is restored into an empty one")
+
+
+@contextmanager
+def closing_plain(file: Path) -> Iterator[Connection]:
+    """A file that nothing is written to, nor beside it."""
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+        engine = create_engine("sqlite://", creator=lambda: opened)
+        with engine.connect() as connection:
+            yield connection
+        engine.dispose()
+
+
+@contextmanager
+def _one_moment(database_url: str) -> Iterator[Connection]:
+    with (
+        closing_engine(database_url) as engine,
+        engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
+    ):
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        yield connection
+
+
+def _known(connection: Connection) -> Known:
+    adapters = connection.execute(select(Adapter.id, Adapter.version)).all()
+    return Known(
+        revision=str(connection.scalar(text("SELECT version_num FROM alembic_version"))),
+        installation=connection.scalar(select(Installation.id)) or "",
+        jobs=connection.scalars(select(Job.id).where(~Job.is_dry_run)).all(),
+        adapters=[f"{adapter_id}/{version}" for adapter_id, version in adapters],
+        files=connection.scalars(select(File.id)).all(),
+    )
+
+
+def _run(program: str, url: URL, *arguments: str) -> None:
+    """The password is in the program's environment, where no other user reads it."""
+    path = shutil.which(program)
+    if path is None:
+        raise BackupRefused(
+            f"there is no {program} on this host: install PostgreSQL's client programs, of the server's version or a "
+            "newer one"
+        )
+    server = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    secret = {} if url.password is None else {"PGPASSWORD": str(url.password)}
+    command = [path, f"--dbname={server}", "--no-password", *arguments]
+    done = subprocess.run(command, env={**os.environ, **secret}, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BackupRefused(f"{program} failed: {done.stderr.strip()[:500]}")

@@ -1,0 +1,206 @@
+"""`tunesmith backup` and `tunesmith restore`."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Literal
+
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import make_url
+
+from app import __version__, installation
+from app.backup import dumps
+from app.backup.contents import (
+    DATABASE,
+    FORMAT,
+    HOME,
+    BackupRefused,
+    Manifest,
+    Stored,
+    copy,
+    damages,
+    describe,
+    plain_files,
+)
+from app.config import Settings
+from app.db import Database, utc_now
+from app.disk_faults import is_full
+from app.lock import hold_lock
+from app.migrate import config
+
+MOST_NAMED = 10
+# Of an attempt, what its process writes for itself.
+SCRATCH = "work"
+KINDS = ("files", "adapters", "jobs")
+Say = Callable[[str], None]
+
+
+def backup(settings: Settings, target: Path, say: Say, *, with_models: bool = False) -> Manifest:
+    """Copy the installation into a folder that is empty, or not there; the service may run meanwhile.
+
+    Raises BackupRefused; what is there of a backup by then has no manifest.
+    """
+    _check_target(settings, target)
+    dumps.check_ours(settings.database)
+    if with_models and settings.models != settings.root / "models":
+        say(f"{settings.models} is outside of the home, and is not copied")
+    with closing(Database.open(settings.database)) as database:
+        installation.of_database(database)  # made now where it never was
+    try:
+        manifest = _copy_all(settings, target, with_models=with_models)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise BackupRefused(f"the disk of {target} is full: the backup is not whole") from error
+    manifest.write(target)
+    size = sum(file.bytes for file in manifest.files)
+    say(f"{target}: {len(manifest.files)} files, {size / 1e9:.3f} GB")
+    _name(manifest.missing, "rows name what was not there, or was deleted meanwhile", say)
+    return manifest
+
+
+def restore(settings: Settings, source: Path, say: Say) -> Manifest:
+    """Make an empty home and an empty database those of a backup, as an installation of its own.
+
+    Raises BackupRefused, with nothing changed, where the backup is not whole or there is something already.
+    """
+    manifest = Manifest.read(source)
+    _check_fits(settings, manifest)
+    wrong = damages(source, manifest.files)
+    if wrong:
+        more = f" (and {len(wrong) - MOST_NAMED} more)" if len(wrong) > MOST_NAMED else ""
+        raise BackupRefused(f"the backup is damaged: {'; '.join(wrong[:MOST_NAMED])}{more}")
+    (settings.root / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
+    refusal = f"`tunesmith up` runs on {settings.root}: a backup is restored into a home that nobody uses"
+    with ExitStack() as undo, hold_lock(settings.root / "run" / "up.lock", refusal):
+        for kind in (*KINDS, *_others(manifest)):
+            undo.callback(shutil.rmtree, settings.root / kind, ignore_errors=True)
+        for file in _of_home(manifest):
+            copy(source / file.path, settings.root / file.path.removeprefix(f"{HOME}/"), file.path)
+        dumps.load(source / DATABASE, settings.database)
+        undo.pop_all()
+        with closing(Database.open(settings.database)) as database:
+            name = installation.renew(database, settings.root)
+    when = f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC"
+    say(f"{settings.root} is as {manifest.installation} was at {when}, and is {name} from now on")
+    _name(manifest.missing, "rows name what the backup does not have", say)
+    return manifest
+
+
+def _copy_all(settings: Settings, target: Path, *, with_models: bool) -> Manifest:
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = dumps.dump(settings.database, target / DATABASE)
+    files, missing = [describe(target / DATABASE, DATABASE)], []
+    for name, is_needed in _named(known, with_models=with_models):
+        copied = _copy_whole(settings.root, name, target / HOME)
+        files += copied
+        if is_needed and not copied:
+            missing.append(name)
+    return Manifest(
+        format=FORMAT,
+        made_at=utc_now(),
+        version=__version__,
+        database=_kind(settings),
+        revision=known.revision,
+        installation=known.installation,
+        files=files,
+        missing=missing,
+    )
+
+
+def _kind(settings: Settings) -> Literal["sqlite", "postgresql"]:
+    return "sqlite" if make_url(settings.database).get_backend_name() == "sqlite" else "postgresql"
+
+
+def _named(known: dumps.Known, *, with_models: bool) -> Iterator[tuple[str, bool]]:
+    """What to copy, below the home, and whether a row needs it: a job may have nothing yet."""
+    for name in known.files:
+        yield f"files/{name}", True
+    for name in known.adapters:
+        yield f"adapters/{name}", True
+    for name in known.jobs:
+        yield f"jobs/{name}", False
+    if with_models:
+        yield from (("models", False), ("datasets", False))
+
+
+def _copy_whole(home: Path, name: str, target: Path) -> list[Stored]:
+    """The files below a name; of a folder that changes while it is copied, nothing, or what does not change."""
+    place = home / name
+    if place.is_file():
+        with suppress(FileNotFoundError):
+            return [copy(place, target / name, f"{HOME}/{name}")]
+        return []
+    if name.startswith("jobs/"):
+        return [file for unit in _units(place) for file in _copy_unit(home, unit, target)]
+    return _copy_unit(home, plain_files(place), target)
+
+
+def _units(job: Path) -> Iterator[list[Path]]:
+    """Groups of files that are there together or not at all: each checkpoint, the data, each file of an attempt."""
+    groups: dict[str, list[Path]] = {}
+    for path in plain_files(job):
+        parts = path.relative_to(job).parts
+        if parts[0] == "attempts" and SCRATCH in parts[2:3]:
+            continue
+        is_whole = parts[0] == "checkpoints" or "adapter" in parts[2:3]
+        depth = {"data": 1, "checkpoints": 2}.get(parts[0], 3 if is_whole else len(parts))
+        groups.setdefault("/".join(parts[:depth]), []).append(path)
+    yield from groups.values()
+
+
+def _copy_unit(home: Path, paths: list[Path], target: Path) -> list[Stored]:
+    """All of them, or none where one goes away meanwhile."""
+    copied: list[Stored] = []
+    try:
+        for path in paths:
+            name = str(path.relative_to(home))
+            copied.append(copy(path, target / name, f"{HOME}/{name}"))
+        if all(path.exists() for path in paths):
+            return copied
+    except FileNotFoundError:
+        pass
+    for path in paths:
+        (target / path.relative_to(home)).unlink(missing_ok=True)
+    return []
+
+
+def _check_target(settings: Settings, target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BackupRefused(f"{target} is not empty: a backup is made in a folder of its own")
+    if target.resolve().is_relative_to(settings.root):
+        raise BackupRefused(f"{target} is in the home that is to be copied: a backup is kept elsewhere")
+
+
+def _check_fits(settings: Settings, manifest: Manifest) -> None:
+    kind = _kind(settings)
+    if kind != manifest.database:
+        raise BackupRefused(f"the backup is of {manifest.database}, TUNESMITH_DATABASE_URL names {kind}")
+    script = ScriptDirectory.from_config(config())
+    if manifest.revision not in {each.revision for each in script.walk_revisions()}:
+        made = f"the backup was made by Tunesmith {manifest.version}, with the schema {manifest.revision}"
+        raise BackupRefused(f"{made}, which this version, {__version__}, does not know: restore it with that one")
+    present = [kind for kind in (*KINDS, installation.FILE, *_others(manifest)) if _has(settings.root / kind)]
+    if present:
+        raise BackupRefused(f"{settings.root} has {', '.join(present)}: a backup is restored into an empty home")
+    dumps.check_empty(settings.database)
+
+
+def _others(manifest: Manifest) -> list[str]:
+    """`models` and `datasets`, if the backup has them."""
+    return sorted({file.path.split("/")[1] for file in _of_home(manifest)} - set(KINDS))
+
+
+def _of_home(manifest: Manifest) -> list[Stored]:
+    return [file for file in manifest.files if file.path.startswith(f"{HOME}/")]
+
+
+def _has(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def _name(missing: list[str], what: str, say: Say) -> None:
+    if missing:
+        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        say(f"{what}: {', '.join(missing[:MOST_NAMED])}{more}")
