@@ -1,6 +1,6 @@
-"""What a request names beside its JSON body: a query parameter or a form field that its route does not have is refused.
+"""What a request names beside its body: a query parameter that its route does not have is refused.
 
-Bodies refuse an unknown field by themselves (`app.contracts.base.Contract`).
+Bodies refuse an unknown field by themselves (`app.contracts.base.Contract`, `app.files.receiving`).
 """
 
 import difflib
@@ -20,21 +20,13 @@ async def refuse_unknown_parameters(request: Request) -> None:
     """Depends on every route. Raises InvalidRequest for an unknown name, and for one that is given more than once."""
     route: APIRoute = request.scope["route"]
     asked = [name for name, _ in request.query_params.multi_items()]
-    problems = _problems(asked, [field.alias for field in route.dependant.query_params], "query parameter")
-    fields = [field.alias for field in route.dependant.body_params]
-    if _is_form(request):
-        sent = [name for name, _ in (await request.form()).multi_items()] if fields else []
-        problems += _problems(sent, fields, "form field")
+    problems = problems_of(asked, [field.alias for field in route.dependant.query_params], "query parameter")
     if problems:
         raise InvalidRequest.of(problems)
 
 
-def _is_form(request: Request) -> bool:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind in ("multipart/form-data", "application/x-www-form-urlencoded")
-
-
-def _problems(given: Sequence[str], known: Sequence[str], kind: str) -> list[Problem]:
+def problems_of(given: Sequence[str], known: Sequence[str], kind: str) -> list[Problem]:
+    """What is wrong with the names that were given: unknown ones, and those that were given more than once."""
     wrong = [(name, count) for name, count in Counter(given).items() if count > 1 or name not in known]
     return [
         _twice(name, count, kind) if name in known else _unknown(name, known, kind)

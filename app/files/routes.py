@@ -1,35 +1,67 @@
 """HTTP for uploads."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from app.dependencies import DatabaseDep, SettingsDep
+from app.errors import ErrorForm
 from app.files import service
+from app.files.receiving import FILE, MULTIPART, PURPOSE, PURPOSES, receive_form
 from app.files.report import FileReport
 from app.files.schemas import FileDeleted, FilePage, FileView
+from app.files.storage import Sink, partial_path
+from app.ids import new_id
 from app.jobs.repository import uses_file
 
 LONGEST_PAGE = 1000
 BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
+FULL: dict[int | str, dict[str, Any]] = {507: {"model": ErrorForm, "description": "The server's disk is full"}}
+# The status of an answer that nobody is there to read; nginx writes it into its log.
+CLIENT_IS_GONE = 499
+# The route reads the form by itself, so that no byte of the file is held anywhere else.
+UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            MULTIPART: {
+                "schema": {
+                    "type": "object",
+                    "required": [FILE],
+                    "properties": {
+                        FILE: {"type": "string", "format": "binary"},
+                        PURPOSE: {"type": "string", "enum": [*PURPOSES], "default": PURPOSES[0]},
+                    },
+                }
+            }
+        },
+    }
+}
 FileId = Annotated[str, "the id that POST /files answered"]
 router = APIRouter(prefix="/files", tags=["files"])
 
 
-@router.post("", status_code=201)
-def upload_file(
-    file: Annotated[UploadFile, File(json_schema_extra={"format": "binary"})],
-    database: DatabaseDep,
-    settings: SettingsDep,
-    purpose: Annotated[Literal["fine-tune"], Form()] = "fine-tune",
-) -> FileView:
+@router.post("", status_code=201, response_model=FileView, responses=FULL, openapi_extra=UPLOAD)
+async def upload_file(request: Request, database: DatabaseDep, settings: SettingsDep) -> FileView | Response:
     """Store a dataset: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or gzip. What it holds is checked here."""
-    upload = service.Upload(file.file, file.filename or "", purpose)
-    with database.writer() as session:
-        return FileView.of(service.store(session, settings, upload))
+    file_id = new_id("file")
+
+    def store(upload: service.Upload) -> FileView:
+        with database.writer() as session:
+            return FileView.of(service.store(session, settings, upload))
+
+    with Sink(partial_path(settings.file_path(file_id)), settings.max_upload_bytes) as sink:
+        try:
+            form = await receive_form(request, sink)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
+        upload = service.Upload(file_id, form.filename, form.purpose, sink.received)
+        return await run_in_threadpool(store, upload)
 
 
 @router.get("")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from sqlalchemy.orm import Session
 
@@ -17,9 +16,8 @@ from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository
 from app.files.check import FileReport, inspect_file
 from app.files.models import File
-from app.files.storage import keep, partial_path, receive
+from app.files.storage import Received, keep, partial_path
 from app.files.values import printable
-from app.ids import new_id
 from app.sources import invalid
 
 LONGEST_FILENAME = 255
@@ -33,32 +31,28 @@ FILE_ID = re.compile(r"file-[a-z2-7]{24}")
 
 @dataclass(frozen=True)
 class Upload:
-    content: BinaryIO
+    """A file that has come, and lies where `partial_path` says."""
+
+    file_id: str
     filename: str
     purpose: str
+    received: Received
 
 
 def store(session: Session, settings: Settings, upload: Upload) -> File:
-    """Keep an upload whose content can be read as records. Nothing stays on the disk of one that is refused.
-
-    Raises InvalidRequest for a hostile name, TooLarge, and InvalidDataset for content that is damaged or no dataset.
-    """
-    check_filename(upload.filename)
-    file_id = new_id("file")
-    target = settings.file_path(file_id)
+    """Keep an upload whose content can be read as records. Raises InvalidDataset for what is damaged or no dataset."""
+    target = settings.file_path(upload.file_id)
     partial = partial_path(target)
+    report = _inspect(partial, upload.filename, settings.max_unpacked_bytes)
     with ExitStack() as undo:
-        for path in (partial, target):
-            undo.callback(path.unlink, missing_ok=True)
-        received = receive(upload.content, partial, settings.max_upload_bytes)
-        report = _inspect(partial, upload.filename, settings.max_unpacked_bytes)
+        undo.callback(target.unlink, missing_ok=True)
         keep(partial, target)
         file = File(
-            id=file_id,
+            id=upload.file_id,
             filename=upload.filename,
             purpose=upload.purpose,
-            bytes=received.bytes,
-            sha256=received.sha256,
+            bytes=upload.received.bytes,
+            sha256=upload.received.sha256,
             format=report.format,
             layout=report.layout,
             records=report.records,

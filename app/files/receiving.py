@@ -1,0 +1,86 @@
+"""An upload on its way: streamed from the request to one partial file, once, and never held in memory or in /tmp.
+
+The parser is Starlette's; only the place where it puts a file is ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from fastapi import Request, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.errors import InvalidRequest, Problem
+from app.files.service import check_filename
+from app.files.storage import Sink, check_room
+from app.parameters import problems_of
+from app.sources import invalid
+
+FILE, PURPOSE = "file", "purpose"
+FIELDS = (FILE, PURPOSE)
+PURPOSES = ("fine-tune",)
+LARGEST_FIELD_BYTES = 1024
+MULTIPART = "multipart/form-data"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What was sent beside the bytes."""
+
+    filename: str
+    purpose: str
+
+
+async def receive_form(request: Request, sink: Sink) -> Form:
+    """Write the file of the form into the sink. The fields may come in any order.
+
+    Raises InvalidRequest for another form, TooLarge, and DiskFull before a byte is read where all of it would not fit.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != MULTIPART:
+        raise _missing()
+    check_room(sink.path.parent, int(request.headers.get("content-length", "0")))
+    try:
+        form = await _Parser(request, sink).parse()
+    except MultiPartException as error:
+        problem = Problem(field="body", code="invalid_body", found=error.message, expected=f"a form as {MULTIPART}")
+        raise InvalidRequest.of([problem]) from error
+    file, purpose = form.get(FILE), form.get(PURPOSE, PURPOSES[0])
+    if file is None:
+        raise _missing()
+    if purpose not in PURPOSES:
+        raise invalid(PURPOSE, "literal_error", str(purpose)[:100], " or ".join(PURPOSES))
+    return Form(cast(UploadFile, file).filename or "", str(purpose))
+
+
+class _Parser(MultiPartParser):
+    """Refuses what is not a field of an upload as soon as its name has come."""
+
+    def __init__(self, request: Request, sink: Sink) -> None:
+        super().__init__(request.headers, request.stream(), max_part_size=LARGEST_FIELD_BYTES)
+        self._sink = sink
+        self._names: list[str] = []
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        part = self._current_part
+        self._names.append(part.field_name)
+        _check_names(self._names)
+        if part.file is None and part.field_name == FILE:
+            raise invalid(FILE, "invalid_file", "a text", "a file with its name")
+        if part.file is not None:
+            if part.field_name != FILE:
+                raise invalid(part.field_name, "invalid_field", "a file", "a text")
+            check_filename(part.file.filename or "")
+            self._files_to_close_on_error.pop().close()  # a temporary file that nothing was written to
+            part.file = UploadFile(cast(BinaryIO, self._sink), filename=part.file.filename)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    problems = problems_of(names, FIELDS, "form field")
+    if problems:
+        raise InvalidRequest.of(problems)
+
+
+def _missing() -> InvalidRequest:
+    problem = Problem(field=FILE, code="missing", found="nothing", expected=f"a file, in a form as {MULTIPART}")
+    return InvalidRequest.of([problem])
