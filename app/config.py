@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.contracts.engine_cache import LEAST_BYTES
+from app.contracts.hub import MOST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
 from app.known_hosts import HostRules
 
@@ -85,7 +86,9 @@ class Settings(Address):
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="of any request but an upload")
     max_upload_bytes: int = Field(2 * 2**30, ge=1024)
     max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, unpacked")
-    max_hub_bytes: int = Field(200 * 2**30, ge=0, description="of one dataset that is downloaded from the hub")
+    max_hub_bytes: int = Field(
+        MOST_BYTES, ge=0, description="of one dataset, or of one model, that is downloaded from the hub"
+    )
     max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are kept for later jobs")
     max_waiting_jobs: int = Field(1000, ge=1, description="jobs that are checked or queued; one more is a 429")
     max_validations: int = Field(16, ge=1, description="POST /jobs/validate at once; one more is a 429")
@@ -118,6 +121,11 @@ class Settings(Address):
         "auto",
         description="the engine and a training on one GPU; auto: at once where both fit, by what is measured; never: "
         "the engine steps aside for every training, and /generate is a 503 meanwhile; always: it stays",
+    )
+    confinement: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: processes that read models and datasets open only what their job needs, where the kernel "
+        "has Landlock; off: they open all that this user may",
     )
     log_level: str = "INFO"
 

@@ -21,6 +21,9 @@ def resolve_model(name: str, revision: str | None, models: Path, param: str = "m
             expected = "null, or the revision of a local model, as the resolved_spec of a job names it (sha256-…)"
             raise invalid("model.revision", "local_revision", revision, expected)
         return BaseRef(source=str(folder), is_local=True, revision=revision)
+    if folder is not None and (folder / "adapter_config.json").is_file():
+        expected = "a whole model: this folder holds an adapter; name the base that it was trained on"
+        raise invalid(param, "adapter_not_model", name, expected)
     if name.count("/") == 1 and not is_of_files:
         return BaseRef(source=name, is_local=False, revision=revision)
     local = ", ".join(local_models(models)) or "none yet"

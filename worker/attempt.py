@@ -31,6 +31,7 @@ from app.jobs.claims import Claim, Fenced, Wish, record
 from app.jobs.logs import LOG_NAME
 from app.jobs.states import Desire, Stage
 from app.log_rotation import rotate
+from worker.confinement import temporary_folder
 from worker.memory import oom_kills
 from worker.office import Office
 from worker.slots import remove_orphans
@@ -217,16 +218,19 @@ def run_child(office: Office, claim: Claim, errand: Errand) -> Report:
     """Run the command in the attempt's folder until it is gone; no process of it is left when this returns."""
     settings = office.settings
     lease = Lease(settings.term_after_seconds, settings.kill_after_seconds, settings.alarm_after_seconds)
-    with spawn(
-        errand.command,
-        env=errand.env,
-        cwd=errand.folder,
-        output=errand.folder / LOG_NAME,
-        grace_seconds=settings.grace_seconds,
-        pass_fds=[office.slot.fd],
-        lease=lease,
-        oom_score_adj=OOM_SCORE if claim.stage is Stage.TRAIN else None,
-    ) as child:
+    with (
+        temporary_folder() as temporary,
+        spawn(
+            errand.command,
+            env={**errand.env, "TMPDIR": str(temporary)},
+            cwd=errand.folder,
+            output=errand.folder / LOG_NAME,
+            grace_seconds=settings.grace_seconds,
+            pass_fds=[office.slot.fd],
+            lease=lease,
+            oom_score_adj=OOM_SCORE if claim.stage is Stage.TRAIN else None,
+        ) as child,
+    ):
         report = Watch(office, claim, errand).until_gone(child)
     if claim.stage is Stage.TRAIN and (report.exit_code or 0) < 0:
         remove_orphans(office.slot, patience_seconds=0)  # its guardian was killed, and could not kill for it

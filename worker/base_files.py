@@ -15,6 +15,7 @@ from typing import Any
 from app.contracts.order import LOCAL_REVISION
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 BLOCK_BYTES = 2**22
 # What of a file's status changes when its content does.
 Stamp = tuple[int, int, int, int]
@@ -31,7 +32,7 @@ class BaseFiles:
         """The revision of the model in the folder; None where its config or its weights are not there to be read."""
         try:
             return self._revision(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def _revision(self, folder: Path) -> str:
@@ -83,10 +84,15 @@ def weight_files(folder: Path) -> list[str]:
 
     Only safetensors count; a single file goes before an index, as in transformers.
     """
+    if (folder / ADAPTER_CONFIG).exists():  # libraries would load the base that it names
+        raise ValueError(f"{ADAPTER_CONFIG} is beside the weights")
     if (folder / SINGLE).is_file():
         return [SINGLE]
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return [INDEX, *sorted(set(index["weight_map"].values()))]
+    parts = sorted(set(index["weight_map"].values()))
+    if any(Path(part).name != part for part in parts):
+        raise ValueError(f"{INDEX} names files that are not beside it")
+    return [INDEX, *parts]
 
 
 def stamps(folder: Path) -> tuple[tuple[str, Stamp], ...]:

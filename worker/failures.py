@@ -11,6 +11,8 @@ from worker.events import EventWriter
 
 # The exit code of a child that could not even say that its disk is full (sysexits.h: EX_IOERR).
 EXIT_DISK_FULL = 74
+DISK_FULL = "disk_full"
+TOO_MUCH_COMPUTING = "too_much_computing"
 
 
 class UserError(Exception):
@@ -39,6 +41,10 @@ class SystemFault(Exception):
         self.failure = Failed(blame=Blame.SYSTEM, code=code, message=message, hint=hint, param=param)
 
 
+class TokenizerPanic(Exception):
+    """A panic of the tokenizer, in a form that goes from one process to another."""
+
+
 @contextmanager
 def named(code: str, what: str, hint: str) -> Iterator[None]:
     """Raise SystemFault, with the library's own sentence, in place of an error that has no name yet."""
@@ -62,12 +68,19 @@ def guarded(
         work()
     except (UserError, SystemFault) as error:
         return _say(error.failure, events)
-    except Exception as error:  # noqa: BLE001  the process ends here, and must say why
+    except BaseException as error:  # the process ends here, and must say why
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         with suppress(OSError):  # the log is full too
             traceback.print_exc()
         translations = (no_room, *known, unforeseen)
         return _say(next(filter(None, (translate(error) for translate in translations))), events)
     return 0
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether it is the end of a library in Rust, which is no `Exception` and belongs to no module."""
+    return type(error).__name__ == "PanicException"
 
 
 def _say(failure: Failed, events: EventWriter) -> int:
@@ -86,7 +99,22 @@ def no_room(error: BaseException) -> Failed | None:
     if not is_full(error):
         return None
     message = "the disk has no room for what the process writes"
-    return Failed(blame=Blame.SYSTEM, code="disk_full", message=message, hint="free space in TUNESMITH_HOME")
+    return Failed(blame=Blame.SYSTEM, code=DISK_FULL, message=message, hint="free space in TUNESMITH_HOME")
+
+
+def kept_out(error: BaseException) -> Failed | None:
+    """A file that this process is not allowed to open is named: `worker.confinement` says what it may open."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, PermissionError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    return Failed(
+        blame=Blame.SYSTEM,
+        code="kept_out",
+        message=f"the process is not allowed to open {cause.filename}",
+        hint="the rights of the file, or TUNESMITH_CONFINEMENT=off where a library needs what it keeps out of reach",
+    )
 
 
 def unforeseen(error: BaseException) -> Failed:

@@ -1,5 +1,6 @@
-"""Whether the kernel killed for want of memory: the counter of the control group that this process is in."""
+"""The host's memory: how much there is, and whether the kernel has killed for want of it."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def oom_kills(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int | None:
                 if (count := _count(counts)) is not None:
                     return count
     return None
+
+
+def host_bytes(mount: Path = MOUNT) -> int:
+    """What all processes of this host, or of this container, can have together."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # not there, or "max"
+            limits.append(int((mount / name).read_text()))
+    return min(limits)
 
 
 def _count(counts: Path) -> int | None:

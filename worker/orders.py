@@ -46,6 +46,7 @@ def _check(office: Office, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
         cache_dir=office.settings.root / "cache",
         max_cache_bytes=office.settings.max_cache_bytes,
         events=folder / EVENTS_NAME,
+        has_walls=office.settings.confinement == "auto",
     )
 
 
@@ -73,6 +74,8 @@ def _train(office: Office, job: Job, base: BaseRef, folder: Path, start: Start) 
         start_from=_adapter(office, spec) if start.checkpoint is None else None,
         cache_dir=office.settings.root / "cache",
         pulse=folder / PULSE_NAME,
+        max_hub_bytes=office.settings.max_hub_bytes,
+        has_walls=office.settings.confinement == "auto",
     )
 
 

@@ -10,6 +10,7 @@ from app.db import Database
 from app.jobs.models import CPU
 from app.jobs.queue import QUEUES, TASK, CeleryDoorbell
 from app.jobs.states import Stage
+from worker import landlock
 from worker.celery_app import app, settings
 from worker.hardware import describe_device, find_slot
 from worker.lifecycle import attend
@@ -34,6 +35,9 @@ def open_offices(sender: Any, **_: object) -> None:
     """Begin to serve the stages whose queues this process listens to."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the engine is asked every few seconds
+    if settings.confinement == "off" or landlock.abi() == 0:
+        why = "TUNESMITH_CONFINEMENT is off" if settings.confinement == "off" else "this kernel has no Landlock"
+        log.warning("%s: processes that read models and datasets open all that this user may", why)
     database = Database.open(settings.database)
     for stage in (stage for stage in Stage if QUEUES[stage] in sender.app.amqp.queues.consume_from):
         device = describe_device() if stage is Stage.TRAIN else CPU

@@ -10,6 +10,7 @@
 | stopped: time limit                     | failed, user_error                                             |
 | stopped: hung                           | as system_error                                                |
 | said it failed, user_error              | failed                                                         |
+| ended by the bound of its computing     | failed, user_error                                             |
 | said it failed, the disk is full        | paused, until somebody has made room; a check waits for it     |
 | finished, the engine is away            | waits again with a pause, to be verified; nothing is trained   |
 | had too little memory beside the engine | waits again, at once; the engine steps aside then              |
@@ -28,12 +29,11 @@ from enum import StrEnum
 from app.contracts.events import Blame, Failed
 from app.contracts.generation import OUT_OF_MEMORY
 from worker.attempt import Report, StopReason
-from worker.failures import EXIT_DISK_FULL
+from worker.failures import DISK_FULL, EXIT_DISK_FULL, TOO_MUCH_COMPUTING
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 600.0
 ENGINE_PAUSE_SECONDS = 15.0
-DISK_FULL = "disk_full"
 ENGINE_AWAY = "engine_unavailable"
 ENGINE_DIED = "engine_died"
 # An engine needs a while to be up again, and a training beside it a longer one to free its memory.
@@ -139,6 +139,10 @@ def _crash(exit_code: int, *, is_out_of_memory: bool) -> Failed:
         message = f"the process ended with exit code {exit_code} and no result"
         return _system("process_crashed", message, "its log tells more")
     name = signal.Signals(exit_code - 128).name if exit_code - 128 in set(signal.Signals) else str(exit_code - 128)
+    if name == "SIGPROF":
+        message = "the model's tokenizer takes more computing than texts of this size need"
+        hint = "take the model's own tokenizer files, or another model"
+        return Failed(blame=Blame.USER, code=TOO_MUCH_COMPUTING, message=message, hint=hint, param="model.model_name")
     if name == "SIGKILL" and is_out_of_memory:
         message = "the host ran out of memory and its kernel killed the process"
         return _system("host_out_of_memory", message, "a smaller model or batch, or a host with more memory")

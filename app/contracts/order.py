@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from app.contracts.base import Contract
+from app.contracts.hub import MOST_BYTES
 from app.contracts.spec import JobSpec
 
 # How the revision of a folder begins: the hash over its files follows, in 64 hexadecimal digits.
@@ -49,6 +50,7 @@ class CheckOrder(Contract):
     cache_dir: Path
     max_cache_bytes: int
     events: Path
+    has_walls: bool = Field(True, description="whether the kernel keeps the process to the paths of its order")
 
 
 class TrainingOrder(Contract):
@@ -69,3 +71,5 @@ class TrainingOrder(Contract):
     start_from: Path | None = Field(None, description="an adapter's folder whose weights this job begins with")
     cache_dir: Path | None = Field(None, description="where the hashes of a local base's files are kept")
     pulse: Path = Field(description="a file that is touched at every step: a trainer that does not is hung")
+    max_hub_bytes: int = Field(MOST_BYTES, description="of a base that is downloaded")
+    has_walls: bool = Field(True, description="as of a check")

@@ -1,7 +1,6 @@
 """The bytes of an upload on disk: complete or absent, hashed and counted on their way."""
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from app.disk_faults import NO_ROOM
 from app.errors import DiskFull, Problem, TooLarge
 
 # What is left to the database, events and checkpoints when uploads are refused.
@@ -99,7 +99,7 @@ def named_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         raise DiskFull("the server's disk is full", param="file") from error
 

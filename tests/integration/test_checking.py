@@ -30,7 +30,8 @@ NAMES = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qkvo"]
 NAMES += [f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
 MODEL = {
     "config.json": b'{"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 600}',
-    "model.safetensors.index.json": json.dumps({"weight_map": dict.fromkeys(NAMES, "x")}).encode(),
+    "model.safetensors.index.json": json.dumps({"weight_map": dict.fromkeys(NAMES, "model-1.safetensors")}).encode(),
+    "model-1.safetensors": b"only the trainer downloads it",
 }
 
 

@@ -122,7 +122,6 @@ LLAMA3 = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_fr
     [
         ({"rope_parameters": {"rope_theta": 1e4, "original_max_position_embeddings": 8, **LLAMA3}}, "llama3"),
         ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
-        ({"model_type": "unheard-of"}, "unknown"),
     ],
 )
 def test_rows_that_are_longer_than_a_context_which_cannot_be_scaled_are_refused(

@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.config import Settings
+from app.errors import DiskFull
 from app.files import storage
 from app.main import create_app
 from app.migrate import upgrade
@@ -100,7 +101,7 @@ def test_an_upload_that_fills_the_disk_ends_and_leaves_nothing(
 
 
 def test_the_kernel_says_that_the_disk_is_full(tmp_path: Path) -> None:
-    with pytest.raises(storage.DiskFull), storage.named_full(), Path("/dev/full").open("wb", buffering=0) as full:
+    with pytest.raises(DiskFull), storage.named_full(), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"a")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import InvalidRequest
-from app.sources import below, resolve_dataset
+from app.sources import below, resolve_dataset, resolve_model
 
 
 def test_a_file_below_the_root_is_found(tmp_path: Path) -> None:
@@ -26,3 +26,13 @@ def test_what_is_not_a_file_below_the_root_is_refused_by_its_field(tmp_path: Pat
     with pytest.raises(InvalidRequest) as refused:
         resolve_dataset(name, root)
     assert refused.value.param == "dataset.source.path"
+
+
+@pytest.mark.parametrize("name", ["mine", "owner/mine"])
+def test_a_folder_of_an_adapter_is_no_model(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / "adapter_config.json").touch()
+
+    with pytest.raises(InvalidRequest, match="name the base that it was trained on") as refused:
+        resolve_model(name, None, tmp_path)
+    assert refused.value.details[0].code == "adapter_not_model"

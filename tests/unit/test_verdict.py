@@ -1,5 +1,7 @@
 """What the end of a child process means for its job."""
 
+import signal
+
 import pytest
 
 from app.contracts.events import AdapterSaved, Blame, Failed, Finished, Interrupted
@@ -48,6 +50,7 @@ SYSTEM = Failed(blame=Blame.SYSTEM, code="hub_unreachable", message="away")
         (Report(143, stopped=StopReason.HUNG), Next.WAIT),
         (Report(1, failed=Failed(blame=Blame.SYSTEM, code="disk_full", message="full")), Next.PAUSE),
         (Report(1, failed=CROWDED), Next.WAIT),
+        (Report(128 + signal.SIGPROF), Next.FAIL),
     ],
 )
 def test_each_way_to_end_has_its_consequence(report: Report, expected: Next) -> None:

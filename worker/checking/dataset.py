@@ -19,6 +19,7 @@ from app.contracts.spec import HubSource
 from app.contracts.tokens import Prepared
 from app.files.layouts import Layout
 from worker.checking.building import SOURCES, Builder, Given, SourceName
+from worker.checking.computing import computing_at_most
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
 from worker.checking.notices import notices_of
@@ -35,8 +36,9 @@ from worker.untrained import find_untrained
 def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
     """Fill the job's data folder and report on it. Raises InvalidDataset and UserError."""
     with tempfile.TemporaryDirectory(prefix="check-", dir=_made(order.data_dir.parent)) as scratch:
-        tokenizer = make_tokenizer(order, None if order.base.is_local else model.revision, Path(scratch))
-        renderer = _renderer(tokenizer)
+        with computing_at_most():
+            tokenizer = make_tokenizer(order, None if order.base.is_local else model.revision, Path(scratch))
+            renderer = _renderer(tokenizer)
         given = find_given(order, events)
         day = datetime.now(UTC).date().isoformat() if renderer.templates.uses_date else None
         facts = Ingredients({one.name: one.key for one in given}, tokenizer.sha256, model.vocabulary, day)

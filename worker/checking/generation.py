@@ -16,7 +16,7 @@ def check_generation_config(path: Path | None, param: str) -> None:
         return
     try:
         GenerationConfig.from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             "invalid_generation_config",
             f"the base's {GENERATION_CONFIG} cannot be loaded: {str(error)[:500]}",

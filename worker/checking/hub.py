@@ -14,7 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from app.proxies import UNUSABLE, broken_proxy
-from worker.failures import SystemFault, UserError
+from worker.downloads import NoRoomToDownload, TooLargeToDownload
+from worker.failures import DISK_FULL, SystemFault, UserError
 
 TOKEN_HINT = "set HF_TOKEN where the workers run to a token that may read it"
 
@@ -23,7 +24,8 @@ TOKEN_HINT = "set HF_TOKEN where the workers run to a token that may read it"
 def hub_errors(repo: str, param: str) -> Iterator[None]:
     """Turn the hub client's exceptions into the service's; no message holds a token."""
     try:
-        yield
+        with _size_errors(repo, param):
+            yield
     except GatedRepoError as error:
         raise UserError(
             "gated", f"the hub does not give {repo} to this server's account", hint=TOKEN_HINT, param=param
@@ -46,6 +48,17 @@ def hub_errors(repo: str, param: str) -> Iterator[None]:
         raise SystemFault(
             "hub_unreachable", f"the hub could not be reached for {repo}: {reason}", param=param
         ) from error
+
+
+@contextmanager
+def _size_errors(repo: str, param: str) -> Iterator[None]:
+    try:
+        yield
+    except TooLargeToDownload as error:
+        hint = "the operator's limit is TUNESMITH_MAX_HUB_BYTES"
+        raise UserError("hub_too_large", f"{repo} {error}", hint=hint, param=param) from error
+    except NoRoomToDownload as error:
+        raise SystemFault(DISK_FULL, f"{repo} {error}", hint="free space there", param=param) from error
 
 
 def _missing(repo: str, param: str, error: HfHubHTTPError) -> UserError:

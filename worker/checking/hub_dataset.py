@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants
 from huggingface_hub.repocard import metadata_load
 
 from app.contracts.spec import HubSource
 from app.files.several import FilePart, NamedFile, count_records
 from worker.checking.hub import hub_errors
 from worker.checking.hub_files import NoSuchFiles, of_one_format, split_files
+from worker.downloads import Repository
 from worker.events import EventWriter
 from worker.failures import SystemFault, UserError
 
@@ -61,7 +62,8 @@ def fetch(source: HubSource, param: str, limits: HubLimits, events: EventWriter)
         chosen = {split: of_one_format(splits[split]) for split in wanted}
         _name_left_out(source, chosen, splits, param, events)
         size = _checked_size(source, [sizes[name] for names in chosen.values() for name in names], param, limits)
-        files = {split: tuple(_downloaded(source, name) for name in names) for split, names in chosen.items()}
+        _repository(source, sizes).check([name for names in chosen.values() for name in names], limits.download_bytes)
+        files = {split: tuple(_downloaded(source, sizes, name) for name in names) for split, names in chosen.items()}
     return HubDataset(tuple(_parts(source, files, param, limits)), size)
 
 
@@ -78,7 +80,7 @@ def _card(source: HubSource, sizes: Mapping[str, int]) -> Mapping[str, Any]:
     if sizes[CARD] > LARGEST_CARD_BYTES:
         raise NoSuchFiles(f"its {CARD} has {sizes[CARD]} bytes, at most {LARGEST_CARD_BYTES} are read")
     try:
-        return metadata_load(_downloaded(source, CARD).path) or {}
+        return metadata_load(_downloaded(source, sizes, CARD).path) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # their words quote the text
         raise NoSuchFiles(f"the metadata of its {CARD} is no valid YAML") from error
 
@@ -116,9 +118,13 @@ def _checked_size(source: HubSource, sizes: Sequence[int], param: str, limits: H
     return sum(sizes)
 
 
-def _downloaded(source: HubSource, name: str) -> NamedFile:
+def _repository(source: HubSource, sizes: Mapping[str, int]) -> Repository:
+    return Repository(source.hub, "dataset", source.revision, sizes)
+
+
+def _downloaded(source: HubSource, sizes: Mapping[str, int], name: str) -> NamedFile:
     """Raises SystemFault for a file that the hub's client has put anywhere else than into its cache."""
-    path = Path(hf_hub_download(source.hub, name, repo_type="dataset", revision=source.revision))
+    path = _repository(source, sizes).download(name)
     if not path.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
         raise SystemFault("hub_failed", f"a file of {source.hub} does not lie in the cache of the hub's client")
     return NamedFile(path, name)

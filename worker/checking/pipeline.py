@@ -10,6 +10,7 @@ from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +25,9 @@ from app.errors import Problem
 from app.files.problems import Problems
 from app.files.report import NAMED
 from app.files.rows import Place
+from worker.checking.computing import computing_at_most
 from worker.checking.rows import SCHEMA, Chunk, Tokenised, Tokeniser, add_names
-from worker.failures import UserError
+from worker.failures import TOO_MUCH_COMPUTING, TokenizerPanic, UserError, is_panic
 from worker.rendering.work import SPARE
 
 CHUNK_RECORDS = 256
@@ -94,11 +96,19 @@ class Pipeline:
     def _send(self) -> None:
         chunk, self._chunk = self._chunk, Chunk()
         if self._pool is None:
-            self._write(self._tokeniser(chunk))
+            self._write(_bounded(self._tokeniser, chunk))
             return
         self._waiting.append(self._pool.submit(_tokenise, chunk))
         while self._waiting and (len(self._waiting) > self._most_waiting or self._waiting[0].done()):
-            self._write(self._waiting.popleft().result())
+            self._write(self._next())
+
+    def _next(self) -> Tokenised:
+        try:
+            return self._waiting.popleft().result()
+        except BrokenProcessPool:
+            message = "the tokenizer takes more computing, or more memory, than records of this size need"
+            hint = "take the model's own tokenizer files, or another model"
+            raise UserError(TOO_MUCH_COMPUTING, message, hint=hint, param="model.model_name") from None
 
     def _write(self, chunk: Tokenised) -> None:
         batch = pa.ipc.read_record_batch(pa.py_buffer(chunk.rows), SCHEMA)
@@ -119,7 +129,7 @@ class Pipeline:
         if self._chunk.places:
             self._send()
         while self._waiting:
-            self._write(self._waiting.popleft().result())
+            self._write(self._next())
         return self.outcome
 
     def __enter__(self) -> Self:
@@ -154,7 +164,17 @@ def _pool(tokeniser: Tokeniser, processes: int) -> ProcessPoolExecutor:
 
 
 def _tokenise(chunk: Chunk) -> Tokenised:
-    return _inherited[0](chunk)
+    return _bounded(_inherited[0], chunk)
+
+
+def _bounded(tokeniser: Callable[[Chunk], Tokenised], chunk: Chunk) -> Tokenised:
+    with computing_at_most():
+        try:
+            return tokeniser(chunk)
+        except BaseException as error:
+            if is_panic(error):
+                raise TokenizerPanic(str(error)) from None
+            raise
 
 
 def useful_processes(asked: int | None) -> int:

@@ -48,7 +48,7 @@ def _save_own(order: CheckOrder, revision: str | None, target: Path) -> None:
     with hub_errors(order.spec.model.model_name, "model.model_name"):
         try:
             tokenizer = AutoTokenizer.from_pretrained(order.base.source, revision=revision, trust_remote_code=False)
-        except UNREADABLE as error:
+        except (*UNREADABLE, RecursionError) as error:
             raise UserError(
                 "no_tokenizer",
                 f"{order.spec.model.model_name} has no tokenizer that can be read ({type(error).__name__})",
@@ -70,7 +70,14 @@ def _key(own: Path, template: str) -> str:
 
 def _put_template(own: Path, template: str, target: Path) -> None:
     command = [sys.executable, "-m", MAKER, str(own), template, str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=MAKER_SECONDS, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=MAKER_SECONDS, cwd=own.parent, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SystemFault(
+            "template_too_slow", f"Unsloth has not put {template} on the tokenizer in {MAKER_SECONDS} s"
+        ) from None
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
         raise UserError(

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
 from app.contracts.engine_cache import read_bytes
+from app.contracts.hub import MAX_BYTES_VARIABLE, MOST_BYTES
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read_command, read_url
 from app.known_hosts import HOSTS_VARIABLE, TRUST_VARIABLE, HostRules
 from worker.inference.bases import DTYPES, Placement
@@ -54,7 +55,7 @@ def main() -> None:
     engine = _engine(options)
     holds = Holds(engine) if isinstance(engine, BatchingEngine) else None  # a vLLM server's memory is not ours
     config = uvicorn.Config(
-        create_app(engine, holds, _host_rules(), options.cache),
+        create_app(engine, holds, _host_rules(), options.cache, options.max_hub_bytes),
         host=options.host,
         port=options.port,
         access_log=False,
@@ -101,6 +102,12 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
         help=f"of keys and values, of all models in memory together; default: ${CACHE_VARIABLE}, or by free memory",
     )
     parser.add_argument("--cache", type=Path, help="where hashes of base models are kept, as in TUNESMITH_HOME/cache")
+    parser.add_argument(
+        "--max-hub-bytes",
+        type=int,
+        default=os.environ.get(MAX_BYTES_VARIABLE, MOST_BYTES),
+        help=f"of one model that is downloaded from the hub; default: ${MAX_BYTES_VARIABLE}, or {MOST_BYTES}",
+    )
     _add_vllm(parser)
     options = parser.parse_args(words)
     if options.vllm_url is not None and options.vllm_command is not None:

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder
+from app.contracts.hub import MOST_BYTES
 from app.contracts.probe import Proof, ProofOrder
 from app.contracts.yielding import ResumeOrder, YieldOrder, YieldState
 from app.known_hosts import HostRules, KnownHosts, Refused
@@ -25,16 +26,20 @@ log = logging.getLogger(__name__)
 
 
 def create_app(
-    engine: Engine, holds: Holds | None = None, rules: HostRules | None = None, cache: Path | None = None
+    engine: Engine,
+    holds: Holds | None = None,
+    rules: HostRules | None = None,
+    cache: Path | None = None,
+    most_hub_bytes: int = MOST_BYTES,
 ) -> FastAPI:
     """The engine's routes around one engine. Without `holds` it takes no memory that a training could need.
 
     `rules` say whose requests are answered; without them those of this machine. `cache` is the folder where hashes of
-    base models are kept.
+    base models are kept, `most_hub_bytes` the bound of one that is downloaded.
     """
     app = FastAPI(title="Tunesmith engine", openapi_url=None)
     app.add_middleware(KnownHosts, rules=rules or HostRules(), respond=_refuse)
-    sources = Sources(cache)
+    sources = Sources(cache, most_hub_bytes)
 
     @app.get("/health")
     async def health() -> EngineHealth:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,14 +19,13 @@ from huggingface_hub.errors import (
 )
 from starlette.concurrency import run_in_threadpool
 
+from app.contracts.hub import MAX_BYTES_VARIABLE, MOST_BYTES
 from app.contracts.order import BASE_REPLACED, BaseRef
 from app.proxies import UNUSABLE, broken_proxy
 from worker.base_files import BaseFiles, stamps
+from worker.downloads import NoRoomToDownload, TooLargeToDownload, fetch_model
 from worker.inference.engine import ModelFolder, Refusal
 
-# Weights, configuration and tokenizer of the top folder; never pickles, never code.
-WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-UNWANTED = ["*/*", "consolidated*"]
 # Of a revision that is shown to people: as much as tells two apart.
 SHOWN = 19
 
@@ -35,8 +33,10 @@ SHOWN = 19
 class Sources:
     """Finds base models. A hub name keeps its revision for the life of the process, a folder that of its files."""
 
-    def __init__(self, cache: Path | None = None) -> None:
-        """`cache`: the folder where hashes of files are kept, for other processes as well."""
+    def __init__(self, cache: Path | None = None, most_bytes: int = MOST_BYTES) -> None:
+        """`cache`: the folder where hashes of files are kept, for other processes as well. `most_bytes`: of one model
+        that is downloaded."""
+        self._most_bytes = most_bytes
         self._fetched: dict[BaseRef, asyncio.Task[Path]] = {}
         self._base_files = BaseFiles(cache)
         self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -52,14 +52,19 @@ class Sources:
             return replace(found, scaled_to=base.scaled_to)
         repository = base.model_copy(update={"scaled_to": None})
         task = self._fetched.get(repository)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = asyncio.create_task(asyncio.to_thread(_download, repository))
+        if task is None or (task.done() and not _is_there(task)):
+            task = asyncio.create_task(asyncio.to_thread(_download, repository, self._most_bytes))
             self._fetched[repository] = task
         return ModelFolder(base.source, await asyncio.shield(task), scaled_to=base.scaled_to)
 
     def _look(self, folder: Path) -> ModelFolder:
         files = stamps(folder)
         return ModelFolder(folder.name, folder, revision=self._base_files.revision(folder), files=files)
+
+
+def _is_there(task: asyncio.Task[Path]) -> bool:
+    """Whether a download has succeeded, and is still in the hub's cache, which may be trimmed."""
+    return not task.cancelled() and task.exception() is None and task.result().is_dir()
 
 
 def replaced(base: ModelFolder, wanted: str) -> Refusal:
@@ -70,11 +75,12 @@ def replaced(base: ModelFolder, wanted: str) -> Refusal:
     return Refusal(409, BASE_REPLACED, f"{message} ({which}): {help_}", "adapter")
 
 
-def _download(base: BaseRef) -> Path:
+def _download(base: BaseRef, most_bytes: int) -> Path:
     try:
-        return Path(
-            snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
-        )
+        return fetch_model(base.source, base.revision, most_bytes)
+    except (TooLargeToDownload, NoRoomToDownload) as error:
+        status = 503 if isinstance(error, NoRoomToDownload) else 403
+        raise unavailable(status, base.source, f"{error} ({MAX_BYTES_VARIABLE})") from None
     except GatedRepoError:
         raise unavailable(404, base.source, "is gated: this host's hub account has no access to it") from None
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):

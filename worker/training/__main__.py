@@ -4,23 +4,33 @@ Exit codes: 0 finished, 1 failed and said so, 75 stopped behind a checkpoint as 
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from app.contracts.events import Blame, Failed
 from app.contracts.order import TrainingOrder
+from worker.allowed import hub_folder, of_training
+from worker.confinement import confine, go_offline
 from worker.events import EventWriter
-from worker.failures import guarded
+from worker.failures import guarded, kept_out
 from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of
 
 
 def main() -> int:
+    order = TrainingOrder.model_validate_json(Path(sys.argv[1]).read_text())
+    if not order.base.is_local:
+        code = subprocess.run([sys.executable, "-m", "worker.fetching", sys.argv[1]], check=False).returncode
+        if code != 0:
+            return code
+    allowed = of_training(order)
+    go_offline(order.events.parent / "hf", hub_folder(order.base))
+    confine(allowed)  # before there is any thread
     lease = lease_of(dict(os.environ))
     if lease is not None:
         keep_lease(*lease)
     requests, code = Requests(), 0
     requests.wait_for_training()
-    order = TrainingOrder.model_validate_json(Path(sys.argv[1]).read_text())
 
     def train() -> None:
         from worker.training.recipe import fine_tune  # an import that fails is reported like any failure
@@ -29,13 +39,21 @@ def main() -> int:
         code = 0 if fine_tune(order, events, requests) else INTERRUPTED
 
     with EventWriter(order.events) as events:
-        code = guarded(train, events, [out_of_memory]) or code
+        code = guarded(train, events, [out_of_memory, kept_out]) or code
     requests.close()
     return code
 
 
 def out_of_memory(error: BaseException) -> Failed | None:
-    """A GPU that is too small for the spec is the spec's failure, with what would help."""
+    """Memory that is too small for the spec is the spec's failure, with what would help."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return Failed(
+            blame=Blame.USER,
+            code="host_out_of_memory",
+            message="the model or the batch needs more memory than this host has",
+            hint="take a smaller model, lower per_device_train_batch_size or max_seq_length, or train on another host",
+            param="model.model_name",
+        )
     if type(error).__name__ != "OutOfMemoryError":
         return None
     return Failed(

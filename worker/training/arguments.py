@@ -28,6 +28,7 @@ def load_arguments(order: TrainingOrder) -> dict[str, Any]:
         "full_finetuning": model.full_finetuning,
         "use_gradient_checkpointing": lora.use_gradient_checkpointing,
         "random_state": lora.random_state,
+        "use_exact_model_name": True,  # the model that was checked, and not Unsloth's own copy of it
         "trust_remote_code": False,
         "use_safetensors": True,
     }

@@ -28,7 +28,7 @@ from worker.training.vectors import notice_untrained
 def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> bool:
     """One attempt from the base model, or from a checkpoint, to the saved adapter. False: it stopped when asked to."""
     spec, hardware, callback = order.spec, find_hardware(), EventCallback(events)
-    events.enter(Phase.LOAD if order.base.is_local else Phase.DOWNLOAD)
+    events.enter(Phase.LOAD)
     model, own_tokenizer = looked_at_base(order, events)
     events.enter(Phase.LOAD)
     model = attach_lora(model, spec)

@@ -1,0 +1,168 @@
+"""What of a stranger's model is read at all: plain files of a bounded size, and a config that describes its weights.
+
+A model is what its own files hold. No other model, folder or program that they name is followed.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from worker.base_files import ADAPTER_CONFIG, CONFIG, INDEX, SINGLE
+from worker.failures import UserError
+
+PARAM = "model.model_name"
+# How files of weights end that are no safetensors.
+OTHER_WEIGHTS = (".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+CONVERT = (
+    "where you trust the file: from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained("
+    "FOLDER).save_pretrained(NEW_FOLDER); a GGUF is made from a model in safetensors form, take that one"
+)
+# The largest tokenizers and indexes that are known have a quarter of this; all else is a few kilobytes.
+LARGEST_TEXT_BYTES = 128 * 2**20
+TEXTS = (".json", ".jinja", ".txt", ".model")
+# The same bound as that of the hub's client for weights that it has not downloaded.
+LARGEST_HEADER_BYTES = 25_000_000
+MODEL_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
+# Some architectures use a layer twice.
+MOST_LAYERS_EACH = 2
+Shape = tuple[int, ...] | None
+
+
+def check_files(name: str, sizes: Mapping[str, int]) -> None:
+    """The files of a model by their names and sizes. Raises UserError for what is no model, or not in safetensors form,
+    of whose files nothing is read."""
+    if ADAPTER_CONFIG in sizes:
+        raise _is_adapter(name, is_alone=CONFIG not in sizes)
+    if CONFIG not in sizes:
+        raise UserError("not_a_model", f"{name} has no {CONFIG}", hint="is it a dataset?", param=PARAM)
+    if SINGLE not in sizes and INDEX not in sizes:
+        raise _no_safetensors(name, sizes)
+    for file, size in sorted(sizes.items()):
+        if file.endswith(TEXTS) and "/" not in file and size > LARGEST_TEXT_BYTES:
+            message = f"{file} of {name} has {size:,} bytes, at most {LARGEST_TEXT_BYTES:,} are read"
+            raise UserError("damaged_model", message, param=PARAM)
+
+
+def _is_adapter(name: str, *, is_alone: bool) -> UserError:
+    if is_alone:
+        message = f"{name} is an adapter ({ADAPTER_CONFIG}), not a whole model"
+        hint = "name the base that it was trained on; continue_from goes on from an adapter of this service"
+    else:
+        message = f"{name} has {ADAPTER_CONFIG} beside {CONFIG}: an adapter names another model as its base, which is"
+        message, hint = f"{message} never followed", f"remove {ADAPTER_CONFIG}, or take the model without an adapter"
+    return UserError("adapter_not_model", message, hint=hint, param=PARAM)
+
+
+def _no_safetensors(name: str, files: Iterable[str]) -> UserError:
+    others = sorted(
+        (file for file in files if file.endswith(OTHER_WEIGHTS)), key=lambda file: ("model" not in file, file)
+    )
+    has = f"has its weights in {others[0]} only" if others else "has no weights"
+    message = f"{name} {has}: only safetensors are read ({SINGLE}, or {INDEX} and its parts)"
+    return UserError("no_safetensors", message, hint=CONVERT, param=PARAM)
+
+
+def sizes_of(folder: Path) -> dict[str, int]:
+    """The files of a folder, in bytes. Raises UserError for a link that leads out of it."""
+    sizes = {}
+    for path in folder.iterdir():
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            message = f"{path.name} of {folder.name} is a link out of the model's folder, which is never followed"
+            raise UserError("damaged_model", message, hint="put the file itself there", param=PARAM)
+        if path.is_file():
+            sizes[path.name] = path.stat().st_size
+    return sizes
+
+
+def read_json(path: Path | None) -> dict[str, Any]:
+    """Raises UserError for what is no JSON object; {} where there is no file."""
+    try:
+        found = json.loads(path.read_bytes()) if path is not None else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        name = path.name if path is not None else ""
+        raise UserError("damaged_model", f"{name} is no JSON object, or nested too deep", param=PARAM)
+    return found
+
+
+def parts_of(index: Mapping[str, Any]) -> dict[str, str]:
+    """The file of each tensor, by an index. Raises UserError for one that names anything but a file beside it."""
+    parts = index.get("weight_map")
+    if not isinstance(parts, dict):
+        raise UserError("damaged_weights", f"{INDEX} has no weight_map", param=PARAM)
+    for part in parts.values():
+        if not (isinstance(part, str) and part.endswith(".safetensors") and PurePath(part).name == part):
+            message = f"{INDEX} names {str(part)[:100]!r} as a part, expected the name of a safetensors file beside it"
+            raise UserError("damaged_weights", message, param=PARAM)
+    return parts
+
+
+def check_config(name: str, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
+    """Raises UserError for a config of an unknown kind of model, and for one of more than its weights hold."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if not all(isinstance(each, str) and MODEL_TYPE.fullmatch(each) for each in _model_types(config)):
+        raise UserError("unknown_architecture", f"a model_type in {CONFIG} of {name} is no name", param=PARAM)
+    if kind not in CONFIG_MAPPING_NAMES:
+        message = f"the model_type of {name} is {kind!r}, which this version of transformers does not know"
+        hint = "code that comes with a model is never run" if "auto_map" in config else None
+        raise UserError("unknown_architecture", message, hint=hint, param=PARAM)
+    text = config.get("text_config")
+    _check_size(name, text if isinstance(text, dict) else config, shapes)
+
+
+def _model_types(config: Any) -> Iterable[Any]:
+    """Of the model and of its parts. The text was read by a parser that bounds its depth."""
+    for key, value in config.items():
+        if key == "model_type":
+            yield value
+        elif isinstance(value, dict):
+            yield from _model_types(value)
+
+
+def _check_size(name: str, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
+    rows = [shape[0] for tensor, shape in shapes.items() if shape and tensor.endswith(EMBEDDINGS)]
+    layers = [int(found[1]) + 1 for tensor in shapes if (found := LAYER.search(tensor))]
+    most = {"vocab_size": max(rows, default=None), "num_hidden_layers": max(layers, default=0) * MOST_LAYERS_EACH}
+    for key, bound in most.items():
+        value = config.get(key)
+        if bound and isinstance(value, int) and value > bound:
+            message = f"{CONFIG} of {name} says {key} {value:,}, and its weights hold at most {bound:,}"
+            raise UserError("damaged_model", message, param=PARAM)
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The entries of a file's tensors by their names, which lie in the file as they say.
+
+    Format: 8 bytes of length, little endian, then JSON, then the data. Raises UserError for a file that is none, or
+    that ends before its data do.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) == 8 and LARGEST_HEADER_BYTES < length <= path.stat().st_size:
+            message = f"{path.name} has a header of {length:,} bytes, at most {LARGEST_HEADER_BYTES:,} are read"
+            raise UserError("damaged_weights", message, param=PARAM)
+        raw = file.read(length) if length <= LARGEST_HEADER_BYTES else b""
+    try:
+        tensors = {name: entry for name, entry in json.loads(raw).items() if name != "__metadata__"}
+        size = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise UserError("damaged_weights", f"{path.name} is no safetensors file", param=PARAM) from None
+    if path.stat().st_size < size:
+        found = f"{path.name} has {path.stat().st_size:,} of its {size:,} bytes"
+        raise UserError("damaged_weights", found, hint="copy the file again; is it being copied now?", param=PARAM)
+    try:
+        with safe_open(path, framework="np"):  # the library's own check of shapes, types and places
+            return tensors
+    except SafetensorError as error:
+        message = f"{path.name} is no safetensors file: {str(error)[:200]}"
+        raise UserError("damaged_weights", message, param=PARAM) from None
