@@ -76,7 +76,7 @@ def test_an_upload_is_answered_with_what_it_holds(api: TestClient, settings: Set
         "object": "file", "id": file["id"], "bytes": len(CHAT), "created_at": file["created_at"],
         "filename": "chats.jsonl", "purpose": "fine-tune", "sha256": hashlib.sha256(CHAT).hexdigest(),
         "format": "jsonl", "layout": "messages", "records": 1, "status": "processed",
-        "usable_records": 1, "problem_count": 0, "warning_count": 0,
+        "usable_records": 1, "problem_count": 0, "warning_count": 0, "unreadable": [],
     }  # fmt: skip
     assert api.get(f"/files/{file['id']}").json() == file
     assert stored(settings) == [file["id"]]
