@@ -178,10 +178,12 @@ def test_splits_of_the_hub_are_cut_and_joined_as_load_dataset_does(
 
 
 def test_a_dataset_that_is_larger_than_the_operators_limit_is_not_downloaded(hub: Hub, tmp_path: Path) -> None:
-    failed = failure(check(hub, tmp_path, max_hub_bytes=len(CHAT), dataset={"source": {"hub": "org/chats"}}))
+    large = CHAT * 10_000
+    hub.add("datasets", "org/large", {"train.jsonl": large})
+    failed = failure(check(hub, tmp_path, max_hub_bytes=500_000, dataset={"source": {"hub": "org/large"}}))
 
     assert (failed.code, failed.param) == ("hub_dataset_too_large", "dataset.source")
-    assert str(3 * len(CHAT)) in failed.message
+    assert str(len(large)) in failed.message
     assert not list((tmp_path / "hf").rglob("train.jsonl"))
 
 

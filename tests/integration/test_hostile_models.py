@@ -8,7 +8,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,7 +157,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(tiny: Path, folder: Path, change: Change) -> tuple[Failed | SourcesChecked, float, int]:
-    """The verdict of a check, the seconds that it took, and the bytes of its largest process."""
+    """The verdict of a check, the seconds that it computed, and the bytes that it had at most."""
     base, source = shutil.copytree(tiny, folder / "tiny"), folder / "source.jsonl"
     (base / "evil.py").write_text(EVIL.format(path=str(folder / "code-was-run")))
     change(base)
@@ -166,12 +165,12 @@ def check(tiny: Path, folder: Path, change: Change) -> tuple[Failed | SourcesChe
     spec = JobSpec.model_validate(a_body(model={"model_name": "tiny", "max_seq_length": 128}))
     order = a_check(folder, spec, BaseRef(source=str(base), is_local=True), source)
     (folder / "check.json").write_text(order.model_dump_json(exclude_unset=True))
-    began, argv = time.monotonic(), [sys.executable, "-m", "worker.checking", str(folder / "check.json")]
+    argv = [sys.executable, "-m", "worker.checking", str(folder / "check.json")]
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(argv, env=environment(order.cache_dir, is_offline=False), stdout=log, stderr=log)
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - began
+    seconds = used.ru_utime + used.ru_stime
     last = ATTEMPT_EVENT.validate_json(order.events.read_text().splitlines()[-1])
     if not isinstance(last, Failed | SourcesChecked):  # the kernel has ended it
         failure = judge(Report(exit_code=128 - child.returncode), faults=1, max_attempts=3).failure

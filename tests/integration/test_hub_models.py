@@ -1,5 +1,6 @@
 """A base of the hub: asked for its sizes, fetched within them, and trained on by a process that reaches no network."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 
 from app.contracts.events import ATTEMPT_EVENT, Failed, Finished
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
 from tests.checks import a_check, failure_of, prepare, run
 from tests.hub import SHA, Hub, running
+from tests.serving import serving
 from tests.tiny_model import build_tiny_model
 from tests.unit.specs import a_body
 from worker.child import environment
@@ -108,3 +112,35 @@ def test_a_repository_that_is_not_there_is_told_by_the_fetching(hub: Hub, tiny: 
 
     assert isinstance(events[-1], Failed), log[-3000:]
     assert events[-1].code == "unknown_repository"
+
+
+def endless_hub() -> FastAPI:
+    """It says that its file has ten bytes, and sends it without end."""
+    app = FastAPI()
+
+    def stream() -> Iterator[bytes]:
+        while True:
+            yield bytes(2**20)
+
+    @app.api_route("/{owner}/{name}/resolve/{revision}/{file}", methods=["GET", "HEAD"])
+    def resolve(owner: str, name: str, revision: str, file: str, request: Request) -> Response:
+        headers = {"etag": '"x"', "x-repo-commit": SHA}
+        if request.method == "HEAD":
+            return Response(headers={**headers, "content-length": "10"})
+        return StreamingResponse(stream(), headers=headers)
+
+    return app
+
+
+def test_a_stream_that_is_longer_than_was_said_is_cut_off(tmp_path: Path) -> None:
+    code = (
+        "from worker.downloads import Repository\n"
+        f"Repository('org/endless', 'model', '{SHA}', {{'model.safetensors': 10}}).download('model.safetensors')"
+    )
+    with serving(endless_hub()) as url:
+        env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path)}
+        argv = [sys.executable, "-c", code]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    assert "is longer than the 10 bytes that the hub has said" in done.stderr
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 2**20
