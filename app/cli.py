@@ -21,6 +21,7 @@ from app.cli_watch import watch as watch_job
 from app.client import ApiError, Client, ServiceAbsent
 from app.client_views import Job
 from app.config import Settings
+from app.disk_faults import describe
 from app.lock import CannotStart, Interrupted
 
 INTERRUPTED = 130
@@ -36,6 +37,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         for line in error_lines(error):
             typer.echo(visible(line), err=True)
         sys.exit(INTERRUPTED if isinstance(error, Interrupted) else 1)
+    except OSError as error:
+        told = describe(error)
+        if told is None:
+            raise
+        typer.echo(visible(told), err=True)
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -34,6 +34,13 @@ def is_read_only(error: BaseException, folder: Path | None = None) -> bool:
     return errno.EROFS in _numbers(error, folder)
 
 
+def describe(error: OSError) -> str | None:
+    """A sentence for the operator; None where the error is no fault of a disk."""
+    if is_full(error):
+        return f"the disk is full: {error.filename or 'what is written'} finds no room"
+    return f"the disk is read-only: {error.filename}" if is_read_only(error) else None
+
+
 def _numbers(error: BaseException, folder: Path | None) -> set[int]:
     """All that is known of the error and of what it was raised from, as numbers of the kernel."""
     return {number for cause in _causes(error) if (number := _number(cause, folder)) is not None}

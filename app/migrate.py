@@ -66,7 +66,8 @@ def upgrade(database_url: str, revision: str = "head", say: Say = log.info) -> N
         if before is not None:
             _keep_copy(database_url, before, say)
         _run(engine, lambda found: command.upgrade(found, revision))
-        say(f"the database was migrated from {before or 'nothing'} to {_revision(engine)}")
+        if before is not None:
+            say(f"the database was migrated from {before} to {_revision(engine)}")
 
 
 def downgrade(database_url: str, revision: str) -> None:

@@ -24,9 +24,8 @@ class Adapter(Base):
     job_id: Mapped[str] = mapped_column(String(40), unique=True)
     kind: Mapped[Literal["lora", "full"]] = mapped_column(String(8))
     base_model: Mapped[str] = mapped_column(String(200), comment="as the job's spec named it")
-    base_source: Mapped[str] = mapped_column(
-        Text, comment="the weights that were trained on: a hub id or a folder below models"
-    )
+    # `Settings.locate_model` and `Settings.locate` tell where base and bundle are.
+    base_source: Mapped[str] = mapped_column(Text, comment="the weights that were trained on: a hub id or a folder")
     base_is_local: Mapped[bool] = mapped_column(Boolean)
     base_revision: Mapped[str | None] = mapped_column(String(120))
     base_variant: Mapped[dict[str, Any] | None] = mapped_column(
@@ -35,7 +34,7 @@ class Adapter(Base):
     base_scaled_to: Mapped[int | None] = mapped_column(
         Integer, comment="positions to which the base's RoPE is scaled linearly; null: as its files say"
     )
-    path: Mapped[str] = mapped_column(Text, comment="the bundle's folder: `Settings.locate`")
+    path: Mapped[str] = mapped_column(Text, comment="the bundle's folder")
     bytes: Mapped[int] = mapped_column(BigInteger)
     rank: Mapped[int | None] = mapped_column(Integer, comment="null: all weights were trained")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)

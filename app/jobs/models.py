@@ -120,7 +120,7 @@ class Checkpoint(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(Integer, primary_key=True)
     epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
-    path: Mapped[str] = mapped_column(Text, comment="`Settings.locate`")
+    path: Mapped[str] = mapped_column(Text)  # `Settings.locate`
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64), comment="of its manifest")
     seconds: Mapped[float] = mapped_column(Float, comment="how long the training stood still for it")

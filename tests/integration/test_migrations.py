@@ -56,6 +56,7 @@ def test_migrating_twice_is_the_same_as_once(fresh_url: str) -> None:
 
 
 def test_several_processes_that_migrate_at_once_all_succeed(fresh_url: str) -> None:
+    upgrade(fresh_url, "0002")
     command = [sys.executable, "-m", "app.migrate"]
     environment = {**os.environ, "TUNESMITH_DATABASE_URL": fresh_url}
     many = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]

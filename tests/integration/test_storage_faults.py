@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.engine import make_url
 
+from app.cli import main
 from app.config import Settings
 from app.db import Database
 from app.jobs.queue import CeleryDoorbell, make_celery
@@ -119,6 +120,15 @@ def test_a_read_only_disk_of_the_database_is_a_503_that_says_so(settings: Settin
 
         assert error_of(refused) == (503, "storage_read_only", None)
         assert {before, after} == set(listed(api, "/jobs"))
+
+
+def test_a_service_is_not_started_on_a_disk_that_takes_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fault, told in ((filled, "is full"), (read_only, "is read-only")):
+        with fault(home), pytest.raises(SystemExit) as left:
+            main(["up", "--home", str(home / "new"), "--port", "0"])
+        assert left.value.code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
 
 
 def test_an_error_of_the_system_that_is_no_fault_of_a_disk_stays_unforeseen(api: TestClient, home: Path) -> None:
