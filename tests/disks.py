@@ -15,8 +15,10 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
     options = ["-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
     if subprocess.run(["mount", *options], capture_output=True, check=False).returncode != 0:
         pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager
@@ -26,13 +28,17 @@ def filled(folder: Path) -> Iterator[None]:
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(b"\0" * 4096):
             pass
-    yield
-    ballast.unlink()
+    try:
+        yield
+    finally:
+        ballast.unlink()
 
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Meanwhile the disk that is mounted there takes no write at all."""
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-    yield
-    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
