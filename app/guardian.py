@@ -119,7 +119,7 @@ def spawn(
     is short (`man 5 proc`); a refused one is no error. A command that cannot be started ends with code 127.
     """
     terms = Terms(grace_seconds, oom_score_adj, lease, time.monotonic())
-    log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640) if isinstance(output, Path) else output
+    log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if isinstance(output, Path) else output
     try:
         guardian = subprocess.Popen(
             [sys.executable, "-I", "-S", PROGRAM, terms.dump(), *argv],

@@ -35,6 +35,8 @@ LEASE_SECONDS = "GUARDIAN_LEASE_SECONDS"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What the command and all below it write is for this user alone: files are 0600, folders 0700.
+UMASK = 0o077
 # What Python itself ignores, and an exec would hand on.
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 # How often a tree that is being killed is looked at again for processes born meanwhile.
@@ -181,6 +183,7 @@ class _Watch:
 
 def guard(argv: Sequence[str], terms: Terms) -> int:
     """Run a command until it or its time ends, or its parent, and leave nothing of it behind. Returns its exit code."""
+    os.umask(UMASK)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the child too, until it asks for it: an exec keeps that

@@ -25,6 +25,7 @@ from app.jobs.routes import router as jobs
 from app.known_hosts import TRUST_VARIABLE, KnownHosts, split_list
 from app.openai.routes import router as openai
 from app.parameters import refuse_unknown_parameters
+from app.private_files import keep_private
 
 # What an upload has left on the disk after a day, nobody sends or checks any more.
 LONGEST_UPLOAD_SECONDS = 86_400
@@ -39,7 +40,10 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for these settings, or for those of the environment."""
     settings = settings or Settings()
+    open_home = keep_private(settings.root, settings.database)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if open_home is not None:
+        log.warning(open_home)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -26,6 +26,7 @@ from app.config import Settings
 from app.db import BoundedConnection, make_engine, sqlite_file, utc_now
 from app.disk_faults import is_full
 from app.lock import CannotStart, hold_lock
+from app.private_files import keep_private
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 # A large table takes a while; who waits for it longer is told.
@@ -194,8 +195,10 @@ def copy_sqlite(source: Path, target: Path) -> datetime:
 
 
 def main() -> int:
+    settings = Settings()
+    keep_private(settings.root, settings.database)
     try:
-        upgrade(Settings().database, say=lambda line: print(line, flush=True))  # noqa: T201
+        upgrade(settings.database, say=lambda line: print(line, flush=True))  # noqa: T201
     except CannotStart as refused:
         print(refused, file=sys.stderr)  # noqa: T201
         return 1

@@ -28,10 +28,12 @@ from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals
 from app.db import Database
 from app.guardian import Guarded, spawn
 from app.jobs.orphans import AnotherInstallation, check_belongs
+from app.guardian_process import UMASK
 from app.known_hosts import NO_KEYS, is_loopback
 from app.lock import CannotStart, Interrupted, hold_lock
 from app.log_rotation import rotate
 from app.migrate import upgrade
+from app.private_files import keep_private
 
 HEALTHY_SECONDS = 60.0
 ENGINE_SECONDS = 60.0
@@ -52,10 +54,11 @@ def up(settings: Settings, say: Say) -> None:
     Once it is healthy and its engine is up, its URL is in `home/run/url`. Raises `CannotStart`, with nothing left
     running, when the home or a port is taken or the API does not come up.
     """
+    os.umask(UMASK)
     if not settings.root.exists():
         settle(settings)  # what is refused leaves no empty home
     with signals_held_back(), ExitStack() as stack:
-        _make_folders(settings)
+        _make_folders(settings, say)
         tree = _claim_home(settings.root, stack)
         settings = settle(settings)
         _migrate(settings.database, say)
@@ -147,11 +150,14 @@ def _absolute(database_url: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def _make_folders(settings: Settings) -> None:
+def _make_folders(settings: Settings, say: Say) -> None:
     for name in ("run", "logs", "jobs", "files", "adapters"):
         (settings.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in (settings.models, settings.datasets):
         folder.mkdir(parents=True, exist_ok=True)
+    open_home = keep_private(settings.root, settings.database)
+    if open_home is not None:
+        say(open_home)
 
 
 def _migrate(database_url: str, say: Say) -> None:

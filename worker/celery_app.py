@@ -7,7 +7,9 @@ from celery import Celery
 
 from app.config import Settings
 from app.jobs.queue import make_celery
+from app.private_files import keep_private
 
 settings = Settings()
+open_home = keep_private(settings.root, settings.database)
 app: Celery = make_celery(settings.broker, settings.broker_prefix)
 app.conf.update(imports=["worker.tasks"])

@@ -13,7 +13,7 @@ class EventWriter:
     """Appends to the events file; the worker tails it."""
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, event: Event) -> None:
         """One line, whole or not at all. Raises OSError where the disk does not take it."""

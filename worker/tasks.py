@@ -11,7 +11,7 @@ from app.jobs.models import CPU
 from app.jobs.queue import QUEUES, TASK, CeleryDoorbell
 from app.jobs.states import Stage
 from worker import landlock
-from worker.celery_app import app, settings
+from worker.celery_app import app, open_home, settings
 from worker.hardware import describe_device, find_slot
 from worker.lifecycle import attend
 from worker.office import Office
@@ -38,6 +38,8 @@ def open_offices(sender: Any, **_: object) -> None:
     if settings.confinement == "off" or landlock.abi() == 0:
         why = "TUNESMITH_CONFINEMENT is off" if settings.confinement == "off" else "this kernel has no Landlock"
         log.warning("%s: processes that read models and datasets open all that this user may", why)
+    if open_home is not None:
+        log.warning(open_home)
     database = Database.open(settings.database)
     for stage in (stage for stage in Stage if QUEUES[stage] in sender.app.amqp.queues.consume_from):
         device = describe_device() if stage is Stage.TRAIN else CPU

@@ -19,6 +19,7 @@ from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
 from app.contracts.engine_cache import read_bytes
 from app.contracts.hub import MAX_BYTES_VARIABLE, MOST_BYTES
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read_command, read_url
+from app.guardian_process import UMASK
 from app.known_hosts import HOSTS_VARIABLE, TRUST_VARIABLE, HostRules
 from worker.inference.bases import DTYPES, Placement
 from worker.inference.batching.engine import BatchingEngine
@@ -48,6 +49,7 @@ class EngineServer(uvicorn.Server):
 
 
 def main() -> None:
+    os.umask(UMASK)
     options = read_options(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every token of a probe
