@@ -49,6 +49,7 @@ def make_celery(broker_url: str, prefix: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         worker_send_task_events=False,
+        worker_consumer="worker.consumer:TolerantConsumer",
         worker_enable_remote_control=False,  # whoever writes to the broker could stop every worker
         broker_heartbeat=0,
         task_serializer="json",
