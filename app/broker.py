@@ -5,7 +5,7 @@ bells between them: a lock on the folder, inherited by the server, allows one.
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,11 @@ class Broker:
     socket: Path
     lock: int
 
-    def start(self, log: Path) -> Guarded:
-        """Start the server, its output appended to `log`. It answers some milliseconds later."""
+    def start(self, log: Path, environment: Mapping[str, str] | None = None) -> Guarded:
+        """Start the server, its output appended to `log`; without an environment it has that of this process. It
+        answers some milliseconds later."""
         argv = [str(self.binary), *_options(self.socket)]
-        return spawn(argv, output=log, grace_seconds=GRACE_SECONDS, pass_fds=[self.lock])
+        return spawn(argv, env=environment, output=log, grace_seconds=GRACE_SECONDS, pass_fds=[self.lock])
 
 
 @contextmanager

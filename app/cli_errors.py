@@ -31,5 +31,5 @@ def _setting_lines(error: ValidationError) -> Iterator[str]:
         elif rule.startswith("found "):
             yield f"{PREFIX}{name.upper()}: {rule}"
         else:
-            found = "" if name.endswith("url") else f"found {quote(str(problem['input']))}, "
+            found = "" if name.endswith(("url", "key")) else f"found {quote(str(problem['input']))}, "
             yield f"{PREFIX}{name.upper()}: {found}expected {expectation(rule)}"

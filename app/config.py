@@ -7,6 +7,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,14 +15,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.hub import MOST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
+from app.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_engine_url, read_key
+from app.environments import read_names
 from app.known_hosts import HostRules
+from app.secret_files import IN_A_FILE, read_secret
 
 PREFIX = "TUNESMITH_"
 LOOPBACK = "127.0.0.1"
-# A unix socket's path has to fit in 107 bytes (`man 7 unix`).
-LONGEST_SOCKET_PATH = 107
 # The folders of a home whose paths rows hold.
 ROWS_NAME = ("jobs", "adapters")
+# What may be given as the path of a file too: TUNESMITH_DATABASE_URL_FILE, …
+IN_FILES = ("database_url", "broker_url", "engine_key")
 
 
 def has_home() -> bool:
@@ -52,11 +56,13 @@ class Address(BaseSettings):
 class Settings(Address):
     """Read once at start; unknown TUNESMITH_ variables are refused by name."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = Field(Path("~/.tunesmith"), description="all state of this host, or a folder that all hosts share")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite below home")
-    broker_url: str | None = Field(None, description="Redis URL; default: the bundled Valkey of `tunesmith up`")
+    database_url: str | None = Field(None, repr=False, description="SQLAlchemy URL; default: SQLite below home")
+    broker_url: str | None = Field(
+        None, repr=False, description="Redis URL; default: the bundled Valkey of `tunesmith up`"
+    )
     broker_prefix: str = Field("tunesmith:", description="what every key in the broker starts with")
     allowed_hosts: str = Field("", description="further names under which clients reach this service, with commas")
     allowed_origins: str = Field(
@@ -65,7 +71,12 @@ class Settings(Address):
     trust_network: bool = Field(
         False, description="answer on other addresses than loopback, to everybody who reaches them: there are no keys"
     )
-    engine_url: str = "http://127.0.0.1:8100"
+    engine_url: str | None = Field(
+        None, description="unix:///path or http(s)://host:port; default: run/engine.sock in home"
+    )
+    engine_key: str | None = Field(
+        None, repr=False, description="what an engine that listens on a port, not on a unix socket, has to be told"
+    )
     engine_cache_bytes: int | None = Field(
         None,
         ge=LEAST_BYTES,
@@ -127,16 +138,58 @@ class Settings(Address):
         description="auto: processes that read models and datasets open only what their job needs, where the kernel "
         "has Landlock; off: they open all that this user may",
     )
+    pass_environment: str = Field(
+        "",
+        description="further variables that every process is given, with commas; what each gets is in app.environments",
+    )
     log_level: str = "INFO"
 
     @model_validator(mode="before")
     @classmethod
     def _no_unknown_variable(cls, values: dict[str, object]) -> dict[str, object]:
         known = {PREFIX + name.upper() for name in cls.model_fields}
+        known |= {PREFIX + name.upper() + IN_A_FILE for name in IN_FILES}
         unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
         if unknown:
             raise ValueError(f"unknown variables {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_of_files(cls, values: dict[str, object]) -> dict[str, object]:
+        """What is given to the call itself goes before a file."""
+        found = {name: read_secret(PREFIX + name.upper(), os.environ) for name in IN_FILES}
+        return {**{name: secret for name, secret in found.items() if secret is not None}, **values}
+
+    @field_validator("database_url", "broker_url")
+    @classmethod
+    def _can_be_read(cls, url: str | None) -> str | None:
+        """Here, where no value is shown: what libraries say of a URL that they cannot read may hold its password."""
+        try:
+            parts = urlsplit(url or "")
+            is_clear = parts.port is None or "@" not in parts.path + parts.fragment
+        except ValueError:
+            is_clear = False
+        if not is_clear:
+            raise ValueError("should be a URL whose user name and password are percent-encoded")
+        return url
+
+    @field_validator("engine_url")
+    @classmethod
+    def _is_a_place(cls, url: str | None) -> str | None:
+        return url if url is None else read_engine_url(url)
+
+    @field_validator("engine_key")
+    @classmethod
+    def _is_a_key(cls, key: str | None) -> str | None:
+        return key if key is None else read_key(key)
+
+    @model_validator(mode="after")
+    def _nothing_crosses_a_network_in_the_clear(self) -> Self:
+        for name, url in (("ENGINE_URL", self.engine_url), ("VLLM_URL", self.vllm_url)):
+            if url is not None:
+                check_privacy(url, PREFIX + name, trusts_network=self.trust_network)
+        return self
 
     @field_validator("home")
     @classmethod
@@ -156,6 +209,12 @@ class Settings(Address):
         if command is not None:
             read_command(command)
         return command
+
+    @field_validator("pass_environment")
+    @classmethod
+    def _are_names(cls, names: str) -> str:
+        read_names(names)
+        return names
 
     @model_validator(mode="after")
     def _one_vllm(self) -> Self:
@@ -202,8 +261,16 @@ class Settings(Address):
         return self.broker_url or f"redis+socket://{self.broker_socket}"
 
     @cached_property
+    def engine(self) -> EngineAddress:
+        """How to reach it. Raises ValueError where its socket would have too long a path."""
+        return EngineAddress(self.engine_url or f"unix://{self._socket('engine.sock')}", self.engine_key)
+
+    @cached_property
     def broker_socket(self) -> Path:
-        path = self.root / "run" / "broker.sock"
+        return self._socket("broker.sock")
+
+    def _socket(self, name: str) -> Path:
+        path = self.root / "run" / name
         if len(bytes(path)) > LONGEST_SOCKET_PATH:
             raise ValueError(
                 f"TUNESMITH_HOME is too long for a unix socket: {path} should have at most {LONGEST_SOCKET_PATH} bytes"

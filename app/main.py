@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = Database.open(settings.database)
     app.state.bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))
-    app.state.engine = HttpEngineClient(settings.engine_url)
+    app.state.engine = HttpEngineClient(settings.engine)
     for router in (system.router, jobs, files, adapters, generate):
         app.include_router(router, responses=WRONG_FIELD)
     app.include_router(openai, responses=OPENAI_WRONG_FIELD)

@@ -5,6 +5,7 @@ up ──> broker | engine | checker, trainer | api        each under a guardian
 
 import errno
 import os
+import secrets
 import shlex
 import shutil
 import socket
@@ -14,26 +15,29 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 from alembic.util import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from app.broker import open_broker
-from app.config import LOOPBACK, PREFIX, Settings, has_home
+from app.broker import Broker, open_broker
+from app.config import IN_FILES, LOOPBACK, PREFIX, Settings, has_home
 from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
 from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals_held_back
 from app.db import Database
+from app.engine_address import EngineAddress
+from app.environments import Process, environment_of, read_names
 from app.guardian import Guarded, spawn
-from app.jobs.orphans import AnotherInstallation, check_belongs
 from app.guardian_process import UMASK
+from app.jobs.orphans import AnotherInstallation, check_belongs
 from app.known_hosts import NO_KEYS, is_loopback
 from app.lock import CannotStart, Interrupted, hold_lock
 from app.log_rotation import rotate
 from app.migrate import upgrade
 from app.private_files import keep_private
+from app.secret_files import IN_A_FILE
 
 HEALTHY_SECONDS = 60.0
 ENGINE_SECONDS = 60.0
@@ -43,9 +47,11 @@ WORKER_GRACE_SECONDS = 9.0
 ENGINE_GRACE_SECONDS = 2.0
 # An `up` that was killed by force leaves its processes to their guardians for so long.
 LEFTOVER_SECONDS = WORKER_GRACE_SECONDS + 5
-STAGES = {"checker": "check", "trainer": "train"}
+STAGES = {Process.CHECKER: "check", Process.TRAINER: "train"}
 # One training a slot; a check that waits for the hub does not hold up the others.
-THREADS = {"checker": 4, "trainer": 1}
+# What they hold is in the settings, and handed on from there.
+OUR_FILES = frozenset(f"{PREFIX}{name.upper()}{IN_A_FILE}" for name in IN_FILES)
+THREADS = {Process.CHECKER: 4, Process.TRAINER: 1}
 
 
 def up(settings: Settings, say: Say) -> None:
@@ -86,14 +92,14 @@ def settle(settings: Settings) -> Settings:
     """
     if not (settings.trust_network or is_loopback(settings.host)):
         raise CannotStart(f"TUNESMITH_HOST: found {settings.host}, expected 127.0.0.1: {NO_KEYS}")
-    vllm_command = _settle_vllm(settings)
-    engine = urlsplit(settings.engine_url)
-    is_port_chosen = "engine_url" in settings.model_fields_set and _is_here(engine)
-    port, engine_port = _free_ports(settings.host, settings.port, engine.port or 0 if is_port_chosen else 0)
+    engine = _engine_of(settings)
+    vllm_command = _settle_vllm(settings, engine)
+    port, engine = _free_ports(settings, engine)
     chosen = {
         "home": settings.root,
         "port": port,
-        "engine_url": f"http://{LOOPBACK}:{engine_port}" if _is_here(engine) else settings.engine_url,
+        "engine_url": engine.url,
+        "engine_key": engine.key,
         "vllm_command": vllm_command,
         "database_url": _absolute(settings.database),
         "models_dir": settings.models,
@@ -102,13 +108,20 @@ def settle(settings: Settings) -> Settings:
     return Settings.model_validate({**settings.model_dump(exclude_unset=True), **chosen})
 
 
-def _settle_vllm(settings: Settings) -> str | None:
+def _engine_of(settings: Settings) -> EngineAddress:
+    """Raises `CannotStart` where its socket would have too long a path."""
+    try:
+        return settings.engine
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+
+
+def _settle_vllm(settings: Settings, engine: EngineAddress) -> str | None:
     """The command with its program's whole path: the engine runs in another folder."""
     is_chosen = settings.vllm_url is not None or settings.vllm_command is not None
-    if is_chosen and not _is_here(urlsplit(settings.engine_url)):
+    if is_chosen and not _is_here(engine):
         raise CannotStart(
-            f"{URL_VARIABLE} and {COMMAND_VARIABLE} are for an engine of this host; that at {settings.engine_url} has "
-            "its own"
+            f"{URL_VARIABLE} and {COMMAND_VARIABLE} are for an engine of this host; that at {engine.url} has its own"
         )
     if settings.vllm_command is None:
         return None
@@ -119,13 +132,15 @@ def _settle_vllm(settings: Settings) -> str | None:
     return shlex.join([str(Path(program).absolute()), *command.program[1:], *command.options])
 
 
-def _free_ports(host: str, port: int, engine_port: int) -> tuple[int, int]:
-    """Both at once, so that they differ."""
-    with (
-        closing(_listen(host, port, f"{PREFIX}PORT")) as api,
-        closing(_listen(LOOPBACK, engine_port, f"{PREFIX}ENGINE_URL")) as engine,
-    ):
-        return api.getsockname()[1], engine.getsockname()[1]
+def _free_ports(settings: Settings, engine: EngineAddress) -> tuple[int, EngineAddress]:
+    """That of the API, and of an engine of this host that is to listen on one: both at once, so that they differ."""
+    with closing(_listen(settings.host, settings.port, f"{PREFIX}PORT")) as api:
+        port: int = api.getsockname()[1]
+        if engine.socket is not None or not _is_here(engine):
+            return port, engine
+        with closing(_listen(LOOPBACK, urlsplit(engine.url).port or 0, f"{PREFIX}ENGINE_URL")) as listener:
+            url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+            return port, EngineAddress(url, engine.key or secrets.token_urlsafe(32))
 
 
 def _listen(host: str, port: int, variable: str) -> socket.socket:
@@ -138,8 +153,9 @@ def _listen(host: str, port: int, variable: str) -> socket.socket:
         raise CannotStart(f"cannot listen on port {port} of {host} ({variable}): {error.strerror}") from error
 
 
-def _is_here(url: SplitResult) -> bool:
-    return url.hostname in (LOOPBACK, "localhost")
+def _is_here(engine: EngineAddress) -> bool:
+    """Whether it is ours to start."""
+    return engine.socket is not None or urlsplit(engine.url).hostname in (LOOPBACK, "localhost")
 
 
 def _absolute(database_url: str) -> str:
@@ -195,25 +211,29 @@ def _bound_logs(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Launcher:
-    """Starts this project's own programs: one environment, one folder, a log each."""
+    """Starts this project's own programs: one folder, a log each, and of one environment what each needs."""
 
     home: Path
     environment: Mapping[str, str]
+    passed: Sequence[str]
     tree: int
 
-    def service(self, name: str, grace_seconds: float, module: str, *arguments: str) -> Service:
+    def service(self, process: Process, grace_seconds: float, module: str, *arguments: str) -> Service:
         argv = [sys.executable, "-m", module, *arguments]
-        return Service(name, lambda: self._start(name, argv, grace_seconds))
+        return Service(process.value, lambda: self._start(process, argv, grace_seconds))
+
+    def environment_of(self, process: Process) -> dict[str, str]:
+        return environment_of(process, self.environment, self.passed)
 
     def log(self, name: str) -> Path:
         return self.home / "logs" / f"{name}.log"
 
-    def _start(self, name: str, argv: Sequence[str], grace_seconds: float) -> Guarded:
+    def _start(self, process: Process, argv: Sequence[str], grace_seconds: float) -> Guarded:
         return spawn(
             argv,
-            env=self.environment,
+            env=self.environment_of(process),
             cwd=self.home,
-            output=self.log(name),
+            output=self.log(process.value),
             grace_seconds=grace_seconds,
             pass_fds=[self.tree],
         )
@@ -221,27 +241,37 @@ class _Launcher:
 
 def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service]]:
     """What has to run, in the order of starting."""
-    launcher = _Launcher(settings.root, _child_environment(settings), tree)
+    passed = read_names(settings.pass_environment)
+    launcher = _Launcher(settings.root, _child_environment(settings), passed, tree)
     tiers: list[list[Service]] = []
     if settings.broker_url is None:
         broker = stack.enter_context(open_broker(settings.broker_socket))
-        tiers.append([Service("broker", lambda: broker.start(launcher.log("broker")))])
-    engine = urlsplit(settings.engine_url)
-    if _is_here(engine):
-        arguments = ["--host", LOOPBACK, "--port", str(engine.port), "--cache", str(settings.root / "cache")]
-        arguments += ["--vllm-log", str(launcher.log("vllm"))]
-        tiers.append([launcher.service("engine", ENGINE_GRACE_SECONDS, "worker.inference", *arguments)])
-    workers = [_worker_arguments(name, settings.log_level) for name in STAGES]
-    tiers.append([launcher.service(name, WORKER_GRACE_SECONDS, "celery", *arguments) for name, arguments in workers])
-    tiers.append([launcher.service("api", API_GRACE_SECONDS, "uvicorn", *_api_arguments(settings))])
+        tiers.append([_broker(broker, launcher)])
+    if _is_here(settings.engine):
+        arguments = [*_engine_place(settings.engine), "--vllm-log", str(launcher.log("vllm"))]
+        tiers.append([launcher.service(Process.ENGINE, ENGINE_GRACE_SECONDS, "worker.inference", *arguments)])
+    workers = [(worker, _worker_arguments(worker, settings.log_level)) for worker in STAGES]
+    tiers.append([launcher.service(worker, WORKER_GRACE_SECONDS, "celery", *words) for worker, words in workers])
+    tiers.append([launcher.service(Process.API, API_GRACE_SECONDS, "uvicorn", *_api_arguments(settings))])
     return tiers
 
 
-def _worker_arguments(name: str, log_level: str) -> tuple[str, list[str]]:
-    node = ["-n", f"{name}0@%h", "-Q", f"tunesmith.{STAGES[name]}", "--loglevel", log_level]
-    jobs_at_once = str(THREADS[name])
+def _engine_place(engine: EngineAddress) -> list[str]:
+    if engine.socket is not None:
+        return ["--socket", str(engine.socket)]
+    return ["--host", LOOPBACK, "--port", str(urlsplit(engine.url).port)]
+
+
+def _broker(broker: Broker, launcher: _Launcher) -> Service:
+    log, environment = launcher.log("broker"), launcher.environment_of(Process.BROKER)
+    return Service("broker", lambda: broker.start(log, environment))
+
+
+def _worker_arguments(worker: Process, log_level: str) -> list[str]:
+    node = ["-n", f"{worker}0@%h", "-Q", f"tunesmith.{STAGES[worker]}", "--loglevel", log_level]
+    jobs_at_once = str(THREADS[worker])
     alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    return name, ["-A", "worker.celery_app", "worker", "-P", "threads", "-c", jobs_at_once, *node, *alone]
+    return ["-A", "worker.celery_app", "worker", "-P", "threads", "-c", jobs_at_once, *node, *alone]
 
 
 def _api_arguments(settings: Settings) -> list[str]:
@@ -250,14 +280,15 @@ def _api_arguments(settings: Settings) -> list[str]:
 
 
 def _child_environment(settings: Settings) -> dict[str, str]:
-    """Raises `CannotStart` where the bundled broker's socket would have too long a path."""
+    """Of it every process gets what it needs. Raises `CannotStart` for a home too long for the broker's socket."""
     try:
         broker_url = settings.broker
     except ValueError as error:
         raise CannotStart(str(error)) from error
     chosen = {**settings.model_dump(exclude_unset=True, exclude_none=True), "broker_url": broker_url}
+    inherited = {name: value for name, value in os.environ.items() if name not in OUR_FILES}
     own = {} if has_home() else {"HOME": str(settings.root)}  # libraries of the children keep caches there
-    return {**os.environ, **own, **{PREFIX + name.upper(): str(value) for name, value in chosen.items()}}
+    return {**inherited, **own, **{PREFIX + name.upper(): str(value) for name, value in chosen.items()}}
 
 
 def _wait_until_healthy(crew: Crew, settings: Settings) -> None:

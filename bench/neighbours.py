@@ -27,6 +27,7 @@ from app.contracts.events import ATTEMPT_EVENT, StepLogged
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from tests.integration.engine.processes import free_port
 from tests.waiting import wait_for
 from worker.child import environment
@@ -144,7 +145,7 @@ def one_round(pair: Pair, seconds: float) -> dict[str, float]:
 def neighbours(folder: Path, model: Path, way: str) -> Iterator[Pair]:
     """Started, warm, and idle: the engine has the model in memory, the trainer is frozen between two of its steps."""
     (folder / "work").mkdir(parents=True)
-    own = {name: value for name, value in {**environment(folder, is_offline=True), **WAYS[way]}.items() if value}
+    own = {name: value for name, value in {**environment(Process.TRAIN, folder), **WAYS[way]}.items() if value}
     base, port = BaseRef(source=str(model), is_local=True), free_port()
     data = check_order(folder, base, model.name, ROWS)
     subprocess.run(data, env=own, check=True, stdout=sys.stderr)

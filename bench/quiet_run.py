@@ -15,6 +15,7 @@ from typing import Any
 
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointSaved, StepLogged
 from app.contracts.order import TrainingOrder
+from app.environments import Process
 from app.jobs.states import Stage
 from tests.e2e.stack import Stack, running
 from worker.child import command, environment
@@ -61,7 +62,7 @@ def run_alone(order: TrainingOrder, folder: Path) -> list[AttemptEvent]:
     alone = order.model_copy(update={**changes, "spec": order.spec.model_copy(update={"training": training})})
     alone.work_dir.mkdir()
     (folder / "order.json").write_text(alone.model_dump_json())
-    env = environment(order.events.parents[4] / "cache", is_offline=True)
+    env = environment(Process.TRAIN, order.events.parents[4] / "cache")
     argv = command(Stage.TRAIN, folder / "order.json")
     with (folder / "output.log").open("wb") as log:
         subprocess.run(argv, env=env, cwd=folder, stdout=log, stderr=log, check=True)

@@ -18,6 +18,7 @@ from app.contracts.events import ATTEMPT_EVENT, AdapterSaved, AttemptEvent, Fail
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from app.guardian import spawn
 from app.jobs.states import Stage
 from worker.child import command, environment
@@ -36,7 +37,7 @@ def main() -> None:
     started = time.monotonic()
     with spawn(
         command(Stage.TRAIN, options.work / "order.json"),
-        env=environment(options.work / "cache", is_offline=True),
+        env=environment(Process.TRAIN, options.work / "cache"),
         cwd=options.work,
         output=options.work / "output.log",
     ) as child:
@@ -106,7 +107,7 @@ def check(work: Path, spec: JobSpec, base: BaseRef) -> None:
         events=work / "check.jsonl",
     )
     (work / "check.json").write_text(order.model_dump_json())
-    env = environment(work / "cache", is_offline=True)
+    env = environment(Process.TRAIN, work / "cache")
     subprocess.run(command(Stage.CHECK, work / "check.json"), env=env, check=True)
 
 

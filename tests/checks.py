@@ -11,6 +11,7 @@ from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, DataPrepared, Fail
 from app.contracts.order import BaseRef, CheckOrder, SourceFile
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from worker.child import environment
 
 
@@ -50,7 +51,7 @@ def run(order: CheckOrder, **env: str) -> list[AttemptEvent]:
     path.write_text(order.model_dump_json(exclude_unset=True))
     order.events.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "worker.checking", str(path)]
-    child_env = {**environment(order.cache_dir, is_offline=False), **env}
+    child_env = {**environment(Process.CHECK, order.cache_dir), **env}
     done = subprocess.run(argv, env=child_env, capture_output=True, text=True, timeout=300, check=False)
     events = [ATTEMPT_EVENT.validate_json(line) for line in order.events.read_text().splitlines()]
     assert events, done.stderr

@@ -1,11 +1,12 @@
 """A small server in the shape of the hub, for its real clients (`huggingface_hub`, `datasets`).
 
 Repositories are folders: `models/owner/name/…`, `datasets/owner/name/…`. One named `gated-…` answers as a gated
-repository does to a stranger, `private-…` as a private one; what is not there is a 404.
+repository does to a stranger, `private-…` as a private one, `token-…` as one of those whose token is `TOKEN`; what is
+not there is a 404.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from tests.serving import serving
 
 Kind = Literal["models", "datasets"]
 SHA = "a" * 40
+TOKEN = "hf_of-this-test"
 
 
 class Hub:
@@ -49,6 +51,12 @@ class Hub:
 
 def hub_app(hub: Hub) -> FastAPI:
     app = FastAPI()
+
+    @app.middleware("http")
+    async def refuse_strangers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        if "/token-" in request.url.path and request.headers.get("authorization") != f"Bearer {TOKEN}":
+            return Response(status_code=401, headers={"x-error-code": "RepoNotFound"})
+        return await answer(request)
 
     add_descriptions(app, hub)
     add_contents(app, hub)

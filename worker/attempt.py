@@ -93,13 +93,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Errand:
-    """What to run, and the limits it is under."""
+    """What to run, and the limits it is under. `events_before`: bytes of the events file that are another child's."""
 
     command: Sequence[str]
     env: dict[str, str]
     folder: Path
     max_seconds: float | None
     checkpoints_asked: int = 0
+    events_before: int = 0
 
 
 class Watch:
@@ -107,7 +108,7 @@ class Watch:
 
     def __init__(self, office: Office, claim: Claim, errand: Errand) -> None:
         self._office, self._claim, self._errand = office, claim, errand
-        self._tail = EventTail(errand.folder / EVENTS_NAME)
+        self._tail = EventTail(errand.folder / EVENTS_NAME, errand.events_before)
         self._unsure: tuple[list[AttemptEvent], int] | None = None
         self._asked = errand.checkpoints_asked
         self._started = self._alive_at = self._renewed_at = time.monotonic()

@@ -1,13 +1,16 @@
 """How a child process is started: its command line and its environment."""
 
-import os
 import sys
 from pathlib import Path
 
 from app.contracts.cores import sharing_cores
+from app.environments import Process, for_child
 from app.jobs.states import Stage
 
 TRAINER = "worker.training"
+FETCHER = "worker.fetching"
+# The hub's client connects nowhere, and looks for no token in files either.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
 
 def command(stage: Stage, order: Path, trainer: str = TRAINER) -> list[str]:
@@ -15,19 +18,25 @@ def command(stage: Stage, order: Path, trainer: str = TRAINER) -> list[str]:
     return [sys.executable, "-m", "worker.checking" if stage is Stage.CHECK else trainer, str(order)]
 
 
-def environment(cache: Path, *, is_offline: bool) -> dict[str, str]:
-    """The worker's own environment, and what keeps libraries from calling home or writing where they should not.
+def fetch_command(order: Path) -> list[str]:
+    return [sys.executable, "-m", FETCHER, str(order)]
 
-    `is_offline` for a training on a local model: nothing of it is on the hub.
+
+def environment(process: Process, cache: Path) -> dict[str, str]:
+    """What of the worker's environment the child needs (`app.environments`), and what keeps libraries from calling home
+    or writing where they should not.
+
+    A training opens no connection: what it needs of the hub was fetched before.
     """
+    inherited = for_child(process)
     return {
-        **os.environ,
-        **sharing_cores(os.environ),
+        **inherited,
+        **sharing_cores(inherited),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        **({"HF_HUB_OFFLINE": "1"} if is_offline else {}),
+        **(OFFLINE if process is Process.TRAIN else {}),
     }

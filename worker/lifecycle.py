@@ -8,6 +8,7 @@ import logging
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from app.contracts.probe import Proof, ProofOrder
 from app.contracts.spec import JobSpec
 from app.db import AWAY, utc_now
 from app.disk_faults import is_full
+from app.environments import Process
 from app.errors import ServiceError
 from app.jobs import attempts
 from app.jobs.claims import Claim, Fenced, claim, finish, leave, lock, record, tell
@@ -27,9 +29,9 @@ from app.jobs.states import Desire, JobStatus, Stage, after_check, given_back
 from app.jobs.stored import is_understood
 from app.sources import base_of
 from worker import orders
-from worker.attempt import Errand, Report, StopReason, run_child
+from worker.attempt import EVENTS_NAME, Errand, Report, StopReason, run_child
 from worker.checkpoints import DiskFull
-from worker.child import command, environment
+from worker.child import TRAINER, command, environment, fetch_command
 from worker.failures import SystemFault
 from worker.office import Office
 from worker.persistence import insist
@@ -127,7 +129,7 @@ def verify(office: Office, held: Claim, job: Job, report: Report) -> Report:
     row = adapter_row(office.settings, job, saved)
     try:
         found = ask(
-            office.settings.engine_url,
+            office.settings.engine,
             ProofOrder(base=row.base(office.settings), adapter=row.ref(office.settings)),
             lambda: _beat(office, held),
             office.settings.heartbeat_seconds,
@@ -200,24 +202,36 @@ def _run_child(office: Office, held: Claim, job: Job) -> Report:
         details = [problem.model_dump(exclude_none=True) for problem in error.details]
         failed = Failed(blame=Blame.USER, code=error.code, message=error.message, param=error.param, details=details)
         return Report(exit_code=0, failed=failed)
+    cache = office.settings.root / "cache"
     errand = Errand(
         command=command(office.stage, order, office.settings.trainer_module),
-        env=environment(office.settings.root / "cache", is_offline=base.is_local and is_training),
+        env=environment(Process.TRAIN if is_training else Process.CHECK, cache),
         folder=folder,
         max_seconds=spec.resources.max_seconds if is_training else None,
         checkpoints_asked=job.checkpoints_asked,
     )
     if not is_training:
         return run_child(office, held, errand)
+    if not base.is_local and office.settings.trainer_module == TRAINER:  # a stand-in loads nothing
+        report = _fetch(office, held, errand, order)
+        if report.exit_code != 0 or report.stopped is not None:
+            return report
+        errand = replace(errand, events_before=(folder / EVENTS_NAME).stat().st_size)
     report = _run_beside_engine(office, held, errand, training_of(office, job, base))
     if report.exit_code != 0 and report.stopped is not StopReason.FENCED:
         insist(lambda: tidy(office, held), office.stopping)
     return report
 
 
+def _fetch(office: Office, held: Claim, training: Errand, order: Path) -> Report:
+    """Have the base of a hub model on this host, by a process of its own: the one that loads it gets no token."""
+    env = environment(Process.FETCH, office.settings.root / "cache")
+    return run_child(office, held, replace(training, command=fetch_command(order), env=env))
+
+
 def _run_beside_engine(office: Office, held: Claim, errand: Errand, training: Training) -> Report:
     settings = office.settings
-    with Arbiter(settings.engine_url, settings.gpu_sharing, training, settings.lease_seconds) as arbiter:
+    with Arbiter(settings.engine, settings.gpu_sharing, training, settings.lease_seconds) as arbiter:
         stopped = wait_for_room(arbiter, lambda: _beat(office, held), settings.heartbeat_seconds)
         if stopped is not None:
             return Report(exit_code=0, stopped=stopped)

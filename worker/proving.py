@@ -15,6 +15,7 @@ from app.contracts.events import Blame, Failed
 from app.contracts.generation import OUT_OF_MEMORY, EngineError
 from app.contracts.order import BASE_REPLACED
 from app.contracts.probe import Proof, ProofOrder, Unproved
+from app.engine_address import SAYS_WRONG_KEY, WRONG_KEY, EngineAddress
 from worker.attempt import StopReason
 from worker.verdict import ENGINE_AWAY, ENGINE_DIED, NOT_PROVED
 
@@ -24,8 +25,8 @@ ANSWER_SECONDS = 1800.0
 # How long an engine that is away, or full, is asked again before the job is handed back.
 PATIENCE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-# What a busy or stopping engine answers, and one whose base cannot be fetched at present.
-PASSING = frozenset({429, 499, 503})
+# What a busy or stopping engine answers, one whose base cannot be fetched at present, and one with another key.
+PASSING = frozenset({401, 429, 499, 503})
 
 # An engine that took the question and then was gone; the question itself may be what ends it.
 BROKEN_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -57,16 +58,16 @@ class EngineAway(NoAnswer):
         super().__init__(ENGINE_AWAY, message, "the adapter is complete; it is verified once the engine is back")
 
 
-def ask(url: str, order: ProofOrder, beat: Beat, beat_seconds: float) -> Proof | StopReason:
+def ask(engine: EngineAddress, order: ProofOrder, beat: Beat, beat_seconds: float) -> Proof | StopReason:
     """The engine's proof, or why the wait for it was ended. `beat` is called every `beat_seconds` meanwhile.
 
     Raises NoAnswer, and what `beat` raises.
     """
-    return asyncio.run(_ask(url, order, beat, beat_seconds))
+    return asyncio.run(_ask(engine, order, beat, beat_seconds))
 
 
-async def _ask(url: str, order: ProofOrder, beat: Beat, beat_seconds: float) -> Proof | StopReason:
-    asking = asyncio.create_task(_insist(url, order))
+async def _ask(engine: EngineAddress, order: ProofOrder, beat: Beat, beat_seconds: float) -> Proof | StopReason:
+    asking = asyncio.create_task(_insist(engine, order))
     try:
         while not asking.done():
             await asyncio.wait({asking}, timeout=beat_seconds)
@@ -79,10 +80,10 @@ async def _ask(url: str, order: ProofOrder, beat: Beat, beat_seconds: float) -> 
         await asyncio.gather(asking, return_exceptions=True)
 
 
-async def _insist(url: str, order: ProofOrder) -> Proof:
+async def _insist(engine: EngineAddress, order: ProofOrder) -> Proof:
     patience_ends: float | None = None
     timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    async with httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False) as http:
+    async with engine.async_client(timeout) as http:
         while True:
             try:
                 return await _once(http, order)
@@ -130,7 +131,7 @@ def _words(answer: httpx.Response) -> str:
     refusal = _refusal(answer)
     if refusal is None:
         return f"it answered {answer.status_code} with something else than a proof"
-    return refusal.message
+    return refusal.message if refusal.code != WRONG_KEY else SAYS_WRONG_KEY
 
 
 def _code(answer: httpx.Response) -> str | None:

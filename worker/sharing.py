@@ -22,7 +22,8 @@ from app.contracts.events import Blame, Failed
 from app.contracts.generation import EngineHealth
 from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
-from app.contracts.yielding import ENGINE_SHARE, ResumeOrder, YieldOrder, YieldState, this_cpu
+from app.contracts.yielding import ENGINE_SHARE, LONGEST_HOLD_SECONDS, ResumeOrder, YieldOrder, YieldState, this_cpu
+from app.engine_address import SAYS_WRONG_KEY, EngineAddress
 from app.jobs import attempts
 from app.jobs.models import Job
 from app.jobs.states import Stage
@@ -54,7 +55,8 @@ def shares(*, free_bytes: int, engine_bytes: int, base_bytes: int, training_byte
 class Training:
     """A training that is about to begin. None: not known, which never fits.
 
-    `holder` names its slot for ever, so that the next attempt there goes on with a hold that a dead worker has left.
+    `holder` is the key of its slot's lock file. Nobody can guess it, and whoever takes the slot next finds it there:
+    the next attempt goes on with a hold that a dead worker has left.
     """
 
     job_id: str
@@ -96,10 +98,11 @@ def training_of(office: Office, job: Job, base: BaseRef) -> Training:
 class Arbiter:
     """Inside its `with` block the training has the memory that it needs, as far as the engine is concerned."""
 
-    def __init__(self, url: str, policy: Policy, training: Training, lease_seconds: float) -> None:
+    def __init__(self, engine: EngineAddress, policy: Policy, training: Training, lease_seconds: float) -> None:
         """`lease_seconds`: after so long without this process the engine comes back."""
-        self._http = httpx.Client(base_url=url, timeout=ANSWER_SECONDS, trust_env=False)
+        self._http = engine.client(ANSWER_SECONDS)
         self._policy, self._training, self._lease_seconds = policy, training, lease_seconds
+        self._hold_seconds = min(lease_seconds, LONGEST_HOLD_SECONDS)
         self._is_sharing: bool | None = None
         self._has_asked = self._fits = False
         self._settled = threading.Event()
@@ -138,11 +141,18 @@ class Arbiter:
                     self._settled.set()
             except httpx.TimeoutException:
                 log.warning("%s: the engine does not answer in time", self._training.job_id)
-            except (httpx.HTTPError, ValidationError):
+            except (httpx.HTTPError, ValidationError) as error:
+                self._tell_of_the_key(error)
                 self._settled.set()  # none is there, or none that takes memory here
             except Exception:  # whoever waits for the thread waits for its patience, and the hold is tried again
                 log.exception("%s: the GPU could not be arbitrated", self._training.job_id)
             self._over.wait(min(RENEW_SECONDS, self._lease_seconds / 6))
+
+    def _tell_of_the_key(self, error: Exception) -> None:
+        """Once: the training runs beside an engine whose memory nobody arbitrates."""
+        is_refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401
+        if is_refused and not self.is_settled:
+            log.warning("%s: %s", self._training.job_id, SAYS_WRONG_KEY)
 
     def _ask(self) -> bool:
         if self._is_sharing is None:
@@ -168,7 +178,7 @@ class Arbiter:
     def _hold(self) -> bool:
         self._has_asked = True
         training = self._training
-        order = YieldOrder(holder=training.holder, job_id=training.job_id, lease_seconds=self._lease_seconds)
+        order = YieldOrder(holder=training.holder, job_id=training.job_id, lease_seconds=self._hold_seconds)
         return self._post("/yield", order).is_away
 
     def _release(self) -> None:

@@ -7,7 +7,8 @@ from pydantic import Field, StringConstraints
 
 from app.contracts.base import Contract, Real
 
-LONGEST_HOLD_SECONDS = 86_400
+# A worker renews its hold every few seconds, and a lost one ends by itself.
+LONGEST_HOLD_SECONDS = 600
 # Of the memory that is free when the engine has loaded a model: what it takes for keys and values, at most. The rest is
 # for adapters, scores and recorded graphs, and for who else uses the device: a training.
 ENGINE_SHARE = 0.25
@@ -17,7 +18,7 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 class YieldOrder(Contract):
     """What `POST /yield` is asked: step aside until this holder lets go, or has not asked again for so long."""
 
-    holder: Label = Field(description="one slot of one host; whoever asks again under this name renews its hold")
+    holder: Label = Field(description="a slot, by a name that nobody else knows; asked again by it, a hold is renewed")
     job_id: Label = Field(description="whose training needs the memory, for those who ask the engine meanwhile")
     lease_seconds: Real = Field(gt=0, le=LONGEST_HOLD_SECONDS, description="by the engine's own clock")
 

@@ -8,6 +8,7 @@ import httpx
 from pydantic import ValidationError
 
 from app.contracts.generation import ENGINE_EVENT, EngineError, EngineEvent, EngineHealth, GenerateOrder, TextDelta
+from app.engine_address import SAYS_WRONG_KEY, WRONG_KEY, EngineAddress
 from app.errors import EngineUnavailable, ServiceError
 
 CONNECT_SECONDS = 3.0
@@ -62,19 +63,19 @@ def _unavailable(error: EngineError) -> EngineUnavailable:
 
 
 class HttpEngineClient:
-    """The engine process of `python -m worker.inference`, over loopback HTTP: one connection a request."""
+    """The engine process of `python -m worker.inference`, over HTTP: one connection a request."""
 
-    def __init__(self, url: str) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=url,
+    def __init__(self, address: EngineAddress) -> None:
+        self._http = address.async_client(
             timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            trust_env=False,  # no proxy stands between two processes of one host
         )
 
     async def health(self) -> EngineHealth:
         try:
             response = await self._http.get("/health", timeout=HEALTH_SECONDS)
+            if response.status_code == 401:
+                raise EngineUnavailable(SAYS_WRONG_KEY)
             return EngineHealth.model_validate_json(response.raise_for_status().content)
         except (httpx.HTTPError, ValidationError) as error:
             raise EngineUnavailable(f"the engine does not answer ({type(error).__name__})") from error
@@ -83,7 +84,8 @@ class HttpEngineClient:
         try:
             async with aclosing(self._events(order)) as events:
                 async for event in events:
-                    yield event
+                    is_strange = isinstance(event, EngineError) and event.code == WRONG_KEY
+                    yield _away(SAYS_WRONG_KEY) if is_strange else event  # the client of this service has done no wrong
                     if not isinstance(event, TextDelta):
                         return
         except (httpx.ConnectError, httpx.ConnectTimeout):

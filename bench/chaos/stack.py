@@ -136,6 +136,7 @@ def running(
             "CHAOS_RUN": str(folder),
             "CHAOS_JITTER_MS": str(jitter_ms),
             "CHAOS_NAIVE": "1" if is_naive else "0",
+            "TUNESMITH_PASS_ENVIRONMENT": "CHAOS_RUN,CHAOS_JITTER_MS,CHAOS_NAIVE,CHAOS_CLOCK_SIGN",
         }
         environment = {
             **os.environ,

@@ -17,6 +17,7 @@ from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.probe import PROBE
 from app.contracts.rows import INPUT_IDS, LABELS
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from bench.proof.cases import BaseKind, Case
 from tests.checks import prepare
 from tests.integration.trainings import TRAINERS, Job
@@ -138,7 +139,7 @@ def trainers(folder: Path) -> Iterator[None]:
     """The environment that a trainer has, for all that is forked meanwhile."""
     before = dict(os.environ)
     own = {"UNSLOTH_COMPILE_LOCATION": str(folder / "compiled"), "OMP_NUM_THREADS": "1"}
-    os.environ.update({**environment(folder / "cache", is_offline=True), **own})
+    os.environ.update({**environment(Process.TRAIN, folder / "cache"), **own})
     TRAINERS.set_forkserver_preload(["worker.training.recipe"])
     try:
         yield

@@ -15,6 +15,7 @@ import pytest
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointSaved, Finished, Resumed, StepLogged
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from app.guardian import Guarded, spawn
 from app.jobs.states import Stage
 from tests.checks import prepare
@@ -46,7 +47,7 @@ class Attempts:
         order = self._order(len(self.events) + 1)
         path = order.work_dir / "order.json"
         path.write_text(order.model_dump_json())
-        env = environment(self.folder.parent / "cache", is_offline=True)
+        env = environment(Process.TRAIN, self.folder.parent / "cache")
         log = self.folder / "output.log"
         with spawn(command(Stage.TRAIN, path), env=env, cwd=order.work_dir, output=log, grace_seconds=60) as child:
             if stop_at is not None:

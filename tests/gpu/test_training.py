@@ -12,6 +12,7 @@ import pytest
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, Failed, Finished, Noticed, StepLogged
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from app.guardian import spawn
 from app.jobs.states import Stage
 from tests.checks import prepare
@@ -66,7 +67,7 @@ def train(base: Path, folder: Path, *, scaled_to: int | None = None, **groups: A
         pulse=folder / "pulse",
     )
     (folder / "order.json").write_text(order.model_dump_json())
-    env = environment(folder.parent / "cache", is_offline=True)
+    env = environment(Process.TRAIN, folder.parent / "cache")
     argv = command(Stage.TRAIN, folder / "order.json")
     with spawn(argv, env=env, cwd=folder, output=folder / "output.log") as child:
         child.wait(400)

@@ -17,6 +17,7 @@ def bring(monkeypatch: pytest.MonkeyPatch, bundle: Path, base: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("BUNDLE", str(bundle))
     monkeypatch.setenv("BASE", str(base))
+    monkeypatch.setenv("TUNESMITH_PASS_ENVIRONMENT", "BUNDLE,BASE")
     monkeypatch.setattr(proving, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(proving, "RETRY_SECONDS", 0.1)
 

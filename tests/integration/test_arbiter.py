@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI, Response
 
+from app.engine_address import EngineAddress
 from tests.integration.engine.processes import free_port
 from tests.integration.scripted_gpu import GPU, Script, give_gpu
 from tests.serving import serving
@@ -48,7 +49,7 @@ def test_an_engine_is_asked_where_both_do_not_fit_on_the_same_gpu(
 ) -> None:
     script = Script(place=place)
 
-    with serving(script.app()) as url, Arbiter(url, policy, training, 60) as arbiter:
+    with serving(script.app()) as url, Arbiter(EngineAddress(url), policy, training, 60) as arbiter:
         assert settled(arbiter)
 
     assert bool(script.asked) is is_asked
@@ -60,7 +61,7 @@ def test_a_training_waits_until_the_engine_is_away_and_renews_its_hold() -> None
     script = Script(goes_away=False)
     beats: list[float] = []
 
-    with serving(script.app()) as url, Arbiter(url, "auto", LARGE, 0.6) as arbiter:
+    with serving(script.app()) as url, Arbiter(EngineAddress(url), "auto", LARGE, 0.6) as arbiter:
         wait_for("it is asked again", lambda: len(script.asked) > 2)
         was_settled = arbiter.is_settled
         script.goes_away = True
@@ -76,7 +77,7 @@ def test_a_training_waits_until_the_engine_is_away_and_renews_its_hold() -> None
 def test_whoever_wants_the_wait_to_end_is_heard() -> None:
     with (
         serving(Script(goes_away=False).app()) as url,
-        Arbiter(url, "auto", LARGE, 60) as arbiter,
+        Arbiter(EngineAddress(url), "auto", LARGE, 60) as arbiter,
     ):
         assert wait_for_room(arbiter, lambda: StopReason.SHUTDOWN, 0.01) is StopReason.SHUTDOWN
 
@@ -85,7 +86,7 @@ def test_whoever_wants_the_wait_to_end_is_heard() -> None:
 def test_an_engine_that_is_not_there_keeps_nobody_waiting_and_is_asked_once_it_is() -> None:
     script, port = Script(), free_port()
 
-    with Arbiter(f"http://127.0.0.1:{port}", "auto", LARGE, 3) as arbiter:
+    with Arbiter(EngineAddress(f"http://127.0.0.1:{port}"), "auto", LARGE, 3) as arbiter:
         assert settled(arbiter)
         with serving(script.app(), port):
             wait_for("it is asked", lambda: script.asked)
@@ -95,7 +96,7 @@ def test_an_engine_that_is_not_there_keeps_nobody_waiting_and_is_asked_once_it_i
 def test_a_hold_that_a_dead_worker_left_ends_when_the_engine_may_stay() -> None:
     script = Script(stepped_aside="job-0 trains")
 
-    with serving(script.app()) as url, Arbiter(url, "auto", SMALL, 60) as arbiter:
+    with serving(script.app()) as url, Arbiter(EngineAddress(url), "auto", SMALL, 60) as arbiter:
         assert settled(arbiter)
 
     assert (script.asked, script.released) == ([], ["slot-1"])
@@ -112,7 +113,7 @@ def test_an_engine_that_is_mute_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
         over.wait(30)
         return Response()
 
-    with serving(app) as url, Arbiter(url, "auto", LARGE, 60) as arbiter:
+    with serving(app) as url, Arbiter(EngineAddress(url), "auto", LARGE, 60) as arbiter:
         reason = wait_for_room(arbiter, lambda: None, 0.05)
         over.set()
 

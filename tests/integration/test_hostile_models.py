@@ -17,6 +17,7 @@ import pytest
 from app.contracts.events import ATTEMPT_EVENT, Failed, SourcesChecked
 from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from tests.checks import a_check, failure_of, run
 from tests.hub import Hub, running
 from tests.tiny_model import build_tiny_model
@@ -167,7 +168,7 @@ def check(tiny: Path, folder: Path, change: Change) -> tuple[Failed | SourcesChe
     (folder / "check.json").write_text(order.model_dump_json(exclude_unset=True))
     argv = [sys.executable, "-m", "worker.checking", str(folder / "check.json")]
     with (folder / "log").open("wb") as log:
-        child = subprocess.Popen(argv, env=environment(order.cache_dir, is_offline=False), stdout=log, stderr=log)
+        child = subprocess.Popen(argv, env=environment(Process.CHECK, order.cache_dir), stdout=log, stderr=log)
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     seconds = used.ru_utime + used.ru_stime

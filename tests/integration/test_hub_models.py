@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from app.contracts.events import ATTEMPT_EVENT, Failed, Finished
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from tests.checks import a_check, failure_of, prepare, run
 from tests.hub import SHA, Hub, running
 from tests.serving import serving
@@ -80,15 +81,14 @@ def trained(hub: Hub, tiny: Path, folder: Path, **env: str) -> tuple[list[Any], 
         pulse=attempt / "pulse",
     )
     (attempt / "order.json").write_text(order.model_dump_json(exclude_unset=True))
-    argv = [sys.executable, "-m", "worker.training", str(attempt / "order.json")]
-    chosen = {
-        **environment(folder / "cache", is_offline=False),
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(folder / "hf"),
-        **env,
-    }
+    places = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), **env}
     with (attempt / "log").open("wb") as log:
-        subprocess.run(argv, env=chosen, cwd=attempt, stdout=log, stderr=log, timeout=400, check=False)
+        for process, module in ((Process.FETCH, "worker.fetching"), (Process.TRAIN, "worker.training")):
+            argv = [sys.executable, "-m", module, str(attempt / "order.json")]
+            chosen = {**environment(process, folder / "cache"), **places}
+            done = subprocess.run(argv, env=chosen, cwd=attempt, stdout=log, stderr=log, timeout=400, check=False)
+            if done.returncode != 0:
+                break
     events = [ATTEMPT_EVENT.validate_json(line) for line in (attempt / "events.jsonl").read_text().splitlines()]
     return events, (attempt / "log").read_text()
 

@@ -16,13 +16,14 @@ from app.contracts.events import AdapterSaved
 from app.contracts.probe import Proof
 from app.contracts.spec import JobSpec
 from app.db import Database
+from app.environments import Process
 from app.errors import Conflict
 from app.jobs import repository
 from app.jobs.states import JobStatus
 from tests.checks import prepare
 from tests.integration.bringing import BRINGING, bring, children, placed
 from tests.integration.engine.probes import an_order
-from tests.integration.engine.processes import EngineProcess, free_port
+from tests.integration.engine.processes import HEADERS, KEY, EngineProcess, free_port
 from tests.integration.engine.test_proving import WRONG
 from tests.integration.jobs import read
 from tests.integration.offices import add_training, outcomes, settings_of, skip_pause, work
@@ -60,7 +61,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     """One in float32; the environment is that of a trainer, for all that is forked here."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(folder / "cache", is_offline=True).items():
+        for name, value in environment(Process.TRAIN, folder / "cache").items():
             patch.setenv(name, value)
         patch.setenv("UNSLOTH_COMPILE_LOCATION", str(folder / "compiled"))
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -76,8 +77,7 @@ def engine(trained: Path) -> Iterator[EngineProcess]:
 
 def asked(url: str, bundle: Path, base: Path, *, kind: str = "lora") -> httpx.Response:
     content = an_order(bundle, base, kind=kind).model_dump_json()
-    headers = {"content-type": "application/json"}
-    return httpx.post(f"{url}/prove", content=content, headers=headers, timeout=60, trust_env=False)
+    return httpx.post(f"{url}/prove", content=content, headers=HEADERS, timeout=60, trust_env=False)
 
 
 def test_what_the_trainer_saw_the_engine_sees_again(
@@ -143,7 +143,7 @@ def test_a_job_succeeds_with_the_proof_of_its_adapter(
     bring(monkeypatch, trained, base)
     job_id = add_training(database)
 
-    work(database, home, engine_url=engine.url, **BRINGING)
+    work(database, home, engine_url=engine.url, engine_key=KEY, **BRINGING)
 
     job = read(database, job_id)
     assert (job.status, job.error) == (JobStatus.SUCCEEDED, None)
@@ -172,7 +172,7 @@ def test_a_job_whose_adapter_is_another_fails_and_nothing_of_it_can_be_asked(
     bring(monkeypatch, tmp_path / "bundle", base)
     job_id = add_training(database)
 
-    work(database, home, engine_url=engine.url, **BRINGING)
+    work(database, home, engine_url=engine.url, engine_key=KEY, **BRINGING)
 
     job = read(database, job_id)
     assert (job.status, job.adapter_id, job.result) == (JobStatus.FAILED, None, None)
@@ -204,7 +204,7 @@ def test_an_engine_that_is_away_is_waited_for_and_nothing_is_trained_again(
         assert waiting.run_after is not None
         assert placed(home) == []
         skip_pause(database, job_id)
-    work(database, home, engine_url=engine.url, **BRINGING)
+    work(database, home, engine_url=engine.url, engine_key=KEY, **BRINGING)
 
     assert read(database, job_id).status is JobStatus.SUCCEEDED
     assert outcomes(database, job_id) == [*["engine_unavailable"] * 3, "finished"]

@@ -38,6 +38,7 @@ from tests.waiting import wait_for
 from worker import sharing
 from worker.inference.bases import Placement
 from worker.inference.batching.engine import BatchingEngine
+from worker.inference.roots import Roots
 from worker.inference.server import create_app
 from worker.inference.yielding import Holds
 from worker.needs import measured_bytes
@@ -75,7 +76,7 @@ def test_the_engine_is_away_while_a_job_trains_and_back_when_it_has(
 ) -> None:
     job_id = add_training(database, steps=60)
 
-    with serving(create_app(engine, Holds(engine))) as url:
+    with serving(create_app(engine, Roots.of(home), Holds(engine))) as url:
         settings = settings_of(home, engine_url=url, gpu_sharing="never")
         with seated(settings, database) as office, at_work(office):
             reached_step(database, job_id, 2)
@@ -91,7 +92,7 @@ def test_on_a_cpu_both_are_at_work(database: Database, home: Path, engine: Batch
     job_id = add_training(database, steps=20)
 
     with (
-        serving(create_app(engine, Holds(engine))) as url,
+        serving(create_app(engine, Roots.of(home), Holds(engine))) as url,
         seated(settings_of(home, engine_url=url), database) as office,
         at_work(office),
     ):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from app.main import create_app
 from app.migrate import upgrade
 from tests.integration.answering import ScriptedEngine
 from tests.serving import LOCAL
+from worker.inference.roots import Roots
 from worker.inference.server import create_app as create_engine_app
 
 ORIGIN = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
@@ -70,10 +72,13 @@ def test_a_page_that_is_listed_may_ask_and_read(settings: Settings) -> None:
     assert "access-control-allow-origin" not in other.headers
 
 
+NO_FOLDERS = Roots(Path("/nowhere"), Path("/nowhere"))
+
+
 @contextmanager
 def the_engine() -> Iterator[TestClient]:
     engine: Any = ScriptedEngine  # it is never asked
-    with TestClient(create_engine_app(engine), base_url=LOCAL) as client:
+    with TestClient(create_engine_app(engine, NO_FOLDERS), base_url=LOCAL) as client:
         yield client
 
 

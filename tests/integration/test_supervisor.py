@@ -31,7 +31,26 @@ def test_a_port_of_zero_becomes_a_free_one(tmp_path: Path) -> None:
     settled = settle(settings_of(tmp_path))
 
     assert settled.port > 0
-    assert settled.engine_url != f"http://127.0.0.1:{settled.port}"
+
+
+def test_the_engine_of_this_host_has_a_socket_in_the_home_and_no_port(tmp_path: Path) -> None:
+    settled = settle(settings_of(tmp_path))
+
+    assert settled.engine_url == f"unix://{tmp_path}/run/engine.sock"
+    assert settled.engine_key is None
+
+
+def test_an_engine_on_a_port_has_a_key_that_is_made_at_the_start(tmp_path: Path) -> None:
+    keys = {settle(settings_of(tmp_path, engine_url="http://localhost:0")).engine_key for _ in range(2)}
+
+    assert len(keys) == 2
+    assert all(key is not None and len(key) > 32 for key in keys)
+
+
+def test_the_operators_own_key_stays(tmp_path: Path) -> None:
+    settled = settle(settings_of(tmp_path, engine_url="http://localhost:0", engine_key="k" * 16))
+
+    assert settled.engine_key == "k" * 16
 
 
 def test_a_chosen_engine_port_is_kept(tmp_path: Path) -> None:
@@ -44,9 +63,9 @@ def test_a_chosen_engine_port_is_kept(tmp_path: Path) -> None:
 
 
 def test_an_engine_elsewhere_is_left_alone(tmp_path: Path) -> None:
-    settled = settle(settings_of(tmp_path, engine_url="http://gpu-host:8100"))
+    settled = settle(settings_of(tmp_path, engine_url="https://gpu-host:8100"))
 
-    assert settled.engine_url == "http://gpu-host:8100"
+    assert settled.engine_url == "https://gpu-host:8100"
 
 
 def test_children_in_another_folder_find_the_same_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,10 +92,10 @@ def test_a_vllm_that_is_not_there_is_named(tmp_path: Path) -> None:
         settle(settings_of(tmp_path, vllm_command="no-such-vllm serve"))
 
 
-@pytest.mark.parametrize("chosen", [{"vllm_url": "http://gpu-host:8000"}, {"vllm_command": "vllm serve"}], ids=str)
+@pytest.mark.parametrize("chosen", [{"vllm_url": "https://gpu-host:8000"}, {"vllm_command": "vllm serve"}], ids=str)
 def test_a_vllm_for_an_engine_elsewhere_is_refused(tmp_path: Path, chosen: dict[str, str]) -> None:
-    with pytest.raises(CannotStart, match="that at http://gpu-host:8100 has its own"):
-        settle(settings_of(tmp_path, engine_url="http://gpu-host:8100", **chosen))
+    with pytest.raises(CannotStart, match="that at https://gpu-host:8100 has its own"):
+        settle(settings_of(tmp_path, engine_url="https://gpu-host:8100", **chosen))
 
 
 def test_what_was_chosen_otherwise_is_kept(tmp_path: Path) -> None:

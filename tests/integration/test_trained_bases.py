@@ -8,6 +8,7 @@ import pytest
 
 from app.contracts.events import AdapterSaved, Failed
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from tests.checks import prepare
 from tests.integration.engine.conftest import ON_CPU
 from tests.integration.engine.probes import an_order, proof_of
@@ -36,7 +37,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(folder / "cache", is_offline=True).items():
+        for name, value in environment(Process.TRAIN, folder / "cache").items():
             patch.setenv(name, value)
         patch.setenv("UNSLOTH_COMPILE_LOCATION", str(folder / "compiled"))
         patch.setenv("OMP_NUM_THREADS", "1")

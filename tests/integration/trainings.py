@@ -29,6 +29,7 @@ from app.contracts.events import (
 )
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
+from app.environments import Process
 from tests.tiny_model import build_tiny_model
 from worker.checkpoints import newest
 from worker.child import environment
@@ -44,7 +45,7 @@ TRAINERS = multiprocessing.get_context("forkserver")
 def a_trainers_base(folder: Path) -> Iterator[Path]:
     """A tiny model; meanwhile the environment is that of a trainer, for all that is forked here."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(folder / "cache", is_offline=True).items():
+        for name, value in environment(Process.TRAIN, folder / "cache").items():
             patch.setenv(name, value)
         patch.setenv("UNSLOTH_COMPILE_LOCATION", str(folder / "compiled"))
         patch.setenv("OMP_NUM_THREADS", "1")  # others may use the cores too: threads that wait for each other spin

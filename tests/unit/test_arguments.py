@@ -68,6 +68,10 @@ def test_a_model_field_reaches_from_pretrained(name: str) -> None:
     assert load_arguments(order)[name] == MODEL[name]
 
 
+def test_the_very_repository_is_loaded_that_was_checked_and_fetched() -> None:
+    assert load_arguments(an_order())["use_exact_model_name"] is True
+
+
 @pytest.mark.parametrize("name", LORA)
 def test_a_lora_field_reaches_get_peft_model(name: str) -> None:
     spec = a_spec(model={"load_in_4bit": False}, lora={name: LORA[name]})

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.contracts.cores import count_cores, sharing_cores
+from app.environments import Process
 from worker.child import environment
 
 NO_GROUP = Path("/nowhere")
@@ -40,7 +41,7 @@ def test_what_the_operator_chose_stays(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv(name, "7")
 
-    chosen = environment(Path("/cache"), is_offline=True)
+    chosen = environment(Process.TRAIN, Path("/cache"))
 
     assert chosen[name] == "7"
     assert chosen.get("OMP_WAIT_POLICY") in (None, "7")

@@ -7,6 +7,7 @@ import pytest
 
 from app.contracts.generation import EngineEvent, Finish, GenerateOrder, Sampling, ScoredToken, TextDelta, Usage
 from app.contracts.order import BaseRef
+from app.engine_address import EngineAddress
 from app.generate.client import HttpEngineClient
 
 ORDER = GenerateOrder(
@@ -21,7 +22,7 @@ def heard_of(*events: EngineEvent) -> list[EngineEvent]:
     lines = "".join(f"{event.model_dump_json()}\n" for event in events)
 
     async def run() -> list[EngineEvent]:
-        client = HttpEngineClient("http://engine")
+        client = HttpEngineClient(EngineAddress("http://engine"))
         await client.close()
         transport = httpx.MockTransport(lambda _: httpx.Response(200, content=lines))
         client._http = httpx.AsyncClient(transport=transport, base_url="http://engine")

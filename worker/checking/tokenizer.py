@@ -12,8 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from app.contracts.order import CheckOrder
+from app.environments import Process, for_child
 from worker.checking.hub import hub_errors
 from worker.checking.prepared import Shelf, hash_folder
+from worker.child import OFFLINE
 from worker.failures import SystemFault, UserError
 from worker.rendering.renderer import UNREADABLE
 
@@ -70,9 +72,16 @@ def _key(own: Path, template: str) -> str:
 
 def _put_template(own: Path, template: str, target: Path) -> None:
     command = [sys.executable, "-m", MAKER, str(own), template, str(target)]
+    environment = {**for_child(Process.TEMPLATE), **OFFLINE}  # a stranger's tokenizer and 14 libraries: no token there
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=MAKER_SECONDS, cwd=own.parent, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=MAKER_SECONDS,
+            cwd=own.parent,
+            check=False,
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         raise SystemFault(

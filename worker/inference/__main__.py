@@ -19,16 +19,21 @@ from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
 from app.contracts.engine_cache import read_bytes
 from app.contracts.hub import MAX_BYTES_VARIABLE, MOST_BYTES
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read_command, read_url
+from app.engine_address import KEY_VARIABLE, check_privacy, read_key
+from app.environments import VLLM_KEY
 from app.guardian_process import UMASK
 from app.known_hosts import HOSTS_VARIABLE, TRUST_VARIABLE, HostRules
+from app.secret_files import read_secret
 from worker.inference.bases import DTYPES, Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Engine
+from worker.inference.listening import NO_KEY, listen
+from worker.inference.roots import Roots
 from worker.inference.server import create_app
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.managed import Managed
-from worker.inference.vllm.program import KEY_VARIABLE, Program
+from worker.inference.vllm.program import Program
 from worker.inference.vllm.servers import Elsewhere
 from worker.inference.yielding import Holds
 
@@ -54,19 +59,22 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every token of a probe
     transformers_logging.disable_progress_bar()
+    try:
+        listener = None if options.socket is None else listen(options.socket)
+    except (ValueError, OSError) as error:
+        sys.exit(f"cannot listen: {error}")
     engine = _engine(options)
     holds = Holds(engine) if isinstance(engine, BatchingEngine) else None  # a vLLM server's memory is not ours
     config = uvicorn.Config(
-        create_app(engine, holds, _host_rules(), options.cache, options.max_hub_bytes),
-        host=options.host,
-        port=options.port,
+        create_app(engine, options.roots, holds, _host_rules(), options.cache, options.max_hub_bytes, key=options.key),
+        **({} if options.host is None else {"host": options.host, "port": options.port}),
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: sys.exit(0))  # uvicorn raises the signal once more when it has shut down
     try:
-        EngineServer(config, engine).run()
+        EngineServer(config, engine).run(None if listener is None else [listener])
     finally:
         if not engine.join(GRACE_SECONDS):
             os._exit(0)  # a model that is being loaded cannot be interrupted otherwise
@@ -74,14 +82,16 @@ def main() -> None:
 
 def _host_rules() -> HostRules:
     """As the API's: an engine in a network of its own is told its name, and that the network is trusted."""
-    is_trusted = os.environ.get(TRUST_VARIABLE, "").lower() in ("1", "true", "yes", "on")
-    return HostRules.of(os.environ.get(HOSTS_VARIABLE, ""), "", trusts_network=is_trusted)
+    return HostRules.of(os.environ.get(HOSTS_VARIABLE, ""), "", trusts_network=_trusts_network())
+
+
+def _trusts_network() -> bool:
+    return os.environ.get(TRUST_VARIABLE, "").lower() in ("1", "true", "yes", "on")
 
 
 def _engine(options: argparse.Namespace) -> BatchingEngine | VllmEngine:
     if options.vllm_url is not None:
-        key = os.environ.get(KEY_VARIABLE)
-        return VllmEngine(Elsewhere(options.vllm_url, key, allow_old=options.vllm_allow_old))
+        return VllmEngine(Elsewhere(options.vllm_url, options.vllm_key, allow_old=options.vllm_allow_old))
     if options.vllm_command is not None:
         program = Program(options.vllm_command, options.vllm_log)
         return VllmEngine(Managed(program, allow_old=options.vllm_allow_old))
@@ -93,8 +103,7 @@ def _engine(options: argparse.Namespace) -> BatchingEngine | VllmEngine:
 def read_options(words: Sequence[str]) -> argparse.Namespace:
     """Raises SystemExit 2 for words, and for variables of the environment, that make no sense."""
     parser = argparse.ArgumentParser(prog="python -m worker.inference", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8100)
+    _add_places(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
     parser.add_argument(
@@ -103,7 +112,7 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
         default=os.environ.get(CACHE_VARIABLE),
         help=f"of keys and values, of all models in memory together; default: ${CACHE_VARIABLE}, or by free memory",
     )
-    parser.add_argument("--cache", type=Path, help="where hashes of base models are kept, as in TUNESMITH_HOME/cache")
+    parser.add_argument("--cache", type=Path, help="where hashes of base models are kept; default: cache in the home")
     parser.add_argument(
         "--max-hub-bytes",
         type=int,
@@ -114,7 +123,44 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.vllm_url is not None and options.vllm_command is not None:
         parser.error(ONE_OF_BOTH)
+    try:
+        _settle(options)
+    except ValueError as error:
+        parser.error(str(error))
     return options
+
+
+def _settle(options: argparse.Namespace) -> None:
+    """What follows from several words, and the secrets. Raises ValueError."""
+    options.roots = Roots.of(options.home, options.models)
+    options.cache = options.cache or options.roots.home / "cache"
+    key = read_secret(KEY_VARIABLE, os.environ)
+    options.key = None if key is None else read_key(key)
+    if options.vllm_url is not None:
+        check_privacy(options.vllm_url, URL_VARIABLE, trusts_network=_trusts_network())
+    options.vllm_key = read_secret(VLLM_KEY, os.environ)
+    if options.host is None and options.port is None:
+        options.socket = options.socket or options.roots.home / "run" / "engine.sock"
+        return
+    if options.socket is not None:
+        raise ValueError("--socket, or --host and --port: both were given")
+    if options.key is None:
+        raise ValueError(NO_KEY)
+    options.host, options.port = options.host or "127.0.0.1", 8100 if options.port is None else options.port
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", type=Path, help="the unix socket to listen on; default: run/engine.sock in home")
+    parser.add_argument("--host", help=f"listen on a port instead, for who names {KEY_VARIABLE}; default: 127.0.0.1")
+    parser.add_argument("--port", type=int, help="default: 8100")
+    home, models = os.environ.get("TUNESMITH_HOME", "~/.tunesmith"), os.environ.get("TUNESMITH_MODELS_DIR")
+    parser.add_argument("--home", type=Path, default=Path(home), help="of the service; default: $TUNESMITH_HOME")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=Path(models) if models else None,
+        help="the folder of base models; default: $TUNESMITH_MODELS_DIR, or models in the home",
+    )
 
 
 def _add_vllm(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +169,7 @@ def _add_vllm(parser: argparse.ArgumentParser) -> None:
         "--vllm-url",
         type=_read_by(read_url),
         default=os.environ.get(URL_VARIABLE),
-        help=f"answer through the vLLM server there, whose API key is in {KEY_VARIABLE}; default: ${URL_VARIABLE}",
+        help=f"answer through the vLLM server there, whose API key is in {VLLM_KEY}; default: ${URL_VARIABLE}",
     )
     parser.add_argument(
         "--vllm-command",

@@ -1,4 +1,4 @@
-"""HTTP of the engine process, for the API on the same host: orders in, one event a line out."""
+"""HTTP of the engine process, for API and workers: orders in, one event a line out."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder
@@ -18,7 +19,9 @@ from app.contracts.yielding import ResumeOrder, YieldOrder, YieldState
 from app.known_hosts import HostRules, KnownHosts, Refused
 from worker.inference.answering import answer
 from worker.inference.engine import Engine, Refusal
+from worker.inference.listening import Keyed
 from worker.inference.proving import prove
+from worker.inference.roots import Roots
 from worker.inference.sources import Sources
 from worker.inference.yielding import Holds
 
@@ -27,17 +30,23 @@ log = logging.getLogger(__name__)
 
 def create_app(
     engine: Engine,
+    roots: Roots,
     holds: Holds | None = None,
     rules: HostRules | None = None,
     cache: Path | None = None,
     most_hub_bytes: int = MOST_BYTES,
+    *,
+    key: str | None = None,
 ) -> FastAPI:
     """The engine's routes around one engine. Without `holds` it takes no memory that a training could need.
 
+    `roots`: the folders whose files are opened. `key`: what every request has to name; None behind a unix socket.
     `rules` say whose requests are answered; without them those of this machine. `cache` is the folder where hashes of
     base models are kept, `most_hub_bytes` the bound of one that is downloaded.
     """
     app = FastAPI(title="Tunesmith engine", openapi_url=None)
+    if key is not None:
+        app.add_middleware(Keyed, key=key, respond=_refuse)
     app.add_middleware(KnownHosts, rules=rules or HostRules(), respond=_refuse)
     sources = Sources(cache, most_hub_bytes)
 
@@ -47,10 +56,12 @@ def create_app(
 
     @app.post("/generate")
     async def generate(order: GenerateOrder) -> Response:
+        await run_in_threadpool(roots.check, order.base, order.adapter)
         return EventStream(answer(order, engine, sources))
 
     @app.post("/prove")
     async def prove_adapter(order: ProofOrder) -> Proof:
+        await run_in_threadpool(roots.check, order.base, order.adapter)
         return await prove(order, engine, sources)
 
     if holds is not None:
@@ -73,7 +84,8 @@ def create_app(
 
 def _refuse(refused: Refused) -> Response:
     error = EngineError(status=refused.status, code=refused.code, message=refused.message, param=refused.param)
-    return Response(error.model_dump_json(), status_code=error.status, media_type="application/json")
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
+    return Response(error.model_dump_json(), error.status, headers, "application/json")
 
 
 def _add_yielding(app: FastAPI, holds: Holds) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import queue
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import Future
 
+from app.environments import Process, for_child
 from worker.inference.engine import Refusal
 from worker.inference.schema_child import Piece, Unkept
 
@@ -60,7 +60,7 @@ class Workshop:
 
 def compile_apart(piece: Piece) -> str:
     """The grammar as text, made in a process of its own. Raises Unkept, Refusal 503 where the process fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**for_child(Process.GRAMMAR), "OMP_NUM_THREADS": "1"}
     try:
         child = subprocess.run(
             CHILD,

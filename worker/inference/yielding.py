@@ -13,8 +13,11 @@ import torch
 
 from app.contracts.generation import EngineError
 from app.contracts.yielding import YieldOrder, YieldState, this_cpu
+from worker.inference.engine import Refusal
 
 GRACE_SECONDS = 10.0
+# Of one engine; a host has a slot for each of its GPUs.
+MOST_HOLDS = 64
 # Nobody knows when a training ends; whoever asks again so late is not much too late.
 RETRY_AFTER_SECONDS = 30
 log = logging.getLogger(__name__)
@@ -57,19 +60,23 @@ class Holds:
         self._ending: asyncio.TimerHandle | None = None
 
     def hold(self, order: YieldOrder) -> YieldState:
-        """Begin or renew a hold."""
+        """Begin or renew a hold. Raises Refusal 429 where too many hold the engine already."""
+        if order.holder not in self._holds and len(self._holds) >= MOST_HOLDS:
+            raise Refusal(429, "too_many_holds", f"{MOST_HOLDS} hold the engine already", "holder")
         self._drop(order.holder)
         runs_out = asyncio.get_running_loop().call_later(order.lease_seconds, self._run_out, order.holder)
         self._holds[order.holder] = Hold(order.job_id, runs_out)
         return self._settle()
 
     def release(self, holder: str) -> YieldState:
-        """Safe to repeat."""
+        """Safe to repeat. Raises Refusal 409 for one who holds nothing, while others keep the engine away."""
+        if self._holds and holder not in self._holds:
+            raise Refusal(409, "not_the_holder", "only who holds the engine can let go of it", "holder")
         self._drop(holder)
         return self._settle()
 
     def _run_out(self, holder: str) -> None:
-        log.warning("nobody has renewed the hold of %s for %s", holder, self._holds[holder].job_id)
+        log.warning("nobody has renewed the hold for %s", self._holds[holder].job_id)
         self.release(holder)
 
     def _drop(self, holder: str) -> None:

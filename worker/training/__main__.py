@@ -1,10 +1,9 @@
-"""`python -m worker.training ORDER.json`: one training attempt.
+"""`python -m worker.training ORDER.json`: one training attempt. A base of the hub is on this host (`worker.fetching`).
 
 Exit codes: 0 finished, 1 failed and said so, 75 stopped behind a checkpoint as it was asked to by SIGTERM.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,10 +18,6 @@ from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of
 
 def main() -> int:
     order = TrainingOrder.model_validate_json(Path(sys.argv[1]).read_text())
-    if not order.base.is_local:
-        code = subprocess.run([sys.executable, "-m", "worker.fetching", sys.argv[1]], check=False).returncode
-        if code != 0:
-            return code
     allowed = of_training(order)
     go_offline(order.events.parent / "hf", hub_folder(order.base))
     confine(allowed)  # before there is any thread

@@ -5,34 +5,52 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import httpx
 
 from app.contracts.generation import EngineHealth
+from app.engine_address import EngineAddress
 from tests.waiting import wait_for
 
-START_SECONDS = 60.0
+START_SECONDS = 150.0
+KEY = "the-key-of-an-engine-in-a-test"
+# Of every request to it: its port is open to all users of this host.
+HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 
 
 class EngineProcess:
-    """`python -m worker.inference` on a free port of its own. It is ended with the context."""
+    """`python -m worker.inference` on a free port of its own, with a key. It is ended with the context.
+
+    Models and adapters may be anywhere below the folder of temporary files.
+    """
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.address = EngineAddress(self.url, KEY)
         command = [sys.executable, "-m", "worker.inference", "--port", str(self.port), "--device", "cpu", *arguments]
-        self._process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", **environment})
+        self._home = tempfile.TemporaryDirectory()
+        (Path(self._home.name) / "adapters").symlink_to(tempfile.gettempdir())
+        places = {
+            "TUNESMITH_HOME": self._home.name,
+            "TUNESMITH_MODELS_DIR": tempfile.gettempdir(),
+            "TUNESMITH_ENGINE_KEY": KEY,
+        }
+        self._process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", **places, **environment})
 
     def __enter__(self) -> "EngineProcess":
         try:
             wait_for("the engine answers", self.is_up, START_SECONDS)
         except AssertionError:
-            self.end(signal.SIGKILL)
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end(signal.SIGKILL)
+        self._home.cleanup()
 
     def end(self, how: signal.Signals) -> int:
         """Send a signal and return the exit code."""
@@ -41,12 +59,13 @@ class EngineProcess:
 
     def is_up(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health", trust_env=False).is_success
+            return httpx.get(f"{self.url}/health", headers=HEADERS, trust_env=False).is_success
         except httpx.TransportError:
             return False
 
     def health(self) -> EngineHealth:
-        return EngineHealth.model_validate_json(httpx.get(f"{self.url}/health", trust_env=False).content)
+        answer = httpx.get(f"{self.url}/health", headers=HEADERS, trust_env=False)
+        return EngineHealth.model_validate_json(answer.content)
 
 
 def free_port() -> int:

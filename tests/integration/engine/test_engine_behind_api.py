@@ -11,7 +11,7 @@ import pytest
 
 from app.config import Settings
 from app.main import create_app
-from tests.integration.engine.processes import EngineProcess
+from tests.integration.engine.processes import KEY, EngineProcess
 from tests.integration.engine.worlds import World
 from tests.serving import serving
 from tests.waiting import wait_for
@@ -26,14 +26,15 @@ def process() -> Iterator[EngineProcess]:
         yield started
 
 
-def an_api(world: World, home: Path, engine_url: str) -> Any:
+def an_api(world: World, home: Path, engine: EngineProcess) -> Any:
     """A server for the models of the world. Base models need no database."""
-    return serving(create_app(Settings(home=home, models_dir=world.base.folder.parent, engine_url=engine_url)))
+    models = world.base.folder.parent
+    return serving(create_app(Settings(home=home, models_dir=models, engine_url=engine.url, engine_key=KEY)))
 
 
 @pytest.fixture
 def api(world: World, tmp_path: Path, process: EngineProcess) -> Iterator[httpx.Client]:
-    with an_api(world, tmp_path, process.url) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with an_api(world, tmp_path, process) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
 
@@ -79,7 +80,7 @@ def test_a_client_that_leaves_stops_the_engine(
 
 
 def test_an_engine_that_is_killed_ends_the_stream_with_an_error_and_is_away(world: World, tmp_path: Path) -> None:
-    with EngineProcess() as process, an_api(world, tmp_path, process.url) as url:
+    with EngineProcess() as process, an_api(world, tmp_path, process) as url:
         with httpx.stream("POST", f"{url}/generate", json=ENDLESS, timeout=30) as response:
             events = events_of(response)
             first, _ = next(events)

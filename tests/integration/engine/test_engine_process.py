@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -17,10 +18,11 @@ import pytest
 from app.contracts.cores import WAITING
 from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder, TextDelta
 from app.contracts.order import BaseRef
+from app.engine_address import EngineAddress
 from app.errors import EngineUnavailable
 from app.generate.client import HttpEngineClient
 from tests.integration.engine.asking import an_order, answers_of, in_one_piece
-from tests.integration.engine.processes import EngineProcess, free_port
+from tests.integration.engine.processes import HEADERS, KEY, EngineProcess, free_port
 from tests.integration.engine.worlds import World
 from tests.waiting import wait_for
 from worker.inference.serial import SerialEngine
@@ -47,7 +49,7 @@ def an_endless_order(world: World) -> GenerateOrder:
 
 @asynccontextmanager
 async def client_of(url: str) -> AsyncIterator[HttpEngineClient]:
-    client = HttpEngineClient(url)
+    client = HttpEngineClient(EngineAddress(url, KEY))
     try:
         yield client
     finally:
@@ -87,7 +89,7 @@ def test_a_model_of_the_hub_comes_from_the_cache(process: EngineProcess, engine:
     [
         (BaseRef(source="nobody/nothing", is_local=False), 503),
         (BaseRef(source="no/such/name", is_local=False), 404),
-        (BaseRef(source="/nowhere/at/all", is_local=True), 404),
+        (BaseRef(source=f"{tempfile.gettempdir()}/nowhere/at/all", is_local=True), 404),
     ],
 )
 def test_a_base_that_is_not_to_be_had_is_unavailable(
@@ -103,13 +105,13 @@ def test_a_base_that_is_not_to_be_had_is_unavailable(
 def test_an_error_before_the_first_token_has_its_status(process: EngineProcess, world: World) -> None:
     order = an_order(world, max_new_tokens=100_000).model_dump_json()
 
-    response = httpx.post(f"{process.url}/generate", content=order, headers={"content-type": "application/json"})
+    response = httpx.post(f"{process.url}/generate", content=order, headers=HEADERS)
 
     assert (response.status_code, response.json()["code"]) == (422, "context_length_exceeded")
 
 
 def test_an_order_that_is_none_is_refused(process: EngineProcess) -> None:
-    response = httpx.post(f"{process.url}/generate", json={"request_id": "r"})
+    response = httpx.post(f"{process.url}/generate", json={"request_id": "r"}, headers=HEADERS)
 
     assert (response.status_code, response.json()["code"]) == (422, "invalid_order")
 
@@ -117,7 +119,7 @@ def test_an_order_that_is_none_is_refused(process: EngineProcess) -> None:
 def test_a_client_that_goes_away_stops_the_engine(process: EngineProcess, world: World) -> None:
     order = json.loads(an_endless_order(world).model_dump_json())
 
-    with httpx.stream("POST", f"{process.url}/generate", json=order) as response:
+    with httpx.stream("POST", f"{process.url}/generate", json=order, headers=HEADERS) as response:
         chunks = response.iter_bytes()
         next(chunks)
         assert process.health().is_busy

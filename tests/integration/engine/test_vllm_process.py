@@ -11,15 +11,13 @@ from app.contracts.probe import Proof
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, VllmCommand
 from tests.integration.engine.asking import an_order, answers_of, in_one_piece
 from tests.integration.engine.probes import an_order as a_proof_order
-from tests.integration.engine.processes import EngineProcess
+from tests.integration.engine.processes import HEADERS, EngineProcess
 from tests.integration.engine.vllm_server import KEY, Server
 from tests.integration.engine.vllms import COMMAND, writers
 from tests.integration.engine.worlds import World
 from tests.waiting import wait_for
 from worker.inference.__main__ import read_options
 from worker.inference.vllm.engine import VllmEngine
-
-HEADERS = {"content-type": "application/json"}
 
 
 @pytest.fixture
@@ -38,7 +36,7 @@ def test_over_http_comes_what_the_engine_says(
         answer = httpx.post(f"{process.url}/generate", content=order.model_dump_json(), headers=HEADERS)
         proved = httpx.post(f"{process.url}/prove", content=proof.model_dump_json(), headers=HEADERS, timeout=60)
         vllm_server.is_dead = True
-        wait_for("its health says so", lambda: httpx.get(f"{process.url}/health").status_code == 503)
+        wait_for("its health says so", lambda: httpx.get(f"{process.url}/health", headers=HEADERS).status_code == 503)
         code = process.end(signal.SIGTERM)
 
     assert in_one_piece([ENGINE_EVENT.validate_json(line) for line in answer.text.splitlines()]) == expected
@@ -51,7 +49,7 @@ def test_what_another_engine_may_serve_is_no_verdict_on_the_adapter(vllm_url: st
     whole = AdapterRef(adapter_id="adapter-x", version="v1", path=str(world.other_base.folder), kind="full")
 
     with EngineProcess("--vllm-url", vllm_url, VLLM_API_KEY=KEY) as process:
-        wait_for("vLLM is known", lambda: httpx.get(f"{process.url}/health").is_success)
+        wait_for("vLLM is known", lambda: httpx.get(f"{process.url}/health", headers=HEADERS).is_success)
         answer = httpx.post(f"{process.url}/prove", content=proof.model_dump_json(), headers=HEADERS)
         order = an_order(world, adapter=whole).model_dump_json()
         refused = httpx.post(f"{process.url}/generate", content=order, headers=HEADERS)

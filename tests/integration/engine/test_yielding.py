@@ -15,14 +15,14 @@ from app.contracts.generation import EngineError
 from app.contracts.yielding import YieldOrder, YieldState, this_cpu
 from tests.integration.engine.asking import a_request, an_order, last_of, tokens_of
 from tests.integration.engine.crowds import Events, read
-from tests.integration.engine.processes import EngineProcess
+from tests.integration.engine.processes import HEADERS, EngineProcess
 from tests.integration.engine.worlds import World
 from tests.waiting import wait_for
 from worker.inference.bases import Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Ended, Token
-from worker.inference.yielding import RETRY_AFTER_SECONDS, Holds
+from worker.inference.yielding import MOST_HOLDS, RETRY_AFTER_SECONDS, Holds
 
 ON_CPU = Placement("cpu", torch.float32)
 MakeEngine = Callable[..., BatchingEngine]
@@ -252,7 +252,7 @@ def process() -> Iterator[EngineProcess]:
 
 
 def test_over_http_it_is_away_for_its_lease_and_no_longer(process: EngineProcess, world: World) -> None:
-    with httpx.Client(base_url=process.url, timeout=60, trust_env=False) as http:
+    with process.address.client(60) as http:
         order = an_order(world).model_dump(mode="json")
         answered = http.post("/generate", json=order).status_code
         for _ in range(3):
@@ -278,7 +278,35 @@ def test_over_http_it_is_away_for_its_lease_and_no_longer(process: EngineProcess
     ],
 )
 def test_an_order_that_is_none_is_refused(process: EngineProcess, path: str, order: dict[str, Any], param: str) -> None:
-    answer = httpx.post(f"{process.url}{path}", json=order, trust_env=False)
+    answer = httpx.post(f"{process.url}{path}", json=order, headers=HEADERS, trust_env=False)
 
     assert (answer.status_code, answer.json()["param"]) == (422, param)
     assert process.health().stepped_aside is None
+
+
+def test_only_who_holds_the_engine_can_let_go_of_it(process: EngineProcess) -> None:
+    with process.address.client(60) as http:
+        http.post("/yield", json=a_hold(holder="mine", lease_seconds=30).model_dump())
+        by_another = http.post("/resume", json={"holder": "yours"})
+        held = process.health().stepped_aside
+        by_me = http.post("/resume", json={"holder": "mine"})
+        once_more = http.post("/resume", json={"holder": "mine"})
+
+    assert (by_another.status_code, by_another.json()["code"]) == (409, "not_the_holder")
+    assert "mine" not in by_another.text
+    assert held is not None
+    assert (by_me.status_code, by_me.json()["held_for"]) == (200, [])
+    assert once_more.status_code == 200
+
+
+def test_holds_are_bounded(process: EngineProcess) -> None:
+    with process.address.client(60) as http:
+        answers = [
+            http.post("/yield", json=a_hold(holder=f"holder-{n}", lease_seconds=2).model_dump()).status_code
+            for n in range(MOST_HOLDS + 1)
+        ]
+        renewed = http.post("/yield", json=a_hold(holder="holder-0", lease_seconds=1).model_dump()).status_code
+        wait_for("it comes back by itself", lambda: process.health().stepped_aside is None)
+
+    assert answers == [200] * MOST_HOLDS + [429]
+    assert renewed == 200

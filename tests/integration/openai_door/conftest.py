@@ -13,7 +13,7 @@ from app.db import Database
 from app.main import create_app
 from app.migrate import upgrade
 from tests.integration.answering import add_adapter
-from tests.integration.engine.processes import EngineProcess
+from tests.integration.engine.processes import KEY, EngineProcess
 from tests.integration.engine.worlds import ADAPTERS, World, build_world
 from tests.integration.openai_door.asking import BASE
 from tests.serving import serving
@@ -32,7 +32,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def url(world: World, home: Path) -> Iterator[str]:
     with EngineProcess() as engine:
-        settings = Settings(home=home, models_dir=world.base.folder.parent, engine_url=engine.url)
+        models = world.base.folder.parent
+        settings = Settings(home=home, models_dir=models, engine_url=engine.url, engine_key=KEY)
         upgrade(settings.database)
         with serving(create_app(settings)) as served:
             yield served

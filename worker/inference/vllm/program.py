@@ -1,24 +1,22 @@
 """The vLLM program of this host: how it is started for a base, on loopback, with a key that nobody else has."""
 
-import os
 import socket
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.contracts.vllm import VllmCommand
+from app.environments import VLLM_KEY, Process, for_child
 from app.guardian import Guarded, spawn
 
 LOOPBACK = "127.0.0.1"
 # vLLM's own variable for the key that its clients have to name.
-KEY_VARIABLE = "VLLM_API_KEY"
+KEY_VARIABLE = VLLM_KEY
 # Before the operator's own options, which therefore hold.
 OPTIONS = (
     *("--enable-lora", "--max-loras", "8", "--max-cpu-loras", "64", "--max-lora-rank", "64"),
     "--enable-prompt-tokens-details",
 )
-# This service's settings, which may hold passwords, are not for vLLM.
-OURS = "TUNESMITH_"
 # What vLLM has to end its own processes before all of them are killed.
 GRACE_SECONDS = 10.0
 
@@ -32,8 +30,7 @@ class Program:
 
     def start(self, base: Path, port: int, key: str) -> Guarded:
         """The program and all below it under a guardian: they end with this process, however that ends."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        environment |= {
+        environment = for_child(Process.VLLM) | {
             KEY_VARIABLE: key,
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             "VLLM_NO_USAGE_STATS": "1",

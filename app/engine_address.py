@@ -1,0 +1,104 @@
+"""Where the engine is, and the key that it wants to be told: what every client of it is made from.
+
+On one host it is a unix socket that only this user can open. Elsewhere it is a URL, and a key that the operator made.
+"""
+
+import socket
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from app.proxies import is_this_host
+
+KEY_VARIABLE, URL_VARIABLE = "TUNESMITH_ENGINE_KEY", "TUNESMITH_ENGINE_URL"
+UNIX = "unix"
+# A unix socket's path has to fit in so many bytes (`man 7 unix`).
+LONGEST_SOCKET_PATH = 107
+DEFAULT_LIMITS = httpx.Limits()
+SHORTEST_KEY = 16
+# The code of the engine's answer to who does not name its key.
+WRONG_KEY = "wrong_engine_key"
+SAYS_WRONG_KEY = f"the engine does not take this service's key: {KEY_VARIABLE} has to be the same where both run"
+
+
+def is_listened_on(path: Path) -> bool:
+    """Whether a process takes connections on a unix socket."""
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+class _UnixTransport(httpx.HTTPTransport):
+    """Looks before it connects: httpcore leaves the descriptor of a connection that is refused open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(uds=str(path))
+        self._path = path
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if not is_listened_on(self._path):
+            raise httpx.ConnectError("nobody listens on the socket", request=request)
+        return super().handle_request(request)
+
+
+@dataclass(frozen=True)
+class EngineAddress:
+    """`url` is `unix:///absolute/path`, or `http(s)://host:port`."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def socket(self) -> Path | None:
+        """The unix socket's path; None for one that is reached over a network, loopback too."""
+        parts = urlsplit(self.url)
+        return Path(parts.path) if parts.scheme == UNIX else None
+
+    def client(self, timeout: httpx.Timeout | float) -> httpx.Client:
+        transport = httpx.HTTPTransport() if self.socket is None else _UnixTransport(self.socket)
+        return httpx.Client(transport=transport, timeout=timeout, **self._common)
+
+    def async_client(self, timeout: httpx.Timeout, limits: httpx.Limits = DEFAULT_LIMITS) -> httpx.AsyncClient:
+        path = None if self.socket is None else str(self.socket)
+        transport = httpx.AsyncHTTPTransport(uds=path, limits=limits)
+        return httpx.AsyncClient(transport=transport, timeout=timeout, **self._common)
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        """No proxy stands between two processes of one service."""
+        headers = {} if self.key is None else {"authorization": f"Bearer {self.key}"}
+        base_url = self.url if self.socket is None else "http://localhost"
+        return {"base_url": base_url, "headers": headers, "trust_env": False}
+
+
+def read_engine_url(text: str) -> str:
+    """The same text. Raises ValueError for one that is no place of an engine."""
+    parts = urlsplit(text)
+    is_socket = parts.scheme == UNIX and not parts.netloc and parts.path.startswith("/")
+    if not is_socket and not (parts.scheme in ("http", "https") and parts.hostname):
+        raise ValueError(f"found {text!r}, expected unix:///path/of/a/socket, or a URL such as http://gpu-host:8100")
+    return text
+
+
+def read_key(text: str) -> str:
+    """The same text. Raises ValueError, without it, for one that is easily guessed or that no header can hold."""
+    if len(text) < SHORTEST_KEY or not all("!" <= char <= "~" for char in text):
+        rule = f"at least {SHORTEST_KEY} characters of printable ASCII, without spaces"
+        raise ValueError(f"should have {rule}: `openssl rand -hex 32` makes such a key")
+    return text
+
+
+def check_privacy(url: str, variable: str, *, trusts_network: bool) -> None:
+    """Raises ValueError for a server that is reached over a network in the clear, unless the operator trusts that."""
+    if urlsplit(url).scheme == "http" and not is_this_host(url) and not trusts_network:
+        raise ValueError(
+            f"{variable}: found {url}, expected https or an address of this host: its key and all texts would cross "
+            "the network in the clear; TUNESMITH_TRUST_NETWORK=1 says that nobody listens there"
+        )

@@ -1,0 +1,70 @@
+"""The folders whose files the engine opens for whoever asks it: bases, adapters, and what jobs have made.
+
+    models/**    adapters/**    jobs/*/checkpoints/**    jobs/*/attempts/**    jobs/*/data/**  (a tokenizer only)
+
+A path counts with its links resolved, as in the API (`app.sources`): one that leads out of its folder is refused. The
+models folder itself may be a link, and the files of a model may be links, as in a hub cache: the operator put them
+there. Whether anything exists at a path that is refused is not told.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.contracts.generation import AdapterRef
+from app.contracts.order import BaseRef
+from worker.inference.engine import Refusal
+
+OF_JOBS = frozenset({"checkpoints", "attempts"})
+LANGUAGE = frozenset({"data"})
+
+
+@dataclass(frozen=True)
+class Roots:
+    """`home` is that of the service, `models` the operator's folder of base models. Both have their links resolved."""
+
+    home: Path
+    models: Path
+
+    @classmethod
+    def of(cls, home: Path, models: Path | None = None) -> "Roots":
+        """Without a folder of its own, models are below the home."""
+        root = home.expanduser().resolve()
+        return cls(root, (models or root / "models").expanduser().resolve())
+
+    def check(self, base: BaseRef, adapter: AdapterRef | None) -> None:
+        """Raises Refusal 403 for an order that names a path elsewhere."""
+        if base.is_local and not _is_below(base.source, self.models):
+            raise _elsewhere("base.source")
+        if adapter is None:
+            return
+        is_adapter = _is_below(adapter.path, (self.home / "adapters").resolve())
+        if not (is_adapter or self._is_of_a_job(adapter.path, OF_JOBS)):
+            raise _elsewhere("adapter.path")
+        if adapter.language is not None and not self._is_of_a_job(adapter.language, LANGUAGE):
+            raise _elsewhere("adapter.language")
+
+    def _is_of_a_job(self, path: str, kinds: frozenset[str]) -> bool:
+        jobs = (self.home / "jobs").resolve()
+        resolved = _resolved(path)
+        if resolved is None or not resolved.is_relative_to(jobs):
+            return False
+        parts = resolved.relative_to(jobs).parts
+        return len(parts) > 2 and parts[1] in kinds
+
+
+def _is_below(path: str, root: Path) -> bool:
+    resolved = _resolved(path)
+    return resolved is not None and resolved != root and resolved.is_relative_to(root)
+
+
+def _resolved(path: str) -> Path | None:
+    """None for what is no absolute path: a NUL, a circle of links."""
+    try:
+        return Path(path).resolve() if path.startswith("/") else None
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def _elsewhere(field: str) -> Refusal:
+    message = f"{field}: found a path outside of the folders that this engine reads (its home and its models folder)"
+    return Refusal(403, "path_not_allowed", message, field)
