@@ -1,7 +1,9 @@
-# Everything runs from .venv, which is built, and brought up to date when requirements.lock or pyproject.toml changes.
+# Everything runs from .venv, which is built, and brought up to date when requirements/dev.txt or pyproject.toml changes.
 PYTHON ?= python3
 READY := .venv/.ready
 BIN := .venv/bin
+LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
 
 .PHONY: demo test up check lint types lock clean
 
@@ -24,28 +26,19 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-lock: $(READY) ## pin the newest versions that pyproject.toml allows
-	mkdir -p build
-	$(BIN)/pip install --quiet --dry-run --ignore-installed --report build/lock.json ".[train,dev]"
-	$(BIN)/python -c "$$PRINT_LOCK" build/lock.json > build/requirements.lock
-	mv build/requirements.lock requirements.lock
+lock: $(READY) ## pin the newest versions that pyproject.toml allows: for the API, for GPU processes, for development
+	$(LOCK) --extra train --extra build --extra dev --upgrade -o requirements/dev.txt
+	$(LOCK) --extra train --extra build -c requirements/dev.txt -o requirements/gpu.txt
+	$(LOCK) --extra build -c requirements/dev.txt -o requirements/api.txt
 
 clean: ## remove all that make built, .venv too
 	rm -rf .venv build *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache unsloth_compiled_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed and $(PYTHON) is not; name another: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
-
-define PRINT_LOCK
-import json, sys
-found = [item["metadata"] for item in json.load(open(sys.argv[1]))["install"]]
-print("# Every package of a development environment, pinned; made by `make lock` from pyproject.toml.")
-print(*sorted((f"{each['name']}=={each['version']}" for each in found if each["name"] != "tunesmith"), key=str.lower), sep="\n")
-endef
-export PRINT_LOCK
