@@ -175,6 +175,34 @@ class HeadRequests:
         await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
+class BrowserHeaders:
+    """ASGI middleware: a browser takes no answer for a page, shows none in a frame, and hands none to other origins.
+
+    An uploaded file may be HTML; at the address of its content it must not run as a page of this service.
+    """
+
+    HEADERS = (
+        (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-frame-options", b"DENY"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+    )
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                added = [pair for pair in self.HEADERS if pair[0] not in given]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self._app(scope, receive, send_headers if scope["type"] == "http" else send)
+
+
 def _counted(receive: Receive, limit: int) -> Receive:
     total = 0
 

@@ -13,12 +13,13 @@ from app import __version__, system
 from app.adapters.routes import router as adapters
 from app.config import Settings
 from app.db import Database
+from app.docs_page import add_docs_page
 from app.errors import ErrorForm
 from app.files.routes import router as files
 from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
-from app.http import HeadRequests, RequestLimits, install_error_handlers, refuse
+from app.http import BrowserHeaders, HeadRequests, RequestLimits, install_error_handlers, refuse
 from app.jobs.orphans import AnotherInstallation, sweep_orphans
 from app.jobs.queue import CeleryDoorbell, make_celery
 from app.jobs.routes import router as jobs
@@ -60,7 +61,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         responses=ERRORS,
         dependencies=[Depends(refuse_unknown_parameters)],
+        docs_url=None,
+        redoc_url=None,
     )
+    add_docs_page(app)
     app.state.settings = settings
     app.state.database = Database.open(settings.database)
     app.state.bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))
@@ -88,6 +92,7 @@ def _guard(app: FastAPI, settings: Settings) -> None:
             expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(KnownHosts, rules=settings.host_rules, respond=refuse)
+    app.add_middleware(BrowserHeaders)
     if settings.trust_network:
         log.warning("%s is set: everybody who reaches this address may use the service", TRUST_VARIABLE)
 
