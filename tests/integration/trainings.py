@@ -76,6 +76,7 @@ class Job:
     goes_on_from: Path | None = None
     revision: str | None = None
     scaled_to: int | None = None
+    program: Callable[[Path], None] = attempt_main
     attempts: list[list[AttemptEvent]] = field(default_factory=list)
 
     @property
@@ -107,7 +108,7 @@ class Job:
             pulse=folder / "pulse",
         )
         (folder / "order.json").write_text(order.model_dump_json(exclude_unset=True))
-        process = TRAINERS.Process(target=attempt_main, args=(folder,))
+        process = TRAINERS.Process(target=self.program, args=(folder,))
         process.start()
         return process
 
