@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,3 +50,12 @@ def try_lock(descriptor: int, *, is_shared: bool = False) -> bool:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return True
     return False
+
+
+def keeps_locks(folder: Path) -> bool:
+    """Whether locks on files of a folder keep anybody out: some network file systems take them and do nothing."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file, open(file.name) as same:
+        try:
+            return try_lock(file.fileno()) and not try_lock(same.fileno())
+        except OSError:  # ENOLCK, EOPNOTSUPP
+            return False

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
-from app.lock import CannotStart, hold_lock, try_lock
+from app.lock import CannotStart, hold_lock, keeps_locks, try_lock
 from worker.holders import Process, holders, is_alive, kill_all, this_process
 
 MUTEX_SECONDS = 2.0
@@ -81,9 +81,14 @@ class Slot:
         return self._lock
 
     def try_lock(self) -> bool:
-        """Take the lock if nobody has it, and write down who does. True also when this object holds it already."""
+        """Take the lock if nobody has it, and write down who does. True also when this object holds it already.
+
+        Raises `CannotStart` where the disk keeps no locks.
+        """
         if self._lock is not None:
             return True
+        if not keeps_locks(self.path.parent):
+            raise CannotStart(f"locks do not hold in {self.path.parent}: the folder should be on a local disk")
         with suppress(CannotStart), _mutex(self.path), _opened(self.path) as lock:
             if try_lock(lock):
                 me = this_process()

@@ -1,17 +1,20 @@
 """One training a slot: the lock is free only when everybody who could train there is dead."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from app.lock import CannotStart
 from worker.slots import Slot, is_free, remove_orphans
 
 # Takes the slot, lets a grandchild in a session of its own inherit it, says so, and waits.
@@ -226,3 +229,18 @@ def test_two_processes_never_hold_a_slot_together(tmp_path: Path) -> None:
 
 def _output(process: subprocess.Popen[bytes]) -> str:
     return process.communicate(timeout=60)[0].decode()
+
+
+def nolock(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+@pytest.mark.parametrize("flock", [lambda *_: None, nolock], ids=["does nothing", "is refused"])
+def test_a_disk_that_keeps_no_locks_gives_no_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: Callable[..., None]
+) -> None:
+    slot = Slot.open(tmp_path, "cpu")
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+    with pytest.raises(CannotStart, match="locks do not hold in"):
+        slot.try_lock()
