@@ -70,5 +70,6 @@ def licence_of(name: str) -> str | None:
         told = metadata.metadata(name)
     except metadata.PackageNotFoundError:  # of another platform
         return None
-    classifiers = [each for each in told.get_all("Classifier", []) if each.startswith("License")]
-    return told.get("License-Expression") or "; ".join(classifiers) or (told.get("License") or "").split("\n")[0]
+    classifiers = [each for each in told.get_all("Classifier") or [] if each.startswith("License")]
+    expression, text = ((told.get_all(field) or [""])[0] for field in ("License-Expression", "License"))
+    return expression or "; ".join(classifiers) or text.split("\n")[0]
