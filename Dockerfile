@@ -11,6 +11,8 @@ RUN groupadd --gid 10001 tunesmith && useradd --uid 10001 --gid 10001 --create-h
 WORKDIR /opt/tunesmith
 
 FROM base AS api
+# `tunesmith backup` calls pg_dump, which has to be of the server's version: Debian's is 17, as docker-compose.yml's.
+RUN apt-get update && apt-get install -y --no-install-recommends postgresql-client && rm -rf /var/lib/apt/lists/*
 COPY requirements/api.txt requirements/
 RUN pip install --require-hashes -r requirements/api.txt
 COPY pyproject.toml README.md LICENSE ./
