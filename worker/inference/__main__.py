@@ -24,6 +24,7 @@ from app.environments import VLLM_KEY
 from app.guardian_process import UMASK
 from app.known_hosts import HOSTS_VARIABLE, TRUST_VARIABLE, HostRules
 from app.secret_files import read_secret
+from app.slow_clients import TimedProtocol
 from worker.inference.bases import DTYPES, Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
@@ -68,6 +69,7 @@ def main() -> None:
     config = uvicorn.Config(
         create_app(engine, options.roots, holds, _host_rules(), options.cache, options.max_hub_bytes, key=options.key),
         **({} if options.host is None else {"host": options.host, "port": options.port}),
+        http=TimedProtocol,
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
