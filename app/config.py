@@ -71,6 +71,8 @@ class Settings(Address):
     trust_network: bool = Field(
         False, description="answer on other addresses than loopback, to everybody who reaches them: there are no keys"
     )
+    api_processes: int = Field(1, ge=1, le=64, description="that answer on the one port; each takes a core under load")
+    max_streams: int = Field(1000, ge=1, description="of events of jobs that one API process sends at once")
     engine_url: str | None = Field(
         None, description="unix:///path or http(s)://host:port; default: run/engine.sock in home"
     )

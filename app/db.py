@@ -81,14 +81,14 @@ def sqlite_file(url: URL) -> Path | None:
     return Path(str(url.database)).absolute() if is_file else None
 
 
-def make_engine(url: str) -> Engine:
-    """An engine with the settings that this service relies on."""
+def make_engine(url: str, processes: int = 1) -> Engine:
+    """An engine with the settings that this service relies on, in one of several processes that share the database."""
     if url.startswith("sqlite"):
         return _sqlite_engine(url)
     engine = create_engine(
         url,
-        pool_size=20,
-        max_overflow=40,
+        pool_size=max(2, 20 // processes),
+        max_overflow=max(4, 40 // processes),
         pool_pre_ping=True,
         pool_recycle=900,
         json_deserializer=read_document,
@@ -146,8 +146,9 @@ class Database:
         )
 
     @classmethod
-    def open(cls, url: str) -> "Database":
-        return cls(make_engine(url))
+    def open(cls, url: str, processes: int = 1) -> "Database":
+        """`processes`: how many open it; a PostgreSQL that is told nothing else has 100 connections in all."""
+        return cls(make_engine(url, processes))
 
     @property
     def folder(self) -> Path | None:

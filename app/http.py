@@ -2,8 +2,8 @@
 
 import json
 import logging
+import random
 import re
-import secrets
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -138,7 +138,7 @@ class RequestLimits:
             return
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         given = headers.get(b"x-request-id", "")
-        scope["request_id"] = given if REQUEST_ID.match(given) else f"req-{secrets.token_hex(8)}"
+        scope["request_id"] = given if REQUEST_ID.match(given) else f"req-{random.getrandbits(64):016x}"
         limit = self._upload if (scope["method"], scope["path"]) == ("POST", "/files") else self._body
         declared = headers.get(b"content-length", "0")
         if not declared.isdigit() or int(declared) > limit:

@@ -7,6 +7,7 @@ trusts the network. All of it is decided from the head of a request, before its 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ HOSTS_VARIABLE = "TUNESMITH_ALLOWED_HOSTS"
 ORIGINS_VARIABLE = "TUNESMITH_ALLOWED_ORIGINS"
 TRUST_VARIABLE = "TUNESMITH_TRUST_NETWORK"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# The longest address that is one (`::1%interface`); what is longer is no address, and is not kept.
+LONGEST_ADDRESS = 64
 NO_KEYS = (
     f"this service asks for no keys, so it answers on loopback only; {TRUST_VARIABLE}=1 says that everybody who "
     "reaches its address may use it, read all data and delete it"
@@ -121,7 +124,10 @@ def _is_ours(host: str, server: str, rules: HostRules) -> bool:
     return address.is_loopback or rules.trusts_network or name == server or name in rules.hosts
 
 
+@lru_cache(maxsize=1000)  # of every request two, and they are the same ones
 def _address(text: str) -> IPv4Address | IPv6Address | None:
+    if len(text) > LONGEST_ADDRESS:
+        return None
     try:
         return ip_address(text)
     except ValueError:

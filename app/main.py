@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__, system
 from app.adapters.routes import router as adapters
+from app.conditional import ConditionalGets
 from app.config import Settings
 from app.db import Database
 from app.docs_page import add_docs_page
@@ -21,12 +22,16 @@ from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
 from app.http import BrowserHeaders, HeadRequests, RequestLimits, install_error_handlers, refuse
 from app.jobs.orphans import AnotherInstallation, sweep_orphans
+from app.jobs.polls import Polls
 from app.jobs.queue import CeleryDoorbell, make_celery
 from app.jobs.routes import router as jobs
+from app.jobs.stream import Streams
 from app.known_hosts import TRUST_VARIABLE, KnownHosts, split_list
+from app.lock import CannotStart, hold_lock
 from app.openai.routes import router as openai
 from app.parameters import refuse_unknown_parameters
 from app.private_files import keep_private
+from app.readiness import Readiness
 
 # What an upload has left on the disk after a day, nobody sends or checks any more.
 LONGEST_UPLOAD_SECONDS = 86_400
@@ -66,13 +71,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_docs_page(app)
     app.state.settings = settings
-    app.state.database = Database.open(settings.database)
-    app.state.bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))
+    app.state.database = Database.open(settings.database, settings.api_processes)
+    app.state.polls = Polls(app.state.database)
+    app.state.streams = Streams(app.state.database, settings.max_streams)
+    app.state.bell = bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))
     app.state.engine = HttpEngineClient(settings.engine)
+    app.state.readiness = Readiness(app.state.database, settings.root, bell.problem, lambda: app.state.engine)
     for router in (system.router, jobs, files, adapters, generate):
         app.include_router(router, responses=WRONG_FIELD)
     app.include_router(openai, responses=OPENAI_WRONG_FIELD)
     install_error_handlers(app)
+    app.add_middleware(ConditionalGets)
     app.add_middleware(HeadRequests)
     app.add_middleware(
         RequestLimits, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes
@@ -89,7 +98,7 @@ def _guard(app: FastAPI, settings: Settings) -> None:
             allow_origins=origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", "etag"],
         )
     app.add_middleware(KnownHosts, rules=settings.host_rules, respond=refuse)
     app.add_middleware(BrowserHeaders)
@@ -98,11 +107,16 @@ def _guard(app: FastAPI, settings: Settings) -> None:
 
 
 def _sweep(settings: Settings) -> None:
-    """By connections of its own: it may outlive the application."""
+    """By connections of its own: it may outlive the application. Of several processes one at a time."""
+    run = settings.root / "run"
     try:
-        with closing(Database.open(settings.database)) as database:
+        run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = hold_lock(run / "sweep.lock", "another process sweeps what no row knows")
+        with lock, closing(Database.open(settings.database)) as database:
             for path in sweep_orphans(database, settings):
                 log.info("swept %s, which no row knows", path)
+    except CannotStart as held:
+        log.info("%s", held)
     except AnotherInstallation as stranger:
         log.error("%s", stranger)
     except Exception:  # the service does without; the next start tries again

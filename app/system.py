@@ -1,16 +1,13 @@
 """HTTP for the service itself: is it alive, is it ready, what models and workers are there."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import text
 
-from app.dependencies import DatabaseDep, EngineDep, SettingsDep
-from app.errors import EngineUnavailable
-from app.generate.client import EngineClient
+from app.dependencies import DatabaseDep, ReadinessDep, SettingsDep
 from app.jobs import repository
 from app.sources import local_models
 
@@ -21,11 +18,20 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-class Readiness(BaseModel):
-    status: Literal["ready", "degraded"]
-    database: bool
+class ReadinessView(BaseModel):
+    model_config = ConfigDict(title="Readiness")
+
+    status: Literal["ready", "degraded", "unready"] = Field(
+        description="unready (503): it takes no jobs; degraded: it takes them, and `problems` says what has to wait"
+    )
+    database: bool = Field(description="it answers, and can be written")
+    broker: bool
     engine: bool = Field(description="its process is up")
     engine_reason: str | None = Field(None, description="why the engine answers nobody at present")
+    disk_free_bytes: int | None = Field(description="of the disk under TUNESMITH_HOME")
+    checkers: int = Field(description="workers that check jobs, alive and without a problem")
+    trainers: int
+    problems: dict[str, str] = Field(description="what is wrong, by part; empty where all is well")
 
 
 class WorkerView(BaseModel):
@@ -65,34 +71,29 @@ def root() -> RedirectResponse:
 
 
 @router.get("/healthz")
-def healthz() -> Health:
-    """The process answers."""
+async def healthz() -> Health:
+    """The process answers. Nothing else is looked at."""
     return Health()
 
 
-@router.get("/readyz", responses={503: {"model": Readiness}})
-async def readyz(database: DatabaseDep, engine: EngineDep, response: Response) -> Readiness:
-    """Jobs can be taken. An engine that is away, or makes room for a training, leaves it degraded, not unready."""
-    has_database = _answers(database)
-    if not has_database:
+@router.get("/readyz", responses={503: {"model": ReadinessView}})
+async def readyz(readiness: ReadinessDep, response: Response) -> ReadinessView:
+    """Jobs can be taken, and done. An answer comes within two seconds, whatever is silent, and may be a second old."""
+    found = await readiness.found()
+    if not found.takes_jobs:
         response.status_code = 503
-    is_up, reason = await _look_at(engine)
-    is_ready = has_database and reason is None
-    status: Literal["ready", "degraded"] = "ready" if is_ready else "degraded"
-    return Readiness(status=status, database=has_database, engine=is_up, engine_reason=reason)
-
-
-def _answers(database: Any) -> bool:
-    with database.reader() as session:
-        return bool(session.scalar(text("SELECT 1")) == 1)
-
-
-async def _look_at(engine: EngineClient) -> tuple[bool, str | None]:
-    """Whether it is up, and why it answers nobody all the same."""
-    try:
-        return True, (await engine.health()).stepped_aside
-    except EngineUnavailable as error:
-        return False, error.message
+    status: Literal["degraded", "unready"] = "degraded" if found.takes_jobs else "unready"
+    return ReadinessView(
+        status=status if found.problems else "ready",
+        database=found.has_database,
+        broker=found.has_broker,
+        engine=found.has_engine,
+        engine_reason=found.engine_reason,
+        disk_free_bytes=found.disk_free_bytes,
+        checkers=found.checkers,
+        trainers=found.trainers,
+        problems=found.problems,
+    )
 
 
 @router.get("/workers")

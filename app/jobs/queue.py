@@ -9,6 +9,7 @@ from typing import Protocol
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis import RedisError
 
 from app.jobs.states import Stage
 
@@ -32,6 +33,15 @@ class CeleryDoorbell:
             self._celery.send_task(TASK, args=[stage.value], queue=QUEUES[stage], retry=False)
         except (OperationalError, OSError) as error:
             log.warning("the broker did not take the bell for %s: %s", stage, type(error).__name__)
+
+    def problem(self) -> str | None:
+        """Why the broker takes no bells, or None. Waits for it for as long as a bell does."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                connection.connect()  # Redis is pinged
+        except (OperationalError, OSError, RedisError) as error:
+            return f"it does not answer: {type(error).__name__}"
+        return None
 
 
 def make_celery(broker_url: str, prefix: str) -> Celery:

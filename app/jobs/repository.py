@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Integer, Subquery, and_, cast, delete, func, or_, select, update
+from sqlalchemy import Select, Subquery, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased, defer
 
 from app.db import database_time, utc_now
@@ -27,6 +28,11 @@ class DryRun:
 
 def get(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id)
+
+
+def among(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
+    """Those of them that are there."""
+    return session.scalars(select(Job).where(Job.id.in_(job_ids))).all()
 
 
 def lock(session: Session, job_id: str) -> Job | None:
@@ -70,7 +76,13 @@ def page(
 
 
 def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
-    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.epoch)).all()
+    return attempts_of(session, [job_id])
+
+
+def attempts_of(session: Session, job_ids: Sequence[str]) -> Sequence[Attempt]:
+    """In the order in which each job had them."""
+    query = select(Attempt).where(Attempt.job_id.in_(job_ids)).order_by(Attempt.job_id, Attempt.epoch)
+    return session.scalars(query).all()
 
 
 def events(
@@ -102,6 +114,12 @@ def each_nth_event(
     yield from (tuple(row) for row in session.execute(query))
 
 
+def newest_events(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
+    """The number of the newest event of each of these jobs, without those that are gone."""
+    rows = session.execute(select(Job.id, Job.last_seq).where(Job.id.in_(job_ids)))
+    return {job_id: last_seq for job_id, last_seq in rows}
+
+
 def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
     """Newest first."""
     query = select(Checkpoint).where(Checkpoint.job_id == job_id)
@@ -114,32 +132,29 @@ def jobs_at_work(stage: Stage) -> Subquery:
     return select(Job.project, func.count().label("jobs")).where(*is_held).group_by(Job.project).subquery()
 
 
-def position(session: Session, job: Job, stage: Stage) -> int:
-    """The place of a waiting job in the order in which `claims.claim` takes them while none ends.
+def places(session: Session, stage: Stage, job_ids: Sequence[str], spec_version: int) -> dict[str, int]:
+    """The places of those of these jobs that wait, in the order in which `claims.claim` takes them while none ends.
 
-    Dry runs, which nobody sees, are not counted.
+    Only jobs up to a version of the spec are counted: the order for a worker that understands that one. Of equally
+    urgent jobs, `turn` is how many jobs of its project will be at work with it. Dry runs, which nobody sees, are not
+    counted.
     """
-    is_more_urgent = Job.priority > job.priority
-    is_older = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
-    is_ahead = or_(is_more_urgent, and_(Job.priority == job.priority, is_older))
-    is_claimed = (Job.priority >= job.priority, Job.spec_version <= job.spec_version)
-    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), ~Job.is_dry_run, *is_claimed)
-    counts = (func.count(), *(func.coalesce(func.sum(cast(each, Integer)), 0) for each in (is_more_urgent, is_ahead)))
-    query = select(Job.project, *counts).where(*is_waiting).group_by(Job.project)
-    projects = [tuple(row) for row in session.execute(query)]
-    at_work: dict[str, int] = {name: jobs for name, jobs in session.execute(select(jobs_at_work(stage)))}
-    own_turn = at_work.get(job.project, 0) + next((ahead for name, *_, ahead in projects if name == job.project), 0)
-    return 1 + sum(_taken_before(own_turn - at_work.get(name, 0), *counted) for name, *counted in projects)
+    rows = session.execute(_places(stage), {"job_ids": list(job_ids), "spec_version": spec_version})
+    return {job_id: place for job_id, place in rows}
 
 
-def _taken_before(turn: int, waiting: int, more_urgent: int, ahead: int) -> int:
-    """How many of a project's jobs are taken before the turn at which it would have had `turn` of them.
-
-    At the same turn the one that is ahead by priority and age comes first; those are the first of its project.
-    """
-    if turn < 0:
-        return more_urgent
-    return max(more_urgent, min(waiting, turn) + (ahead > turn))
+@cache  # it takes longer to make than to execute
+def _places(stage: Stage) -> Select[str, int]:
+    at_work = jobs_at_work(stage)
+    is_understood = Job.spec_version <= bindparam("spec_version")
+    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), ~Job.is_dry_run, is_understood)
+    number = func.row_number().over(partition_by=Job.project, order_by=(Job.priority.desc(), Job.created_at, Job.id))
+    turn = (func.coalesce(at_work.c.jobs, 0) + number).label("turn")
+    waiting = select(Job.id, Job.priority, Job.created_at, turn).where(*is_waiting)
+    one = waiting.outerjoin(at_work, at_work.c.project == Job.project).subquery()
+    order = (one.c.priority.desc(), one.c.turn, one.c.created_at, one.c.id)
+    placed = select(one.c.id, func.row_number().over(order_by=order).label("place")).subquery()
+    return select(placed).where(placed.c.id.in_(bindparam("job_ids", expanding=True)))
 
 
 def checkpoint(session: Session, job_id: str, step: int | None) -> Checkpoint | None:
@@ -257,6 +272,13 @@ def dry_runs_among(session: Session, job_ids: Sequence[str]) -> set[str]:
 
 def workers(session: Session) -> Sequence[Worker]:
     return session.scalars(select(Worker).order_by(Worker.name)).all()
+
+
+def able_workers(session: Session, within: timedelta) -> dict[Stage, int]:
+    """How many of each stage were seen within so long, and have no problem."""
+    is_able = (Worker.last_seen >= database_time(ago=within), Worker.problem.is_(None))
+    query = select(Worker.stage, func.count()).where(*is_able).group_by(Worker.stage)
+    return {Stage(stage): workers for stage, workers in session.execute(query)}
 
 
 def newest_spec_version(session: Session, stage: Stage, within: timedelta) -> int | None:

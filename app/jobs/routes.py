@@ -1,23 +1,19 @@
 """HTTP for jobs."""
 
-from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
-from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
 from app.contracts.spec import JobSpec, SafeName
-from app.db import Database, utc_now
-from app.dependencies import BellDep, DatabaseDep, SettingsDep
+from app.db import Database
+from app.dependencies import BellDep, DatabaseDep, PollsDep, SettingsDep, StreamsDep
 from app.errors import Conflict, InvalidRequest
 from app.jobs import idempotency, repository, service
-from app.jobs.claims import LONGEST_PAUSE
 from app.jobs.data_routes import router as data_router
+from app.jobs.details import detail_of
 from app.jobs.logs import read_log
 from app.jobs.metrics import series
-from app.jobs.models import Job
 from app.jobs.queue import Doorbell
 from app.jobs.schemas import (
     CheckpointList,
@@ -29,15 +25,12 @@ from app.jobs.schemas import (
     JobPage,
     LogPage,
     Metrics,
-    QueueView,
-    detail,
     listed,
 )
 from app.jobs.states import JobStatus, Stage
-from app.jobs.stream import check, follow
+from app.jobs.stream import StreamResponse
 
 LONGEST_PAGE = 1000
-WORKER_IS_AWAY_AFTER = timedelta(seconds=30)
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 JobId = Annotated[str, "the id that POST /jobs answered"]
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -76,7 +69,7 @@ def submit(
         try:
             with database.writer() as session:
                 job = service.submit(session, settings, LateBell(bell, tasks), spec, sent, key=idempotency_key)
-                return _detail(session, job)
+                return detail_of(session, job)
         except idempotency.MadeMeanwhile:
             known = _made_by(database, idempotency_key, sent)
     if known is None:
@@ -90,7 +83,7 @@ def _made_by(database: Database, key: str | None, sent: dict[str, Any]) -> JobDe
         return None
     with database.reader() as session:
         job = idempotency.find(session, key, sent)
-        return _detail(session, job) if job is not None else None
+        return detail_of(session, job) if job is not None else None
 
 
 @router.get("")
@@ -110,38 +103,38 @@ def list_jobs(
     return JobPage(data=shown, first_id=ends[0], last_id=ends[1], has_more=len(jobs) > limit)
 
 
-@router.get("/{job_id}")
-def get_job(job_id: JobId, database: DatabaseDep) -> JobDetail:
-    with database.reader() as session:
-        return _detail(session, service.find(session, job_id))
+@router.get("/{job_id}", response_model=JobDetail)
+async def get_job(job_id: JobId, polls: PollsDep) -> Response:
+    """A job as it is now. Poll it with `If-None-Match`, which is answered 304 while nothing has changed."""
+    return Response(await polls.answer(job_id), media_type="application/json")
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: JobId, database: DatabaseDep) -> JobDetail:
     """Ask for the end of a job. A waiting job ends at once, a running one within a heartbeat and its grace."""
     with database.writer() as session:
-        return _detail(session, service.cancel(session, job_id))
+        return detail_of(session, service.cancel(session, job_id))
 
 
 @router.post("/{job_id}/pause")
 def pause(job_id: JobId, database: DatabaseDep) -> JobDetail:
     """Stop a job behind a checkpoint. A waiting job pauses at once, a running one at its next step."""
     with database.writer() as session:
-        return _detail(session, service.pause(session, job_id))
+        return detail_of(session, service.pause(session, job_id))
 
 
 @router.post("/{job_id}/resume")
 def resume(job_id: JobId, database: DatabaseDep, bell: BellDep, tasks: BackgroundTasks) -> JobDetail:
     """Queue a paused job again; it goes on behind its newest checkpoint."""
     with database.writer() as session:
-        return _detail(session, service.resume(session, LateBell(bell, tasks), job_id))
+        return detail_of(session, service.resume(session, LateBell(bell, tasks), job_id))
 
 
 @router.post("/{job_id}/checkpoint", status_code=202)
 def checkpoint(job_id: JobId, database: DatabaseDep) -> JobDetail:
     """Ask a running job for a checkpoint at its next step; it goes on."""
     with database.writer() as session:
-        return _detail(session, service.ask_for_checkpoint(session, job_id))
+        return detail_of(session, service.ask_for_checkpoint(session, job_id))
 
 
 @router.get("/{job_id}/checkpoints")
@@ -179,13 +172,12 @@ def events(
 
 @router.get("/{job_id}/stream", response_class=EventSourceResponse, responses=STREAMED)
 async def stream(
-    job_id: JobId, database: DatabaseDep, last_event_id: Annotated[str | None, Header()] = None
-) -> EventSourceResponse:
+    job_id: JobId, streams: StreamsDep, last_event_id: Annotated[str | None, Header()] = None
+) -> StreamResponse:
     """Events as they happen (SSE). `Last-Event-ID` replays what came after; the stream ends with the job."""
     after = _event_number(last_event_id)
-    await check(database, job_id)
-    source: AsyncIterator[dict[str, str]] = follow(database, job_id, after)
-    return EventSourceResponse(source, ping=15)
+    await streams.check(job_id)
+    return StreamResponse(streams, job_id, after)
 
 
 def _event_number(last_event_id: str | None) -> int:
@@ -219,35 +211,3 @@ def logs(
         newest = [known.epoch for known in repository.attempts(session, job_id)][-1:]
     epoch = attempt or next(iter(newest), None)
     return read_log(settings.job_dir(job_id), epoch, offset=offset, limit=limit, is_ended=job.status.is_final)
-
-
-def _detail(session: Session, job: Job) -> JobDetail:
-    return detail(job, _queue(session, job), list(repository.attempts(session, job.id)))
-
-
-def _queue(session: Session, job: Job) -> QueueView | None:
-    """Where a waiting job stands, and why it waits."""
-    stage = next((stage for stage in Stage if stage.waiting is job.status), None)
-    if stage is None or job.worker is not None:
-        return None
-    now = utc_now()
-    position = repository.position(session, job, stage)
-    newest = repository.newest_spec_version(session, stage, WORKER_IS_AWAY_AFTER)
-    if newest is None or newest < job.spec_version:
-        reason = _no_worker(job, stage, newest)
-    elif job.run_after is not None and now < job.run_after <= now + LONGEST_PAUSE:
-        why = next((known.reason for known in reversed(repository.attempts(session, job.id))), None)
-        reason = f"{why or 'an attempt failed'}; the next may start at {job.run_after.isoformat(timespec='seconds')}"
-    elif position > 1:
-        reason = "1 job runs before it" if position == 2 else f"{position - 1} jobs run before it"
-    else:
-        reason = "the next free worker takes it"
-    return QueueView(position=position, reason=reason)
-
-
-def _no_worker(job: Job, stage: Stage, newest: int | None) -> str:
-    """Why no worker that is there takes it; `newest` is the newest version of a spec that one of them understands."""
-    if newest is None:
-        return f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
-    versions = f"it needs version {job.spec_version}, the workers that are there have {newest}"
-    return f"its spec is of a newer version: it waits for a worker that understands it ({versions})"

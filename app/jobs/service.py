@@ -207,8 +207,18 @@ def find(session: Session, job_id: str) -> Job:
     """Raises NotFound, also for a dry run: nobody but the request that waits for it knows it."""
     job = repository.get(session, job_id) if JOB_ID.fullmatch(job_id) else None
     if job is None or job.is_dry_run:
-        raise NotFound(f"there is no job {job_id[:64]!r}", param="job_id", code="unknown_job")
+        raise unknown_job(job_id)
     return job
+
+
+def unknown_job(job_id: str) -> NotFound:
+    return NotFound(f"there is no job {job_id[:64]!r}", param="job_id", code="unknown_job")
+
+
+def find_among(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
+    """Those of them that `find` finds."""
+    found = repository.among(session, [job_id for job_id in job_ids if JOB_ID.fullmatch(job_id)])
+    return [job for job in found if not job.is_dry_run]
 
 
 def _find_anew(session: Session, job_id: str) -> Job:
@@ -222,7 +232,7 @@ def delete(session: Session, settings: Settings, job_id: str) -> None:
     find(session, job_id)
     job = repository.lock(session, job_id)  # nobody can go on from it from here on
     if job is None:
-        raise NotFound(f"there is no job {job_id!r}", param="job_id", code="unknown_job")
+        raise unknown_job(job_id)
     if not job.status.is_final:
         raise Conflict(f"{job_id} is {job.status.value}: cancel it before you delete it", code="job_is_alive")
     user = repository.continued_by(session, job_id)

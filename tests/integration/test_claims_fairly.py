@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import insert
 
 from app.contracts.events import AttemptEvent, CheckpointRemoved, CheckpointSaved, Noticed
+from app.contracts.spec import SPEC_VERSION
 from app.db import Database
 from app.jobs import attempts, repository
 from app.jobs.attempts import DEATHS_A_FAULT
@@ -116,7 +117,7 @@ def test_a_waiting_job_knows_the_place_at_which_it_is_taken(database: Database) 
     taken(database, "v")
     waiting = [add_job(database, project="aabac"[n % 5], priority=n % 3 == 0, age=n * 7 % 11) for n in range(15)]
     with database.reader() as session:
-        places = {repository.position(session, read(database, job), Stage.TRAIN): job for job in waiting}
+        places = {repository.places(session, Stage.TRAIN, [job], SPEC_VERSION)[job]: job for job in waiting}
 
     assert [places[place] for place in range(1, 16)] == [taken(database, f"w{n}").job_id for n in range(15)]
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Base, Database
 from app.jobs import claims, idempotency, repository
+from app.jobs.details import read_details
 from app.jobs.models import Job
 from app.jobs.states import JobStatus, Stage
 from tests.integration.jobs import NOW
@@ -31,7 +32,9 @@ ASKED: dict[str, Asked] = {
     "status of project": lambda session: repository.page(
         session, status=JobStatus.PAUSED, project="p3", after=NAME, limit=20
     ),
-    "position": lambda session: repository.position(session, session.get_one(Job, "job-5000"), Stage.TRAIN),
+    "places": lambda session: repository.places(session, Stage.TRAIN, ["job-5000"], 1),
+    "details": lambda session: read_details(session, [NAME, "job-5000"]),
+    "newest_events": lambda session: repository.newest_events(session, [NAME, "job-5000"]),
     "standing": lambda session: repository.standing(session, NAME),
     "uses_file": lambda session: repository.uses_file(session, "file-x"),
     "continued_by": lambda session: repository.continued_by(session, NAME),

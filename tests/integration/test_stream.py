@@ -1,12 +1,14 @@
 """A job's events as they happen: all of them, to any number of followers, to the end of the job or of its row."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from app.config import Settings
 from app.contracts.events import Noticed
@@ -15,9 +17,11 @@ from app.jobs import repository
 from app.jobs.claims import Claim, finish, record
 from app.jobs.models import Job
 from app.jobs.states import JobStatus
+from app.jobs.stream import Page, Streams
 from tests.integration.jobs import NOW, add_job, read, take
 from tests.integration.jobs_api import an_app
 from tests.serving import serving
+from tests.waiting import wait_for
 
 # More than the connections that the API may have open to its database.
 MANY = 70
@@ -141,3 +145,115 @@ def test_a_dry_run_has_no_stream(url: str, database: Database) -> None:
 
     assert httpx.get(f"{url}/jobs/{hidden}/stream", timeout=5).status_code == 404
     assert isinstance(read(database, hidden), Job)
+
+
+def test_followers_from_different_places_get_all_that_is_theirs_in_order(url: str, database: Database) -> None:
+    """Some of them while the job goes on, in batches larger than what is read at once."""
+    claim = a_running_job(database, events=700)
+    path = f"{url}/jobs/{claim.job_id}/stream"
+    wanted = [0, 1, 499, 500, 501, 702, 900]
+    with ExitStack() as open_streams, httpx.Client(limits=httpx.Limits(max_connections=None), timeout=20) as client:
+        streams = [
+            open_streams.enter_context(client.stream("GET", path, headers={"Last-Event-ID": str(after)}))
+            for after in wanted
+        ]
+        for batch in range(1, 4):
+            with database.writer() as session:
+                record(session, claim, [NOTICE] * 200, 10 + batch)
+                session.commit()
+        end(database, claim)
+        found = [[fields["seq"] for _, fields in messages(stream.iter_lines())] for stream in streams]
+
+    assert found == [list(range(after + 1, 1304)) for after in wanted]
+
+
+def test_all_followers_share_one_reader_which_ends_with_the_last(database: Database) -> None:
+    claim = a_running_job(database)
+    streams = CountingStreams(database)
+
+    async def follow_together() -> tuple[list[int], int]:
+        followers = [asyncio.create_task(read_all(streams.follow(claim.job_id, 0))) for _ in range(50)]
+        while streams.looks < 3:
+            await asyncio.sleep(0.01)
+        pages = streams.pages
+        await asyncio.to_thread(end, database, claim)
+        sizes = [text.count(b"event:") for text in await asyncio.gather(*followers)]
+        async with asyncio.timeout(10):
+            while streams.is_reading:
+                await asyncio.sleep(0.01)
+        return sizes, pages
+
+    sizes, pages = asyncio.run(follow_together())
+
+    assert sizes == [4] * 50
+    assert pages == 1
+
+
+class CountingStreams(Streams):
+    """Streams that count how often the database is asked."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, most=100)
+        self.looks = self.pages = 0
+
+    @property
+    def is_reading(self) -> bool:
+        return self._reader is not None
+
+    async def _look(self) -> None:
+        self.looks += 1
+        await super()._look()
+
+    async def _read_page(self, job_id: str, after: int) -> Page:
+        self.pages += 1
+        return await super()._read_page(job_id, after)
+
+
+async def read_all(pieces: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in pieces])
+
+
+def test_a_stream_too_many_is_refused_by_the_name_of_the_limit(
+    settings: Settings, database: Database, database_url: str
+) -> None:
+    claim = a_running_job(database)
+    with serving(an_app(settings.model_copy(update={"max_streams": 2}), database_url)) as url, ExitStack() as streams:
+        path = f"{url}/jobs/{claim.job_id}/stream"
+        first = streams.enter_context(httpx.stream("GET", path, timeout=10))
+        streams.enter_context(httpx.stream("GET", path, timeout=10))
+        refused = httpx.get(path, timeout=10)
+        first.close()
+        again = wait_for("one may follow again", lambda: status_of_stream(path) == 200)
+
+    assert (refused.status_code, int(refused.headers["retry-after"])) == (429, 5)
+    assert refused.json()["error"]["code"] == "too_many_streams"
+    assert "TUNESMITH_MAX_STREAMS allows 2" in refused.json()["error"]["message"]
+    assert again
+
+
+def status_of_stream(path: str) -> int:
+    with httpx.stream("GET", path, timeout=10) as stream:
+        return stream.status_code
+
+
+def test_streams_outlast_a_database_that_is_away_for_a_while(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = a_running_job(database)
+    streams = CountingStreams(database)
+    newest = repository.newest_events
+
+    def away(*_: object) -> dict[str, int]:
+        raise OperationalError("SELECT", {}, Exception("away"))
+
+    async def follow() -> bytes:
+        following = asyncio.create_task(read_all(streams.follow(claim.job_id, 3)))
+        while streams.looks < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(end, database, claim)
+        monkeypatch.setattr(repository, "newest_events", newest)
+        return await following
+
+    monkeypatch.setattr(repository, "newest_events", away)
+
+    assert asyncio.run(follow()).count(b"event: status") == 1
