@@ -252,7 +252,7 @@ def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service
         tiers.append([launcher.service(Process.ENGINE, ENGINE_GRACE_SECONDS, "worker.inference", *arguments)])
     workers = [(worker, _worker_arguments(worker, settings.log_level)) for worker in STAGES]
     tiers.append([launcher.service(worker, WORKER_GRACE_SECONDS, "celery", *words) for worker, words in workers])
-    tiers.append([launcher.service(Process.API, API_GRACE_SECONDS, "uvicorn", *_api_arguments(settings))])
+    tiers.append([launcher.service(Process.API, API_GRACE_SECONDS, "app.serve")])
     return tiers
 
 
@@ -272,11 +272,6 @@ def _worker_arguments(worker: Process, log_level: str) -> list[str]:
     jobs_at_once = str(THREADS[worker])
     alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     return ["-A", "worker.celery_app", "worker", "-P", "threads", "-c", jobs_at_once, *node, *alone]
-
-
-def _api_arguments(settings: Settings) -> list[str]:
-    address = ["--host", settings.host, "--port", str(settings.port)]
-    return ["app.main:create_app", "--factory", *address, "--timeout-graceful-shutdown", "1"]
 
 
 def _child_environment(settings: Settings) -> dict[str, str]:
