@@ -69,7 +69,7 @@ def main() -> None:
     options = read_options()
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = {"cores": os.cpu_count(), "processes": options.processes}
+    figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "processes": options.processes}
     for name, is_conditional in (("polls", False), ("conditional_polls", True)):
         home = Home(work / name)
         jobs, followed = home.fill_for_polls()
