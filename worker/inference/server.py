@@ -67,6 +67,11 @@ def create_app(
     if holds is not None:
         _add_yielding(app, holds)
 
+    _add_errors(app)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> Response:
         error = refusal.error
@@ -78,8 +83,6 @@ def create_app(
         param = ".".join(str(part) for part in first["loc"][1:])
         refused = EngineError(status=422, code="invalid_order", message=f"{param}: {first['msg']}", param=param or None)
         return Response(refused.model_dump_json(), status_code=422, media_type="application/json")
-
-    return app
 
 
 def _refuse(refused: Refused) -> Response:
