@@ -7,13 +7,14 @@ IN_A_FILE = "_FILE"
 
 
 def read_secret(name: str, environment: Mapping[str, str]) -> str | None:
-    """The value of a variable, or what is in the file that its `_FILE` variable names, without the end of its line.
+    """The value of a variable, or what is in the file that its `_FILE` variable names, without the end of its line. One
+    that is set to nothing, as compose sets what nobody chose, is not set.
 
     Raises ValueError where both are set, and for a file that cannot be read or is empty; no message holds a value.
     """
     path = environment.get(name + IN_A_FILE)
     if not path:
-        return environment.get(name)
+        return environment.get(name) or None
     if environment.get(name):
         raise ValueError(f"{name} and {name}{IN_A_FILE} are both set: set one of them")
     try:

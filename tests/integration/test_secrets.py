@@ -20,6 +20,7 @@ from app.config import Settings
 from app.db import make_engine
 from app.jobs.queue import QUEUES, CeleryDoorbell, make_celery
 from app.jobs.states import Stage
+from app.secret_files import read_secret
 from tests.integration.conftest import POSTGRES, REQUIRED
 from tests.waiting import wait_for
 
@@ -41,6 +42,11 @@ def test_a_secret_comes_from_a_file(name: str, tmp_path: Path, monkeypatch: pyte
 
     assert getattr(settings, field) == value
     assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["VLLM_API_KEY", "TUNESMITH_ENGINE_KEY"])
+def test_a_secret_that_is_set_to_nothing_is_none(name: str) -> None:
+    assert read_secret(name, {name: ""}) is None
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"], ids=["missing", "empty", "a line end"])
