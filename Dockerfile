@@ -22,7 +22,7 @@ COPY migrations migrations
 RUN pip install --no-deps --no-build-isolation .
 USER 10001:10001
 EXPOSE 8000
-CMD ["python", "-m", "uvicorn", "app.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["python", "-m", "app.serve"]
 
 # torch's wheels bring CUDA's libraries and the NVIDIA runtime brings the driver's, so no CUDA image is needed below.
 # Triton and inductor compile small C files: that takes gcc and the headers of libc and Python, and no nvcc.

@@ -9,7 +9,7 @@ import sys
 from datetime import timedelta
 
 from app.config import Settings
-from app.db import Database, utc_now
+from app.db import Database
 from app.jobs import repository
 
 # A worker shows itself every TUNESMITH_RECONCILE_SECONDS.
@@ -17,11 +17,10 @@ SILENCE = timedelta(seconds=60)
 
 
 def is_alive(database: Database, name: str) -> bool:
-    """Whether the worker has been seen within the last minute."""
+    """Whether the worker has been seen within the last minute, by the database's clock."""
     with database.reader() as session:
-        return any(
-            worker.name == name and worker.last_seen >= utc_now() - SILENCE for worker in repository.workers(session)
-        )
+        silent = repository.silent_workers(session, SILENCE)
+        return name not in silent and any(worker.name == name for worker in repository.workers(session))
 
 
 def main(node: str) -> None:
