@@ -14,7 +14,7 @@ FROM base AS api
 # `tunesmith backup` calls pg_dump, which has to be of the server's version: Debian's is 17, as docker-compose.yml's.
 RUN apt-get update && apt-get install -y --no-install-recommends postgresql-client && rm -rf /var/lib/apt/lists/*
 COPY requirements/api.txt requirements/
-RUN pip install --require-hashes -r requirements/api.txt
+RUN pip install --require-hashes --no-deps -r requirements/api.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY worker worker
@@ -30,7 +30,7 @@ FROM base AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY requirements/gpu.txt requirements/
-RUN pip install --require-hashes -r requirements/gpu.txt
+RUN pip install --require-hashes --no-deps -r requirements/gpu.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY worker worker
