@@ -118,11 +118,17 @@ def _walls(allowed: Allowed, scratch: Path) -> Walls:
             folder.mkdir(parents=True, exist_ok=True)
     return Walls(
         reads=[*_system(os.environ), *_program(), *allowed.reads],
-        writes=[*allowed.writes, *caches, scratch, Path("/dev/shm")],
+        writes=[*allowed.writes, *caches, scratch, Path("/dev/shm"), *_own_process()],
         devices=[Path(path) for form in DEVICES for path in glob(form)],
         lists=[PROGRAM, Path("/dev")],
         ports=() if allowed.is_offline else _hub_ports(os.environ),
     )
+
+
+def _own_process() -> Iterator[Path]:
+    """CUDA names its threads by files of its process, and starts on no GPU where it cannot open them."""
+    if NVIDIA_CONTROL.exists():
+        yield Path(f"/proc/{os.getpid()}")
 
 
 def _limit(allowed: Allowed) -> None:
