@@ -135,10 +135,11 @@ class Settings(Address):
         description="the engine and a training on one GPU; auto: at once where both fit, by what is measured; never: "
         "the engine steps aside for every training, and /generate is a 503 meanwhile; always: it stays",
     )
-    confinement: Literal["auto", "off"] = Field(
+    confinement: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="auto: processes that read models and datasets open only what their job needs, where the kernel "
-        "has Landlock; off: they open all that this user may",
+        description="processes that read models and datasets open only what their job needs, where the kernel has "
+        "Landlock; auto: all but those that run Unsloth on a GPU host, whose compilers may lie anywhere; on: those too; "
+        "off: none",
     )
     pass_environment: str = Field(
         "",

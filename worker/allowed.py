@@ -25,13 +25,14 @@ def of_check(order: CheckOrder) -> Allowed:
     is_offline = order.base.is_local and not any(isinstance(source, HubSource) for source in sources)
     files = (one.path for one in (order.train_file, order.eval_file) if one is not None)
     caches = (order.cache_dir / name for name in ("prepared", "tokenizers", "bases"))
+    starts_cuda = order.spec.model.chat_template is not None and NVIDIA_CONTROL.exists()  # by `worker.templating`
     return Allowed(
         reads=(_base(order.base), *files),
         writes=(order.events.parent, order.data_dir.parent, *caches, *(() if is_offline else _hub_folders())),
         cache=order.cache_dir,
         is_offline=is_offline,
         has_walls=order.has_walls,
-        memory_bytes=MOST_CHECK_MEMORY_BYTES,
+        memory_bytes=None if starts_cuda else MOST_CHECK_MEMORY_BYTES,
         file_bytes=max(order.max_hub_bytes, LARGEST_ROWS_FACTOR * order.max_unpacked_bytes),
     )
 

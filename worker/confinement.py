@@ -38,11 +38,14 @@ DEVICES = (
 )  # fmt: skip
 # Programs and libraries that the operator has put elsewhere.
 PATH_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
+# A compiler that lies elsewhere, by whose name it is called: its headers and libraries are beside its folder.
+COMPILERS = ("gcc", "g++", "cc", "c++", "clang")
 # Where libraries keep what they compile, by the variable that tells them.
 CACHE_VARIABLES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
     "CUDA_CACHE_PATH": "cuda",
+    "PYTORCH_KERNEL_CACHE_PATH": "kernels",
     "UNSLOTH_COMPILE_LOCATION": None,
 }
 PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy", "HF_ENDPOINT")
@@ -112,7 +115,7 @@ def go_offline(folder: Path, repository: Path | None) -> None:
 
 
 def _walls(allowed: Allowed, scratch: Path) -> Walls:
-    caches = list(_caches(allowed.cache, os.environ))
+    caches = list(_caches(allowed.cache or allowed.writes[0] / "cache", os.environ))
     for folder in (scratch, *caches, *allowed.writes):  # a rule holds for what is there
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,6 +174,8 @@ def _system(environment: Mapping[str, str]) -> Iterator[Path]:
     yield from (Path("/etc", name) for name in OF_ETC)
     named = (part for variable in PATH_VARIABLES for part in environment.get(variable, "").split(os.pathsep))
     yield from _unless_private(Path(part) for part in named if part)
+    found = (shutil.which(name, path=environment.get("PATH")) for name in COMPILERS)
+    yield from _unless_private(Path(program).resolve().parent.parent for program in found if program is not None)
 
 
 def _program() -> Iterator[Path]:

@@ -12,6 +12,7 @@ from app.jobs.models import Job
 from app.jobs.states import Stage
 from app.jobs.stored import StoredSpec
 from worker.attempt import EVENTS_NAME, PULSE_NAME
+from worker.confinement import NVIDIA_CONTROL
 from worker.office import Office
 from worker.resuming import Start
 
@@ -46,7 +47,7 @@ def _check(office: Office, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
         cache_dir=office.settings.root / "cache",
         max_cache_bytes=office.settings.max_cache_bytes,
         events=folder / EVENTS_NAME,
-        has_walls=office.settings.confinement == "auto",
+        has_walls=_has_walls(office, loads_unsloth=spec.model.chat_template is not None),
     )
 
 
@@ -75,8 +76,14 @@ def _train(office: Office, job: Job, base: BaseRef, folder: Path, start: Start) 
         cache_dir=office.settings.root / "cache",
         pulse=folder / PULSE_NAME,
         max_hub_bytes=office.settings.max_hub_bytes,
-        has_walls=office.settings.confinement == "auto",
+        has_walls=_has_walls(office, loads_unsloth=True),
     )
+
+
+def _has_walls(office: Office, *, loads_unsloth: bool) -> bool:
+    """On a GPU Unsloth compiles kernels, by compilers and headers that may lie where no list of ours looks."""
+    wanted = office.settings.confinement
+    return wanted == "on" or (wanted == "auto" and not (loads_unsloth and NVIDIA_CONTROL.exists()))
 
 
 def _settled(job: Job) -> JobSpec:

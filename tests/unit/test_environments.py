@@ -58,6 +58,6 @@ def test_a_secret_cannot_be_passed_to_every_process(name: str) -> None:
         read_names(f"A,{name}")
 
 
-@pytest.mark.parametrize("name", [*SECRETS, "TUNESMITH_DATABASE_URL_FILE", "GITHUB_TOKEN", "DB_PASSWORD"])
+@pytest.mark.parametrize("name", [*sorted(SECRETS), "TUNESMITH_DATABASE_URL_FILE", "GITHUB_TOKEN", "DB_PASSWORD"])
 def test_a_secret_is_known_by_its_name(name: str) -> None:
     assert is_secret(name)
