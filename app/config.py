@@ -138,8 +138,8 @@ class Settings(Address):
     confinement: Literal["auto", "on", "off"] = Field(
         "auto",
         description="processes that read models and datasets open only what their job needs, where the kernel has "
-        "Landlock; auto: all but those that run Unsloth on a GPU host, whose compilers may lie anywhere; on: those too; "
-        "off: none",
+        "Landlock; auto: all but those that run Unsloth on a GPU host, whose compilers may lie anywhere; on: those "
+        "too; off: none",
     )
     pass_environment: str = Field(
         "",
