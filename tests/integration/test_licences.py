@@ -48,7 +48,7 @@ def loaded(base: Path, data: dict[str, Path], tmp_path_factory: pytest.TempPathF
 
 def test_every_module_under_the_agpl_that_a_training_loads_is_named(loaded: dict[str, Path]) -> None:
     found = {name for name, file in loaded.items() if AGPL.search(file.read_text(errors="replace")[:HEAD_CHARACTERS])}
-    named = tuple(f"{name}." for name in re.findall(r"^\| `([\w.]+)` \|", PAGE, flags=re.MULTILINE))
+    named = tuple(f"{name}." for name in re.findall(r"`(unsloth\w*[._][\w.]+)`", PAGE))
 
     assert found
     assert [name for name in found if not f"{name}.".startswith(named)] == []
