@@ -17,7 +17,7 @@ REPO = "acme/token-tiny"
 WORDS = {
     "app.cli": "up",
     "valkey": "broker",
-    "uvicorn": "api",
+    "app.serve": "api",
     "tunesmith.check": "checker",
     "tunesmith.train": "trainer",
     "worker.inference": "engine",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, disable_caching
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 from unsloth import UnslothTrainer, UnslothTrainingArguments
@@ -43,6 +43,7 @@ def build_trainer(
 
 def read_rows(path: Path) -> Dataset:
     """The checker's rows, mapped into memory: TRL takes them as prepared, and neither renders nor masks them again."""
+    disable_caching()  # what is mapped goes to a temporary folder: beside the rows nothing may be written
     return Dataset.from_file(str(path)).select_columns([INPUT_IDS, LABELS])
 
 
