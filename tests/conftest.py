@@ -11,6 +11,10 @@ from app.config import Settings
 # Models of the tests are so small that threads wait for each other longer than they compute: where several trainings
 # run, for seconds a step.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some child processes of the service are stand-ins of the tests, and start in a folder of their own.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

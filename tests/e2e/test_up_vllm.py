@@ -10,14 +10,10 @@ from tests.e2e.stack import MODEL, running
 from tests.integration.engine.vllms import COMMAND, writers
 from tests.waiting import wait_for
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_managed_vllm_answers_and_ends_with_the_service(tmp_path: Path, models: Path, how: int) -> None:
-    # The engine runs in the service's home, from where the tests are not to be found.
-    env = {"TUNESMITH_MODELS_DIR": str(models), COMMAND_VARIABLE: COMMAND, "PYTHONPATH": str(ROOT)}
-
+    env = {"TUNESMITH_MODELS_DIR": str(models), COMMAND_VARIABLE: COMMAND}
     log = tmp_path.resolve() / "home" / "logs" / "vllm.log"
 
     with running(tmp_path / "home", env) as stack:

@@ -14,7 +14,6 @@ BRINGING: dict[str, Any] = {"trainer_module": "tests.integration.a_bringer", "ve
 
 def bring(monkeypatch: pytest.MonkeyPatch, bundle: Path, base: Path) -> None:
     """Let the trainings of this test leave this bundle, and the worker wait for an engine but shortly."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("BUNDLE", str(bundle))
     monkeypatch.setenv("BASE", str(base))
     monkeypatch.setenv("TUNESMITH_PASS_ENVIRONMENT", "BUNDLE,BASE")

@@ -33,11 +33,6 @@ from tests.waiting import wait_for
 from worker import checkpoints, lifecycle
 
 
-@pytest.fixture(autouse=True)
-def _trainer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-
-
 def test_a_training_that_goes_well_has_an_adapter(database: Database, home: Path) -> None:
     job_id = add_training(database)
     work(database, home)

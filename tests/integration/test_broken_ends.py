@@ -22,11 +22,6 @@ from tests.integration.offices import add_training, seated, settings_of
 from worker.lifecycle import attend, take, work_on
 
 
-@pytest.fixture(autouse=True)
-def _trainer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-
-
 @pytest.fixture
 def small_home(tmp_path: Path) -> Iterator[Path]:
     """A home on a disk of its own, of which 2 MiB can be filled."""

@@ -19,11 +19,6 @@ from tests.serving import LOCAL
 from worker.lifecycle import attend
 
 
-@pytest.fixture(autouse=True)
-def _trainer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-
-
 def as_older_versions_stored_it(database: Database, home: Path) -> None:
     with database.writer() as session:
         for row in [*session.query(Adapter), *session.query(Checkpoint)]:

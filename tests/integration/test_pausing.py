@@ -14,11 +14,9 @@ from app.db import Database, utc_now
 from app.jobs import repository
 from app.jobs.claims import Claim, finish, record, take_back
 from app.jobs.models import Job
-from app.jobs.states import ENDED, Desire, JobStatus, Stage, after_check, given_back
+from app.jobs.states import ALIVE, ENDED, Desire, JobStatus, Stage, after_check, given_back
 from tests.integration.jobs import NOW, add_job, read, take
 from tests.integration.jobs_api import an_api, error_of
-
-ALIVE = [status for status in JobStatus if status not in ENDED]
 
 
 @pytest.fixture
@@ -127,7 +125,7 @@ def test_a_job_that_waits_for_its_check_writes_that_it_is_to_be_paused(api: Test
     assert requests(api, job_id) == ["pause"]
 
 
-@pytest.mark.parametrize("status", ALIVE)
+@pytest.mark.parametrize("status", sorted(ALIVE))
 def test_resuming_twice_is_the_same_as_once(api: TestClient, database: Database, status: JobStatus) -> None:
     desired = Desire.PAUSE if status is JobStatus.PAUSED else Desire.RUN
     job_id = add_job(database, status, desired=desired)

@@ -45,7 +45,6 @@ def test_no_step_is_trained_again(
     code: str,
     trainers: int,
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setattr(proving, "ANSWER_SECONDS", 0.5)
     job_id = add_training(database, steps=STEPS, **labels)
     if blocked:

@@ -170,7 +170,7 @@ def test_before_the_first_step_a_stop_ends_the_process(base: Path, data: dict[st
     job = Job(base, tmp_path, data, a_spec())
 
     assert job.run(signal.SIGTERM, in_phase(Phase.LOAD)) == -signal.SIGTERM
-    assert not job.checkpoints.exists()
+    assert newest(job.checkpoints).path is None
 
 
 def test_only_the_newest_checkpoints_are_kept(base: Path, data: dict[str, Path], tmp_path: Path) -> None:

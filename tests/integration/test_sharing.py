@@ -47,11 +47,6 @@ from worker.sharing import training_of
 GB = 10**9
 
 
-@pytest.fixture(autouse=True)
-def _trainer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-
-
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_gpu(tmp_path, monkeypatch)

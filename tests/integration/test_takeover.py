@@ -43,11 +43,6 @@ from worker.office import Office
 from worker.reconciler import Reconciler
 
 
-@pytest.fixture(autouse=True)
-def _trainer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-
-
 def lose(database: Database, job_id: str) -> None:
     with database.writer() as session:
         job = session.get_one(Job, job_id)
@@ -247,7 +242,7 @@ with seated(settings_of(Path(sys.argv[1]), lease_seconds=float(sys.argv[3])), Da
 
 def a_worker(home: Path, database_url: str, lease_seconds: float = 30) -> subprocess.Popen[bytes]:
     argv = [sys.executable, "-c", WORKER, str(home), database_url, str(lease_seconds)]
-    return subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    return subprocess.Popen(argv)
 
 
 def trainers_of(job_id: str) -> list[int]:
