@@ -67,39 +67,50 @@ def split(decode: Decode, ids: Sequence[int], labels: Sequence[int]) -> list[Spa
     spans, begin, token = list[Span](), 0, 0
     for is_trained, group in groupby(label != IGNORED for label in labels):
         token_end = token + sum(1 for _ in group)
-        end = text.place(token, token_end)
+        end = text.place(token_end)
         spans.append(Span(text.whole[begin:end], is_trained, list(ids[token:token_end])))
         begin, token = end, token_end
     return spans
 
 
 class _Text:
-    """The text of a row, and where in it a token ends."""
+    """The text of a row, and where in it a token ends. Asked for the ends of spans in order."""
 
     def __init__(self, decode: Decode, ids: Sequence[int]) -> None:
         self._decode, self._ids = decode, ids
         self._work = MOST_WORK * len(ids)
         self._last = 0
+        # The last token end that is not within a character, and the characters in front of it. Where a prefix ends
+        # within one, some decoders break the whole characters before it as well, so nothing is compared with that.
+        self._whole_end = (0, 0)
         self.whole = decode(ids)
 
-    def place(self, begin: int, end: int) -> int:
-        """Characters in front of token `end`; `begin` is the end that was asked for before, 0 at first."""
+    def place(self, end: int) -> int:
+        """Characters in front of token `end`."""
         if end == len(self._ids):
             return len(self.whole)
-        self._last = max(self._last, self._place(begin, end))
+        self._last = max(self._last, self._place(end))
         return self._last
 
-    def _place(self, begin: int, end: int) -> int:
+    def _place(self, end: int) -> int:
+        begin, place = self._whole_end
         window = WINDOW_TOKENS
         while window < begin:
             before, after = self._decoded(begin - window, begin), self._decoded(begin - window, end)
             part = after[_shared(before, after) :]
-            found = _shared(part, self.whole, self._last)
+            found = _shared(part, self.whole, place)
             is_clear = not part[found:].strip(BROKEN) and not before.startswith(BROKEN)
             if is_clear or self._work < 0:
-                return self._last + found
+                return self._noted(end, place + found, is_whole=found == len(part))
             window *= WIDER
-        return _shared(self._decoded(0, end), self.whole)
+        prefix = self._decoded(0, end)
+        found = _shared(prefix, self.whole)
+        return self._noted(end, found, is_whole=found == len(prefix))
+
+    def _noted(self, end: int, place: int, *, is_whole: bool) -> int:
+        if is_whole:
+            self._whole_end = (end, place)
+        return place
 
     def _decoded(self, begin: int, end: int) -> str:
         self._work -= end - begin

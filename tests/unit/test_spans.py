@@ -88,6 +88,19 @@ def test_the_first_token_of_a_span_keeps_its_space(text: str) -> None:
     assert shown(spans) == [(text, False), (f" {text}", True)]
 
 
+def test_a_span_that_ends_within_a_character_leaves_the_characters_before_it_where_they_are() -> None:
+    """A decoder of byte pieces breaks all neighbouring characters where the last one is not whole."""
+    ids = MADE["pieces"].encode("a" * 24 + "👩👩👩").ids
+    labels = [IGNORED] * 28 + ids[28:30] + [IGNORED] * 2 + ids[32:]
+
+    assert shown(split(decoder(MADE["pieces"]), ids, labels)) == [
+        ("a" * 24 + "👩", False),
+        ("", True),
+        ("👩", False),
+        ("👩", True),
+    ]
+
+
 @given(name=st.sampled_from(sorted(MADE)), seeds=st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), max_size=90))
 def test_the_spans_joined_are_what_the_row_decodes_to(name: str, seeds: list[tuple[int, bool]]) -> None:
     decode, size = decoder(MADE[name]), MADE[name].get_vocab_size()
