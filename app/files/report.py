@@ -25,6 +25,13 @@ class Duplicates(Contract):
     looked_at: int
 
 
+class UnreadFiles(Contract):
+    """Files of a dataset that are of another format than most and are not read, and the names of the first."""
+
+    count: int
+    names: list[str]
+
+
 class DataReport(Contract):
     """`sha256` is of the bytes that were read, as they are stored; rows of the hub have none."""
 
@@ -43,6 +50,7 @@ class DataReport(Contract):
     duplicates: Duplicates
     longest_characters: int
     longest_record: int | None
+    unread_files: UnreadFiles | None = None
 
 
 class FileReport(DataReport):

@@ -187,12 +187,17 @@ def test_a_dataset_that_is_larger_than_the_operators_limit_is_not_downloaded(hub
     assert not list((tmp_path / "hf").rglob("train.jsonl"))
 
 
-def test_files_of_another_format_than_most_are_named(hub: Hub, tmp_path: Path) -> None:
+def test_files_of_another_format_than_most_are_named_also_where_the_rows_are_kept_already(
+    hub: Hub, tmp_path: Path
+) -> None:
     hub.add("datasets", "org/mixed", {"a.jsonl": CHAT, "b.jsonl": CHAT, "c.csv": b"prompt,completion\na,b\n"})
 
-    events = check(hub, tmp_path, dataset={"source": {"hub": "org/mixed"}})
+    checks = [check(hub, tmp_path, dataset={"source": {"hub": "org/mixed"}}) for _ in range(2)]
 
-    assert [e.requested for e in events if isinstance(e, Noticed) and e.code == "hub_files_left_out"] == [["c.csv"]]
+    assert [e.report["prepared"]["from_cache"] for e in sum(checks, []) if isinstance(e, DataPrepared)] == [False, True]
+    for events in checks:
+        named = [e.requested for e in events if isinstance(e, Noticed) and e.code == "hub_files_left_out"]
+        assert named == [["c.csv"]]
 
 
 @pytest.mark.parametrize(

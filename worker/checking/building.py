@@ -123,12 +123,13 @@ class Builder:
         if not isinstance(given.source, HubSource):
             return None
         limits = HubLimits(self.order.max_hub_bytes, self.order.max_unpacked_bytes)
-        return fetch(given.source, given.param, limits, self.events)
+        return fetch(given.source, given.param, limits)
 
     def _normalise(self, given: Given, hub: HubDataset | None, take: Sink, watch: "Watch") -> DataReport:
         dataset, limit = self.order.spec.dataset_in_force, self.order.max_unpacked_bytes
         if hub is not None:
-            return normalise_parts(hub.parts, dataset, max_unpacked_bytes=limit, sink=take)
+            form = normalise_parts(hub.parts, dataset, max_unpacked_bytes=limit, sink=take)
+            return form.model_copy(update={"unread_files": hub.unread})
         assert given.file is not None, "what is not of the hub is a file"
         return normalise_file(
             given.file.path,

@@ -13,23 +13,26 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.repocard import metadata_load
 
 from app.contracts.spec import HubSource
+from app.files.report import UnreadFiles
 from app.files.several import FilePart, NamedFile, count_records
 from worker.checking.hub import hub_errors
 from worker.checking.hub_files import NoSuchFiles, of_one_format, split_files
 from worker.downloads import Repository
-from worker.events import EventWriter
 from worker.failures import SystemFault, UserError
 
 CARD = "README.md"
 LARGEST_CARD_BYTES = 2**20
+# Of the files that are not read.
+UNREAD_NAMED = 20
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """What is read of a dataset, and how many bytes its files have."""
+    """What is read of a dataset, how many bytes its files have, and what of its splits is not read."""
 
     parts: tuple[FilePart, ...]
     size: int
+    unread: UnreadFiles | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def pinned(source: HubSource, param: str) -> HubSource:
     return source.model_copy(update={"revision": sha or source.revision})
 
 
-def fetch(source: HubSource, param: str, limits: HubLimits, events: EventWriter) -> HubDataset:
+def fetch(source: HubSource, param: str, limits: HubLimits) -> HubDataset:
     """Download the files of the source's split. Raises UserError and SystemFault.
 
     Errors say what of the repository is not right, and nothing of what is on this host.
@@ -60,11 +63,10 @@ def fetch(source: HubSource, param: str, limits: HubLimits, events: EventWriter)
         except NoSuchFiles as error:
             raise _unreadable(source, str(error), param) from error
         chosen = {split: of_one_format(splits[split]) for split in wanted}
-        _name_left_out(source, chosen, splits, param, events)
         size = _checked_size(source, [sizes[name] for names in chosen.values() for name in names], param, limits)
         _repository(source, sizes).check([name for names in chosen.values() for name in names], limits.download_bytes)
         files = {split: tuple(_downloaded(source, sizes, name) for name in names) for split, names in chosen.items()}
-    return HubDataset(tuple(_parts(source, files, param, limits)), size)
+    return HubDataset(tuple(_parts(source, files, param, limits)), size, _unread(chosen, splits))
 
 
 def _sizes(source: HubSource) -> dict[str, int]:
@@ -96,17 +98,9 @@ def _wanted(split: str, splits: Mapping[str, Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _name_left_out(
-    source: HubSource,
-    chosen: Mapping[str, Sequence[str]],
-    splits: Mapping[str, Sequence[str]],
-    param: str,
-    events: EventWriter,
-) -> None:
-    left_out = [name for split, names in chosen.items() for name in splits[split] if name not in names]
-    if left_out:
-        message = f"{len(left_out)} files of {source.hub} are of another format than most and are not read"
-        events.notice("hub_files_left_out", message, field=param, requested=left_out[:20])
+def _unread(chosen: Mapping[str, Sequence[str]], splits: Mapping[str, Sequence[str]]) -> UnreadFiles | None:
+    unread = [name for split, names in chosen.items() for name in splits[split] if name not in names]
+    return UnreadFiles(count=len(unread), names=unread[:UNREAD_NAMED]) if unread else None
 
 
 def _checked_size(source: HubSource, sizes: Sequence[int], param: str, limits: HubLimits) -> int:

@@ -24,7 +24,9 @@ def notices_of(reports: Mapping[str, Any]) -> Iterator[Noticed]:
     """`reports` is the data report of a job: of its sources, of the sets that became of them, and of their overlap."""
     for name in ("source", "eval_source"):
         if name in reports:
-            yield from _of_source(DataReport.model_validate(reports[name]), f"dataset.{name}")
+            report, field = DataReport.model_validate(reports[name]), f"dataset.{name}"
+            yield from _of_files(report, field)
+            yield from _of_source(report, field)
     for name, kind in (("train", "record"), ("eval", "evaluation record")):
         if name in reports:
             yield from _of_set(TokenReport.model_validate(reports[name]), kind)
@@ -32,6 +34,13 @@ def notices_of(reports: Mapping[str, Any]) -> Iterator[Noticed]:
         yield from _of_split(SplitReport.model_validate(reports["split"]))
     if "overlap" in reports:
         yield from _of_overlap(Overlap.model_validate(reports["overlap"]))
+
+
+def _of_files(report: DataReport, field: str) -> Iterator[Noticed]:
+    unread = report.unread_files
+    if unread is not None:
+        message = f"{unread.count} files of {field} are of another format than most and are not read"
+        yield Noticed(code="hub_files_left_out", message=message, field=field, requested=unread.names)
 
 
 def _of_source(report: DataReport, field: str) -> Iterator[Noticed]:

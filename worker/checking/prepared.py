@@ -21,7 +21,7 @@ from app import __version__
 from app.contracts.spec import JobSpec
 
 # Raised when the same inputs give other rows, or the files in a data folder change.
-FORMAT = 3
+FORMAT = 4
 BLOCK_BYTES = 2**20
 PARTIAL = ".partial-"
 LONGEST_BUILD_SECONDS = 7 * 86_400
