@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.config import Settings
-from app.slow_clients import TimedProtocol
+from app.connection_limit import LimitedProtocol
 
 # What a process needs beside its connections: database, files, logs.
 DESCRIPTORS_BESIDE_CONNECTIONS = 256
@@ -34,7 +34,7 @@ def main() -> None:
         factory=True,
         host=settings.host,
         port=settings.port,
-        http=TimedProtocol,
+        http=LimitedProtocol,
         workers=settings.api_processes,
         limit_concurrency=most_connections(raise_descriptor_limit()),
         timeout_graceful_shutdown=GRACEFUL_SECONDS,

@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,9 +16,9 @@ LOCAL = "http://localhost"
 
 
 @contextmanager
-def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """Serve the app on a loopback port, by default a free one, and yield its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+def serving(app: FastAPI, port: int = 0, **settings: Any) -> Iterator[str]:
+    """Serve the app on a loopback port, by default a free one, and yield its URL. `settings` are uvicorn's."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", **settings))
     with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
