@@ -108,6 +108,8 @@ def _of_storage(error: Exception, database: Database) -> ServiceError:
 
 
 def _of_status(error: HTTPException, request: Request) -> ServiceError:
+    if isinstance(error.__cause__, ServiceError):  # FastAPI takes what ends the reading of a body for bad syntax
+        return error.__cause__
     if error.status_code == 404:
         return NotFound(f"there is nothing at {request.method} {request.url.path[:200]}", code="unknown_path")
     if error.status_code == 405:

@@ -29,7 +29,7 @@ def post_job(body: Any) -> dict[str, Any]:
     return {"method": "POST", "url": "/jobs", "json": body}
 
 
-def post_raw(content: str | bytes, url: str = "/jobs") -> dict[str, Any]:
+def post_raw(content: str | bytes | list[bytes], url: str = "/jobs") -> dict[str, Any]:
     return {"method": "POST", "url": url, "content": content, "headers": {"content-type": "application/json"}}
 
 
@@ -73,6 +73,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "a number": (post_job(7), 422, "body"),
     "null": (post_job(None), 422, "body"),
     "a body of 100 MB": (post_raw(b" " * 100_000_000), 413, "body"),
+    "a body of 3 MB without a length": (post_raw([b" " * 2**20] * 3), 413, "body"),
     "a body that lies about its length": (
         {"method": "POST", "url": "/jobs", "content": b"{}", "headers": {"content-length": "99999999999"}},
         413,
