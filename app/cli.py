@@ -61,7 +61,7 @@ def up(
 @app.command()
 def adopt(home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None) -> None:
     """Say that home and database belong together, after one of them was replaced: what the database does not know is
-    swept from the home at the next start."""
+    swept from the home by the API, within an hour."""
     from app.installation import adopt as run  # the other commands need no database
 
     typer.echo(run(_settings(home)))

@@ -35,6 +35,7 @@ from app.readiness import Readiness
 
 # What an upload has left on the disk after a day, nobody sends or checks any more.
 LONGEST_UPLOAD_SECONDS = 86_400
+SECONDS_BETWEEN_SWEEPS = 3600.0
 Responses = dict[int | str, dict[str, Any]]
 # "4XX" is every refusal. OpenAI's paths answer a wrong field with its status, 400.
 ERRORS: Responses = {code: {"model": ErrorForm} for code in ("4XX", 503, 507)}
@@ -53,10 +54,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sweep_partials(settings.root / "files", LONGEST_UPLOAD_SECONDS)
-        sweep = threading.Thread(target=_sweep, args=(settings,), name="orphans", daemon=True)
-        sweep.start()  # a disk may take minutes to remove what a crash left on it
+        stopping = threading.Event()
+        sweeps = threading.Thread(target=_sweep_regularly, args=(settings, stopping), name="orphans", daemon=True)
+        sweeps.start()  # a disk may take minutes to remove what a crash left on it
         yield
+        stopping.set()
         await app.state.engine.close()
         app.state.database.close()
 
@@ -106,10 +108,17 @@ def _guard(app: FastAPI, settings: Settings) -> None:
         log.warning("%s is set: everybody who reaches this address may use the service", TRUST_VARIABLE)
 
 
+def _sweep_regularly(settings: Settings, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        _sweep(settings)
+        stopping.wait(SECONDS_BETWEEN_SWEEPS)
+
+
 def _sweep(settings: Settings) -> None:
     """By connections of its own: it may outlive the application. Of several processes one at a time."""
     run = settings.root / "run"
     try:
+        sweep_partials(settings.root / "files", LONGEST_UPLOAD_SECONDS)
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = hold_lock(run / "sweep.lock", "another process sweeps what no row knows")
         with lock, closing(Database.open(settings.database)) as database:
@@ -119,5 +128,5 @@ def _sweep(settings: Settings) -> None:
         log.info("%s", held)
     except AnotherInstallation as stranger:
         log.error("%s", stranger)
-    except Exception:  # the service does without; the next start tries again
+    except Exception:  # the service does without; the next sweep tries again
         log.exception("what crashes left on the disk could not be removed")

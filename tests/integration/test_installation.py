@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import app.main
 from app import installation, trash
 from app.cli import main
 from app.config import Settings
 from app.db import Database, utc_now
+from app.files.storage import partial_path
 from app.ids import new_id
 from app.jobs.orphans import AnotherInstallation, check_belongs, sweep_orphans
 from app.jobs.states import JobStatus
@@ -89,6 +91,23 @@ def test_an_api_that_finds_another_installation_runs_and_says_so(
     with caplog.at_level(logging.ERROR, "app.main"), an_api(settings, database_url) as api:
         wait_for("it is logged", lambda: "nothing is swept from it" in caplog.text)
         assert api.get("/healthz").status_code == 200
+
+
+@pytest.mark.usefixtures("known")
+def test_what_a_crash_leaves_while_the_api_runs_is_swept_too(
+    database_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.main, "SECONDS_BETWEEN_SWEEPS", 0.05)
+    with an_api(settings, database_url):
+        first = a_folder(settings, new_id("job"))
+        wait_for("the first is swept", lambda: not first.exists())
+        second = a_folder(settings, new_id("job"))
+        partial = partial_path(settings.file_path(new_id("file")))
+        partial.parent.mkdir(exist_ok=True)
+        partial.touch()
+        os.utime(partial, (0, 0))
+
+        wait_for("the next are swept", lambda: not second.exists() and not partial.exists())
 
 
 @pytest.mark.usefixtures("known")
