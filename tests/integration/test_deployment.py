@@ -29,6 +29,7 @@ SECRETS = {
     "POSTGRES_PASSWORD": "a",
     "REDIS_PASSWORD": "b",
     "TUNESMITH_ENGINE_KEY": "c",
+    "VLLM_API_KEY": "d",
     "TUNESMITH_HOSTNAME": "gpu-b",
     "TUNESMITH_DATABASE_URL": "postgresql+psycopg://x/y",
     "TUNESMITH_BROKER_URL": "redis://x",
@@ -55,13 +56,25 @@ def test_compose_takes_the_file(file: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("docker-compose.yml", name) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "TUNESMITH_ENGINE_KEY")]
+    [
+        ("docker-compose.yml", name)
+        for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "TUNESMITH_ENGINE_KEY", "VLLM_API_KEY")
+    ]
     + [("compose.worker.yml", name) for name in SECRETS if name.startswith("TUNESMITH_")],
 )
-def test_no_secret_and_no_address_of_another_host_has_a_default(file: str, name: str) -> None:
-    told = compose(file, {key: value for key, value in SECRETS.items() if key != name})
+def test_no_secret_and_no_address_of_another_host_has_a_default_or_is_empty(file: str, name: str) -> None:
+    told = compose(file, {**SECRETS, name: ""})
 
     assert told.returncode != 0
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yml", "compose.worker.yml"])
+def test_all_that_is_named_like_a_secret_has_to_be_given(file: str) -> None:
+    """A token of the hub opens no door of ours."""
+    secrets = re.findall(r"\$\{(\w*(?:KEY|PASSWORD|SECRET)\w*)(:\??)?", (ROOT / file).read_text())
+
+    assert {name for name, check in secrets if check != ":?"} == set()
+    assert {name for name, _ in secrets} <= set(SECRETS)
 
 
 @pytest.mark.parametrize("service", EVERYTHING)
@@ -69,6 +82,7 @@ def test_a_container_has_no_rights_that_it_does_not_need(service: str) -> None:
     chosen = EVERYTHING[service]
 
     assert chosen["cap_drop"] == ["ALL"]
+    assert ("cap_add" in chosen) == (service == "vllm")
     assert chosen["security_opt"] == ["no-new-privileges:true"]
     assert chosen["init"] is True
     assert chosen["logging"]["options"]["max-size"]
@@ -203,6 +217,7 @@ def test_vllm_loads_adapters_from_the_folders_that_the_engine_names() -> None:
     assert server["environment"]["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     assert "--enable-lora" in server["command"]
     assert "home:/var/lib/tunesmith:ro" in server["volumes"]
+    assert server["cap_add"] == ["DAC_OVERRIDE"]  # root without it cannot open what is for user 10001 alone
     assert "home:/var/lib/tunesmith" in engine["volumes"]
 
 
