@@ -257,7 +257,14 @@ def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder w
 
 
 def _settings(home: Path | None) -> Settings:
-    return Settings.model_validate({} if home is None else {"home": home})
+    """For the commands that write to a home themselves: what they write is for this user alone."""
+    from app.private_files import keep_private  # the other commands need no database
+
+    settings = Settings.model_validate({} if home is None else {"home": home})
+    open_home = keep_private(settings.root, settings.database)
+    if open_home is not None:
+        typer.echo(open_home, err=True)
+    return settings
 
 
 def _watch(client: Client, job_id: str) -> NoReturn:

@@ -97,13 +97,33 @@ def test_only_the_services_own_user_can_open_its_files(
 ) -> None:
     start(home, umask)
 
-    open_to_others = {
+    assert len(list(home.rglob("*"))) > 1
+    assert open_to_others(home) == {}
+
+
+def open_to_others(folder: Path) -> dict[str, str]:
+    return {
         str(path): oct(mode)
-        for path in (home, *home.rglob("*"))
+        for path in (folder, *folder.rglob("*"))
         if (mode := stat.S_IMODE(path.lstat().st_mode)) & 0o077 and not path.is_symlink()
     }
-    assert len(list(home.rglob("*"))) > 1
-    assert open_to_others == {}
+
+
+def test_only_the_services_own_user_can_open_a_backup_and_what_is_restored(home: Path, tmp_path: Path) -> None:
+    copy, elsewhere = tmp_path / "copy", tmp_path / "elsewhere"
+    (home / "models" / "mine").mkdir(parents=True)
+    (home / "models" / "mine" / "config.json").write_text("{}")
+    for command in (["backup", "--models", "--home", home], ["restore", "--home", elsewhere]):
+        subprocess.run([sys.executable, "-m", "app.cli", *command, copy], umask=0o022, check=True)
+
+    assert (elsewhere / "models" / "mine" / "config.json").is_file()
+    assert open_to_others(copy) == open_to_others(elsewhere) == {}
+
+
+def test_a_home_that_was_adopted_stays_closed(home: Path) -> None:
+    subprocess.run([sys.executable, "-m", "app.cli", "adopt", "--home", home], umask=0o022, check=True)
+
+    assert open_to_others(home) == {}
 
 
 def test_an_operators_folders_elsewhere_stay_as_they_are(home: Path, tmp_path: Path) -> None:
