@@ -40,8 +40,9 @@ def api(database: Database, database_url: str, settings: Settings) -> Iterator[T
 
 def upload(api: TestClient, rows: list[Any] = CHATS) -> str:
     body = "\n".join(json.dumps(row) for row in rows).encode()
-    file_id: str = api.post("/files", files={"file": ("chats.jsonl", body)}).json()["id"]
-    return file_id
+    answer = api.post("/files", files={"file": ("chats.jsonl", body)})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
 
 
 def a_job(api: TestClient, **groups: Any) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def test_only_the_services_own_user_can_open_a_backup_and_what_is_restored(home:
     copy, elsewhere = tmp_path / "copy", tmp_path / "elsewhere"
     (home / "models" / "mine").mkdir(parents=True)
     (home / "models" / "mine" / "config.json").write_text("{}")
-    for command in (["backup", "--models", "--home", home], ["restore", "--home", elsewhere]):
-        subprocess.run([sys.executable, "-m", "app.cli", *command, copy], umask=0o022, check=True)
+    for command in (["backup", "--models", "--home", str(home)], ["restore", "--home", str(elsewhere)]):
+        subprocess.run([sys.executable, "-m", "app.cli", *command, str(copy)], umask=0o022, check=True)
 
     assert (elsewhere / "models" / "mine" / "config.json").is_file()
     assert open_to_others(copy) == open_to_others(elsewhere) == {}
