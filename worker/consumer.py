@@ -9,6 +9,9 @@ from typing import Any
 
 from celery.worker.consumer import Consumer
 
+from app.jobs.queue import QUEUES, CeleryDoorbell
+from app.jobs.states import Stage
+
 log = logging.getLogger(__name__)
 
 
@@ -42,11 +45,21 @@ class TolerantConsumer(Consumer):
         return handle_or_drop
 
     def _read_on(self, *arguments: Any) -> None:
-        """What is not even a message is off the queue already; Celery connects anew for the next one."""
+        """What is not even a message is off the queue already, and Celery connects anew behind it.
+
+        It does so a few times a second at most, so that thousands of them would hold the worker up for an hour: all
+        that is queued is dropped, and one notification says what any of them could say.
+        """
         try:
             self._read(*arguments)
         except (*self.connection_errors, *self.channel_errors):
             raise
         except Exception as error:
-            log.warning("what is no message was dropped: %s", type(error).__name__)
+            log.warning("what is no message was dropped, with all that is queued: %s", type(error).__name__)
+            self._empty_queues()
             raise ConnectionResetError("what was in the queue could not be read") from error
+
+    def _empty_queues(self) -> None:
+        self.app.control.purge()
+        for stage in (stage for stage in Stage if QUEUES[stage] in self.app.amqp.queues.consume_from):
+            CeleryDoorbell(self.app).ring(stage)

@@ -179,3 +179,13 @@ def test_a_job_does_not_wait_behind_ten_thousand_notifications(scene: Scene) -> 
     scene.takes_a_job()
 
     wait_for("they become fewer", lambda: scene.redis.llen(KEY) < MANY, 60)
+
+
+@pytest.mark.parametrize("message", [b"garbage", b'{"body": "", "properties": {}}'])
+def test_a_job_does_not_wait_behind_ten_thousand_that_are_no_messages(scene: Scene, message: bytes) -> None:
+    with scene.redis.pipeline() as pipeline:
+        for _ in range(MANY):
+            pipeline.lpush(KEY, message)
+        pipeline.execute()
+
+    scene.takes_a_job()
