@@ -1,6 +1,6 @@
 """What every message between two processes has in common: frozen, bounded, and closed to unknown keys."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
@@ -10,6 +10,15 @@ class Contract(BaseModel):
     """A value that crosses a process boundary. Unknown keys, NaN and infinity are refused at every level."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+Part = TypeVar("Part", bound=Contract)
+
+
+def extract(value: BaseModel, kind: type[Part], **others: Any) -> Part:
+    """A `kind` made of the fields that `value` has under the same names; `others` come beside or instead of them."""
+    shared = kind.model_fields.keys() & type(value).model_fields.keys()
+    return kind(**{name: getattr(value, name) for name in shared} | others)
 
 
 def check_text(value: Any, path: str = "") -> None:

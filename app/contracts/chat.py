@@ -31,10 +31,6 @@ class ChatForm(Contract):
         """Whether the template asks for a new answer behind the messages."""
         return self.add_generation_prompt and not self.continue_final_message
 
-    def form(self) -> "ChatForm":
-        """These fields alone, of whatever has them."""
-        return ChatForm(**{name: getattr(self, name) for name in ChatForm.model_fields})
-
 
 def check_form(form: ChatForm, messages: Sequence[Message] | None) -> None:
     """Raises ValueError for what goes without messages, or with none that could be continued."""

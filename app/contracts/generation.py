@@ -5,7 +5,7 @@ Every stream ends in exactly one `finish` or `error`.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StringConstraints, TypeAdapter, model_validator
 
 from app.contracts.answers import ResponseFormat
 from app.contracts.base import Contract, Real, Whole
@@ -18,7 +18,10 @@ MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
 MAX_BIASES = 1024
 MAX_LOGPROBS = 20
+MOST_TOKENS = 131_072
 LAST_TOKEN_ID = 2**31 - 1
+TokenLimit = Annotated[Whole, Field(ge=1, le=MOST_TOKENS)]
+ScoreCount = Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)]
 TokenId = Annotated[Whole, Field(ge=0, le=LAST_TOKEN_ID)]
 Bias = Annotated[Real, Field(ge=-100.0, le=100.0)]
 # vLLM's and SGLang's clients switch it off with -1.
@@ -41,14 +44,16 @@ Stop = Annotated[
 ]
 
 
-class Sampling(Contract):
-    """How the next token is chosen, and when there is none.
+class SamplingOptions(Contract):
+    """How the next token is chosen, and what ends an answer: the fields that have one name on every route.
 
-    Order: repetition, presence and frequency penalty, logit_bias, response format, temperature, top_k, top_p, min_p.
+    A field that is added here is accepted by every route and reaches every engine. Order of their effects: repetition,
+    presence and frequency penalty, logit_bias, response format, temperature, top_k, top_p, min_p.
     """
 
-    max_new_tokens: Whole = Field(256, ge=1, le=131_072)
-    min_tokens: Whole = Field(0, ge=0, le=131_072, description="no end token and no stop token before as many tokens")
+    min_tokens: Whole = Field(
+        0, ge=0, le=MOST_TOKENS, description="no end token and no stop token before as many tokens"
+    )
     temperature: Real = Field(1.0, ge=0.0, le=10.0, description="0: greedy")
     top_p: Real = Field(1.0, ge=0.0, le=1.0, description="0: the likeliest token alone")
     top_k: TopK = Field(0, ge=0, le=1_000_000, description="0 or -1: off")
@@ -59,12 +64,18 @@ class Sampling(Contract):
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES)] = {}
     seed: Whole | None = Field(None, ge=0, le=2**63 - 1)
     stop: Stop = ()
-    stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=MAX_STOP_TOKENS)] = ()
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] = []
     ignore_eos: bool = Field(False, description="go on behind an end-of-sequence token")
-    logprobs: Whole | None = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="tell each token's log-probability, and so many of the best beside it"
-    )
     use_cache: bool = Field(True, description="keep keys and values of the tokens already read")
+
+
+class Sampling(SamplingOptions):
+    """All options of sampling, also those that OpenAI's clients send under other names."""
+
+    max_new_tokens: Whole = Field(256, ge=1, le=MOST_TOKENS)
+    logprobs: ScoreCount | None = Field(
+        None, description="tell each token's log-probability, and so many of the best beside it"
+    )
 
     @model_validator(mode="after")
     def _can_reach_the_least(self) -> Self:
@@ -73,13 +84,20 @@ class Sampling(Contract):
         return self
 
 
-class Wording(Contract):
-    """What the text of an answer has, and what is told beside it."""
+class TextOptions(Contract):
+    """What the text of an answer has, and what is told beside it, for a chat as for a raw prompt."""
 
-    include_stop_str_in_output: bool = Field(False, description="a stop string that ends the answer is part of it")
-    skip_special_tokens: bool = Field(True, description="false: control tokens are written out")
-    return_token_ids: bool = Field(False, description="tell the ids of prompt and answer")
-    echo: bool = Field(False, description="the prompt stands before the answer")
+    include_stop_str_in_output: StrictBool = Field(
+        False, description="a stop string that ends the answer is part of it"
+    )
+    skip_special_tokens: StrictBool = Field(True, description="false: control tokens are written out")
+    return_token_ids: StrictBool = Field(False, description="tell the ids of prompt and answer")
+
+
+class Wording(TextOptions):
+    """All options of the text; a prompt can be repeated unless it is a chat."""
+
+    echo: StrictBool = Field(False, description="the prompt stands before the answer; not with messages")
 
 
 class AdapterRef(Contract):
@@ -101,33 +119,40 @@ class AdapterRef(Contract):
         return f"{self.adapter_id}@{self.version}"
 
 
-class GenerateOrder(Contract):
-    """One generation. Exactly one of `messages`, `prompt` and `prompt_token_ids`; without an adapter the base answers.
+class PromptInput(Contract):
+    """One input with what belongs to it. Exactly one of `messages`, `prompt` and `prompt_token_ids`.
 
-    `form` is that of `messages`. With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before.
-    `stop_after` are strings that end the answer and are part of it. `timeout`: seconds, the wait too.
+    `tools` and `form` are those of `messages`. `stop_after` are strings that end the answer and are part of it.
     """
 
-    request_id: str
-    base: BaseRef
-    adapter: AdapterRef | None = None
     messages: list[Message] | None = None
     prompt: str | None = None
     prompt_token_ids: list[int] | None = None
     tools: list[dict[str, Any]] | None = None
     form: ChatForm = ChatForm()
     response_format: ResponseFormat | None = None
-    sampling: Sampling = Sampling()
-    shrinks_to_fit: bool = False
-    wording: Wording = Wording()
     stop_after: tuple[StopString, ...] = ()
-    timeout: float | None = None
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
         if sum(each is not None for each in (self.messages, self.prompt, self.prompt_token_ids)) != 1:
             raise ValueError("exactly one of messages, prompt and prompt_token_ids is needed")
         return self
+
+
+class GenerateOrder(PromptInput):
+    """One generation. Without an adapter the base answers.
+
+    With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before. `timeout`: seconds, the wait too.
+    """
+
+    request_id: str
+    base: BaseRef
+    adapter: AdapterRef | None = None
+    sampling: Sampling = Sampling()
+    shrinks_to_fit: bool = False
+    wording: Wording = Wording()
+    timeout: float | None = None
 
 
 class PromptDetails(Contract):

@@ -7,6 +7,7 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from app.client_disconnect import CLIENT_IS_GONE
 from app.dependencies import DatabaseDep, SettingsDep
 from app.errors import ErrorForm
 from app.files import service
@@ -22,8 +23,6 @@ BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
 FULL: dict[int | str, dict[str, Any]] = {507: {"model": ErrorForm, "description": "The server's disk is full"}}
-# The status of an answer that nobody is there to read; nginx writes it into its log.
-CLIENT_IS_GONE = 499
 # The route reads the form by itself, so that no byte of the file is held anywhere else.
 UPLOAD = {
     "requestBody": {

@@ -1,16 +1,28 @@
-"""What `POST /generate` takes and answers."""
+"""What `POST /generate` takes and answers, and what every request for answers has in common."""
 
-import secrets
-from typing import Annotated, Any, Literal, Self
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, StrictBool, StringConstraints, TypeAdapter, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.contracts.answers import MAX_TOOLS, ResponseFormat, Tool, ToolCall
-from app.contracts.base import Contract, Real, Whole, check_text
+from app.contracts.base import Contract, Real, Whole, check_text, extract
 from app.contracts.chat import ChatForm, check_form
-from app.contracts.generation import LONGEST_TIMEOUT_SECONDS, Sampling, ScoredToken, TokenId, Usage, Wording
+from app.contracts.generation import (
+    LONGEST_TIMEOUT_SECONDS,
+    PromptInput,
+    Sampling,
+    SamplingOptions,
+    ScoredToken,
+    TextOptions,
+    TokenId,
+    Usage,
+    Wording,
+)
 from app.contracts.records import Message
+from app.generate.tools import ends_of_calls
 
 MOST_ANSWERS = 16
 LONGEST_PROMPT_TOKENS = 1_048_576
@@ -19,9 +31,7 @@ AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@-]+$", ma
 # or a step.
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}(@[a-z0-9-]+)?$"
 AnyName = Annotated[str, StringConstraints(pattern=MODEL_NAME, max_length=200)]
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
-ToolChoice = Literal["auto", "none"]
-ParallelToolCalls = Annotated[StrictBool, Field(description="false: the answer ends behind its first call of a tool")]
+FinishReason = Literal["stop", "length", "tool_calls"]
 PromptIds = Annotated[list[TokenId], Field(min_length=1, max_length=LONGEST_PROMPT_TOKENS)]
 
 
@@ -86,16 +96,14 @@ class StreamOptions(Contract):
     include_obfuscation: Literal[False] = False
 
 
-class Wishes(Contract):
-    """What both doors take beside the sampling."""
+class AnswerRequest(SamplingOptions, TextOptions):
+    """What every request for answers takes, and what `prepare` needs to know of it."""
 
+    id_prefix: ClassVar[str]
+
+    n: Whole = Field(1, ge=1, le=MOST_ANSWERS, description="how many answers, each with a seed of its own")
     stream: StrictBool = False
     stream_options: StreamOptions | None = None
-    include_stop_str_in_output: StrictBool = Field(
-        False, description="a stop string that ends the answer is part of it"
-    )
-    skip_special_tokens: StrictBool = Field(True, description="false: control tokens are written out")
-    return_token_ids: StrictBool = Field(False, description="tell the ids of prompt and answer")
     timeout: Real | None = Field(None, gt=0, le=LONGEST_TIMEOUT_SECONDS, description="seconds to the end of the answer")
     user: OfNoEffect = None
 
@@ -105,35 +113,79 @@ class Wishes(Contract):
             raise ValueError("stream_options should be left out where stream is false")
         return self
 
-    def wording(self) -> Wording:
-        return Wording(**{name: getattr(self, name) for name in Wording.model_fields if hasattr(self, name)})
+    @property
+    def shrinks_to_fit(self) -> bool:
+        """Whether the limit of tokens is only a default, which may be less where the context ends before."""
+        return False
+
+    @abstractmethod
+    def inputs(self) -> list[PromptInput]:
+        """What is to be answered, `n` times each."""
+
+    @abstractmethod
+    def sampling(self) -> Sampling: ...
 
 
-class GenerateRequest(Wishes, Sampling, ChatForm):
+class MessagesRequest(AnswerRequest, ChatForm):
+    """A request whose input may be messages, with what may come beside them."""
+
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = Field(
+        None, description="functions that the model may ask for; with messages"
+    )
+    tool_choice: Literal["auto", "none"] = Field("auto", description="none: the model is not told of the tools")
+    parallel_tool_calls: StrictBool = Field(True, description="false: the answer ends behind its first call of a tool")
+    response_format: ResponseFormat | None = Field(None, description="text, json_object, or json_schema with a schema")
+
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else list(self.tools or ())
+
+    def check_format(self) -> None:
+        """Raises ValueError for what cannot be had together with a format."""
+        if self.response_format is None or self.response_format.type == "text":
+            return
+        if self.offered_tools():
+            raise ValueError("response_format should be left out where tools may be called; or set tool_choice to none")
+        if self.ignore_eos or self.min_tokens:
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise ValueError(f"{name} should be left out with a response_format, which says where the answer ends")
+
+    def input_of(
+        self, messages: Sequence[Message] | None, prompt: str | None = None, prompt_token_ids: list[int] | None = None
+    ) -> PromptInput:
+        tools = self.offered_tools()
+        return PromptInput(
+            messages=None if messages is None else list(messages),
+            prompt=prompt,
+            prompt_token_ids=prompt_token_ids,
+            tools=[tool.for_template() for tool in tools] or None,
+            form=extract(self, ChatForm),
+            response_format=self.response_format,
+            stop_after=ends_of_calls(tools, is_parallel=self.parallel_tool_calls),
+        )
+
+
+class GenerateRequest(MessagesRequest, Sampling, Wording):
     """Who is to answer, what, and how. Exactly one of `adapter` and `model`, exactly one input.
 
     Other names are taken too: `max_tokens` and `max_completion_tokens` for `max_new_tokens`, and `logprobs: true` with
     `top_logprobs`. The usage is always told, also at the end of a stream.
     """
 
+    id_prefix = "gen"
+
     adapter: AdapterName | None = Field(None, description="adapter-…, adapter-…@version, a job, or job-…@step-40")
     model: AnyName | None = Field(None, description="a base model as a job names it; any name of an adapter, too")
     messages: Annotated[list[ChatTurn], Field(min_length=1)] | None = None
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = Field(None, description="raw text to continue")
     prompt_token_ids: PromptIds | None = Field(None, description="the prompt as token ids, to which none are added")
-    tools: Tools | None = Field(None, description="functions that the model may ask for; with messages")
-    tool_choice: ToolChoice = Field("auto", description="none: the model is not told of the tools")
-    parallel_tool_calls: ParallelToolCalls = True
-    response_format: ResponseFormat | None = Field(None, description="text, json_object, or json_schema with a schema")
-    n: Whole = Field(1, ge=1, le=MOST_ANSWERS, description="how many answers, each with a seed of its own")
     compare: StrictBool = Field(False, description="let the adapter's base answer the same with the same seed")
-    echo: StrictBool = Field(False, description="the prompt stands before the answer; not with messages")
 
     @model_validator(mode="before")
     @classmethod
     def _text_can_be_kept(cls, value: Any) -> Any:
         check_text(value)
-        return _in_our_words(value) if isinstance(value, dict) else value
+        return _with_our_names(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -151,22 +203,20 @@ class GenerateRequest(Wishes, Sampling, ChatForm):
             raise ValueError("n should be 1 where stream is true; /v1/chat/completions streams several answers")
         if self.stream and self.compare:
             raise ValueError("compare should be false where stream is true")
-        check_echo(self, self.logprobs)
+        check_echo(self.echo, self.logprobs)
         if self.echo and self.messages is not None:
             raise ValueError("echo should be false beside messages")
-        check_format(self, self.response_format, self.offered_tools())
+        self.check_format()
         return self
 
-    def offered_tools(self) -> list[Tool]:
-        """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else list(self.tools or ())
+    def inputs(self) -> list[PromptInput]:
+        return [self.input_of(self.messages, self.prompt, self.prompt_token_ids)]
 
     def sampling(self) -> Sampling:
-        """How to sample. A seed is drawn where one matters and none was given: every answer can be repeated."""
-        return seeded(Sampling(**{name: getattr(self, name) for name in Sampling.model_fields}))
+        return extract(self, Sampling)
 
 
-def _in_our_words(sent: dict[str, Any]) -> dict[str, Any]:
+def _with_our_names(sent: dict[str, Any]) -> dict[str, Any]:
     """With our names for what others call otherwise. Refuses a value that is named twice."""
     limits = [name for name in ("max_completion_tokens", "max_tokens", "max_new_tokens") if sent.get(name) is not None]
     if len(limits) > 1:
@@ -174,36 +224,18 @@ def _in_our_words(sent: dict[str, Any]) -> dict[str, Any]:
     if sent.get("top_logprobs") is not None and sent.get("logprobs") is not True:
         raise PydanticCustomError("goes_with", "logprobs: true beside it", {"path": "top_logprobs"})
     others = ("max_completion_tokens", "max_tokens", "top_logprobs")
-    said = {name: value for name, value in sent.items() if name not in others}
+    renamed = {name: value for name, value in sent.items() if name not in others}
     if limits:
-        said["max_new_tokens"] = sent[limits[0]]
+        renamed["max_new_tokens"] = sent[limits[0]]
     if isinstance(sent.get("logprobs"), bool):
-        said["logprobs"] = (sent.get("top_logprobs") or 0) if sent["logprobs"] else None
-    return said
+        renamed["logprobs"] = (sent.get("top_logprobs") or 0) if sent["logprobs"] else None
+    return renamed
 
 
-def check_echo(wishes: Wishes, logprobs: int | None) -> None:
+def check_echo(echo: bool, logprobs: int | None) -> None:
     """Raises ValueError for scores of a prompt, which are not told."""
-    if getattr(wishes, "echo", False) and logprobs is not None:
+    if echo and logprobs is not None:
         raise ValueError("echo should be false where logprobs are asked for: a prompt has none here")
-
-
-def check_format(sampling: Sampling, response_format: ResponseFormat | None, tools: list[Tool]) -> None:
-    """Raises ValueError for what cannot be had together with a format."""
-    if response_format is None or response_format.type == "text":
-        return
-    if tools:
-        raise ValueError("response_format should be left out where tools may be called; or set tool_choice to none")
-    if sampling.ignore_eos or sampling.min_tokens:
-        name = "ignore_eos" if sampling.ignore_eos else "min_tokens"
-        raise ValueError(f"{name} should be left out with a response_format, which says where the answer ends")
-
-
-def seeded(sampling: Sampling) -> Sampling:
-    """With a seed, where one matters."""
-    if sampling.seed is not None or sampling.temperature == 0:
-        return sampling
-    return sampling.model_copy(update={"seed": secrets.randbits(32)})
 
 
 class CalledTool(BaseModel):
@@ -223,7 +255,7 @@ class Answer(BaseModel):
     """One answer. `logprobs` and `tool_calls` are there where they were asked for."""
 
     text: str
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: FinishReason
     usage: Usage
     seed: int | None
     tool_calls: list[Called] | None = None
@@ -259,7 +291,7 @@ class Generation(BaseModel):
     adapter: str | None
     checkpoint: CheckpointName | None = None
     text: str
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: FinishReason
     usage: Usage
     tool_calls: list[Called] | None = None
     logprobs: list[ScoredToken] | None = None
@@ -277,7 +309,7 @@ class Ending(BaseModel):
     model: str
     adapter: str | None
     checkpoint: CheckpointName | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: FinishReason
     usage: Usage
     prompt_token_ids: list[int] | None = None
     sampling: Sampling

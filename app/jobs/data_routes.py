@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from app.client_disconnect import CLIENT_IS_GONE, unless_gone
 from app.contracts.spec import JobSpec
 from app.dependencies import BellDep, DatabaseDep, SettingsDep
 from app.errors import InvalidRequest
-from app.generate.departure import unless_gone
 from app.jobs import data, service
 from app.jobs.data_schemas import RowPage, RowView, Split, Validation
 from app.jobs.dry_run import DryRuns
@@ -17,7 +17,6 @@ from app.jobs.dry_run import DryRuns
 LONGEST_PAGE = 1000
 USUAL_PAGE = 20
 MOST_RECORDS = 2**31 - 1
-CLIENT_IS_GONE = 499
 router = APIRouter()
 
 

@@ -6,7 +6,7 @@ Accepted and of no effect, because nothing is lost by that: `user`, `metadata`, 
 thought is no part of the next prompt), and every field that is null.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -18,32 +18,23 @@ from pydantic import (
     model_validator,
 )
 
-from app.contracts.answers import ResponseFormat, Tool
-from app.contracts.base import Real, Whole, check_text
-from app.contracts.chat import ChatForm, check_form
-from app.contracts.generation import MAX_LOGPROBS, Bias, Sampling, Stop, TokenId, TopK
+from app.contracts.base import Whole, check_text, extract
+from app.contracts.chat import check_form
+from app.contracts.generation import PromptInput, Sampling, ScoreCount, TokenLimit, Wording
 from app.generate.schemas import (
     MOST_ANSWERS,
+    AnswerRequest,
     ChatTurn,
+    MessagesRequest,
     OfNoEffect,
-    ParallelToolCalls,
     PromptIds,
-    ToolChoice,
-    Tools,
-    Wishes,
     check_echo,
-    check_format,
-    seeded,
 )
 
 # Where a chat names no limit: as many, or what still fits into the context.
 CHAT_TOKENS = 1024
 # OpenAI's own limit of a completion that names none.
 COMPLETION_TOKENS = 16
-SAMPLED = (
-    *("min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"),
-    *("frequency_penalty", "logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos", "use_cache"),
-)
 ModelId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -65,24 +56,14 @@ class OpenAiTurn(ChatTurn):
         return kept
 
 
-class Asking(Wishes):
+class OpenAiRequest(AnswerRequest):
     """What chats and completions have in common: OpenAI's fields, and beside them those of `POST /generate`."""
 
+    default_limit: ClassVar[int]
+
     model: ModelId
-    n: Whole = Field(1, ge=1, le=MOST_ANSWERS)
-    temperature: Real = Field(1.0, ge=0.0, le=10.0)
-    top_p: Real = Field(1.0, ge=0.0, le=1.0)
-    presence_penalty: Real = Field(0.0, ge=-2.0, le=2.0)
-    frequency_penalty: Real = Field(0.0, ge=-2.0, le=2.0)
-    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=1024)] = {}
     seed: Whole | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: Stop = ()
-    max_tokens: Whole | None = Field(None, ge=1, le=131_072)
-    top_k: TopK = Field(0, ge=0, le=1_000_000)
-    min_p: Real = Field(0.0, ge=0.0, le=1.0)
-    repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0)
-    min_tokens: Whole = Field(0, ge=0, le=131_072)
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] = []
+    max_tokens: TokenLimit | None = None
     ignore_eos: StrictBool = False
     use_cache: StrictBool = True
 
@@ -92,23 +73,42 @@ class Asking(Wishes):
         check_text(value)
         return {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else value
 
-    def _sampling(self, max_new_tokens: int, logprobs: int | None) -> Sampling:
-        """Raises ValidationError where the values do not fit together."""
-        chosen = {name: getattr(self, name) for name in SAMPLED}
-        if self.seed is not None:
-            chosen["seed"] = self.seed % 2**63  # OpenAI's may be negative
-        return seeded(Sampling(max_new_tokens=max_new_tokens, logprobs=logprobs, **chosen))
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def limit_name(self) -> str:
+        return "max_tokens"
+
+    @property
+    def shrinks_to_fit(self) -> bool:
+        return self.limit is None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def check_least(self) -> None:
+        """Raises ValueError for a least length that is more than the largest."""
+        most = self.limit or self.default_limit
+        if self.min_tokens > most:
+            raise ValueError(f"min_tokens should be at most the largest number of tokens ({most})")
+
+    def sampling_with(self, logprobs: int | None) -> Sampling:
+        seed = None if self.seed is None else self.seed % 2**63  # OpenAI's may be negative
+        return extract(self, Sampling, max_new_tokens=self.limit or self.default_limit, logprobs=logprobs, seed=seed)
 
 
-class ChatRequest(Asking, ChatForm):
+class ChatRequest(OpenAiRequest, MessagesRequest):
+    id_prefix = "chatcmpl"
+    default_limit = CHAT_TOKENS
+
     messages: Annotated[list[OpenAiTurn], Field(min_length=1)]
-    max_completion_tokens: Whole | None = Field(None, ge=1, le=131_072)
+    max_completion_tokens: TokenLimit | None = None
     logprobs: StrictBool = False
-    top_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    response_format: ResponseFormat | None = None
-    tools: Tools | None = None
-    tool_choice: ToolChoice = "auto"
-    parallel_tool_calls: ParallelToolCalls = True
+    top_logprobs: ScoreCount | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     safety_identifier: OfNoEffect = None
     prompt_cache_key: OfNoEffect = None
@@ -126,31 +126,36 @@ class ChatRequest(Asking, ChatForm):
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs should be left out where logprobs is not true")
         check_form(self, self.messages)
-        check_least(self.min_tokens, self.limit, CHAT_TOKENS)
-        check_format(self.sampling(), self.response_format, self.offered_tools())
+        self.check_least()
+        self.check_format()
         return self
 
     @property
     def limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
-    def offered_tools(self) -> list[Tool]:
-        """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else list(self.tools or ())
+    @property
+    def limit_name(self) -> str:
+        return "max_tokens" if self.max_tokens is not None else "max_completion_tokens"
+
+    def inputs(self) -> list[PromptInput]:
+        return [self.input_of(self.messages)]
 
     def sampling(self) -> Sampling:
-        return self._sampling(self.limit or CHAT_TOKENS, (self.top_logprobs or 0) if self.logprobs else None)
+        return self.sampling_with((self.top_logprobs or 0) if self.logprobs else None)
 
 
-class CompletionRequest(Asking):
+class CompletionRequest(OpenAiRequest, Wording):
+    id_prefix = "cmpl"
+    default_limit = COMPLETION_TOKENS
+
     prompt: (
         Annotated[str, StringConstraints(min_length=1)]
         | PromptIds
         | Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=MOST_ANSWERS)]
         | Annotated[list[PromptIds], Field(min_length=1, max_length=MOST_ANSWERS)]
     )
-    logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    echo: StrictBool = Field(False, description="the prompt stands before the answer")
+    logprobs: ScoreCount | None = None
     best_of: Whole | None = Field(None, ge=1, le=MOST_ANSWERS, description="as n: all answers are told")
 
     @field_validator("prompt", mode="wrap")
@@ -167,24 +172,25 @@ class CompletionRequest(Asking):
     def _fits_together(self) -> Self:
         if self.best_of is not None and self.best_of != self.n:
             raise ValueError(f"best_of should be n ({self.n}): all answers are told")
-        check_echo(self, self.logprobs)
-        if len(self.prompts) * self.n > MOST_ANSWERS:
-            raise ValueError(f"n should be at most {MOST_ANSWERS // len(self.prompts)} for {len(self.prompts)} prompts")
-        check_least(self.min_tokens, self.max_tokens, COMPLETION_TOKENS)
+        check_echo(self.echo, self.logprobs)
+        prompts = len(self._prompts)
+        if prompts * self.n > MOST_ANSWERS:
+            raise ValueError(f"n should be at most {MOST_ANSWERS // prompts} for {prompts} prompts")
+        self.check_least()
         return self
 
     @property
-    def prompts(self) -> list[str | list[int]]:
+    def _prompts(self) -> list[str | list[int]]:
         """Each a text or token ids."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
             return [self.prompt]
         return list(self.prompt)
 
+    def inputs(self) -> list[PromptInput]:
+        return [
+            PromptInput(prompt=each) if isinstance(each, str) else PromptInput(prompt_token_ids=each)
+            for each in self._prompts
+        ]
+
     def sampling(self) -> Sampling:
-        return self._sampling(self.max_tokens or COMPLETION_TOKENS, self.logprobs)
-
-
-def check_least(min_tokens: int, limit: int | None, default: int) -> None:
-    """Raises ValueError for a least length that is more than the largest."""
-    if min_tokens > (limit or default):
-        raise ValueError(f"min_tokens should be at most the largest number of tokens ({limit or default})")
+        return self.sampling_with(self.logprobs)

@@ -10,12 +10,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.config import Settings
-from app.contracts.generation import EngineError, EngineEvent, GenerateOrder, TextDelta
+from app.contracts.generation import EngineError, EngineEvent, TextDelta
 from app.contracts.order import BaseRef
 from app.db import Database
-from app.generate.service import Asked
-from app.generate.speakers import Speaker
-from app.generate.stream import messages, opened
+from app.generate.exchange import Opening, messages
+from app.generate.parallel import generate_all
+from app.generate.schemas import GenerateRequest
+from app.generate.service import prepare
+from app.generate.shape import GenerationShape
+from app.generate.targets import Target
 from app.ids import new_id
 from app.jobs.states import JobStatus
 from app.main import create_app
@@ -254,15 +257,15 @@ def test_an_engine_that_dies_in_a_stream_ends_it_with_an_error(make_api: MakeApi
 
 
 def test_a_refusal_that_comes_late_ends_a_stream_that_has_begun() -> None:
-    order = GenerateOrder(request_id="r", base=BaseRef(source="m", is_local=True), prompt="x")
-    asked = Asked((order,), Speaker(order.base, None, "m"))
+    body = GenerateRequest(model="m", prompt="x")
+    prepared = prepare(Target(BaseRef(source="m", is_local=True), None, "m"), body)
 
     async def late() -> list[str]:
         gate = asyncio.Event()
-        opening = opened(ScriptedEngine([REJECTED], gate), asked)
+        opening = Opening(generate_all(ScriptedEngine([REJECTED], gate), prepared.orders))
         await opening.check(patience_seconds=0)
         gate.set()
-        return [message["event"] async for message in messages(opening, asked, "req-1")]
+        return [message["event"] async for message in messages(opening, GenerationShape(body, prepared), "req-1")]
 
     assert asyncio.run(late()) == ["error"]
 

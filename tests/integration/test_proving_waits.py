@@ -18,7 +18,7 @@ from app.adapters.schemas import AdapterView
 from app.contracts.probe import Proof, ProofOrder
 from app.contracts.variant import BaseVariant
 from app.db import Database
-from app.generate.speakers import find_speaker
+from app.generate.targets import find_target
 from app.jobs import ending
 from app.jobs.attempts import DEATHS_A_FAULT
 from app.jobs.models import Job
@@ -135,10 +135,10 @@ def test_the_form_of_the_base_that_was_proved_is_kept_and_asked_for_from_then_on
         work(database, home, engine_url=url, **BRINGING)
 
     with database.reader() as session:
-        speaker = find_speaker(session, settings_of(home), job_id, "adapter")
+        target = find_target(session, settings_of(home), job_id, "adapter")
         shown = AdapterView.model_validate(adapters.find(session, job_id))
-    assert speaker.adapter is not None
-    assert speaker.adapter.base_variant == shown.base_variant == variant
+    assert target.adapter is not None
+    assert target.adapter.base_variant == shown.base_variant == variant
 
 
 @contextmanager

@@ -10,21 +10,19 @@ A checkpoint is looked for in the job's own folder: the rows of the database fol
 
 import json
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
 from app.adapters import service as adapters
 from app.adapters.models import Adapter
 from app.config import Settings
-from app.contracts.checkpoints import CHECKPOINT_GONE, Manifest, age, by_age, outline
+from app.contracts.checkpoints import Manifest, age, by_age, outline
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef
 from app.contracts.rows import TOKENIZER
-from app.errors import Conflict, InvalidRequest, NotFound, ServiceError
+from app.errors import Conflict, InvalidRequest, NotFound
 from app.generate.schemas import CheckpointName
 from app.jobs import repository as jobs
 from app.jobs.models import Job
@@ -35,13 +33,11 @@ NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
 STEP = re.compile(r"step-(\d{1,9})")
 MOST_NAMED = 20
 MOST_SHOWN = 3
-Found = TypeVar("Found")
-Answer = TypeVar("Answer")
 ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "config.json"
 
 
 @dataclass(frozen=True)
-class Speaker:
+class Target:
     """Who is to answer, with the name under which the client is told of it."""
 
     base: BaseRef
@@ -55,14 +51,14 @@ class Speaker:
         return self.adapter.adapter_id if self.adapter is not None and self.checkpoint is None else None
 
 
-def find_speaker(session: Session, settings: Settings, name: str, param: str) -> Speaker:
+def find_target(session: Session, settings: Settings, name: str, param: str) -> Target:
     """Who is meant by a name; with the param `adapter` it cannot be a base.
 
     Raises NotFound for an unknown adapter, job or step, Conflict for a job that has nothing to answer with,
     InvalidRequest for a model name that means nothing here.
     """
     if param != "adapter" and not NAMES_AN_ADAPTER.match(name):
-        return Speaker(_base(session, settings, name, param), None, name)
+        return Target(_base(session, settings, name, param), None, name)
     job_id, at, wanted = name.partition("@")
     if not job_id.startswith("job-") or not adapters.NAME.fullmatch(name):
         return _trained(adapters.find(session, name, param), settings)
@@ -98,20 +94,8 @@ def _adapters_like(session: Session, name: str) -> list[str]:
     return [adapter_id if job is None else f"{adapter_id} of the job {job.name!r}" for adapter_id, job in shown]
 
 
-async def ask_again_if_gone(
-    prepare: Callable[[], Awaitable[Found]], ask: Callable[[Found], Awaitable[Answer]]
-) -> Answer:
-    """Find out whom to ask and ask; once more where a checkpoint made room for a newer one before it was read."""
-    try:
-        return await ask(await prepare())
-    except ServiceError as error:
-        if error.code != CHECKPOINT_GONE:
-            raise
-    return await ask(await prepare())
-
-
-def _trained(adapter: Adapter, settings: Settings) -> Speaker:
-    return Speaker(adapter.base(settings), adapters.ref_of(adapter, settings), adapter.name)
+def _trained(adapter: Adapter, settings: Settings) -> Target:
+    return Target(adapter.base(settings), adapters.ref_of(adapter, settings), adapter.name)
 
 
 def _kept(job: Job, folder: Path, wanted: str | None, param: str) -> Manifest:
@@ -142,7 +126,7 @@ def _present(folder: Path) -> list[Path]:
         return []
 
 
-def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Speaker:
+def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Target:
     """The checkpoint as the engine is told of it. Raises Conflict where it is not all that is needed to answer."""
     name, spec = f"{job.id}@step-{found.step}", read_spec(job, job.spec)
     is_full = spec.model.full_finetuning
@@ -160,7 +144,7 @@ def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Speak
         language=str(settings.data_dir(job.id) / TOKENIZER),
     )
     told = CheckpointName(job=job.id, step=found.step, attempt=found.attempt, version=found.version)
-    return Speaker(_base_of(job, settings.models, found.path / ADAPTER_CONFIG, param), ref, name, told)
+    return Target(_base_of(job, settings.models, found.path / ADAPTER_CONFIG, param), ref, name, told)
 
 
 def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:

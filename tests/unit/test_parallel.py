@@ -8,7 +8,8 @@ import pytest
 
 from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder, TextDelta
 from app.contracts.order import BaseRef
-from app.generate.asking import ask_all, collect
+from app.errors import EngineUnavailable
+from app.generate.parallel import collect, generate_all
 
 ORDER = GenerateOrder(request_id="r", base=BaseRef(source="m", is_local=True), prompt="x")
 
@@ -46,7 +47,7 @@ def test_a_reader_that_is_cancelled_again_and_again_lets_every_answer_close() ->
     engine = SlowlyClosing()
 
     async def read() -> None:
-        async for _ in ask_all(engine, [ORDER] * 3):
+        async for _ in generate_all(engine, [ORDER] * 3):
             pass
 
     async def leave() -> None:
@@ -79,7 +80,5 @@ def test_what_comes_after_an_error_is_not_read() -> None:
             yield EngineError(status=503, code="away", message="away")
             raise AssertionError("it was read on")
 
-    async def read() -> list[EngineEvent]:
-        return [event async for _, event in ask_all(Refusing(), [ORDER])]
-
-    assert [event.kind for event in asyncio.run(read())] == ["error"]
+    with pytest.raises(EngineUnavailable, match="away"):
+        asyncio.run(collect(Refusing(), [ORDER]))

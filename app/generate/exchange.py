@@ -1,0 +1,165 @@
+"""One request for answers and its response: whole, or as server-sent events. Every route that answers goes this way."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Protocol, Self, TypeVar
+
+from fastapi import Depends, Request, Response
+from sqlalchemy.orm import Session
+from sse_starlette import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from app.client_disconnect import CLIENT_IS_GONE, unless_gone
+from app.config import Settings
+from app.contracts.checkpoints import CHECKPOINT_GONE
+from app.db import Database
+from app.dependencies import DatabaseDep, EngineDep, SettingsDep
+from app.errors import ServiceError
+from app.generate.client import EngineClient
+from app.generate.parallel import AnswerEnd, AnswerPiece, Numbered, collect, generate_all
+from app.generate.schemas import Answer, AnswerRequest
+from app.generate.service import Prepared
+
+KEEP_ALIVE_SECONDS = 15
+SseMessage = dict[str, str]
+Body = TypeVar("Body", bound=AnswerRequest)
+Whole = TypeVar("Whole")
+Whole_co = TypeVar("Whole_co", covariant=True)
+
+
+class ResponseShape(Protocol[Whole_co]):
+    """The form in which the clients of one route read answers. It is made for one response."""
+
+    def whole(self, answers: list[Answer]) -> Whole_co: ...
+
+    def begin(self) -> list[SseMessage]:
+        """What a stream begins with."""
+        ...
+
+    def message(self, place: int, event: AnswerPiece | AnswerEnd) -> SseMessage: ...
+
+    def finish(self) -> list[SseMessage]:
+        """What a stream ends with once all answers are complete."""
+        ...
+
+    def failure(self, error: ServiceError, request_id: str | None) -> SseMessage:
+        """What a stream ends with otherwise."""
+        ...
+
+    def renamed(self, error: ServiceError) -> ServiceError:
+        """The same error with the names that the fields have on this route."""
+        ...
+
+
+class Opening:
+    """Answers whose first event is waited for before the stream begins, while a status can still be sent.
+
+    It is waited for as long as a client may be left without a sign of life; what comes later comes as an event.
+    Closing it cancels the generation.
+    """
+
+    def __init__(self, events: AsyncGenerator[Numbered, None]) -> None:
+        self._events = events
+        self._first = asyncio.ensure_future(anext(events))
+        self._has_begun = False
+
+    async def check(self, patience_seconds: float = KEEP_ALIVE_SECONDS) -> None:
+        """Raises the engine's refusal when it comes in time."""
+        try:
+            await asyncio.wait({self._first}, timeout=patience_seconds)
+            if self._first.done():
+                self._first.result()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Numbered:
+        if self._has_begun:
+            return await anext(self._events)
+        self._has_begun = True
+        return await self._first
+
+    async def aclose(self) -> None:
+        self._first.cancel()
+        await asyncio.wait({self._first})
+        if not self._first.cancelled():
+            self._first.exception()  # without a look at it, asyncio would log it
+        await self._events.aclose()
+
+
+async def messages(
+    opening: Opening, shape: ResponseShape[object], request_id: str | None
+) -> AsyncGenerator[SseMessage, None]:
+    """The messages of a streamed response. Closing it cancels the generation."""
+    async with aclosing(opening):
+        for message in shape.begin():
+            yield message
+        try:
+            async for place, event in opening:
+                if isinstance(event, AnswerEnd) or not event.is_empty:
+                    yield shape.message(place, event)
+        except ServiceError as error:
+            yield shape.failure(shape.renamed(error), request_id)
+            return
+        for message in shape.finish():
+            yield message
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request, and what its response is made from."""
+
+    request: Request
+    database: Database
+    settings: Settings
+    engine: EngineClient
+
+    async def respond(
+        self,
+        body: Body,
+        prepare: Callable[[Session, Settings, Body], Prepared],
+        shape: Callable[[Body, Prepared], ResponseShape[Whole]],
+    ) -> Whole | Response:
+        """Answer, and once more where a checkpoint made room for a newer one before the engine read it."""
+
+        def prepared() -> Prepared:
+            with self.database.reader() as session:
+                return prepare(session, self.settings, body)
+
+        async def answer() -> Whole | Response:
+            found = await run_in_threadpool(prepared)
+            return await self._answer(found, shape(body, found), is_stream=body.stream)
+
+        try:
+            try:
+                return await answer()
+            except ServiceError as error:
+                if error.code != CHECKPOINT_GONE:
+                    raise
+            return await answer()
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
+
+    async def _answer(self, prepared: Prepared, shape: ResponseShape[Whole], *, is_stream: bool) -> Whole | Response:
+        try:
+            if not is_stream:
+                return shape.whole(await unless_gone(self.request, collect(self.engine, prepared.orders)))
+            opening = Opening(generate_all(self.engine, prepared.orders))
+            await unless_gone(self.request, opening.check())
+        except ServiceError as error:
+            raise shape.renamed(error) from None
+        request_id = self.request.scope.get("request_id")
+        return EventSourceResponse(messages(opening, shape, request_id), ping=KEEP_ALIVE_SECONDS)
+
+
+async def get_exchange(request: Request, database: DatabaseDep, settings: SettingsDep, engine: EngineDep) -> Exchange:
+    return Exchange(request, database, settings, engine)
+
+
+ExchangeDep = Annotated[Exchange, Depends(get_exchange)]
