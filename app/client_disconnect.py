@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-# The status of a response that nobody reads, as nginx logs it.
-CLIENT_IS_GONE = 499
 T = TypeVar("T")
 
 

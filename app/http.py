@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.contracts.spec import JobSpec
@@ -26,6 +28,8 @@ REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 # What a multipart body holds beside the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 OPENAI_DOOR = "/v1/"
+# The status of an answer that nobody is there to read; nginx writes it into its log.
+CLIENT_IS_GONE = 499
 # Whose fields an unknown one could have meant; JobSpec's elsewhere.
 BODIES: dict[str, type[BaseModel]] = {
     "/generate": GenerateRequest,
@@ -87,6 +91,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     for kind in (*AWAY, OSError):
         app.add_exception_handler(kind, storage_error)
+    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=CLIENT_IS_GONE))
 
     @app.exception_handler(Exception)
     def unforeseen(request: Request, error: Exception) -> ErrorResponse:

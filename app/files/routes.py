@@ -2,12 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
-from app.client_disconnect import CLIENT_IS_GONE
 from app.dependencies import DatabaseDep, SettingsDep
 from app.errors import ErrorForm
 from app.files import service
@@ -45,8 +43,8 @@ FileId = Annotated[str, "the id that POST /files answered"]
 router = APIRouter(prefix="/files", tags=["files"])
 
 
-@router.post("", status_code=201, response_model=FileView, responses=FULL, openapi_extra=UPLOAD)
-async def upload_file(request: Request, database: DatabaseDep, settings: SettingsDep) -> FileView | Response:
+@router.post("", status_code=201, responses=FULL, openapi_extra=UPLOAD)
+async def upload_file(request: Request, database: DatabaseDep, settings: SettingsDep) -> FileView:
     """Store a dataset: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or gzip. What it holds is checked here."""
     file_id = new_id("file")
 
@@ -55,10 +53,7 @@ async def upload_file(request: Request, database: DatabaseDep, settings: Setting
             return FileView.of(service.store(session, settings, upload))
 
     with Sink(partial_path(settings.file_path(file_id)), settings.max_upload_bytes) as sink:
-        try:
-            form = await receive_form(request, sink)
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
+        form = await receive_form(request, sink)
         upload = service.Upload(file_id, form.filename, form.purpose, sink.received)
         return await run_in_threadpool(store, upload)
 

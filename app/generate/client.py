@@ -32,34 +32,14 @@ class EngineClient(Protocol):
     async def close(self) -> None: ...
 
 
-class EngineRefusal(ServiceError):
-    """The engine said no, with a status and a code of its own."""
-
-    def __init__(self, error: EngineError) -> None:
-        super().__init__(error.message, param=error.param, code=error.code)
-        self.status = error.status
-
-
-class EngineIsFull(EngineUnavailable):
-    """The engine's waiting room is full."""
-
-    status = 429
-
-
 def as_service_error(error: EngineError) -> ServiceError:
-    """What the engine said, as an error of this service; with a time to come back where that helps."""
-    if error.status == 429:
-        return EngineIsFull(error.message, code=error.code)
-    if error.status == 503:
-        return _unavailable(error)
-    return EngineRefusal(error)
-
-
-def _unavailable(error: EngineError) -> EngineUnavailable:
-    unavailable = EngineUnavailable(error.message, param=error.param, code=error.code)
-    if error.retry_after_seconds is not None:
-        unavailable.retry_after_seconds = error.retry_after_seconds
-    return unavailable
+    """What the engine refused, as an error of this service; with a time to come back where that helps."""
+    kind = EngineUnavailable if error.status in (429, 503) else ServiceError
+    refused = kind(error.message, param=error.param, code=error.code)
+    refused.status = error.status
+    if isinstance(refused, EngineUnavailable) and error.retry_after_seconds is not None:
+        refused.retry_after_seconds = error.retry_after_seconds
+    return refused
 
 
 class HttpEngineClient:

@@ -1,18 +1,19 @@
 """One request for answers and its response: whole, or as server-sent events. Every route that answers goes this way."""
 
 import asyncio
+import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 from fastapi import Depends, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
-from app.client_disconnect import CLIENT_IS_GONE, unless_gone
+from app.client_disconnect import unless_gone
 from app.config import Settings
 from app.contracts.checkpoints import CHECKPOINT_GONE
 from app.db import Database
@@ -21,37 +22,38 @@ from app.errors import ServiceError
 from app.generate.client import EngineClient
 from app.generate.parallel import AnswerEnd, AnswerPiece, Numbered, collect, generate_all
 from app.generate.schemas import Answer, AnswerRequest
-from app.generate.service import Prepared
+from app.generate.service import PreparedRequest
 
 KEEP_ALIVE_SECONDS = 15
 SseMessage = dict[str, str]
 Body = TypeVar("Body", bound=AnswerRequest)
 Whole = TypeVar("Whole")
-Whole_co = TypeVar("Whole_co", covariant=True)
 
 
-class ResponseShape(Protocol[Whole_co]):
-    """The form in which the clients of one route read answers. It is made for one response."""
+class ResponseShape(ABC, Generic[Whole]):
+    """The form in which the clients of one route read answers. One is made for each response."""
 
-    def whole(self, answers: list[Answer]) -> Whole_co: ...
+    @abstractmethod
+    def whole(self, answers: list[Answer]) -> Whole: ...
+
+    @abstractmethod
+    def message(self, place: int, event: AnswerPiece | AnswerEnd) -> SseMessage: ...
 
     def begin(self) -> list[SseMessage]:
         """What a stream begins with."""
-        ...
-
-    def message(self, place: int, event: AnswerPiece | AnswerEnd) -> SseMessage: ...
+        return []
 
     def finish(self) -> list[SseMessage]:
         """What a stream ends with once all answers are complete."""
-        ...
+        return []
 
-    def failure(self, error: ServiceError, request_id: str | None) -> SseMessage:
+    def failure(self, error: dict[str, Any]) -> SseMessage:
         """What a stream ends with otherwise."""
-        ...
+        return {"data": json.dumps(error)}
 
     def renamed(self, error: ServiceError) -> ServiceError:
         """The same error with the names that the fields have on this route."""
-        ...
+        return error
 
 
 class Opening:
@@ -86,15 +88,17 @@ class Opening:
         return await self._first
 
     async def aclose(self) -> None:
-        self._first.cancel()
-        await asyncio.wait({self._first})
+        if not self._first.done():
+            self._first.cancel()  # the answers end in this task
+            await asyncio.wait({self._first})
+            return
         if not self._first.cancelled():
-            self._first.exception()  # without a look at it, asyncio would log it
+            self._first.exception()  # asyncio logs an exception that nobody has looked at
         await self._events.aclose()
 
 
 async def messages(
-    opening: Opening, shape: ResponseShape[object], request_id: str | None
+    opening: Opening, shape: ResponseShape[Any], request_id: str | None
 ) -> AsyncGenerator[SseMessage, None]:
     """The messages of a streamed response. Closing it cancels the generation."""
     async with aclosing(opening):
@@ -105,7 +109,7 @@ async def messages(
                 if isinstance(event, AnswerEnd) or not event.is_empty:
                     yield shape.message(place, event)
         except ServiceError as error:
-            yield shape.failure(shape.renamed(error), request_id)
+            yield shape.failure(shape.renamed(error).body(request_id))
             return
         for message in shape.finish():
             yield message
@@ -123,12 +127,12 @@ class Exchange:
     async def respond(
         self,
         body: Body,
-        prepare: Callable[[Session, Settings, Body], Prepared],
-        shape: Callable[[Body, Prepared], ResponseShape[Whole]],
+        prepare: Callable[[Session, Settings, Body], PreparedRequest],
+        shape: Callable[[Body, PreparedRequest], ResponseShape[Whole]],
     ) -> Whole | Response:
         """Answer, and once more where a checkpoint made room for a newer one before the engine read it."""
 
-        def prepared() -> Prepared:
+        def prepared() -> PreparedRequest:
             with self.database.reader() as session:
                 return prepare(session, self.settings, body)
 
@@ -137,16 +141,15 @@ class Exchange:
             return await self._answer(found, shape(body, found), is_stream=body.stream)
 
         try:
-            try:
-                return await answer()
-            except ServiceError as error:
-                if error.code != CHECKPOINT_GONE:
-                    raise
             return await answer()
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_IS_GONE)  # nobody reads it
+        except ServiceError as error:
+            if error.code != CHECKPOINT_GONE:
+                raise
+        return await answer()
 
-    async def _answer(self, prepared: Prepared, shape: ResponseShape[Whole], *, is_stream: bool) -> Whole | Response:
+    async def _answer(
+        self, prepared: PreparedRequest, shape: ResponseShape[Whole], *, is_stream: bool
+    ) -> Whole | Response:
         try:
             if not is_stream:
                 return shape.whole(await unless_gone(self.request, collect(self.engine, prepared.orders)))

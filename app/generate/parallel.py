@@ -1,7 +1,7 @@
 """Several generations at once: their answers piece by piece, or whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -73,51 +73,33 @@ async def generate_all(engine: EngineClient, orders: Sequence[GenerateOrder]) ->
 
 
 async def _answer(engine: EngineClient, order: GenerateOrder) -> AsyncGenerator[AnswerPiece | AnswerEnd, None]:
-    reader = AnswerReader(tool_names(order))
+    """One answer, the calls of offered tools taken out of its text."""
+    tools = [tool["function"]["name"] for tool in order.tools or ()]
+    scanner = CallScanner(tools) if tools else None
+    has_called = False
     async with aclosing(engine.generate(order)) as events:
         async for event in events:
             match event:
                 case TextDelta():
-                    yield reader.feed(event)
+                    piece = _piece([event.text] if scanner is None else scanner.feed(event.text), event)
+                    has_called = has_called or bool(piece.calls)
+                    yield piece
                 case Finish():
-                    yield reader.finish()
-                    yield AnswerEnd(reader.reason(event), event.usage, event.prompt_token_ids)
+                    yield _piece([] if scanner is None else scanner.finish())
+                    reason: FinishReason = "tool_calls" if has_called and event.reason == "stop" else event.reason
+                    yield AnswerEnd(reason, event.usage, event.prompt_token_ids)
                 case EngineError():
                     raise as_service_error(event)
 
 
-class AnswerReader:
-    """Reads one answer: takes the calls of offered tools out of its text."""
-
-    def __init__(self, tools: Collection[str]) -> None:
-        self._scanner = CallScanner(tools) if tools else None
-        self._has_called = False
-
-    def feed(self, delta: TextDelta) -> AnswerPiece:
-        found = [delta.text] if self._scanner is None else self._scanner.feed(delta.text)
-        return self._piece(found, delta)
-
-    def finish(self) -> AnswerPiece:
-        """What was held back."""
-        return self._piece([] if self._scanner is None else self._scanner.finish(), None)
-
-    def reason(self, finish: Finish) -> FinishReason:
-        return "tool_calls" if self._has_called and finish.reason == "stop" else finish.reason
-
-    def _piece(self, found: Sequence[str | Call], delta: TextDelta | None) -> AnswerPiece:
-        calls = tuple(_called(each) for each in found if isinstance(each, Call))
-        self._has_called = self._has_called or bool(calls)
-        text = "".join(each for each in found if isinstance(each, str))
-        return AnswerPiece(text, calls) if delta is None else AnswerPiece(text, calls, delta.tokens, delta.token_ids)
-
-
-def _called(call: Call) -> Called:
-    return Called(id=new_id("call"), function=CalledTool(name=call.name, arguments=call.arguments))
-
-
-def tool_names(order: GenerateOrder) -> list[str]:
-    """The tools whose calls are read in the answer."""
-    return [tool["function"]["name"] for tool in order.tools or ()]
+def _piece(found: Sequence[str | Call], delta: TextDelta | None = None) -> AnswerPiece:
+    calls = [CalledTool(name=each.name, arguments=each.arguments) for each in found if isinstance(each, Call)]
+    return AnswerPiece(
+        text="".join(each for each in found if isinstance(each, str)),
+        calls=tuple(Called(id=new_id("call"), function=call) for call in calls),
+        tokens=delta.tokens if delta is not None else None,
+        ids=delta.token_ids if delta is not None else None,
+    )
 
 
 async def collect(engine: EngineClient, orders: Sequence[GenerateOrder]) -> list[Answer]:

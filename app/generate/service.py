@@ -16,7 +16,7 @@ from app.ids import new_id
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRequest:
     """Orders to one target: `n` answers to each input, one behind the other."""
 
     target: Target
@@ -28,7 +28,7 @@ class Prepared:
         return self.orders[0]
 
 
-def prepare(target: Target, request: AnswerRequest) -> Prepared:
+def prepare(target: Target, request: AnswerRequest) -> PreparedRequest:
     """The orders that a request means. A seed is drawn where one matters and none was given, so that every answer can
     be repeated."""
     request_id, sampling = new_id(request.id_prefix), _seeded(request.sampling())
@@ -45,10 +45,10 @@ def prepare(target: Target, request: AnswerRequest) -> Prepared:
             timeout=request.timeout,
         )
         orders += [_copy(order, copy) for copy in range(request.n)]
-    return Prepared(target, tuple(orders), request.n)
+    return PreparedRequest(target, tuple(orders), request.n)
 
 
-def prepare_generation(session: Session, settings: Settings, request: GenerateRequest) -> Prepared:
+def prepare_generation(session: Session, settings: Settings, request: GenerateRequest) -> PreparedRequest:
     """Behind the adapter's orders those to its base, where they are to be compared.
 
     Raises as `find_target`, and InvalidRequest for a base that is to be compared.

@@ -3,15 +3,14 @@
 import json
 from typing import Any
 
-from app.errors import ServiceError
-from app.generate.exchange import SseMessage
+from app.generate.exchange import ResponseShape, SseMessage
 from app.generate.parallel import AnswerEnd, AnswerPiece
 from app.generate.schemas import Answer, Ending, GenerateRequest, Generation
-from app.generate.service import Prepared, total_usage
+from app.generate.service import PreparedRequest, total_usage
 
 
-class GenerationShape:
-    def __init__(self, body: GenerateRequest, prepared: Prepared) -> None:
+class GenerationShape(ResponseShape[Generation]):
+    def __init__(self, body: GenerateRequest, prepared: PreparedRequest) -> None:
         self._n = body.n
         target = prepared.target
         self._head: dict[str, Any] = {
@@ -32,10 +31,7 @@ class GenerationShape:
             **self._head,
         )
 
-    def begin(self) -> list[SseMessage]:
-        return []
-
-    def message(self, place: int, event: AnswerPiece | AnswerEnd) -> SseMessage:  # noqa: ARG002  there is one answer
+    def message(self, place: int, event: AnswerPiece | AnswerEnd) -> SseMessage:  # noqa: ARG002  it has one stream
         if isinstance(event, AnswerPiece):
             return {"event": "delta", "data": json.dumps(_fields(event))}
         ending = Ending(
@@ -43,14 +39,8 @@ class GenerationShape:
         )
         return {"event": "finish", "data": ending.model_dump_json()}
 
-    def finish(self) -> list[SseMessage]:
-        return []
-
-    def failure(self, error: ServiceError, request_id: str | None) -> SseMessage:
-        return {"event": "error", "data": json.dumps(error.body(request_id))}
-
-    def renamed(self, error: ServiceError) -> ServiceError:
-        return error
+    def failure(self, error: dict[str, Any]) -> SseMessage:
+        return {"event": "error", **super().failure(error)}
 
 
 def _fields(piece: AnswerPiece) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class OpenAiRequest(AnswerRequest):
     default_limit: ClassVar[int]
 
     model: ModelId
+    # Declared anew because OpenAI's seed may be negative, and because /generate also takes "yes" and 1 for true.
     seed: Whole | None = Field(None, ge=-(2**63), le=2**63 - 1)
     max_tokens: TokenLimit | None = None
     ignore_eos: StrictBool = False
@@ -97,7 +98,7 @@ class OpenAiRequest(AnswerRequest):
             raise ValueError(f"min_tokens should be at most the largest number of tokens ({most})")
 
     def sampling_with(self, logprobs: int | None) -> Sampling:
-        seed = None if self.seed is None else self.seed % 2**63  # OpenAI's may be negative
+        seed = None if self.seed is None else self.seed % 2**63
         return extract(self, Sampling, max_new_tokens=self.limit or self.default_limit, logprobs=logprobs, seed=seed)
 
 

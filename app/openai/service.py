@@ -9,7 +9,7 @@ from app.adapters.models import Adapter
 from app.config import Settings
 from app.errors import BadRequest, InvalidRequest, NotFound, ServiceError
 from app.generate import service as generation
-from app.generate.service import Prepared
+from app.generate.service import PreparedRequest
 from app.generate.targets import NAMES_AN_ADAPTER, find_target
 from app.jobs import repository as jobs
 from app.jobs.stored import read_spec
@@ -20,7 +20,7 @@ from app.sources import below, local_models
 MOST_MODELS = 10_000
 
 
-def prepare(session: Session, settings: Settings, request: OpenAiRequest) -> Prepared:
+def prepare(session: Session, settings: Settings, request: OpenAiRequest) -> PreparedRequest:
     """Raises NotFound for a model that is not there, Conflict for a job with nothing to answer."""
     try:
         target = find_target(session, settings, request.model, "model")

@@ -1,17 +1,19 @@
 """Answers as OpenAI's clients read them: one object; or chunks, with the usage if it is asked for, and `[DONE]`."""
 
 import json
+from abc import abstractmethod
 from collections import Counter
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
+from app.contracts.generation import Usage
 from app.db import utc_now
 from app.errors import ServiceError
-from app.generate.exchange import SseMessage
+from app.generate.exchange import ResponseShape, SseMessage, Whole
 from app.generate.parallel import AnswerEnd, AnswerPiece
 from app.generate.schemas import Answer
-from app.generate.service import Prepared, total_usage
+from app.generate.service import PreparedRequest, total_usage
 from app.openai.answers import CallPart, ChatChoice, ChatCompletion, ChatMessage, TextChoice, TextCompletion
 from app.openai.schemas import OpenAiRequest
 from app.openai.scores import chat_logprobs, text_logprobs
@@ -19,12 +21,12 @@ from app.openai.scores import chat_logprobs, text_logprobs
 Choice = dict[str, Any]
 
 
-class ChunkShape:
+class OpenAiShape(ResponseShape[Whole]):
     """What both kinds of answers have in common. With a usage, every chunk has the field, and the last its value."""
 
     kind: ClassVar[str]
 
-    def __init__(self, body: OpenAiRequest, prepared: Prepared) -> None:
+    def __init__(self, body: OpenAiRequest, prepared: PreparedRequest) -> None:
         order = prepared.order
         base = f"{order.base.source.rpartition('/')[2]}@{order.base.revision or 'local'}"
         self._head: dict[str, Any] = {
@@ -34,29 +36,22 @@ class ChunkShape:
             "system_fingerprint": f"fp_{order.adapter.name if order.adapter else base}",
         }
         self._n = body.n
-        self._places = range(len(prepared.orders))
+        self.places = range(len(prepared.orders))
         self._limit_name = body.limit_name
         self._wants_usage = body.wants_usage
-        self._ends: dict[int, AnswerEnd] = {}
+        self._usages: dict[int, Usage] = {}
 
-    def begin(self) -> list[SseMessage]:
-        return []
+    @abstractmethod
+    def choice(self, place: int, event: AnswerPiece | AnswerEnd) -> Choice: ...
 
     def message(self, place: int, event: AnswerPiece | AnswerEnd) -> SseMessage:
-        if isinstance(event, AnswerPiece):
-            return self._chunk([self._piece(place, event)])
-        self._ends[place] = event
-        return self._chunk([self._end(place, event)])
+        if isinstance(event, AnswerEnd):
+            self._usages[place] = event.usage
+        return self.chunk([self.choice(place, event)])
 
     def finish(self) -> list[SseMessage]:
-        done: SseMessage = {"data": "[DONE]"}
-        if not self._wants_usage:
-            return [done]
-        usage = total_usage([self._ends[place].usage for place in self._places], self._n)
-        return [self._chunk([], usage.model_dump()), done]
-
-    def failure(self, error: ServiceError, request_id: str | None) -> SseMessage:
-        return {"data": json.dumps(error.body(request_id))}
+        usage = total_usage([self._usages[place] for place in self.places], self._n)
+        return [*([self.chunk([], usage.model_dump())] if self._wants_usage else []), {"data": "[DONE]"}]
 
     def renamed(self, error: ServiceError) -> ServiceError:
         names = {"max_new_tokens": self._limit_name, "adapter": "model", "prompt_token_ids": "prompt"}
@@ -64,47 +59,41 @@ class ChunkShape:
         error.param = names.get(error.param or "", error.param)
         return error
 
-    def _piece(self, place: int, piece: AnswerPiece) -> Choice:
-        raise NotImplementedError
-
-    def _end(self, place: int, end: AnswerEnd) -> Choice:
-        raise NotImplementedError
-
-    def _chunk(self, choices: list[Choice], usage: dict[str, Any] | None = None) -> SseMessage:
+    def chunk(self, choices: list[Choice], usage: dict[str, Any] | None = None) -> SseMessage:
         chunk = {"object": self.kind, **self._head, "choices": choices}
         return {"data": json.dumps(chunk | {"usage": usage} if self._wants_usage else chunk)}
 
-    def _told(self, answers: list[Answer]) -> dict[str, Any]:
+    def totals(self, answers: list[Answer]) -> dict[str, Any]:
         return {"usage": total_usage([answer.usage for answer in answers], self._n), **self._head}
 
 
-class ChatShape(ChunkShape):
+class ChatShape(OpenAiShape[ChatCompletion]):
     """The choices of a streamed chat: the role first, then pieces, then the reason of the end."""
 
     kind = "chat.completion.chunk"
 
-    def __init__(self, body: OpenAiRequest, prepared: Prepared) -> None:
+    def __init__(self, body: OpenAiRequest, prepared: PreparedRequest) -> None:
         super().__init__(body, prepared)
         self._calls: Counter[int] = Counter()
 
     def whole(self, answers: list[Answer]) -> ChatCompletion:
         choices = [_chat_choice(index, answer) for index, answer in enumerate(answers)]
-        return ChatCompletion(choices=choices, **self._told(answers))
+        return ChatCompletion(choices=choices, **self.totals(answers))
 
     def begin(self) -> list[SseMessage]:
         role = {"role": "assistant", "content": "", "refusal": None}
-        return [self._chunk([_choice(place, delta=role)]) for place in self._places]
+        choices = ({"index": place, "delta": role, "logprobs": None, "finish_reason": None} for place in self.places)
+        return [self.chunk([choice]) for choice in choices]
 
-    def _piece(self, place: int, piece: AnswerPiece) -> Choice:
-        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
-        if piece.calls:
-            numbered = enumerate(piece.calls, self._calls[place])
+    def choice(self, place: int, event: AnswerPiece | AnswerEnd) -> Choice:
+        if isinstance(event, AnswerEnd):
+            return _choice(place, {"delta": {}}, None, event)
+        delta: dict[str, Any] = {"content": event.text} if event.text else {}
+        if event.calls:
+            numbered = enumerate(event.calls, self._calls[place])
             delta["tool_calls"] = [{"index": number, **call.model_dump()} for number, call in numbered]
-            self._calls[place] += len(piece.calls)
-        return _choice(place, chat_logprobs(piece.tokens), delta=delta) | _given(token_ids=piece.ids)
-
-    def _end(self, place: int, end: AnswerEnd) -> Choice:
-        return _choice(place, reason=end.reason, delta={}) | _given(prompt_token_ids=end.prompt_token_ids)
+            self._calls[place] += len(event.calls)
+        return _choice(place, {"delta": delta}, chat_logprobs(event.tokens), event)
 
 
 def _chat_choice(index: int, answer: Answer) -> ChatChoice:
@@ -119,12 +108,12 @@ def _chat_choice(index: int, answer: Answer) -> ChatChoice:
     )
 
 
-class TextShape(ChunkShape):
+class TextShape(OpenAiShape[TextCompletion]):
     """The choices of a streamed completion."""
 
     kind = "text_completion"
 
-    def __init__(self, body: OpenAiRequest, prepared: Prepared) -> None:
+    def __init__(self, body: OpenAiRequest, prepared: PreparedRequest) -> None:
         super().__init__(body, prepared)
         self._offsets: Counter[int] = Counter()
 
@@ -140,22 +129,23 @@ class TextShape(ChunkShape):
             )
             for index, answer in enumerate(answers)
         ]
-        return TextCompletion(choices=choices, **self._told(answers))
+        return TextCompletion(choices=choices, **self.totals(answers))
 
-    def _piece(self, place: int, piece: AnswerPiece) -> Choice:
-        logprobs = text_logprobs(piece.tokens, self._offsets[place])
-        self._offsets[place] += sum(len(token.token) for token in piece.tokens or ())
-        return _choice(place, logprobs, text=piece.text) | _given(token_ids=piece.ids)
-
-    def _end(self, place: int, end: AnswerEnd) -> Choice:
-        return _choice(place, reason=end.reason, text="") | _given(prompt_token_ids=end.prompt_token_ids)
-
-
-def _choice(place: int, logprobs: BaseModel | None = None, reason: str | None = None, **content: Any) -> Choice:
-    scores = logprobs.model_dump() if logprobs is not None else None
-    return {"index": place, **content, "logprobs": scores, "finish_reason": reason}
+    def choice(self, place: int, event: AnswerPiece | AnswerEnd) -> Choice:
+        if isinstance(event, AnswerEnd):
+            return _choice(place, {"text": ""}, None, event)
+        logprobs = text_logprobs(event.tokens, self._offsets[place])
+        self._offsets[place] += sum(len(token.token) for token in event.tokens or ())
+        return _choice(place, {"text": event.text}, logprobs, event)
 
 
-def _given(**ids: list[int] | None) -> dict[str, list[int]]:
-    """Ids where they were asked for, under their names."""
-    return {name: some for name, some in ids.items() if some is not None}
+def _choice(place: int, content: dict[str, Any], logprobs: BaseModel | None, event: AnswerPiece | AnswerEnd) -> Choice:
+    is_end = isinstance(event, AnswerEnd)
+    choice = {
+        "index": place,
+        **content,
+        "logprobs": logprobs.model_dump() if logprobs is not None else None,
+        "finish_reason": event.reason if is_end else None,
+    }
+    ids = event.prompt_token_ids if is_end else event.ids
+    return choice if ids is None else choice | {"prompt_token_ids" if is_end else "token_ids": ids}

@@ -1,4 +1,4 @@
-"""Several answers, base and adapter side by side, log-probabilities and tools, over `POST /generate`."""
+"""The fields of `POST /generate`, and those that it shares with /v1: they reach the engine, and vLLM behind it."""
 
 import json
 from collections.abc import Iterator
@@ -9,11 +9,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.config import Settings
-from app.contracts.generation import ScoredToken, TextDelta, TokenScore
-from app.db import Database
+from app.contracts.generation import Sampling, ScoredToken, TextDelta, TokenScore
 from app.main import create_app
+from app.migrate import upgrade
 from tests.integration.answering import FINISH, ScriptedEngine, add_adapter
 from tests.serving import LOCAL
+from worker.inference.engine import ModelFolder, TokenRequest
+from worker.inference.vllm.wording import body_of
 
 ASK: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -21,12 +23,23 @@ SCORED = ScoredToken(id=5, token="a", bytes=[97], logprob=-0.5, top_logprobs=[])
 CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
 
 
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(home=tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def app(settings: Settings) -> Iterator[Any]:
+    upgrade(settings.database)
+    made = create_app(settings)
+    yield made
+    made.state.database.close()
+
+
 @pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    app = create_app(settings.model_copy(update={"database_url": database_url}))
+def api(app: Any) -> TestClient:
     app.state.engine = ScriptedEngine()
-    yield TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
-    app.state.database.close()
+    return TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
 
 
 def ask(api: TestClient, *script: Any, **fields: Any) -> dict[str, Any]:
@@ -58,9 +71,9 @@ def test_the_seeds_of_neighbours_have_nothing_in_common(api: TestClient) -> None
 
 
 def test_base_and_adapter_answer_side_by_side_with_one_seed(
-    api: TestClient, database: Database, settings: Settings, tmp_path: Path
+    api: TestClient, app: Any, settings: Settings, tmp_path: Path
 ) -> None:
-    adapter = add_adapter(database, tmp_path)
+    adapter = add_adapter(app.state.database, tmp_path)
 
     answer = ask(api, model=None, adapter=adapter.id, compare=True, n=2)
 
@@ -118,6 +131,44 @@ def test_a_format_reaches_the_engine_as_it_was_sent(api: TestClient) -> None:
     assert json.loads(orders(api)[0].model_dump_json())["response_format"]["json_schema"]["schema"] == {
         "type": "integer"
     }
+
+
+# For each field a value that is not its default.
+VALUES: dict[str, Any] = {
+    **{"min_tokens": 2, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "repetition_penalty": 1.5},
+    **{"presence_penalty": 0.5, "frequency_penalty": 0.5, "logit_bias": {"5": 1.0}, "seed": 7, "stop": ["x"]},
+    **{"stop_token_ids": [9], "ignore_eos": True, "use_cache": False, "max_new_tokens": 9, "logprobs": 3},
+}
+ROUTES = ("/generate", "/v1/chat/completions", "/v1/completions")
+# What OpenAI calls otherwise.
+RENAMED: dict[tuple[str, str], dict[str, Any]] = {
+    ("/v1/chat/completions", "max_new_tokens"): {"max_completion_tokens": 9},
+    ("/v1/chat/completions", "logprobs"): {"logprobs": True, "top_logprobs": 3},
+    ("/v1/completions", "max_new_tokens"): {"max_tokens": 9},
+}
+
+
+@pytest.mark.parametrize("name", Sampling.model_fields)
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_field_of_sampling_is_accepted_and_reaches_the_engine(api: TestClient, route: str, name: str) -> None:
+    asked = {"model": "org/model", "prompt": "x"} if route == "/v1/completions" else ASK
+    fields = RENAMED.get((route, name), {name: VALUES[name]})
+
+    answer = api.post(route, json={**asked, **fields})
+
+    assert answer.status_code == 200, answer.text
+    expected = getattr(Sampling(**{name: VALUES[name]}), name)
+    assert getattr(orders(api)[0].sampling, name) == expected != getattr(Sampling(), name)
+
+
+@pytest.mark.parametrize("name", [name for name in Sampling.model_fields if name != "stop"])
+def test_a_field_of_sampling_reaches_vllm(name: str) -> None:
+    """Stop strings are found in the text, whichever engine answers."""
+
+    def sent(**fields: Any) -> dict[str, Any]:
+        return body_of(TokenRequest(ModelFolder("m", Path("m")), None, [1], frozenset(), Sampling(**fields)), "m")
+
+    assert sent(**{name: VALUES[name]}) != sent()
 
 
 SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [

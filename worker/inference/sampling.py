@@ -36,23 +36,17 @@ def answer_ends(request: TokenRequest, model_ends: Collection[int]) -> frozenset
 
 def is_plain_greedy(request: TokenRequest) -> bool:
     """Whether the token of the best score is always the answer's, so that an engine may choose for many at once."""
-    return request.grammar is None and request.sampling == Sampling(
-        temperature=0,
-        **{name: getattr(request.sampling, name) for name in _WITHOUT_EFFECT_ON_THE_BEST},
-    )
+    is_greedy = request.sampling.temperature == 0
+    return is_greedy and is_default_but_for(request, "temperature", "top_k", "top_p", "min_p")
 
 
-_WITHOUT_EFFECT_ON_THE_BEST = (
-    "max_new_tokens",
-    "top_k",
-    "top_p",
-    "min_p",
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
-    "use_cache",
-)
+def is_default_but_for(request: TokenRequest, *names: str) -> bool:
+    """Whether nothing but these fields of the sampling has a say in which token is chosen."""
+    others = {name: getattr(request.sampling, name) for name in (*_NOT_OF_THE_CHOICE, *names)}
+    return request.grammar is None and request.sampling == Sampling(**others)
+
+
+_NOT_OF_THE_CHOICE = ("max_new_tokens", "seed", "stop", "stop_token_ids", "ignore_eos", "use_cache")
 
 
 class TokenChooser:

@@ -13,9 +13,7 @@ import torch
 from app.contracts.generation import Sampling
 from worker.inference.batching.tensors import to_device
 from worker.inference.engine import Refusal, Token, TokenRequest
-from worker.inference.sampling import TINY, TokenChooser
-
-WITHOUT_EFFECT = ("temperature", "max_new_tokens", "seed", "stop", "stop_token_ids", "ignore_eos", "use_cache")
+from worker.inference.sampling import TINY, TokenChooser, is_default_but_for
 
 
 class Draw:
@@ -32,8 +30,7 @@ class Draw:
     @classmethod
     def of(cls, request: TokenRequest, device: Any) -> "Draw | None":
         """None for an answer that needs a TokenChooser."""
-        wishes = {name: getattr(request.sampling, name) for name in WITHOUT_EFFECT}
-        if request.grammar is not None or request.sampling != Sampling(**wishes) or request.sampling.temperature == 0:
+        if request.sampling.temperature == 0 or not is_default_but_for(request, "temperature"):
             return None
         return cls(request.sampling, device)
 
