@@ -140,12 +140,10 @@ class TextShape(OpenAiShape[TextCompletion]):
 
 
 def _choice(place: int, content: dict[str, Any], logprobs: BaseModel | None, event: AnswerPiece | AnswerEnd) -> Choice:
-    is_end = isinstance(event, AnswerEnd)
-    choice = {
-        "index": place,
-        **content,
-        "logprobs": logprobs.model_dump() if logprobs is not None else None,
-        "finish_reason": event.reason if is_end else None,
-    }
-    ids = event.prompt_token_ids if is_end else event.ids
-    return choice if ids is None else choice | {"prompt_token_ids" if is_end else "token_ids": ids}
+    scores = logprobs.model_dump() if logprobs is not None else None
+    if isinstance(event, AnswerEnd):
+        reason, ids = event.reason, {"prompt_token_ids": event.prompt_token_ids}
+    else:
+        reason, ids = None, {"token_ids": event.ids}
+    choice = {"index": place, **content, "logprobs": scores, "finish_reason": reason}
+    return choice | {name: some for name, some in ids.items() if some is not None}
