@@ -17,6 +17,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
+# The most characters of a client's text that a message repeats.
+LONGEST_QUOTE = 200
+
 
 class Problem(BaseModel):
     """One thing that is wrong, as exactly as it can be placed.

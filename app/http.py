@@ -18,7 +18,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.contracts.spec import JobSpec
 from app.db import AWAY, Database
 from app.disk_faults import is_full, is_read_only
-from app.errors import BadRequest, DiskFull, InvalidRequest, NotFound, Problem, ServiceError, TooLarge, Unavailable
+from app.errors import (
+    LONGEST_QUOTE,
+    BadRequest,
+    DiskFull,
+    InvalidRequest,
+    NotFound,
+    Problem,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+)
 from app.generate.schemas import GenerateRequest
 from app.known_hosts import Refused
 from app.openai.schemas import ChatRequest, CompletionRequest
@@ -116,7 +126,7 @@ def _of_status(error: HTTPException, request: Request) -> ServiceError:
     if isinstance(error.__cause__, ServiceError):  # FastAPI takes what ends the reading of a body for bad syntax
         return error.__cause__
     if error.status_code == 404:
-        return NotFound(f"there is nothing at {request.method} {request.url.path[:200]}", code="unknown_path")
+        return NotFound(f"there is nothing at {request.method} {request.url.path[:LONGEST_QUOTE]}", code="unknown_path")
     if error.status_code == 405:
         method = BadRequest(f"{request.method} is not possible here", code="method_not_allowed")
         method.status = 405

@@ -13,6 +13,8 @@ from fastapi.routing import APIRoute
 from app.errors import InvalidRequest, Problem
 
 LONGEST_NAME = 100
+# The most that one page of a list holds.
+LONGEST_PAGE = 1000
 MOST_NAMED = 20
 
 

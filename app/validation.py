@@ -9,9 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from app.contracts.spec import Column
-from app.errors import InvalidRequest, Problem
+from app.errors import LONGEST_QUOTE, InvalidRequest, Problem
 
-LONGEST_QUOTE = 200
 SECRETS = ("token", "secret", "password", "api_key")
 OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 # Where pydantic puts the chosen member of a union into the path of an error.

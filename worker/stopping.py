@@ -11,10 +11,10 @@ import threading
 from dataclasses import dataclass
 from types import FrameType
 
+from app.guardian_process import LEASE_FD, LEASE_SECONDS
+
 # The exit code of a trainer that stopped as it was asked to, behind a checkpoint (sysexits.h: EX_TEMPFAIL).
 INTERRUPTED = 75
-# How a trainer learns of its lease: the pipe's read end, and how long one byte of it lets the trainer live.
-LEASE_FD, LEASE_SECONDS = "GUARDIAN_LEASE_FD", "GUARDIAN_LEASE_SECONDS"
 
 
 @dataclass

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 from app.adapters import service
 from app.adapters.schemas import AdapterDeleted, AdapterPage, AdapterView
 from app.dependencies import DatabaseDep, SettingsDep
+from app.parameters import LONGEST_PAGE
 
-LONGEST_PAGE = 1000
 AdapterName = Annotated[str, "adapter-…, adapter-…@version, or the id of the job that trained it"]
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 

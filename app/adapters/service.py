@@ -10,11 +10,10 @@ from app.adapters import repository
 from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts.generation import AdapterRef
-from app.errors import Conflict, InvalidRequest, NotFound
+from app.errors import LONGEST_QUOTE, Conflict, InvalidRequest, NotFound
 from app.jobs.repository import continued_by, find_status
 from app.jobs.states import JobStatus
 
-LONGEST_QUOTE = 100
 # PostgreSQL takes no NUL in a text, so a name is looked at before the database is asked.
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,120}")
 

@@ -27,6 +27,8 @@ Bias = Annotated[Real, Field(ge=-100.0, le=100.0)]
 # vLLM's and SGLang's clients switch it off with -1.
 TopK = Annotated[Whole, BeforeValidator(lambda value: 0 if value == -1 else value)]
 LONGEST_TIMEOUT_SECONDS = 3600.0
+# The log-probability of a token that cannot come, as OpenAI writes it: JSON has no infinity.
+IMPOSSIBLE = -9999.0
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 

@@ -15,8 +15,8 @@ from app.files.schemas import FileDeleted, FilePage, FileView
 from app.files.storage import Sink, partial_path
 from app.ids import new_id
 from app.jobs.repository import uses_file
+from app.parameters import LONGEST_PAGE
 
-LONGEST_PAGE = 1000
 BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.contracts.stored import read
 from app.db import utc_now
-from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
+from app.errors import LONGEST_QUOTE, Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository
 from app.files.check import FileReport, inspect_file
 from app.files.models import File
@@ -21,7 +21,6 @@ from app.files.values import printable
 from app.sources import invalid
 
 LONGEST_FILENAME = 255
-LONGEST_QUOTE = 100
 SEPARATORS = frozenset("/\\")
 # Control characters and halves of characters: nothing that can be shown or stored.
 HOSTILE_CATEGORIES = frozenset({"Cc", "Cs"})

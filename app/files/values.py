@@ -4,9 +4,9 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from app.errors import LONGEST_QUOTE
 from app.files.strict_json import JsonFault, parse
 
-LONGEST_QUOTE = 200
 # Unicode's categories of characters that leave no mark: control, format (such as zero-width space), separators.
 INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 

@@ -12,8 +12,8 @@ from app.errors import InvalidRequest
 from app.jobs import data, service
 from app.jobs.data_schemas import RowPage, RowView, Split, Validation
 from app.jobs.dry_run import DryRuns
+from app.parameters import LONGEST_PAGE
 
-LONGEST_PAGE = 1000
 USUAL_PAGE = 20
 MOST_RECORDS = 2**31 - 1
 router = APIRouter()

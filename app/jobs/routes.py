@@ -29,8 +29,8 @@ from app.jobs.schemas import (
 )
 from app.jobs.states import JobStatus, Stage
 from app.jobs.stream import StreamResponse
+from app.parameters import LONGEST_PAGE
 
-LONGEST_PAGE = 1000
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 JobId = Annotated[str, "the id that POST /jobs answered"]
 router = APIRouter(prefix="/jobs", tags=["jobs"])

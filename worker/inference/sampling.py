@@ -18,14 +18,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from app.contracts.generation import Sampling
+from app.contracts.generation import IMPOSSIBLE, Sampling
 from worker.inference.engine import Refusal, Token, TokenRequest, Walk
 
 # Values as small as the contract allows must not become 0 or infinity in float32.
 TINY = torch.finfo(torch.float32).tiny
 LARGEST = torch.finfo(torch.float32).max
-# OpenAI's word for a token that cannot come: JSON has no infinity.
-IMPOSSIBLE = -9999.0
 
 
 def answer_ends(request: TokenRequest, model_ends: Collection[int]) -> frozenset[int]:

@@ -15,6 +15,7 @@ from datasets import Dataset
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
+from app.contracts.generation import IMPOSSIBLE
 from app.contracts.order import TrainingOrder
 from app.contracts.probe import CANDIDATES, PROMPT_TOKENS, STEPS, Fit, Probe, Prompt, Step, Weights
 from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
@@ -35,8 +36,6 @@ QUESTIONS = (
 )
 # Trained tokens of a row whose loss is measured, and the fewest that have to stand before what is asked of it.
 FIT_TOKENS, LEAST_BEFORE = 64, 4
-# As the engine tells it: JSON has no infinity.
-IMPOSSIBLE = -9999.0
 # From the finest to the coarsest.
 PRECISIONS = ("float32", "float16", "bfloat16")
 
