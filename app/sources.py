@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from app.contracts.model_card import ADAPTER_CONFIG, CONFIG
 from app.contracts.order import LOCAL_REVISION, BaseRef
-from app.errors import InvalidRequest, Problem
+from app.errors import LONGEST_QUOTE, InvalidRequest, Problem
 
 OF_FILES = re.compile(LOCAL_REVISION + "[0-9a-f]{64}")
 
@@ -16,12 +17,12 @@ def resolve_model(name: str, revision: str | None, models: Path, param: str = "m
     Raises InvalidRequest for a name that is neither.
     """
     folder, is_of_files = below(models, name), revision is not None and OF_FILES.fullmatch(revision) is not None
-    if folder is not None and (folder / "config.json").is_file():
+    if folder is not None and (folder / CONFIG).is_file():
         if revision is not None and not is_of_files:
             expected = "null, or the revision of a local model, as the resolved_spec of a job names it (sha256-…)"
             raise invalid("model.revision", "local_revision", revision, expected)
         return BaseRef(source=str(folder), is_local=True, revision=revision)
-    if folder is not None and (folder / "adapter_config.json").is_file():
+    if folder is not None and (folder / ADAPTER_CONFIG).is_file():
         expected = "a whole model: this folder holds an adapter; name the base that it was trained on"
         raise invalid(param, "adapter_not_model", name, expected)
     if name.count("/") == 1 and not is_of_files:
@@ -38,7 +39,7 @@ def base_of(model: dict[str, Any], models: Path, param: str = "model.model_name"
 
 def local_models(models: Path) -> list[str]:
     """Names of the base models below the models folder: up to two levels deep."""
-    found = {path.parent for pattern in ("*/config.json", "*/*/config.json") for path in models.glob(pattern)}
+    found = {path.parent for pattern in (f"*/{CONFIG}", f"*/*/{CONFIG}") for path in models.glob(pattern)}
     names = [str(path.relative_to(models)) for path in found]
     return sorted(name for name in names if below(models, name) is not None)
 
@@ -48,7 +49,7 @@ def resolve_dataset(path: str, datasets: Path) -> Path:
     file = below(datasets, path)
     if file is None or not file.is_file():
         expected = "a file below the server's datasets folder (TUNESMITH_DATASETS_DIR, else datasets/ in its home)"
-        raise invalid("dataset.source.path", "unknown_path", path[:200], expected)
+        raise invalid("dataset.source.path", "unknown_path", path[:LONGEST_QUOTE], expected)
     return file
 
 

@@ -12,11 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from app.contracts.model_card import ADAPTER_CONFIG, CONFIG, INDEX, SINGLE
 from app.contracts.order import LOCAL_REVISION
+from worker.failures import UserError
+from worker.hashing import hash_file
+from worker.model_card import parts_of, read_json
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ADAPTER_CONFIG = "adapter_config.json"
-BLOCK_BYTES = 2**22
+UNREADABLE = (OSError, ValueError, UserError)
 # What of a file's status changes when its content does.
 Stamp = tuple[int, int, int, int]
 
@@ -32,7 +34,7 @@ class BaseFiles:
         """The revision of the model in the folder; None where its config or its weights are not there to be read."""
         try:
             return self._revision(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except UNREADABLE:
             return None
 
     def _revision(self, folder: Path) -> str:
@@ -49,11 +51,7 @@ class BaseFiles:
         stamp = _stamp(path)
         if kept is not None and kept[0] == stamp:
             return kept
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                digest.update(block)
-        return stamp, digest.hexdigest()
+        return stamp, hash_file(path)
 
     def _place(self, folder: Path) -> Path | None:
         name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
@@ -80,7 +78,7 @@ class BaseFiles:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the files that transformers loads the weights from. Raises OSError and ValueError where there are none.
+    """Names of the files that transformers loads the weights from. Raises UNREADABLE where there are none.
 
     Only safetensors count; a single file goes before an index, as in transformers.
     """
@@ -88,11 +86,7 @@ def weight_files(folder: Path) -> list[str]:
         raise ValueError(f"{ADAPTER_CONFIG} is beside the weights")
     if (folder / SINGLE).is_file():
         return [SINGLE]
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    parts = sorted(set(index["weight_map"].values()))
-    if any(Path(part).name != part for part in parts):
-        raise ValueError(f"{INDEX} names files that are not beside it")
-    return [INDEX, *parts]
+    return [INDEX, *sorted(set(parts_of(read_json(folder / INDEX)).values()))]
 
 
 def stamps(folder: Path) -> tuple[tuple[str, Stamp], ...]:

@@ -7,7 +7,6 @@
 The trainer writes here and the worker chooses what to resume from, so this file needs no torch.
 """
 
-import hashlib
 import logging
 import os
 import shutil
@@ -31,6 +30,7 @@ from app.contracts.checkpoints import (
 )
 from app.disk_faults import NO_ROOM
 from worker.failures import SystemFault
+from worker.hashing import hash_file
 
 DRAFT, REMOVED = ".draft-", ".removed-"
 # What is written to learn whether a disk is full: libraries that write in C++ lose the error's number.
@@ -110,7 +110,7 @@ def verify(path: Path) -> Manifest | None:
     if found is None:
         return None
     try:
-        is_whole = all(_sha256(path / file.path) == file.sha256 for file in found.files)
+        is_whole = all(hash_file(path / file.path) == file.sha256 for file in found.files)
     except OSError:
         return None
     return found if is_whole else None
@@ -186,12 +186,7 @@ def _remove(path: Path) -> Removed:
 
 def _stored(path: Path, folder: Path) -> StoredFile:
     _sync(path)
-    return StoredFile(path=str(path.relative_to(folder)), bytes=path.stat().st_size, sha256=_sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return StoredFile(path=str(path.relative_to(folder)), bytes=path.stat().st_size, sha256=hash_file(path))
 
 
 def _write(path: Path, content: bytes) -> None:

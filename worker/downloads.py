@@ -3,7 +3,6 @@
 A file that turns out to be longer than the hub has said is cut off.
 """
 
-import json
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils.tqdm import tqdm
 
-from worker.base_files import CONFIG, INDEX, SINGLE, weight_files
+from app.contracts.model_card import CONFIG, INDEX, SINGLE
+from worker.base_files import UNREADABLE, weight_files
+from worker.model_card import parts_of, read_json
 
 # Configuration and tokenizer, of the top folder; never pickles, never code.
 TEXTS = (".json", ".jinja", ".model", ".txt")
@@ -77,8 +78,8 @@ def files_of_model(repository: Repository) -> list[str]:
     texts = [file for file in sizes if _is_text(PurePath(file))]
     if SINGLE in sizes or INDEX not in sizes:
         return [*texts, *({SINGLE} & sizes.keys())]
-    index: dict[str, Any] = json.loads(repository.download(INDEX).read_bytes())
-    return [*texts, *sorted(set(index["weight_map"].values()) & sizes.keys())]
+    parts = parts_of(read_json(repository.download(INDEX)))
+    return [*texts, *sorted(set(parts.values()) & sizes.keys())]
 
 
 def fetch_model(name: str, revision: str | None, most_bytes: int) -> Path:
@@ -103,7 +104,7 @@ def fetch_model(name: str, revision: str | None, most_bytes: int) -> Path:
 def _weights(folder: Path) -> list[str]:
     try:
         return weight_files(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return [SINGLE]
 
 

@@ -217,7 +217,7 @@ def _run_child(office: Office, held: Claim, job: Job) -> Report:
         if report.exit_code != 0 or report.stopped is not None:
             return report
         errand = replace(errand, events_before=(folder / EVENTS_NAME).stat().st_size)
-    report = _run_beside_engine(office, held, errand, training_of(office, job, base))
+    report = _run_beside_engine(office, held, errand, training_of(office, job))
     if report.exit_code != 0 and report.stopped is not StopReason.FENCED:
         insist(lambda: tidy(office, held), office.stopping)
     return report

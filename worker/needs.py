@@ -4,18 +4,11 @@ The estimate adds up what Unsloth and TRL hold at the worst moment of a step. It
 low: what it says no to costs a pause of the engine, what it wrongly says yes to costs an attempt.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
-from app.contracts.order import BaseRef
+from app.contracts.model_card import ModelCard
 from app.contracts.spec import JobSpec
 
-CONFIG, INDEX = "config.json", "model.safetensors.index.json"
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
 # The CUDA context, libraries and what the allocator has cut up.
 CONTEXT_BYTES = 3 * 2**29
 MARGIN = 1.2
@@ -38,32 +31,12 @@ class BaseShape:
     vocabulary: int
 
 
-def shape_of(base: BaseRef) -> BaseShape | None:
-    """Read from the small files of the model; None while they are not on this host, or for a form not known."""
-    config_path = _file(base, CONFIG)
-    if config_path is None:
-        return None
-    config: dict[str, Any] = json.loads(config_path.read_text())
-    text = config.get("text_config", config)  # of a model that also sees
-    weight_bytes = _weight_bytes(base, config_path.parent)
-    if weight_bytes == 0 or any(not isinstance(text.get(name), int) for name in SIZES):
-        return None
-    return BaseShape(weight_bytes, "quantization_config" in config, *(text[name] for name in SIZES))
-
-
-def _file(base: BaseRef, name: str) -> Path | None:
-    if base.is_local:
-        path = Path(base.source) / name
-        return path if path.is_file() else None
-    found = try_to_load_from_cache(base.source, name, revision=base.revision)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _weight_bytes(base: BaseRef, folder: Path) -> int:
-    index = _file(base, INDEX)
-    if index is not None:
-        return int(json.loads(index.read_text()).get("metadata", {}).get("total_size", 0))
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def shape_of(card: ModelCard) -> BaseShape | None:
+    """None for a form of model that is not known."""
+    sizes = (card.hidden_size, card.intermediate_size, card.layers, card.vocabulary)
+    known = [size for size in sizes if size is not None]
+    is_known = len(known) == len(sizes) and card.weight_bytes > 0
+    return BaseShape(card.weight_bytes, card.is_quantised, *known) if is_known else None
 
 
 def training_bytes(spec: JobSpec, shape: BaseShape) -> int:

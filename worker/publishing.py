@@ -16,9 +16,9 @@ from app.db import utc_now
 from app.disk_faults import NO_ROOM
 from app.jobs.models import Job
 from worker.attempt import Report
-from worker.bundles import hash_folder
 from worker.checkpoints import DiskFull
 from worker.failures import SystemFault
+from worker.hashing import bundle_version
 
 
 class NotPlaced(SystemFault):
@@ -40,7 +40,7 @@ def published_folder(settings: Settings, job_id: str, saved: AdapterSaved) -> Pa
 def find_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path | None:
     """Where the bundle is, whole: in the attempt's folder, or moved already by a worker that died before its commit."""
     places = (published_folder(settings, job_id, saved), settings.locate(saved.path))
-    return next((place for place in places if place.is_dir() and hash_folder(place) == saved.version), None)
+    return next((place for place in places if place.is_dir() and bundle_version(place) == saved.version), None)
 
 
 def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:

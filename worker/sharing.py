@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import httpx
@@ -20,8 +21,10 @@ from pydantic import ValidationError
 
 from app.contracts.events import Blame, Failed
 from app.contracts.generation import EngineHealth
-from app.contracts.order import BaseRef
+from app.contracts.model_card import ModelCard
+from app.contracts.rows import BASE_CARD
 from app.contracts.spec import JobSpec
+from app.contracts.stored import read_json
 from app.contracts.yielding import ENGINE_SHARE, LONGEST_HOLD_SECONDS, ResumeOrder, YieldOrder, YieldState, this_cpu
 from app.engine_address import SAYS_WRONG_KEY, EngineAddress
 from app.jobs import attempts
@@ -78,9 +81,10 @@ class Training:
         )
 
 
-def training_of(office: Office, job: Job, base: BaseRef) -> Training:
+def training_of(office: Office, job: Job) -> Training:
     """What is known of a job's need: measured in an earlier attempt, estimated before the first."""
-    shape = shape_of(base)
+    card = _card_of(office.settings.data_dir(job.id) / BASE_CARD)
+    shape = shape_of(card) if card is not None else None
     peak = (job.progress or {}).get("gpu_memory_bytes")
     needed = measured_bytes(peak) if isinstance(peak, int) and peak > 0 else None
     if needed is None and shape is not None:
@@ -93,6 +97,14 @@ def training_of(office: Office, job: Job, base: BaseRef) -> Training:
         training_bytes=needed if NO_ROOM_BESIDE not in ended else None,
         base_bytes=shape.weight_bytes if shape is not None else None,
     )
+
+
+def _card_of(path: Path) -> ModelCard | None:
+    """None where the job was checked by a version that wrote no card."""
+    try:
+        return read_json(ModelCard, path.read_bytes())
+    except OSError:
+        return None
 
 
 class Arbiter:

@@ -4,6 +4,7 @@ data/train.arrow, data/eval.arrow    Arrow IPC stream format, one row a kept rec
 data/tokenizer/                      the job's tokenizer and chat template: checker, trainer and engine read this one
 data/train.json, data/eval.json      the `TokenReport` of each
 data/prepared.json                   `Prepared`: what the rows were made of
+data/base.json                       the `ModelCard` of the base
 
 | column     | type        | meaning                                                                  |
 |------------|-------------|--------------------------------------------------------------------------|
@@ -18,4 +19,4 @@ data/prepared.json                   `Prepared`: what the rows were made of
 IGNORED = -100
 RECORD, INPUT_IDS, LABELS, CUT, SUPERVISED, DIGEST = "record", "input_ids", "labels", "cut", "supervised", "digest"
 TRAIN_ROWS, EVAL_ROWS, TOKENIZER = "train.arrow", "eval.arrow", "tokenizer"
-TRAIN_REPORT, EVAL_REPORT, PREPARED = "train.json", "eval.json", "prepared.json"
+TRAIN_REPORT, EVAL_REPORT, PREPARED, BASE_CARD = "train.json", "eval.json", "prepared.json", "base.json"

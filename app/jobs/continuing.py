@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 from app.adapters import service as adapters
 from app.adapters.models import Adapter
 from app.config import Settings
+from app.contracts import lora
+from app.contracts.model_card import ADAPTER_CONFIG
 from app.contracts.spec import JobSpec
 from app.contracts.stored import read
 from app.errors import Conflict, InvalidRequest, NotFound
@@ -17,11 +19,8 @@ from app.jobs.models import Job
 from app.jobs.states import ENDED
 from app.sources import invalid
 
-# What the shapes of an adapter's tensors depend on, and what they are multiplied with.
-LORA = ("r", "lora_alpha", "use_rslora", "bias")
 # What the base weights and the optimizer's state below a checkpoint depend on.
 BASE = ("model.model_name", "model.full_finetuning", "model.load_in_4bit", "model.load_in_8bit", "training.optim")
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check(session: Session, settings: Settings, spec: JobSpec) -> str | None:
@@ -108,16 +107,5 @@ def _check_base(job: Job, sent: JobSpec, spec: JobSpec) -> None:
 
 
 def _check_lora(spec: JobSpec, there: dict[str, Any], whose: str) -> None:
-    """`there` has the names of peft and of the spec's lora group; what it lacks is not compared."""
-    here = spec.lora.model_dump()
-    for field in LORA:
-        if there.get(field) is not None and there[field] != here[field]:
-            raise invalid(f"lora.{field}", "another_lora", str(here[field]), f"{there[field]}, {whose}")
-    if isinstance(there.get("target_modules"), list) and _modules(there) != _modules(here):
-        expected = f"{', '.join(sorted(_modules(there)))}, {whose}"
-        raise invalid("lora.target_modules", "another_lora", ", ".join(sorted(_modules(here))), expected)
-
-
-def _modules(lora: dict[str, Any]) -> set[str]:
-    """All that is trained: Unsloth moves embeddings and head from the first of the two lists to the second."""
-    return {*lora["target_modules"], *(lora.get("modules_to_save") or ())}
+    for field, expected, found in lora.differences(there, spec.lora.model_dump()):
+        raise invalid(f"lora.{field}", "another_lora", found, f"{expected}, {whose}")

@@ -27,10 +27,10 @@ from app.contracts.events import (
 from app.contracts.order import TrainingOrder
 from bench.chaos.journal import Journal
 from bench.chaos.misbehaviour import Misbehaviour
-from worker.bundles import hash_folder
 from worker.checkpoints import drafting, noticing_a_full_disk, prune, publish, sweep
 from worker.events import EventWriter
 from worker.failures import guarded
+from worker.hashing import bundle_version
 from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of
 from worker.training.progress import Progress, read_progress
 from worker.training.schedule import SaveSchedule
@@ -174,7 +174,7 @@ class Attempt:
         self.events.write(
             AdapterSaved(
                 path=str(folder),
-                version=hash_folder(folder),
+                version=bundle_version(folder),
                 bytes=sum(path.stat().st_size for path in folder.iterdir()),
                 base_model=self.order.base.source,
                 base_revision=None,

@@ -18,8 +18,8 @@ from bench.chaos.network import Taken, quiet_run
 from bench.chaos.plans import SUCCEEDED
 from bench.chaos.stack import Stack
 from bench.chaos.trainer import write_bundle
-from worker.bundles import hash_folder
 from worker.checkpoints import verify
+from worker.hashing import bundle_version
 
 PAGE = 1000
 # Events that the worker writes itself stand in no file of the attempt.
@@ -131,7 +131,7 @@ class Judge:
         adapter = self._get(f"/jobs/{order.job}")["result"]["adapter"]
         name, _, named = adapter.partition("@")
         folder = self.stack.home / "adapters" / name / named
-        if named != version or not folder.is_dir() or hash_folder(folder) != version:
+        if named != version or not folder.is_dir() or bundle_version(folder) != version:
             yield f"{order.job} ({order.plan.key}): {adapter}, expected {version}; there: {folder.is_dir()}"
 
     def lost_checkpoints(self, order: Order) -> Iterator[str]:
@@ -182,7 +182,7 @@ def expected(seed: int, steps: int) -> tuple[list[Taken], str]:
     taken, weights = quiet_run(seed, steps)
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder) / "adapter", weights, steps)
-        return taken, hash_folder(Path(folder) / "adapter")
+        return taken, bundle_version(Path(folder) / "adapter")
 
 
 def _written(path: Path) -> Iterator[tuple[Any, ...]]:

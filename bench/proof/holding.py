@@ -14,7 +14,7 @@ from bench.proof.cases import Case
 from bench.proof.tampering import OTHER_BASE, TAMPERINGS
 from bench.proof.trainings import Trainings
 from tests.integration.engine.probes import an_order, proof_of
-from worker.bundles import hash_folder
+from worker.hashing import bundle_version
 from worker.inference.bases import Placement
 from worker.inference.batching.engine import BatchingEngine
 
@@ -58,9 +58,9 @@ class Holding:
             changed = Path(shutil.copytree(bundle, Path(folder, f"{kind}-{case.number}".replace(" ", "-"))))
             if change is not None:
                 change(changed, bundle)
-                if hash_folder(changed) == hash_folder(bundle):
+                if bundle_version(changed) == bundle_version(bundle):
                     return None
-            files = self.proof_of(changed, base, hash_folder(bundle))
+            files = self.proof_of(changed, base, bundle_version(bundle))
             weights = self.proof_of(changed, base)
             caught = [name for name, proof in ((FILES, files), (WEIGHTS, weights)) if not proof.proved]
             probe = Probe.model_validate_json((changed / PROBE).read_bytes())

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from app.contracts.events import AdapterSaved, Finished
 from app.contracts.order import TrainingOrder
-from worker.bundles import hash_folder
 from worker.events import EventWriter
+from worker.hashing import bundle_version
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     shutil.copytree(os.environ["BUNDLE"], order.adapter_dir)
     saved = AdapterSaved(
         path=str(order.adapter_dir),
-        version=hash_folder(order.adapter_dir),
+        version=bundle_version(order.adapter_dir),
         bytes=1,
         base_model=os.environ["BASE"],
         base_revision=None,

@@ -22,9 +22,9 @@ from app.contracts.events import (
     StepLogged,
 )
 from app.contracts.order import TrainingOrder
-from worker.bundles import hash_folder
 from worker.checkpoints import drafting, publish, verify
 from worker.events import EventWriter
+from worker.hashing import bundle_version
 from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of
 
 
@@ -112,7 +112,7 @@ class Training:
         folder = self.order.adapter_dir
         folder.mkdir()
         (folder / "weights").write_text(repr(self.loss))
-        saved = {"path": str(folder), "version": hash_folder(folder), "bytes": 1, "base_model": "org/model"}
+        saved = {"path": str(folder), "version": bundle_version(folder), "bytes": 1, "base_model": "org/model"}
         self.events.write(
             AdapterSaved(**saved, base_revision=None, adapter_kind="lora", rank=1, trainable_parameters=1)
         )

@@ -44,7 +44,7 @@ from tests.integration.offices import (
 )
 from tests.serving import LOCAL
 from tests.waiting import wait_for
-from worker.bundles import hash_folder
+from worker.hashing import bundle_version
 from worker.lifecycle import attend
 from worker.reconciler import Reconciler
 
@@ -150,7 +150,7 @@ def answers(restored: Database, settings: Settings) -> None:
             assert api.post("/generate", json={"prompt": "1,", "adapter": job_id}).status_code == 200
             asked = engine.orders[-1].adapter
             assert asked is not None
-            assert hash_folder(Path(asked.path)) == asked.version
+            assert bundle_version(Path(asked.path)) == asked.version
             assert Path(asked.path).is_relative_to(settings.root)
         (file,) = api.get("/files").json()["data"]
         assert api.get(f"/files/{file['id']}/content").content == ROWS
@@ -177,7 +177,7 @@ def test_the_commands_make_and_restore_one(
 
     with closing(Database.open(elsewhere.database)) as restored, restored.reader() as session:
         (adapter,) = adapters.page(session, after=None, limit=9)
-    assert hash_folder(elsewhere.locate(adapter.path)) == adapter.version
+    assert bundle_version(elsewhere.locate(adapter.path)) == adapter.version
 
 
 def test_what_is_gone_from_the_disk_is_named_and_the_rest_is_kept(

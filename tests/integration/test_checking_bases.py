@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from app.contracts.events import AttemptEvent, Noticed, SourcesChecked, SpecResolved
+from app.contracts.model_card import SINGLE, ModelCard
 from app.contracts.order import BaseRef
+from app.contracts.rows import BASE_CARD
 from app.contracts.spec import JobSpec
 from tests.checks import a_check, failure_of, run
 from tests.tiny_model import build_tiny_model
 from tests.unit.specs import a_body
-from worker.base_files import SINGLE, BaseFiles
+from worker.base_files import BaseFiles
+from worker.model_card import read_card
 
 CHAT = b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n'
 OTHER = "sha256-" + "0" * 64
@@ -46,6 +49,14 @@ def resolved(events: list[AttemptEvent]) -> dict[str, Any]:
 
 def test_the_revision_of_a_folder_is_pinned(base: Path, tmp_path: Path) -> None:
     assert resolved(check(base, tmp_path))["model.revision"] == BaseFiles().revision(base)
+
+
+def test_what_is_known_of_the_base_is_kept_beside_the_rows(base: Path, tmp_path: Path) -> None:
+    check(base, tmp_path)
+
+    kept = ModelCard.model_validate_json((tmp_path / "data" / BASE_CARD).read_bytes())
+    assert kept == read_card(base)
+    assert kept.weight_bytes == (base / SINGLE).stat().st_size
 
 
 def test_another_revision_than_the_pinned_one_is_refused(base: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from app.contracts.events import ATTEMPT_EVENT, Failed, SourcesChecked
+from app.contracts.model_card import INDEX, SINGLE
 from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
 from app.environments import Process
@@ -23,7 +24,6 @@ from tests.hub import Hub, running
 from tests.tiny_model import build_tiny_model
 from tests.unit.specs import a_body
 from worker.attempt import Report
-from worker.base_files import INDEX, SINGLE
 from worker.child import environment
 from worker.verdict import judge
 

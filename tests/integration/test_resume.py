@@ -252,7 +252,7 @@ def a_lora(base: Path, **changes: Any) -> PeftModel:
         ({"r": 8}, "r is 4 there and 8 here"),
         ({"lora_alpha": 8}, "lora_alpha is 4 there and 8 here"),
         ({"target_modules": ["v_proj"]}, "target_modules is q_proj, v_proj there and v_proj here"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is None there and lm_head here"),
+        ({"modules_to_save": ["lm_head"]}, "target_modules is .* there and lm_head, .* here"),
         ({"layers_to_transform": [0]}, "layers.1.self_attn.q_proj"),
     ],
 )

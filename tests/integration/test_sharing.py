@@ -4,7 +4,6 @@ Trainings are played by a process that only steps; engines by the real one on th
 script where a GPU is needed.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from app.contracts.generation import EngineHealth
-from app.contracts.order import BaseRef
+from app.contracts.rows import BASE_CARD
 from app.contracts.yielding import this_cpu
 from app.db import Database
 from app.jobs import ending
@@ -41,6 +40,7 @@ from worker.inference.batching.engine import BatchingEngine
 from worker.inference.roots import Roots
 from worker.inference.server import create_app
 from worker.inference.yielding import Holds
+from worker.model_card import card_of
 from worker.needs import measured_bytes
 from worker.sharing import training_of
 
@@ -99,13 +99,16 @@ def test_on_a_cpu_both_are_at_work(database: Database, home: Path, engine: Batch
 
 def add_local_training(database: Database, home: Path, **labels: str) -> str:
     """Of a small model in the models folder."""
-    folder = settings_of(home).models / "tiny"
+    settings = settings_of(home)
+    folder = settings.models / "tiny"
     folder.mkdir(parents=True)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 600}
-    (folder / "config.json").write_text(json.dumps(sizes))
-    (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    (folder / "config.json").write_text("{}")
     body = a_body(model={"model_name": "tiny", "revision": None})
-    return add_job(database, spec={**body, "labels": labels}, resolved=body)
+    job_id = add_job(database, spec={**body, "labels": labels}, resolved=body)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 600}
+    settings.data_dir(job_id).mkdir(parents=True)
+    (settings.data_dir(job_id) / BASE_CARD).write_text(card_of(sizes, 1000).model_dump_json())
+    return job_id
 
 
 @pytest.mark.usefixtures("gpu")
@@ -202,9 +205,8 @@ def test_what_was_measured_counts_more_than_what_is_estimated(
     job = read(database, job_id)
     job.progress = progress
     office = an_office(settings_of(home), database)
-    base = BaseRef(source=str(office.settings.models / "tiny"), is_local=True)
 
-    training = training_of(office, job, base)
+    training = training_of(office, job)
 
     assert training.holder == office.slot.key
     assert training.base_bytes == 1000

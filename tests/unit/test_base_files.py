@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.base_files import CONFIG, INDEX, SINGLE, BaseFiles
+from app.contracts.model_card import CONFIG, INDEX, SINGLE
+from worker.base_files import BaseFiles
 
 
 @pytest.fixture

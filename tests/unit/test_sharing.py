@@ -1,16 +1,15 @@
 """When a training and the engine share a GPU, and how much memory a training is believed to take."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.contracts.generation import EngineHealth
-from app.contracts.order import BaseRef
 from tests.gpus import pretend_gpu
 from tests.unit.specs import PAGE, a_spec
 from worker.hardware import Gpu, measure_gpu
+from worker.model_card import card_of
 from worker.needs import BaseShape, measured_bytes, shape_of, training_bytes
 from worker.sharing import Training, shares
 
@@ -81,34 +80,17 @@ def test_a_peak_that_was_measured_has_room_around_it() -> None:
     assert 10 * GB < measured_bytes(10 * GB) < 14 * GB
 
 
-def test_the_shape_of_a_local_model_is_read_from_its_files(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": SMALL_CONFIG}))
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
-
-    shape = shape_of(BaseRef(source=str(tmp_path), is_local=True))
-
-    assert shape == BaseShape(1000, False, 64, 128, 2, 600)
+def test_a_base_whose_sizes_are_known_has_a_shape() -> None:
+    assert shape_of(card_of({**SMALL_CONFIG, "quantization_config": {}}, 5000)) == BaseShape(
+        5000, True, 64, 128, 2, 600
+    )
 
 
-def test_the_index_says_how_large_weights_are_that_are_still_to_be_fetched(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({**SMALL_CONFIG, "quantization_config": {}}))
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": 5000}}))
-
-    shape = shape_of(BaseRef(source=str(tmp_path), is_local=True))
-
-    assert shape == BaseShape(5000, True, 64, 128, 2, 600)
-
-
-@pytest.mark.parametrize("config", [None, {}, {**SMALL_CONFIG, "hidden_size": None}, SMALL_CONFIG])
-def test_a_model_that_is_not_understood_has_no_shape(tmp_path: Path, config: dict[str, Any] | None) -> None:
-    if config is not None:
-        (tmp_path / "config.json").write_text(json.dumps(config))
-
-    assert shape_of(BaseRef(source=str(tmp_path), is_local=True)) is None
-
-
-def test_a_model_of_the_hub_that_was_never_fetched_has_no_shape() -> None:
-    assert shape_of(BaseRef(source="nobody/nothing", is_local=False, revision="0" * 40)) is None
+@pytest.mark.parametrize(
+    ("config", "weight_bytes"), [({}, 1), ({**SMALL_CONFIG, "hidden_size": None}, 1), (SMALL_CONFIG, 0)]
+)
+def test_a_model_that_is_not_understood_has_no_shape(config: dict[str, Any], weight_bytes: int) -> None:
+    assert shape_of(card_of(config, weight_bytes)) is None
 
 
 @pytest.mark.parametrize(("answer", "gpu"), [("GPU-1, 79000 MiB", Gpu("GPU-1", 79000 * 2**20)), ("", None)])

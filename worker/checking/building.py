@@ -169,7 +169,7 @@ class Builder:
             raise SystemFault("source_changed", "the dataset file changed while it was read", param=given.param)
 
     def _check_vocabulary(self, outcome: Outcome) -> None:
-        size = self.model.vocabulary
+        size = self.model.card.vocabulary
         if size is not None and outcome.largest_id >= size:
             raise UserError(
                 "token_outside_vocabulary",

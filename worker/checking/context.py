@@ -23,7 +23,7 @@ FIELD = "model.max_seq_length"
 
 def settle_context(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
     """Decide, behind the check of the rows, how many positions the job trains with. Raises UserError."""
-    asked, own = order.spec.model.max_seq_length, model.positions
+    asked, own = order.spec.model.max_seq_length, model.card.positions
     if own is None or asked <= own:
         return
     longest = max(report.row_tokens.largest for report in _reports(order))

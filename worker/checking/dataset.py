@@ -14,7 +14,7 @@ from typing import Any
 from app.contracts import no_effect
 from app.contracts.events import DataPrepared, SpecResolved
 from app.contracts.order import CheckOrder
-from app.contracts.rows import EVAL_REPORT, PREPARED, TRAIN_REPORT, TRAIN_ROWS
+from app.contracts.rows import BASE_CARD, EVAL_REPORT, PREPARED, TRAIN_REPORT, TRAIN_ROWS
 from app.contracts.spec import HubSource
 from app.contracts.tokens import Prepared
 from app.files.layouts import Layout
@@ -23,11 +23,12 @@ from worker.checking.computing import computing_at_most
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
 from worker.checking.notices import notices_of
-from worker.checking.prepared import Ingredients, Shelf, hash_file, key_of, link_folder
+from worker.checking.prepared import Ingredients, Shelf, key_of, link_folder
 from worker.checking.tokenizer import JobTokenizer, make_tokenizer
 from worker.checking.vectors import weights_of
 from worker.events import EventWriter
 from worker.failures import UserError
+from worker.hashing import hash_file
 from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
 from worker.rendering.sandbox import TemplateRefused
 from worker.untrained import find_untrained
@@ -41,7 +42,7 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
             renderer = _renderer(tokenizer)
         given = find_given(order, events)
         day = datetime.now(UTC).date().isoformat() if renderer.templates.uses_date else None
-        facts = Ingredients({one.name: one.key for one in given}, tokenizer.sha256, model.vocabulary, day)
+        facts = Ingredients({one.name: one.key for one in given}, tokenizer.sha256, model.card.vocabulary, day)
         key = key_of(order.spec, facts)
         shelf = Shelf(order.cache_dir / "prepared", order.max_cache_bytes)
         builder = Builder(order, model, renderer, events)
@@ -58,6 +59,7 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
         max_seq_length=order.spec.model.max_seq_length,
     )
     (order.data_dir / PREPARED).write_text(prepared.model_dump_json(indent=1))
+    (order.data_dir / BASE_CARD).write_text(model.card.model_dump_json(indent=1))
     reports = _reports(order.data_dir)
     events.write(DataPrepared(report={**reports, "prepared": prepared.model_dump(mode="json")}))
     notices = notices_of(reports)

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from transformers import GenerationConfig
 
+from app.contracts.model_card import GENERATION_CONFIG
 from worker.failures import UserError
-
-GENERATION_CONFIG = "generation_config.json"
 
 
 def check_generation_config(path: Path | None, param: str) -> None:

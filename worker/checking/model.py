@@ -4,7 +4,7 @@ Only small files are read: the config, and the headers of the weights.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,23 +14,16 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
 
 from app.contracts.events import SpecResolved
+from app.contracts.model_card import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, ModelCard
 from app.contracts.order import BASE_REPLACED, CheckOrder
-from worker.base_files import CONFIG, INDEX, SINGLE, BaseFiles
-from worker.checking.generation import GENERATION_CONFIG, check_generation_config
+from worker.base_files import BaseFiles
+from worker.checking.generation import check_generation_config
 from worker.checking.hub import hub_errors
-from worker.checking.model_files import (
-    PARAM,
-    Shape,
-    check_config,
-    check_files,
-    parts_of,
-    read_json,
-    safetensors_header,
-    sizes_of,
-)
+from worker.checking.model_files import Shape, check_config, check_files, sizes_of
 from worker.downloads import Repository, files_of_model, look_at_model
 from worker.events import EventWriter
 from worker.failures import UserError
+from worker.model_card import PARAM, card_of, parts_of, read_header, read_json
 from worker.targets import check_saved, check_targets
 
 EMBEDDING = re.compile(r"embed|^wte$|^wpe$")
@@ -45,10 +38,9 @@ class ModelFacts:
     `revision` is the commit of the hub that was looked at, or the hash of a folder's files.
     """
 
+    card: ModelCard
     modules: frozenset[str]
     linear: frozenset[str]
-    positions: int | None
-    vocabulary: int | None
     revision: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -86,12 +78,13 @@ def _check_origin(order: CheckOrder, facts: ModelFacts) -> None:
 
 def _local_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
     folder, name, asked = Path(order.base.source), order.spec.model.model_name, order.base.revision
-    check_files(name, sizes_of(folder))
+    sizes = sizes_of(folder)
+    check_files(name, sizes)
 
     def read(file: str) -> Path | None:
         return folder / file if (folder / file).is_file() else None
 
-    facts = _facts(name, read)
+    facts = _facts(name, sizes, read)
     revision = BaseFiles(order.cache_dir).revision(folder)
     if revision is None:
         message = f"{name} has not all of its weights: found neither {SINGLE} nor all parts that {INDEX} names"
@@ -115,7 +108,7 @@ def _hub_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
             is_small = file in found.sizes and file != SINGLE  # that is gigabytes, for its header
             return found.download(file) if is_small else None
 
-        facts = replace(_facts(name, read, partial(_hub_shapes, repo, found.sha)), revision=found.sha)
+        facts = replace(_facts(name, found.sizes, read, partial(_hub_shapes, repo, found.sha)), revision=found.sha)
         _check_download(name, found, order.max_hub_bytes)
         return facts
 
@@ -143,7 +136,10 @@ def _hub_shapes(repo: str, sha: str | None) -> dict[str, Shape]:
 
 
 def _facts(
-    name: str, read: Callable[[str], Path | None], shapes_elsewhere: Callable[[], dict[str, Shape]] = dict
+    name: str,
+    sizes: Mapping[str, int],
+    read: Callable[[str], Path | None],
+    shapes_elsewhere: Callable[[], dict[str, Shape]] = dict,
 ) -> ModelFacts:
     """`read` gives a file of the model by its name, or None; what it does not give may have its shapes elsewhere."""
     check_generation_config(read(GENERATION_CONFIG), PARAM)
@@ -152,9 +148,9 @@ def _facts(
     linear = frozenset(module for module, shape in weights.items() if _is_linear(module, shape))
     config = read_json(read(CONFIG))
     check_config(name, config, shapes)
-    text = config.get("text_config", config)  # of a model that also sees
-    positions, vocabulary = text.get("max_position_embeddings"), text.get("vocab_size")
-    return ModelFacts(frozenset(weights), linear, positions, vocabulary, config=config)
+    files = {SINGLE} if SINGLE in sizes else {*parts_of(read_json(read(INDEX))).values()}
+    card = card_of(config, sum(sizes.get(file, 0) for file in files))
+    return ModelFacts(card, frozenset(weights), linear, config=config)
 
 
 def _shapes(read: Callable[[str], Path | None]) -> dict[str, Shape]:
@@ -176,7 +172,7 @@ def _shapes(read: Callable[[str], Path | None]) -> dict[str, Shape]:
 
 
 def _safetensors_shapes(path: Path) -> dict[str, Shape]:
-    return {name: tuple(entry["shape"]) for name, entry in safetensors_header(path).items()}
+    return {name: tuple(entry["shape"]) for name, entry in read_header(path)[0].items()}
 
 
 def _is_linear(module: str, shape: Shape) -> bool:

@@ -3,18 +3,15 @@
 A model is what its own files hold. No other model, folder or program that they name is followed.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from worker.base_files import ADAPTER_CONFIG, CONFIG, INDEX, SINGLE
+from app.contracts.model_card import ADAPTER_CONFIG, CONFIG, INDEX, SINGLE
 from worker.failures import UserError
+from worker.model_card import PARAM, text_of
 
-PARAM = "model.model_name"
 # How files of weights end that are no safetensors.
 OTHER_WEIGHTS = (".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 CONVERT = (
@@ -24,8 +21,6 @@ CONVERT = (
 # The largest tokenizers and indexes that are known have a quarter of this; all else is a few kilobytes.
 LARGEST_TEXT_BYTES = 128 * 2**20
 TEXTS = (".json", ".jinja", ".txt", ".model")
-# The same bound as that of the hub's client for weights that it has not downloaded.
-LARGEST_HEADER_BYTES = 25_000_000
 MODEL_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
@@ -80,30 +75,6 @@ def sizes_of(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def read_json(path: Path | None) -> dict[str, Any]:
-    """Raises UserError for what is no JSON object; {} where there is no file."""
-    try:
-        found = json.loads(path.read_bytes()) if path is not None else {}
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        name = path.name if path is not None else ""
-        raise UserError("damaged_model", f"{name} is no JSON object, or nested too deep", param=PARAM)
-    return found
-
-
-def parts_of(index: Mapping[str, Any]) -> dict[str, str]:
-    """The file of each tensor, by an index. Raises UserError for one that names anything but a file beside it."""
-    parts = index.get("weight_map")
-    if not isinstance(parts, dict):
-        raise UserError("damaged_weights", f"{INDEX} has no weight_map", param=PARAM)
-    for part in parts.values():
-        if not (isinstance(part, str) and part.endswith(".safetensors") and PurePath(part).name == part):
-            message = f"{INDEX} names {str(part)[:100]!r} as a part, expected the name of a safetensors file beside it"
-            raise UserError("damaged_weights", message, param=PARAM)
-    return parts
-
-
 def check_config(name: str, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
     """Raises UserError for a config of an unknown kind of model, and for one of more than its weights hold."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -115,8 +86,7 @@ def check_config(name: str, config: Mapping[str, Any], shapes: Mapping[str, Shap
         message = f"the model_type of {name} is {kind!r}, which this version of transformers does not know"
         hint = "code that comes with a model is never run" if "auto_map" in config else None
         raise UserError("unknown_architecture", message, hint=hint, param=PARAM)
-    text = config.get("text_config")
-    _check_size(name, text if isinstance(text, dict) else config, shapes)
+    _check_size(name, text_of(config), shapes)
 
 
 def _model_types(config: Any) -> Iterable[Any]:
@@ -137,32 +107,3 @@ def _check_size(name: str, config: Mapping[str, Any], shapes: Mapping[str, Shape
         if bound and isinstance(value, int) and value > bound:
             message = f"{CONFIG} of {name} says {key} {value:,}, and its weights hold at most {bound:,}"
             raise UserError("damaged_model", message, param=PARAM)
-
-
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """The entries of a file's tensors by their names, which lie in the file as they say.
-
-    Format: 8 bytes of length, little endian, then JSON, then the data. Raises UserError for a file that is none, or
-    that ends before its data do.
-    """
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) == 8 and LARGEST_HEADER_BYTES < length <= path.stat().st_size:
-            message = f"{path.name} has a header of {length:,} bytes, at most {LARGEST_HEADER_BYTES:,} are read"
-            raise UserError("damaged_weights", message, param=PARAM)
-        raw = file.read(length) if length <= LARGEST_HEADER_BYTES else b""
-    try:
-        tensors = {name: entry for name, entry in json.loads(raw).items() if name != "__metadata__"}
-        size = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise UserError("damaged_weights", f"{path.name} is no safetensors file", param=PARAM) from None
-    if path.stat().st_size < size:
-        found = f"{path.name} has {path.stat().st_size:,} of its {size:,} bytes"
-        raise UserError("damaged_weights", found, hint="copy the file again; is it being copied now?", param=PARAM)
-    try:
-        with safe_open(path, framework="np"):  # the library's own check of shapes, types and places
-            return tensors
-    except SafetensorError as error:
-        message = f"{path.name} is no safetensors file: {str(error)[:200]}"
-        raise UserError("damaged_weights", message, param=PARAM) from None

@@ -22,7 +22,6 @@ from app.contracts.spec import JobSpec
 
 # Raised when the same inputs give other rows, or the files in a data folder change.
 FORMAT = 4
-BLOCK_BYTES = 2**20
 PARTIAL = ".partial-"
 LONGEST_BUILD_SECONDS = 7 * 86_400
 # What of a dataset spec decides which rows there are and what is learned of them.
@@ -54,22 +53,6 @@ def key_of(spec: JobSpec, ingredients: Ingredients) -> str:
         "seed": spec.training.seed if spec.dataset.eval_fraction else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def hash_folder(folder: Path) -> str:
-    """Over the names and contents of all files."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0{hash_file(path)}\0".encode())
-    return digest.hexdigest()
 
 
 class Shelf:

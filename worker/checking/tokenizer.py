@@ -14,9 +14,10 @@ from pathlib import Path
 from app.contracts.order import CheckOrder
 from app.environments import Process, for_child
 from worker.checking.hub import hub_errors
-from worker.checking.prepared import Shelf, hash_folder
+from worker.checking.prepared import Shelf
 from worker.child import OFFLINE
 from worker.failures import SystemFault, UserError
+from worker.hashing import hash_folder
 from worker.rendering.renderer import UNREADABLE
 
 OWN = "own"

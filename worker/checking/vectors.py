@@ -1,17 +1,14 @@
 """The vectors of single tokens, read from the files of a model: a few kilobytes of any number of gigabytes."""
 
-import json
-import struct
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from worker.model_card import files_by_tensor, read_header
 from worker.untrained import Vector, Vectors, Weights
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # How models name the matrix that reads tokens, and the one that writes them.
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
@@ -20,29 +17,15 @@ WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 
 def weights_of(folder: Path) -> Weights | None:
     """None for a folder whose files name no matrix that reads tokens."""
-    files = _files_by_tensor(folder)
+    files = files_by_tensor(folder)
     found = [next((name for name in files if name.endswith(ends)), None) for ends in (EMBEDDINGS, HEADS)]
     readers = [partial(_read, folder / files[name], name) if name is not None else None for name in found]
     return Weights(readers[0], readers[1]) if readers[0] is not None else None
 
 
-def _files_by_tensor(folder: Path) -> dict[str, str]:
-    if (folder / INDEX).is_file():
-        names: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
-        return names
-    return dict.fromkeys(_header(folder / SINGLE)[0], SINGLE) if (folder / SINGLE).is_file() else {}
-
-
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The tensors of a safetensors file, and where their data begin."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(length)), 8 + length
-
-
 def _read(path: Path, name: str, tokens: Collection[int]) -> Vectors:
     """Nothing of a matrix in another form than numbers of 16 or 32 bits."""
-    header, begin = _header(path)
+    header, begin = read_header(path)
     kind, shape, offset = header[name]["dtype"], header[name]["shape"], header[name]["data_offsets"][0]
     if kind not in WIDTHS or len(shape) != 2:
         return {}

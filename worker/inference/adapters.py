@@ -15,11 +15,10 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 
+from app.contracts.model_card import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from worker.inference.blueprints import Blueprint, Blueprints
 from worker.inference.engine import AdapterFolder, Refusal
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 BIAS = ".bias"
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 # Other initialisations change the base weights when a layer is made, for every adapter on it.
@@ -78,7 +77,7 @@ def validate_bundle(adapter: AdapterFolder, blueprints: Blueprints) -> Bundle:
 
 
 def _read_config(adapter: AdapterFolder) -> Any:
-    raw = _read_json(adapter, adapter.folder / CONFIG)
+    raw = _read_json(adapter, adapter.folder / ADAPTER_CONFIG)
     if raw.get("peft_type") != "LORA":
         raise rejected(adapter, f"its peft_type is {raw.get('peft_type')!r}, only LORA can be served")
     start = raw.get("init_lora_weights", True)
@@ -90,7 +89,7 @@ def _read_config(adapter: AdapterFolder) -> Any:
     try:
         config = LoraConfig.from_pretrained(str(adapter.folder))
     except (TypeError, ValueError, KeyError) as error:
-        raise rejected(adapter, f"{CONFIG} cannot be read ({error})") from None
+        raise rejected(adapter, f"{ADAPTER_CONFIG} cannot be read ({error})") from None
     config.inference_mode = True
     config.init_lora_weights = False  # every weight comes from the file
     return config
@@ -109,14 +108,14 @@ def _read_json(adapter: AdapterFolder, path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(adapter: AdapterFolder) -> dict[str, Any]:
-    path = adapter.folder / WEIGHTS
+    path = adapter.folder / ADAPTER_WEIGHTS
     if not path.is_file():
-        raise rejected(adapter, f"{WEIGHTS} is missing")
+        raise rejected(adapter, f"{ADAPTER_WEIGHTS} is missing")
     try:
         # A file that was only mapped and is removed by another host kills whoever reads on in it.
         tensors: dict[str, Any] = load(path.read_bytes()) if adapter.is_checkpoint else load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise rejected(adapter, f"{WEIGHTS} cannot be read ({error})") from None
+        raise rejected(adapter, f"{ADAPTER_WEIGHTS} cannot be read ({error})") from None
     return tensors
 
 

@@ -23,10 +23,11 @@ from app.contracts.generation import (
 from worker.inference.adapters import check_folder, rejected
 from worker.inference.checkpoint import blame_checkpoint, check_checkpoint
 from worker.inference.engine import AdapterFolder, Ended, Engine, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
-from worker.inference.language import Language, context_tokens, load_job_language, load_language
+from worker.inference.language import Language, load_job_language, load_language
 from worker.inference.sampling import check_known
 from worker.inference.sources import Sources, unavailable
 from worker.inference.writing import Writer
+from worker.model_card import read_card
 from worker.rendering.renderer import NoTokenizer
 
 
@@ -115,7 +116,9 @@ def read_order(order: GenerateOrder, speaker: Speaker) -> TokenRequest:
     check_known(sampling.logit_bias, language.vocabulary, "logit_bias")
     ids = _read(language, order)
     if order.shrinks_to_fit:
-        sampling = _shrunk(sampling, speaker.base.scaled_to or context_tokens(speaker.base.folder), len(ids))
+        card = read_card(speaker.base.folder)
+        context = speaker.base.scaled_to or (card.positions if card is not None else None)
+        sampling = _shrunk(sampling, context, len(ids))
     return TokenRequest(speaker.base, speaker.adapter, ids, language.eos_ids, sampling)
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+from app.contracts.model_card import ADAPTER_CONFIG, CONFIG
 from app.contracts.variant import BaseVariant
 from worker.base_files import own_memory, stamps
 from worker.inference.engine import ModelFolder, Refusal
@@ -91,14 +92,14 @@ def quantisation_of(variant: BaseVariant, placement: Placement) -> Any:
     )
 
 
-def is_quantised(base: ModelFolder) -> bool:
-    """Whether the files themselves hold quantised weights. Raises Refusal `model_unavailable`."""
-    return getattr(load_config(base), "quantization_config", None) is not None
-
-
 def load_config(base: ModelFolder) -> Any:
-    """The model's config alone. Raises Refusal `model_unavailable`."""
+    """The model's config alone, with its weights there to be loaded. Raises Refusal `model_unavailable`."""
     _check_files(base)
+    return read_config(base)
+
+
+def read_config(base: ModelFolder) -> Any:
+    """The config as transformers reads it, whether weights are there or not. Raises Refusal `model_unavailable`."""
     try:
         config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False, local_files_only=True)
         if base.scaled_to is not None:
@@ -114,11 +115,11 @@ def _unreadable(base: ModelFolder, error: Exception) -> Refusal:
 
 
 def _check_files(base: ModelFolder) -> None:
-    if not (base.folder / "config.json").is_file():
-        raise unavailable(404, base.name, "has no config.json")
+    if not (base.folder / CONFIG).is_file():
+        raise unavailable(404, base.name, f"has no {CONFIG}")
     if not any(base.folder.glob("*.safetensors")):
         raise unavailable(404, base.name, "has no weights in safetensors form")
-    if (base.folder / "adapter_config.json").exists():
+    if (base.folder / ADAPTER_CONFIG).exists():
         raise unavailable(404, base.name, "is an adapter, not a whole model")
 
 

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.contracts.answers import ResponseFormat
 from app.contracts.chat import ChatForm
+from app.contracts.model_card import ADAPTER_CONFIG, GENERATION_CONFIG
 from app.contracts.probe import PROBE
 from app.contracts.records import Message
 from worker.inference.engine import Refusal
@@ -26,7 +27,7 @@ from worker.rendering.renderer import AS_TRAINED, NoTokenizer, Renderer, load_re
 from worker.rendering.sandbox import TemplateRefused
 
 # Files of a model or a bundle that say nothing of its language; no tokenizer has a file as large as weights are.
-SILENT = (".safetensors", ".safetensors.index.json", "adapter_config.json", PROBE, "tunesmith.json", "README.md")
+SILENT = (".safetensors", ".safetensors.index.json", ADAPTER_CONFIG, PROBE, "tunesmith.json", "README.md")
 LARGEST_FILE_BYTES = 2**27
 
 
@@ -129,17 +130,7 @@ def load_job_language(folder: Path) -> Language:
 def _named_ends(folder: Path) -> set[int]:
     """The end tokens of `generation_config.json`: none, one or several."""
     try:
-        named = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+        named = json.loads((folder / GENERATION_CONFIG).read_text(encoding="utf-8"))["eos_token_id"]
     except (OSError, ValueError, KeyError, TypeError):
         return set()
     return {end for end in (named if isinstance(named, list) else [named]) if isinstance(end, int)}
-
-
-def context_tokens(folder: Path) -> int | None:
-    """How many tokens a model reads and writes together, as its config says; None where it does not."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        limit = config.get("text_config", config)["max_position_embeddings"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return limit if isinstance(limit, int) else None

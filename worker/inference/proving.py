@@ -23,15 +23,16 @@ from app.contracts.generation import AdapterRef, EngineError, Sampling
 from app.contracts.order import BASE_REPLACED
 from app.contracts.probe import PROBE, Probe, Prompt, Proof, ProofOrder, Unproved
 from app.contracts.stored import read_json
-from worker.bundles import hash_folder
+from worker.hashing import bundle_version
 from worker.inference.adapters import Bundle, check_folder, rejected, validate_bundle
-from worker.inference.bases import is_quantised, load_config
+from worker.inference.bases import load_config
 from worker.inference.blueprints import Blueprints
 from worker.inference.comparing import Scores, compare, diverged
 from worker.inference.engine import AdapterFolder, Engine, ModelFolder, Refusal, Token, TokenEvent, TokenRequest
 from worker.inference.language import Language, load_language
 from worker.inference.sampling import check_has
 from worker.inference.sources import Sources
+from worker.model_card import read_card
 from worker.rendering.question import question_ids
 from worker.rendering.renderer import NoTokenizer
 from worker.weights import digest_of
@@ -118,7 +119,8 @@ async def _prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
     if probe.weights is not None:
         await run_in_threadpool(_check_files, bundle, base, probe)
     proof = await hold_against(probe, engine, base, bundle)
-    if proof.proved or probe.variant is None or await run_in_threadpool(is_quantised, base):
+    card = await run_in_threadpool(read_card, base.folder)
+    if proof.proved or probe.variant is None or (card is not None and card.is_quantised):
         return proof
     try:
         other = await _on_variant(probe, engine, replace(base, variant=probe.variant), bundle)
@@ -159,7 +161,7 @@ async def hold_against(probe: Probe, engine: Answers, base: ModelFolder, adapter
 def check_version(bundle: AdapterFolder, version: str) -> None:
     """Raises Refusal 409 for a bundle whose files are not those that its trainer wrote, to the byte."""
     check_folder(bundle)
-    found = hash_folder(bundle.folder)
+    found = bundle_version(bundle.folder)
     if found != version:
         raise rejected(
             bundle, f"its files have changed since it was saved: their hash is {found} in place of {version}"

@@ -4,21 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from app.contracts import lora
+from app.contracts.model_card import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from worker.failures import SystemFault, UserError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAME = "default"
-# What must be the same for the weights to mean the same: shapes, where they sit, and what they are multiplied with.
-COMPARED = ("r", "lora_alpha", "use_rslora", "target_modules", "modules_to_save", "bias")
 Weights = dict[str, Any]
 
 
 def read_adapter(folder: Path) -> Weights:
     """Tensors on the CPU, by peft's names without the adapter's own."""
-    weights: Weights = load_file(folder / WEIGHTS)
+    weights: Weights = load_file(folder / ADAPTER_WEIGHTS)
     return weights
 
 
@@ -33,18 +32,15 @@ def set_adapter(model: Any, weights: Weights) -> None:
 
 def begin_with(model: Any, folder: Path) -> None:
     """Let a new LoRA start from the weights of an adapter's folder. Raises UserError for one that does not fit."""
-    if not (folder / CONFIG).is_file():
+    if not (folder / ADAPTER_CONFIG).is_file():
         raise refusal("the adapter to continue from is a whole model; train it as a model, by its name")
     if not isinstance(model, PeftModel):
         raise refusal("the adapter to continue from is a LoRA, and this spec trains all weights of the model")
-    there, here = json.loads((folder / CONFIG).read_text()), model.peft_config[NAME].to_dict()
-    differing = [
-        f"{field} is {_shown(there.get(field))} there and {_shown(here.get(field))} here"
-        for field in COMPARED
-        if _shown(there.get(field)) != _shown(here.get(field))
-    ]
+    described = {**LoraConfig().to_dict(), **json.loads((folder / ADAPTER_CONFIG).read_text())}
+    differing = lora.differences(described, model.peft_config[NAME].to_dict())
     if differing:
-        raise refusal(f"the adapter to continue from is another LoRA: {'; '.join(differing)}")
+        shown = "; ".join(f"{field} is {there} there and {here} here" for field, there, here in differing)
+        raise refusal(f"the adapter to continue from is another LoRA: {shown}")
     weights = read_adapter(folder)
     odd = _odd_ones(model, weights)
     if odd:
@@ -66,8 +62,3 @@ def _odd_ones(model: Any, weights: Weights) -> list[str]:
     own = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     there, here = ({name: tuple(value.shape) for name, value in side.items()} for side in (weights, own))
     return sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-
-
-def _shown(value: Any) -> str:
-    """One text for equal values: peft keeps names in sets, and writes them as lists."""
-    return ", ".join(sorted(map(str, value))) if isinstance(value, list | tuple | set) else str(value)

@@ -22,7 +22,7 @@ from app.contracts.order import TrainingOrder
 from app.contracts.probe import PROBE, Probe
 from app.contracts.rows import PREPARED
 from app.contracts.spec import JobSpec
-from worker.bundles import hash_folder
+from worker.hashing import bundle_version
 from worker.rendering.renderer import load_renderer
 
 PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft")
@@ -45,7 +45,7 @@ def save_bundle(
     base = loaded_base(model)
     return AdapterSaved(
         path=str(folder),
-        version=hash_folder(folder),
+        version=bundle_version(folder),
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         base_model=base,
         base_revision=order.base.revision if base == order.base.source else None,

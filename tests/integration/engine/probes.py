@@ -16,7 +16,7 @@ from app.contracts.probe import PROBE, Probe, Proof, ProofOrder
 from app.contracts.rows import INPUT_IDS, LABELS
 from tests.integration.engine.worlds import World
 from tests.unit.specs import a_spec
-from worker.bundles import hash_folder
+from worker.hashing import bundle_version
 from worker.inference.engine import Engine
 from worker.inference.proving import prove
 from worker.inference.sources import Sources
@@ -81,7 +81,7 @@ def a_bundle(world: World, name: str, folder: Path, *, knows_weights: bool = Fal
 
 def an_order(bundle: Path, base: Path, *, kind: str = "lora") -> ProofOrder:
     """Named by what is in it, as real ones are: an engine keeps what it has by name."""
-    version = hash_folder(bundle)
+    version = bundle_version(bundle)
     ref = AdapterRef.model_validate(
         {"adapter_id": f"adapter-{bundle.name}", "version": version, "path": str(bundle), "kind": kind}
     )

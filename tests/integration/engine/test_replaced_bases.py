@@ -9,13 +9,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from app.contracts.generation import AdapterRef, EngineError, EngineEvent, Finish
+from app.contracts.model_card import SINGLE
 from app.contracts.order import BaseRef
 from tests.integration.engine.asking import PROMPT, an_order, answers_of, in_one_piece
 from tests.integration.engine.conftest import ON_CPU
 from tests.integration.engine.probes import a_bundle, proof_of
 from tests.integration.engine.probes import an_order as a_proof_order
 from tests.integration.engine.worlds import World
-from worker.base_files import SINGLE, BaseFiles, stamps
+from worker.base_files import BaseFiles, stamps
 from worker.inference.bases import load_base
 from worker.inference.engine import Engine, ModelFolder, Refusal
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from worker.inference.adapters import BIAS, CONFIG, WEIGHTS, validate_bundle
+from app.contracts.model_card import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from worker.inference.adapters import BIAS, validate_bundle
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.lora import LoraWeights
 from worker.inference.blueprints import Blueprint, Blueprints
@@ -34,12 +35,12 @@ def more_than_lora(adapter: AdapterFolder) -> str | None:
     It reads no weights. The check of the whole bundle tells what is wrong with one that cannot be read.
     """
     try:
-        raw = json.loads((adapter.folder / CONFIG).read_text(encoding="utf-8"))
+        raw = json.loads((adapter.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
             return None
         found = next((name for name in MORE_THAN_LORA if raw.get(name)), None)
         if found is None and raw.get("bias", "none") != "none":
-            with safe_open(str(adapter.folder / WEIGHTS), framework="pt") as tensors:
+            with safe_open(str(adapter.folder / ADAPTER_WEIGHTS), framework="pt") as tensors:
                 found = "bias" if any(key.endswith(BIAS) for key in tensors.keys()) else None  # noqa: SIM118
     except (OSError, ValueError, SafetensorError):
         return None

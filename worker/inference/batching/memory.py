@@ -2,14 +2,13 @@
 
 import ctypes
 import os
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from app.contracts.yielding import ENGINE_SHARE
+from worker.model_card import count_numbers
 
 # Of an answer, prompt and all, when many are answered at once; a longer one takes the place of others.
 USUAL_TOKENS = 2048
@@ -55,11 +54,7 @@ def _room_in_group(group: Path = Path("/sys/fs/cgroup")) -> int:
 
 def weight_bytes(folder: Path, dtype: Any) -> int:
     """Of a model's weights once they are loaded in this type, by the shapes in its files; never too few."""
-    numbers = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(str(path), framework="pt") as tensors:
-            numbers += sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
-    return numbers * int(dtype.itemsize)
+    return count_numbers(folder) * int(dtype.itemsize)
 
 
 def cache_bound(device: str) -> int | None:

@@ -1,0 +1,122 @@
+"""Reads what a model's small files say of it: its config, the index of its weights, and the headers of the weights.
+
+Of a stranger's file only a bounded part is read, and no other file, folder or model that it names is followed.
+"""
+
+import json
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path, PurePath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from app.contracts.model_card import CONFIG, INDEX, SINGLE, ModelCard
+from worker.failures import UserError
+
+PARAM = "model.model_name"
+# The same bound as that of the hub's client for weights that it has not downloaded.
+LARGEST_HEADER_BYTES = 25_000_000
+
+
+def card_of(config: Mapping[str, Any], weight_bytes: int) -> ModelCard:
+    """The card by the text of a config; the sizes are those of the part that reads and writes text."""
+    text = text_of(config)
+
+    def size(name: str) -> int | None:
+        value = text.get(name)
+        return value if isinstance(value, int) else None
+
+    return ModelCard(
+        positions=size("max_position_embeddings"),
+        vocabulary=size("vocab_size"),
+        hidden_size=size("hidden_size"),
+        intermediate_size=size("intermediate_size"),
+        layers=size("num_hidden_layers"),
+        is_quantised="quantization_config" in config,
+        weight_bytes=weight_bytes,
+    )
+
+
+def read_card(folder: Path) -> ModelCard | None:
+    """The card of a model that no job has checked. None where its config cannot be read."""
+    try:
+        config = read_json(folder / CONFIG)
+        return card_of(config, sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+    except (OSError, UserError):
+        return None
+
+
+def text_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config that is about text: a model that also sees has one for each."""
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
+def read_json(path: Path | None) -> dict[str, Any]:
+    """Raises UserError for what is no JSON object; {} where there is no file."""
+    try:
+        found = json.loads(path.read_bytes()) if path is not None else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        name = path.name if path is not None else ""
+        raise UserError("damaged_model", f"{name} is no JSON object, or nested too deep", param=PARAM)
+    return found
+
+
+def parts_of(index: Mapping[str, Any]) -> dict[str, str]:
+    """The file of each tensor, by an index. Raises UserError for one that names anything but a file beside it."""
+    parts = index.get("weight_map")
+    if not isinstance(parts, dict):
+        raise UserError("damaged_weights", f"{INDEX} has no weight_map", param=PARAM)
+    for part in parts.values():
+        if not (isinstance(part, str) and part.endswith(".safetensors") and PurePath(part).name == part):
+            message = f"{INDEX} names {str(part)[:100]!r} as a part, expected the name of a safetensors file beside it"
+            raise UserError("damaged_weights", message, param=PARAM)
+    return parts
+
+
+def files_by_tensor(folder: Path) -> dict[str, str]:
+    """The file of each tensor of a model. A single file goes before an index, as in transformers; {}: there is neither.
+
+    Raises UserError for files that are damaged.
+    """
+    if (folder / SINGLE).is_file():
+        return dict.fromkeys(read_header(folder / SINGLE)[0], SINGLE)
+    return parts_of(read_json(folder / INDEX)) if (folder / INDEX).is_file() else {}
+
+
+def count_numbers(folder: Path) -> int:
+    """How many numbers the weights of a folder are. Raises UserError for files that are damaged."""
+    headers = [read_header(path)[0] for path in folder.glob("*.safetensors")]
+    return sum(prod(entry["shape"]) for header in headers for entry in header.values())
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The entries of a file's tensors by their names, which lie in the file as they say, and where the data begin.
+
+    Format: 8 bytes of length, little endian, then JSON, then the data. Raises UserError for a file that is none, or
+    that ends before its data do.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) == 8 and LARGEST_HEADER_BYTES < length <= path.stat().st_size:
+            message = f"{path.name} has a header of {length:,} bytes, at most {LARGEST_HEADER_BYTES:,} are read"
+            raise UserError("damaged_weights", message, param=PARAM)
+        raw = file.read(length) if length <= LARGEST_HEADER_BYTES else b""
+    try:
+        tensors = {name: entry for name, entry in json.loads(raw).items() if name != "__metadata__"}
+        size = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise UserError("damaged_weights", f"{path.name} is no safetensors file", param=PARAM) from None
+    if path.stat().st_size < size:
+        found = f"{path.name} has {path.stat().st_size:,} of its {size:,} bytes"
+        raise UserError("damaged_weights", found, hint="copy the file again; is it being copied now?", param=PARAM)
+    try:
+        with safe_open(path, framework="np"):  # the library's own check of shapes, types and places
+            return tensors, 8 + length
+    except SafetensorError as error:
+        message = f"{path.name} is no safetensors file: {str(error)[:200]}"
+        raise UserError("damaged_weights", message, param=PARAM) from None
