@@ -62,15 +62,20 @@ class DataPrepared(Event):
     report: dict[str, Any]
 
 
-class RowsChecked(Event):
-    """How far the check of a dataset is; written every few seconds while it reads."""
+class RowCounts(Contract):
+    """How far the check of a dataset is: as it is reported, stored, and shown."""
 
-    kind: Literal["rows"] = "rows"
-    source: Literal["source", "eval_source"]
+    source: Literal["source", "eval_source"] = Field(description="which dataset of the spec is read")
     records: int
     bytes_read: int = Field(description="of the file as it is stored; 0 for rows of the hub")
     total_bytes: int | None
     seconds: float = Field(description="since the check of this source began")
+
+
+class RowsChecked(Event, RowCounts):
+    """Written every few seconds while the check reads."""
+
+    kind: Literal["rows"] = "rows"
 
 
 class SpecResolved(Event):
@@ -80,21 +85,29 @@ class SpecResolved(Event):
     values: dict[str, Any]
 
 
-class StepEvent(Event):
-    """Figures of a training at a step. `tokens` counts what went through the model since step 1, padding left out."""
+class StepFigures(Contract):
+    """What is measured of a training at a step: as it is reported, stored, and shown.
 
-    kind: str
+    A new figure is added here, with a default, since the rows that are stored already do not have it.
+    """
+
     step: int
     total_steps: int
     epoch: float
     loss: float | None = Field(description="mean over supervised tokens; null where it was not finite")
     learning_rate: float | None
     grad_norm: float | None
-    tokens: int
+    tokens: int = Field(description="that went through the model since step 1, without padding")
     tokens_per_second: float
     seconds: float = Field(description="since the first step began")
     memory_bytes: int = Field(description="peak, of the GPU, or resident where there is none")
     gpu_memory_bytes: int | None = None
+
+
+class StepEvent(Event, StepFigures):
+    """The figures of one step."""
+
+    kind: str
 
 
 class StepLogged(StepEvent):

@@ -15,22 +15,7 @@ def progress_of(step: StepEvent) -> dict[str, Any]:
     """Percent of the optimizer steps, and the seconds left at the mean speed so far."""
     remaining = step.total_steps - step.step
     return {
-        "step": step.step,
-        "total_steps": step.total_steps,
+        **step.model_dump(mode="json", exclude={"kind", "at"}),
         "percent": round(100 * step.step / step.total_steps, 2),
         "eta_seconds": round(step.seconds / step.step * remaining, 1) if step.step else None,
-        **step.model_dump(mode="json", include=_SHOWN),
     }
-
-
-_SHOWN = {
-    "epoch",
-    "loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens",
-    "tokens_per_second",
-    "seconds",
-    "memory_bytes",
-    "gpu_memory_bytes",
-}

@@ -6,38 +6,27 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.columns import Unreadable
+from app.contracts.events import RowCounts, StepFigures
 from app.jobs.models import Attempt, Job, JobEvent
 from app.jobs.states import Desire, JobStatus
 from app.shown import UNREADABLE, StoredView, show
 
-
-class Progress(BaseModel):
-    """The newest step, logged or not. Tokens are counted without padding, memory is the peak in bytes."""
-
-    step: int
-    total_steps: int
-    percent: float
-    eta_seconds: float | None
-    epoch: float
-    loss: float | None
-    learning_rate: float | None
-    grad_norm: float | None
-    tokens: int
-    tokens_per_second: float
-    seconds: float
-    memory_bytes: int
-    gpu_memory_bytes: int | None
+STORED = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
 
-class Checking(BaseModel):
+class TrainingProgress(StepFigures):
+    """The newest step, logged or not."""
+
+    model_config = STORED
+    percent: float = Field(description="of the optimizer steps")
+    eta_seconds: float | None = Field(description="at the mean speed so far")
+
+
+class CheckProgress(RowCounts):
     """How far the check of the data is, while the job is validating."""
 
-    source: Literal["source", "eval_source"] = Field(description="which dataset of the spec is read")
-    records: int
-    bytes_read: int = Field(description="of the file as it is stored; 0 for rows of the hub")
-    total_bytes: int | None
+    model_config = STORED
     percent: float | None = Field(description="of the bytes; null where the size is not known")
-    seconds: float = Field(description="since the check of this source began")
 
 
 class QueueView(BaseModel):
@@ -98,8 +87,8 @@ class JobView(StoredView):
     phase: str | None
     cancel_requested: bool = False
     pause_requested: bool = False
-    checking: Checking | None = None
-    progress: Progress | None = None
+    checking: CheckProgress | None = None
+    progress: TrainingProgress | None = None
     error: JobError | None = None
     adapter_id: str | None
     created_at: datetime
