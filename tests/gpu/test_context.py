@@ -24,8 +24,8 @@ OWN, SCALED = 64, 256
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
+    from tests.serial_engine import SerialEngine
     from worker.inference.bases import Placement
-    from worker.inference.serial import SerialEngine
 
     engine = SerialEngine(Placement("cuda:0", torch.bfloat16))
     yield engine

@@ -13,9 +13,9 @@ from tests.checks import prepare
 from tests.integration.engine.conftest import ON_CPU
 from tests.integration.engine.probes import an_order, proof_of
 from tests.integration.trainings import TRAINERS, Job
+from tests.serial_engine import SerialEngine
 from tests.tiny_model import build_tiny_model
 from worker.child import environment
-from worker.inference.serial import SerialEngine
 
 OWN, SCALED = 64, 256
 CHATS = [

@@ -147,13 +147,6 @@ class WaitingRoom:
                 self._waiting.remove(ticket)
             self._notify()
 
-    def call_next(self) -> Ticket | None:
-        """Wait for a ticket; the one before it has been served. None when the room was closed."""
-        with self._changed:
-            self._serving.clear()
-            self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            return None if self._is_closed else self._begin(self._waiting[0])
-
     def first(self) -> Ticket | None:
         """The ticket whose turn it is; it stays where it is."""
         with self._changed:

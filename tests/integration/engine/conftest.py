@@ -9,10 +9,10 @@ import torch
 from tests.integration.engine.vllm_server import Server
 from tests.integration.engine.vllms import a_server, build_proved_world, engine_at, recorded
 from tests.integration.engine.worlds import World, build_world
+from tests.serial_engine import SerialEngine
 from worker.inference.bases import Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
-from worker.inference.serial import SerialEngine
 from worker.inference.vllm.engine import VllmEngine
 
 ON_CPU = Placement("cpu", torch.float32)

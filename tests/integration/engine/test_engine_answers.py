@@ -11,8 +11,8 @@ import torch
 from app.contracts.generation import EngineError
 from tests.integration.engine.asking import PROMPT, a_request, events_of, last_of, tokens_of
 from tests.integration.engine.worlds import ADAPTERS, World, reference
+from tests.serial_engine import SerialEngine
 from worker.inference.engine import Ended, Token
-from worker.inference.serial import SerialEngine
 
 SPEAKERS = ("base", *ADAPTERS)
 MakeEngine = Callable[..., SerialEngine]

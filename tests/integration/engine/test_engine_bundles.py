@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from app.contracts.generation import AdapterRef, EngineError, EngineEvent
 from tests.integration.engine.asking import PROMPT, a_request, an_order, answers_of, tokens_of
 from tests.integration.engine.worlds import World, reference
-from worker.inference.serial import SerialEngine
+from tests.serial_engine import SerialEngine
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

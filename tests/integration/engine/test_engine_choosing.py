@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from app.contracts.generation import Sampling
+from app.contracts.generation import IMPOSSIBLE, Sampling
 from tests.integration.engine.asking import PROMPT, a_request, events_of, tokens_of
 from tests.integration.engine.worlds import World, reference
+from tests.serial_engine import SerialEngine
 from worker.inference.engine import Ended, Refusal, Token, TokenRequest
-from worker.inference.sampling import IMPOSSIBLE, TokenChooser, answer_ends, is_plain_greedy
-from worker.inference.serial import SerialEngine
+from worker.inference.sampling import TokenChooser, answer_ends, is_plain_greedy
 
 
 def greedy(logits: list[float], steps: int = 4, *, ends: tuple[int, ...] = (), **fields: Any) -> list[int]:

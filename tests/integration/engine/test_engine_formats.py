@@ -12,9 +12,9 @@ from app.contracts.answers import JsonSchema, PlainFormat, SchemaFormat
 from app.contracts.generation import EngineError, EngineEvent, Finish, TextDelta
 from tests.integration.engine.asking import PROMPT, a_request, an_order, answers_of, tokens_of
 from tests.integration.engine.worlds import World, reference
+from tests.serial_engine import SerialEngine
 from worker.inference.grammar import GrammarMaker
 from worker.inference.language import load_language
-from worker.inference.serial import SerialEngine
 
 KIND = {"type": "object", "properties": {"kind": {"enum": ["a", "bé"]}}, "required": ["kind"]}
 SCHEMA: dict[str, Any] = {

@@ -10,9 +10,10 @@ import torch
 from app.contracts.generation import EngineError
 from tests.integration.engine.asking import PROMPT, a_request, last_of, tokens_of
 from tests.integration.engine.worlds import World, reference
+from tests.serial_engine import SerialEngine
 from tests.tiny_model import CONTEXT_TOKENS
+from worker.inference.bases import is_out_of_memory
 from worker.inference.engine import Ended, ModelFolder, Token, TokenEvent, TokenRequest
-from worker.inference.serial import SerialEngine, is_out_of_memory
 
 SMALLEST = 5e-324
 HOSTILE: list[dict[str, Any]] = [

@@ -24,8 +24,8 @@ from app.generate.client import HttpEngineClient
 from tests.integration.engine.asking import an_order, answers_of, in_one_piece
 from tests.integration.engine.processes import HEADERS, KEY, EngineProcess, free_port
 from tests.integration.engine.worlds import World
+from tests.serial_engine import SerialEngine
 from tests.waiting import wait_for
-from worker.inference.serial import SerialEngine
 
 COMMIT = "0" * 40
 

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 from app.contracts.generation import Sampling
 from tests.integration.engine.asking import PROMPT, a_request, tokens_of
 from tests.integration.engine.worlds import World
+from tests.serial_engine import SerialEngine
 from worker.inference.engine import Refusal
 from worker.inference.sampling import TokenChooser
-from worker.inference.serial import SerialEngine
 
 SETTINGS: list[dict[str, Any]] = [
     {"temperature": 1.0},

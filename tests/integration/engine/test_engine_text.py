@@ -17,9 +17,9 @@ from tests.chat_formats.published import LLAMA_2
 from tests.chat_formats.tokenizer import make_tokenizer
 from tests.integration.engine.asking import an_order, answers_of
 from tests.integration.engine.worlds import World, reference
+from tests.serial_engine import SerialEngine
 from worker.inference.engine import Ended, Token, TokenEvent, TokenRequest
 from worker.inference.language import load_language
-from worker.inference.serial import SerialEngine
 
 CHAT = [Message(role="system", content="Be brief."), Message(role="user", content="What is 1 + 1? é€😀")]
 REFUSING = "{{ raise_exception('no such roles here') }}"

@@ -19,6 +19,7 @@ from tests.integration.engine.merged import MORE_THAN_LORA, biased_world
 from tests.integration.engine.probes import a_bundle, an_order, proof_of
 from tests.integration.engine.test_engine_bundles import with_config, with_tensors
 from tests.integration.engine.worlds import World, build_tiny_adapter, reference
+from tests.serial_engine import SerialEngine
 from worker.inference.adapters import validate_bundle
 from worker.inference.bases import Placement, load_base
 from worker.inference.batching.engine import BatchingEngine
@@ -26,7 +27,6 @@ from worker.inference.batching.host import BatchLimits
 from worker.inference.blueprints import Blueprints
 from worker.inference.engine import AdapterFolder, ModelFolder
 from worker.inference.merging import merge
-from worker.inference.serial import SerialEngine
 
 __all__ = ["biased_world"]
 ON_CPU = Placement("cpu", torch.float32)

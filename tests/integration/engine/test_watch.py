@@ -16,9 +16,9 @@ from tests.integration.engine.conftest import ON_CPU
 from tests.integration.engine.vllm_server import Server
 from tests.integration.engine.vllms import a_server, engine_at, recorded
 from tests.integration.engine.worlds import World, reference
+from tests.serial_engine import SerialEngine
 from tests.waiting import wait_for
 from worker.inference.engine import Engine
-from worker.inference.serial import SerialEngine
 
 PATIENCE_SECONDS = 0.5
 Watched = tuple[Engine, Callable[[], Any]]

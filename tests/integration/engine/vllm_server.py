@@ -16,12 +16,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from app.contracts.generation import EngineError, Sampling
+from tests.serial_engine import SerialEngine
 from tests.tiny_model import CONTEXT_TOKENS
 from worker.inference.bases import Placement
 from worker.inference.engine import AdapterFolder, Ended, ModelFolder, Token, TokenEvent, TokenRequest
 from worker.inference.grammar import JsonWalk
 from worker.inference.language import load_language
-from worker.inference.serial import SerialEngine
 
 KEY = "a key of the test"
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."

@@ -20,10 +20,11 @@ from worker.inference.batching.loads import Arrival
 from worker.inference.batching.memory import Memory
 from worker.inference.batching.worlds import Worlds
 from worker.inference.engine import Refusal, TokenEvent, TokenRequest
-from worker.inference.serial import PLACES, answer_alone, event_of
+from worker.inference.serial import answer_alone, event_of
 from worker.inference.waiting import PATIENCE_SECONDS, STOPPING, Ticket, WaitingRoom, answers
 from worker.inference.yielding import memory_held, place_of
 
+PLACES = 64
 IDLE_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
