@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.contracts.checkpoints import outline
-from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointRemoved, Noticed
+from app.contracts.checkpoints import age, by_age, outline
+from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointRemoved, CheckpointSaved, Noticed
 from app.contracts.spec import JobSpec
 from app.jobs import attempts, repository
 from app.jobs.claims import Claim, lock, record, tell
@@ -90,10 +90,14 @@ def _read_event(stored: dict[str, Any]) -> AttemptEvent | None:
 
 
 def choose_start(office: Office, held: Claim, spec: JobSpec) -> Start:
-    """The newest checkpoint that is whole, and keep on the attempt where it begins. Raises Fenced."""
+    """The newest checkpoint that is whole, and keep on the attempt where it begins. Raises Fenced.
+
+    The folder decides: a process that was killed may have written a checkpoint that no event tells of.
+    """
     folder = office.settings.checkpoints_dir(held.job_id)
     checkpoints.sweep(folder)
     _forget_lost(office, held)
+    _list_unlisted(office, held)
     found = checkpoints.newest(folder)
     if found.skipped:
         names = ", ".join(path.name for path in found.skipped)
@@ -137,6 +141,22 @@ def _forget_lost(office: Office, held: Claim) -> None:
 
     if gone:
         _write(office, forget)
+
+
+def _list_unlisted(office: Office, held: Claim) -> None:
+    """Put checkpoints on the list whose event was never written. Nobody knows how long the training stood still."""
+    folder = office.settings.checkpoints_dir(held.job_id)
+    with office.database.reader() as session:
+        listed = {(one.step, one.epoch) for one in repository.checkpoints(session, held.job_id)}
+    whole = [found for path in by_age(folder) if age(path) not in listed and (found := outline(path)) is not None]
+
+    def enlist(session: Session) -> None:
+        for one in whole:
+            saved = CheckpointSaved(step=one.step, path=str(one.path), bytes=one.bytes, sha256=one.sha256, seconds=0.0)
+            tell(session, held, saved, of_epoch=one.attempt)
+
+    if whole:
+        _write(office, enlist)
 
 
 def _continued(office: Office, spec: JobSpec) -> Start:

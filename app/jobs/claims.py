@@ -134,9 +134,9 @@ def record(
     return Wish(job.desired, job.checkpoints_asked)
 
 
-def tell(session: Session, claim: Claim, event: AttemptEvent) -> None:
-    """Store an event of the worker itself, which stands in no file."""
-    _append(session, claim, [event], claim.epoch)
+def tell(session: Session, claim: Claim, event: AttemptEvent, *, of_epoch: int | None = None) -> None:
+    """Store an event of the worker itself, which stands in no file. `of_epoch` names an earlier attempt it is about."""
+    _append(session, claim, [event], claim.epoch if of_epoch is None else of_epoch)
 
 
 def _append(session: Session, claim: Claim, events: Sequence[AttemptEvent], epoch: int) -> Job:

@@ -121,7 +121,12 @@ def newest_events(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
-    """Newest first."""
+    """Which checkpoints a job has, newest first: all that a client is told of them comes from here.
+
+    The trainer writes them into the job's folder and the rows follow with its events, a heartbeat later. Only the
+    worker trusts the folder, for resuming (`worker.resuming`): it then finds a checkpoint that a killed process wrote
+    without an event, and puts the rows right. Whoever opens one has to expect that a newer one has taken its place.
+    """
     query = select(Checkpoint).where(Checkpoint.job_id == job_id)
     return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
 

@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.db import Database
 from app.jobs import repository
 from app.jobs.claims import Claim
-from app.jobs.models import Job
+from app.jobs.models import Checkpoint, Job
 from app.jobs.states import JobStatus
 from tests.integration.jobs import read
 from tests.integration.offices import add_training, seated, settings_of
@@ -99,6 +100,28 @@ def test_a_checkpoint_that_is_gone_is_listed_no_more(database: Database, home: P
 
     assert sorted(listed) == [2, 4]
     assert sorted(_listed(database, home, job_id)) == [4, 6, 8]
+
+
+def test_a_checkpoint_whose_event_was_never_written_is_listed_when_the_job_goes_on(
+    database: Database, home: Path
+) -> None:
+    """A trainer that is killed between a checkpoint and its event leaves no row."""
+    job_id = add_training(database, save_every=2, at=5, does="dies")
+    with seated(settings_of(home), database) as office:
+        attend(office)
+        listed = _listed(database, home, job_id)
+        with database.writer() as session:
+            session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == 4))
+            session.commit()
+        for _ in range(2):  # the first of them dies too
+            resume(database, job_id)
+            attend(office)
+
+    with database.reader() as session:
+        kept = {one.step: one.epoch for one in repository.checkpoints(session, job_id)}
+    assert sorted(listed) == [2, 4]
+    assert kept[4] == int(listed[4].name.rpartition("-")[2])
+    assert sorted(kept) == [2, 4, 6, 8]
 
 
 def _listed(database: Database, home: Path, job_id: str) -> dict[int, Path]:
