@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Found:
+class ServiceState:
     """What a look found. `problems` are sentences, by part of the service; a part without one is well."""
 
     problems: dict[str, str]
@@ -83,11 +83,11 @@ class Readiness:
         self._broker = in_a_thread(lambda: (broker_problem(),))
         self._engine = Look(lambda: look_at_engine(engine()))
 
-    async def found(self) -> Found:
+    async def found(self) -> ServiceState:
         database, disk, broker, engine = await asyncio.gather(
             self._database.found(), self._disk.found(), self._broker.found(), self._engine.found()
         )
-        stored = database or Stored(problem=NO_ANSWER)
+        stored = database or DatabaseState(problem=NO_ANSWER)
         free, disk_problem = disk or (None, NO_ANSWER)
         (broker_problem,) = broker or (NO_ANSWER,)
         has_engine, engine_reason = engine or (False, NO_ANSWER)
@@ -99,7 +99,7 @@ class Readiness:
             "trainers": stored.absence(Stage.TRAIN),
             "engine": engine_reason,
         }
-        return Found(
+        return ServiceState(
             problems={part: problem for part, problem in told.items() if problem is not None},
             takes_jobs=stored.problem is None and disk_problem is None,
             has_database=stored.problem is None,
@@ -113,7 +113,7 @@ class Readiness:
 
 
 @dataclass(frozen=True)
-class Stored:
+class DatabaseState:
     """What the database says: of itself, and how many workers of each stage are alive and take jobs."""
 
     problem: str | None
@@ -127,15 +127,15 @@ class Stored:
         return f"no {stage} worker that takes jobs has been seen {within}; jobs wait"
 
 
-def look_at_database(database: Database) -> Stored:
+def look_at_database(database: Database) -> DatabaseState:
     try:
         with database.reader() as session:
             workers = repository.able_workers(session, WORKER_IS_AWAY_AFTER)
             is_postgres = session.get_bind().dialect.name == "postgresql"
             is_read_only = is_postgres and session.scalar(text("SHOW transaction_read_only")) == "on"
     except AWAY as error:
-        return Stored(f"it cannot be read: {type(error).__name__}")
-    return Stored("it is read-only" if is_read_only else _write_problem(database), workers)
+        return DatabaseState(f"it cannot be read: {type(error).__name__}")
+    return DatabaseState("it is read-only" if is_read_only else _write_problem(database), workers)
 
 
 def _write_problem(database: Database) -> str | None:

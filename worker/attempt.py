@@ -17,9 +17,9 @@ from pathlib import Path
 from app.contracts.events import (
     AdapterSaved,
     AttemptEvent,
+    AttemptInterrupted,
     Failed,
     Finished,
-    Interrupted,
     Phase,
     PhaseStarted,
     SourcesChecked,
@@ -66,7 +66,7 @@ class Report:
     failed: Failed | None = None
     finished: Finished | None = None
     adapter: AdapterSaved | None = None
-    interrupted: Interrupted | None = None
+    interrupted: AttemptInterrupted | None = None
     is_checked: bool = False
     is_training: bool = False
     is_out_of_memory: bool = False
@@ -83,7 +83,7 @@ class Report:
                     self.finished = event
                 case AdapterSaved():
                     self.adapter = event
-                case Interrupted():
+                case AttemptInterrupted():
                     self.interrupted = event
                 case SourcesChecked():
                     self.is_checked = True
@@ -103,7 +103,7 @@ class Errand:
     events_before: int = 0
 
 
-class Watch:
+class ChildWatch:
     """The loop around a running child."""
 
     def __init__(self, office: Office, claim: Claim, errand: Errand) -> None:
@@ -232,7 +232,7 @@ def run_child(office: Office, claim: Claim, errand: Errand) -> Report:
             oom_score_adj=OOM_SCORE if claim.stage is Stage.TRAIN else None,
         ) as child,
     ):
-        report = Watch(office, claim, errand).until_gone(child)
+        report = ChildWatch(office, claim, errand).until_gone(child)
     if claim.stage is Stage.TRAIN and (report.exit_code or 0) < 0:
         remove_orphans(office.slot, patience_seconds=0)  # its guardian was killed, and could not kill for it
     return report

@@ -39,7 +39,7 @@ PROBE_BYTES = 1 << 20
 log = logging.getLogger(__name__)
 
 
-class DiskFull(SystemFault):
+class DiskFullFault(SystemFault):
     """Nothing of the new checkpoint is left, and the older ones are as they were."""
 
     def __init__(self, message: str) -> None:
@@ -56,7 +56,7 @@ class Removed:
 
 
 @dataclass(frozen=True)
-class Found:
+class NewestCheckpoint:
     """The newest checkpoint that can be trusted, and the newer ones that cannot. Step 0 and no path: there is none."""
 
     step: int
@@ -68,7 +68,7 @@ class Found:
 def drafting(folder: Path, *, step: int, attempt: int) -> Iterator[Path]:
     """An empty folder to write a checkpoint into and `publish` from; it is gone afterwards, whatever happens.
 
-    Raises DiskFull where that is why the writing failed.
+    Raises DiskFullFault where that is why the writing failed.
     """
     with noticing_a_full_disk(folder, step):
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def drafting(folder: Path, *, step: int, attempt: int) -> Iterator[Path]:
 def publish(draft: Path, folder: Path, *, step: int, attempt: int) -> Manifest:
     """Make the files of a draft, of the same file system, a checkpoint of the folder.
 
-    Raises DiskFull, without the draft, where there is no room for the manifest. Another OSError is the caller's.
+    Raises DiskFullFault, without the draft, where there is no room for the manifest. Another OSError is the caller's.
     """
     target = folder / folder_name(step, attempt)
     try:
@@ -98,7 +98,7 @@ def publish(draft: Path, folder: Path, *, step: int, attempt: int) -> Manifest:
             _sync(draft)
             draft.rename(target)
             _sync(folder)
-    except DiskFull:
+    except DiskFullFault:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return manifest_of(target, text, written)
@@ -116,16 +116,16 @@ def verify(path: Path) -> Manifest | None:
     return found if is_whole else None
 
 
-def newest(folder: Path) -> Found:
+def newest(folder: Path) -> NewestCheckpoint:
     """Look for the newest checkpoint, by step and then by attempt, that `verify` lets pass."""
     skipped: list[Path] = []
     for path in by_age(folder):
         found = verify(path)
         if found is not None:
-            return Found(found.step, path, tuple(skipped))
+            return NewestCheckpoint(found.step, path, tuple(skipped))
         log.warning("skipped the checkpoint %s: it is not as its manifest says", path)
         skipped.append(path)
-    return Found(0, None, tuple(skipped))
+    return NewestCheckpoint(0, None, tuple(skipped))
 
 
 def prune(folder: Path, keep: int) -> list[Removed]:
@@ -143,16 +143,16 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def noticing_a_full_disk(folder: Path, step: int | None = None) -> Iterator[None]:
-    """Raise DiskFull in place of whatever error a library makes of a full disk. The folder is where it writes."""
+    """Raise DiskFullFault in place of whatever error a library makes of a full disk. The folder is where it writes."""
     try:
         yield
-    except DiskFull:
+    except DiskFullFault:
         raise
     except Exception as error:
         if not _is_full(error, folder):
             raise
         what = "what is written" if step is None else f"a checkpoint of step {step}"
-        raise DiskFull(f"the disk has no room for {what}") from error
+        raise DiskFullFault(f"the disk has no room for {what}") from error
 
 
 def _is_full(error: BaseException, folder: Path) -> bool:

@@ -10,26 +10,26 @@ from typing import NamedTuple
 PROC = Path("/proc")
 
 
-class Process(NamedTuple):
+class ProcessId(NamedTuple):
     """A process for ever: its number may be given again, but not together with its start, in clock ticks after boot."""
 
     pid: int
     started: int
 
 
-def this_process() -> Process:
+def this_process() -> ProcessId:
     found = _state(os.getpid())
     assert found is not None, "a process that asks is alive"
     return found[0]
 
 
-def is_alive(process: Process) -> bool:
+def is_alive(process: ProcessId) -> bool:
     """Whether it runs; one that has ended and was not reaped yet does not."""
     found = _state(process.pid)
     return found is not None and found[0] == process and found[1] not in "ZX"
 
 
-def holders(descriptor: int) -> set[Process]:
+def holders(descriptor: int) -> set[ProcessId]:
     """Who has a description of this file open that holds a flock on it, without this process and its ancestors.
 
     A process that merely has the file open is none: the kernel lists a description's locks in
@@ -46,7 +46,7 @@ def holders(descriptor: int) -> set[Process]:
     return found
 
 
-def kill_all(processes: Iterable[Process]) -> None:
+def kill_all(processes: Iterable[ProcessId]) -> None:
     """SIGKILL for those that are still the processes they were."""
     for process in processes:
         with suppress(ProcessLookupError):
@@ -79,9 +79,9 @@ def _ancestors(pid: int) -> set[int]:
     return found
 
 
-def _state(pid: int) -> tuple[Process, str] | None:
+def _state(pid: int) -> tuple[ProcessId, str] | None:
     fields = _stat(pid)
-    return (Process(pid, int(fields[19])), fields[0]) if fields else None
+    return (ProcessId(pid, int(fields[19])), fields[0]) if fields else None
 
 
 def _stat(pid: int) -> list[str]:

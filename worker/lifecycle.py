@@ -30,7 +30,7 @@ from app.jobs.stored import is_understood
 from app.sources import base_of
 from worker import orders
 from worker.attempt import EVENTS_NAME, Errand, Report, StopReason, run_child
-from worker.checkpoints import DiskFull
+from worker.checkpoints import DiskFullFault
 from worker.child import TRAINER, command, environment, fetch_command
 from worker.failures import SystemFault
 from worker.office import Office
@@ -311,6 +311,6 @@ def _unforeseen(error: Exception) -> Failed:
     if isinstance(error, SystemFault):
         return error.failure
     if is_full(error):
-        return DiskFull("the disk has no room for the files of an attempt").failure
+        return DiskFullFault("the disk has no room for the files of an attempt").failure
     message = f"the worker could not run the attempt ({type(error).__name__})"
     return Failed(blame=Blame.SYSTEM, code="internal_error", message=message, hint="the worker's log has the trace")

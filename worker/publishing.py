@@ -16,7 +16,7 @@ from app.db import utc_now
 from app.disk_faults import NO_ROOM
 from app.jobs.models import Job
 from worker.attempt import Report
-from worker.checkpoints import DiskFull
+from worker.checkpoints import DiskFullFault
 from worker.failures import SystemFault
 from worker.hashing import bundle_version
 
@@ -56,7 +56,7 @@ def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
             os.rename(found, target)
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise DiskFull("the disk has no room for the adapter") from error
+            raise DiskFullFault("the disk has no room for the adapter") from error
         raise NotPlaced(f"the adapter could not be moved to {target}: {error.strerror or error}") from error
     return target
 

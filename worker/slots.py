@@ -22,7 +22,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from app.lock import CannotStart, hold_lock, keeps_locks, try_lock
-from worker.holders import Process, holders, is_alive, kill_all, this_process
+from worker.holders import ProcessId, holders, is_alive, kill_all, this_process
 
 MUTEX_SECONDS = 2.0
 # A dead worker's guardian lets its child save a checkpoint; only after that is what is left of them an orphan.
@@ -50,8 +50,8 @@ class _Record(BaseModel):
     started: int | None = None  # clock ticks after boot
 
     @property
-    def holder(self) -> Process | None:
-        return Process(self.pid, self.started) if self.pid is not None and self.started is not None else None
+    def holder(self) -> ProcessId | None:
+        return ProcessId(self.pid, self.started) if self.pid is not None and self.started is not None else None
 
 
 class Slot:
@@ -159,9 +159,9 @@ def remove_orphans(slot: Slot, patience_seconds: float = PATIENCE_SECONDS) -> li
         time.sleep(POLL_SECONDS)
 
 
-def _kill_orphans(slot: Slot, seen: set[Process]) -> list[int]:
+def _kill_orphans(slot: Slot, seen: set[ProcessId]) -> list[int]:
     """Kill who is seen twice: a process between fork and exec has its parent's descriptors for a moment only."""
-    doomed: set[Process] = set()
+    doomed: set[ProcessId] = set()
     deadline = time.monotonic() + KILL_SECONDS
     while seen:
         if time.monotonic() >= deadline:
@@ -174,7 +174,7 @@ def _kill_orphans(slot: Slot, seen: set[Process]) -> list[int]:
     return sorted(process.pid for process in doomed)
 
 
-def _orphans(slot: Slot) -> set[Process]:
+def _orphans(slot: Slot) -> set[ProcessId]:
     """Under the mutex: who holds the lock though no living worker has given it to them."""
     with _opened(slot.path) as lock:
         if not slot.is_held:

@@ -21,7 +21,7 @@ class BackupRefused(CannotStart):
     """A backup that cannot be made, read or restored here; nothing was changed."""
 
 
-class Stored(BaseModel):
+class BackupFile(BaseModel):
     """One file of a backup."""
 
     path: str
@@ -29,7 +29,7 @@ class Stored(BaseModel):
     sha256: str
 
 
-class Manifest(BaseModel):
+class BackupManifest(BaseModel):
     """manifest.json. `missing`: what rows name and was not there, or was deleted while the backup was made."""
 
     format: int
@@ -38,11 +38,11 @@ class Manifest(BaseModel):
     database: Literal["sqlite", "postgresql"]
     revision: str
     installation: str
-    files: list[Stored]
+    files: list[BackupFile]
     missing: list[str] = []
 
     @classmethod
-    def read(cls, folder: Path) -> "Manifest":
+    def read(cls, folder: Path) -> "BackupManifest":
         """Raises BackupRefused."""
         try:
             found = cls.model_validate_json((folder / MANIFEST).read_bytes())
@@ -65,7 +65,7 @@ class Manifest(BaseModel):
         draft.replace(folder / MANIFEST)
 
 
-def copy(source: Path, target: Path, name: str) -> Stored:
+def copy(source: Path, target: Path, name: str) -> BackupFile:
     """Copy one file, through to the disk. Of one that grows, what is there now. Raises FileNotFoundError."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as read:
@@ -76,20 +76,20 @@ def copy(source: Path, target: Path, name: str) -> Stored:
                 size += written.write(chunk)
             written.flush()
             os.fsync(written.fileno())
-    return Stored(path=name, bytes=size, sha256=digest.hexdigest())
+    return BackupFile(path=name, bytes=size, sha256=digest.hexdigest())
 
 
-def describe(path: Path, name: str) -> Stored:
+def describe(path: Path, name: str) -> BackupFile:
     with path.open("rb") as file:
-        return Stored(path=name, bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        return BackupFile(path=name, bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def damages(folder: Path, files: Iterable[Stored]) -> list[str]:
+def damages(folder: Path, files: Iterable[BackupFile]) -> list[str]:
     """What is not as the manifest says, each in a few words."""
     return [f"{file.path} {wrong}" for file in files if (wrong := _wrong(folder, file)) is not None]
 
 
-def _wrong(folder: Path, file: Stored) -> str | None:
+def _wrong(folder: Path, file: BackupFile) -> str | None:
     path = folder / file.path
     if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
         return "leads out of the backup"

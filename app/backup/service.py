@@ -15,9 +15,9 @@ from app.backup.contents import (
     DATABASE,
     FORMAT,
     HOME,
+    BackupFile,
+    BackupManifest,
     BackupRefused,
-    Manifest,
-    Stored,
     copy,
     damages,
     describe,
@@ -36,7 +36,7 @@ KINDS = ("files", "adapters", "jobs")
 Say = Callable[[str], None]
 
 
-def backup(settings: Settings, target: Path, say: Say, *, with_models: bool = False) -> Manifest:
+def backup(settings: Settings, target: Path, say: Say, *, with_models: bool = False) -> BackupManifest:
     """Copy the installation into a folder that is empty, or not there; the service may run meanwhile.
 
     Raises BackupRefused; what is there of a backup by then has no manifest.
@@ -60,12 +60,12 @@ def backup(settings: Settings, target: Path, say: Say, *, with_models: bool = Fa
     return manifest
 
 
-def restore(settings: Settings, source: Path, say: Say) -> Manifest:
+def restore(settings: Settings, source: Path, say: Say) -> BackupManifest:
     """Make an empty home and an empty database those of a backup, as an installation of its own.
 
     Raises BackupRefused, with nothing changed, where the backup is not whole or there is something already.
     """
-    manifest = Manifest.read(source)
+    manifest = BackupManifest.read(source)
     _check_fits(settings, manifest)
     wrong = damages(source, manifest.files)
     if wrong:
@@ -88,7 +88,7 @@ def restore(settings: Settings, source: Path, say: Say) -> Manifest:
     return manifest
 
 
-def _copy_all(settings: Settings, target: Path, *, with_models: bool) -> Manifest:
+def _copy_all(settings: Settings, target: Path, *, with_models: bool) -> BackupManifest:
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     known = dumps.dump(settings.database, target / DATABASE)
     files, missing = [describe(target / DATABASE, DATABASE)], []
@@ -97,7 +97,7 @@ def _copy_all(settings: Settings, target: Path, *, with_models: bool) -> Manifes
         files += copied
         if is_needed and not copied:
             missing.append(name)
-    return Manifest(
+    return BackupManifest(
         format=FORMAT,
         made_at=utc_now(),
         version=__version__,
@@ -125,7 +125,7 @@ def _named(known: dumps.Known, *, with_models: bool) -> Iterator[tuple[str, bool
         yield from (("models", False), ("datasets", False))
 
 
-def _copy_whole(home: Path, name: str, target: Path) -> list[Stored]:
+def _copy_whole(home: Path, name: str, target: Path) -> list[BackupFile]:
     """The files below a name; of a folder that changes while it is copied, nothing, or what does not change."""
     place = home / name
     if place.is_file():
@@ -150,9 +150,9 @@ def _units(job: Path) -> Iterator[list[Path]]:
     yield from groups.values()
 
 
-def _copy_unit(home: Path, paths: list[Path], target: Path) -> list[Stored]:
+def _copy_unit(home: Path, paths: list[Path], target: Path) -> list[BackupFile]:
     """All of them, or none where one goes away meanwhile."""
-    copied: list[Stored] = []
+    copied: list[BackupFile] = []
     try:
         for path in paths:
             name = str(path.relative_to(home))
@@ -173,7 +173,7 @@ def _check_target(settings: Settings, target: Path) -> None:
         raise BackupRefused(f"{target} is in the home that is to be copied: a backup is kept elsewhere")
 
 
-def _check_fits(settings: Settings, manifest: Manifest) -> None:
+def _check_fits(settings: Settings, manifest: BackupManifest) -> None:
     kind = _kind(settings)
     if kind != manifest.database:
         raise BackupRefused(f"the backup is of {manifest.database}, TUNESMITH_DATABASE_URL names {kind}")
@@ -187,12 +187,12 @@ def _check_fits(settings: Settings, manifest: Manifest) -> None:
     dumps.check_empty(settings.database)
 
 
-def _others(manifest: Manifest) -> list[str]:
+def _others(manifest: BackupManifest) -> list[str]:
     """`models` and `datasets`, if the backup has them."""
     return sorted({file.path.split("/")[1] for file in _of_home(manifest)} - set(KINDS))
 
 
-def _of_home(manifest: Manifest) -> list[Stored]:
+def _of_home(manifest: BackupManifest) -> list[BackupFile]:
     return [file for file in manifest.files if file.path.startswith(f"{HOME}/")]
 
 

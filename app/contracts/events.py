@@ -62,7 +62,7 @@ class DataPrepared(Event):
     report: dict[str, Any]
 
 
-class RowCounts(Contract):
+class CheckMetrics(Contract):
     """How far the check of a dataset is: as it is reported, stored, and shown."""
 
     source: Literal["source", "eval_source"] = Field(description="which dataset of the spec is read")
@@ -72,7 +72,7 @@ class RowCounts(Contract):
     seconds: float = Field(description="since the check of this source began")
 
 
-class RowsChecked(Event, RowCounts):
+class RowsChecked(Event, CheckMetrics):
     """Written every few seconds while the check reads."""
 
     kind: Literal["rows"] = "rows"
@@ -85,7 +85,7 @@ class SpecResolved(Event):
     values: dict[str, Any]
 
 
-class StepFigures(Contract):
+class StepMetrics(Contract):
     """What is measured of a training at a step: as it is reported, stored, and shown.
 
     A new figure is added here, with a default, since the rows that are stored already do not have it.
@@ -104,7 +104,7 @@ class StepFigures(Contract):
     gpu_memory_bytes: int | None = None
 
 
-class StepEvent(Event, StepFigures):
+class StepEvent(Event, StepMetrics):
     """The figures of one step."""
 
     kind: str
@@ -155,7 +155,7 @@ class Resumed(Event):
     step: int
 
 
-class Interrupted(Event):
+class AttemptInterrupted(Event):
     """The last event of an attempt that stopped as it was asked to, behind a checkpoint of this step."""
 
     kind: Literal["interrupted"] = "interrupted"
@@ -224,7 +224,7 @@ AttemptEvent = Annotated[
     | CheckpointSaved
     | CheckpointRemoved
     | Resumed
-    | Interrupted
+    | AttemptInterrupted
     | AdapterSaved
     | Verified
     | SourcesChecked

@@ -17,7 +17,7 @@ NOT_LORA_ALONE = frozenset({"use_gradient_checkpointing", "random_state"})
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowTotals:
     """What is trained and evaluated on. `is_text`: the training rows are raw text."""
 
     train: int
@@ -37,7 +37,7 @@ def by_spec(spec: JobSpec) -> list[Noticed]:
     return _found(rule(spec) for rule in BY_SPEC)
 
 
-def by_rows(spec: JobSpec, rows: Rows) -> list[Noticed]:
+def by_rows(spec: JobSpec, rows: RowTotals) -> list[Noticed]:
     """Rules of rows, and those of steps where their number follows from the rows."""
     found = _found(rule(spec, rows) for rule in BY_ROWS)
     if not knows_steps(spec):
@@ -147,7 +147,7 @@ def _train_on_unused(spec: JobSpec) -> Noticed | None:
     return _learns_all(spec, message)
 
 
-def _train_on_of_text(spec: JobSpec, rows: Rows) -> Noticed | None:
+def _train_on_of_text(spec: JobSpec, rows: RowTotals) -> Noticed | None:
     dataset = spec.dataset
     is_unused = rows.is_text and spec.training.method != "cpt" and dataset.response_part is None
     if not is_unused or dataset.train_on == "all" or not _is_sent(spec, "dataset.train_on"):
@@ -170,7 +170,7 @@ def _eval_batch_unused(spec: JobSpec) -> Noticed | None:
     return Noticed(code="eval_batch_unused", message=message, field=field, requested=size)
 
 
-def _nothing_to_evaluate(spec: JobSpec, rows: Rows) -> Noticed | None:
+def _nothing_to_evaluate(spec: JobSpec, rows: RowTotals) -> Noticed | None:
     dataset = spec.dataset
     if rows.evaluation or not (dataset.eval_source is not None or dataset.eval_fraction > 0):
         return None
@@ -184,7 +184,7 @@ def _nothing_to_evaluate(spec: JobSpec, rows: Rows) -> Noticed | None:
     return Noticed(code="no_evaluation_rows", message=message, field=field, requested=requested, effective=0)
 
 
-def _batch_larger_than_rows(spec: JobSpec, rows: Rows) -> Noticed | None:
+def _batch_larger_than_rows(spec: JobSpec, rows: RowTotals) -> Noticed | None:
     field, size = "training.per_device_train_batch_size", spec.training.per_device_train_batch_size
     if spec.training.packing or size <= rows.train or not _is_sent(spec, field):
         return None
@@ -192,7 +192,7 @@ def _batch_larger_than_rows(spec: JobSpec, rows: Rows) -> Noticed | None:
     return Noticed(code="batch_larger_than_data", message=message, field=field, requested=size, effective=rows.train)
 
 
-def _accumulation_longer_than_epoch(spec: JobSpec, rows: Rows) -> Noticed | None:
+def _accumulation_longer_than_epoch(spec: JobSpec, rows: RowTotals) -> Noticed | None:
     field, asked = "training.gradient_accumulation_steps", spec.training.gradient_accumulation_steps
     batches = _batches_an_epoch(spec, rows.train)
     if spec.training.packing or asked <= batches or not _is_sent(spec, field):
@@ -206,7 +206,7 @@ def _accumulation_longer_than_epoch(spec: JobSpec, rows: Rows) -> Noticed | None
     )
 
 
-def _epochs_below_a_step(spec: JobSpec, rows: Rows) -> Noticed | None:
+def _epochs_below_a_step(spec: JobSpec, rows: RowTotals) -> Noticed | None:
     epochs = spec.training.num_train_epochs
     if epochs is None or spec.training.packing:
         return None
@@ -270,7 +270,7 @@ BY_SPEC: tuple[Callable[[JobSpec], Noticed | None], ...] = (
     _train_on_unused,
     _eval_batch_unused,
 )
-BY_ROWS: tuple[Callable[[JobSpec, Rows], Noticed | None], ...] = (
+BY_ROWS: tuple[Callable[[JobSpec, RowTotals], Noticed | None], ...] = (
     _train_on_of_text,
     _nothing_to_evaluate,
     _batch_larger_than_rows,

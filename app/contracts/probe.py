@@ -21,7 +21,7 @@ DIVERGED = 1.0
 TokenId = Annotated[int, Field(ge=0)]
 
 
-class Step(Contract):
+class ProbeStep(Contract):
     """One greedy step of the trained model: natural logarithms of a softmax in float32 over the raw scores.
 
     `top` has the most likely (id, log-probability) pairs, best first: the first id is the step's own. `base` has the
@@ -42,7 +42,7 @@ class Step(Contract):
         return self.top[0][0]
 
 
-class Prompt(Contract):
+class ProbePrompt(Contract):
     """Token ids that stand first, and the steps behind them: each sees the ids and all steps before it.
 
     `question` is the text whose last ids these are, by the bundle's own tokenizer and template; null for the beginning
@@ -51,7 +51,7 @@ class Prompt(Contract):
 
     question: str | None = None
     ids: Annotated[tuple[TokenId, ...], Field(min_length=1)]
-    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    steps: Annotated[tuple[ProbeStep, ...], Field(min_length=1)]
 
 
 class Fit(Contract):
@@ -84,7 +84,7 @@ class Fit(Contract):
         return self.trained > least + DIVERGED
 
 
-class Weights(Contract):
+class ProbeWeights(Contract):
     """An adapter as it was in the trainer's memory: what its files have to be, and how strongly each layer counts.
 
     `sha256` is over names, types, shapes and bytes of all tensors; `scalings` are by the path of the layer.
@@ -109,8 +109,8 @@ class Probe(Contract):
         description="mean difference between two readings of the very same model, one step at a time and all at once",
     )
     fit: Fit | None = Field(None, description="null in probes of older versions")
-    weights: Weights | None = Field(None, description="null for a whole model, and in probes of older versions")
-    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)]
+    weights: ProbeWeights | None = Field(None, description="null for a whole model, and in probes of older versions")
+    prompts: Annotated[tuple[ProbePrompt, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _knows_the_base_or_not(self) -> Self:

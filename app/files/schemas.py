@@ -11,16 +11,16 @@ from app.files.models import File
 from app.shown import UNREADABLE, StoredView, show
 
 
-class Counted(Stored):
+class ShownWarning(Stored):
     count: int
 
 
-class Findings(Stored):
+class ShownFindings(Stored):
     """What of an `app.files.report.FileReport` a view of the file shows."""
 
     kept: int | None = None
     problem_count: int | None = None
-    warnings: list[Counted] | None = None
+    warnings: list[ShownWarning] | None = None
 
 
 class FileView(StoredView):
@@ -49,7 +49,7 @@ class FileView(StoredView):
     @classmethod
     def of(cls, file: File) -> "FileView":
         names = ("id", "bytes", "created_at", "filename", "purpose", "sha256", "format", "layout", "records")
-        found = read(Findings, file.report) or Findings()
+        found = read(ShownFindings, file.report) or ShownFindings()
         warnings = None if found.warnings is None else sum(warning.count for warning in found.warnings)
         counts = {"usable_records": found.kept, "problem_count": found.problem_count, "warning_count": warnings}
         lost = [name for name, count in counts.items() if count is None]

@@ -9,7 +9,7 @@ from app.errors import Conflict, NotFound
 from app.jobs import left_out
 from app.jobs.data_schemas import RowPage, RowSummary, RowView, SpanView, Split
 from app.jobs.models import Job
-from app.jobs.rows import RowCounts, RowFile, TokenRow
+from app.jobs.rows import RowCounts, RowFile, StoredRow
 from app.jobs.spans import TOKENIZERS, Decode, split
 from app.jobs.states import JobStatus
 
@@ -54,7 +54,7 @@ def preview(settings: Settings, job: Job, count: int) -> list[RowView]:
     return [_view(each, "train", decode) for each in found if each is not None]
 
 
-def _found(folder: Path, name: Split, record: int) -> TokenRow | None:
+def _found(folder: Path, name: Split, record: int) -> StoredRow | None:
     path = folder / FILES[name]
     return RowFile(path).find(record) if path.exists() else None
 
@@ -85,7 +85,7 @@ def _summary(row: RowCounts) -> RowSummary:
     return RowSummary(record=row.record, tokens=row.tokens, supervised_tokens=row.supervised, cut_tokens=row.cut)
 
 
-def _view(row: TokenRow, name: Split, decode: Decode) -> RowView:
+def _view(row: StoredRow, name: Split, decode: Decode) -> RowView:
     spans = split(decode, row.ids, row.labels)
     return RowView(
         record=row.record,

@@ -29,7 +29,7 @@ class RowCounts:
 
 
 @dataclass(frozen=True)
-class TokenRow:
+class StoredRow:
     """One row as it is learned: `labels` has the id where a token carries loss, and IGNORED elsewhere."""
 
     record: int
@@ -59,12 +59,12 @@ class RowFile:
     def __len__(self) -> int:
         return self._places.rows
 
-    def find(self, record: int) -> TokenRow | None:
+    def find(self, record: int) -> StoredRow | None:
         for batch, index in self._after(record - 1):
             if batch.column(RECORD)[index].as_py() != record:
                 return None
             ids, labels, cut = (batch.column(name)[index].as_py() for name in (INPUT_IDS, LABELS, CUT))
-            return TokenRow(record, ids, labels, cut)
+            return StoredRow(record, ids, labels, cut)
         return None
 
     def after(self, record: int) -> Iterator[RowCounts]:

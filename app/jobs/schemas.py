@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.columns import Unreadable
-from app.contracts.events import RowCounts, StepFigures
+from app.contracts.events import CheckMetrics, StepMetrics
 from app.jobs.models import Attempt, Job, JobEvent
 from app.jobs.states import Desire, JobStatus
 from app.shown import UNREADABLE, StoredView, show
@@ -14,7 +14,7 @@ from app.shown import UNREADABLE, StoredView, show
 STORED = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
 
-class TrainingProgress(StepFigures):
+class TrainingProgress(StepMetrics):
     """The newest step, logged or not."""
 
     model_config = STORED
@@ -22,7 +22,7 @@ class TrainingProgress(StepFigures):
     eta_seconds: float | None = Field(description="at the mean speed so far")
 
 
-class CheckProgress(RowCounts):
+class CheckProgress(CheckMetrics):
     """How far the check of the data is, while the job is validating."""
 
     model_config = STORED

@@ -1,6 +1,6 @@
 """Follows jobs' events for SSE: one reader of the database serves all followers of this process.
 
-    which jobs have news? ──one query, twice a second──> Watch of each followed job ──wakes──> its followers
+    which jobs have news? ──one query, twice a second──> FollowedJob ──wakes──> its followers
     what is the news?     ──one query for all who have seen the same events─────────────────────^
 
 A follower asks by the number of the last event that it has sent, so none is lost or doubled, and nothing is queued for
@@ -44,7 +44,7 @@ class Page:
     is_gone: bool = False
 
 
-class Watch:
+class FollowedJob:
     """What the reader knows of a job that is followed. Only the event loop touches it."""
 
     def __init__(self, newest: int) -> None:
@@ -73,7 +73,7 @@ class Streams:
         self._database = database
         self._most = most
         self._open = 0
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, FollowedJob] = {}
         self._pages: dict[tuple[str, int], asyncio.Future[Page]] = {}
         self._reader: asyncio.Task[None] | None = None
 
@@ -124,9 +124,9 @@ class Streams:
         return await run_in_threadpool(_read_page, self._database, job_id, after)
 
     @contextmanager
-    def _watched(self, job_id: str, newest: int) -> Iterator[Watch]:
+    def _watched(self, job_id: str, newest: int) -> Iterator[FollowedJob]:
         """The watch of a job, which ends when nobody waits for it; the reader ends with the last watch."""
-        watch = self._watches.setdefault(job_id, Watch(newest))
+        watch = self._watches.setdefault(job_id, FollowedJob(newest))
         watch.waiting += 1
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())

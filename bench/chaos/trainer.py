@@ -16,10 +16,10 @@ from pathlib import Path
 
 from app.contracts.events import (
     AdapterSaved,
+    AttemptInterrupted,
     CheckpointRemoved,
     CheckpointSaved,
     Finished,
-    Interrupted,
     Phase,
     Resumed,
     StepLogged,
@@ -32,7 +32,7 @@ from worker.events import EventWriter
 from worker.failures import guarded
 from worker.hashing import bundle_version
 from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of
-from worker.training.progress import Progress, read_progress
+from worker.training.progress import StepCounters, read_progress
 from worker.training.schedule import SaveSchedule
 
 TOKENS_A_STEP = 32
@@ -90,7 +90,7 @@ class Attempt:
             self.take_step()
             misbehaviour.act_at(self.course.step)
             if self.requests.stop and self.course.step < self.course.total:
-                self.events.write(Interrupted(step=self.course.step))
+                self.events.write(AttemptInterrupted(step=self.course.step))
                 return False
         self.finish()
         return True
@@ -152,9 +152,9 @@ class Attempt:
         for gone in removed:
             self.events.write(CheckpointRemoved(step=gone.step, path=str(gone.path)))
 
-    def progress(self) -> Progress:
+    def progress(self) -> StepCounters:
         step = self.course.step
-        return Progress(
+        return StepCounters(
             step=step,
             tokens=step * TOKENS_A_STEP,
             seconds=self.seconds,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from app.contracts.events import (
     AdapterSaved,
+    AttemptInterrupted,
     Blame,
     CheckpointSaved,
     Failed,
     Finished,
-    Interrupted,
     Phase,
     Resumed,
     StepLogged,
@@ -48,7 +48,7 @@ class Training:
             if self._is_asked() or (every and self.step % every == 0) or self.step == last:
                 self._save()
             if self.requests.stop and self.step < last:
-                self.events.write(Interrupted(step=self.step))
+                self.events.write(AttemptInterrupted(step=self.step))
                 return INTERRUPTED
         self._finish()
         return 0

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from app import installation
 from app.adapters import repository as adapters
 from app.backup import contents, service
-from app.backup.contents import DATABASE, MANIFEST, BackupRefused, Manifest, Stored
+from app.backup.contents import DATABASE, MANIFEST, BackupFile, BackupManifest, BackupRefused
 from app.backup.service import backup, restore
 from app.cli import main
 from app.config import Settings
@@ -323,7 +323,7 @@ def test_what_is_scratch_half_written_or_a_link_is_no_part_of_it(live: Settings,
     (job / "data" / "train.arrow").write_text("rows")
     backup(live, tmp_path / "backup", said.append)
 
-    names = {file.path for file in Manifest.read(tmp_path / "backup").files}
+    names = {file.path for file in BackupManifest.read(tmp_path / "backup").files}
     assert f"home/jobs/{job.name}/data/train.arrow" in names
     assert not [name for name in names if "half" in name or "scratch" in name or "link" in name or "/." in name]
     shutil.rmtree(tmp_path / "backup")
@@ -351,7 +351,7 @@ def test_of_a_folder_that_is_removed_while_it_is_copied_nothing_is_kept(
         (home / "jobs/job-a" / name).parent.mkdir(parents=True, exist_ok=True)
         (home / "jobs/job-a" / name).write_text("x")
 
-    def copy_and_lose(source: Path, copied: Path, name: str) -> Stored:
+    def copy_and_lose(source: Path, copied: Path, name: str) -> BackupFile:
         stored = contents.copy(source, copied, name)
         shutil.rmtree(home / "jobs/job-a" / kept, ignore_errors=True)
         return stored

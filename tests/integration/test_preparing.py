@@ -17,7 +17,7 @@ from tests.checks import a_check, failure_of, report_of, run
 from tests.tiny_model import END, build_tiny_model
 from tests.unit.specs import a_body
 from worker.checking.pipeline import CHUNK_RECORDS, Pipeline
-from worker.checking.prepared import Shelf
+from worker.checking.prepared import FolderCache
 from worker.checking.rows import Tokeniser
 from worker.checking.tokens import batches
 from worker.rendering.renderer import load_renderer
@@ -245,7 +245,7 @@ def test_the_same_bytes_under_a_name_that_is_read_otherwise_are_other_rows(base:
 
 
 def test_what_killed_builds_left_is_removed_and_a_running_one_is_not(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, 0)
+    shelf = FolderCache(tmp_path, 0)
     spare, _ = shelf.fetch("a", lambda folder: (folder / "x").touch())
     dead, alive = tmp_path / ".partial-dead", tmp_path / ".partial-alive"
     for partial in (dead, alive):

@@ -121,7 +121,7 @@ def test_a_silent_database_holds_up_neither_the_answer_nor_the_loop(
     monkeypatch.setattr(readiness, "look_at_database", lambda _: time.sleep(3))
     silent = Readiness(app.state.database, settings.root, lambda: None, lambda: app.state.engine)
 
-    async def ask() -> tuple[readiness.Found, float, float]:
+    async def ask() -> tuple[readiness.ServiceState, float, float]:
         asked, longest_stop, began = asyncio.create_task(silent.found()), 0.0, time.monotonic()
         while not asked.done():
             before = time.monotonic()

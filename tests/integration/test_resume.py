@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM
 
 from app.contracts.events import (
     AdapterSaved,
+    AttemptInterrupted,
     Blame,
     CheckpointRemoved,
     CheckpointSaved,
     Evaluated,
     Failed,
     Finished,
-    Interrupted,
     Phase,
     Resumed,
     StepLogged,
@@ -96,7 +96,7 @@ def test_stopped_and_killed_at_random_steps_a_job_ends_as_a_quiet_one(
     codes = [broken.run(number, reached(step)) for number, step in zip(signals, steps, strict=True)]
 
     assert codes == [INTERRUPTED, -signal.SIGKILL, INTERRUPTED], (steps, broken.log())
-    assert isinstance(broken.attempts[0][-1], Interrupted)
+    assert isinstance(broken.attempts[0][-1], AttemptInterrupted)
     assert broken.run() == 0, broken.log()
     assert broken.steps() == quiet.steps()
     assert broken.weights() == quiet.weights()
@@ -162,7 +162,7 @@ def test_a_stop_is_answered_by_a_checkpoint_where_none_is_ever_due(
     code = job.run(signal.SIGTERM, reached(3))
 
     assert code == INTERRUPTED, job.log()
-    assert newest(job.checkpoints).step == job.last(Interrupted).step
+    assert newest(job.checkpoints).step == job.last(AttemptInterrupted).step
     assert job.last(AdapterSaved) is None
 
 

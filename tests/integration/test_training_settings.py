@@ -23,7 +23,7 @@ from worker.events import EventWriter
 from worker.failures import UserError
 from worker.stopping import INTERRUPTED
 from worker.training.callback import NON_FINITE_STEPS, EventCallback
-from worker.training.place import Place, find_place
+from worker.training.place import DataPosition, find_place
 from worker.training.progress import PROGRESS, read_progress
 
 ROWS = 12
@@ -107,17 +107,19 @@ def test_modules_that_are_trained_whole_are_said_with_the_number_of_parameters(
 @pytest.mark.parametrize(
     ("epoch", "batches", "expected"),
     [
-        (4 / 12, (2, 2, 1), Place(0, 2)),
-        (8 / 12, (2, 4, 1), Place(0, 2)),
-        (2 + 4 / 6, (2, 2, 2), Place(2, 4)),
-        (1.0, (2, 6, 1), Place(1)),
-        (2 / 6, (2, 6, 1), Place(0, 0, repeated=4)),
-        (5 / 6, (2, 4, 1), Place(0, 2, repeated=2)),
-        (2 / 6, (2, 2, 4), Place(0, 0, repeated=4)),
-        (1 + 3 / 12, (1, 3, 1), Place(1, 1)),
+        (4 / 12, (2, 2, 1), DataPosition(0, 2)),
+        (8 / 12, (2, 4, 1), DataPosition(0, 2)),
+        (2 + 4 / 6, (2, 2, 2), DataPosition(2, 4)),
+        (1.0, (2, 6, 1), DataPosition(1)),
+        (2 / 6, (2, 6, 1), DataPosition(0, 0, repeated=4)),
+        (5 / 6, (2, 4, 1), DataPosition(0, 2, repeated=2)),
+        (2 / 6, (2, 2, 4), DataPosition(0, 0, repeated=4)),
+        (1 + 3 / 12, (1, 3, 1), DataPosition(1, 1)),
     ],
 )
-def test_a_place_in_the_data_is_counted_in_rows(epoch: float, batches: tuple[int, int, int], expected: Place) -> None:
+def test_a_place_in_the_data_is_counted_in_rows(
+    epoch: float, batches: tuple[int, int, int], expected: DataPosition
+) -> None:
     assert find_place(epoch, ROWS, *batches) == expected
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.contracts.checkpoints import MANIFEST
-from worker.checkpoints import DiskFull, drafting, newest, noticing_a_full_disk, prune, publish, sweep, verify
+from worker.checkpoints import DiskFullFault, drafting, newest, noticing_a_full_disk, prune, publish, sweep, verify
 
 CONTENT = {"adapter.safetensors": b"weights" * 100, "inner/optimizer.pt": b"moments" * 50, "empty.json": b""}
 
@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_no_draft(
 ) -> None:
     kept = save(small_disk, 3)
 
-    with pytest.raises(DiskFull, match="step 4") as full, drafting(small_disk, step=4, attempt=1) as draft:
+    with pytest.raises(DiskFullFault, match="step 4") as full, drafting(small_disk, step=4, attempt=1) as draft:
         write(draft / "optimizer.pt")
 
     assert full.value.failure.code == "disk_full"
@@ -162,7 +162,7 @@ def test_a_manifest_without_room_leaves_no_draft(small_disk: Path) -> None:
     with pytest.raises(OSError, match="space"):
         (draft / "weights").write_bytes(b"x" * (2 << 20))
 
-    with pytest.raises(DiskFull):
+    with pytest.raises(DiskFullFault):
         publish(draft, small_disk, step=4, attempt=1)
 
     assert [*small_disk.iterdir()] == []

@@ -1,6 +1,7 @@
 """The rules of the code that no linter knows."""
 
 import ast
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,11 +33,16 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
+@pytest.mark.filterwarnings("default:.* look twice:UserWarning")
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_a_module_has_500_lines_and_a_function_50_at_most(path: Path) -> None:
     longest = max(((node.end_lineno or 0) - node.lineno + 1 for node in functions(path)), default=0)
 
-    assert path.read_text().count("\n") <= 500
+    lines = path.read_text().count("\n")
+    if lines > 300:
+        warnings.warn(f"{name(path)} has {lines} lines: look twice", stacklevel=1)
+
+    assert lines <= 500
     assert longest <= 50
 
 
@@ -63,3 +69,22 @@ def test_the_templates_that_the_api_knows_are_those_of_unsloth() -> None:
     source = (Path(found.origin).parent / "chat_templates.py").read_text()
 
     assert all(f'"{template}"' in source for template in CHAT_TEMPLATES)
+
+
+# Classes that are about to be renamed or removed, each in a change of its own; the set goes with the last of them.
+STILL_NAMED_TWICE = {
+    "Adapter", "Asked", "Base", "Bucket", "Checkpoint", "CheckpointList", "Choice", "File", "Job", "JobDetail",
+    "JobEvent", "LogPage", "ModelCard", "ModelList", "Named", "Place", "PromptDetails", "Row", "Span", "Speaker",
+    "Spread", "Terms", "Usage", "Validation", "Wish",
+}  # fmt: skip
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in (path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("app", "worker")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name(path))
+    twice = {each: where for each, where in places.items() if len(where) > 1}
+
+    assert {each: where for each, where in twice.items() if each not in STILL_NAMED_TWICE} == {}

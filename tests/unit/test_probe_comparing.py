@@ -5,7 +5,7 @@ from math import hypot, sqrt
 
 import pytest
 
-from app.contracts.probe import Fit, Probe, Prompt, Proof, Step, Unproved
+from app.contracts.probe import Fit, Probe, ProbePrompt, ProbeStep, Proof, Unproved
 from worker.inference.comparing import QUANTISATION, ROUNDING, compare
 
 TRAINED = ((7, -0.1), (8, -2.5), (9, -4.0))
@@ -15,8 +15,8 @@ STILL: Shifts = (0.0, 0.0, 0.0)
 
 
 def a_probe(*, base: tuple[float, ...] | None = BASE, quantised: bool = False, noise: float = 0.0) -> Probe:
-    step = Step(top=TRAINED, base=base)
-    prompt = Prompt(ids=(1, 2), steps=(step, step))
+    step = ProbeStep(top=TRAINED, base=base)
+    prompt = ProbePrompt(ids=(1, 2), steps=(step, step))
     return Probe(dtype="float32", quantised=quantised, noise=noise, prompts=(prompt,))
 
 

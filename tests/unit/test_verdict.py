@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from app.contracts.events import AdapterSaved, Blame, Failed, Finished, Interrupted
+from app.contracts.events import AdapterSaved, AttemptInterrupted, Blame, Failed, Finished
 from worker.attempt import Report, StopReason
 from worker.verdict import Next, judge
 
@@ -20,7 +20,7 @@ ADAPTER = AdapterSaved(
     trainable_parameters=1,
 )
 USER = Failed(blame=Blame.USER, code="bad_data", message="bad")
-INTERRUPTED = Interrupted(step=3)
+INTERRUPTED = AttemptInterrupted(step=3)
 CROWDED = Failed(blame=Blame.SYSTEM, code="no_room_beside_engine", message="too little")
 SYSTEM = Failed(blame=Blame.SYSTEM, code="hub_unreachable", message="away")
 

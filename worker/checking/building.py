@@ -97,7 +97,7 @@ class Builder:
         rows.with_suffix(".json").write_text(report.model_dump_json(indent=1))
 
     def _read(self, given: Given, target: Path) -> tuple[DataReport, Outcome]:
-        dataset, watch = self.order.spec.dataset_in_force, Watch(given, self.events)
+        dataset, watch = self.order.spec.dataset_in_force, SourceProgress(given, self.events)
         hub = self._fetched(given)
         size = hub.size if hub is not None else given.size
         with Pipeline(self._tokeniser(), target, processes=self._processes(size)) as pipeline:
@@ -125,7 +125,7 @@ class Builder:
         limits = HubLimits(self.order.max_hub_bytes, self.order.max_unpacked_bytes)
         return fetch(given.source, given.param, limits)
 
-    def _normalise(self, given: Given, hub: HubDataset | None, take: Sink, watch: "Watch") -> DataReport:
+    def _normalise(self, given: Given, hub: HubDataset | None, take: Sink, watch: "SourceProgress") -> DataReport:
         dataset, limit = self.order.spec.dataset_in_force, self.order.max_unpacked_bytes
         if hub is not None:
             form = normalise_parts(hub.parts, dataset, max_unpacked_bytes=limit, sink=take)
@@ -179,7 +179,7 @@ class Builder:
             )
 
 
-class Watch:
+class SourceProgress:
     """Tells how far a source is, every few seconds."""
 
     def __init__(self, given: Given, events: EventWriter) -> None:

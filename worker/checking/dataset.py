@@ -23,7 +23,7 @@ from worker.checking.computing import computing_at_most
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
 from worker.checking.notices import notices_of
-from worker.checking.prepared import Ingredients, Shelf, key_of, link_folder
+from worker.checking.prepared import FolderCache, Ingredients, key_of, link_folder
 from worker.checking.tokenizer import JobTokenizer, make_tokenizer
 from worker.checking.vectors import weights_of
 from worker.events import EventWriter
@@ -44,7 +44,7 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
         day = datetime.now(UTC).date().isoformat() if renderer.templates.uses_date else None
         facts = Ingredients({one.name: one.key for one in given}, tokenizer.sha256, model.card.vocabulary, day)
         key = key_of(order.spec, facts)
-        shelf = Shelf(order.cache_dir / "prepared", order.max_cache_bytes)
+        shelf = FolderCache(order.cache_dir / "prepared", order.max_cache_bytes)
         builder = Builder(order, model, renderer, events)
         folder, was_there = shelf.fetch(key, partial(builder.build, given, tokenizer))
     link_folder(folder, order.data_dir)
@@ -68,10 +68,10 @@ def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> N
     _notice_untrained(order, renderer, events)
 
 
-def _rows(reports: dict[str, Any]) -> no_effect.Rows:
+def _rows(reports: dict[str, Any]) -> no_effect.RowTotals:
     evaluation = reports["eval"]["rows"] if "eval" in reports else 0
     is_text = reports["source"]["layout"] == Layout.TEXT
-    return no_effect.Rows(train=reports["train"]["rows"], evaluation=evaluation, is_text=is_text)
+    return no_effect.RowTotals(train=reports["train"]["rows"], evaluation=evaluation, is_text=is_text)
 
 
 def _notice_untrained(order: CheckOrder, renderer: Renderer, events: EventWriter) -> None:

@@ -26,7 +26,7 @@ from app.files.problems import Problems
 from app.files.report import NAMED
 from app.files.rows import Place
 from worker.checking.computing import computing_at_most
-from worker.checking.rows import SCHEMA, Chunk, Tokenised, Tokeniser, add_names
+from worker.checking.rows import SCHEMA, RecordChunk, Tokenised, Tokeniser, add_names
 from worker.failures import TOO_MUCH_COMPUTING, TokenizerPanic, UserError, is_panic
 from worker.rendering.work import SPARE
 
@@ -83,7 +83,7 @@ class Pipeline:
         self._tokeniser = tokeniser
         self._file = pa.OSFile(str(target), "wb")
         self._writer = pa.ipc.new_stream(self._file, SCHEMA)
-        self._chunk = Chunk()
+        self._chunk = RecordChunk()
         self._waiting: deque[Future[Tokenised]] = deque()
         self._most_waiting = CHUNKS_IN_FLIGHT_EACH * processes
         self._pool = _pool(tokeniser, processes) if processes > 1 else None
@@ -94,7 +94,7 @@ class Pipeline:
             self._send()
 
     def _send(self) -> None:
-        chunk, self._chunk = self._chunk, Chunk()
+        chunk, self._chunk = self._chunk, RecordChunk()
         if self._pool is None:
             self._write(_bounded(self._tokeniser, chunk))
             return
@@ -154,7 +154,7 @@ def template_too_expensive(where: str) -> UserError:
 
 
 # Of a process of the pool: forked with it, so that a tokenizer of a quarter of a million words is in memory once.
-_inherited: list[Callable[[Chunk], Tokenised]] = []
+_inherited: list[Callable[[RecordChunk], Tokenised]] = []
 
 
 def _pool(tokeniser: Tokeniser, processes: int) -> ProcessPoolExecutor:
@@ -163,11 +163,11 @@ def _pool(tokeniser: Tokeniser, processes: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork"))
 
 
-def _tokenise(chunk: Chunk) -> Tokenised:
+def _tokenise(chunk: RecordChunk) -> Tokenised:
     return _bounded(_inherited[0], chunk)
 
 
-def _bounded(tokeniser: Callable[[Chunk], Tokenised], chunk: Chunk) -> Tokenised:
+def _bounded(tokeniser: Callable[[RecordChunk], Tokenised], chunk: RecordChunk) -> Tokenised:
     with computing_at_most():
         try:
             return tokeniser(chunk)

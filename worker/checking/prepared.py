@@ -55,7 +55,7 @@ def key_of(spec: JobSpec, ingredients: Ingredients) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class Shelf:
+class FolderCache:
     """A folder of finished folders by key. Several processes may use it at once."""
 
     def __init__(self, root: Path, max_bytes: int) -> None:

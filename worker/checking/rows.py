@@ -39,7 +39,7 @@ ANSWER_CUT_AWAY, TOO_LONG = "answer_cut_away", "too_long"
 
 
 @dataclass
-class Chunk:
+class RecordChunk:
     """Records in their JSON form, and where each stands in its source."""
 
     places: list[Place] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Tokeniser:
     max_seq_length: int
     on_long_row: OnLongRow
 
-    def __call__(self, chunk: Chunk) -> Tokenised:
+    def __call__(self, chunk: RecordChunk) -> Tokenised:
         made, work = _Made(self), Work()
         for place, text in zip(chunk.places, chunk.records, strict=True):
             try:

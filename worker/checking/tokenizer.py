@@ -14,7 +14,7 @@ from pathlib import Path
 from app.contracts.order import CheckOrder
 from app.environments import Process, for_child
 from worker.checking.hub import hub_errors
-from worker.checking.prepared import Shelf
+from worker.checking.prepared import FolderCache
 from worker.child import OFFLINE
 from worker.failures import SystemFault, UserError
 from worker.hashing import hash_folder
@@ -40,7 +40,7 @@ def make_tokenizer(order: CheckOrder, revision: str | None, scratch: Path) -> Jo
     name = order.spec.model.chat_template
     if name is None:
         return JobTokenizer(own, hash_folder(own))
-    shelf = Shelf(order.cache_dir / "tokenizers", order.max_cache_bytes)
+    shelf = FolderCache(order.cache_dir / "tokenizers", order.max_cache_bytes)
     folder, _ = shelf.fetch(_key(own, name), partial(_put_template, own, name))
     return JobTokenizer(folder, hash_folder(folder))
 

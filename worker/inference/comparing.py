@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import fmean
 
-from app.contracts.probe import Fit, Probe, Proof, Step, Unproved
+from app.contracts.probe import Fit, Probe, ProbeStep, Proof, Unproved
 
 # Token id to log-probability, of every token that the trainer recorded for a step.
 Scores = Mapping[int, float]
@@ -117,11 +117,11 @@ def diverged(fit: Fit) -> Proof:
     return Proof(proved=False, cause=Unproved.TRAINING_DIVERGED, reason=reason)
 
 
-def _recorded(steps: Sequence[Step]) -> list[float]:
+def _recorded(steps: Sequence[ProbeStep]) -> list[float]:
     return [logprob for step in steps for _, logprob in step.top]
 
 
-def _seen(steps: Sequence[Step], scores: Sequence[Scores]) -> list[float]:
+def _seen(steps: Sequence[ProbeStep], scores: Sequence[Scores]) -> list[float]:
     """One for each recorded one, and of the very same tokens."""
     return [seen[token] for step, seen in zip(steps, scores, strict=True) for token, _ in step.top]
 

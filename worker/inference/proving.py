@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.contracts.generation import AdapterRef, EngineError, Sampling
 from app.contracts.order import BASE_REPLACED
-from app.contracts.probe import PROBE, Probe, Prompt, Proof, ProofOrder, Unproved
+from app.contracts.probe import PROBE, Probe, ProbePrompt, Proof, ProofOrder, Unproved
 from app.contracts.stored import read_json
 from worker.hashing import bundle_version
 from worker.inference.adapters import Bundle, check_folder, rejected, validate_bundle
@@ -219,7 +219,7 @@ def check_language(bundle: AdapterFolder, language: Language, probe: Probe) -> N
 
 
 async def _listen(
-    engine: Answers, base: ModelFolder, adapter: AdapterFolder | None, prompt: Prompt
+    engine: Answers, base: ModelFolder, adapter: AdapterFolder | None, prompt: ProbePrompt
 ) -> list[Scores] | EngineError:
     """What the engine finds of each recorded step, or its refusal."""
     said = tuple(step.id for step in prompt.steps)

@@ -1,6 +1,6 @@
 """`python -m worker.inference.schema_child`: compiles one schema and ends, by the kernel's hand if it takes too much.
 
-Standard input has a `Piece` as JSON, standard output the grammar or why there is none.
+Standard input has a `CompileTask` as JSON, standard output the grammar or why there is none.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ LOOSE = {
 }
 
 
-class Piece(Contract):
+class CompileTask(Contract):
     """Work to do: tokenizer and schema as text, and how many seconds of computing it may take."""
 
     tokenizer: str
@@ -86,7 +86,7 @@ def compile_schema(compiler: Any, schema: str) -> Any:
 
 
 def main() -> None:
-    piece = Piece.model_validate_json(sys.stdin.buffer.read())
+    piece = CompileTask.model_validate_json(sys.stdin.buffer.read())
     _bind(piece.most_seconds)
     info = xgrammar.TokenizerInfo.deserialize_json(piece.tokenizer)
     try:

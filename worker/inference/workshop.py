@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 from app.environments import Process, for_child
 from worker.inference.engine import Refusal
-from worker.inference.schema_child import Piece, Unkept
+from worker.inference.schema_child import CompileTask, Unkept
 
 MOST_WAITING = 8
 MOST_SECONDS = 10
@@ -27,7 +27,7 @@ class Workshop:
     """A queue, and a thread that runs the children. The thread ends with the process, and its child with it."""
 
     def __init__(self, most_waiting: int = MOST_WAITING, most_seconds: int = MOST_SECONDS) -> None:
-        self._pieces: queue.Queue[tuple[Piece, Future[str]]] = queue.Queue(most_waiting)
+        self._pieces: queue.Queue[tuple[CompileTask, Future[str]]] = queue.Queue(most_waiting)
         self._most_seconds = most_seconds
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -36,7 +36,7 @@ class Workshop:
         """The compiled grammar, once it is there; the future raises Unkept, or Refusal where it is not the schema's
         fault. Raises Refusal 429 `engine_busy` at once where the queue is full.
         """
-        piece = Piece(tokenizer=tokenizer, schema_text=schema, most_seconds=self._most_seconds)
+        piece = CompileTask(tokenizer=tokenizer, schema_text=schema, most_seconds=self._most_seconds)
         made: Future[str] = Future()
         try:
             self._pieces.put_nowait((piece, made))
@@ -58,7 +58,7 @@ class Workshop:
                 made.set_exception(error)
 
 
-def compile_apart(piece: Piece) -> str:
+def compile_apart(piece: CompileTask) -> str:
     """The grammar as text, made in a process of its own. Raises Unkept, Refusal 503 where the process fails."""
     environment = {**for_child(Process.GRAMMAR), "OMP_NUM_THREADS": "1"}
     try:

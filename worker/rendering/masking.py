@@ -26,7 +26,7 @@ PROBES = ("Qx0J", "Zk7W")
 
 
 @dataclass(frozen=True)
-class Turn:
+class LearnedSpan:
     """Characters [start, end) of a learned turn. `is_asked_for`: /generate would ask for it by the text before it."""
 
     start: int
@@ -154,13 +154,13 @@ class Chat:
     def text(self) -> str:
         return self.prefixes.text
 
-    def turns(self, learned: Sequence[int]) -> list[Turn]:
+    def turns(self, learned: Sequence[int]) -> list[LearnedSpan]:
         """The turns at these indexes, each up to and with its end token.
 
         Raises RowRefused for a turn whose place cannot be told, or that does not stand there as an answer.
         """
         turns = [self._turn(index) for index in learned]
-        for turn, before, index in zip(turns, [Turn(0, 0), *turns], learned, strict=False):
+        for turn, before, index in zip(turns, [LearnedSpan(0, 0), *turns], learned, strict=False):
             if turn.start >= turn.end or turn.start < before.end:
                 raise self._unmaskable(index)
         return turns
@@ -177,28 +177,28 @@ class Chat:
             )
         return end
 
-    def _marked_turn(self, index: int) -> Turn | None:
+    def _marked_turn(self, index: int) -> LearnedSpan | None:
         """An answer behind an answer prompt that is its words, as they are, and an end token."""
         start, content = self.prefixes.marked.get(index), self.prefixes.messages[index].content
         if start is None:
             return None
         ends = [start + len(said) for said in (content, content.strip()) if self.text.startswith(said, start)]
         found = (end + len(token) for end in ends for token in self.end_tokens if self.text.startswith(token, end))
-        return next((Turn(start, end) for end in found), None)
+        return next((LearnedSpan(start, end) for end in found), None)
 
-    def _turn(self, index: int) -> Turn:
+    def _turn(self, index: int) -> LearnedSpan:
         marked = self._marked_turn(index)
         return marked if marked is not None else self._rendered_turn(index)
 
-    def _rendered_turn(self, index: int) -> Turn:
+    def _rendered_turn(self, index: int) -> LearnedSpan:
         before, through = self.prefixes.before(index), self.prefixes.through(index)
         said = self._said(index) if before is None or through is None else (0, 0)
         start = len(before) if before is not None else said[0]
         is_asked_for = before is not None or self._is_asked_for(start, index)
         if through is not None:
-            return Turn(start, self._end_of_turn(start, len(through)), is_asked_for)
+            return LearnedSpan(start, self._end_of_turn(start, len(through)), is_asked_for)
         has_calls = bool(self.prefixes.messages[index].tool_calls)
-        return Turn(start, self._next_end(max(start, said[1]), has_calls=has_calls), is_asked_for)
+        return LearnedSpan(start, self._next_end(max(start, said[1]), has_calls=has_calls), is_asked_for)
 
     def _is_asked_for(self, start: int, index: int) -> bool:
         """Whether all of the answer prompt stands before a turn. Raises RowRefused where nothing of it does."""

@@ -10,7 +10,7 @@ from worker.rendering.answers import END_OF_THINKING, answer_changed, compare, e
 from worker.rendering.control import GUARD
 from worker.rendering.encoded import Encoded
 from worker.rendering.left_out import check_tools
-from worker.rendering.masking import Chat, Prefixes, Span, Turn, marked_spans, tokens_of
+from worker.rendering.masking import Chat, LearnedSpan, Prefixes, Span, marked_spans, tokens_of
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import Renderer
 from worker.rendering.work import Work
@@ -183,7 +183,7 @@ def _missing_ends(text: str, spans: Sequence[Span], renderer: Renderer, learned:
     return {"no_end_token"} if misses else set()
 
 
-def _turns(chat: Prefixes, renderer: Renderer, learned: Learned) -> dict[int, Turn]:
+def _turns(chat: Prefixes, renderer: Renderer, learned: Learned) -> dict[int, LearnedSpan]:
     """Where the learned answers stand, by their indexes. Empty where that cannot be told and need not be."""
     indexes = learned.turns(chat.messages)
     try:
@@ -194,7 +194,7 @@ def _turns(chat: Prefixes, renderer: Renderer, learned: Learned) -> dict[int, Tu
         return {}
 
 
-def _learned_spans(chat: Prefixes, learned: Learned, turns: Mapping[int, Turn]) -> list[Span]:
+def _learned_spans(chat: Prefixes, learned: Learned, turns: Mapping[int, LearnedSpan]) -> list[Span]:
     if learned.train_on == "all":
         return [(0, len(chat.text))]
     marked = learned.marked(chat.text)
@@ -216,7 +216,9 @@ def _refuse_weights(messages: Sequence[Message]) -> None:
             )
 
 
-def _note_answers(row: TokenRow, chat: Prefixes, turns: Mapping[int, Turn], learned: Learned, by: Renderer) -> None:
+def _note_answers(
+    row: TokenRow, chat: Prefixes, turns: Mapping[int, LearnedSpan], learned: Learned, by: Renderer
+) -> None:
     """Findings for learned answers whose text is not the record's. Raises RowRefused for one that is another text."""
     added: list[str] = []
     for index, turn in turns.items():
@@ -244,7 +246,7 @@ def _lost_content(chat: Prefixes, turns: Collection[int]) -> set[str]:
     return findings
 
 
-def _other_prompts(chat: Prefixes, encoded: Encoded, turns: Mapping[int, Turn], renderer: Renderer) -> set[str]:
+def _other_prompts(chat: Prefixes, encoded: Encoded, turns: Mapping[int, LearnedSpan], renderer: Renderer) -> set[str]:
     """Findings for answers that /generate would ask for otherwise."""
     findings = set()
     for index, turn in turns.items():

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from app.contracts.events import Evaluated, Phase, StepLogged, StepTaken
 from worker.events import EventWriter
 from worker.failures import UserError
-from worker.training.progress import Progress
+from worker.training.progress import StepCounters
 from worker.training.steps import StepFigures, StepReader
 
 # Loss scaling in fp16 may skip a step or two; more in a row and nothing is learned.
@@ -43,7 +43,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         """Of training, over all attempts."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def restore(self, progress: Progress) -> None:
+    def restore(self, progress: StepCounters) -> None:
         """Go on counting behind a checkpoint."""
         self._steps = StepReader(tokens=progress.tokens)
         self._seconds_before = progress.seconds

@@ -1,7 +1,8 @@
 """Checkpoints of a running training: when they are written, what is in them, and how a training goes on behind one.
 
-transformers writes weights, optimizer, schedule, random numbers and its own state; `Progress` is ours. A training that
-goes on behind a checkpoint takes the steps that it would have taken: to the bit, where the kernels are deterministic.
+transformers writes weights, optimizer, schedule, random numbers and its own state; `StepCounters` is ours. A training
+that goes on behind a checkpoint takes the steps that it would have taken: to the bit, where the kernels are
+deterministic.
 """
 
 import random
@@ -28,7 +29,7 @@ from worker.training.adapters import read_adapter, set_adapter
 from worker.training.callback import EventCallback
 from worker.training.continuing import ContinuingTrainer
 from worker.training.place import key_of_rows
-from worker.training.progress import Progress, read_progress
+from worker.training.progress import StepCounters, read_progress
 from worker.training.schedule import SaveSchedule
 
 
@@ -48,7 +49,7 @@ class Checkpointer:
     saved_step: int | None = None
     owes_evaluation: bool = False
     evaluates_a_step: bool = False
-    resumed: Progress | None = None
+    resumed: StepCounters | None = None
 
     @cached_property
     def rows(self) -> str:
@@ -82,7 +83,7 @@ class Checkpointer:
         return self.requests.checkpoint or self.requests.stop or self.schedule.is_due(step, time.monotonic())
 
     def save(self, trainer: Any, write: Callable[[Path], Path]) -> None:
-        """Publish what `write` leaves in the folder that it returns. Raises DiskFull, without a trace of the draft."""
+        """Publish what `write` leaves in the folder that it returns. Raises DiskFullFault, with the draft gone."""
         started, step, attempt = time.monotonic(), trainer.state.global_step, self.order.epoch
         self.requests.checkpoint = False
         self.figures.catch_up(step)
@@ -102,8 +103,8 @@ class Checkpointer:
         for gone in removed:
             self.events.write(CheckpointRemoved(step=gone.step, path=str(gone.path)))
 
-    def _progress(self, trainer: Any) -> Progress:
-        return Progress(
+    def _progress(self, trainer: Any) -> StepCounters:
+        return StepCounters(
             step=trainer.state.global_step,
             tokens=self.figures.tokens,
             seconds=self.figures.seconds,
@@ -239,7 +240,7 @@ class ResumableTrainer(ContinuingTrainer):
             return
         super()._run_epoch(**epoch)
 
-    def _restore_window(self, resumed: Progress) -> None:
+    def _restore_window(self, resumed: StepCounters) -> None:
         self._ended_step = resumed.step
         self._tr_loss = torch.tensor(resumed.window_loss, device=self.args.device)
         self._globalstep_last_logged = resumed.logged_step

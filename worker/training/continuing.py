@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer, TrainerState
 
 from worker.failures import UserError
-from worker.training.place import Place, find_place
+from worker.training.place import DataPosition, find_place
 
 if TYPE_CHECKING:
     from worker.training.checkpointing import Checkpointer
@@ -22,7 +22,7 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
     """The base of `ResumableTrainer`. Every method is a hook of transformers."""
 
     keeper: "Checkpointer"
-    _place: Place | None = None
+    _place: DataPosition | None = None
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         """Epochs are counted in rows: what other steps have done of them is left out."""
@@ -70,7 +70,7 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
         """Whether the checkpoint is of this very job."""
         return Path(self.keeper.order.resume_from or "").parent == self.keeper.order.checkpoints
 
-    def _find_place(self) -> Place:
+    def _find_place(self) -> DataPosition:
         """Says what is trained on again, and where the rows are other ones."""
         keeper, rows = self.keeper, len(self.train_dataset)
         assert keeper.resumed is not None
@@ -82,7 +82,7 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
                 f"among them: the training begins with the first row, its steps go on behind {keeper.resumed.step}",
                 field="continue_from",
             )
-            return Place(0)
+            return DataPosition(0)
         state = TrainerState.load_from_json(str(keeper.order.resume_from / STATE))
         batch, accumulation = self._train_batch_size, self.args.gradient_accumulation_steps
         place = find_place(state.epoch, rows, state.train_batch_size, batch, accumulation)

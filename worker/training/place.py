@@ -12,7 +12,7 @@ from app.contracts.rows import DIGEST
 
 
 @dataclass(frozen=True)
-class Place:
+class DataPosition:
     """Whole epochs that are done, and batches of the next one that are not trained on again.
 
     `repeated` rows of that epoch are before the place: a training goes on with a whole step of its own size.
@@ -23,16 +23,16 @@ class Place:
     repeated: int = 0
 
 
-def find_place(epoch: float, rows: int, batch_before: int, batch_now: int, accumulation: int) -> Place:
+def find_place(epoch: float, rows: int, batch_before: int, batch_now: int, accumulation: int) -> DataPosition:
     """Behind `epoch` epochs in batches of `batch_before` rows; a step takes `accumulation` batches of `batch_now`."""
     whole = math.floor(epoch)
     batches_an_epoch = math.ceil(rows / batch_before)
     batches = round((epoch - whole) * batches_an_epoch)
     if batches == batches_an_epoch:
-        return Place(whole + 1)
+        return DataPosition(whole + 1)
     done = batches * batch_before
     steps = done // (batch_now * accumulation)
-    return Place(whole, steps * accumulation, done - steps * accumulation * batch_now)
+    return DataPosition(whole, steps * accumulation, done - steps * accumulation * batch_now)
 
 
 def key_of_rows(order: TrainingOrder) -> str:

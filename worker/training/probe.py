@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 
 from app.contracts.generation import IMPOSSIBLE
 from app.contracts.order import TrainingOrder
-from app.contracts.probe import CANDIDATES, PROMPT_TOKENS, STEPS, Fit, Probe, Prompt, Step, Weights
+from app.contracts.probe import CANDIDATES, PROMPT_TOKENS, STEPS, Fit, Probe, ProbePrompt, ProbeStep, ProbeWeights
 from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
 from app.contracts.variant import BaseVariant, variant_of
 from worker.events import EventWriter
@@ -76,10 +76,10 @@ def notice_worse_than_base(fit: Fit | None, rate: float, events: EventWriter) ->
         events.notice("worse_than_base", message, field="training.learning_rate", requested=rate)
 
 
-def _weights(model: PeftModel) -> Weights:
+def _weights(model: PeftModel) -> ProbeWeights:
     """As `save_pretrained` is to write them."""
     layers = ((path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer))
-    return Weights(
+    return ProbeWeights(
         sha256=digest_of(get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)),
         scalings={path.removeprefix("base_model.model."): float(layer.scaling[NAME]) for path, layer in layers},
     )
@@ -154,7 +154,7 @@ def _losses(model: Any, sample: Sample) -> list[float]:
     return [max(0.0, -row[token].item()) for row, token in zip(rows, sample.taught, strict=True)]
 
 
-def _follow(model: Any, prompt: list[int], biases: Biases | None) -> Prompt:
+def _follow(model: Any, prompt: list[int], biases: Biases | None) -> ProbePrompt:
     """What the model says to a prompt, and its base with these biases."""
     tops: list[list[tuple[int, float]]] = []
     for _ in range(STEPS):
@@ -164,11 +164,11 @@ def _follow(model: Any, prompt: list[int], biases: Biases | None) -> Prompt:
     if biases is not None:
         with answering_as_base(model, biases):
             base = [*_read_at_once(model, prompt, tops)]
-    steps = (Step(top=tuple(top), base=below) for top, below in zip(tops, base, strict=True))
-    return Prompt(ids=tuple(prompt), steps=tuple(steps))
+    steps = (ProbeStep(top=tuple(top), base=below) for top, below in zip(tops, base, strict=True))
+    return ProbePrompt(ids=tuple(prompt), steps=tuple(steps))
 
 
-def _noise(model: Any, prompt: Prompt) -> list[float]:
+def _noise(model: Any, prompt: ProbePrompt) -> list[float]:
     """How far a second reading is from the recorded one: rounding goes another way when all steps are read at once."""
     tops = [list(step.top) for step in prompt.steps]
     again = _read_at_once(model, list(prompt.ids), tops)

@@ -9,7 +9,7 @@ PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepCounters:
     """The counters at a step's end. Seconds are of training, over all attempts.
 
     `window_loss` is the sum of the losses of the steps since `logged_step`, the last one that was logged; `total_loss`
@@ -32,6 +32,6 @@ class Progress:
         (folder / PROGRESS).write_text(json.dumps(dataclasses.asdict(self), indent=1))
 
 
-def read_progress(folder: Path) -> Progress:
+def read_progress(folder: Path) -> StepCounters:
     """Raises OSError or TypeError for a folder that is no checkpoint of this trainer."""
-    return Progress(**json.loads((folder / PROGRESS).read_text()))
+    return StepCounters(**json.loads((folder / PROGRESS).read_text()))

@@ -4,7 +4,7 @@ from worker.training.model import attach_lora, find_hardware, load_base, read_to
 
 from typing import Any
 
-from app.contracts.events import Finished, Interrupted, Phase, Resumed, SpecResolved
+from app.contracts.events import AttemptInterrupted, Finished, Phase, Resumed, SpecResolved
 from app.contracts.order import TrainingOrder
 from worker.checkpoints import sweep
 from worker.events import EventWriter
@@ -92,5 +92,5 @@ def train_to_the_end(trainer: Any, keeper: Checkpointer) -> bool:
         not keeper.requests.stop or keeper.saved_step != step
     ):  # transformers returns as if all were done, whatever ended the training
         raise SystemFault("training_cut_short", f"the training ended by itself at step {step} of {last}")
-    keeper.events.write(Interrupted(step=step))
+    keeper.events.write(AttemptInterrupted(step=step))
     return False

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from app.contracts.order import TrainingOrder
-from worker.checkpoints import DiskFull, noticing_a_full_disk
+from worker.checkpoints import DiskFullFault, noticing_a_full_disk
 from worker.events import EventWriter
 from worker.failures import named
 from worker.training.adapters import NAME
@@ -75,7 +75,7 @@ def rehearse_saving(
 
 
 def _check_room(model: Any, order: TrainingOrder) -> None:
-    """Raises DiskFull where the weights alone do not fit: in the bundle, and before in the last step's checkpoint."""
+    """Raises DiskFullFault where the weights alone do not fit: in the bundle, or before in the last checkpoint."""
     weights = list(model.parameters())
     trained = _bytes(each for each in weights if each.requires_grad)
     needed = _bytes(weights) if is_whole_model(order.spec) else trained
@@ -83,7 +83,7 @@ def _check_room(model: Any, order: TrainingOrder) -> None:
         needed += trained
     free = shutil.disk_usage(order.adapter_dir.parent).free
     if free < needed:
-        raise DiskFull(
+        raise DiskFullFault(
             f"what is to be trained takes {needed / 1e6:,.0f} MB on the disk, and {free / 1e6:,.0f} are free"
         )
 
@@ -94,7 +94,7 @@ def _bytes(weights: Any) -> int:
 
 @contextmanager
 def whole_or_absent(order: TrainingOrder) -> Iterator[None]:
-    """Leave no half of a bundle on the disk. Raises DiskFull where that is why the writing failed."""
+    """Leave no half of a bundle on the disk. Raises DiskFullFault where that is why the writing failed."""
     try:
         with noticing_a_full_disk(order.adapter_dir.parent):
             yield

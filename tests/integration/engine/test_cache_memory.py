@@ -11,7 +11,7 @@ from tests.waiting import wait_for
 from worker.inference.bases import Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
-from worker.inference.batching.loading import Shelf
+from worker.inference.batching.loading import AdapterCache
 from worker.inference.batching.lora import LoraWeights
 from worker.inference.batching.memory import Memory
 from worker.inference.batching.tensors import Zeros
@@ -105,7 +105,7 @@ def test_zeros_take_memory_when_they_are_written_to_and_lose_it_when_they_are_re
 
 
 def test_adapters_that_were_read_are_bounded_for_all_bases_and_no_base_finds_those_of_another() -> None:
-    shelf = Shelf(most_bytes=20)
+    shelf = AdapterCache(most_bytes=20)
     one, other = object(), object()
 
     def weights(name: str) -> LoraWeights:

@@ -20,7 +20,7 @@ from tests.waiting import wait_for
 from worker.inference.engine import Refusal
 from worker.inference.grammar import QUICK_EFFORT, GrammarMaker, GrammarShelf
 from worker.inference.language import load_language
-from worker.inference.schema_child import MOST_GRAMMAR_BYTES, Piece, Unkept, compile_schema, compiler_for
+from worker.inference.schema_child import MOST_GRAMMAR_BYTES, CompileTask, Unkept, compile_schema, compiler_for
 from worker.inference.workshop import MOST_SECONDS, Workshop, compile_apart
 
 SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_EFFORT + 1}
@@ -122,7 +122,7 @@ def test_no_schema_takes_more_than_ten_seconds_of_computing() -> None:
 
 
 def test_a_schema_that_takes_too_long_is_ended_and_refused(info: Any) -> None:
-    piece = Piece(tokenizer=info.serialize_json(), schema_text=ENDLESS, most_seconds=1)
+    piece = CompileTask(tokenizer=info.serialize_json(), schema_text=ENDLESS, most_seconds=1)
 
     with pytest.raises(Unkept, match="more than 1 seconds of computing"):
         compile_apart(piece)
@@ -138,7 +138,7 @@ def test_a_grammar_that_is_too_large_is_refused(info: Any) -> None:
 
 def test_a_child_that_fails_is_not_the_schemas_fault() -> None:
     with pytest.raises(Refusal) as refusal:
-        compile_apart(Piece(tokenizer="{}", schema_text="{}", most_seconds=9))
+        compile_apart(CompileTask(tokenizer="{}", schema_text="{}", most_seconds=9))
 
     assert (refusal.value.error.status, refusal.value.error.code) == (503, "engine_unavailable")
 
@@ -146,7 +146,7 @@ def test_a_child_that_fails_is_not_the_schemas_fault() -> None:
 @pytest.fixture
 def compiling(info: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has an endless schema compiled."""
-    piece = Piece(tokenizer=info.serialize_json(), schema_text=ENDLESS, most_seconds=1000)
+    piece = CompileTask(tokenizer=info.serialize_json(), schema_text=ENDLESS, most_seconds=1000)
     path = tmp_path / "piece.json"
     path.write_text(piece.model_dump_json())
     code = (

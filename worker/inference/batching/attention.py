@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AttentionInterface
 
-from worker.inference.batching.plan import Plan, Scoring
+from worker.inference.batching.plan import BatchPlan, Scoring
 
 NAME = "tunesmith_paged"
 # Arguments of transformers' models that say nothing about the numbers, or are None where they do not apply.
@@ -23,7 +23,7 @@ def paged_attention(
     value: Any,
     attention_mask: Any,
     *,
-    plan: Plan | None = None,
+    plan: BatchPlan | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -42,7 +42,7 @@ def paged_attention(
     return answer[None], None
 
 
-def _check(module: Any, plan: Plan | None, attention_mask: Any, others: dict[str, Any]) -> None:
+def _check(module: Any, plan: BatchPlan | None, attention_mask: Any, others: dict[str, Any]) -> None:
     if plan is None:
         raise NotBatchable("the model does not hand keywords on to its attention")
     if attention_mask is not None:

@@ -17,7 +17,7 @@ from worker.inference.batching.memory import cache_places
 from worker.inference.batching.packed import PackedRunner
 from worker.inference.batching.plan import Tables
 from worker.inference.batching.runner import Runner
-from worker.inference.batching.sequence import Sequence, Work
+from worker.inference.batching.sequence import NextTokens, Sequence
 from worker.inference.batching.support import try_batching
 from worker.inference.batching.tensors import to_device
 from worker.inference.engine import Token, TokenEvent
@@ -184,7 +184,7 @@ class BatchHost:
         """Give the model its own layers back. Its attention stays the paged one: load it anew for another use."""
         self.slots.unwrap()
 
-    def _next_work(self) -> list[Work]:
+    def _next_work(self) -> list[NextTokens]:
         """Every answer gets its next token; prompts share the tokens of a chunk, the earliest first."""
         work, left = [], self._chunk_tokens
         for sequence in self.running:
@@ -193,11 +193,11 @@ class BatchHost:
             count = sequence.pending if sequence.pending == 1 else min(sequence.pending, left)
             if count == 0:
                 continue
-            work.append(Work(sequence, count))
+            work.append(NextTokens(sequence, count))
             left -= count if sequence.pending > 1 else 0
         return work
 
-    def _advance(self, work: list[Work]) -> None:
+    def _advance(self, work: list[NextTokens]) -> None:
         """What fails in company is tried in halves: a step only repeats itself, so whoever is not at fault goes on."""
         try:
             readers, scores = self._runner.step(work)

@@ -91,7 +91,7 @@ def _put(place: Any, tensor: Any) -> Any:
     return place.view(tensor.shape).copy_(tensor)
 
 
-class Shelf:
+class AdapterCache:
     """Adapters that were read for any base, in memory of the host, up to a number of bytes in all.
 
     What one base has put there no other one finds; the least recently used goes first.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from worker.inference.batching.loading import AdapterReader, Shelf
+from worker.inference.batching.loading import AdapterCache, AdapterReader
 from worker.inference.batching.lora import LoraWeights
 from worker.inference.engine import AdapterFolder
 from worker.inference.waiting import Ticket
@@ -22,7 +22,7 @@ class Arrival:
 class Loads:
     """Tickets that wait for an adapter to be read. An adapter that many ask for is read once."""
 
-    def __init__(self, reader: AdapterReader, shelf: Shelf, on_news: Callable[[], None]) -> None:
+    def __init__(self, reader: AdapterReader, shelf: AdapterCache, on_news: Callable[[], None]) -> None:
         self._reader = reader
         self._on_news = on_news
         self._shelf = shelf

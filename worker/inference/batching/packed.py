@@ -8,9 +8,9 @@ from worker.inference.batching.cache import KeyValueCache
 from worker.inference.batching.graphs import Graphs
 from worker.inference.batching.lora import AdapterSlots
 from worker.inference.batching.packs import Shape
-from worker.inference.batching.plan import Kernels, Plan, Tables, run
+from worker.inference.batching.plan import BatchPlan, Kernels, Tables, run
 from worker.inference.batching.runner import in_order
-from worker.inference.batching.sequence import UNKNOWN, Work
+from worker.inference.batching.sequence import UNKNOWN, NextTokens
 
 
 class PackedRunner:
@@ -42,7 +42,7 @@ class PackedRunner:
         self._chosen = torch.zeros(answers + 1, dtype=torch.int64, device=model.device)  # by row
         self._graphs = Graphs(self._compute, model.device)
 
-    def step(self, work: list[Work]) -> tuple[list[Work], Any]:
+    def step(self, work: list[NextTokens]) -> tuple[list[NextTokens], Any]:
         """See Runner."""
         ordered = in_order(work)
         shape = Shape.of(ordered, self._answers, self._slots.count)
@@ -68,7 +68,7 @@ class PackedRunner:
         tokens = torch.where(tokens == UNKNOWN, self._chosen[rows], tokens)
         self._slots.owners.set(self._kernels.products(owned) if shape.owned else None)
         who = self._kernels.attending(self._tables.blocks, self._tables.block_tokens, singles, prompts)
-        plan = Plan(tokens, positions, self._tables.places_of(rows, positions), slots, self._cache, who)
+        plan = BatchPlan(tokens, positions, self._tables.places_of(rows, positions), slots, self._cache, who)
         scores = run(self._model, plan, keep)
         self._readers[: len(keep)].copy_(rows[keep])
         if self._scores is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from worker.inference.batching.sequence import Work
+from worker.inference.batching.sequence import NextTokens
 
 QUERY_TOKENS = 16  # of one sequence that are computed together, when a prompt is read
 LEAST_MIXED = 64
@@ -27,7 +27,7 @@ class Shape:
     owned: int
 
     @classmethod
-    def of(cls, work: Rows[Work], answers: int, slots: int) -> "Shape":
+    def of(cls, work: Rows[NextTokens], answers: int, slots: int) -> "Shape":
         """The shape of this work, at most `answers` sequences of at most `slots` adapters."""
         has_adapters = any(one.sequence.slot for one in work)
         tokens, has_prompts = sum(one.count for one in work), any(one.count > 1 for one in work)
@@ -55,7 +55,7 @@ class Shape:
     def _columns(self) -> list[tuple[int, int]]:
         return [(4, self.tokens), (1, self.readers), (4, self.singles), (4, self.prompts), (3, self.owned)]
 
-    def fill(self, work: Iterable[Work]) -> Any:
+    def fill(self, work: Iterable[NextTokens]) -> Any:
         """All inputs of a pass, in one tensor on the host; `parts` takes it apart. Work of one slot stands together."""
         tokens: list[list[int]] = [[], [], [], []]
         keep: list[int] = []

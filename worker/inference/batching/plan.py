@@ -42,7 +42,7 @@ class Kernels:
 
 
 @dataclass
-class Plan:
+class BatchPlan:
     """A pack: `tokens`, `positions`, `writes` (places of keys) and `slots` (adapters, 0: none), all [tokens]."""
 
     tokens: Any
@@ -53,7 +53,7 @@ class Plan:
     attending: Attending
 
 
-def run(model: Any, plan: Plan, keep: Any) -> Any:
+def run(model: Any, plan: BatchPlan, keep: Any) -> Any:
     """Scores [kept, vocabulary] of the tokens `keep` [kept] of the plan; their keys are in the cache then."""
     output = model(
         input_ids=plan.tokens[None],

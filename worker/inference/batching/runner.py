@@ -6,9 +6,9 @@ import torch
 
 from worker.inference.batching.cache import KeyValueCache
 from worker.inference.batching.lora import AdapterSlots, MaskedProducts
-from worker.inference.batching.plan import Plan, Tables, run
+from worker.inference.batching.plan import BatchPlan, Tables, run
 from worker.inference.batching.rectangles import Rectangle, Rectangles
-from worker.inference.batching.sequence import Work
+from worker.inference.batching.sequence import NextTokens
 
 
 class Runner:
@@ -22,7 +22,7 @@ class Runner:
         self._cache = cache
         self._slots = slots
 
-    def step(self, work: list[Work]) -> tuple[list[Work], Any]:
+    def step(self, work: list[NextTokens]) -> tuple[list[NextTokens], Any]:
         """Do the work; returns those that choose a token now and their scores [answers, vocabulary], in one order.
 
         The scores are good until the next step. Single tokens are one rectangle, a chunk of a prompt is one of its own.
@@ -41,7 +41,7 @@ class Runner:
             owners = self._slots.owners
             owners.set(MaskedProducts(slots, live, owners.dtype) if live else None)
             writes = self._tables.places_of(rows, positions)
-            plan = Plan(tokens, positions, writes, slots, self._cache, Rectangles(parts))
+            plan = BatchPlan(tokens, positions, writes, slots, self._cache, Rectangles(parts))
             readers = [one for one in ordered if one.gives_token]
             return readers, run(self._model, plan, self._last_places(ordered))
 
@@ -52,7 +52,7 @@ class Runner:
     def remember(self, best: Any) -> None:
         """See PackedRunner; here the host knows what was chosen before the next step."""
 
-    def _inputs(self, work: list[Work]) -> Any:
+    def _inputs(self, work: list[NextTokens]) -> Any:
         """Tokens, positions, rows and slots of the pack: [4, tokens], on the device."""
         columns: list[tuple[int, int, int, int]] = []
         for one in work:
@@ -61,7 +61,7 @@ class Runner:
                 columns.append((sequence.tokens[position], position, sequence.row, sequence.slot))
         return torch.tensor(columns, dtype=torch.int64).t().contiguous().to(self._model.device)
 
-    def _last_places(self, work: list[Work]) -> Any:
+    def _last_places(self, work: list[NextTokens]) -> Any:
         places, first = [], 0
         for one in work:
             first += one.count
@@ -69,16 +69,16 @@ class Runner:
                 places.append(first - 1)
         return torch.tensor(places, dtype=torch.int64, device=self._model.device)
 
-    def _blocks(self, work: list[Work]) -> int:
+    def _blocks(self, work: list[NextTokens]) -> int:
         longest = max(one.sequence.computed + one.count for one in work)
         return -(-longest // self._tables.block_tokens)
 
 
-def in_order(work: list[Work]) -> list[Work]:
+def in_order(work: list[NextTokens]) -> list[NextTokens]:
     """Single tokens first; what is of one adapter stands together."""
     return sorted(work, key=lambda one: (one.count > 1, one.sequence.slot))
 
 
-def _groups(ordered: list[Work]) -> list[list[Work]]:
+def _groups(ordered: list[NextTokens]) -> list[list[NextTokens]]:
     single = [one for one in ordered if one.count == 1]
     return ([single] if single else []) + [[one] for one in ordered if one.count > 1]

@@ -88,7 +88,7 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Work:
+class NextTokens:
     """The next `count` tokens of a sequence."""
 
     sequence: Sequence

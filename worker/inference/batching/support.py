@@ -16,7 +16,7 @@ from worker.inference.batching.attention import NAME, NotBatchable
 from worker.inference.batching.cache import KeyValueCache
 from worker.inference.batching.fusing import fuse_norms, fuse_rotary
 from worker.inference.batching.packs import query_blocks
-from worker.inference.batching.plan import Attending, Kernels, Plan, run
+from worker.inference.batching.plan import Attending, BatchPlan, Kernels, run
 from worker.inference.batching.rectangles import Rectangle, Rectangles
 
 PROBE_TOKENS = 40
@@ -152,7 +152,7 @@ def _forward(model: Any, tokens: Any, first: int, cache: KeyValueCache, kernels:
         blocks = torch.tensor(query_blocks(0, len(tokens), 0, first), device=device).t().contiguous()
         nobody = blocks[:, :0]
         attending = kernels.attending(places, 1, *((blocks, nobody) if len(tokens) == 1 else (nobody, blocks)))
-    plan = Plan(tokens, positions, positions + 1, torch.zeros_like(positions), cache, attending)
+    plan = BatchPlan(tokens, positions, positions + 1, torch.zeros_like(positions), cache, attending)
     return run(model, plan, torch.tensor([len(tokens) - 1], device=device))[0]
 
 

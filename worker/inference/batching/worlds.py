@@ -17,7 +17,7 @@ from worker.inference.adapters import Bundle, validate_bundle
 from worker.inference.bases import Placement, is_out_of_memory, load_base, load_config
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchHost, BatchLimits
-from worker.inference.batching.loading import Shelf, more_than_lora
+from worker.inference.batching.loading import AdapterCache, more_than_lora
 from worker.inference.batching.loads import Loads
 from worker.inference.batching.memory import Memory, cache_bound, return_freed_memory, weight_bytes
 from worker.inference.blueprints import Blueprints
@@ -97,7 +97,7 @@ class Worlds:
         self._is_on_gpu = placement.device.startswith("cuda")
         self.most_cache_bytes = limits.cache_bytes or cache_bound(placement.device)
         self._limits = replace(limits, cache_bytes=self.most_cache_bytes)
-        self._shelf = Shelf(GPU_SHELF_BYTES if self._is_on_gpu else CPU_SHELF_BYTES)
+        self._shelf = AdapterCache(GPU_SHELF_BYTES if self._is_on_gpu else CPU_SHELF_BYTES)
         self._finish = finish
         self._on_news = on_news
         self._memory = memory
