@@ -20,6 +20,7 @@ from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts.checkpoints import Manifest, age, by_age, outline
 from app.contracts.generation import AdapterRef
+from app.contracts.model_card import ADAPTER_CONFIG, CONFIG
 from app.contracts.order import BaseRef
 from app.contracts.rows import TOKENIZER
 from app.errors import Conflict, InvalidRequest, NotFound
@@ -33,7 +34,6 @@ NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
 STEP = re.compile(r"step-(\d{1,9})")
 MOST_NAMED = 20
 MOST_SHOWN = 3
-ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "config.json"
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Targe
     if spec.lora.loftq_config is not None and not is_full:
         message = f"{name}: a checkpoint of a LoftQ job fits the quantised base of its trainer alone; wait for its end"
         raise Conflict(message, param=param, code="checkpoint_not_servable")
-    if is_full and MODEL_CONFIG not in {file.path for file in found.files}:
-        message = f"{name}: the checkpoint is no whole model: it has no {MODEL_CONFIG}"
+    if is_full and CONFIG not in {file.path for file in found.files}:
+        message = f"{name}: the checkpoint is no whole model: it has no {CONFIG}"
         raise Conflict(message, param=param, code="checkpoint_not_servable")
     ref = AdapterRef(
         adapter_id=job.id,

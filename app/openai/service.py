@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from app.adapters import service as adapters
 from app.adapters.models import Adapter
 from app.config import Settings
+from app.contracts.model_card import CONFIG
 from app.errors import BadRequest, InvalidRequest, NotFound, ServiceError
 from app.generate import service as generation
 from app.generate.service import PreparedRequest
@@ -82,7 +83,7 @@ def _trained_card(session: Session, settings: Settings, name: str) -> ModelCard:
 
 def _local_card(models: Path, name: str) -> ModelCard:
     folder = below(models, name)
-    config = folder / "config.json" if folder is not None else None
+    config = folder / CONFIG if folder is not None else None
     return _base_card(name, int(config.stat().st_mtime) if config is not None and config.is_file() else 0)
 
 
