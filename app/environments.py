@@ -11,6 +11,7 @@
 | fetch    | a child: downloads a base before it is trained | the hub                                                |
 | train    | a child: runs a stranger's model               | what computes                                          |
 | template | a child: puts a named template on a tokenizer  | what computes                                          |
+| render   | a child: renders a stranger's chat template     |                                                        |
 | grammar  | a child: compiles a schema                     | what computes                                          |
 | vllm     | the operator's vLLM, a child of the engine     | what computes, and vLLM's own                          |
 
@@ -38,6 +39,7 @@ class Process(StrEnum):
     FETCH = "fetch"
     TRAIN = "train"
     TEMPLATE = "template"
+    RENDER = "render"
     GRAMMAR = "grammar"
     VLLM = "vllm"
 
@@ -107,6 +109,7 @@ ROWS: dict[Process, Variables] = {
     Process.FETCH: ALWAYS | HUB,
     Process.TRAIN: ALWAYS | COMPUTING,
     Process.TEMPLATE: ALWAYS | COMPUTING,
+    Process.RENDER: ALWAYS,
     Process.GRAMMAR: ALWAYS | COMPUTING,
     Process.VLLM: ALWAYS | COMPUTING | beginning("VLLM_", "RAY_"),
 }

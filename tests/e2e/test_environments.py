@@ -26,6 +26,7 @@ WORDS = {
     "worker.fetching": "fetch",
     "worker.training": "train",
     "worker.templating": "template",
+    "worker.rendering.render_child": "render",
 }
 DATABASE, BROKER, KEY = "TUNESMITH_DATABASE_URL", "TUNESMITH_BROKER_URL", "TUNESMITH_ENGINE_KEY"
 HUB = {"HF_TOKEN", "HTTPS_PROXY"}
@@ -41,6 +42,7 @@ ALLOWED = {
     "fetch": HUB,
     "train": set(),
     "template": set(),
+    "render": set(),
 }
 
 

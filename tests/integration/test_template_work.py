@@ -1,4 +1,4 @@
-"""A template that takes too much work is refused once for all rows, after a few seconds of work on any machine."""
+"""A template that takes too much work is refused once for all rows, after a few seconds of computing."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ from worker.rendering.rows import Learned, tokenise
 from worker.rendering.work import Work
 
 ALWAYS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-# About 250 units for a character of the first message.
-BY_LENGTH = "{% for c in messages[0].content %}{% for i in range(100) %}{% endfor %}{% endfor %}"
+# Some tenths of a second for a message of 2,000 characters.
+BY_LENGTH = "{% for c in messages[0].content %}{% for i in range(5000) %}{% endfor %}{% endfor %}"
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,11 @@ def test_a_template_that_no_few_words_can_be_written_by_is_refused_before_a_row(
     assert (failed.code, failed.param, failed.details) == ("template_too_expensive", "model.chat_template", [])
 
 
-def test_rows_that_take_too_much_work_together_end_the_check_at_the_same_record(base: Path, tmp_path: Path) -> None:
+def test_rows_that_take_too_much_work_together_end_the_check(base: Path, tmp_path: Path) -> None:
     failed = refused(with_head(base, BY_LENGTH), tmp_path, 300, 2000, on_bad_row="drop")
 
     assert failed.code == "template_too_expensive"
-    assert failed.message.endswith("it was stopped at record 11")
+    assert 2 <= int(failed.message.rpartition("it was stopped at record ")[2]) < 300
 
 
 def test_a_prompt_is_refused_as_soon(base: Path) -> None:

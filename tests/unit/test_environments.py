@@ -4,7 +4,7 @@ import pytest
 
 from app.environments import ROWS, SECRETS, Process, environment_of, is_secret, read_names
 
-STRANGERS = (Process.CHECK, Process.TRAIN, Process.TEMPLATE, Process.GRAMMAR, Process.VLLM)
+STRANGERS = (Process.CHECK, Process.TRAIN, Process.TEMPLATE, Process.RENDER, Process.GRAMMAR, Process.VLLM)
 OUR_SECRETS = ("TUNESMITH_DATABASE_URL", "TUNESMITH_BROKER_URL", "TUNESMITH_ENGINE_KEY", "VLLM_API_KEY")
 FETCHING = {Process.CHECKER, Process.TRAINER, Process.ENGINE, Process.CHECK, Process.FETCH}
 

@@ -29,8 +29,8 @@ from worker.checking.vectors import weights_of
 from worker.events import EventWriter
 from worker.failures import UserError
 from worker.hashing import hash_file
+from worker.rendering.refusal import TemplateRefused
 from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
-from worker.rendering.sandbox import TemplateRefused
 from worker.untrained import find_untrained
 
 

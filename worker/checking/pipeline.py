@@ -42,7 +42,7 @@ class Outcome:
     """What became of all records of a source. Numbers are of records, four bytes each.
 
     `refused` are those with a problem, `left_out` those that are good and yet not trained on. `named` are texts that
-    findings are about, `overdrawn` units of template work beyond what the records pay for.
+    findings are about, `overdrawn` seconds of the chat template beyond what the records pay for.
     """
 
     kept: int = 0
@@ -53,7 +53,7 @@ class Outcome:
     findings: dict[str, "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("i")))
     named: dict[str, list[str]] = field(default_factory=dict)
     long_records: list[LongRecord] = field(default_factory=list)
-    overdrawn: int = 0
+    overdrawn: float = 0.0
     _problems: Problems = field(default_factory=Problems)
 
     @property
@@ -118,8 +118,7 @@ class Pipeline:
             self._writer.write_batch(batch)
 
     def _check_work(self, chunk: Tokenised) -> None:
-        """Raises UserError where the template takes more work than all records so far are worth: at the same record on
-        every machine."""
+        """Raises UserError where the template takes more work than all records so far are worth."""
         self.outcome.overdrawn += chunk.overdrawn
         if chunk.is_stopped or self.outcome.overdrawn > SPARE:
             raise template_too_expensive(f"it was stopped at record {chunk.last_record}")

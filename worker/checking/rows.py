@@ -57,8 +57,8 @@ class RecordChunk:
 class Tokenised:
     """What became of a chunk. `rows` is an Arrow batch in IPC form, of the records that are kept.
 
-    `named` are the texts that findings are about. `overdrawn` are the units of template work beyond what the records
-    pay for, up to `last_record`; `is_stopped` says that none was left there.
+    `named` are the texts that findings are about. `overdrawn` are the seconds of the chat template beyond what the
+    records pay for, up to `last_record`; `is_stopped` says that none was left there.
     """
 
     rows: bytes
@@ -68,7 +68,7 @@ class Tokenised:
     findings: dict[str, list[int]]
     named: dict[str, list[str]]
     long_records: list[LongRecord]
-    overdrawn: int = 0
+    overdrawn: float = 0.0
     last_record: int = 0
     is_stopped: bool = False
 

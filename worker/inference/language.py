@@ -22,9 +22,8 @@ from app.contracts.records import Message
 from worker.inference.engine import Refusal
 from worker.inference.grammar import GrammarMaker, JsonGrammar
 from worker.inference.spelling import bytes_of
-from worker.rendering.refusal import RowRefused
+from worker.rendering.refusal import RowRefused, TemplateRefused
 from worker.rendering.renderer import AS_TRAINED, NoTokenizer, Renderer, load_renderer
-from worker.rendering.sandbox import TemplateRefused
 
 # Files of a model or a bundle that say nothing of its language; no tokenizer has a file as large as weights are.
 SILENT = (".safetensors", ".safetensors.index.json", ADAPTER_CONFIG, PROBE, "tunesmith.json", "README.md")

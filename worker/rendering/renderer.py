@@ -249,7 +249,7 @@ def load_renderer(folder: Path) -> Renderer:
 def too_expensive() -> RowRefused:
     return RowRefused(
         "template_refused",
-        found=f"a chat template that does more work than a chat needs: stopped after {MOST_WORK:,} steps",
+        found=f"a chat template that does more work than a chat needs: stopped after {MOST_WORK:g} s of computing",
         expected="another chat template",
         field="messages",
     )

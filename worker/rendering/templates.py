@@ -2,19 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-from jinja2 import meta, nodes
-
-from worker.rendering.refusal import RowRefused
-from worker.rendering.sandbox import ENVIRONMENT, ChatTemplate, TemplateRefused
+from worker.rendering.chat_template import ChatTemplate
+from worker.rendering.refusal import RowRefused, TemplateRefused
 from worker.rendering.work import Work
 
 Turns = list[dict[str, Any]]
-# Variables of a template whose values are the chat's and the tokenizer's own.
-OWN = {"messages", "tools", "add_generation_prompt"}
 
 
 class Templates:
@@ -45,8 +41,8 @@ class Templates:
     @cached_property
     def variables(self) -> frozenset[str]:
         """The names that a template reads and that neither a chat nor the tokenizer gives a value."""
-        read = (_variables(ENVIRONMENT.parse(text)) for text in self._texts.values())
-        return frozenset(set().union(*read) - OWN - self._special_tokens.keys())
+        read = (template.variables for template in self._compiled.values())
+        return frozenset().union(*read) - self._special_tokens.keys()
 
     def apply(
         self,
@@ -91,24 +87,6 @@ class Templates:
                 expected=f"names that it reads: {known}",
                 field="chat_template_kwargs",
             )
-
-
-def _variables(tree: nodes.Template) -> set[str]:
-    """Names without a value of the template's own. To Jinja one that is set within an `if` may lack it: those are left
-    out, unless they are read before."""
-    first: dict[str, str] = {}
-    for name in _names(tree):
-        first.setdefault(name.name, name.ctx)
-    return {name for name in meta.find_undeclared_variables(tree) if first[name] == "load"}
-
-
-def _names(node: nodes.Node) -> Iterator[nodes.Name]:
-    """In the order in which they are read and set."""
-    if isinstance(node, nodes.Name):
-        yield node
-    later = {"target"} if isinstance(node, nodes.Assign | nodes.AssignBlock) else set()
-    for child in (*node.iter_child_nodes(exclude=later), *node.iter_child_nodes(only=later)):
-        yield from _names(child)
 
 
 def _roles(turns: Iterable[dict[str, Any]]) -> str:

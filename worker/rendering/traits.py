@@ -18,8 +18,8 @@ CALL = [{"id": "call00001", "type": "function", "function": {"name": TOOL, "argu
 CALLING = [CHAT[0], Message(role="assistant", content="", tool_calls=CALL)]
 WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
 DEFINITIONS = [{"type": "function", "function": {"name": TOOL, "description": "", "parameters": WORD}}]
-# Units of work for all of it. Public templates take a hundredth.
-MOST_WORK = 2_000_000
+# Seconds of computing for all of it. Public templates take a hundredth.
+MOST_WORK = 1.0
 
 
 class Traits:
