@@ -1,24 +1,14 @@
-"""`python -m worker.inference.schema_child`: compiles one schema and ends, by the kernel's hand if it takes too much.
-
-Standard input has a `CompileTask` as JSON, standard output the grammar or why there is none.
-"""
+"""`python -m worker.inference.schema_child`: compiles schemas for `worker.inference.workshop`, in a limited process."""
 
 import ctypes
-import json
 import os
-import resource
 import signal
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import xgrammar
 
-from app.contracts.base import Contract
+from worker.limited_child import serve
 
-# Address space beside what the libraries take themselves.
-MOST_BYTES = 2 * 2**30
 # Of the compiled grammar: the engine keeps some tens.
 MOST_GRAMMAR_BYTES = 32 * 2**20
 LONGEST_WHITESPACE = 16
@@ -39,14 +29,6 @@ LOOSE = {
     r"[^\"\\\r\n]": CHARACTER,
     '("u" [A-Fa-f0-9] [A-Fa-f0-9] [A-Fa-f0-9] [A-Fa-f0-9])': ESCAPED,
 }
-
-
-class CompileTask(Contract):
-    """Work to do: tokenizer and schema as text, and how many seconds of computing it may take."""
-
-    tokenizer: str
-    schema_text: str
-    most_seconds: int
 
 
 class Unkept(Exception):
@@ -85,27 +67,19 @@ def compile_schema(compiler: Any, schema: str) -> Any:
     return compiled
 
 
-def main() -> None:
-    piece = CompileTask.model_validate_json(sys.stdin.buffer.read())
-    _bind(piece.most_seconds)
-    info = xgrammar.TokenizerInfo.deserialize_json(piece.tokenizer)
+def answer(request: dict[str, str]) -> dict[str, str]:
+    """The `grammar` of a `schema` for a `tokenizer`, all as text, or the `reason` why there is none."""
+    info = xgrammar.TokenizerInfo.deserialize_json(request["tokenizer"])
     try:
-        answer = {"grammar": compile_schema(compiler_for(info), piece.schema_text).serialize_json()}
+        return {"grammar": compile_schema(compiler_for(info), request["schema"]).serialize_json()}
     except Unkept as unkept:
-        answer = {"reason": str(unkept)}
-    json.dump(answer, sys.stdout)
+        return {"reason": str(unkept)}
 
 
-def _bind(most_seconds: int) -> None:
-    """End with the engine, behind whom it stands back, and within bounds."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def main() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with the engine, in the middle of its work too
     os.nice(LOWEST_PRIORITY)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    seconds = int(time.process_time()) + most_seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    size = pages * resource.getpagesize() + MOST_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    serve(answer)
 
 
 if __name__ == "__main__":

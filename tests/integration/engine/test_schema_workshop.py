@@ -20,7 +20,7 @@ from tests.waiting import wait_for
 from worker.inference.engine import Refusal
 from worker.inference.grammar import QUICK_EFFORT, GrammarMaker, GrammarShelf
 from worker.inference.language import load_language
-from worker.inference.schema_child import MOST_GRAMMAR_BYTES, CompileTask, Unkept, compile_schema, compiler_for
+from worker.inference.schema_child import MOST_GRAMMAR_BYTES, Unkept, compile_schema, compiler_for
 from worker.inference.workshop import MOST_SECONDS, Workshop, compile_apart
 
 SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_EFFORT + 1}
@@ -122,10 +122,8 @@ def test_no_schema_takes_more_than_ten_seconds_of_computing() -> None:
 
 
 def test_a_schema_that_takes_too_long_is_ended_and_refused(info: Any) -> None:
-    piece = CompileTask(tokenizer=info.serialize_json(), schema_text=ENDLESS, most_seconds=1)
-
     with pytest.raises(Unkept, match="more than 1 seconds of computing"):
-        compile_apart(piece)
+        compile_apart(info.serialize_json(), ENDLESS, 1)
 
 
 def test_a_grammar_that_is_too_large_is_refused(info: Any) -> None:
@@ -138,7 +136,7 @@ def test_a_grammar_that_is_too_large_is_refused(info: Any) -> None:
 
 def test_a_child_that_fails_is_not_the_schemas_fault() -> None:
     with pytest.raises(Refusal) as refusal:
-        compile_apart(CompileTask(tokenizer="{}", schema_text="{}", most_seconds=9))
+        compile_apart("{}", "{}", 9)
 
     assert (refusal.value.error.status, refusal.value.error.code) == (503, "engine_unavailable")
 
@@ -146,12 +144,9 @@ def test_a_child_that_fails_is_not_the_schemas_fault() -> None:
 @pytest.fixture
 def compiling(info: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has an endless schema compiled."""
-    piece = CompileTask(tokenizer=info.serialize_json(), schema_text=ENDLESS, most_seconds=1000)
-    path = tmp_path / "piece.json"
-    path.write_text(piece.model_dump_json())
-    code = (
-        f"from worker.inference.workshop import *; compile_apart(Piece.model_validate_json(open({str(path)!r}).read()))"
-    )
+    path = tmp_path / "tokenizer.json"
+    path.write_text(info.serialize_json())
+    code = f"from worker.inference.workshop import *; compile_apart(open({str(path)!r}).read(), {ENDLESS!r}, 1000)"
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
     yield process
     process.kill()
@@ -164,8 +159,8 @@ def children_of(pid: int) -> list[int]:
 
 
 def is_bound(pid: int) -> bool:
-    """Whether its computing time is bounded, as it is from the moment at which the work begins."""
-    return "Max cpu time              unlimited" not in Path(f"/proc/{pid}/limits").read_text()
+    """Whether its memory is bounded, as it is from the moment at which the work begins."""
+    return "Max address space         unlimited" not in Path(f"/proc/{pid}/limits").read_text()
 
 
 def test_a_child_ends_with_its_engine(compiling: subprocess.Popen[bytes]) -> None:
