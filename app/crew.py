@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from app.guardian import Guarded
+from app.restart_delay import RESTARTS_A_MINUTE, restart_delay
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.1
-FIRST_DELAY_SECONDS = 0.5
 CHORE_SECONDS = 5.0
-RESTARTS_A_MINUTE = 5
 
 Say = Callable[[str], None]
 
@@ -106,13 +105,6 @@ class _Member:
             wait_seconds = restart_delay(list(self._deaths), now)
             self._due = now + wait_seconds
             self._say(f"{self.name} ended with code {code}; it starts again in {wait_seconds:.1f} s")
-
-
-def restart_delay(deaths: Sequence[float], now: float) -> float:
-    """Seconds to wait after the last of these deaths: twice as long each time, and so many starts a minute at most."""
-    recent = [death for death in deaths if now - death < 60]
-    delay: float = FIRST_DELAY_SECONDS * 2 ** (len(recent) - 1)
-    return delay if len(recent) < RESTARTS_A_MINUTE else max(delay, recent[-RESTARTS_A_MINUTE] + 60 - now)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from app.config import PREFIX, Settings
 from app.contracts.vllm import URL_VARIABLE
 from app.jobs.queue import QUEUES
 from tests.integration.conftest import REQUIRED
-from worker.inference.vllm.served import is_old
+from worker.inference.vllm.server import is_old
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.crew import Crew, Service, is_asked_to_stop, restart_delay, signals_held_back
+from app.crew import Crew, Service, is_asked_to_stop, signals_held_back
 from app.guardian import Guarded, spawn
+from app.restart_delay import restart_delay
 
 SECONDS = 10
 STUBBORN = "trap '' TERM; sleep 100 & wait"

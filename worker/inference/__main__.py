@@ -33,9 +33,8 @@ from worker.inference.listening import NO_KEY, listen
 from worker.inference.roots import Roots
 from worker.inference.server import create_app
 from worker.inference.vllm.engine import VllmEngine
-from worker.inference.vllm.managed import Managed
-from worker.inference.vllm.program import Program
-from worker.inference.vllm.servers import Elsewhere
+from worker.inference.vllm.process import ManagedVllm, VllmProgram
+from worker.inference.vllm.server import VllmServer
 from worker.inference.yielding import Holds
 
 GRACE_SECONDS = 5
@@ -93,10 +92,9 @@ def _trusts_network() -> bool:
 
 def _engine(options: argparse.Namespace) -> BatchingEngine | VllmEngine:
     if options.vllm_url is not None:
-        return VllmEngine(Elsewhere(options.vllm_url, options.vllm_key, allow_old=options.vllm_allow_old))
+        return VllmEngine(VllmServer(options.vllm_url, options.vllm_key))
     if options.vllm_command is not None:
-        program = Program(options.vllm_command, options.vllm_log)
-        return VllmEngine(Managed(program, allow_old=options.vllm_allow_old))
+        return VllmEngine(ManagedVllm(VllmProgram(options.vllm_command, options.vllm_log)))
     placement = Placement.choose(options.device, options.dtype)
     limits = BatchLimits(cache_bytes=options.cache_bytes)
     return BatchingEngine(placement, limits=limits, on_broken_device=lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -181,11 +179,6 @@ def _add_vllm(parser: argparse.ArgumentParser) -> None:
         f"the base that is asked; default: ${COMMAND_VARIABLE}",
     )
     parser.add_argument("--vllm-log", type=Path, help="what that vLLM writes is appended here; default: with the rest")
-    parser.add_argument(
-        "--vllm-allow-old",
-        action="store_true",
-        help="take a vLLM before 0.33, which mixes up base and adapters: they are answered in turns then",
-    )
 
 
 def _read_by(read: Callable[[str], T]) -> Callable[[str], T]:

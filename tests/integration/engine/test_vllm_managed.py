@@ -20,9 +20,7 @@ from tests.integration.engine.worlds import World, reference
 from tests.waiting import wait_for
 from worker.inference.engine import Ended, Refusal, Token, TokenRequest
 from worker.inference.vllm.engine import VllmEngine
-from worker.inference.vllm.life import Terms
-from worker.inference.vllm.managed import Managed
-from worker.inference.vllm.program import Program
+from worker.inference.vllm.process import ManagedVllm, VllmProgram, VllmTimeouts
 
 FAILS = """sh -c 'echo "serves $1"; exit 3' serve"""
 HANGS = """sh -c 'echo "serves $1"; sleep 1000' serve"""
@@ -54,8 +52,8 @@ class Started:
 
     def starts(self) -> list[str]:
         """The bases for which a server was started, in order."""
-        told = [line for line in self.log.read_text().splitlines() if line.startswith("serves ")]
-        return [Path(line).name for line in told]
+        starts = [line for line in self.log.read_text().splitlines() if line.startswith("serves ")]
+        return [Path(line).name for line in starts]
 
 
 def command_line(pid: int) -> bytes:
@@ -70,12 +68,10 @@ def is_guardian(pid: int) -> bool:
 
 
 @contextmanager
-def managed(
-    folder: Path, command: str = COMMAND, *, terms: Terms | None = None, allow_old: bool = False
-) -> Iterator[Started]:
+def managed(folder: Path, command: str = COMMAND, *, timeouts: VllmTimeouts | None = None) -> Iterator[Started]:
     """Nothing that it starts may be left at its end."""
     log = folder.resolve() / "vllm.log"
-    engine = VllmEngine(Managed(Program(read_command(command), log), terms=terms, allow_old=allow_old))
+    engine = VllmEngine(ManagedVllm(VllmProgram(read_command(command), log), timeouts))
     try:
         yield Started(engine, log)
     finally:
@@ -163,7 +159,7 @@ def killed_in_the_middle(started: Started, world: World) -> object:
 
 
 def test_one_that_is_frozen_is_replaced(tmp_path: Path, world: World) -> None:
-    with managed(tmp_path, terms=Terms(silence=2.0)) as frozen:
+    with managed(tmp_path, timeouts=VllmTimeouts(silence=2.0)) as frozen:
         assert isinstance(last_of(frozen.engine, a_request(world)), Ended)
         os.kill(frozen.pid(), signal.SIGSTOP)
 
@@ -192,7 +188,7 @@ def test_the_real_program_is_started_and_replaced(
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
 
-    with managed(tmp_path, f"{PROGRAM} serve {OPTIONS}", allow_old=True) as real:
+    with managed(tmp_path, f"{PROGRAM} serve {OPTIONS}") as real:
         assert is_small(real.engine, world)
         replaced = tokens_of(real.engine, a_request(world, base=world.other_base))
         assert real.engine.health().loaded_base == "base-1"
@@ -201,7 +197,7 @@ def test_the_real_program_is_started_and_replaced(
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path, world: World) -> None:
-    engine = VllmEngine(Managed(Program(read_command("no-such-vllm serve"), tmp_path / "vllm.log")))
+    engine = VllmEngine(ManagedVllm(VllmProgram(read_command("no-such-vllm serve"), tmp_path / "vllm.log")))
 
     error = refusal_of(engine, a_request(world))
     engine.close()
@@ -212,7 +208,7 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path, world: World) -> N
 
 
 def test_one_that_does_not_come_up_in_time_is_ended(tmp_path: Path, world: World) -> None:
-    with managed(tmp_path, HANGS, terms=Terms(start=1.0)) as hanging:
+    with managed(tmp_path, HANGS, timeouts=VllmTimeouts(start=1.0)) as hanging:
         error = refusal_of(hanging.engine, a_request(world))
 
         assert "it did not come up within 1 seconds" in error.message

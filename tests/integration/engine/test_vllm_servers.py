@@ -2,22 +2,20 @@
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from app.contracts.generation import EngineError
-from tests.integration.engine.asking import PROMPT, a_request, events_of, refusal_of, tokens_of
+from tests.integration.engine.asking import a_request, events_of, refusal_of
 from tests.integration.engine.vllm_server import KEY, Server
 from tests.integration.engine.vllms import a_server, engine_at, is_small, recorded
-from tests.integration.engine.worlds import World, reference
+from tests.integration.engine.worlds import World
 from tests.waiting import wait_for
 from worker.inference.engine import Refusal, Token
 from worker.inference.vllm.engine import VllmEngine
-from worker.inference.vllm.served import is_old
-from worker.inference.vllm.servers import Elsewhere
+from worker.inference.vllm.server import VllmServer, is_old
 
 
 @pytest.fixture
@@ -31,9 +29,9 @@ def test_an_answer_that_breaks_off_ends_with_an_error(
 ) -> None:
     setattr(vllm_server, how, 3)
 
-    *told, last = events_of(vllm_engine, a_request(world))
+    *tokens, last = events_of(vllm_engine, a_request(world))
 
-    assert [isinstance(event, Token) for event in told] == [True] * 3
+    assert [isinstance(event, Token) for event in tokens] == [True] * 3
     assert isinstance(last, EngineError)
     assert (last.status, last.code) == (503, "engine_unavailable")
 
@@ -94,7 +92,7 @@ def test_a_wrong_key_is_named_and_no_key_is_logged(
     vllm_url: str, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    engine = VllmEngine(Elsewhere(vllm_url, "another key"))
+    engine = VllmEngine(VllmServer(vllm_url, "another key"))
     try:
         error = refusal_of(engine, a_request(world))
     finally:
@@ -124,17 +122,6 @@ def test_an_old_version_is_refused_with_the_reason(
 )
 def test_versions_are_numbers(version: str, old: bool) -> None:
     assert is_old(version) is old
-
-
-def test_an_old_version_that_is_allowed_never_has_base_and_adapters_at_once(vllm_server: Server, world: World) -> None:
-    vllm_server.version = "0.32.0"
-    speakers = ["base", "small", "base", "wide"] * 4
-
-    with recorded(vllm_server) as url, engine_at(url, allow_old=True) as engine, ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(lambda name: tokens_of(engine, a_request(world, name)), speakers))
-
-    assert answers == [reference(world.base, world.adapter(name), PROMPT, 12) for name in speakers]
-    assert frozenset({"base", "adapter"}) not in vllm_server.together
 
 
 def test_an_engine_that_closes_ends_every_answer_with_an_error(vllm_url: str, world: World) -> None:

@@ -26,20 +26,6 @@ from worker.inference.language import load_language
 KEY = "a key of the test"
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 MAX_LOGPROBS, EVERY_TOKEN = 20, 100_000
-SAME = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "seed",
-    "ignore_eos",
-    "min_tokens",
-    "stop_token_ids",
-)
 
 
 @dataclass
@@ -57,8 +43,7 @@ class Server:
     loras: dict[str, str] = field(default_factory=dict)
     loads: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
-    active: list[str] = field(default_factory=list)
-    together: set[frozenset[str]] = field(default_factory=set)
+    active: int = 0
     is_dead: bool = False
     is_loading_allowed: bool = True
     checks_names: bool = True
@@ -69,9 +54,6 @@ class Server:
     def __post_init__(self) -> None:
         self.name = self.name or str(self.base.folder)
         self.engine = SerialEngine(Placement("cpu", torch.float32), places=2048)
-
-    def kind_of(self, model: str) -> str:
-        return "base" if model not in self.loras else "adapter"
 
 
 def create_vllm(server: Server) -> FastAPI:
@@ -125,8 +107,8 @@ def _add_loading(app: FastAPI, server: Server) -> None:
 
 
 def _card(name: str, root: str, parent: str | None, context: int | None) -> dict[str, Any]:
-    told = {"id": name, "object": "model", "created": 1, "owned_by": "vllm", "root": root, "parent": parent}
-    return {**told, "max_model_len": context, "permission": [{"id": "modelperm-1"}]}
+    card = {"id": name, "object": "model", "created": 1, "owned_by": "vllm", "root": root, "parent": parent}
+    return {**card, "max_model_len": context, "permission": [{"id": "modelperm-1"}]}
 
 
 def _error(status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> Response:
@@ -174,9 +156,7 @@ def _refused(server: Server, body: dict[str, Any]) -> Response | None:
 
 
 async def _stream(server: Server, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-    kind = server.kind_of(body["model"])
-    server.active.append(kind)
-    server.together.add(frozenset(server.active))
+    server.active += 1
     try:
         count = 0
         async with aclosing(_choices(server, body)) as choices:
@@ -197,11 +177,11 @@ async def _stream(server: Server, body: dict[str, Any]) -> AsyncGenerator[str, N
                 yield _line({**_head(server, body), "choices": [], "usage": {**usage, **details}})
         yield "data: [DONE]\n\n"
     finally:
-        server.active.remove(kind)
+        server.active -= 1
 
 
-def _line(said: dict[str, Any]) -> str:
-    return f"data: {json.dumps(said, separators=(',', ':'))}\n\n"
+def _line(event: dict[str, Any]) -> str:
+    return f"data: {json.dumps(event, separators=(',', ':'))}\n\n"
 
 
 def _head(server: Server, body: dict[str, Any]) -> dict[str, Any]:
@@ -239,16 +219,16 @@ def _choice(body: dict[str, Any], token: Token, reason: str | None) -> dict[str,
         "tokens": [f"token_id:{token.id}"],
         "top_logprobs": [named],
     }
-    told = {"index": 0, "text": "", "logprobs": logprobs, "finish_reason": reason, "stop_reason": None}
-    return {**told, "prompt_token_ids": None, "token_ids": [token.id]}
+    choice = {"index": 0, "text": "", "logprobs": logprobs, "finish_reason": reason, "stop_reason": None}
+    return {**choice, "prompt_token_ids": None, "token_ids": [token.id]}
 
 
 async def _events(server: Server, body: dict[str, Any]) -> AsyncGenerator[TokenEvent, None]:
     """What the serial engine says; as the base where the adapter does not fit it."""
     path = server.loras.get(body["model"])
     adapter = None if path is None else AdapterFolder(body["model"], Path(path))
-    for speaker in (adapter, None):
-        async with aclosing(server.engine.generate(_request(server, body, speaker))) as events:
+    for tried in (adapter, None):
+        async with aclosing(server.engine.generate(_request(server, body, tried))) as events:
             async for event in events:
                 if isinstance(event, EngineError) and event.code == "adapter_rejected":
                     break
@@ -259,17 +239,17 @@ async def _events(server: Server, body: dict[str, Any]) -> AsyncGenerator[TokenE
 
 def _request(server: Server, body: dict[str, Any], adapter: AdapterFolder | None) -> TokenRequest:
     room = CONTEXT_TOKENS - len(body["prompt"])  # vLLM cuts what does not fit, and says nothing
-    fields = {name: body[name] for name in SAME if name in body}
+    fields = {name: body[name] for name in Sampling.model_fields.keys() & body.keys() - {"logprobs"}}
     sampling = Sampling(**fields, max_new_tokens=min(body["max_tokens"], room))
     known = EVERY_TOKEN if body.get("logprob_token_ids") else body["logprobs"]
     sampling = sampling.model_copy(update={"logprobs": known})
-    written = body.get("structured_outputs", {}).get("grammar")
-    grammar = None if written is None else WrittenGrammar(server.base, written)
+    text = body.get("structured_outputs", {}).get("grammar")
+    grammar = None if text is None else GrammarOfText(server.base, text)
     return TokenRequest(server.base, adapter, body["prompt"], frozenset(), sampling, grammar)
 
 
 @dataclass(frozen=True)
-class WrittenGrammar:
+class GrammarOfText:
     """A grammar that came as text."""
 
     base: ModelFolder

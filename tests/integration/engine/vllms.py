@@ -21,7 +21,7 @@ from tests.serving import serving
 from tests.waiting import wait_for
 from worker.inference.engine import TokenRequest
 from worker.inference.vllm.engine import VllmEngine
-from worker.inference.vllm.servers import Elsewhere
+from worker.inference.vllm.server import VllmServer
 
 PROGRAM = os.environ.get("TEST_VLLM")
 # A program that speaks the recorded protocol, started as vLLM is.
@@ -95,11 +95,9 @@ def _is_up(port: int) -> bool:
 
 
 @contextmanager
-def engine_at(
-    url: str, *, allow_old: bool = False, places: int = 64, patience_seconds: float = 60.0
-) -> Iterator[VllmEngine]:
+def engine_at(url: str, *, places: int = 64, patience_seconds: float = 60.0) -> Iterator[VllmEngine]:
     """An engine that knows the key of the tests."""
-    engine = VllmEngine(Elsewhere(url, KEY, allow_old=allow_old), places=places, patience_seconds=patience_seconds)
+    engine = VllmEngine(VllmServer(url, KEY), places=places, patience_seconds=patience_seconds)
     try:
         yield engine
     finally:
