@@ -17,7 +17,7 @@ from app.adapters import repository as adapters
 from app.backup import contents, service
 from app.backup.contents import DATABASE, MANIFEST, BackupFile, BackupManifest, BackupRefused
 from app.backup.service import backup, restore
-from app.cli import main
+from app.cli.main import main
 from app.config import Settings
 from app.db import Database
 from app.jobs.models import Job

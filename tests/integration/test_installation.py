@@ -10,7 +10,7 @@ import pytest
 
 import app.main
 from app import installation, trash
-from app.cli import main
+from app.cli.main import main
 from app.config import Settings
 from app.db import Database, utc_now
 from app.files.storage import partial_path

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.broker import answers, open_broker
-from app.cli_errors import error_lines
+from app.cli.errors import error_lines
 from app.config import Settings
 from app.db import make_engine
 from app.jobs.queue import QUEUES, CeleryDoorbell, make_celery

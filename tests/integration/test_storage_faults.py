@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.engine import make_url
 
-from app.cli import main
+from app.cli.main import main
 from app.config import Settings
 from app.db import Database
 from app.files import storage

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy.dialects import sqlite
 
-from app.client_views import Job
+from app.cli.client_views import Job
 from app.columns import Choice, Document, Unreadable, read_document
 from app.contracts.checkpoints import Written
 from app.contracts.events import ATTEMPT_EVENT

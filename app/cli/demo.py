@@ -20,14 +20,14 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
 
-from app.cli_watch import outcome, watch
-from app.client import Client, JobDetail
+from app.cli.client import Client, JobDetail
+from app.cli.watch import outcome, watch
 from app.config import PREFIX, Settings, has_home
 from app.guardian import spawn
 from app.lock import CannotStart
 from app.supervisor import url_file
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "fibonacci"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fibonacci"
 MODEL = "smollm2-135m-instruct"
 CACHE = Path("~/.cache/tunesmith/models")
 QUESTION, ANSWER = "What is the Fibonacci number after 89?", "144"

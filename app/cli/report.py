@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.cli_text import in_line
-from app.client_views import Failure, Json, View
+from app.cli.client_views import Failure, Json, View
+from app.cli.text import in_line
 
 MOST_NAMED = 5
 LONGEST_BAR = 40

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from app.cli.demo import ANSWER, EXAMPLE, QUESTION, Base, Exam, find_base, is_better, last_number
 from app.contracts.spec import ALL_PROJECTIONS, JobSpec
-from app.demo import ANSWER, EXAMPLE, QUESTION, Base, Exam, find_base, is_better, last_number
 
 SILENT: Any = None
 

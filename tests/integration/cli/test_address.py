@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import HfApi, close_session
 
 from app import supervisor
-from app.cli import main
+from app.cli.main import main
 from app.config import Settings
 from app.lock import CannotStart
-from tests.integration.rest_service import RestService
+from tests.integration.cli.rest_service import RestService
 from tests.serving import serving
 from worker.checking.hub import hub_errors
 from worker.failures import SystemFault

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from app.client import ApiError, Client, ServiceAbsent
+from app.cli.client import ApiError, Client, ServiceAbsent
 from app.config import PREFIX, Address
 
 # A check that was given up ends within a heartbeat and its grace, and only then lets go of its file.

@@ -12,14 +12,14 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-from app import cli_inspect
-from app.cli_errors import error_lines
-from app.cli_input import BadInput, JobId, SpecFile, Url, connect, console, read_spec, upload_file, with_file
-from app.cli_text import visible
-from app.cli_watch import EXIT_CODES, outcome
-from app.cli_watch import watch as watch_job
-from app.client import ApiError, Client, ServiceAbsent
-from app.client_views import Job
+from app.cli import inspect as data_commands
+from app.cli.client import ApiError, Client, ServiceAbsent
+from app.cli.client_views import Job
+from app.cli.errors import error_lines
+from app.cli.input import BadInput, JobId, SpecFile, Url, connect, console, read_spec, upload_file, with_file
+from app.cli.text import visible
+from app.cli.watch import EXIT_CODES, outcome
+from app.cli.watch import watch as watch_job
 from app.config import Settings
 from app.disk_faults import describe
 from app.lock import CannotStart, Interrupted
@@ -108,8 +108,8 @@ def submit(
             _watch(client, job.id)
 
 
-app.command()(cli_inspect.validate)
-app.command()(cli_inspect.inspect)
+app.command()(data_commands.validate)
+app.command()(data_commands.inspect)
 
 
 @app.command()
@@ -251,7 +251,7 @@ def generate(
 @app.command()
 def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder with a model")] = None) -> None:
     """Teach a model the Fibonacci numbers: ask it before, train it by a job, ask it after."""
-    from app.demo import run  # the other commands need none of it
+    from app.cli.demo import run  # the other commands need none of it
 
     raise typer.Exit(run(model, console))
 
@@ -315,7 +315,3 @@ def _table(rows: list[tuple[str, ...]], *, has_more: bool) -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if has_more:
         typer.echo("there are older ones", err=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from app import client as client_module
-from app.cli import main
-from app.client import AnswerLost, ApiError, Client
-from tests.integration.rest_service import Json, RestService
+from app.cli import client as client_module
+from app.cli.client import AnswerLost, ApiError, Client
+from app.cli.main import main
+from tests.integration.cli.rest_service import Json, RestService
 from tests.serving import serving
 
 Command = Callable[..., tuple[int, str, str]]

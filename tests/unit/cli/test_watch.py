@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.cli_watch import Rows, Step, _bar, _lines, checked, describe, figures, outcome
-from app.client import JobDetail, JobEvent
+from app.cli.client import JobDetail, JobEvent
+from app.cli.watch import Rows, Step, _bar, _lines, checked, describe, figures, outcome
 
 
 def an_event(kind: str, **fields: Any) -> JobEvent:

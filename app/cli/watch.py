@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from app.cli_text import in_line, visible
-from app.client import Client, JobDetail, JobEvent
-from app.client_views import Json, View
+from app.cli.client import Client, JobDetail, JobEvent
+from app.cli.client_views import Json, View
+from app.cli.text import in_line, visible
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2, "unknown": 1}
 # Where there is no terminal, lines of progress come no closer than this.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main
+from app.cli.main import main
 from app.config import Settings
 from app.contracts.events import DataPrepared, Noticed
 from app.db import Database

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from app.cli_report import problem_line
-from app.client import ApiError
+from app.cli.client import ApiError
+from app.cli.report import problem_line
 from app.config import PREFIX, Settings
 from app.validation import expectation, quote
 

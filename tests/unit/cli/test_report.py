@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.cli_report import failure_lines, notice_lines, problem_line, report_lines
-from app.client_views import Failure
+from app.cli.client_views import Failure
+from app.cli.report import failure_lines, notice_lines, problem_line, report_lines
 from app.contracts.tokens import Bucket, Spread
 from tests.unit.learned import a_token_report, left_out
 

@@ -1,17 +1,20 @@
-"""The commands that look at data before a GPU does: `validate` a job, `inspect` what a row teaches."""
+"""The commands that look at data before a GPU does: `validate` a job, `inspect` what a row teaches.
 
-from collections.abc import Callable, Iterable
+Trained text is green and the rest dim; without colour, trained text stands between [[ and ]].
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from app.cli_input import BadInput, SpecFile, Url, connect, console, lent_file, read_spec, with_file
-from app.cli_report import failure_lines, notice_lines, report_lines
-from app.cli_rows import row_lines
-from app.client import Client
-from app.client_views import Row, Validation
+from app.cli.client import Client
+from app.cli.client_views import Row, Validation
+from app.cli.input import BadInput, SpecFile, Url, connect, console, lent_file, read_spec, with_file
+from app.cli.report import failure_lines, notice_lines, report_lines
+from app.cli.text import visible
 
 USUAL_PREVIEW, LONGEST_PREVIEW = 3, 20
 INVALID = 1
@@ -92,3 +95,23 @@ def _report(found: Validation) -> None:
 def _print(lines: Iterable[str]) -> None:
     for line in lines:
         typer.echo(line)
+
+
+def row_lines(row: Row, *, has_colour: bool, has_ids: bool) -> Iterator[str]:
+    """Its counts, its text, what was cut off behind, and with `has_ids` the token ids of every span."""
+    trained = _piece(f"{row.supervised_tokens:,} trained", is_trained=True, has_colour=has_colour)
+    rest = _piece(f"{row.tokens - row.supervised_tokens:,} not trained", is_trained=False, has_colour=has_colour)
+    yield f"record {row.record} of {row.split}: {row.tokens:,} tokens, {trained}, {rest}, {row.cut_tokens:,} cut off"
+    yield "".join(_piece(span.text, is_trained=span.trained, has_colour=has_colour) for span in row.spans)
+    if row.cut_tokens:
+        yield f"… {row.cut_tokens:,} more tokens were cut off here, behind max_seq_length"
+    for span in row.spans if has_ids else []:
+        ids = " ".join(map(str, span.token_ids))
+        yield f"{'trained' if span.trained else 'not trained'}, {len(span.token_ids):,} tokens: {ids}"
+
+
+def _piece(text: str, *, is_trained: bool, has_colour: bool) -> str:
+    shown = visible(text)
+    if not has_colour:
+        return f"[[{shown}]]" if is_trained else shown
+    return typer.style(shown, fg=typer.colors.GREEN, bold=True) if is_trained else typer.style(shown, dim=True)

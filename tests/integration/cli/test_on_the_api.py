@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main
+from app.cli.main import main
 from app.config import Settings
 from app.main import create_app
 from app.migrate import upgrade
 from tests.serving import serving
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "fibonacci"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "fibonacci"
 Command = Callable[..., tuple[int, str, str]]
 
 

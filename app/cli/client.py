@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import httpx
 
-from app.client_views import (
+from app.cli.client_views import (
     FINAL,
     AdapterList,
     CheckpointList,

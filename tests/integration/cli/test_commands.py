@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI, Response
 
-from app.cli import main
-from tests.integration.rest_service import Json, RestService
+from app.cli.main import main
+from tests.integration.cli.rest_service import Json, RestService
 from tests.serving import serving
 
 REFUSAL = {

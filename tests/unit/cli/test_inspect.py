@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from app.cli_rows import row_lines
-from app.cli_text import in_line, visible
-from app.client_views import Row, Span
+from app.cli.client_views import Row, Span
+from app.cli.inspect import row_lines
+from app.cli.text import in_line, visible
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
