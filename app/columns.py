@@ -11,12 +11,10 @@ from typing import Any, NoReturn
 from sqlalchemy import JSON, Dialect, String
 from sqlalchemy.types import TypeDecorator
 
+from app.contracts.stored import Unreadable
+
 # What JSON can write and no answer can hold: half a character, and a number beyond all floats.
 SUSPICIOUS = re.compile(r"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}")
-
-
-class Unreadable:
-    """A stored document that cannot be read."""
 
 
 class UnreadableObject(dict[str, Any], Unreadable):

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.columns import Unreadable
+from app.contracts.stored import Unreadable
 
 View = TypeVar("View", bound="StoredView")
 UNREADABLE = (

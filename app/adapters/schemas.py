@@ -1,13 +1,15 @@
 """What the adapter routes answer."""
 
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
-from app.adapters.models import Adapter
 from app.contracts.variant import BaseVariant
 from app.shown import UNREADABLE, StoredView, show
+
+if TYPE_CHECKING:  # the command reads these models without a database
+    from app.adapters.models import Adapter
 
 
 class AdapterView(StoredView):
@@ -31,7 +33,7 @@ class AdapterView(StoredView):
     unreadable: list[str] = Field([], description=UNREADABLE)
 
     @classmethod
-    def of(cls, adapter: Adapter) -> "AdapterView":
+    def of(cls, adapter: "Adapter") -> "AdapterView":
         own = {"object", "unreadable"}
         return show(cls, {name: getattr(adapter, name) for name in cls.model_fields if name not in own})
 
@@ -44,7 +46,7 @@ class AdapterPage(BaseModel):
     has_more: bool
 
     @classmethod
-    def of(cls, adapters: list[Adapter], has_more: bool) -> "AdapterPage":
+    def of(cls, adapters: "list[Adapter]", has_more: bool) -> "AdapterPage":
         shown = [AdapterView.of(adapter) for adapter in adapters]
         first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
         return cls(data=shown, first_id=first, last_id=last, has_more=has_more)

@@ -1,91 +1,56 @@
-"""A client of the REST API: what the `tunesmith` command and the demo talk through.
-
-It reads only the fields that it shows and ignores all others, so it gets along with a newer service.
-"""
+"""A client of the REST API, for the `tunesmith` command and its demo. It reads the service's own response models."""
 
 import json
 import math
 import secrets
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 
-from app.cli.client_views import (
-    FINAL,
-    AdapterList,
-    CheckpointList,
-    File,
-    Job,
-    JobDetail,
-    JobList,
-    Json,
-    LogPage,
-    Row,
-    Validation,
-)
+from app.adapters.schemas import AdapterPage
+from app.cli.answers import Answer, JsonObject, parse, read_answer, server_sent_events
+from app.cli.errors import AnswerLost, ApiError, ServiceAbsent
+from app.files.schemas import FileView
+from app.jobs.data_schemas import RowView, Validation
+from app.jobs.schemas import CheckpointList, JobDetail, JobPage, JobView, LogPage
+from app.jobs.states import ENDED
 from app.proxies import UNUSABLE, broken_proxy, is_this_host
-
-__all__ = ["ApiError", "Client", "JobDetail", "JobEvent", "ServiceAbsent"]
 
 # The service sends a ping every 15 seconds into a silent stream.
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-# The form of a large upload is checked before it is answered; a model may have to be loaded before its first token.
-PATIENT = httpx.Timeout(600.0, connect=5.0)
-# The service gives up a validation after 600 seconds, and says so.
-VALIDATION = httpx.Timeout(630.0, connect=5.0)
+# A large upload is checked before it is answered, and a model may have to be loaded before its first token.
+LONG_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+# The service ends a validation with an error after 600 seconds.
+VALIDATION_TIMEOUT = httpx.Timeout(630.0, connect=5.0)
 RECONNECT_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 TRIES = 5
-# The service, or the proxy before it, could not say what became of the request.
+# After these it is not known whether the request was carried out.
 UNSURE = frozenset({502, 503, 504})
 NEWEST = {"limit": 50}
 
 
 @dataclass(frozen=True)
-class JobEvent:
+class StreamedEvent:
     """One event of a job's stream, its own fields in `fields`."""
 
     seq: int
     kind: str
-    fields: Json
-
-
-class ServiceAbsent(Exception):
-    """Nothing answers at the URL, or it stopped in the middle of an answer."""
-
-
-class AnswerLost(ServiceAbsent):
-    """It stopped in the middle of an answer: what was asked for may have been done."""
-
-
-class ApiError(Exception):
-    """The service refused or failed. `details` places each problem: record, line, field, found, expected."""
-
-    def __init__(self, status: int, code: str, message: str, details: list[Json]) -> None:
-        super().__init__(f"{code}: {message}")
-        self.status, self.code, self.message, self.details = status, code, message, details
-
-    @classmethod
-    def of(cls, status: int, body: str | Json) -> Self:
-        """From the one error form of the service; anything else that answered is quoted."""
-        try:
-            error = (json.loads(body) if isinstance(body, str) else body)["error"]
-            return cls(status, error["code"], error["message"], error.get("details") or [])
-        except (ValueError, KeyError, TypeError):
-            return cls(status, f"http_{status}", str(body)[:200] or "an empty answer", [])
+    fields: dict[str, Any]
 
 
 class Client:
-    """Every method raises `ApiError` and `ServiceAbsent`."""
+    """Every method raises `ApiError`, `ServiceAbsent` and `UnreadableAnswer`."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self._http = _connected(self._url)
+        self._tagged: httpx.Response | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -94,52 +59,47 @@ class Client:
         self._http.close()
 
     def is_ready(self) -> bool:
-        """Whether jobs are taken and the engine answers."""
+        """Whether jobs are accepted and the engine answers."""
         with suppress(ApiError, ServiceAbsent):
             return bool(self._call("GET", "/readyz")["status"] == "ready")
         return False
 
-    def submit(self, spec: Mapping[str, Any]) -> Job:
-        """One job, however often the answer is lost on its way: the service knows the request again by its key."""
+    def submit(self, spec: Mapping[str, Any]) -> JobView:
+        """Submit one job, even if the request has to be repeated: the service recognises it by its key."""
         key = {"Idempotency-Key": secrets.token_urlsafe(18)}
-        return Job.model_validate(self._insist("POST", "/jobs", json=spec, headers=key, timeout=PATIENT))
+        return read_answer(JobView, self._retry("POST", "/jobs", json=spec, headers=key, timeout=LONG_TIMEOUT))
 
     def job(self, job_id: str) -> JobDetail:
-        return JobDetail.model_validate(self.raw_job(job_id))
+        return read_answer(JobDetail, self.raw_job(job_id))
 
-    def raw_job(self, job_id: str) -> Json:
-        """All that the service tells of a job."""
+    def raw_job(self, job_id: str) -> JsonObject:
+        """Return the whole answer, with the fields that only another version knows."""
         return self._call("GET", f"/jobs/{job_id}")
 
-    def jobs(self) -> JobList:
-        """The newest ones, newest first."""
-        return JobList.model_validate(self._call("GET", "/jobs", params=NEWEST))
+    def jobs(self) -> JobPage:
+        """The newest jobs, newest first."""
+        return self._read(JobPage, "GET", "/jobs", params=NEWEST)
 
     def validate(self, spec: Mapping[str, Any], preview: int) -> Validation:
-        """What a check of the spec and all its rows finds, and its first rows as they would be learned."""
-        answer = self._call("POST", "/jobs/validate", json=spec, params={"preview": preview}, timeout=VALIDATION)
-        return Validation.model_validate(answer)
+        """Check the spec and all its rows. The first `preview` rows come back as they would be learned."""
+        options: dict[str, Any] = {"json": spec, "params": {"preview": preview}, "timeout": VALIDATION_TIMEOUT}
+        return self._read(Validation, "POST", "/jobs/validate", **options)
 
-    def row(self, job_id: str, record: int, split: str | None) -> Row:
+    def row(self, job_id: str, record: int, split: str | None) -> RowView:
         """A record of a job's data, as it is learned."""
-        asked = {"record": record} | ({"split": split} if split else {})
-        return Row.model_validate(self._call("GET", f"/jobs/{job_id}/data", params=asked))
+        place = {"record": record} | ({"split": split} if split else {})
+        return self._read(RowView, "GET", f"/jobs/{job_id}/data", params=place)
 
-    def cancel(self, job_id: str) -> Job:
-        return Job.model_validate(self._call("POST", f"/jobs/{job_id}/cancel"))
+    def request(self, job_id: str, action: Literal["cancel", "pause", "resume"]) -> JobView:
+        """Request the action and return the job as it is then; a running job needs seconds to follow."""
+        return self._read(JobView, "POST", f"/jobs/{job_id}/{action}")
 
-    def pause(self, job_id: str) -> Job:
-        return Job.model_validate(self._call("POST", f"/jobs/{job_id}/pause"))
-
-    def resume(self, job_id: str) -> Job:
-        return Job.model_validate(self._call("POST", f"/jobs/{job_id}/resume"))
-
-    def ask_for_checkpoint(self, job_id: str) -> None:
+    def request_checkpoint(self, job_id: str) -> None:
         self._call("POST", f"/jobs/{job_id}/checkpoint")
 
     def checkpoints(self, job_id: str) -> CheckpointList:
-        """Those that are kept, newest first."""
-        return CheckpointList.model_validate(self._call("GET", f"/jobs/{job_id}/checkpoints"))
+        """The checkpoints that are kept, newest first."""
+        return self._read(CheckpointList, "GET", f"/jobs/{job_id}/checkpoints")
 
     def delete(self, job_id: str) -> None:
         self._call("DELETE", f"/jobs/{job_id}")
@@ -148,8 +108,7 @@ class Client:
         """What the newest attempt has printed so far; with `follow`, also what this one and later ones will print."""
         offset, attempt = 0, None
         while True:
-            answer = self._call("GET", f"/jobs/{job_id}/logs", params={"offset": offset})
-            page = LogPage.model_validate(answer)
+            page = self._read(LogPage, "GET", f"/jobs/{job_id}/logs", params={"offset": offset})
             if page.attempt != attempt:
                 attempt, offset = page.attempt, 0
                 continue
@@ -160,22 +119,21 @@ class Client:
             if not page.text:
                 time.sleep(PAUSE_SECONDS)
 
-    def upload(self, path: Path) -> File:
+    def upload(self, path: Path) -> FileView:
         with path.open("rb") as file:
-            sent = {"file": (path.name, file)}
-            return File.model_validate(self._call("POST", "/files", files=sent, timeout=PATIENT))
+            return self._read(FileView, "POST", "/files", files={"file": (path.name, file)}, timeout=LONG_TIMEOUT)
 
     def delete_file(self, file_id: str) -> None:
         self._call("DELETE", f"/files/{file_id}")
 
-    def adapters(self) -> AdapterList:
-        """The newest ones, newest first."""
-        return AdapterList.model_validate(self._call("GET", "/adapters", params=NEWEST))
+    def adapters(self) -> AdapterPage:
+        """The newest adapters, newest first."""
+        return self._read(AdapterPage, "GET", "/adapters", params=NEWEST)
 
-    def follow(self, job_id: str) -> Iterator[JobEvent]:
-        """Every event of a job, from its first on until it has ended or was deleted.
+    def follow(self, job_id: str) -> Iterator[StreamedEvent]:
+        """Every event of a job, from its first one until the job has ended or was deleted.
 
-        A broken stream is taken up where it broke.
+        A stream that breaks is continued after its last event.
         """
         after, failing_since = 0, math.inf
         while True:
@@ -184,9 +142,9 @@ class Client:
                 for event in self._events(job_id, after):
                     after, failing_since = event.seq, math.inf
                     yield event
-                    if event.kind == "deleted" or (event.kind == "status" and event.fields["status"] in FINAL):
+                    if event.kind == "deleted" or (event.kind == "status" and event.fields["status"] in ENDED):
                         return
-                if after == known and self.job(job_id).is_final:
+                if after == known and self.job(job_id).status.is_final:
                     return
             except (ServiceAbsent, ApiError) as error:
                 failing_since = min(failing_since, time.monotonic())
@@ -196,24 +154,28 @@ class Client:
             time.sleep(PAUSE_SECONDS)
 
     def generate(self, order: Mapping[str, Any]) -> Generator[str, None, str | None]:
-        """The answer, piece by piece as it is made. Returns the name of the checkpoint, if one answered."""
-        with self._stream("POST", "/generate", json={**order, "stream": True}, timeout=PATIENT) as chunks:
-            for kind, fields in messages(chunks):
+        """Yield the answer piece by piece. Returns the name of the checkpoint, if a checkpoint answered."""
+        with self._stream("POST", "/generate", json={**order, "stream": True}, timeout=LONG_TIMEOUT) as chunks:
+            for kind, fields in server_sent_events(chunks):
                 if kind == "error":
                     raise ApiError.of(200, fields)
                 if kind == "delta":
                     yield fields["text"]
-                if kind == "finish" and fields["checkpoint"] is not None:
+                if kind == "finish" and fields.get("checkpoint") is not None:
                     return str(fields["model"])
         return None
 
-    def _events(self, job_id: str, after: int) -> Iterator[JobEvent]:
+    def _events(self, job_id: str, after: int) -> Iterator[StreamedEvent]:
         with self._stream("GET", f"/jobs/{job_id}/stream", headers={"Last-Event-ID": str(after)}) as chunks:
-            for kind, fields in messages(chunks):
-                yield JobEvent(fields["seq"], kind, fields)
+            for kind, fields in server_sent_events(chunks):
+                yield StreamedEvent(fields["seq"], kind, fields)
 
-    def _insist(self, method: str, path: str, **options: Any) -> Json:
-        """Repeat what is safe to repeat when its answer was lost. A service that never was there is said at once."""
+    def _read(self, model: type[Answer], method: str, path: str, **options: Any) -> Answer:
+        return read_answer(model, self._call(method, path, **options))
+
+    def _retry(self, method: str, path: str, **options: Any) -> JsonObject:
+        """Repeat a request that is safe to repeat, while its answers are lost. A service that was never reached is an
+        error at once."""
         is_lost = False
         for _ in range(TRIES - 1):
             try:
@@ -229,13 +191,25 @@ class Client:
             time.sleep(PAUSE_SECONDS)
         return self._call(method, path, **options)
 
-    def _call(self, method: str, path: str, **options: Any) -> Json:
+    def _call(self, method: str, path: str, **options: Any) -> JsonObject:
         with self._as_our_errors():
-            response = self._http.request(method, path, **options)
+            response = self._send(self._http.build_request(method, path, **options))
             if not response.is_success:
                 raise ApiError.of(response.status_code, response.text)
-            found: Json = response.json()
-        return found
+            answer: JsonObject = parse(response.content)
+        return answer
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        """Send the request; a repeated GET whose answer has not changed gets the earlier response."""
+        known = self._tagged
+        if known is not None and (known.request.method, known.request.url) == (request.method, request.url):
+            request.headers["If-None-Match"] = known.headers["ETag"]
+        response = self._http.send(request)
+        if known is not None and response.status_code == httpx.codes.NOT_MODIFIED:
+            return known
+        if "ETag" in response.headers:
+            self._tagged = response
+        return response
 
     @contextmanager
     def _stream(self, method: str, path: str, **options: Any) -> Iterator[Iterator[bytes]]:
@@ -263,32 +237,9 @@ def _connected(url: str) -> httpx.Client:
     try:
         return httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=not is_this_host(url))
     except UNUSABLE as error:
-        raise ServiceAbsent(broken_proxy() or f"{url} cannot be asked: {error}") from error
+        raise ServiceAbsent(broken_proxy() or f"{url} cannot be used: {error}") from error
 
 
-def messages(chunks: Iterable[bytes]) -> Iterator[tuple[str, Json]]:
-    """Server-sent events with JSON data, as (event, data); comments are left out.
-
-    https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
-    """
-    kind, data = "message", ""
-    for line in _lines(chunks):
-        name, _, value = line.partition(":")
-        match name:
-            case "event":
-                kind = value.removeprefix(" ")
-            case "data":
-                data += value.removeprefix(" ") + "\n"
-            case "" if not line:
-                if data:
-                    yield kind, json.loads(data)
-                kind, data = "message", ""
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Lines that end in LF or CRLF. (`str.splitlines` would also cut inside JSON, at U+2028.)"""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line.removesuffix(b"\r").decode()
+def requested_state(job: JobView) -> str | None:
+    """What the user requested and the worker has not done yet."""
+    return "cancelling" if job.cancel_requested else "pausing" if job.pause_requested else None

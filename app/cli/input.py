@@ -1,4 +1,4 @@
-"""What several commands take, and the one console they print on."""
+"""Arguments and options that several commands have, and the console that they print on."""
 
 import json
 import sys
@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from app.cli.client import ApiError, Client, ServiceAbsent
+from app.cli.client import Client
+from app.cli.errors import ApiError, BadInput, ServiceAbsent
 from app.config import PREFIX, Address
 
-# A check that was given up ends within a heartbeat and its grace, and only then lets go of its file.
-LET_GO_SECONDS = 8.0
+# A cancelled check uses its file until it ends, which takes a heartbeat and its grace period.
+IN_USE_SECONDS = 8.0
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 Url = Annotated[
@@ -26,12 +27,8 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="the id that submit pr
 SpecFile = Annotated[str, typer.Argument(metavar="SPEC", help="a JSON file with the job, or - for stdin")]
 
 
-class BadInput(Exception):
-    """What was given to the command cannot be used."""
-
-
 def connect(url: str | None) -> Client:
-    """A client of the service at the URL, or where the environment says that it is."""
+    """A client of the service at the URL, or at the address that the environment gives."""
     address = Address()
     if url is None and address.url is None and address.port == 0:
         raise BadInput(f"{PREFIX}PORT is 0, any free port: {PREFIX}URL or --url says which one the service has taken")
@@ -40,12 +37,12 @@ def connect(url: str | None) -> Client:
 
 def read_url(text: str) -> str:
     """A URL as people write it: `localhost:8000` is taken, and so is one that ends in the `/v1` of OpenAI's clients."""
-    given = text.strip()
-    url = given if "://" in given else f"http://{given}"
+    address = text.strip()
+    url = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(url)
         is_right = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:  # a port that is none, or half an IPv6 address
+    except ValueError:  # a port that is not a number, or an incomplete IPv6 address
         is_right = False
     if not is_right:
         raise BadInput(f"--url or {PREFIX}URL: found {text!r}, expected a URL such as http://127.0.0.1:8000")
@@ -70,15 +67,15 @@ def with_file(spec: dict[str, Any], file_id: str) -> dict[str, Any]:
 
 
 def upload_file(client: Client, path: Path) -> str:
-    """Its id; what was found in it is said on stderr."""
+    """Upload the file and return its id; what the service found in it is printed on stderr."""
     file = client.upload(path)
     typer.echo(f"{path.name}: records {file.records}, layout {file.layout or 'not recognised'}", err=True)
     return file.id
 
 
 @contextmanager
-def lent_file(client: Client, path: Path) -> Iterator[str]:
-    """An upload that is deleted again, whatever happens."""
+def temporary_upload(client: Client, path: Path) -> Iterator[str]:
+    """Upload the file, yield its id, and delete the upload at the end, also after an error."""
     file_id = upload_file(client, path)
     try:
         yield file_id
@@ -87,7 +84,7 @@ def lent_file(client: Client, path: Path) -> Iterator[str]:
 
 
 def _delete(client: Client, file_id: str) -> None:
-    deadline = time.monotonic() + LET_GO_SECONDS
+    deadline = time.monotonic() + IN_USE_SECONDS
     while True:
         try:
             return client.delete_file(file_id)

@@ -1,4 +1,4 @@
-"""The commands that look at data before a GPU does: `validate` a job, `inspect` what a row teaches.
+"""The commands that show data before it is trained on: `validate` checks a job, `inspect` shows rows.
 
 Trained text is green and the rest dim; without colour, trained text stands between [[ and ]].
 """
@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from app.cli.client import Client
-from app.cli.client_views import Row, Validation
-from app.cli.input import BadInput, SpecFile, Url, connect, console, lent_file, read_spec, with_file
-from app.cli.report import failure_lines, notice_lines, report_lines
+from app.cli.errors import BadInput
+from app.cli.input import SpecFile, Url, connect, console, read_spec, temporary_upload, with_file
 from app.cli.text import visible
+from app.jobs.data_schemas import RowView, Validation
 
 USUAL_PREVIEW, LONGEST_PREVIEW = 3, 20
 INVALID = 1
-Lines = Callable[[Row], Iterable[str]]
+Lines = Callable[[RowView], Iterable[str]]
 
 
 def validate(
@@ -26,7 +26,7 @@ def validate(
     file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to check with it")] = None,
     url: Url = None,
 ) -> None:
-    """Check a job and every row of its data, and submit nothing. Exit code 0: it is valid, 1: it is not."""
+    """Check a job and every row of its data without submitting it. Exit code 0: it is valid, 1: it is not."""
     job_spec = read_spec(spec)
     with connect(url) as client:
         _report(_validated(client, job_spec, file, preview=0))
@@ -45,7 +45,7 @@ def inspect(
     no_color: Annotated[bool, typer.Option("--no-color", help="put trained text between [[ and ]]")] = False,
     url: Url = None,
 ) -> None:
-    """Show what a row teaches: the text that the trainer gets, and which of it is trained."""
+    """Show rows as they are trained on: the text that the trainer gets, and which parts of it are trained."""
     has_colour = console.is_terminal and not console.no_color and not no_color
     lines = partial(row_lines, has_colour=has_colour, has_ids=tokens)
     chosen = {"model_name": model, "chat_template": template, "max_seq_length": max_seq_length}
@@ -77,12 +77,14 @@ def _inspect_file(client: Client, path: Path, model: dict[str, Any], record: int
 def _validated(client: Client, spec: dict[str, Any], file: Path | None, *, preview: int) -> Validation:
     if file is None:
         return client.validate(spec, preview)
-    with lent_file(client, file) as file_id:
+    with temporary_upload(client, file) as file_id:
         return client.validate(with_file(spec, file_id), preview)
 
 
 def _report(found: Validation) -> None:
-    """Say what was found; the command ends with 1 where the job is not valid."""
+    """Print the result; the command ends with 1 if the job is not valid."""
+    from app.cli.report import failure_lines, notice_lines, report_lines  # slow to import: it knows every report
+
     _print(report_lines(found.data_report or {}))
     _print(notice_lines(found.notices, found.data_report or {}))
     if found.error is not None:
@@ -97,8 +99,8 @@ def _print(lines: Iterable[str]) -> None:
         typer.echo(line)
 
 
-def row_lines(row: Row, *, has_colour: bool, has_ids: bool) -> Iterator[str]:
-    """Its counts, its text, what was cut off behind, and with `has_ids` the token ids of every span."""
+def row_lines(row: RowView, *, has_colour: bool, has_ids: bool) -> Iterator[str]:
+    """The row's counts, its text, how much was cut off, and with `has_ids` the token ids of every span."""
     trained = _piece(f"{row.supervised_tokens:,} trained", is_trained=True, has_colour=has_colour)
     rest = _piece(f"{row.tokens - row.supervised_tokens:,} not trained", is_trained=False, has_colour=has_colour)
     yield f"record {row.record} of {row.split}: {row.tokens:,} tokens, {trained}, {rest}, {row.cut_tokens:,} cut off"

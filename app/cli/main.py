@@ -1,11 +1,11 @@
 """The `tunesmith` command. It starts the service, and talks to a running one through the REST API only.
 
-Exit codes: 0 done, 1 an error or a failed job, 2 wrong usage or a cancelled job, 130 left with Ctrl-C.
+Exit codes: 0 done, 1 an error or a failed job, 2 wrong usage or a cancelled job, 130 ended with Ctrl-C.
 """
 
 import json
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,15 +13,13 @@ import typer
 from pydantic import ValidationError
 
 from app.cli import inspect as data_commands
-from app.cli.client import ApiError, Client, ServiceAbsent
-from app.cli.client_views import Job
-from app.cli.errors import error_lines
-from app.cli.input import BadInput, JobId, SpecFile, Url, connect, console, read_spec, upload_file, with_file
-from app.cli.text import visible
-from app.cli.watch import EXIT_CODES, outcome
-from app.cli.watch import watch as watch_job
+from app.cli.client import Client, requested_state
+from app.cli.errors import BadInput, CommandError, error_lines
+from app.cli.input import JobId, SpecFile, Url, connect, console, read_spec, upload_file, with_file
+from app.cli.text import print_table, visible
 from app.config import Settings
 from app.disk_faults import describe
+from app.jobs.schemas import JobView
 from app.lock import CannotStart, Interrupted
 
 INTERRUPTED = 130
@@ -30,18 +28,18 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pret
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command; whatever goes wrong is one line on stderr and an exit code."""
+    """Run the command. An error that the user can act on is a message on stderr and an exit code."""
     try:
         app(args=arguments)
-    except (ApiError, ValidationError, BadInput, CannotStart, ServiceAbsent) as error:
+    except (CommandError, ValidationError, CannotStart) as error:
         for line in error_lines(error):
             typer.echo(visible(line), err=True)
         sys.exit(INTERRUPTED if isinstance(error, Interrupted) else 1)
     except OSError as error:
-        told = describe(error)
-        if told is None:
+        message = describe(error)
+        if message is None:
             raise
-        typer.echo(visible(told), err=True)
+        typer.echo(visible(message), err=True)
         sys.exit(1)
     sys.exit(0)
 
@@ -51,7 +49,7 @@ def up(
     home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="of the API; 0: any free one")] = None,
 ) -> None:
-    """Start the whole service on this host. Ctrl-C stops all of it. TUNESMITH_ variables choose the rest."""
+    """Start the whole service on this host. Ctrl-C stops it. TUNESMITH_ variables are its other settings."""
     from app.supervisor import up as run  # the other commands need no database
 
     chosen = {name: value for name, value in (("home", home), ("port", port)) if value is not None}
@@ -60,8 +58,8 @@ def up(
 
 @app.command()
 def adopt(home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None) -> None:
-    """Say that home and database belong together, after one of them was replaced: what the database does not know is
-    swept from the home by the API, within an hour."""
+    """Declare that home and database belong together, after one of them was replaced. Jobs,
+    adapters and files that the database does not know are moved to `.trash` by the API, within an hour."""
     from app.installation import adopt as run  # the other commands need no database
 
     typer.echo(run(_settings(home)))
@@ -81,10 +79,10 @@ def backup(
 
 @app.command()
 def restore(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="what `backup` made")],
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="a folder that `backup` wrote")],
     home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None,
 ) -> None:
-    """Make an empty home and an empty database those of a backup, once all of it was found whole."""
+    """Restore a backup into an empty home and an empty database, once all its files have been verified."""
     from app.backup.service import restore as run  # the other commands need no database
 
     run(_settings(home), folder, typer.echo)
@@ -114,7 +112,7 @@ app.command()(data_commands.inspect)
 
 @app.command()
 def watch(job_id: JobId, url: Url = None) -> None:
-    """Show a job's progress until it ends. Ctrl-C only looks away: the job goes on."""
+    """Show a job's progress until it ends. Ctrl-C ends only the display: the job continues."""
     with connect(url) as client:
         _watch(client, job_id)
 
@@ -123,13 +121,13 @@ def watch(job_id: JobId, url: Url = None) -> None:
 def jobs(url: Url = None) -> None:
     """List the newest jobs."""
     with connect(url) as client:
-        found = client.jobs()
-    _table([("JOB", "NAME", "STATUS", "DONE", ""), *map(_row, found.data)], has_more=found.has_more)
+        page = client.jobs()
+    print_table([("JOB", "NAME", "STATUS", "DONE", ""), *map(_row, page.data)], has_more=page.has_more)
 
 
 @app.command()
 def job(job_id: JobId, url: Url = None) -> None:
-    """Print all that is known of a job, as JSON."""
+    """Print everything that the service knows of a job, as JSON."""
     with connect(url) as client:
         typer.echo(json.dumps(client.raw_job(job_id), indent=2))
 
@@ -142,47 +140,48 @@ def logs(
 ) -> None:
     """Print what a job's process printed."""
     with connect(url) as client:
-        _print_pieces(client.log(job_id, follow=follow))
+        for piece in client.log(job_id, follow=follow):
+            typer.echo(piece, nl=False)
 
 
 @app.command()
 def cancel(job_id: JobId, url: Url = None) -> None:
-    """Ask a job to end. A running one stops within seconds."""
+    """Cancel a job. A running job stops within seconds."""
     with connect(url) as client:
-        _say(client.cancel(job_id))
+        _print_status(client.request(job_id, "cancel"))
 
 
 @app.command()
 def pause(job_id: JobId, url: Url = None) -> None:
-    """Stop a job behind a checkpoint. A running one stops at its next step; resume lets it go on."""
+    """Pause a job. A running job writes a checkpoint at its next step and stops; `resume` continues it."""
     with connect(url) as client:
-        _say(client.pause(job_id))
+        _print_status(client.request(job_id, "pause"))
 
 
 @app.command()
 def resume(job_id: JobId, url: Url = None) -> None:
-    """Let a paused job go on behind its newest checkpoint."""
+    """Continue a paused job from its newest checkpoint."""
     with connect(url) as client:
-        _say(client.resume(job_id))
+        _print_status(client.request(job_id, "resume"))
 
 
 @app.command()
 def checkpoint(job_id: JobId, url: Url = None) -> None:
-    """Ask a running job for a checkpoint at its next step; it goes on."""
+    """Request a checkpoint of a running job at its next step; the job continues."""
     with connect(url) as client:
-        client.ask_for_checkpoint(job_id)
+        client.request_checkpoint(job_id)
 
 
 @app.command()
 def checkpoints(job_id: JobId, url: Url = None) -> None:
     """List the checkpoints that a job keeps, newest first."""
     with connect(url) as client:
-        found = client.checkpoints(job_id)
+        kept = client.checkpoints(job_id)
     rows = [
         (str(each.step), str(each.attempt), f"{each.bytes / 1e6:.1f} MB", f"{each.seconds:.1f} s", f"{each.created_at}")
-        for each in found.data
+        for each in kept.data
     ]
-    _table([("STEP", "ATTEMPT", "SIZE", "TOOK", "MADE"), *rows], has_more=False)
+    print_table([("STEP", "ATTEMPT", "SIZE", "TOOK", "MADE"), *rows], has_more=False)
 
 
 @app.command()
@@ -206,19 +205,18 @@ def upload(
 def adapters(url: Url = None) -> None:
     """List the newest adapters."""
     with connect(url) as client:
-        found = client.adapters()
+        page = client.adapters()
     rows = [
-        (each.id, each.base_model, each.kind, str(each.rank or "-"), f"{each.bytes / 1e6:.1f} MB")
-        for each in found.data
+        (each.id, each.base_model, each.kind, str(each.rank or "-"), f"{each.bytes / 1e6:.1f} MB") for each in page.data
     ]
-    _table([("ADAPTER", "BASE", "KIND", "RANK", "SIZE"), *rows], has_more=found.has_more)
+    print_table([("ADAPTER", "BASE", "KIND", "RANK", "SIZE"), *rows], has_more=page.has_more)
 
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from stdin")],
+    prompt: Annotated[str, typer.Argument(help="the prompt; - reads it from stdin")],
     adapter: Annotated[
-        str | None, typer.Option(help="a trained adapter, or a job: its adapter, or its newest checkpoint")
+        str | None, typer.Option(help="a trained adapter, or a job, which means its adapter or its newest checkpoint")
     ] = None,
     model: Annotated[str | None, typer.Option(help="a base model to ask instead")] = None,
     system: Annotated[str | None, typer.Option(help="a system message before the prompt")] = None,
@@ -229,29 +227,31 @@ def generate(
     max_new_tokens: Annotated[int | None, typer.Option()] = None,
     url: Url = None,
 ) -> None:
-    """Ask an adapter or a base model; the answer is printed as it is made."""
+    """Ask an adapter or a base model. The answer is printed while it is generated."""
     if (adapter is None) == (model is None):
         raise BadInput("one of --adapter and --model should say who is to answer")
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
-    sampling = {
+    options = {
+        "adapter": adapter,
+        "model": model,
         "temperature": temperature,
         "top_p": top_p,
         "min_p": min_p,
         "seed": seed,
         "max_new_tokens": max_new_tokens,
     }
-    order = {"adapter": adapter, "model": model, "messages": messages, **sampling}
+    chosen = {name: value for name, value in options.items() if value is not None}
     with connect(url) as client:
-        checkpoint = _print_answer(client.generate({name: value for name, value in order.items() if value is not None}))
+        checkpoint = _print_answer(client.generate({**chosen, "messages": messages}))
     if checkpoint is not None:
         typer.echo(f"answered by {checkpoint}, a checkpoint, which nobody has proved", err=True)
 
 
 @app.command()
 def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder with a model")] = None) -> None:
-    """Teach a model the Fibonacci numbers: ask it before, train it by a job, ask it after."""
-    from app.cli.demo import run  # the other commands need none of it
+    """Teach a model the Fibonacci numbers: test it, train it with a job, and test it again."""
+    from app.cli.demo import run  # it imports the supervisor, which the other commands do not need
 
     raise typer.Exit(run(model, console))
 
@@ -268,8 +268,10 @@ def _settings(home: Path | None) -> Settings:
 
 
 def _watch(client: Client, job_id: str) -> NoReturn:
+    from app.cli.watch import EXIT_CODES, outcome, show_progress  # slow to import: it knows every event
+
     try:
-        job = watch_job(client, job_id, console)
+        job = show_progress(client, job_id, console)
     except KeyboardInterrupt:
         typer.echo(f"job {job_id} goes on; look at it again with: tunesmith watch {job_id}", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -277,13 +279,13 @@ def _watch(client: Client, job_id: str) -> NoReturn:
     raise typer.Exit(EXIT_CODES[job.status])
 
 
-def _say(job: Job) -> None:
-    """Where the job is, and what it is asked for as long as it has not done that."""
-    typer.echo(f"{job.status}, {job.wish}" if job.wish else job.status)
+def _print_status(job: JobView) -> None:
+    state = requested_state(job)
+    typer.echo(f"{job.status}, {state}" if state else job.status)
 
 
 def _print_answer(pieces: Generator[str, None, str | None]) -> str | None:
-    """Print all pieces and end their line, also where Ctrl-C cuts the answer; what stands behind the last one."""
+    """Print all pieces and end their line, also if Ctrl-C ends the answer. Returns what the generator returns."""
     has_begun = False
     try:
         while True:
@@ -291,27 +293,13 @@ def _print_answer(pieces: Generator[str, None, str | None]) -> str | None:
             has_begun = True
     except StopIteration as end:
         has_begun = True
-        found: str | None = end.value
-        return found
+        checkpoint: str | None = end.value
+        return checkpoint
     finally:
         if has_begun:
             typer.echo()
 
 
-def _print_pieces(pieces: Iterator[str]) -> None:
-    for piece in pieces:
-        typer.echo(piece, nl=False)
-
-
-def _row(job: Job) -> tuple[str, ...]:
+def _row(job: JobView) -> tuple[str, ...]:
     progress = f"{job.progress.percent:.0f} %" if job.progress else "-"
-    return job.id, job.name, job.status, progress, job.adapter_id or job.wish or job.phase or ""
-
-
-def _table(rows: list[tuple[str, ...]], *, has_more: bool) -> None:
-    """Columns for eyes and for `awk`."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if has_more:
-        typer.echo("there are older ones", err=True)
+    return job.id, job.name, job.status, progress, job.adapter_id or requested_state(job) or job.phase or ""

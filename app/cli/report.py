@@ -1,12 +1,13 @@
-"""What a check found in a dataset, in lines for a person: counts, what was left out, what is worth a look, lengths."""
+"""Prints the report of a check for a person: counts, omitted rows, warnings, and lengths in tokens."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from app.cli.client_views import Failure, Json, View
-from app.cli.text import in_line
+from app.cli.text import in_line, problem_line
+from app.contracts.stored import read
+from app.contracts.tokens import Bucket, Named, TokenReport
+from app.files.report import Counted, DataReport
+from app.jobs.schemas import JobError
 
 MOST_NAMED = 5
 LONGEST_BAR = 40
@@ -14,82 +15,27 @@ SOURCES = ("source", "eval_source")
 SETS = ("train", "eval")
 # The lists of a report that have a line for each entry.
 NAMED_IN_LINES = ("fixes", "warnings", "left_out", "findings")
+Json = Mapping[str, Any]
 
 
-class Named(View):
-    code: str
-    message: str | None = None
-    count: int
-    records: list[int]
-
-
-class SourceReport(View):
-    """The rows of a source, before they are tokens."""
-
-    format: str
-    layout: str | None
-    records: int
-    dropped: int
-    problem_count: int
-    problems: list[Json]
-    fixes: list[Named] = []
-    warnings: list[Named] = []
-
-
-class Bucket(View):
-    up_to: int
-    rows: int
-
-
-class Spread(View):
-    p50: int
-    p99: int
-    histogram: list[Bucket]
-
-
-class SetReport(View):
-    """The rows of a set, in tokens."""
-
-    rows: int
-    tokens: int
-    supervised_tokens: int
-    max_seq_length: int
-    longest_row_tokens: int
-    longest_record: int
-    row_tokens: Spread
-    truncated_rows: int
-    truncated_tokens: int
-    left_out: list[Named]
-    findings: list[Named]
-    duplicates: int
-
-
-SOURCE, SET = TypeAdapter(SourceReport), TypeAdapter(SetReport)
-
-
-def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """Reports of a form that this client does not know are left out."""
+def report_lines(report: Json) -> Iterator[str]:
+    """The sources as they were read, then the sets in tokens. A report of another version's form is omitted."""
     for name in SOURCES:
-        if _has(report, name, SourceReport):
-            yield from _source_lines(name, SOURCE.validate_python(report[name]))
+        if source := read(DataReport, report.get(name)):
+            yield from _source_lines(name, source)
     for name in SETS:
-        if _has(report, name, SetReport):
-            yield from _set_lines(name, SET.validate_python(report[name]))
+        if tokens := read(TokenReport, report.get(name)):
+            yield from _set_lines(name, tokens)
 
 
-def _has(report: Mapping[str, Any], name: str, form: type[View]) -> bool:
-    required = {field for field, known in form.model_fields.items() if known.is_required()}
-    return isinstance(report.get(name), dict) and report[name].keys() >= required
-
-
-def _source_lines(name: str, report: SourceReport) -> Iterator[str]:
+def _source_lines(name: str, report: DataReport) -> Iterator[str]:
     yield f"{name}: {report.records:,} records, {report.dropped:,} dropped; {report.format}, {report.layout or '-'}"
-    yield from problem_lines(report.problems, report.problem_count)
+    yield from problem_lines([problem.model_dump() for problem in report.problems], report.problem_count)
     for kind, named in (("fixed", report.fixes), ("warning", report.warnings)):
         yield from (_named_line(kind, each) for each in named)
 
 
-def _set_lines(name: str, report: SetReport) -> Iterator[str]:
+def _set_lines(name: str, report: TokenReport) -> Iterator[str]:
     share = f" ({100 * report.supervised_tokens / report.tokens:.1f} %)" if report.tokens else ""
     yield f"{name}: {report.rows:,} rows, {report.tokens:,} tokens, {report.supervised_tokens:,} of them trained{share}"
     length = report.row_tokens
@@ -113,27 +59,28 @@ def _bars(histogram: Sequence[Bucket]) -> Iterator[str]:
         yield f"  {bucket.up_to:>9,} {bar} {bucket.rows:,}"
 
 
-def _named_line(kind: str, named: Named) -> str:
+def _named_line(kind: str, named: Named | Counted) -> str:
     more = ", …" if named.count > MOST_NAMED else ""
     records = ", ".join(map(str, named.records[:MOST_NAMED]))
-    return f"  {kind}: {named.count:,} × {in_line(named.message or named.code)} (records {records}{more})"
+    text = named.message if isinstance(named, Named) else named.code
+    return f"  {kind}: {named.count:,} × {in_line(text)} (records {records}{more})"
 
 
-def notice_lines(notices: Sequence[Json], report: Mapping[str, Any]) -> Iterator[str]:
-    """Those that the lines of the report do not say already."""
-    said = {code for form in report.values() if isinstance(form, dict) for code in _codes(form)}
+def notice_lines(notices: Sequence[Json], report: Json) -> Iterator[str]:
+    """The notices that the lines of the report do not contain."""
+    reported = {code for part in report.values() if isinstance(part, dict) for code in _codes(part)}
     for notice in notices:
-        if notice.get("code") not in said:
+        if "message" in notice and notice.get("code") not in reported:
             yield f"notice: {in_line(str(notice['message']))}"
 
 
-def _codes(form: Mapping[str, Any]) -> Iterator[str]:
-    """What is named in the report of one source or set."""
+def _codes(part: Json) -> Iterator[str]:
+    """The codes in the report of one source or set."""
     for kind in NAMED_IN_LINES:
-        yield from (named["code"] for named in form.get(kind) or [])
+        yield from (named["code"] for named in part.get(kind) or [])
 
 
-def failure_lines(failure: Failure) -> Iterator[str]:
+def failure_lines(failure: JobError) -> Iterator[str]:
     yield f"{failure.code} ({failure.category}): {in_line(failure.message)}"
     yield from problem_lines(failure.details, len(failure.details))
     if failure.hint:
@@ -144,11 +91,3 @@ def problem_lines(problems: Sequence[Json], count: int) -> Iterator[str]:
     yield from (problem_line(problem) for problem in problems[:MOST_NAMED])
     if count > MOST_NAMED:
         yield f"  and {count - MOST_NAMED:,} more problems"
-
-
-def problem_line(detail: Json) -> str:
-    """`record 3, line 7, messages.0: found 12, expected a string`."""
-    places = [f"{name} {detail[name]}" for name in ("record", "line") if detail.get(name) is not None]
-    places += [detail["field"]] if detail.get("field") is not None else []
-    reason = [f"{name} {detail[name]}" for name in ("found", "expected") if detail.get(name) is not None]
-    return in_line(f"  {', '.join(places)}: {', '.join(reason)}")

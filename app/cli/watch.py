@@ -1,4 +1,4 @@
-"""Shows a job as it runs: a live bar on a terminal, plain lines elsewhere."""
+"""Shows a job as it runs: a progress bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,43 +9,27 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from app.cli.client import Client, JobDetail, JobEvent
-from app.cli.client_views import Json, View
+from app.cli.answers import read_answer
+from app.cli.client import Client, StreamedEvent, requested_state
 from app.cli.text import in_line, visible
+from app.contracts.events import RowsChecked, StepLogged
+from app.jobs.schemas import JobDetail
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2, "unknown": 1}
-# Where there is no terminal, lines of progress come no closer than this.
+# Without a terminal, lines of progress are printed no more often than this.
 QUIET_SECONDS = 5.0
 
-Show = Callable[[JobEvent], None]
+Json = dict[str, Any]
+Show = Callable[[StreamedEvent], None]
 
 
-class Step(View):
-    step: int
-    total_steps: int
-    loss: float | None
-    learning_rate: float | None
-    tokens_per_second: float
-    seconds: float
-
-
-class Rows(View):
-    """How far a check is; 0 bytes of an unknown total for rows of the hub."""
-
-    source: str
-    records: int
-    bytes_read: int
-    total_bytes: int | None
-    seconds: float
-
-
-def watch(client: Client, job_id: str, console: Console) -> JobDetail:
-    """Show a job's events, past ones first, until it has ended. Returns it as it ended."""
-    job = client.job(job_id)  # an unknown id or an absent service is said at once
+def show_progress(client: Client, job_id: str, console: Console) -> JobDetail:
+    """Show a job's events, past ones first, until it has ended. Returns the job as it ended."""
+    job = client.job(job_id)  # raises at once for an unknown id or an absent service
     if job.queue is not None:
         console.print(f"waiting at place {job.queue.position}: {job.queue.reason}")
-    if job.wish is not None:
-        console.print(job.wish)
+    if state := requested_state(job):
+        console.print(state)
     with _bar(console) if console.is_terminal else _lines(console) as show:
         for event in client.follow(job_id):
             show(event)
@@ -53,7 +37,7 @@ def watch(client: Client, job_id: str, console: Console) -> JobDetail:
 
 
 def outcome(job: JobDetail) -> str:
-    """How a job ended, and what can be done now."""
+    """How a job ended, and what its user can do next."""
     if job.status == "succeeded" and job.adapter_id:
         return f"job {job.id} succeeded; ask it: tunesmith generate --adapter {job.adapter_id} 'your prompt'"
     if job.error is None:
@@ -62,8 +46,8 @@ def outcome(job: JobDetail) -> str:
     return f"job {job.id} {job.status}: {job.error.code} ({job.error.category}): {job.error.message}{hint}"
 
 
-def describe(event: JobEvent) -> str | None:
-    """One line about an event; None for those that are shown otherwise."""
+def describe(event: StreamedEvent) -> str | None:
+    """One line about an event; None for an event that has no line."""
     line = _LINES.get(event.kind)
     return line(event.fields) if line is not None else None
 
@@ -71,8 +55,8 @@ def describe(event: JobEvent) -> str | None:
 def _status(fields: Json) -> str:
     if fields["status"] != "paused":
         return f"status: {fields['status']}"
-    why = f" ({in_line(fields['error']['message'])})" if fields.get("error") else ""
-    return f"status: paused{why}, until `tunesmith resume`"
+    reason = f" ({in_line(fields['error']['message'])})" if fields.get("error") else ""
+    return f"status: paused{reason}, until `tunesmith resume`"
 
 
 def _data(fields: Json) -> str:
@@ -126,14 +110,14 @@ _SHOWN = (
 )
 
 
-def checked(rows: Rows) -> str:
-    """How many rows of a dataset were checked so far, how fast, and which part of it that is."""
+def checked(rows: RowsChecked) -> str:
+    """How many rows of a dataset were checked so far, which part of it that is, and how fast."""
     part = f"  {100 * rows.bytes_read / rows.total_bytes:.0f} %" if rows.total_bytes else ""
     speed = f"  {rows.records / rows.seconds:,.0f} records/s" if rows.seconds > 0 else ""
     return f"{rows.source}: {rows.records:,} records{part}{speed}"
 
 
-def figures(step: Step) -> str:
+def figures(step: StepLogged) -> str:
     remaining = step.seconds / step.step * (step.total_steps - step.step) if step.step else None
     eta = timedelta(seconds=round(remaining)) if remaining is not None else "-"
     return (
@@ -148,12 +132,12 @@ def _bar(console: Console) -> Iterator[Show]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("waiting", total=None, figures="")
 
-        def show(event: JobEvent) -> None:
+        def show(event: StreamedEvent) -> None:
             if event.kind == "step":
-                step = Step.model_validate(event.fields)
+                step = read_answer(StepLogged, event.fields)
                 progress.update(task, completed=step.step, total=step.total_steps, figures=figures(step))
             elif event.kind == "rows":
-                rows = Rows.model_validate(event.fields)
+                rows = read_answer(RowsChecked, event.fields)
                 progress.update(task, completed=rows.bytes_read, total=rows.total_bytes, figures=checked(rows))
             elif line := describe(event):
                 progress.console.print(visible(line))
@@ -169,7 +153,7 @@ def _bar(console: Console) -> Iterator[Show]:
 def _lines(console: Console) -> Iterator[Show]:
     next_line = 0.0
 
-    def show(event: JobEvent) -> None:
+    def show(event: StreamedEvent) -> None:
         nonlocal next_line
         if event.kind not in ("step", "rows"):
             if line := describe(event):
@@ -181,14 +165,14 @@ def _lines(console: Console) -> Iterator[Show]:
     yield show
 
 
-def _is_last_step(event: JobEvent) -> bool:
+def _is_last_step(event: StreamedEvent) -> bool:
     return event.kind == "step" and event.fields["step"] == event.fields["total_steps"]
 
 
-def _progress_line(event: JobEvent) -> str:
+def _progress_line(event: StreamedEvent) -> str:
     if event.kind == "step":
-        return f"step {figures(Step.model_validate(event.fields))}"
-    return f"checking {checked(Rows.model_validate(event.fields))}"
+        return f"step {figures(read_answer(StepLogged, event.fields))}"
+    return f"checking {checked(read_answer(RowsChecked, event.fields))}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Unreadable:
+    """A stored document that cannot be read."""
+
+
 class Stored(BaseModel):
     """What is read of a stored document: the fields that are needed, and no others."""
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
 from app.contracts.stored import Stored, read
-from app.files.models import File
 from app.shown import UNREADABLE, StoredView, show
+
+if TYPE_CHECKING:  # the command reads these models without a database
+    from app.files.models import File
 
 
 class ShownWarning(Stored):
@@ -47,7 +49,7 @@ class FileView(StoredView):
     unreadable: list[str] = Field([], description=UNREADABLE)
 
     @classmethod
-    def of(cls, file: File) -> "FileView":
+    def of(cls, file: "File") -> "FileView":
         names = ("id", "bytes", "created_at", "filename", "purpose", "sha256", "format", "layout", "records")
         found = read(ShownFindings, file.report) or ShownFindings()
         warnings = None if found.warnings is None else sum(warning.count for warning in found.warnings)
@@ -64,7 +66,7 @@ class FilePage(BaseModel):
     has_more: bool
 
     @classmethod
-    def of(cls, files: Sequence[File], has_more: bool) -> "FilePage":
+    def of(cls, files: "Sequence[File]", has_more: bool) -> "FilePage":
         shown = [FileView.of(file) for file in files]
         first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
         return cls(data=shown, first_id=first, last_id=last, has_more=has_more)

@@ -1,15 +1,17 @@
 """What the job routes answer."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.columns import Unreadable
 from app.contracts.events import CheckMetrics, StepMetrics
-from app.jobs.models import Attempt, Job, JobEvent
+from app.contracts.stored import Unreadable
 from app.jobs.states import Desire, JobStatus
 from app.shown import UNREADABLE, StoredView, show
+
+if TYPE_CHECKING:  # the command reads these models without a database
+    from app.jobs.models import Attempt, Job, JobEvent
 
 STORED = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
@@ -125,7 +127,7 @@ class EventView(BaseModel):
     payload: dict[str, Any]
 
     @classmethod
-    def of(cls, event: JobEvent) -> "EventView":
+    def of(cls, event: "JobEvent") -> "EventView":
         payload = {"unreadable": True} if isinstance(event.payload, Unreadable) else event.payload
         return cls(seq=event.seq, kind=event.kind, at=event.at, attempt=event.epoch, payload=payload)
 
@@ -170,11 +172,11 @@ class JobDeleted(BaseModel):
     deleted: bool = True
 
 
-def listed(job: Job) -> JobView:
+def listed(job: "Job") -> JobView:
     return show(JobView, _fields(job))
 
 
-def detail(job: Job, queue: QueueView | None, attempts: list[Attempt]) -> JobDetail:
+def detail(job: "Job", queue: QueueView | None, attempts: "list[Attempt]") -> JobDetail:
     fields = {
         **_fields(job),
         "spec": job.spec,
@@ -188,7 +190,7 @@ def detail(job: Job, queue: QueueView | None, attempts: list[Attempt]) -> JobDet
     return show(JobDetail, fields)
 
 
-def _fields(job: Job) -> dict[str, Any]:
+def _fields(job: "Job") -> dict[str, Any]:
     """What both views read from the row."""
     own = {"object", "cancel_requested", "pause_requested", "unreadable"}
     is_asked = {Desire.CANCEL: not job.status.is_final, Desire.PAUSE: job.status.can_be_paused}

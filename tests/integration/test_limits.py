@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from app.cli.client import ApiError
-from app.cli.errors import error_lines
+from app.cli.errors import ApiError, error_lines
 from app.config import Settings
 from app.db import Database, utc_now
 from app.jobs.repository import LONGEST_DRY_RUN

@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy.dialects import sqlite
 
-from app.cli.client_views import Job
-from app.columns import Choice, Document, Unreadable, read_document
+from app.columns import Choice, Document, read_document
 from app.contracts.checkpoints import Written
 from app.contracts.events import ATTEMPT_EVENT
 from app.contracts.probe import Probe
 from app.contracts.spec import JobSpec
-from app.contracts.stored import read, read_json
+from app.contracts.stored import Unreadable, read, read_json
 from app.jobs.logs import LogOffsets
 from app.jobs.states import Desire, JobStatus, Stage
 from tests.unit.specs import a_body
@@ -81,9 +80,3 @@ def test_a_choice_of_another_version_is_unknown_or_its_own_text() -> None:
     assert Choice(Stage).process_result_value("export", SQLITE) == "export"
     with pytest.raises(ValueError, match="export"):
         Choice(Stage).process_bind_param("export", SQLITE)
-
-
-def test_a_client_takes_the_status_of_a_newer_service() -> None:
-    job = Job.model_validate({"id": "job-1", "name": "n", "status": "archived"})
-
-    assert (job.status, job.is_final) == ("unknown", True)

@@ -3,16 +3,12 @@
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-Json = dict[str, Any]
-
-
-def a_job() -> Json:
-    return {"id": "job-1", "name": "fib", "status": "succeeded", "adapter_id": "a-1"}
+from app.conditional import ConditionalGets
+from tests.unit.cli.answers import Json, a_file, a_job, a_page_of_adapters
 
 
 @dataclass
@@ -31,6 +27,7 @@ class RestService:
     answer: list[tuple[str, Json]] = field(default_factory=list)
     refusal: Json | None = None
     requests: list[str] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
     bodies: list[Json] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     lost: int = 0
@@ -38,6 +35,7 @@ class RestService:
 
     def app(self) -> FastAPI:
         app = FastAPI()
+        app.add_middleware(ConditionalGets)
         app.middleware("http")(self._note)
         _add_job_routes(app, self)
         _add_job_reading(app, self)
@@ -48,7 +46,9 @@ class RestService:
         self.requests.append(f"{request.method} {request.url.path}")
         if self.refusal is not None:
             return JSONResponse({"error": self.refusal}, status_code=422)
-        return await answer(request)
+        response = await answer(request)
+        self.statuses.append(response.status_code)
+        return response
 
     def messages(self, after: int) -> Iterator[str]:
         """The events above a number, the last of them the job's end."""
@@ -85,7 +85,7 @@ def _add_job_routes(app: FastAPI, service: RestService) -> None:
 def _add_job_reading(app: FastAPI, service: RestService) -> None:
     @app.get("/jobs")
     def jobs() -> Json:
-        return {"object": "list", "data": [service.job], "has_more": True}
+        return {"object": "list", "data": [service.job], "first_id": "job-1", "last_id": "job-1", "has_more": True}
 
     @app.get("/jobs/{job_id}")
     @app.post("/jobs/{job_id}/cancel")
@@ -104,19 +104,19 @@ def _add_job_reading(app: FastAPI, service: RestService) -> None:
     def logs(job_id: str, offset: int) -> Json:
         text = service.log[offset : offset + 5]
         end = offset + len(text)
-        return {"attempt": 1, "text": text, "next_offset": end, "is_complete": end == len(service.log)}
+        is_complete = end == len(service.log) and service.job["status"] != "running"
+        return {"attempt": 1, "text": text, "next_offset": end, "is_complete": is_complete}
 
 
 def _add_other_routes(app: FastAPI, service: RestService) -> None:
     @app.post("/files", status_code=201)
     async def upload(request: Request) -> Json:
         service.bodies.append({"multipart": (await request.body()).decode()})
-        return {"id": "file-1", "records": 1, "layout": "text"}
+        return a_file()
 
     @app.get("/adapters")
     def adapters() -> Json:
-        adapter = {"id": "a-1", "base_model": "tiny", "kind": "lora", "rank": 16, "bytes": 2_500_000}
-        return {"data": [adapter], "has_more": False}
+        return a_page_of_adapters()
 
     @app.post("/generate")
     async def generate(request: Request) -> StreamingResponse:

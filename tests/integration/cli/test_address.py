@@ -61,7 +61,7 @@ def test_the_service_is_where_its_own_variables_put_it(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "output"),
     [
         ("TUNESMITH_URL", "ftp://host", "--url or TUNESMITH_URL: found 'ftp://host', expected a URL such as"),
         ("TUNESMITH_URL", "localhost:abc", "--url or TUNESMITH_URL: found 'localhost:abc', expected a URL such as"),
@@ -70,11 +70,11 @@ def test_the_service_is_where_its_own_variables_put_it(
     ],
 )
 def test_an_address_that_is_none_names_its_variable(
-    tunesmith: Command, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+    tunesmith: Command, monkeypatch: pytest.MonkeyPatch, name: str, value: str, output: str
 ) -> None:
     monkeypatch.setenv(name, value)
 
-    assert tunesmith("jobs").startswith(f"1: {told}")
+    assert tunesmith("jobs").startswith(f"1: {output}")
 
 
 BROKEN = [
@@ -99,10 +99,10 @@ def test_a_broken_proxy_is_told_by_its_variable_and_never_its_value(
 ) -> None:
     monkeypatch.setenv(name, value)
 
-    told = tunesmith("jobs", "--url", "http://gpu-host.invalid:8000")
+    output = tunesmith("jobs", "--url", "http://gpu-host.invalid:8000")
 
-    assert told.startswith(f"1: {name} of the environment cannot be used: ")
-    assert "secret" not in told
+    assert output.startswith(f"1: {name} of the environment cannot be used: ")
+    assert "secret" not in output
 
 
 @pytest.mark.parametrize(("name", "value"), BROKEN)
@@ -137,8 +137,8 @@ def no_home() -> Path:
 def test_a_user_without_a_home_is_told_what_to_set(tunesmith: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", no_home)
 
-    told = "1: TUNESMITH_HOME: found '~/.tunesmith', expected a folder for all state: this user has no home"
-    assert tunesmith("up").startswith(told)
+    output = "1: TUNESMITH_HOME: found '~/.tunesmith', expected a folder for all state: this user has no home"
+    assert tunesmith("up").startswith(output)
 
 
 def test_a_user_without_a_home_needs_none_beside_the_folder_that_is_set(

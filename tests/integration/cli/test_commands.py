@@ -13,8 +13,9 @@ import pytest
 from fastapi import FastAPI, Response
 
 from app.cli.main import main
-from tests.integration.cli.rest_service import Json, RestService
+from tests.integration.cli.rest_service import RestService
 from tests.serving import serving
+from tests.unit.cli.answers import Json, figures
 
 REFUSAL = {
     "code": "invalid_dataset",
@@ -26,9 +27,8 @@ REFUSAL = {
 }
 
 
-def step(number: int, total: int = 4) -> Json:
-    figures = {"loss": 1 / number, "learning_rate": 1e-3, "tokens_per_second": 50.0, "seconds": 2.0 * number}
-    return {"kind": "step", "step": number, "total_steps": total, **figures}
+def step(number: int) -> Json:
+    return {"kind": "step", **figures(number)}
 
 
 @pytest.fixture
@@ -40,32 +40,32 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[RestService]:
 
 
 @dataclass
-class Told:
+class CommandResult:
     code: int
     out: str
     err: str
 
 
 @pytest.fixture
-def tunesmith(capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    def run(*arguments: str) -> Told:
+def tunesmith(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
+    def run(*arguments: str) -> CommandResult:
         with pytest.raises(SystemExit) as ended:
             main(list(arguments))
         captured = capsys.readouterr()
-        return Told(int(ended.value.code or 0), captured.out, captured.err)
+        return CommandResult(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
 
 
-Command = Callable[..., Told]
+Command = Callable[..., CommandResult]
 
 
 def test_a_submitted_job_is_named(service: RestService, tunesmith: Command, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text('{"name": "fib"}')
 
-    told = tunesmith("submit", str(tmp_path / "job.json"))
+    result = tunesmith("submit", str(tmp_path / "job.json"))
 
-    assert (told.code, told.out) == (0, "job-1\n")
+    assert (result.code, result.out) == (0, "job-1\n")
     assert service.bodies == [{"name": "fib"}]
 
 
@@ -81,9 +81,9 @@ def test_a_file_is_uploaded_and_named_in_the_job(service: RestService, tunesmith
     (tmp_path / "job.json").write_text('{"dataset": {"train_on": "all", "source": {"path": "x"}}}')
     (tmp_path / "rows.jsonl").write_text("{}\n")
 
-    told = tunesmith("submit", str(tmp_path / "job.json"), "--file", str(tmp_path / "rows.jsonl"))
+    result = tunesmith("submit", str(tmp_path / "job.json"), "--file", str(tmp_path / "rows.jsonl"))
 
-    assert told.code == 0
+    assert result.code == 0
     assert 'filename="rows.jsonl"' in service.bodies[0]["multipart"]
     assert service.bodies[1] == {"dataset": {"train_on": "all", "source": {"file": "file-1"}}}
 
@@ -94,17 +94,17 @@ def test_what_is_no_job_is_not_sent(
 ) -> None:
     (tmp_path / "job.json").write_text(text)
 
-    told = tunesmith("submit", str(tmp_path / "job.json"))
+    result = tunesmith("submit", str(tmp_path / "job.json"))
 
-    assert told.code == 1
-    assert reason in told.err
+    assert result.code == 1
+    assert reason in result.err
     assert service.requests == []
 
 
 def test_a_spec_that_is_not_there_is_said_in_one_line(tunesmith: Command) -> None:
-    told = tunesmith("submit", "/no/such/job.json")
+    result = tunesmith("submit", "/no/such/job.json")
 
-    assert told.err == (
+    assert result.err == (
         "/no/such/job.json is no JSON file that can be read: [Errno 2] No such file or directory: '/no/such/job.json'\n"
     )
 
@@ -116,18 +116,18 @@ def test_the_exit_code_of_a_watched_job_is_its_end(
     service.job["status"] = status
     (tmp_path / "job.json").write_text("{}")
 
-    told = tunesmith("submit", str(tmp_path / "job.json"), "--watch")
+    result = tunesmith("submit", str(tmp_path / "job.json"), "--watch")
 
-    assert told.code == code
-    assert f"job job-1 {status}" in told.out
+    assert result.code == code
+    assert f"job job-1 {status}" in result.out
 
 
 def test_watching_shows_where_the_job_is(service: RestService, tunesmith: Command) -> None:
     service.events = [{"kind": "status", "status": "running"}, step(1), step(2), step(4)]
 
-    told = tunesmith("watch", "job-1")
+    result = tunesmith("watch", "job-1")
 
-    assert told.out.splitlines() == [
+    assert result.out.splitlines() == [
         "status: running",
         "step 1/4  loss 1.0000  lr 1.00e-03  50 tokens/s  ETA 0:00:06",
         "step 4/4  loss 0.2500  lr 1.00e-03  50 tokens/s  ETA 0:00:00",
@@ -146,9 +146,9 @@ def test_a_broken_stream_is_taken_up_where_it_broke(service: RestService, tunesm
     service.events = [{"kind": "notice", "message": f"number {n}"} for n in range(1, 4)]
     service.breaks = [2]
 
-    told = tunesmith("watch", "job-1")
+    result = tunesmith("watch", "job-1")
 
-    assert told.out.splitlines()[:3] == ["notice: number 1", "notice: number 2", "notice: number 3"]
+    assert result.out.splitlines()[:3] == ["notice: number 1", "notice: number 2", "notice: number 3"]
     assert service.requests.count("GET /jobs/job-1/stream") == 2
 
 
@@ -169,19 +169,19 @@ def test_a_failed_job_says_why_and_what_helps(service: RestService, tunesmith: C
     error = {"category": "user_error", "code": "out_of_memory", "message": "40 GB needed", "hint": "load_in_4bit"}
     service.job.update(status="failed", error=error)
 
-    told = tunesmith("watch", "job-1")
+    result = tunesmith("watch", "job-1")
 
-    assert told.out == "status: failed\njob job-1 failed: out_of_memory (user_error): 40 GB needed\nload_in_4bit\n"
+    assert result.out == "status: failed\njob job-1 failed: out_of_memory (user_error): 40 GB needed\nload_in_4bit\n"
 
 
 def test_an_error_of_the_service_is_placed(service: RestService, tunesmith: Command, tmp_path: Path) -> None:
     service.refusal = REFUSAL
     (tmp_path / "rows.jsonl").write_text("{}\n")
 
-    told = tunesmith("upload", str(tmp_path / "rows.jsonl"))
+    result = tunesmith("upload", str(tmp_path / "rows.jsonl"))
 
-    assert (told.code, told.out) == (1, "")
-    assert told.err.splitlines() == [
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines() == [
         "invalid_dataset: 2 records are wrong",
         "  record 3, line 7, conversations.0: found 12, expected an object",
     ]
@@ -190,22 +190,22 @@ def test_an_error_of_the_service_is_placed(service: RestService, tunesmith: Comm
 def test_an_uploaded_file_is_named(service: RestService, tunesmith: Command, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}\n")
 
-    told = tunesmith("upload", str(tmp_path / "rows.jsonl"))
+    result = tunesmith("upload", str(tmp_path / "rows.jsonl"))
 
-    assert (told.out, told.err) == ("file-1\n", "rows.jsonl: records 1, layout text\n")
+    assert (result.out, result.err) == ("file-1\n", "rows.jsonl: records 1, layout text\n")
 
 
 def test_jobs_are_listed_in_columns(service: RestService, tunesmith: Command) -> None:
-    progress = {"step": 3, "total_steps": 12, "percent": 25.0}
+    progress = {**figures(3, 12), "percent": 25.0, "eta_seconds": None, "gpu_memory_bytes": None}
     service.job.update(status="running", adapter_id=None, phase="train", progress=progress)
 
-    told = tunesmith("jobs")
+    result = tunesmith("jobs")
 
-    assert [line.split() for line in told.out.splitlines()] == [
+    assert [line.split() for line in result.out.splitlines()] == [
         ["JOB", "NAME", "STATUS", "DONE"],
         ["job-1", "fib", "running", "25", "%", "train"],
     ]
-    assert told.err == "there are older ones\n"
+    assert result.err == "there are older ones\n"
 
 
 def test_a_job_is_shown_whole(service: RestService, tunesmith: Command) -> None:
@@ -213,9 +213,9 @@ def test_a_job_is_shown_whole(service: RestService, tunesmith: Command) -> None:
 
 
 def test_adapters_are_listed_in_columns(service: RestService, tunesmith: Command) -> None:
-    told = tunesmith("adapters")
+    result = tunesmith("adapters")
 
-    assert told.out.splitlines()[1].split() == ["a-1", "tiny", "lora", "16", "2.5", "MB"]
+    assert result.out.splitlines()[1].split() == ["a-1", "tiny", "lora", "16", "2.5", "MB"]
 
 
 @pytest.mark.parametrize("follow", [(), ("-f",)])
@@ -235,9 +235,7 @@ def test_a_log_is_printed_to_its_end(service: RestService, tunesmith: Command, f
         ("delete", "DELETE /jobs/job-1"),
     ],
 )
-def test_a_job_is_told_what_to_do_by_its_id(
-    service: RestService, tunesmith: Command, command: str, request_line: str
-) -> None:
+def test_a_job_is_changed_by_its_id(service: RestService, tunesmith: Command, command: str, request_line: str) -> None:
     assert tunesmith(command, "job-1").code == 0
     assert service.requests == [request_line]
 
@@ -245,9 +243,9 @@ def test_a_job_is_told_what_to_do_by_its_id(
 def test_an_answer_is_printed_as_it_comes(service: RestService, tunesmith: Command) -> None:
     service.answer = [("delta", {"text": "1\u2028"}), ("delta", {"text": "44"}), ("finish", {"checkpoint": None})]
 
-    told = tunesmith("generate", "--adapter", "a-1", "--system", "be short", "--temperature", "0", "after 89?")
+    result = tunesmith("generate", "--adapter", "a-1", "--system", "be short", "--temperature", "0", "after 89?")
 
-    assert (told.out, told.err) == ("1\u202844\n", "")
+    assert (result.out, result.err) == ("1\u202844\n", "")
     messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": "after 89?"}]
     assert service.bodies == [{"adapter": "a-1", "messages": messages, "temperature": 0.0, "stream": True}]
 
@@ -255,39 +253,39 @@ def test_an_answer_is_printed_as_it_comes(service: RestService, tunesmith: Comma
 def test_a_checkpoint_that_answers_is_named(service: RestService, tunesmith: Command) -> None:
     service.answer = [("finish", {"model": "job-1@step-40", "checkpoint": {"job": "job-1", "step": 40}})]
 
-    told = tunesmith("generate", "--adapter", "job-1", "after 89?").err
-    assert told == "answered by job-1@step-40, a checkpoint, which nobody has proved\n"
+    result = tunesmith("generate", "--adapter", "job-1", "after 89?").err
+    assert result == "answered by job-1@step-40, a checkpoint, which nobody has proved\n"
 
 
 def test_an_answer_that_breaks_off_is_an_error(service: RestService, tunesmith: Command) -> None:
     error = {"code": "engine_unavailable", "message": "the engine ended", "details": []}
     service.answer = [("delta", {"text": "1"}), ("error", {"error": error})]
 
-    told = tunesmith("generate", "--model", "tiny", "after 89?")
+    result = tunesmith("generate", "--model", "tiny", "after 89?")
 
-    assert (told.code, told.err) == (1, "engine_unavailable: the engine ended\n")
+    assert (result.code, result.err) == (1, "engine_unavailable: the engine ended\n")
 
 
-def test_without_a_service_the_way_to_start_one_is_told(tunesmith: Command) -> None:
-    told = tunesmith("jobs", "--url", "http://127.0.0.1:1")
+def test_without_a_service_the_command_says_how_to_start_one(tunesmith: Command) -> None:
+    result = tunesmith("jobs", "--url", "http://127.0.0.1:1")
 
-    assert told.code == 1
-    assert told.err == "no service at http://127.0.0.1:1; start one with `tunesmith up`\n"
+    assert result.code == 1
+    assert result.err == "no service at http://127.0.0.1:1; start one with `tunesmith up`\n"
 
 
 def test_another_program_at_the_url_is_recognised(tunesmith: Command) -> None:
     other = FastAPI()
     other.add_api_route("/jobs", lambda: Response("<html>hello</html>"))
     with serving(other) as url:
-        told = tunesmith("jobs", "--url", url)
+        result = tunesmith("jobs", "--url", url)
 
-    assert (told.code, told.err) == (1, f"what answers at {url} is not Tunesmith\n")
+    assert (result.code, result.err) == (1, f"what answers at {url} is not Tunesmith\n")
 
 
 def test_a_setting_that_is_wrong_is_named(tunesmith: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_LEASE_SECONDS", "soon")
 
-    told = tunesmith("up")
+    result = tunesmith("up")
 
-    assert told.code == 1
-    assert told.err == "TUNESMITH_LEASE_SECONDS: found 'soon', expected a valid number\n"
+    assert result.code == 1
+    assert result.err == "TUNESMITH_LEASE_SECONDS: found 'soon', expected a valid number\n"

@@ -78,8 +78,8 @@ def test_a_wrong_field_is_named_with_the_nearest_known_one(tunesmith: Command, t
 
     code, _, err = tunesmith("submit", str(tmp_path / "job.json"))
 
-    told = "invalid_request: lora.lora_r: found the key 'lora_r', expected no such field; did you mean lora.r?\n"
-    assert (code, err) == (1, told)
+    message = "invalid_request: lora.lora_r: found the key 'lora_r', expected no such field; did you mean lora.r?\n"
+    assert (code, err) == (1, message)
 
 
 def test_a_bad_row_is_placed(tunesmith: Command, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-"""The command for jobs that pause and go on, and for answers that are lost on their way."""
+"""The command for jobs that pause and go on, and for answers that are lost, incomplete or known already."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from app.cli import client as client_module
-from app.cli.client import AnswerLost, ApiError, Client
+from app.cli.client import Client
+from app.cli.errors import AnswerLost, ApiError
 from app.cli.main import main
-from tests.integration.cli.rest_service import Json, RestService
+from tests.integration.cli.rest_service import RestService
 from tests.serving import serving
+from tests.unit.cli.answers import NOW, Json
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -34,7 +36,7 @@ def tunesmith(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.mark.parametrize(
-    ("command", "changes", "said"),
+    ("command", "changes", "line"),
     [
         ("pause", {"status": "running", "pause_requested": True}, "running, pausing"),
         ("pause", {"status": "paused"}, "paused"),
@@ -43,16 +45,23 @@ def tunesmith(capsys: pytest.CaptureFixture[str]) -> Command:
     ],
 )
 def test_a_command_says_where_the_job_is_and_what_it_is_asked_for(
-    service: RestService, tunesmith: Command, command: str, changes: Json, said: str
+    service: RestService, tunesmith: Command, command: str, changes: Json, line: str
 ) -> None:
     service.job.update(changes)
 
-    assert tunesmith(command, "job-1") == (0, f"{said}\n", "")
+    assert tunesmith(command, "job-1") == (0, f"{line}\n", "")
 
 
 def test_the_checkpoints_of_a_job_are_listed(service: RestService, tunesmith: Command) -> None:
     service.checkpoints = [
-        {"step": step, "attempt": 2, "bytes": 2_500_000, "seconds": 0.25, "created_at": "2026-11-25T12:00:00Z"}
+        {
+            "step": step,
+            "attempt": 2,
+            "bytes": 2_500_000,
+            "sha256": "0",
+            "seconds": 0.25,
+            "created_at": f"{NOW}",
+        }
         for step in (40, 20)
     ]
     lines = tunesmith("checkpoints", "job-1")[1].splitlines()
@@ -141,3 +150,23 @@ def test_a_submit_that_was_refused_is_not_sent_again(service: RestService, statu
         client.submit({})
 
     assert len(service.keys) == 1
+
+
+def test_a_log_that_has_not_grown_is_not_sent_again(service: RestService) -> None:
+    service.job["status"] = "running"
+    with Client(service.url) as client:
+        pieces = client.log("job-1", follow=True)
+        assert [next(pieces) for _ in range(3)] == ["", "", ""]
+
+        service.log = "more"
+        assert next(pieces) == "more"
+
+    assert service.statuses == [200, 304, 304, 304, 200]
+
+
+def test_an_answer_that_lacks_a_field_is_an_error_of_one_line(service: RestService, tunesmith: Command) -> None:
+    del service.job["created_at"]
+    code, out, err = tunesmith("jobs")
+
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.endswith("another version: data.0.created_at is missing\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.demo import ANSWER, EXAMPLE, QUESTION, Base, Exam, find_base, is_better, last_number
+from app.cli.demo import ANSWER, EXAMPLE, QUESTION, DemoModel, Exam, find_model, is_better, last_number
 from app.contracts.spec import ALL_PROJECTIONS, JobSpec
 
 SILENT: Any = None
@@ -96,8 +96,8 @@ def test_a_folder_with_a_model_is_taken_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.json").write_text("{}")
 
-    assert find_base(str(tmp_path / "tiny"), SILENT) == Base("tiny", tmp_path)
+    assert find_model(str(tmp_path / "tiny"), SILENT) == DemoModel("tiny", tmp_path)
 
 
 def test_another_name_is_left_to_the_service() -> None:
-    assert find_base("org/name", SILENT) == Base("org/name", None)
+    assert find_model("org/name", SILENT) == DemoModel("org/name", None)

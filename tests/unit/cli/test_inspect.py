@@ -4,19 +4,20 @@ import re
 
 import pytest
 
-from app.cli.client_views import Row, Span
 from app.cli.inspect import row_lines
 from app.cli.text import in_line, visible
+from app.jobs.data_schemas import RowView, SpanView
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def a_row(*spans: tuple[str, bool], cut: int = 0) -> Row:
-    shown = [Span(text=text, trained=trained, token_ids=list(range(len(text)))) for text, trained in spans]
+def a_row(*spans: tuple[str, bool], cut: int = 0) -> RowView:
+    shown = [SpanView(text=text, trained=trained, token_ids=list(range(len(text)))) for text, trained in spans]
     counts = [(len(span.token_ids), span.trained) for span in shown]
-    return Row(
+    return RowView(
         record=3,
         split="train",
+        text="".join(span.text for span in shown),
         tokens=sum(count for count, _ in counts),
         supervised_tokens=sum(count for count, trained in counts if trained),
         cut_tokens=cut,
@@ -24,7 +25,7 @@ def a_row(*spans: tuple[str, bool], cut: int = 0) -> Row:
     )
 
 
-def lines(row: Row, *, has_colour: bool = False, has_ids: bool = False) -> list[str]:
+def lines(row: RowView, *, has_colour: bool = False, has_ids: bool = False) -> list[str]:
     return list(row_lines(row, has_colour=has_colour, has_ids=has_ids))
 
 

@@ -4,24 +4,37 @@ from typing import Any
 
 import pytest
 
-from app.cli.client_views import Failure
-from app.cli.report import failure_lines, notice_lines, problem_line, report_lines
+from app.cli.report import failure_lines, notice_lines, report_lines
+from app.cli.text import problem_line
 from app.contracts.tokens import Bucket, Spread
+from app.errors import Problem
+from app.files.layouts import Layout
+from app.files.report import DataReport, Duplicates
+from app.jobs.schemas import JobError
 from tests.unit.learned import a_token_report, left_out
 
 PROBLEM = {"record": 3, "line": 7, "field": "messages.0", "code": "x", "found": "12", "expected": "an object"}
 
 
 def a_source(**changes: Any) -> dict[str, Any]:
-    usual = {
-        "format": "jsonl",
-        "layout": "sharegpt",
-        "records": 1200,
-        "dropped": 1,
-        "problem_count": 1,
-        "problems": [PROBLEM],
-    }
-    return {**usual, **changes}
+    usual = DataReport(
+        format="jsonl",
+        is_gzip=False,
+        layout=Layout.SHAREGPT,
+        sha256=None,
+        records=1200,
+        kept=1199,
+        dropped=1,
+        problem_count=1,
+        problems=[Problem.model_validate(PROBLEM)],
+        fixes=[],
+        warnings=[],
+        ignored_keys=[],
+        duplicates=Duplicates(count=0, records=[], looked_at=1199),
+        longest_characters=100,
+        longest_record=2,
+    )
+    return {**usual.model_dump(mode="json"), **changes}
 
 
 def a_set(**changes: Any) -> dict[str, Any]:
@@ -70,7 +83,7 @@ def test_a_report_of_another_form_is_left_out(report: dict[str, Any]) -> None:
 
 
 def test_a_failure_says_what_helps() -> None:
-    failure = Failure(category="user_error", code="c", message="m\x1b", hint="do this", details=[PROBLEM])
+    failure = JobError(category="user_error", code="c", message="m\x1b", hint="do this", details=[PROBLEM])
 
     assert list(failure_lines(failure)) == ["c (user_error): m\\x1b", problem_line(PROBLEM), "do this"]
 

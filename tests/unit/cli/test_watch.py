@@ -6,24 +6,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.cli.client import JobDetail, JobEvent
-from app.cli.watch import Rows, Step, _bar, _lines, checked, describe, figures, outcome
+from app.cli.client import StreamedEvent
+from app.cli.watch import _bar, _lines, checked, describe, figures, outcome
+from app.contracts.events import RowsChecked, StepLogged
+from app.jobs.schemas import JobDetail
+from tests.unit.cli import answers
 
 
-def an_event(kind: str, **fields: Any) -> JobEvent:
-    return JobEvent(1, kind, fields)
+def an_event(kind: str, **fields: Any) -> StreamedEvent:
+    return StreamedEvent(1, kind, fields)
 
 
 def a_step(**changes: Any) -> dict[str, Any]:
-    usual = {
-        "step": 3,
-        "total_steps": 12,
-        "loss": 0.5,
-        "learning_rate": 2e-4,
-        "tokens_per_second": 1234.5,
-        "seconds": 6.0,
-    }
-    return {**usual, **changes}
+    usual = {"loss": 0.5, "learning_rate": 2e-4, "tokens_per_second": 1234.5}
+    return {**answers.figures(3, 12), **usual, **changes}
 
 
 @pytest.mark.parametrize(
@@ -55,18 +51,18 @@ def a_step(**changes: Any) -> dict[str, Any]:
         (an_event("something newer"), None),
     ],
 )
-def test_an_event_is_one_line_or_none(event: JobEvent, line: str | None) -> None:
+def test_an_event_is_one_line_or_none(event: StreamedEvent, line: str | None) -> None:
     assert describe(event) == line
 
 
 def test_a_step_shows_how_far_how_well_and_how_long() -> None:
-    line = figures(Step.model_validate(a_step()))
+    line = figures(StepLogged.model_validate(a_step()))
 
     assert line == "3/12  loss 0.5000  lr 2.00e-04  1,234 tokens/s  ETA 0:00:18"
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
-    line = figures(Step.model_validate(a_step(step=0, loss=None, learning_rate=None)))
+    line = figures(StepLogged.model_validate(a_step(step=0, loss=None, learning_rate=None)))
 
     assert line == "0/12  loss -  lr -  1,234 tokens/s  ETA -"
 
@@ -92,7 +88,7 @@ def test_a_terminal_gets_a_bar_with_the_newest_figures() -> None:
     ],
 )
 def test_a_check_shows_how_far_and_how_fast(total: int | None, line: str) -> None:
-    rows = Rows(source="source", records=1200, bytes_read=100, total_bytes=total, seconds=2.0)
+    rows = RowsChecked(source="source", records=1200, bytes_read=100, total_bytes=total, seconds=2.0)
 
     assert checked(rows) == line
 
@@ -134,10 +130,12 @@ def test_what_a_job_says_is_shown_as_it_is(text: str) -> None:
 
 
 def test_a_trained_adapter_can_be_asked_at_once() -> None:
-    job = JobDetail(id="job-1", name="fib", status="succeeded", adapter_id="adapter-1")
+    job = JobDetail.model_validate(answers.a_job(adapter_id="adapter-1"))
 
     assert outcome(job) == "job job-1 succeeded; ask it: tunesmith generate --adapter adapter-1 'your prompt'"
 
 
 def test_a_cancelled_job_is_named() -> None:
-    assert outcome(JobDetail(id="job-1", name="fib", status="cancelled")) == "job job-1 cancelled"
+    job = JobDetail.model_validate(answers.a_job(status="cancelled"))
+
+    assert outcome(job) == "job job-1 cancelled"
