@@ -14,11 +14,14 @@ from pathlib import Path
 
 from sqlalchemy import Integer, String, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.config import Settings
 from app.db import Base, Database, UtcDateTime, utc_now
 from app.ids import new_id
+from app.lock import CannotStart
 
 FILE = "installation"
 
@@ -66,10 +69,18 @@ def mark(home: Path, name: str) -> None:
 
 
 def adopt(settings: Settings) -> str:
-    """Mark the home as that of the database, whatever it was; a sentence about it."""
-    with closing(Database.open(settings.database)) as database:
-        name = of_database(database)
-    mark(settings.root, name)
+    """Mark the home as that of the database, whatever it was; a sentence about it.
+
+    Raises `CannotStart` where the database cannot be used or the home cannot be written.
+    """
+    try:
+        with closing(Database.open(settings.database)) as database:
+            name = of_database(database)
+        mark(settings.root, name)
+    except DBAPIError as error:
+        raise CannotStart(f"the database {make_url(settings.database)!r} cannot be used: {error.orig}") from error
+    except OSError as error:
+        raise CannotStart(f"the home {settings.root} cannot be marked: {error.strerror}") from error
     return f"{settings.root} belongs to {name}, as its database does"
 
 

@@ -138,6 +138,22 @@ def test_a_service_is_not_started_on_a_disk_that_takes_nothing(home: Path, capsy
         assert told in line
 
 
+@pytest.mark.parametrize(("database", "problem"), [("small", "the database"), ("elsewhere", "the home")])
+def test_a_read_only_home_is_not_adopted_and_the_reason_is_one_line(
+    home: Path, tmp_path: Path, database: str, problem: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    url = f"sqlite:///{tmp_path / database / 'rows.db'}"
+    upgrade(url)
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", url)
+    with read_only(home), pytest.raises(SystemExit) as left:
+        main(["adopt", "--home", str(home)])
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 1
+    assert line.startswith(problem)
+
+
 def test_an_error_of_the_system_that_is_no_fault_of_a_disk_stays_unforeseen(api: TestClient, home: Path) -> None:
     (home / "files").mkdir(exist_ok=True)
     (home / "files").rmdir()
