@@ -1,9 +1,12 @@
-"""Runs the checker as the worker starts it, on a model and a file of this machine."""
+"""Runs the checker, in a process a check, on a model and a file of this machine."""
 
+import atexit
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +48,58 @@ def a_check(
     )
 
 
-def run(order: CheckOrder, **env: str) -> list[AttemptEvent]:
-    """The events of one run of the checker."""
+class WarmChecker:
+    """`tests.warm_checker`, which runs check after check; it ends when its input is closed."""
+
+    def __init__(self) -> None:
+        argv = [sys.executable, "-m", "tests.warm_checker"]
+        env = environment(Process.CHECK, Path(os.devnull)) | {"PYTHONPATH": os.environ["PYTHONPATH"]}
+        self._process = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def check(self, order: Path, env: Mapping[str, str], log: Path) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([str(order), dict(env), str(log)]) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline(), "the process that forks the checks has ended"
+
+    def close(self) -> None:
+        self._process.communicate(timeout=30)
+
+
+@cache
+def the_warm_checker() -> WarmChecker:
+    """One for all tests of this process."""
+    checker = WarmChecker()
+    atexit.register(checker.close)
+    return checker
+
+
+def run(order: CheckOrder) -> list[AttemptEvent]:
+    """The events of one check, in a process of its own that has its imports already."""
+    path, log = _written(order), order.events.with_name("check.log")
+    the_warm_checker().check(path, environment(Process.CHECK, order.cache_dir), log)
+    return _events(order, log.read_text())
+
+
+def run_cold(order: CheckOrder, **env: str) -> list[AttemptEvent]:
+    """The events of one run of the checker as the worker starts it: with the environment from its first import on."""
+    argv = [sys.executable, "-m", "worker.checking", str(_written(order))]
+    child_env = {**environment(Process.CHECK, order.cache_dir), **env}
+    done = subprocess.run(argv, env=child_env, capture_output=True, text=True, timeout=300, check=False)
+    return _events(order, done.stderr)
+
+
+def _written(order: CheckOrder) -> Path:
     path = order.events.with_name("check.json")
     path.write_text(order.model_dump_json(exclude_unset=True))
     order.events.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "worker.checking", str(path)]
-    child_env = {**environment(Process.CHECK, order.cache_dir), **env}
-    done = subprocess.run(argv, env=child_env, capture_output=True, text=True, timeout=300, check=False)
+    return path
+
+
+def _events(order: CheckOrder, log: str) -> list[AttemptEvent]:
     events = [ATTEMPT_EVENT.validate_json(line) for line in order.events.read_text().splitlines()]
-    assert events, done.stderr
+    assert events, log
     return events
 
 

@@ -18,7 +18,7 @@ from app.contracts.events import (
 from app.contracts.order import BaseRef
 from app.contracts.rows import EVAL_ROWS, TRAIN_ROWS
 from app.contracts.spec import JobSpec
-from tests.checks import a_check, run
+from tests.checks import a_check, run_cold
 from tests.hub import SHA, Hub, running
 from tests.tiny_model import build_tiny_model
 from tests.unit.specs import a_body
@@ -58,7 +58,7 @@ def check(hub: Hub, folder: Path, *, max_hub_bytes: int = 10**9, **groups: Any) 
     is_file = hasattr(spec.dataset.source, "file")
     base = BaseRef(source=spec.model.model_name, is_local=False, revision=spec.model.revision)
     order = a_check(folder, spec, base, upload if is_file else None, max_hub_bytes=max_hub_bytes)
-    return run(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"), HF_TOKEN="hf_CANARY")
+    return run_cold(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"), HF_TOKEN="hf_CANARY")
 
 
 def rows_in(path: Path) -> int:

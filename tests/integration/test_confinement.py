@@ -13,7 +13,7 @@ import pytest
 from app.contracts.events import SourcesChecked
 from app.contracts.order import BaseRef, CheckOrder, TrainingOrder
 from app.contracts.spec import JobSpec
-from tests.checks import a_check, run
+from tests.checks import a_check, run_cold
 from tests.tiny_model import build_tiny_model
 from tests.unit.specs import a_body, a_spec
 from worker import landlock
@@ -171,6 +171,6 @@ def test_a_check_goes_through_behind_its_walls(tmp_path: Path) -> None:
     order = a_check(job, spec, BaseRef(source=str(base), is_local=True), source)
     order = order.model_copy(update={"cache_dir": tmp_path / "cache", "events": job / "attempts" / "events.jsonl"})
 
-    events = run(order)
+    events = run_cold(order)
 
     assert isinstance(events[-1], SourcesChecked), events

@@ -13,7 +13,7 @@ import pytest
 from app.contracts.events import Failed, SourcesChecked
 from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
-from tests.checks import a_check, run
+from tests.checks import a_check, run_cold
 from tests.hub import Hub, running
 from tests.tiny_model import build_tiny_model
 from tests.unit.specs import a_body
@@ -51,7 +51,7 @@ def watched_check(hub: Hub, base: Path, folder: Path, card: object) -> tuple[str
     spec = JobSpec.model_validate(a_body(dataset={"source": {"hub": f"org/{folder.name}"}}))
     order = a_check(folder, spec, BaseRef(source=str(base), is_local=True), None)
     paths = os.pathsep.join([str(folder / "hook"), os.environ.get("PYTHONPATH", ""), os.getcwd()])
-    events = run(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"), PYTHONPATH=paths)
+    events = run_cold(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"), PYTHONPATH=paths)
     return (folder / "events.jsonl").read_text(), (folder / "seen").read_text(), events[-1]
 
 

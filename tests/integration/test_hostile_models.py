@@ -19,7 +19,7 @@ from app.contracts.model_card import INDEX, SINGLE
 from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
 from app.environments import Process
-from tests.checks import a_check, failure_of, run
+from tests.checks import a_check, failure_of, run_cold
 from tests.hub import Hub, running
 from tests.tiny_model import build_tiny_model
 from tests.unit.specs import a_body
@@ -224,7 +224,7 @@ def test_a_repository_is_refused_by_its_list_of_files(hub: Hub, tmp_path: Path, 
     spec = JobSpec.model_validate(a_body(model={"model_name": repo, "max_seq_length": 128}))
     order = a_check(tmp_path, spec, BaseRef(source=repo, is_local=False), source)
 
-    failed = failure_of(run(order, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf")))
+    failed = failure_of(run_cold(order, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf")))
 
     assert (failed.code, failed.blame.value, failed.param) == (code, "user_error", "model.model_name")
     assert not [
