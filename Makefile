@@ -4,14 +4,19 @@ READY := .venv/.ready
 BIN := .venv/bin
 LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
+PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	--durations 20
 
-.PHONY: demo test up check lint types lock clean
+.PHONY: demo test test-all up check lint types lock clean
 
 demo: $(READY) ## teach a model the Fibonacci numbers; MODEL=org/name takes another one than the demo's own
 	@$(BIN)/tunesmith demo $(if $(MODEL),--model "$(MODEL)")
 
-test: $(READY)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
+test: $(READY) ## within minutes: every rule once
+	$(PYTEST) -m "not slow" --hypothesis-profile few
+
+test-all: $(READY) ## every rule in all its variants, which takes an hour
+	$(PYTEST)
 
 up: $(READY) ## the whole service on http://127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/tunesmith up

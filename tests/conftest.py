@@ -4,9 +4,11 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from app.config import Settings
+from tests import tiers
 
 # Models of the tests are so small that threads wait for each other longer than they compute: where several trainings
 # run, for seconds a step.
@@ -15,6 +17,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+
+# No database of examples: a run of the tests leaves no file.
+hypothesis.settings.register_profile("all", database=None)
+hypothesis.settings.register_profile(tiers.FEW_EXAMPLES, database=None)
+hypothesis.settings.load_profile("all")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test` leaves out, before `-m` is looked at."""
+    unmatched = tiers.mark_slow(items)
+    if unmatched and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        raise pytest.UsageError(f"tests/tiers.py: no test is called {', '.join(sorted(unmatched))}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -52,7 +52,7 @@ def services(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     broker.close()
 
 
-@pytest.fixture(params=["embedded", "services"])
+@pytest.fixture(scope="module", params=["embedded", "services"])
 def stack(request: pytest.FixtureRequest) -> Stack:
     found: Stack = request.getfixturevalue(request.param)
     return found

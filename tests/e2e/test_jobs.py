@@ -3,41 +3,90 @@
 import json
 import os
 import signal
+from dataclasses import dataclass
+from typing import Any
 
 import httpx
+import pytest
 
 from tests.e2e.stack import BIASED_MODEL, MODEL, Stack
 from tests.waiting import wait_for
 
+STEPS = 20
 
-def test_a_job_trains_an_adapter_that_answers_otherwise_than_the_base(stack: Stack) -> None:
+
+@dataclass
+class Trained:
+    """One job from beginning to end, which several tests look at; `moving` is what GET /jobs said during step 2."""
+
+    stack: Stack
+    before: dict[str, Any]
+    streamed: list[dict[str, Any]]
+    moving: dict[str, Any]
+    job: dict[str, Any]
+
+    def stored(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get("events", limit=1000)["data"]
+        return found
+
+    def get(self, what: str, **params: Any) -> Any:
+        return self.stack.api.get(f"/jobs/{self.job['id']}/{what}", params=params).json()
+
+
+@pytest.fixture(scope="module")
+def trained(stack: Stack) -> Trained:
     before = stack.generate(model=MODEL).json()
-    job_id = stack.submit()
-    moving = stack.wait_for_step(job_id, 2)
+    training = {"max_steps": STEPS, "learning_rate": 0.02, "warmup_steps": 1, "logging_steps": 1}
+    job_id = stack.submit(training=training)
+    streamed, moving = [], {}
+    with stack.api.stream("GET", f"/jobs/{job_id}/stream", timeout=240) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                streamed.append(json.loads(line.removeprefix("data: ")))
+                if streamed[-1]["kind"] == "step" and streamed[-1]["step"] == 2:
+                    moving = stack.job(job_id)
     job = stack.wait(job_id, "succeeded", "failed")
-    after = stack.generate(adapter=job_id).json()
-
     assert job["status"] == "succeeded", job["error"]
-    assert moving["progress"]["total_steps"] == 20
-    assert job["progress"]["percent"] == 100
-    assert after["text"] != before["text"]
-    assert after["adapter"] == job["adapter_id"]
-    assert stack.generate(model=MODEL).json()["text"] == before["text"]
+    return Trained(stack, before, streamed, moving, job)
 
 
-def test_a_job_has_succeeded_only_with_the_proof_of_its_adapter(stack: Stack) -> None:
-    job = stack.wait(stack.submit(), "succeeded", "failed")
-    events = stack.api.get(f"/jobs/{job['id']}/events", params={"limit": 1000}).json()["data"]
+def test_a_job_trains_an_adapter_that_answers_otherwise_than_the_base(trained: Trained) -> None:
+    after = trained.stack.generate(adapter=trained.job["id"]).json()
+
+    assert after["text"] != trained.before["text"]
+    assert after["adapter"] == trained.job["adapter_id"]
+    assert trained.stack.generate(model=MODEL).json()["text"] == trained.before["text"]
+
+
+def test_a_job_says_how_far_it_is(trained: Trained) -> None:
+    assert trained.moving["status"] == "running"
+    assert trained.moving["progress"]["step"] >= 2
+    assert trained.moving["progress"]["total_steps"] == STEPS
+    assert trained.job["progress"]["percent"] == 100
+
+
+def test_a_job_has_succeeded_only_with_the_proof_of_its_adapter(trained: Trained) -> None:
+    events = trained.stored()
     phases = [event["phase"] for event in events if event["kind"] == "phase"]
 
-    assert job["status"] == "succeeded", job["error"]
     assert phases[-2:] == ["save", "verify"]
     assert [event["kind"] for event in events[-2:]] == ["verified", "status"]
-    proof = job["result"]["verification"]
+    proof = trained.job["result"]["verification"]
     assert proof == events[-2]["proof"]
     assert proof["proved"]
     assert proof["difference"] <= proof["tolerance"]
     assert proof["base_difference"] > 0.1
+
+
+def test_events_metrics_logs_and_the_stream_tell_the_same_run(trained: Trained) -> None:
+    stored, metrics, log = trained.stored(), trained.get("metrics")["steps"], trained.get("logs")
+
+    assert trained.streamed == stored
+    assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
+    assert [point["step"] for point in metrics] == list(range(1, STEPS + 1))
+    assert all(point["loss"] and point["grad_norm"] and point["tokens"] for point in metrics)
+    assert "Unsloth" in log["text"]
+    assert log["is_complete"]
 
 
 def test_a_job_that_trains_biases_is_proved_and_answers_merged(embedded: Stack) -> None:
@@ -62,23 +111,6 @@ def test_what_was_done_otherwise_than_asked_is_on_the_job(embedded: Stack) -> No
     assert notices["training.optim"] == job["resolved_spec"]["training"]["optim"] != "adamw_8bit"
     assert notices["training.packing"] is False
     assert job["spec"]["training"] == body
-
-
-def test_events_metrics_logs_and_the_stream_tell_the_same_run(embedded: Stack) -> None:
-    job_id = embedded.submit(training={"max_steps": 3, "logging_steps": 1})
-    with embedded.api.stream("GET", f"/jobs/{job_id}/stream", timeout=240) as stream:
-        lines = [line.removeprefix("data: ") for line in stream.iter_lines() if line.startswith("data: ")]
-    streamed = [json.loads(line) for line in lines]
-    stored = embedded.api.get(f"/jobs/{job_id}/events", params={"limit": 1000}).json()["data"]
-    metrics = embedded.api.get(f"/jobs/{job_id}/metrics").json()["steps"]
-    log = embedded.api.get(f"/jobs/{job_id}/logs").json()
-
-    assert streamed == stored
-    assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
-    assert [point["step"] for point in metrics] == [1, 2, 3]
-    assert all(point["loss"] and point["grad_norm"] and point["tokens"] for point in metrics)
-    assert "Unsloth" in log["text"]
-    assert log["is_complete"]
 
 
 def test_a_running_job_is_cancelled_and_its_process_is_gone(embedded: Stack) -> None:

@@ -47,30 +47,50 @@ def trainings(job: dict[str, Any]) -> list[dict[str, Any]]:
     return [attempt for attempt in job["attempts"] if attempt["stage"] == "train"]
 
 
-def test_a_job_that_is_killed_three_times_ends_as_a_quiet_one(stack: Stack) -> None:
+@pytest.fixture(scope="module")
+def quiet(stack: Stack) -> dict[str, Any]:
+    """A job that nothing has interrupted."""
+    return stack.wait(stack.submit(**EXACT), "succeeded", "failed")
+
+
+def assert_ended_as(stack: Stack, expected: dict[str, Any], job: dict[str, Any], saved: int) -> None:
+    """The last attempt of `job` went on behind a checkpoint, no older than the one of step `saved`."""
+    tries = trainings(job)
+    assert (expected["status"], job["status"]) == ("succeeded", "succeeded"), (expected["error"], job["error"])
+    assert curve(stack, job["id"]) == curve(stack, expected["id"])
+    assert len(curve(stack, job["id"])) == STEPS
+    assert weights(stack, job) == weights(stack, expected)
+    assert tries[-1]["outcome"] == "finished"
+    assert "worker_lost" in [attempt["outcome"] for attempt in tries]
+    assert [attempt["resume_step"] for attempt in tries] == sorted(attempt["resume_step"] for attempt in tries)
+    assert tries[-1]["resume_step"] >= saved
+
+
+def kill_worker(stack: Stack, job_id: str) -> None:
+    trainers = stack.processes("-m worker.training", job_id)
+    kill(stack, "celery", "trainer0")
+    wait_for("the trainer is gone", lambda: not set(trainers) & set(stack.processes("-m worker.training", job_id)))
+
+
+def test_a_job_whose_worker_is_killed_ends_as_a_quiet_one(stack: Stack, quiet: dict[str, Any]) -> None:
+    broken = stack.submit(**EXACT)
+    stack.wait_for_step(broken, 10)
+    kill_worker(stack, broken)
+
+    assert_ended_as(stack, quiet, stack.wait(broken, "succeeded", "failed"), 4)
+
+
+def test_a_job_that_is_killed_three_times_ends_as_a_quiet_one(stack: Stack, quiet: dict[str, Any]) -> None:
     """Its trainer, its guardian with it, and its worker."""
-    quiet = stack.submit(**EXACT)
-    expected = stack.wait(quiet, "succeeded", "failed")
     broken = stack.submit(**EXACT)
     stack.wait_for_step(broken, 10)
     kill(stack, "-m worker.training", broken)
     stack.wait_for_step(broken, 70)
     kill(stack, "guardian_process.py", "worker.training", broken)
     stack.wait_for_step(broken, 130)
-    trainers = stack.processes("-m worker.training", broken)
-    kill(stack, "celery", "trainer0")
-    wait_for("the trainer is gone", lambda: not set(trainers) & set(stack.processes("-m worker.training", broken)))
-    job = stack.wait(broken, "succeeded", "failed")
-    tries = trainings(job)
+    kill_worker(stack, broken)
 
-    assert (expected["status"], job["status"]) == ("succeeded", "succeeded"), (expected["error"], job["error"])
-    assert curve(stack, broken) == curve(stack, quiet)
-    assert len(curve(stack, broken)) == STEPS
-    assert weights(stack, job) == weights(stack, expected)
-    assert tries[-1]["outcome"] == "finished"
-    assert "worker_lost" in [attempt["outcome"] for attempt in tries]
-    assert [attempt["resume_step"] for attempt in tries] == sorted(attempt["resume_step"] for attempt in tries)
-    assert tries[-1]["resume_step"] >= 126
+    assert_ended_as(stack, quiet, stack.wait(broken, "succeeded", "failed"), 126)
 
 
 def test_a_paused_job_goes_on_at_the_same_step(embedded: Stack) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from app.db import Base, Database
 from app.migrate import upgrade
+from tests.integration.engine.processes import EngineProcess
 
 POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
 REQUIRED = os.environ.get("REQUIRE_SERVICES") == "1"
@@ -67,3 +68,10 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def engine_process() -> Iterator[EngineProcess]:
+    """For tests that need any engine process and leave it as it was: a start takes seconds."""
+    with EngineProcess() as process:
+        yield process

@@ -16,10 +16,11 @@ from app.contracts.records import Message
 from tests.chat_formats import FORMATS, ChatFormat
 from tests.chat_formats.chat_format import BLANKS
 from tests.chat_formats.learner import Learner
+from tests.tiers import examples
 from worker.rendering.refusal import RowRefused
 from worker.rendering.rows import TokenRow
 
-EXAMPLES = 200
+EXAMPLES = examples(200)
 CODES = {"template_refused", "template_not_maskable", "answer_changed", "special_tokens_in_content", "nothing_to_learn"}
 CONTROLS = sorted({token for form in FORMATS for token in form.special_tokens})
 THINKING = ["<think>\nTwo.\n</think>\n\nHi.", "Two.</think>Hi.", "</think>", "<think>"]

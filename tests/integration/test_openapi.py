@@ -18,9 +18,14 @@ from app.main import create_app
 from app.migrate import upgrade
 from tests.sentences import reads_well
 from tests.serving import serving
+from tests.tiers import examples
 
 BOUNDS = hypothesis.settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    max_examples=examples(25),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
 )
 CONFORMANCE = [response_schema_conformance, status_code_conformance, content_type_conformance]
 # No engine and no checker runs here: a 503.

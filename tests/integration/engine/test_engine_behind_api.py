@@ -20,12 +20,6 @@ ASK: dict[str, Any] = {"model": "base-0", "messages": [{"role": "user", "content
 ENDLESS = {**ASK, "model": "base-2", "stream": True, "max_new_tokens": 2000}
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[EngineProcess]:
-    with EngineProcess() as started:
-        yield started
-
-
 def an_api(world: World, home: Path, engine: EngineProcess) -> Any:
     """A server for the models of the world. Base models need no database."""
     models = world.base.folder.parent
@@ -33,8 +27,8 @@ def an_api(world: World, home: Path, engine: EngineProcess) -> Any:
 
 
 @pytest.fixture
-def api(world: World, tmp_path: Path, process: EngineProcess) -> Iterator[httpx.Client]:
-    with an_api(world, tmp_path, process) as url, httpx.Client(base_url=url, timeout=30) as client:
+def api(world: World, tmp_path: Path, engine_process: EngineProcess) -> Iterator[httpx.Client]:
+    with an_api(world, tmp_path, engine_process) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
 
@@ -70,13 +64,13 @@ CHAT = {name: ENDLESS[name] for name in ("model", "messages", "stream", "seed")}
 
 @pytest.mark.parametrize(("path", "body"), [("/generate", ENDLESS), ("/v1/chat/completions", CHAT)], ids=["own", "v1"])
 def test_a_client_that_leaves_stops_the_engine(
-    api: httpx.Client, process: EngineProcess, path: str, body: dict[str, Any]
+    api: httpx.Client, engine_process: EngineProcess, path: str, body: dict[str, Any]
 ) -> None:
     with api.stream("POST", path, json=body) as response:
         events = events_of(response)
         next(events)
 
-    wait_for("the engine is idle", lambda: not process.health().is_busy)
+    wait_for("the engine is idle", lambda: not engine_process.health().is_busy)
 
 
 def test_an_engine_that_is_killed_ends_the_stream_with_an_error_and_is_away(world: World, tmp_path: Path) -> None:

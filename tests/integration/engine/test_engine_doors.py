@@ -26,12 +26,6 @@ from worker.inference.listening import listen
 SERVE = [sys.executable, "-m", "worker.inference", "--device", "cpu"]
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[EngineProcess]:
-    with EngineProcess() as started:
-        yield started
-
-
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A short path: a unix socket's has to fit in 107 bytes."""
@@ -57,22 +51,22 @@ WRONG = {
     [("GET", "/health"), ("POST", "/generate"), ("POST", "/prove"), ("POST", "/yield"), ("GET", "/x")],
 )
 def test_who_does_not_name_the_key_is_told_nothing(
-    process: EngineProcess, method: str, path: str, headers: Any
+    engine_process: EngineProcess, method: str, path: str, headers: Any
 ) -> None:
-    answer = httpx.request(method, f"{process.url}{path}", headers=headers, trust_env=False)
+    answer = httpx.request(method, f"{engine_process.url}{path}", headers=headers, trust_env=False)
 
     assert (answer.status_code, answer.json()["code"]) == (401, "wrong_engine_key")
     assert answer.headers["www-authenticate"] == "Bearer"
     assert KEY not in answer.text
 
 
-def test_who_names_the_key_is_answered(process: EngineProcess, world: World) -> None:
-    answer = httpx.post(f"{process.url}/generate", content=an_order(world).model_dump_json(), headers=HEADERS)
+def test_who_names_the_key_is_answered(engine_process: EngineProcess, world: World) -> None:
+    answer = httpx.post(f"{engine_process.url}/generate", content=an_order(world).model_dump_json(), headers=HEADERS)
 
     assert answer.status_code == 200
 
 
-def test_the_key_is_in_no_command_line(process: EngineProcess) -> None:
+def test_the_key_is_in_no_command_line(engine_process: EngineProcess) -> None:
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
 
     assert not any(KEY.encode() in line for line in lines)

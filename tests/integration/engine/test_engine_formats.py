@@ -13,6 +13,7 @@ from app.contracts.generation import EngineError, EngineEvent, Finish, TextDelta
 from tests.integration.engine.asking import PROMPT, a_request, an_order, answers_of, tokens_of
 from tests.integration.engine.worlds import World, reference
 from tests.serial_engine import SerialEngine
+from tests.tiers import examples
 from worker.inference.grammar import GrammarMaker
 from worker.inference.language import load_language
 
@@ -54,7 +55,7 @@ def is_kept(answer: Any) -> bool:
 
 @pytest.mark.parametrize("adapter", ["base", "wide"])
 def test_every_answer_is_of_the_schema(engine: SerialEngine, world: World, adapter: str) -> None:
-    for seed in range(25):
+    for seed in range(examples(25)):
         order = an_order(
             world,
             adapter=world.ref(adapter),

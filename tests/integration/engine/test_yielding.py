@@ -245,21 +245,15 @@ def test_an_engine_that_closes_while_it_is_away_ends(engine: BatchingEngine, wor
     assert isinstance(last_of(engine, a_request(world)), EngineError)
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[EngineProcess]:
-    with EngineProcess() as started:
-        yield started
-
-
-def test_over_http_it_is_away_for_its_lease_and_no_longer(process: EngineProcess, world: World) -> None:
-    with process.address.client(60) as http:
+def test_over_http_it_is_away_for_its_lease_and_no_longer(engine_process: EngineProcess, world: World) -> None:
+    with engine_process.address.client(60) as http:
         order = an_order(world).model_dump(mode="json")
         answered = http.post("/generate", json=order).status_code
         for _ in range(3):
             http.post("/yield", json=a_hold(lease_seconds=2).model_dump())
-        wait_for("it is away", lambda: process.health().loaded_base is None)
+        wait_for("it is away", lambda: engine_process.health().loaded_base is None)
         refused = http.post("/generate", json=order)
-        place = process.health().place
+        place = engine_process.health().place
         wait_for("it comes back", lambda: http.post("/generate", json=order).status_code == 200)
 
     assert answered == 200
@@ -277,18 +271,20 @@ def test_over_http_it_is_away_for_its_lease_and_no_longer(process: EngineProcess
         ("/resume", {"holder": "gpu0", "more": 1}, "more"),
     ],
 )
-def test_an_order_that_is_none_is_refused(process: EngineProcess, path: str, order: dict[str, Any], param: str) -> None:
-    answer = httpx.post(f"{process.url}{path}", json=order, headers=HEADERS, trust_env=False)
+def test_an_order_that_is_none_is_refused(
+    engine_process: EngineProcess, path: str, order: dict[str, Any], param: str
+) -> None:
+    answer = httpx.post(f"{engine_process.url}{path}", json=order, headers=HEADERS, trust_env=False)
 
     assert (answer.status_code, answer.json()["param"]) == (422, param)
-    assert process.health().stepped_aside is None
+    assert engine_process.health().stepped_aside is None
 
 
-def test_only_who_holds_the_engine_can_let_go_of_it(process: EngineProcess) -> None:
-    with process.address.client(60) as http:
+def test_only_who_holds_the_engine_can_let_go_of_it(engine_process: EngineProcess) -> None:
+    with engine_process.address.client(60) as http:
         http.post("/yield", json=a_hold(holder="mine", lease_seconds=30).model_dump())
         by_another = http.post("/resume", json={"holder": "yours"})
-        held = process.health().stepped_aside
+        held = engine_process.health().stepped_aside
         by_me = http.post("/resume", json={"holder": "mine"})
         once_more = http.post("/resume", json={"holder": "mine"})
 
@@ -299,14 +295,14 @@ def test_only_who_holds_the_engine_can_let_go_of_it(process: EngineProcess) -> N
     assert once_more.status_code == 200
 
 
-def test_holds_are_bounded(process: EngineProcess) -> None:
-    with process.address.client(60) as http:
+def test_holds_are_bounded(engine_process: EngineProcess) -> None:
+    with engine_process.address.client(60) as http:
         answers = [
             http.post("/yield", json=a_hold(holder=f"holder-{n}", lease_seconds=2).model_dump()).status_code
             for n in range(MOST_HOLDS + 1)
         ]
         renewed = http.post("/yield", json=a_hold(holder="holder-0", lease_seconds=1).model_dump()).status_code
-        wait_for("it comes back by itself", lambda: process.health().stepped_aside is None)
+        wait_for("it comes back by itself", lambda: engine_process.health().stepped_aside is None)
 
     assert answers == [200] * MOST_HOLDS + [429]
     assert renewed == 200

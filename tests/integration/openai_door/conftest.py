@@ -30,13 +30,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def url(world: World, home: Path) -> Iterator[str]:
-    with EngineProcess() as engine:
-        models = world.base.folder.parent
-        settings = Settings(home=home, models_dir=models, engine_url=engine.url, engine_key=KEY)
-        upgrade(settings.database)
-        with serving(create_app(settings)) as served:
-            yield served
+def url(world: World, home: Path, engine_process: EngineProcess) -> Iterator[str]:
+    models = world.base.folder.parent
+    settings = Settings(home=home, models_dir=models, engine_url=engine_process.url, engine_key=KEY)
+    upgrade(settings.database)
+    with serving(create_app(settings)) as served:
+        yield served
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,91 @@
+"""Which tests wait for `make test-all`: those that repeat, in more variants, a rule of which `make test` keeps one.
+
+`make test` is run before every push and has to end within minutes. A rule never waits as a whole: the comment beside an
+entry names what holds it in `make test`.
+"""
+
+import re
+from collections.abc import Sequence
+
+import hypothesis
+import pytest
+
+# The profile of hypothesis that `make test` names.
+FEW_EXAMPLES = "few"
+
+# Variants of a fixture that only the named files run in `make test`, by the fixture's name and its parameter.
+VARIANTS = {
+    # The statements of these files are written, planned or locked differently by the two databases.
+    ("empty_database_url", "postgres"): {
+        "test_attempts.py",
+        "test_backup.py",
+        "test_claims.py",
+        "test_claims_fairly.py",
+        "test_damaged_rows.py",
+        "test_database_time.py",
+        "test_idempotency.py",
+        "test_installation.py",
+        "test_query_plans.py",
+        "test_retention.py",
+        "test_stream.py",
+        "test_takeover.py",
+    },
+    # Both engines hold one contract; in the other files it is held by the one that batches.
+    ("make_engine", "serial"): {"test_engine_answers.py"},
+}
+
+# File, "::", test with its parameters; * is any text. Each matches at least one test.
+SLOW: dict[str, str] = {
+    # The whole service. One story on each stack stays, with a worker that is killed.
+    "test_dataset_cases.py::*": "unit/test_files_*, test_preparing, test_masks_of_public_templates",
+    "test_environments.py::test_every_kind_of_process_was_seen": "unit/test_environments holds what each process gets",
+    "test_environments.py::test_a_process_has_what_it_needs_and_nothing_else[*": "as above",
+    "test_jobs.py::test_a_job_that_trains_biases_*": "engine/test_variants and engine/test_proving hold biases",
+    "test_jobs.py::test_what_was_done_otherwise_*": "test_training_settings and unit/test_no_effect hold notices",
+    "test_jobs.py::test_evaluation_rows_are_evaluated": "test_resume holds evaluations, test_preparing the split",
+    "test_jobs.py::test_all_weights_can_be_trained_*": "test_resume and engine/test_variants hold all weights",
+    "test_jobs.py::test_raw_text_is_trained_*": "test_training_settings, test_control_tokens_*",
+    "test_readme.py::test_every_command_of_the_readme_*": "unit/test_readme holds every body",
+    "test_resuming.py::test_a_job_whose_worker_is_killed_*[services]": "the same on the embedded stack; test_takeover",
+    "test_resuming.py::test_a_job_that_is_killed_three_times_*": "a worker that is killed once; test_resume",
+    "test_resuming.py::test_a_paused_job_*": "test_pausing holds the states, test_resume the steps",
+    "test_resuming.py::test_a_worker_that_is_stopped_*": "test_takeover and test_resume",
+    "test_resuming.py::test_a_checkpoint_that_is_asked_for_*": "test_continuing and test_resume",
+    "test_resuming.py::test_a_job_answers_with_its_newest_*": "test_checkpoint_names, test_engine_checkpoints",
+    "test_resuming.py::test_an_adapter_can_be_gone_on_from": "test_resume begins a job with an adapter",
+    "test_resuming.py::test_everything_killed_at_once_comes_back": "test_up kills the service, test_resuming a worker",
+    "test_sharing.py::test_the_engine_makes_room_*": "integration/test_sharing and engine/test_yielding",
+    "test_sharing.py::test_the_engine_comes_back_*": "as above",
+    "test_up.py::test_nothing_is_left_running_*[2]": "by SIGKILL in its place",
+    "test_up.py::test_nothing_is_left_running_*[15]": "so ends every stack of these tests",
+    "test_up_vllm.py::*": "engine/test_vllm_managed and engine/test_vllm_process",
+}
+
+
+def examples(number: int) -> int:
+    """How many examples a property is tried on: a third of the number where few are asked for."""
+    return number // 3 if hypothesis.settings.get_current_profile_name() == FEW_EXAMPLES else number
+
+
+def mark_slow(items: Sequence[pytest.Item]) -> set[str]:
+    """Mark the slow ones; return the patterns that no test matches."""
+    patterns = {pattern: re.compile(re.escape(pattern).replace(r"\*", ".*")) for pattern in SLOW}
+    unmatched = set(SLOW)
+    for item in items:
+        name = "::".join((item.path.name, item.nodeid.partition("::")[2]))
+        matched = {pattern for pattern, compiled in patterns.items() if compiled.fullmatch(name)}
+        unmatched -= matched
+        if matched or _is_left_out(item):
+            item.add_marker(pytest.mark.slow)
+    return unmatched
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    """Whether it is of a variant that its file does not run in `make test`."""
+    call = getattr(item, "callspec", None)
+    if call is None:
+        return False
+    return any(
+        call.params.get(fixture) == variant and item.path.name not in files
+        for (fixture, variant), files in VARIANTS.items()
+    )
