@@ -17,7 +17,6 @@ FEW_EXAMPLES = "few"
 VARIANTS = {
     # The statements of these files are written, planned or locked differently by the two databases.
     ("empty_database_url", "postgres"): {
-        "test_attempts.py",
         "test_backup.py",
         "test_claims.py",
         "test_claims_fairly.py",
@@ -59,6 +58,40 @@ SLOW: dict[str, str] = {
     "test_up.py::test_nothing_is_left_running_*[2]": "by SIGKILL in its place",
     "test_up.py::test_nothing_is_left_running_*[15]": "so ends every stack of these tests",
     "test_up_vllm.py::*": "engine/test_vllm_managed and engine/test_vllm_process",
+    # What a backup does with files is the same on PostgreSQL.
+    "test_backup.py::test_a_backup_that_is_not_whole_*[postgres-home*": "the same on SQLite",
+    "test_backup.py::test_a_manifest_*[postgres*": "the same on SQLite",
+    "test_backup.py::test_a_backup_is_made_beside_*[postgres]": "the same on SQLite",
+    "test_backup.py::test_a_backup_without_room_*[postgres]": "the same on SQLite",
+    "test_backup.py::test_models_are_copied_*[postgres]": "the same on SQLite",
+    "test_backup.py::test_what_is_scratch_*[postgres]": "the same on SQLite",
+    # The engine.
+    "test_packs.py::test_packs_and_kernels_*[all]": "two of its kernels, and test_batching with plain torch",
+    "test_merging.py::test_it_answers_in_batches_*[biases of its layers]": "all biases",
+    "test_merging.py::test_it_answers_in_batches_*[some tokens]": "embeddings",
+    "test_merging.py::test_it_answers_in_batches_*[a large rank]": "the others of this test",
+    "test_merging.py::test_it_answers_in_batches_*[LoRA on the embeddings]": "embeddings, and biases of LoRA",
+    "test_merging.py::test_other_families_*[layers that are no linear ones]": "a model that no batch can hold",
+    "test_merging.py::test_merged_weights_of_a_coarse_type_*[a head]": "all biases, directions",
+    "test_merging.py::test_what_is_tied_in_the_base_*[LoRA on the embeddings]": "a head, embeddings",
+    "test_merging.py::test_it_is_proved_by_the_way_*[a head]": "all biases, directions",
+    "test_variants.py::test_another_adapter_*[batching-uneven-*": "the even ones",
+    "test_engine_process.py::test_a_killed_engine_*": "test_engine_behind_api kills one behind the API",
+    # Checks on the hub, each of which imports everything anew.
+    "test_checking.py::test_splits_of_the_hub_*[all-4]": "train+test",
+    "test_checking.py::test_splits_of_the_hub_*[test-1]": "the other splits",
+    "test_checking.py::test_a_hub_dataset_that_cannot_be_read_*[source2-*": "source1",
+    "test_checking.py::test_a_hub_dataset_that_cannot_be_read_*[source3-*": "source1",
+    "test_checking.py::test_a_hub_dataset_that_cannot_be_read_*[source5-*": "source1",
+    "test_hostile_hub.py::*[data_files-../*": "the victim by its whole path",
+    "test_hostile_models.py::test_a_repository_is_refused_by_its_list_of_files[files1-*": "files0",
+    "test_hostile_models.py::test_a_repository_is_refused_by_its_list_of_files[files4-*": "files3",
+    # Trainings.
+    "test_proving.py::test_each_way_to_train_*[rank-stabilised-*": "engine/test_proving",
+    "test_proving.py::test_each_way_to_train_*[embeddings-*": "engine/test_merging",
+    "test_proving.py::test_a_model_whose_weights_were_all_trained_is_proved": "engine/test_proving holds a whole model",
+    "test_resume.py::test_stopped_and_killed_at_random_steps_*[plain]": "inside-windows has all that plain has",
+    "test_resume.py::test_stopped_and_killed_at_random_steps_*[all-weights]": "as above",
 }
 
 

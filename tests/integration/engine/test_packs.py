@@ -63,10 +63,15 @@ def test_too_little_memory_in_an_idle_moment_costs_nothing_that_answers(monkeypa
     assert tried == ["shape"]
 
 
-def test_packs_and_kernels_give_the_answers_of_plain_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [("", 11), ("test_the_adapter_kernel or test_the_kernel_of_positions", 4)],
+    ids=["all", "adapters and positions"],
+)
+def test_packs_and_kernels_give_the_answers_of_plain_torch(tmp_path: Path, chosen: str, count: int) -> None:
     pytest.importorskip("triton")
     tests = Path(__file__).with_name("interpreted.py")
-    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}"]
+    options = ["-q", "-p", "no:cacheprovider", "-k", chosen, f"--basetemp={tmp_path / 'own'}"]
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tests)],
@@ -79,4 +84,4 @@ def test_packs_and_kernels_give_the_answers_of_plain_torch(tmp_path: Path) -> No
     )
 
     assert done.returncode == 0, done.stdout[-5000:]
-    assert "11 passed" in done.stdout
+    assert f"{count} passed" in done.stdout
