@@ -12,11 +12,11 @@ PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist 
 demo: $(READY) ## teach a model the Fibonacci numbers; MODEL=org/name takes another one than the demo's own
 	@$(BIN)/tunesmith demo $(if $(MODEL),--model "$(MODEL)")
 
-test: $(READY) ## within minutes: every rule once
+test: $(READY) ## every rule once
 	$(PYTEST) -m "not slow" --hypothesis-profile few
 
-test-all: $(READY) ## every rule in all its variants, which takes an hour
-	$(PYTEST)
+test-all: $(READY) ## every rule in all its variants, and how much of the program they run
+	$(PYTEST) --cov
 
 up: $(READY) ## the whole service on http://127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/tunesmith up

@@ -5,6 +5,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tests import tiers
+
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("app", "worker", "tests", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
 MAY_COMMIT = {
@@ -51,6 +55,13 @@ def test_a_test_file_has_tests() -> None:
     files = [path for path in SOURCES if path.name.startswith("test_")]
 
     assert [name(path) for path in files if not any(found.name.startswith("test_") for found in functions(path))] == []
+
+
+def test_every_pattern_of_the_tiers_is_that_of_a_test(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        pytest.skip("a part of the tests is collected")
+
+    assert pytestconfig.stash[tiers.UNMATCHED] == set()
 
 
 def test_only_the_owners_of_a_transaction_commit() -> None:
