@@ -1,4 +1,4 @@
-"""Every command of the README runs as it is written, pasted one after the other."""
+"""Every command of the README, and of the pages that continue it, runs as it is written, one after the other."""
 
 import os
 import shutil
@@ -10,20 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import MODEL, Stack, running
+from tests.pages import ROOT, walk
 
-ROOT = Path(__file__).parents[2]
 # An answer that is no success is told; `tunesmith` is the one of this checkout.
 PRELUDE = f"""
 set -e
 curl() {{ command curl --fail-with-body "$@" || {{ [ $? -ne 22 ] || echo "REFUSED: $*" >&2; }}; }}
 tunesmith() {{ {sys.executable} -m app.cli "$@"; }}
 """
-
-
-def blocks() -> list[str]:
-    """The README's blocks that talk to a running service."""
-    texts = (ROOT / "README.md").read_text().split("```\n")[1::2]
-    return [text for text in texts if "curl -s" in text or text.startswith("tunesmith ") or "\ntunesmith " in text]
 
 
 @pytest.fixture
@@ -36,7 +30,7 @@ def stack(tmp_path: Path, models: Path) -> Iterator[Stack]:
 
 def test_every_command_of_the_readme_runs_as_it_is_written(stack: Stack, tmp_path: Path) -> None:
     url = str(stack.api.base_url).rstrip("/")
-    script = PRELUDE + "".join(blocks()).replace("localhost:8000", url.removeprefix("http://"))
+    script = PRELUDE + "".join(walk()).replace("localhost:8000", url.removeprefix("http://"))
 
     done = subprocess.run(
         ["bash", "-c", script],
@@ -47,7 +41,7 @@ def test_every_command_of_the_readme_runs_as_it_is_written(stack: Stack, tmp_pat
         timeout=500,
     )
 
-    assert len(blocks()) == 7
+    assert len(walk()) == 7
     assert (done.returncode, done.stderr.count("REFUSED"), done.stderr.count("Traceback")) == (0, 0, 0), done.stderr
     assert done.stdout.count('"object":"generation"') == 2
     assert len(stack.api.get("/adapters").json()["data"]) >= 2
