@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import MODEL, Stack, running
-from tests.pages import ROOT, walk
+from tests.support.pages import ROOT, walk
 
 # An answer that is no success is told; `tunesmith` is the one of this checkout.
 PRELUDE = f"""

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # In the order in which somebody who reads them would paste their commands, into one shell.
 PAGES = ("README.md", "docs/jobs.md", "docs/datasets.md")
 BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
