@@ -15,7 +15,7 @@ from app.migrate import upgrade
 from tests.integration.answering import FINISH, ScriptedEngine, add_adapter
 from tests.serving import LOCAL
 from worker.inference.engine import ModelFolder, TokenRequest
-from worker.inference.vllm.wording import body_of
+from worker.inference.vllm.translate import completion_body
 
 ASK: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -166,7 +166,9 @@ def test_a_field_of_sampling_reaches_vllm(name: str) -> None:
     """Stop strings are found in the text, whichever engine answers."""
 
     def sent(**fields: Any) -> dict[str, Any]:
-        return body_of(TokenRequest(ModelFolder("m", Path("m")), None, [1], frozenset(), Sampling(**fields)), "m")
+        return completion_body(
+            TokenRequest(ModelFolder("m", Path("m")), None, [1], frozenset(), Sampling(**fields)), "m"
+        )
 
     assert sent(**{name: VALUES[name]}) != sent()
 
