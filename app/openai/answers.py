@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from app.contracts.generation import Usage
 
 
-class ModelCard(BaseModel):
+class ListedModel(BaseModel):
     """A base, or an adapter with its base as `parent`."""
 
     id: str
@@ -20,7 +20,7 @@ class ModelCard(BaseModel):
 
 class ModelCards(BaseModel):
     object: Literal["list"] = "list"
-    data: list[ModelCard]
+    data: list[ListedModel]
 
 
 class ModelDeleted(BaseModel):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from app.dependencies import DatabaseDep, SettingsDep
 from app.generate.exchange import ExchangeDep
 from app.openai import service
-from app.openai.answers import ChatCompletion, ModelCard, ModelCards, ModelDeleted, TextCompletion
+from app.openai.answers import ChatCompletion, ListedModel, ModelCards, ModelDeleted, TextCompletion
 from app.openai.schemas import ChatRequest, CompletionRequest
 from app.openai.shapes import ChatShape, TextShape
 
@@ -24,7 +24,7 @@ def list_models(database: DatabaseDep, settings: SettingsDep) -> ModelCards:
 
 
 @router.get("/models/{model_id:path}")
-def get_model(model_id: str, database: DatabaseDep, settings: SettingsDep) -> ModelCard:
+def get_model(model_id: str, database: DatabaseDep, settings: SettingsDep) -> ListedModel:
     with database.reader() as session:
         return service.find_model(session, settings, model_id)
 

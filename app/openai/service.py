@@ -14,7 +14,7 @@ from app.generate.service import PreparedRequest
 from app.generate.targets import NAMES_AN_ADAPTER, find_target
 from app.jobs import repository as jobs
 from app.jobs.stored import read_spec
-from app.openai.answers import ModelCard
+from app.openai.answers import ListedModel
 from app.openai.schemas import OpenAiRequest
 from app.sources import below, local_models
 
@@ -30,7 +30,7 @@ def prepare(session: Session, settings: Settings, request: OpenAiRequest) -> Pre
     return generation.prepare(target, request)
 
 
-def list_models(session: Session, models: Path) -> list[ModelCard]:
+def list_models(session: Session, models: Path) -> list[ListedModel]:
     """The bases in the models folder and those that were trained on, and all adapters, newest first."""
     found = adapters.page(session, None, MOST_MODELS)[0]
     local = local_models(models)
@@ -40,7 +40,7 @@ def list_models(session: Session, models: Path) -> list[ModelCard]:
     return bases + [_adapter_card(adapter) for adapter in found]
 
 
-def find_model(session: Session, settings: Settings, name: str) -> ModelCard:
+def find_model(session: Session, settings: Settings, name: str) -> ListedModel:
     """One of them by its id, an adapter or a checkpoint by any of its names.
 
     Raises NotFound, and Conflict for a job with nothing to answer.
@@ -68,7 +68,7 @@ def delete_model(session: Session, settings: Settings, name: str) -> str:
         raise
 
 
-def _trained_card(session: Session, settings: Settings, name: str) -> ModelCard:
+def _trained_card(session: Session, settings: Settings, name: str) -> ListedModel:
     if not name.startswith("job-"):
         return _adapter_card(adapters.find(session, name, "model"))
     target = find_target(session, settings, name, "model")
@@ -78,19 +78,19 @@ def _trained_card(session: Session, settings: Settings, name: str) -> ModelCard:
     if job is None:
         raise NotFound(f"there is no job {target.checkpoint.job}", param="model", code="unknown_job")
     parent = read_spec(job, job.resolved).model.model_name
-    return ModelCard(id=target.name, created=int(job.created_at.timestamp()), root=target.name, parent=parent)
+    return ListedModel(id=target.name, created=int(job.created_at.timestamp()), root=target.name, parent=parent)
 
 
-def _local_card(models: Path, name: str) -> ModelCard:
+def _local_card(models: Path, name: str) -> ListedModel:
     folder = below(models, name)
     config = folder / CONFIG if folder is not None else None
     return _base_card(name, int(config.stat().st_mtime) if config is not None and config.is_file() else 0)
 
 
-def _base_card(name: str, created: int) -> ModelCard:
-    return ModelCard(id=name, created=created, root=name, parent=None)
+def _base_card(name: str, created: int) -> ListedModel:
+    return ListedModel(id=name, created=created, root=name, parent=None)
 
 
-def _adapter_card(adapter: Adapter) -> ModelCard:
+def _adapter_card(adapter: Adapter) -> ListedModel:
     created = int(adapter.created_at.timestamp())
-    return ModelCard(id=adapter.id, created=created, root=adapter.name, parent=adapter.base_model)
+    return ListedModel(id=adapter.id, created=created, root=adapter.name, parent=adapter.base_model)

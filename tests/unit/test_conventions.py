@@ -84,20 +84,11 @@ def test_the_templates_that_the_api_knows_are_those_of_unsloth() -> None:
     assert all(f'"{template}"' in source for template in CHAT_TEMPLATES)
 
 
-# Classes that are about to be renamed or removed, each in a change of its own; the set goes with the last of them.
-STILL_NAMED_TWICE = {
-    "Adapter", "Asked", "Base", "Bucket", "Checkpoint", "CheckpointList", "Choice", "File", "Job", "JobDetail",
-    "JobEvent", "LogPage", "ModelCard", "ModelList", "Named", "Place", "PromptDetails", "Row", "Span", "Speaker",
-    "Spread", "Terms", "Usage", "Validation", "Wish",
-}  # fmt: skip
-
-
 def test_no_two_classes_have_the_same_name() -> None:
     places: dict[str, list[str]] = {}
     for path in (path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("app", "worker")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(name(path))
-    twice = {each: where for each, where in places.items() if len(where) > 1}
 
-    assert {each: where for each, where in twice.items() if each not in STILL_NAMED_TWICE} == {}
+    assert {each: where for each, where in places.items() if len(where) > 1} == {}

@@ -73,7 +73,7 @@ class NoText:
         refuse("writes a function or an iterator as if it were text")
 
 
-class Function(NoText):
+class TemplateFunction(NoText):
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
@@ -81,7 +81,7 @@ class Function(NoText):
         return self._function(*args, **kwargs)
 
 
-class Method(Function):
+class Method(TemplateFunction):
     """A method of data. A template may ask whether it is there; calling it is refused unless it is listed."""
 
     def __init__(self, receiver: Any, name: str, method: Callable[..., Any]) -> None:
@@ -114,7 +114,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return _hidden(obj, argument, super().getitem(obj, argument))
 
     def is_safe_callable(self, obj: Any) -> bool:
-        return isinstance(obj, Function | Macro | LoopContext | Undefined)
+        return isinstance(obj, TemplateFunction | Macro | LoopContext | Undefined)
 
 
 def _hidden(receiver: Any, name: Any, value: Any) -> Any:
@@ -167,11 +167,11 @@ ENVIRONMENT = Sandbox(trim_blocks=True, lstrip_blocks=True, optimized=False, ext
 ENVIRONMENT.filters = {"tojson": _to_json, **{name: _without_text(FILTERS[name]) for name in FILTER_NAMES.split()}}
 ENVIRONMENT.tests = {name: TESTS[name] for name in TEST_NAMES.split()}
 ENVIRONMENT.globals = {
-    "range": Function(safe_range),
-    "dict": Function(dict),
-    "namespace": Function(Namespace),
-    "raise_exception": Function(_raise_exception),
-    "strftime_now": Function(_strftime_now),
+    "range": TemplateFunction(safe_range),
+    "dict": TemplateFunction(dict),
+    "namespace": TemplateFunction(Namespace),
+    "raise_exception": TemplateFunction(_raise_exception),
+    "strftime_now": TemplateFunction(_strftime_now),
 }
 
 
