@@ -37,4 +37,4 @@ COPY worker worker
 COPY migrations migrations
 RUN pip install --no-deps --no-build-isolation .
 USER 10001:10001
-CMD ["python", "-m", "celery", "-A", "worker.celery_app", "worker", "-P", "threads", "-c", "1", "-Q", "tunesmith.train"]
+CMD ["python", "-m", "celery", "-A", "worker.supervising.celery_app", "worker", "-P", "threads", "-c", "1", "-Q", "tunesmith.train"]

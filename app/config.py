@@ -15,10 +15,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.hub import MOST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
-from app.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_engine_url, read_key
-from app.environments import read_names
 from app.known_hosts import HostRules
-from app.secret_files import IN_A_FILE, read_secret
+from app.processes.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_engine_url, read_key
+from app.processes.environments import read_names
+from app.processes.secret_files import IN_A_FILE, read_secret
 
 PREFIX = "TUNESMITH_"
 LOOPBACK = "127.0.0.1"
@@ -143,7 +143,8 @@ class Settings(Address):
     )
     pass_environment: str = Field(
         "",
-        description="further variables that every process is given, with commas; what each gets is in app.environments",
+        description="further variables that every process is given, with commas; what each gets is in "
+        "app.processes.environments",
     )
     log_level: str = "INFO"
 

@@ -9,29 +9,31 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import __version__, system
+from app import __version__
 from app.adapters.routes import router as adapters
-from app.conditional import ConditionalGets
 from app.config import Settings
-from app.db import Database
-from app.docs_page import add_docs_page
+from app.database.connection import Database
 from app.errors import ErrorForm
 from app.files.routes import router as files
 from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
-from app.http import BrowserHeaders, HeadRequests, RequestLimits, install_error_handlers, refuse
-from app.jobs.orphans import AnotherInstallation, sweep_orphans
-from app.jobs.polls import Polls
-from app.jobs.queue import CeleryDoorbell, make_celery
+from app.jobs.queue.notifier import CeleryNotifier, make_celery
+from app.jobs.queue.orphans import AnotherInstallation, sweep_orphans
+from app.jobs.repository import uses_file
 from app.jobs.routes import router as jobs
-from app.jobs.stream import Streams
+from app.jobs.views.polls import Polls
+from app.jobs.views.stream import Streams
 from app.known_hosts import TRUST_VARIABLE, KnownHosts, split_list
-from app.lock import CannotStart, hold_lock
 from app.openai.routes import router as openai
-from app.parameters import refuse_unknown_parameters
-from app.private_files import keep_private
-from app.readiness import Readiness
+from app.processes.lock import CannotStart, hold_lock
+from app.processes.private_files import keep_private
+from app.system import routes
+from app.system.readiness import Readiness
+from app.web.conditional_get import ConditionalGets
+from app.web.docs_page import add_docs_page
+from app.web.error_responses import BrowserHeaders, HeadRequests, RequestLimits, install_error_handlers, refuse
+from app.web.parameters import refuse_unknown_parameters
 
 # What an upload has left on the disk after a day, nobody sends or checks any more.
 LONGEST_UPLOAD_SECONDS = 86_400
@@ -72,14 +74,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     add_docs_page(app)
-    app.state.settings = settings
-    app.state.database = Database.open(settings.database, settings.api_processes)
-    app.state.polls = Polls(app.state.database)
-    app.state.streams = Streams(app.state.database, settings.max_streams)
-    app.state.bell = bell = CeleryDoorbell(make_celery(settings.broker, settings.broker_prefix))
-    app.state.engine = HttpEngineClient(settings.engine)
-    app.state.readiness = Readiness(app.state.database, settings.root, bell.problem, lambda: app.state.engine)
-    for router in (system.router, jobs, files, adapters, generate):
+    _provide(app, settings)
+    for router in (routes.router, jobs, files, adapters, generate):
         app.include_router(router, responses=WRONG_FIELD)
     app.include_router(openai, responses=OPENAI_WRONG_FIELD)
     install_error_handlers(app)
@@ -90,6 +86,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     _guard(app, settings)
     return app
+
+
+def _provide(app: FastAPI, settings: Settings) -> None:
+    """Make what the routes' dependencies hand out."""
+    app.state.settings = settings
+    app.state.database = Database.open(settings.database, settings.api_processes)
+    app.state.polls = Polls(app.state.database)
+    app.state.streams = Streams(app.state.database, settings.max_streams)
+    app.state.notifier = notifier = CeleryNotifier(make_celery(settings.broker, settings.broker_prefix))
+    app.state.uses_file = uses_file  # files know no jobs
+    app.state.engine = HttpEngineClient(settings.engine)
+    app.state.readiness = Readiness(app.state.database, settings.root, notifier.problem, lambda: app.state.engine)
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:

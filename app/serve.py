@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.config import Settings
-from app.connection_limit import LimitedProtocol
+from app.web.connection_limit import LimitedProtocol
 
 # What a process needs beside its connections: database, files, logs.
 DESCRIPTORS_BESIDE_CONNECTIONS = 256

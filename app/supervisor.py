@@ -22,22 +22,22 @@ from alembic.util import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from app.broker import Broker, open_broker
 from app.config import IN_FILES, LOOPBACK, PREFIX, Settings, has_home
 from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
-from app.crew import POLL_SECONDS, Crew, Say, Service, is_asked_to_stop, signals_held_back
-from app.db import Database
-from app.engine_address import EngineAddress
-from app.environments import Process, environment_of, read_names
-from app.guardian import Guarded, spawn
-from app.guardian_process import UMASK
-from app.jobs.orphans import AnotherInstallation, check_belongs
+from app.database.connection import Database
+from app.database.migrate import upgrade
+from app.jobs.queue.orphans import AnotherInstallation, check_belongs
 from app.known_hosts import NO_KEYS, is_loopback
-from app.lock import CannotStart, Interrupted, hold_lock
-from app.log_rotation import rotate
-from app.migrate import upgrade
-from app.private_files import keep_private
-from app.secret_files import IN_A_FILE
+from app.processes.broker import Broker, open_broker
+from app.processes.engine_address import EngineAddress
+from app.processes.environments import Process, environment_of, read_names
+from app.processes.guardian import Guarded, spawn
+from app.processes.guardian_process import UMASK
+from app.processes.lock import CannotStart, Interrupted, hold_lock
+from app.processes.log_rotation import rotate
+from app.processes.private_files import keep_private
+from app.processes.process_group import POLL_SECONDS, ProcessGroup, Say, Service, is_asked_to_stop, signals_held_back
+from app.processes.secret_files import IN_A_FILE
 
 HEALTHY_SECONDS = 60.0
 ENGINE_SECONDS = 60.0
@@ -69,13 +69,13 @@ def up(settings: Settings, say: Say) -> None:
         settings = settle(settings)
         _migrate(settings.database, say)
         _say_whose_home(settings, say)
-        with Crew(_tiers(settings, tree, stack), say) as crew:
-            _wait_until_healthy(crew, settings)
-            _wait_for_engine(crew, settings, say)
+        with ProcessGroup(_tiers(settings, tree, stack), say) as group:
+            _wait_until_healthy(group, settings)
+            _wait_for_engine(group, settings, say)
             _announce(settings, say)
-            crew.keep_running(lambda: _bound_logs(settings.root / "logs"))
+            group.keep_running(lambda: _bound_logs(settings.root / "logs"))
             say("stopping")
-            crew.stop()
+            group.stop()
     say("stopped")
 
 
@@ -269,9 +269,9 @@ def _broker(broker: Broker, launcher: _Launcher) -> Service:
 
 def _worker_arguments(worker: Process, log_level: str) -> list[str]:
     node = ["-n", f"{worker}0@%h", "-Q", f"tunesmith.{STAGES[worker]}", "--loglevel", log_level]
-    jobs_at_once = str(THREADS[worker])
+    concurrency = str(THREADS[worker])
     alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    return ["-A", "worker.celery_app", "worker", "-P", "threads", "-c", jobs_at_once, *node, *alone]
+    return ["-A", "worker.supervising.celery_app", "worker", "-P", "threads", "-c", concurrency, *node, *alone]
 
 
 def _child_environment(settings: Settings) -> dict[str, str]:
@@ -286,23 +286,23 @@ def _child_environment(settings: Settings) -> dict[str, str]:
     return {**inherited, **own, **{PREFIX + name.upper(): str(value) for name, value in chosen.items()}}
 
 
-def _wait_until_healthy(crew: Crew, settings: Settings) -> None:
+def _wait_until_healthy(group: ProcessGroup, settings: Settings) -> None:
     """Raises `CannotStart` when the API ends, or does not answer in time. A signal ends the waiting."""
     deadline = time.monotonic() + HEALTHY_SECONDS
     while not _is_healthy(settings.local_url):
-        if not crew.is_alive("api") or time.monotonic() > deadline:
+        if not group.is_alive("api") or time.monotonic() > deadline:
             raise CannotStart(f"the API did not come up; see {settings.root / 'logs' / 'api.log'}")
         if is_asked_to_stop(POLL_SECONDS):
             raise Interrupted("stopped while it was starting")
 
 
-def _wait_for_engine(crew: Crew, settings: Settings, say: Say) -> None:
+def _wait_for_engine(group: ProcessGroup, settings: Settings, say: Say) -> None:
     """Its libraries take some seconds to load. Jobs can be taken without it, so one that does not come is only told."""
-    if not crew.has("engine"):
+    if not group.has("engine"):
         return
     deadline = time.monotonic() + ENGINE_SECONDS
     while not _has_engine(settings.local_url):
-        if not crew.is_alive("engine") or time.monotonic() > deadline:
+        if not group.is_alive("engine") or time.monotonic() > deadline:
             say(f"the engine is not up, /generate is a 503 until it is; see {settings.root / 'logs' / 'engine.log'}")
             return
         if is_asked_to_stop(POLL_SECONDS):

@@ -11,7 +11,7 @@ import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
-from app.db import utc_now
+from app.database.connection import utc_now
 
 TRASH = ".trash"
 KEPT = timedelta(days=7)

@@ -34,13 +34,13 @@ from sqlalchemy import insert
 from app.config import Settings
 from app.contracts.events import StepLogged
 from app.contracts.spec import JobSpec
-from app.db import Database, utc_now
+from app.database.connection import Database, utc_now
+from app.database.migrate import upgrade
 from app.jobs import service
-from app.jobs.claims import Claim, claim, record
 from app.jobs.models import Job, JobEvent
+from app.jobs.queue.claims import Claim, claim, record
 from app.jobs.repository import append_event
 from app.jobs.states import JobStatus, Stage
-from app.migrate import upgrade
 from bench.load_generator import Plan
 
 FEW_JOBS = 1000

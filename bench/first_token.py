@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from tests.e2e.stack import MODEL, Stack, running
-from tests.tiny_model import build_tiny_model
+from tests.support.tiny_model import build_tiny_model
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.stack import MODEL, Stack, running
-from tests.tiny_model import build_tiny_model
-from tests.waiting import wait_for
+from tests.support.tiny_model import build_tiny_model
+from tests.support.waiting import wait_for
 
 VICTIMS: dict[str, list[tuple[str, ...]]] = {
     "trainer": [("-m worker.training",)],

@@ -27,9 +27,9 @@ from app.contracts.events import ATTEMPT_EVENT, StepLogged
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
-from app.environments import Process
+from app.processes.environments import Process
 from tests.integration.engine.processes import free_port
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 from worker.child import environment
 
 START_SECONDS = 300.0

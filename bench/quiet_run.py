@@ -15,8 +15,8 @@ from typing import Any
 
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointSaved, StepLogged
 from app.contracts.order import TrainingOrder
-from app.environments import Process
 from app.jobs.states import Stage
+from app.processes.environments import Process
 from tests.e2e.stack import Stack, running
 from worker.child import command, environment
 

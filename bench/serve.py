@@ -21,10 +21,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from bench.serving import Answer, PeftAlone, Shop, ask, crowd, open_shop
-from worker.inference.bases import Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import AdapterFolder
+from worker.inference.models.bases import Placement
 
 PREFIX_TOKENS = 512
 SOAK_CLIENTS = 24

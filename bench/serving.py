@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from app.contracts.generation import Sampling
-from worker.inference.bases import Placement
 from worker.inference.engine import AdapterFolder, Ended, Engine, ModelFolder, Token, TokenRequest
+from worker.inference.models.bases import Placement
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPES: dict[str, dict[str, Any]] = {

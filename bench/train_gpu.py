@@ -18,9 +18,9 @@ from app.contracts.events import ATTEMPT_EVENT, AdapterSaved, AttemptEvent, Fail
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
-from app.environments import Process
-from app.guardian import spawn
 from app.jobs.states import Stage
+from app.processes.environments import Process
+from app.processes.guardian import spawn
 from worker.child import command, environment
 
 

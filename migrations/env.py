@@ -1,13 +1,13 @@
-"""Alembic's environment: the connection comes from `app.migrate`, the metadata from all models."""
+"""Alembic's environment: the connection comes from `app.database.migrate`, the metadata from all models."""
 
 from typing import Any, Literal
 
 from alembic import context
 
-from app import installation
 from app.adapters import models as adapters
-from app.columns import Choice, Document
-from app.db import Base, UtcDateTime
+from app.database import installation
+from app.database.columns import Choice, Document
+from app.database.connection import Base, UtcDateTime
 from app.files import models as files
 from app.jobs import models as jobs
 

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from app.contracts.cores import sharing_cores
-from app.environments import Process, for_child
 from app.jobs.states import Stage
+from app.processes.environments import Process, for_child
 
 TRAINER = "worker.training"
 FETCHER = "worker.fetching"
@@ -23,8 +23,8 @@ def fetch_command(order: Path) -> list[str]:
 
 
 def environment(process: Process, cache: Path) -> dict[str, str]:
-    """What of the worker's environment the child needs (`app.environments`), and what keeps libraries from calling home
-    or writing where they should not.
+    """What of the worker's environment the child needs (`app.processes.environments`), and what keeps libraries from
+    calling home or writing where they should not.
 
     A training opens no connection: what it needs of the hub was fetched before.
     """

@@ -103,7 +103,7 @@ def no_room(error: BaseException) -> Failed | None:
 
 
 def kept_out(error: BaseException) -> Failed | None:
-    """A file that this process is not allowed to open is named: `worker.confinement` says what it may open."""
+    """A file that this process is not allowed to open is named: `worker.confinement.process` says what it may open."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, PermissionError):
         cause = cause.__cause__ or cause.__context__

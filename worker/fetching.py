@@ -5,8 +5,8 @@ from pathlib import Path
 
 from app.contracts.events import Phase
 from app.contracts.order import TrainingOrder
-from worker.allowed import of_fetching
-from worker.confinement import confine
+from worker.confinement.allowed import of_fetching
+from worker.confinement.process import confine
 from worker.events import EventWriter
 from worker.failures import guarded, kept_out
 

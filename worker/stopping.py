@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from types import FrameType
 
-from app.guardian_process import LEASE_FD, LEASE_SECONDS
+from app.processes.guardian_process import LEASE_FD, LEASE_SECONDS
 
 # The exit code of a trainer that stopped as it was asked to, behind a checkpoint (sysexits.h: EX_TEMPFAIL).
 INTERRUPTED = 75

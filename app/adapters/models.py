@@ -6,12 +6,12 @@ from typing import Any, Literal
 from sqlalchemy import BigInteger, Boolean, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.columns import Document
 from app.config import Settings
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef
 from app.contracts.variant import BaseVariant
-from app.db import Base, UtcDateTime
+from app.database.columns import Document
+from app.database.connection import Base, UtcDateTime
 
 
 class Adapter(Base):

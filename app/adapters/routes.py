@@ -6,8 +6,8 @@ from fastapi import APIRouter, Query
 
 from app.adapters import service
 from app.adapters.schemas import AdapterDeleted, AdapterPage, AdapterView
-from app.dependencies import DatabaseDep, SettingsDep
-from app.parameters import LONGEST_PAGE
+from app.web.dependencies import DatabaseDep, SettingsDep
+from app.web.parameters import LONGEST_PAGE
 
 AdapterName = Annotated[str, "adapter-…, adapter-…@version, or the id of the job that trained it"]
 router = APIRouter(prefix="/adapters", tags=["adapters"])

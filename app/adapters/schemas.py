@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 
 from app.contracts.variant import BaseVariant
-from app.shown import UNREADABLE, StoredView, show
+from app.database.stored_fields import UNREADABLE, StoredView, show
 
 if TYPE_CHECKING:  # the command reads these models without a database
     from app.adapters.models import Adapter

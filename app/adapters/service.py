@@ -90,7 +90,7 @@ def delete(session: Session, settings: Settings, name: str) -> str:
     """Remove an adapter with its files, and return its id.
 
     The row goes first: cut off between the two, a folder is left that nobody can name, which
-    `app.jobs.orphans` sweeps. Raises NotFound, and Conflict while a job goes on from it.
+    `app.jobs.queue.orphans` sweeps. Raises NotFound, and Conflict while a job goes on from it.
     """
     adapter = find(session, name, "adapter_id")
     repository.lock(session, adapter.id)  # nobody can begin to go on from it from here on

@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from app.lock import CannotStart
+from app.processes.lock import CannotStart
 
 MANIFEST, DATABASE, HOME = "manifest.json", "database", "home"
 FORMAT = 1

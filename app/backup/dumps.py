@@ -14,11 +14,11 @@ from sqlalchemy.engine import URL, make_url
 
 from app.adapters.models import Adapter
 from app.backup.contents import BackupRefused, copy
-from app.db import sqlite_file
+from app.database.connection import sqlite_file
+from app.database.installation import Installation
+from app.database.migrate import closing_engine, copy_sqlite
 from app.files.models import File
-from app.installation import Installation
 from app.jobs.models import Job
-from app.migrate import closing_engine, copy_sqlite
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def check_ours(database_url: str) -> None:
     with closing_engine(database_url) as engine:
         has_table = inspect(engine).has_table(Installation.__tablename__)
     if not has_table:
-        raise BackupRefused("the database has an older schema, or none: migrate it first (python -m app.migrate)")
+        raise BackupRefused(
+            "the database has an older schema, or none: migrate it first (python -m app.database.migrate)"
+        )
 
 
 def check_empty(database_url: str) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import make_url
 
-from app import __version__, installation
+from app import __version__
 from app.backup import dumps
 from app.backup.contents import (
     DATABASE,
@@ -24,10 +24,11 @@ from app.backup.contents import (
     plain_files,
 )
 from app.config import Settings
-from app.db import Database, utc_now
+from app.database import installation
+from app.database.connection import Database, utc_now
+from app.database.migrate import config
 from app.disk_faults import is_full
-from app.lock import hold_lock
-from app.migrate import config
+from app.processes.lock import hold_lock
 
 MOST_NAMED = 10
 # Of an attempt, what its process writes for itself.

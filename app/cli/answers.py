@@ -46,7 +46,7 @@ def read_answer(model: type[Answer], answer: Any) -> Answer:
 
 
 def _describe(problem: Any) -> str:
-    from app.validation import expectation, quote  # slow to import: it knows every field of a job
+    from app.web.validation import expectation, quote  # slow to import: it knows every field of a job
 
     place = ".".join(map(str, problem["loc"])) or "it"
     if problem["type"] == "missing":

@@ -16,9 +16,9 @@ from app.adapters.schemas import AdapterPage
 from app.cli.answers import Answer, JsonObject, parse, read_answer, server_sent_events
 from app.cli.errors import AnswerLost, ApiError, ServiceAbsent
 from app.files.schemas import FileView
-from app.jobs.data_schemas import RowView, Validation
 from app.jobs.schemas import CheckpointList, JobDetail, JobPage, JobView, LogPage
 from app.jobs.states import ENDED
+from app.jobs.views.data_schemas import RowView, Validation
 from app.proxies import UNUSABLE, broken_proxy, is_this_host
 
 # The service sends a ping every 15 seconds into a silent stream.

@@ -23,9 +23,9 @@ from rich.console import Console
 from app.cli.client import Client
 from app.cli.watch import outcome, show_progress
 from app.config import PREFIX, Settings, has_home
-from app.guardian import spawn
 from app.jobs.schemas import JobDetail
-from app.lock import CannotStart
+from app.processes.guardian import spawn
+from app.processes.lock import CannotStart
 from app.supervisor import url_file
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fibonacci"

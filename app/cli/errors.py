@@ -72,7 +72,7 @@ def error_lines(error: Exception) -> list[str]:
 
 def _setting_lines(error: ValidationError) -> Iterator[str]:
     """Each wrong setting by the name of its variable; only values that can hold no password are quoted."""
-    from app.validation import expectation, quote  # slow to import: it knows every field of a job
+    from app.web.validation import expectation, quote  # slow to import: it knows every field of a job
 
     for problem in error.errors():
         name = "".join(map(str, problem["loc"]))

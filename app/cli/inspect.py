@@ -14,7 +14,7 @@ from app.cli.client import Client
 from app.cli.errors import BadInput
 from app.cli.input import SpecFile, Url, connect, console, read_spec, temporary_upload, with_file
 from app.cli.text import visible
-from app.jobs.data_schemas import RowView, Validation
+from app.jobs.views.data_schemas import RowView, Validation
 
 USUAL_PREVIEW, LONGEST_PREVIEW = 3, 20
 INVALID = 1

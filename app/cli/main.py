@@ -20,7 +20,7 @@ from app.cli.text import print_table, visible
 from app.config import Settings
 from app.disk_faults import describe
 from app.jobs.schemas import JobView
-from app.lock import CannotStart, Interrupted
+from app.processes.lock import CannotStart, Interrupted
 
 INTERRUPTED = 130
 
@@ -60,7 +60,7 @@ def up(
 def adopt(home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None) -> None:
     """Declare that home and database belong together, after one of them was replaced. Jobs,
     adapters and files that the database does not know are moved to `.trash` by the API, within an hour."""
-    from app.installation import adopt as run  # the other commands need no database
+    from app.database.installation import adopt as run  # the other commands need no database
 
     typer.echo(run(_settings(home)))
 
@@ -258,7 +258,7 @@ def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder w
 
 def _settings(home: Path | None) -> Settings:
     """For the commands that write to a home themselves: what they write is for this user alone."""
-    from app.private_files import keep_private  # the other commands need no database
+    from app.processes.private_files import keep_private  # the other commands need no database
 
     settings = Settings.model_validate({} if home is None else {"home": home})
     open_home = keep_private(settings.root, settings.database)

@@ -6,7 +6,7 @@ from typing import Any
 from app.cli.text import in_line, problem_line
 from app.contracts.stored import read
 from app.contracts.tokens import Bucket, Named, TokenReport
-from app.files.report import Counted, DataReport
+from app.datasets.report import Counted, DataReport
 from app.jobs.schemas import JobError
 
 MOST_NAMED = 5

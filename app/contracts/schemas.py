@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from app.contracts.effort import MAX_EFFORT, MAX_RIVALS, effort_of, rivals_of
+from app.contracts.compile_cost import MAX_COMPILE_COST, MAX_RIVALS, alternatives_of, compile_cost_of
 
 # A schema within these bounds is compiled within seconds and megabytes, as a rule; the engine stops one that is not.
 MAX_CHARACTERS = 32_768
@@ -56,20 +56,20 @@ def _check(schema: dict[str, Any]) -> None:
         properties += len(part["properties"]) if isinstance(part.get("properties"), dict) else 0
     if properties > MAX_PROPERTIES:
         raise ValueError(f"with at most {MAX_PROPERTIES} properties, not {properties}")
-    found = effort(schema)
-    if found > MAX_EFFORT:
+    found = compile_cost(schema)
+    if found > MAX_COMPILE_COST:
         raise ValueError(
-            f"this one takes too long to prepare ({found} steps, at most {MAX_EFFORT}): give strings fewer different "
-            "lengths, numbers fewer ranges, and set additionalProperties to false"
+            f"this one takes too long to prepare ({found} steps, at most {MAX_COMPILE_COST}): give strings fewer "
+            "different lengths, numbers fewer ranges, and set additionalProperties to false"
         )
-    rivals = rivals_of(part for _, part in _parts(schema, ""))
+    rivals = alternatives_of(part for _, part in _parts(schema, ""))
     if rivals > MAX_RIVALS:
         raise ValueError(f"with at most {MAX_RIVALS} alternatives of one type in anyOf and oneOf, not {rivals}")
 
 
-def effort(schema: dict[str, Any]) -> int:
-    """How long it takes to prepare a schema that was checked, in steps of `app.contracts.effort`."""
-    return effort_of(part for _, part in _parts(schema, ""))
+def compile_cost(schema: dict[str, Any]) -> int:
+    """How long it takes to prepare a schema that was checked, in steps of `app.contracts.compile_cost`."""
+    return compile_cost_of(part for _, part in _parts(schema, ""))
 
 
 def depth(value: Any, limit: int) -> int:

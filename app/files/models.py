@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.columns import Document
-from app.db import Base, UtcDateTime
+from app.database.columns import Document
+from app.database.connection import Base, UtcDateTime
 
 
 class File(Base):
@@ -23,7 +23,7 @@ class File(Base):
     format: Mapped[str] = mapped_column(String(16))
     layout: Mapped[str | None] = mapped_column(String(32), comment="null: only a job's mapping can tell")
     records: Mapped[int] = mapped_column(BigInteger)
-    report: Mapped[dict[str, Any]] = mapped_column(Document(), comment="app.files.report.FileReport")
+    report: Mapped[dict[str, Any]] = mapped_column(Document(), comment="app.datasets.report.FileReport")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
     __table_args__ = (Index("ix_files_created_at", "created_at", "id"),)

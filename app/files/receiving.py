@@ -13,8 +13,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from app.errors import InvalidRequest, Problem
 from app.files.service import check_filename
 from app.files.storage import Sink, check_room
-from app.parameters import problems_of
 from app.sources import invalid
+from app.web.parameters import problems_of
 
 FILE, PURPOSE = "file", "purpose"
 FIELDS = (FILE, PURPOSE)

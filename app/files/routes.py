@@ -6,16 +6,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
-from app.dependencies import DatabaseDep, SettingsDep
+from app.datasets.report import FileReport
 from app.errors import ErrorForm
 from app.files import service
 from app.files.receiving import FILE, MULTIPART, PURPOSE, PURPOSES, receive_form
-from app.files.report import FileReport
 from app.files.schemas import FileDeleted, FilePage, FileView
 from app.files.storage import Sink, partial_path
 from app.ids import new_id
-from app.jobs.repository import uses_file
-from app.parameters import LONGEST_PAGE
+from app.web.dependencies import DatabaseDep, SettingsDep
+from app.web.parameters import LONGEST_PAGE
 
 BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
@@ -93,8 +92,8 @@ def get_report(file_id: FileId, database: DatabaseDep) -> FileReport:
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileDeleted:
+def delete_file(request: Request, file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileDeleted:
     """Remove a file that no job still needs."""
     with database.writer() as session:
-        service.delete(session, settings, file_id, uses_file)
+        service.delete(session, settings, file_id, request.app.state.uses_file)
     return FileDeleted(id=file_id)

@@ -1,4 +1,4 @@
-"""What the file routes answer; the report is `app.files.report.FileReport`."""
+"""What the file routes answer; the report is `app.datasets.report.FileReport`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 
 from app.contracts.stored import Stored, read
-from app.shown import UNREADABLE, StoredView, show
+from app.database.stored_fields import UNREADABLE, StoredView, show
 
 if TYPE_CHECKING:  # the command reads these models without a database
     from app.files.models import File
@@ -18,7 +18,7 @@ class ShownWarning(Stored):
 
 
 class ShownFindings(Stored):
-    """What of an `app.files.report.FileReport` a view of the file shows."""
+    """What of an `app.datasets.report.FileReport` a view of the file shows."""
 
     kept: int | None = None
     problem_count: int | None = None

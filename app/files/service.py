@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.contracts.stored import read
-from app.db import utc_now
+from app.database.connection import utc_now
+from app.datasets.check import FileReport, inspect_file
+from app.datasets.values import printable
 from app.errors import LONGEST_QUOTE, Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository
-from app.files.check import FileReport, inspect_file
 from app.files.models import File
 from app.files.storage import Received, keep, partial_path
-from app.files.values import printable
 from app.sources import invalid
 
 LONGEST_FILENAME = 255

@@ -8,8 +8,8 @@ import httpx
 from pydantic import ValidationError
 
 from app.contracts.generation import ENGINE_EVENT, EngineError, EngineEvent, EngineHealth, GenerateOrder, TextDelta
-from app.engine_address import SAYS_WRONG_KEY, WRONG_KEY, EngineAddress
 from app.errors import EngineUnavailable, ServiceError
+from app.processes.engine_address import SAYS_WRONG_KEY, WRONG_KEY, EngineAddress
 
 CONNECT_SECONDS = 3.0
 HEALTH_SECONDS = 3.0

@@ -6,23 +6,23 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar, cast
 
 from fastapi import Depends, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
-from app.client_disconnect import unless_gone
 from app.config import Settings
 from app.contracts.checkpoints import CHECKPOINT_GONE
-from app.db import Database
-from app.dependencies import DatabaseDep, EngineDep, SettingsDep
+from app.database.connection import Database
 from app.errors import ServiceError
 from app.generate.client import EngineClient
 from app.generate.parallel import AnswerEnd, AnswerPiece, Numbered, collect, generate_all
 from app.generate.schemas import Answer, AnswerRequest
 from app.generate.service import PreparedRequest
+from app.web.client_disconnect import unless_gone
+from app.web.dependencies import DatabaseDep, SettingsDep
 
 KEEP_ALIVE_SECONDS = 15
 SseMessage = dict[str, str]
@@ -159,6 +159,13 @@ class Exchange:
             raise shape.renamed(error) from None
         request_id = self.request.scope.get("request_id")
         return EventSourceResponse(messages(opening, shape, request_id), ping=KEEP_ALIVE_SECONDS)
+
+
+async def get_engine(request: Request) -> EngineClient:
+    return cast(EngineClient, request.app.state.engine)
+
+
+EngineDep = Annotated[EngineClient, Depends(get_engine)]
 
 
 async def get_exchange(request: Request, database: DatabaseDep, settings: SettingsDep, engine: EngineDep) -> Exchange:

@@ -10,14 +10,16 @@ from starlette.concurrency import run_in_threadpool
 from app.config import Settings
 from app.contracts.spec import JobSpec
 from app.contracts.stored import read
-from app.db import Database
+from app.database.connection import Database
 from app.errors import Unavailable
-from app.jobs import data, repository, retention, service
-from app.jobs.data_schemas import RowView, Validation
+from app.jobs import repository, service
 from app.jobs.models import Job
-from app.jobs.queue import Doorbell
+from app.jobs.queue import retention
+from app.jobs.queue.notifier import JobNotifier
 from app.jobs.schemas import JobError
 from app.jobs.states import JobStatus, Stage
+from app.jobs.views import data
+from app.jobs.views.data_schemas import RowView, Validation
 
 POLL_SECONDS = 0.15
 # A checker shows up every five seconds.
@@ -30,14 +32,14 @@ class DryRuns:
 
     database: Database
     settings: Settings
-    bell: Doorbell
+    notifier: JobNotifier
     longest: timedelta = repository.LONGEST_DRY_RUN
 
     def start(self, spec: JobSpec, sent: dict[str, Any]) -> str:
         """The id of a dry run that waits for a checker. Raises all that a submit raises."""
         service.check(self.database, self.settings, spec, is_dry_run=True)
         with self.database.writer() as session:
-            return service.submit(session, self.settings, self.bell, spec, sent, is_dry_run=True).id
+            return service.submit(session, self.settings, self.notifier, spec, sent, is_dry_run=True).id
 
     async def wait(self, job_id: str) -> None:
         """Return once it has ended. Raises Unavailable when no checker lives, or it takes too long."""

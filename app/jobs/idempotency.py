@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db import utc_now
+from app.database.connection import utc_now
 from app.errors import BadRequest, InvalidRequest
 from app.jobs.models import IdempotencyKey, Job
 

@@ -7,7 +7,7 @@ so a limit may be passed by as many as arrive together.
 from sqlalchemy.orm import Session
 
 from app.config import PREFIX, Settings
-from app.db import utc_now
+from app.database.connection import utc_now
 from app.errors import TooMany
 from app.jobs import repository
 

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.columns import Choice, Document
-from app.db import Base, UtcDateTime
+from app.database.columns import Choice, Document
+from app.database.connection import Base, UtcDateTime
 from app.jobs.states import Desire, JobStatus, Stage
 
 

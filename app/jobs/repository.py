@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Select, Subquery, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased, defer
 
-from app.db import database_time, utc_now
+from app.database.connection import database_time, utc_now
 from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, Worker
 from app.jobs.states import ALIVE, ENDED, Desire, JobStatus, Stage, sources_of
 
@@ -124,8 +124,9 @@ def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
     """Which checkpoints a job has, newest first: all that a client is told of them comes from here.
 
     The trainer writes them into the job's folder and the rows follow with its events, a heartbeat later. Only the
-    worker trusts the folder, for resuming (`worker.resuming`): it then finds a checkpoint that a killed process wrote
-    without an event, and puts the rows right. Whoever opens one has to expect that a newer one has taken its place.
+    worker trusts the folder, for resuming (`worker.supervising.resuming`): it then finds a checkpoint that a killed
+    process wrote without an event, and puts the rows right. Whoever opens one has to expect that a newer one has taken
+    its place.
     """
     query = select(Checkpoint).where(Checkpoint.job_id == job_id)
     return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()

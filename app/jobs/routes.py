@@ -6,15 +6,11 @@ from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
 from app.contracts.spec import JobSpec, SafeName
-from app.db import Database
-from app.dependencies import BellDep, DatabaseDep, PollsDep, SettingsDep, StreamsDep
+from app.database.connection import Database
 from app.errors import Conflict, InvalidRequest
 from app.jobs import idempotency, repository, service
-from app.jobs.data_routes import router as data_router
-from app.jobs.details import detail_of
-from app.jobs.logs import read_log
-from app.jobs.metrics import series
-from app.jobs.queue import Doorbell
+from app.jobs.dependencies import NotifierDep, PollsDep, StreamsDep
+from app.jobs.queue.notifier import JobNotifier
 from app.jobs.schemas import (
     CheckpointList,
     CheckpointView,
@@ -28,8 +24,13 @@ from app.jobs.schemas import (
     listed,
 )
 from app.jobs.states import JobStatus, Stage
-from app.jobs.stream import StreamResponse
-from app.parameters import LONGEST_PAGE
+from app.jobs.views.data_routes import router as data_router
+from app.jobs.views.details import detail_of
+from app.jobs.views.logs import read_log
+from app.jobs.views.metrics import series
+from app.jobs.views.stream import StreamResponse
+from app.web.dependencies import DatabaseDep, SettingsDep
+from app.web.parameters import LONGEST_PAGE
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 JobId = Annotated[str, "the id that POST /jobs answered"]
@@ -37,14 +38,14 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 router.include_router(data_router)
 
 
-class LateBell:
+class DeferredNotifier:
     """Rings after the answer has been sent: a slow broker costs the client nothing."""
 
-    def __init__(self, bell: Doorbell, tasks: BackgroundTasks) -> None:
-        self._bell, self._tasks = bell, tasks
+    def __init__(self, notifier: JobNotifier, tasks: BackgroundTasks) -> None:
+        self._notifier, self._tasks = notifier, tasks
 
-    def ring(self, stage: Stage) -> None:
-        self._tasks.add_task(self._bell.ring, stage)
+    def notify(self, stage: Stage) -> None:
+        self._tasks.add_task(self._notifier.notify, stage)
 
 
 @router.post("", status_code=201, responses={200: {"model": JobDetail, "description": "made by the same key before"}})
@@ -52,7 +53,7 @@ def submit(
     spec: JobSpec,
     database: DatabaseDep,
     settings: SettingsDep,
-    bell: BellDep,
+    notifier: NotifierDep,
     tasks: BackgroundTasks,
     response: Response,
     idempotency_key: Annotated[str | None, Header()] = None,
@@ -68,7 +69,9 @@ def submit(
         service.check(database, settings, spec)
         try:
             with database.writer() as session:
-                job = service.submit(session, settings, LateBell(bell, tasks), spec, sent, key=idempotency_key)
+                job = service.submit(
+                    session, settings, DeferredNotifier(notifier, tasks), spec, sent, key=idempotency_key
+                )
                 return detail_of(session, job)
         except idempotency.MadeMeanwhile:
             known = _made_by(database, idempotency_key, sent)
@@ -124,10 +127,10 @@ def pause(job_id: JobId, database: DatabaseDep) -> JobDetail:
 
 
 @router.post("/{job_id}/resume")
-def resume(job_id: JobId, database: DatabaseDep, bell: BellDep, tasks: BackgroundTasks) -> JobDetail:
+def resume(job_id: JobId, database: DatabaseDep, notifier: NotifierDep, tasks: BackgroundTasks) -> JobDetail:
     """Queue a paused job again; it goes on behind its newest checkpoint."""
     with database.writer() as session:
-        return detail_of(session, service.resume(session, LateBell(bell, tasks), job_id))
+        return detail_of(session, service.resume(session, DeferredNotifier(notifier, tasks), job_id))
 
 
 @router.post("/{job_id}/checkpoint", status_code=202)

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.contracts.events import CheckMetrics, StepMetrics
 from app.contracts.stored import Unreadable
+from app.database.stored_fields import UNREADABLE, StoredView, show
 from app.jobs.states import Desire, JobStatus
-from app.shown import UNREADABLE, StoredView, show
 
 if TYPE_CHECKING:  # the command reads these models without a database
     from app.jobs.models import Attempt, Job, JobEvent

@@ -11,14 +11,15 @@ from app.contracts import no_effect
 from app.contracts.order import SourceFile
 from app.contracts.records import Record
 from app.contracts.spec import SPEC_VERSION, DatasetSpec, FileSource, JobSpec, PathSource, Source
-from app.db import Database, utc_now
+from app.database.connection import Database, utc_now
+from app.datasets.check import Place, normalise_file
 from app.errors import Conflict, InvalidDataset, InvalidRequest, NotFound
 from app.files import repository as files
-from app.files.check import Place, normalise_file
 from app.ids import new_id
-from app.jobs import continuing, ending, idempotency, limits, repository, retention
+from app.jobs import continuing, idempotency, limits, repository
 from app.jobs.models import CPU, Job, Worker
-from app.jobs.queue import Doorbell
+from app.jobs.queue import retention, termination
+from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import Desire, JobStatus, Stage
 from app.sources import invalid, resolve_dataset, resolve_model
 
@@ -46,7 +47,7 @@ def check(database: Database, settings: Settings, spec: JobSpec, *, is_dry_run: 
 def submit(
     session: Session,
     settings: Settings,
-    bell: Doorbell,
+    notifier: JobNotifier,
     spec: JobSpec,
     sent: dict[str, Any],
     *,
@@ -66,7 +67,7 @@ def submit(
     if key is not None and not idempotency.keep(session, key, sent, job):
         raise idempotency.MadeMeanwhile
     session.commit()  # a worker must be able to find the row before it hears the bell
-    bell.ring(Stage.CHECK)
+    notifier.notify(Stage.CHECK)
     return job
 
 
@@ -147,7 +148,7 @@ def find_source(session: Session, settings: Settings, source: Source, param: str
 def cancel(session: Session, job_id: str) -> Job:
     """Cancel at once what no worker holds; ask the worker for the rest. Cancelling twice is the same as once."""
     find(session, job_id)
-    job = ending.end(session, job_id)
+    job = termination.end(session, job_id)
     session.commit()
     if job is None:
         known = _find_anew(session, job_id)
@@ -160,22 +161,22 @@ def cancel(session: Session, job_id: str) -> Job:
 def pause(session: Session, job_id: str) -> Job:
     """Stop a job behind a checkpoint, to be resumed there. Pausing twice is the same as once."""
     find(session, job_id)
-    job = ending.pause(session, job_id)
+    job = termination.pause(session, job_id)
     session.commit()
     if job is None:
         raise _has_ended(_find_anew(session, job_id), "be paused")
     return job
 
 
-def resume(session: Session, bell: Doorbell, job_id: str) -> Job:
+def resume(session: Session, notifier: JobNotifier, job_id: str) -> Job:
     """Let a paused job go on from its newest checkpoint. Resuming one that runs changes nothing."""
     find(session, job_id)
-    job = ending.resume(session, job_id)
+    job = termination.resume(session, job_id)
     session.commit()
     if job is None:
         raise _has_ended(_find_anew(session, job_id), "be resumed")
     if job.status is JobStatus.QUEUED:
-        bell.ring(Stage.TRAIN)
+        notifier.notify(Stage.TRAIN)
     return job
 
 

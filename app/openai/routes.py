@@ -4,12 +4,12 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from app.dependencies import DatabaseDep, SettingsDep
 from app.generate.exchange import ExchangeDep
 from app.openai import service
 from app.openai.answers import ChatCompletion, ListedModel, ModelCards, ModelDeleted, TextCompletion
 from app.openai.schemas import ChatRequest, CompletionRequest
 from app.openai.shapes import ChatShape, TextShape
+from app.web.dependencies import DatabaseDep, SettingsDep
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}

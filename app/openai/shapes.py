@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from app.contracts.generation import Usage
-from app.db import utc_now
+from app.database.connection import utc_now
 from app.errors import ServiceError
 from app.generate.exchange import ResponseShape, SseMessage, Whole
 from app.generate.parallel import AnswerEnd, AnswerPiece

@@ -59,7 +59,7 @@ def main() -> int:
         scene = Scene(stack, customers, random.Random(options.seed + 1), points_with=options.points)
         began = time.monotonic()
         work(scene, options)
-        broken, report = judge(scene, is_naive=options.naive)
+        broken, report = decide(scene, is_naive=options.naive)
         report["minutes"] = round((time.monotonic() - began) / 60, 2)
         if options.keep:
             keep(stack, Path(options.keep))
@@ -147,7 +147,7 @@ def inject_one(scene: Scene, name: str) -> None:
         say(f"{name}{'' if is_injected else ': nothing to hit'} ({time.monotonic() - began:.1f} s)")
 
 
-def judge(scene: Scene, *, is_naive: bool) -> tuple[dict[str, list[str]], dict[str, Any]]:
+def decide(scene: Scene, *, is_naive: bool) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """Look at everything while the service runs, then end it and look at what is left."""
     stack, customers = scene.stack, scene.customers
     idle = ("trainer", "checking", "guardian of trainer", "guardian of checking", "orphan")

@@ -39,9 +39,9 @@ class Order:
 class Customers:
     """All of them, in one loop; each look at a job is one GET."""
 
-    def __init__(self, url: str, planner: Planner, jobs_at_once: int) -> None:
+    def __init__(self, url: str, planner: Planner, concurrency: int) -> None:
         self._api = httpx.Client(base_url=url, timeout=20)
-        self._planner, self._jobs_at_once = planner, jobs_at_once
+        self._planner, self._jobs_at_once = planner, concurrency
         self._file: str | None = None
         self.orders: list[Order] = []
         self.answers: Counter[str] = Counter()

@@ -9,7 +9,7 @@ import time
 
 import redis
 
-from app.jobs.queue import QUEUES, TASK, make_celery
+from app.jobs.queue.notifier import QUEUES, TASK, make_celery
 from app.jobs.states import Stage
 from bench.chaos.injected import Injected
 from bench.chaos.scene import Scene

@@ -93,14 +93,16 @@ def patches() -> dict[str, Callable[[ModuleType], None]]:
     me = role()
     return {
         "sqlalchemy.orm.session": lambda module: wrap(module.Session, me, "commit"),
-        "app.jobs.queue": lambda module: wrap(module.CeleryDoorbell, me, "ring"),
-        "app.jobs.claims": lambda module: wrap(module, me, "claim", "finish", "take_back"),
-        "worker.orders": lambda module: wrap(module, me, "write"),
-        "worker.attempt": lambda module: wrap(module, me, "spawn"),
-        "worker.lifecycle": lambda module: wrap(module, me, "read_left_over", "choose_start", "place_bundle"),
+        "app.jobs.queue.notifier": lambda module: wrap(module.CeleryNotifier, me, "notify"),
+        "app.jobs.queue.claims": lambda module: wrap(module, me, "claim", "finish", "take_back"),
+        "worker.supervising.orders": lambda module: wrap(module, me, "write"),
+        "worker.supervising.attempt": lambda module: wrap(module, me, "spawn"),
+        "worker.supervising.lifecycle": lambda module: wrap(
+            module, me, "read_left_over", "choose_start", "place_bundle"
+        ),
         "worker.checkpoints": lambda module: wrap(module, "checkpoint", "publish", "prune", "_write", "_remove"),
         "worker.events": wrap_events,
-        "app.db": lambda module: setattr(module, "utc_now", wrong_utc_now),
+        "app.database.connection": lambda module: setattr(module, "utc_now", wrong_utc_now),
         "app.contracts.events": lambda module: setattr(module, "datetime", WrongDatetime),
     }
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 
 class Unguarded:
-    """A plain child process with the face of `app.guardian.Guarded`."""
+    """A plain child process with the face of `app.processes.guardian.Guarded`."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         self._child = child
@@ -77,7 +77,7 @@ def _take_anything(slot: Any) -> bool:
 def patches() -> dict[str, Callable[[ModuleType], None]]:
     return {
         "app.supervisor": _without_guardian,  # a worker's own would end what the worker leaves behind
-        "worker.attempt": _without_guardian,
-        "app.jobs.claims": _without_fences,
-        "worker.slots": _without_locks,
+        "worker.supervising.attempt": _without_guardian,
+        "app.jobs.queue.claims": _without_fences,
+        "worker.supervising.slots": _without_locks,
     }

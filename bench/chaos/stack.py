@@ -21,10 +21,10 @@ import httpx
 import psycopg
 import redis
 
-from app.guardian import Guarded, spawn
+from app.processes.guardian import Guarded, spawn
 from bench.chaos import naive
 from bench.chaos.processes import Process, of_run
-from tests.tiny_model import build_tiny_model
+from tests.support.tiny_model import build_tiny_model
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
@@ -95,7 +95,7 @@ class Stack:
         alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         start = naive.spawn if self.is_naive else spawn
         self.second = start(
-            [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options, *alone],
+            [sys.executable, "-m", "celery", "-A", "worker.supervising.celery_app", "worker", *options, *alone],
             env={**self.environment, **settings, **broker},
             cwd=self.home,
             output=self.home / "logs" / f"{SECOND}.log",

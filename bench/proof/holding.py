@@ -15,8 +15,8 @@ from bench.proof.tampering import OTHER_BASE, TAMPERINGS
 from bench.proof.trainings import Trainings
 from tests.integration.engine.probes import an_order, proof_of
 from worker.hashing import bundle_version
-from worker.inference.bases import Placement
 from worker.inference.batching.engine import BatchingEngine
+from worker.inference.models.bases import Placement
 
 FILES, WEIGHTS, SCORES = "files", "weights", "scores"
 

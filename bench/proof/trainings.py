@@ -17,11 +17,11 @@ from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.probe import PROBE
 from app.contracts.rows import INPUT_IDS, LABELS
 from app.contracts.spec import JobSpec
-from app.environments import Process
+from app.processes.environments import Process
 from bench.proof.cases import BaseKind, Case
-from tests.checks import prepare
-from tests.integration.trainings import TRAINERS, Job
-from tests.tiny_model import build_tiny_model
+from tests.support.prepared_rows import prepare
+from tests.support.tiny_model import build_tiny_model
+from tests.support.trainings import TRAINERS, Job
 from worker.child import environment
 from worker.training.biases import base_biases
 from worker.training.probe import take_probe

@@ -41,7 +41,7 @@ def upgrade() -> None:
         sa.Column("format", sa.String(length=16), nullable=False),
         sa.Column("layout", sa.String(length=32), nullable=True, comment="null: only a job's mapping can tell"),
         sa.Column("records", sa.BigInteger(), nullable=False),
-        sa.Column("report", sa.JSON(), nullable=False, comment="app.files.report.FileReport"),
+        sa.Column("report", sa.JSON(), nullable=False, comment="app.datasets.report.FileReport"),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )

@@ -10,7 +10,7 @@ import redis
 
 from tests.e2e.stack import BIASED_MODEL, MODEL, Stack, running
 from tests.integration.conftest import REQUIRED, a_postgres_database
-from tests.tiny_model import build_tiny_model
+from tests.support.tiny_model import build_tiny_model
 
 REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
 

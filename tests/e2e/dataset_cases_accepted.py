@@ -4,7 +4,7 @@ import json
 
 from tests.e2e.dataset_cases import Accepted, a_tool, called, lines, pretty, said, shared, table
 from tests.e2e.dataset_cases_models import GEMMA, MISTRAL, PADDED, QWEN
-from tests.tiny_model import END
+from tests.support.tiny_model import END
 
 MOONS = '{"name": "count_moons", "arguments": {"planet": "Mars"}}'
 ASKED = [

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from tests.chat_formats import make_tokenizer
 from tests.chat_formats.published import CHATML, GEMMA_2, MISTRAL_V1, QWEN_25
 from tests.e2e.stack import MODEL
-from tests.tiny_model import CONTEXT_TOKENS, build_tiny_model
+from tests.support.tiny_model import CONTEXT_TOKENS, build_tiny_model
 
 # No template; no system role and strict turns; strict turns; tools; the end of a text as padding.
 BARE, GEMMA, MISTRAL, QWEN, PADDED = "bare", "gemma-like", "mistral-like", "qwen-like", "padded-with-its-end"

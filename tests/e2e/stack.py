@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 SECONDS_FOR_A_JOB = 400.0
 MODEL = "tiny"

@@ -15,9 +15,9 @@ from tests.e2e.dataset_cases_asked import files_with, ids, places, send, trained
 from tests.e2e.dataset_cases_models import GEMMA, MISTRAL, build_models
 from tests.e2e.dataset_cases_refused import CHECKS, GOOD, OUTSIDE, POSTS, SECRETS, UNSAFE_NAMES, UPLOADS
 from tests.e2e.stack import MODEL, Stack, running
-from tests.hub import Hub
-from tests.hub import running as hub_running
-from tests.tiny_model import END
+from tests.support.hub import Hub
+from tests.support.hub import running as hub_running
+from tests.support.tiny_model import END
 
 # As many checks run at once in the service.
 AT_ONCE = 4

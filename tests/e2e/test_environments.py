@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import hub
 from tests.e2e.stack import Stack, running
-from tests.tiny_model import build_tiny_model
+from tests.support import hub
+from tests.support.tiny_model import build_tiny_model
 
 REPO = "acme/token-tiny"
 # A process by the last of these words that is in its command line.
@@ -21,7 +21,7 @@ WORDS = {
     "tunesmith.check": "checker",
     "tunesmith.train": "trainer",
     "worker.inference": "engine",
-    "worker.inference.schema_child": "grammar",
+    "worker.inference.text.schema_child": "grammar",
     "worker.checking": "check",
     "worker.fetching": "fetch",
     "worker.training": "train",

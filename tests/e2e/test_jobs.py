@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.e2e.stack import BIASED_MODEL, MODEL, Stack
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 STEPS = 20
 

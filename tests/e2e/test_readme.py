@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.e2e.stack import MODEL, Stack, running
-from tests.support.pages import ROOT, walk
+from tests.support.pages import walk
 
 # An answer that is no success is told; `tunesmith` is the one of this checkout.
 PRELUDE = f"""

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.e2e.stack import MODEL, Stack, running
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 # Long enough that a test sees it at work on a fast machine.
 STEPS = 200

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import MODEL, Stack, running
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 LEASE_SECONDS = 40
 LONG = {"max_steps": 150, "learning_rate": 0.005, "warmup_steps": 1}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.log_rotation import MAX_BYTES
+from app.processes.log_rotation import MAX_BYTES
 from tests.e2e.stack import Stack, running
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

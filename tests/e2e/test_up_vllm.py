@@ -8,7 +8,7 @@ import pytest
 from app.contracts.vllm import COMMAND_VARIABLE
 from tests.e2e.stack import MODEL, running
 from tests.integration.engine.vllms import COMMAND, writers
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

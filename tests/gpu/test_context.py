@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from app.contracts.events import AdapterSaved
 from app.contracts.probe import Proof
 from tests.gpu.test_training import Run, train
-from tests.tiny_model import build_tiny_model
+from tests.support.tiny_model import build_tiny_model
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -24,8 +24,8 @@ OWN, SCALED = 64, 256
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    from tests.serial_engine import SerialEngine
-    from worker.inference.bases import Placement
+    from tests.support.serial_engine import SerialEngine
+    from worker.inference.models.bases import Placement
 
     engine = SerialEngine(Placement("cuda:0", torch.bfloat16))
     yield engine

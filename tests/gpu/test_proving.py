@@ -17,8 +17,8 @@ CLOSE = 0.3
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    from tests.serial_engine import SerialEngine
-    from worker.inference.bases import Placement
+    from tests.support.serial_engine import SerialEngine
+    from worker.inference.models.bases import Placement
 
     engine = SerialEngine(Placement("cuda:0", torch.bfloat16))
     yield engine

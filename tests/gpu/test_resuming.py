@@ -15,11 +15,12 @@ import pytest
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointSaved, Finished, Resumed, StepLogged
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
-from app.environments import Process
-from app.guardian import Guarded, spawn
 from app.jobs.states import Stage
-from tests.checks import prepare
+from app.processes.environments import Process
+from app.processes.guardian import Guarded, spawn
 from tests.gpu.test_training import CHATS
+from tests.support.events import has_step
+from tests.support.prepared_rows import prepare
 from worker.checkpoints import newest
 from worker.child import command, environment
 from worker.stopping import INTERRUPTED
@@ -86,7 +87,7 @@ class Attempts:
 def _wait_for_step(events: Path, child: Guarded, step: int) -> None:
     deadline = time.monotonic() + 300
     while child.poll() is None and time.monotonic() < deadline:
-        if events.exists() and f'"kind":"step","step":{step},' in events.read_text():
+        if events.exists() and has_step(events.read_text(), step):
             return
         time.sleep(0.002)
     raise AssertionError(f"step {step} was not seen")

@@ -21,8 +21,8 @@ from tests.integration.engine.test_batching_lives import (  # noqa: E402, F401
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from tests.integration.engine.worlds import build_world
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from tests.integration.engine.model_caches import build_world
 
     return build_world(tmp_path_factory.mktemp("world"))
 
@@ -30,14 +30,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture  # type: ignore[no-redef]
 def placement() -> Any:
     """Where the engines of these tests are."""
-    from worker.inference.bases import Placement
+    from worker.inference.models.bases import Placement
 
     return Placement("cuda:0", torch.float32)
 
 
 def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
     make_batching: Callable[..., Any],
-    world: Any,
+    served_model: Any,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -45,14 +45,16 @@ def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
 
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from tests.integration.engine.crowds import ask_all, told_tokens
+    from tests.integration.engine.many_requests import ask_all, told_tokens
     from tests.integration.engine.test_batching import asked
     from worker.inference.engine import ModelFolder
 
     wish = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-    AutoModelForCausalLM.from_pretrained(world.base.folder, quantization_config=wish).save_pretrained(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(served_model.base.folder, quantization_config=wish).save_pretrained(
+        tmp_path / "base"
+    )
     base = ModelFolder("quantised", tmp_path / "base")
-    requests = [replace(asked(world, None, range(3, 5 + count)), base=base) for count in (1, 20, 40)]
+    requests = [replace(asked(served_model, None, range(3, 5 + count)), base=base) for count in (1, 20, 40)]
     engine = make_batching()
 
     alone = [told_tokens(ask_all(engine, [request])[0]) for request in requests]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.contracts.generation import Sampling
-from app.contracts.yielding import YieldOrder
-from worker.hardware import measure_gpu
+from app.contracts.memory_lease import YieldOrder
+from worker.supervising.hardware import measure_gpu
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -16,12 +16,12 @@ LEFT_BYTES = 96 * 2**20
 
 
 def test_an_engine_that_is_away_has_let_go_of_the_gpu_that_a_worker_measures(base: Path) -> None:
-    from tests.integration.engine.asking import tokens_of
-    from worker.inference.bases import Placement
+    from tests.integration.engine.requests import tokens_of
     from worker.inference.batching.engine import BatchingEngine
     from worker.inference.batching.host import BatchLimits
     from worker.inference.engine import ModelFolder, TokenRequest
-    from worker.inference.yielding import Holds
+    from worker.inference.models.bases import Placement
+    from worker.inference.server.memory_lease import Holds
 
     engine = BatchingEngine(Placement("cuda:0", torch.bfloat16), limits=BatchLimits(cache_tokens=10**6))
     request = TokenRequest(ModelFolder("tiny", base), None, [1, 2, 3], frozenset(), Sampling(temperature=0))

@@ -12,10 +12,10 @@ import pytest
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, Failed, Finished, Noticed, StepLogged
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
-from app.environments import Process
-from app.guardian import spawn
 from app.jobs.states import Stage
-from tests.checks import prepare
+from app.processes.environments import Process
+from app.processes.guardian import spawn
+from tests.support.prepared_rows import prepare
 from worker.child import command, environment
 
 torch = pytest.importorskip("torch")

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.db import Base, Database
-from app.migrate import upgrade
+from app.database.connection import Base, Database
+from app.database.migrate import upgrade
 from tests.integration.engine.processes import EngineProcess
 
 POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/test")

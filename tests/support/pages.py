@@ -1,9 +1,9 @@
 """The commands of README, and of the pages of docs/ that continue its walk."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 # In the order in which somebody who reads them would paste their commands, into one shell.
 PAGES = ("README.md", "docs/jobs.md", "docs/datasets.md")
 BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)

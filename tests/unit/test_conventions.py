@@ -7,21 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiers
+from tests import ROOT, tiers
 
-ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("app", "worker", "tests", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
 MAY_COMMIT = {
     "app/adapters/service.py",
     "app/files/service.py",
-    "app/installation.py",
-    "app/jobs/retention.py",
+    "app/database/installation.py",
+    "app/jobs/queue/retention.py",
     "app/jobs/service.py",
-    "app/migrate.py",
-    "worker/attempt.py",
-    "worker/lifecycle.py",
-    "worker/reconciler.py",
-    "worker/resuming.py",
+    "app/database/migrate.py",
+    "worker/supervising/attempt.py",
+    "worker/supervising/lifecycle.py",
+    "worker/supervising/reconciler.py",
+    "worker/supervising/resuming.py",
 }
 
 

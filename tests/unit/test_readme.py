@@ -11,7 +11,8 @@ from app.config import PREFIX, Settings
 from app.contracts.spec import JobSpec
 from app.generate.schemas import GenerateRequest
 from app.main import create_app
-from tests.support.pages import ROOT, walk
+from tests import ROOT
+from tests.support.pages import walk
 
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 # In place of the service: each call's words are kept, and its answer has an id.

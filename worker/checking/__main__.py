@@ -6,8 +6,8 @@ from pathlib import Path
 from app.contracts.events import Blame, Failed, Phase, SourcesChecked
 from app.contracts.order import CheckOrder
 from app.errors import ServiceError
-from worker.allowed import MOST_CHECK_MEMORY_BYTES, of_check
-from worker.confinement import confine
+from worker.confinement.allowed import MOST_CHECK_MEMORY_BYTES, of_check
+from worker.confinement.process import confine
 from worker.events import EventWriter
 from worker.failures import TokenizerPanic, guarded, is_panic, kept_out
 

@@ -1,7 +1,8 @@
 """Bounds what a stranger's tokenizer computes: a regular expression in it may take for ever over a few words.
 
 No call into such a library can be broken off, so the kernel ends the whole process (SIGPROF, `man 2 setitimer`). That
-is the verdict `too_much_computing`: `worker.verdict` gives it by the signal, the pipeline for a process of its pool.
+is the verdict `too_much_computing`: `worker.supervising.verdict` gives it by the signal, the pipeline for a process of
+its pool.
 """
 
 import signal

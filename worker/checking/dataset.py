@@ -17,12 +17,12 @@ from app.contracts.order import CheckOrder
 from app.contracts.rows import BASE_CARD, EVAL_REPORT, PREPARED, TRAIN_REPORT, TRAIN_ROWS
 from app.contracts.spec import HubSource
 from app.contracts.tokens import Prepared
-from app.files.layouts import Layout
-from worker.checking.building import SOURCES, Builder, Given, SourceName
+from app.datasets.layouts import Layout
 from worker.checking.computing import computing_at_most
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
 from worker.checking.notices import notices_of
+from worker.checking.preparation import SOURCES, Builder, Given, SourceName
 from worker.checking.prepared import FolderCache, Ingredients, key_of, link_folder
 from worker.checking.tokenizer import JobTokenizer, make_tokenizer
 from worker.checking.vectors import weights_of

@@ -13,8 +13,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.repocard import metadata_load
 
 from app.contracts.spec import HubSource
-from app.files.report import UnreadFiles
-from app.files.several import FilePart, NamedFile, count_records
+from app.datasets.report import UnreadFiles
+from app.datasets.several_files import FilePart, NamedFile, count_records
 from worker.checking.hub import hub_errors
 from worker.checking.hub_files import NoSuchFiles, of_one_format, split_files
 from worker.downloads import Repository

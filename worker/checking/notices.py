@@ -5,11 +5,11 @@ from typing import Any
 
 from app.contracts.events import Noticed
 from app.contracts.tokens import Overlap, TokenReport
-from app.files.findings import WARNINGS
-from app.files.layouts import PARTS
-from app.files.problems import Problems
-from app.files.refusal import described
-from app.files.report import DataReport
+from app.datasets.layouts import PARTS
+from app.datasets.problems import Problems
+from app.datasets.refusal import described
+from app.datasets.report import DataReport
+from app.datasets.row_issues import WARNINGS
 from worker.checking.split import SplitReport
 from worker.checking.tokens import LEFT_OUT
 

@@ -21,10 +21,10 @@ import pyarrow as pa
 from app.contracts.cores import count_cores
 from app.contracts.records import Record
 from app.contracts.tokens import LongRecord
+from app.datasets.problems import Problems
+from app.datasets.report import NAMED
+from app.datasets.rows import Place
 from app.errors import Problem
-from app.files.problems import Problems
-from app.files.report import NAMED
-from app.files.rows import Place
 from worker.checking.computing import computing_at_most
 from worker.checking.rows import SCHEMA, RecordChunk, Tokenised, Tokeniser, add_names
 from worker.failures import TOO_MUCH_COMPUTING, TokenizerPanic, UserError, is_panic

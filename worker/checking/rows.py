@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from app.contracts.records import Record
 from app.contracts.rows import CUT, DIGEST, INPUT_IDS, LABELS, RECORD, SUPERVISED
 from app.contracts.tokens import LongRecord
+from app.datasets.report import NAMED
+from app.datasets.rows import Place
 from app.errors import Problem
-from app.files.report import NAMED
-from app.files.rows import Place
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import Renderer
 from worker.rendering.rows import Learned, TokenRow, tokenise

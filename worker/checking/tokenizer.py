@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from app.contracts.order import CheckOrder
-from app.environments import Process, for_child
+from app.processes.environments import Process, for_child
 from worker.checking.hub import hub_errors
 from worker.checking.prepared import FolderCache
 from worker.child import OFFLINE

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.contracts.rows import CUT, DIGEST, INPUT_IDS, RECORD, SUPERVISED
 from app.contracts.tokens import Bucket, Named, Overlap, Spread, TokenReport
-from app.files.report import NAMED
+from app.datasets.report import NAMED
 from worker.checking.pipeline import Outcome
 from worker.checking.rows import ANSWER_CUT_AWAY, TOO_LONG
 from worker.rendering.rows import FINDINGS

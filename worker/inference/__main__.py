@@ -1,6 +1,6 @@
 """`python -m worker.inference`: the engine process. SIGTERM ends its answers with an error and stops it."""
 
-import worker.inference.cores  # noqa: F401  # isort: skip  # before torch
+import worker.inference.models.cores  # noqa: F401  # isort: skip  # before torch
 
 import argparse
 import logging
@@ -19,23 +19,23 @@ from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
 from app.contracts.engine_cache import read_bytes
 from app.contracts.hub import MAX_BYTES_VARIABLE, MOST_BYTES
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read_command, read_url
-from app.engine_address import KEY_VARIABLE, check_privacy, read_key
-from app.environments import VLLM_KEY
-from app.guardian_process import UMASK
 from app.known_hosts import HOSTS_VARIABLE, TRUST_VARIABLE, HostRules
-from app.secret_files import read_secret
+from app.processes.engine_address import KEY_VARIABLE, check_privacy, read_key
+from app.processes.environments import VLLM_KEY
+from app.processes.guardian_process import UMASK
+from app.processes.secret_files import read_secret
 from app.slow_clients import TimedProtocol
-from worker.inference.bases import DTYPES, Placement
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Engine
-from worker.inference.listening import NO_KEY, listen
-from worker.inference.roots import Roots
-from worker.inference.server import create_app
+from worker.inference.models.bases import DTYPES, Placement
+from worker.inference.server.app import create_app
+from worker.inference.server.listening import NO_KEY, listen
+from worker.inference.server.memory_lease import Holds
+from worker.inference.server.roots import Roots
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.process import ManagedVllm, VllmProgram
 from worker.inference.vllm.server import VllmServer
-from worker.inference.yielding import Holds
 
 GRACE_SECONDS = 5
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from app.environments import Process
-from worker.limited_process import CallFailed, LimitedProcess, ProcessPool
+from app.processes.environments import Process
+from worker.confinement.limited_process import CallFailed, LimitedProcess, ProcessPool
 from worker.rendering.refusal import TemplateRefused
 from worker.rendering.work import Work
 

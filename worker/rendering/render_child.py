@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from worker.limited_child import serve
+from worker.confinement.limited_child import serve
 from worker.rendering.refusal import TemplateRefused
 from worker.rendering.sandbox import SandboxedTemplate
 

@@ -105,7 +105,7 @@ class Renderer:
         alone = self.encode_split(text, [border - opening for border in chat.starts if opening < border < start])
         return (alone.unguarded(text) if chat.hidden else alone).ids == encoded.ids[first:end]
 
-    def encode_split(self, text: str, borders: Sequence[int]) -> Encoded:
+    def encode_split(self, text: str, packing_boundaries: Sequence[int]) -> Encoded:
         """As `encode`, with the tokens before a border that its text has alone, if this tokenizer can spell it so: what
         follows may reach over the border, or have the blanks before it told apart.
 
@@ -113,7 +113,7 @@ class Renderer:
         another text by that: there a guard character at the border keeps the pieces apart.
         """
         whole = self.encode(text)
-        uneven = [border for border in borders if not self._ends_alike(whole, text, border)]
+        uneven = [border for border in packing_boundaries if not self._ends_alike(whole, text, border)]
         if not uneven:
             return whole
         spelled = self.decode(whole.ids)
@@ -133,19 +133,19 @@ class Renderer:
         places = range(end - 1, -1, -1)
         return next((place for place in places if encoded.ids[place] in self._control_ids), 0), end
 
-    def _encode_pieces(self, text: str, borders: Sequence[int]) -> Encoded:
+    def _encode_pieces(self, text: str, packing_boundaries: Sequence[int]) -> Encoded:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for start, end in pairwise([0, *borders, len(text)]):
+        for start, end in pairwise([0, *packing_boundaries, len(text)]):
             piece = self.encode(text[start:end])
             ids += piece.ids
             offsets += [(first + start, last + start) for first, last in piece.offsets]
         return Encoded(ids, offsets)
 
-    def _encode_guarded(self, text: str, borders: Sequence[int]) -> Encoded | None:
+    def _encode_guarded(self, text: str, packing_boundaries: Sequence[int]) -> Encoded | None:
         """None where the tokenizer spells a guard together with real text."""
-        pieces = (text[start:end] for start, end in pairwise([0, *borders, len(text)]))
-        guards = [border + count for count, border in enumerate(borders)]
+        pieces = (text[start:end] for start, end in pairwise([0, *packing_boundaries, len(text)]))
+        guards = [border + count for count, border in enumerate(packing_boundaries)]
         found = self.encode(GUARD.join(pieces))
         kept = Encoded([], [])
         for token, (start, end) in zip(found.ids, found.offsets, strict=True):

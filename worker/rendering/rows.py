@@ -9,10 +9,10 @@ from app.contracts.rows import IGNORED
 from worker.rendering.answers import END_OF_THINKING, answer_changed, compare, escaped, shown
 from worker.rendering.control import GUARD
 from worker.rendering.encoded import Encoded
-from worker.rendering.left_out import check_tools
 from worker.rendering.masking import Chat, LearnedSpan, Prefixes, Span, marked_spans, tokens_of
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import Renderer
+from worker.rendering.tool_support import check_tools
 from worker.rendering.work import Work
 
 # Tokens before a run of labels that are decoded along with it.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from app.contracts.events import Blame, Failed
 from app.contracts.order import TrainingOrder
-from worker.allowed import hub_folder, of_training
-from worker.confinement import confine, go_offline
+from worker.confinement.allowed import hub_folder, of_training
+from worker.confinement.process import confine, go_offline
 from worker.events import EventWriter
 from worker.failures import guarded, kept_out
 from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of

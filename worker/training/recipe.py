@@ -12,10 +12,10 @@ from worker.failures import SystemFault, named
 from worker.stopping import Requests
 from worker.training.adapters import begin_with
 from worker.training.biases import base_biases
-from worker.training.borders import check_borders
 from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
+from worker.training.packing_boundaries import check_packing_boundaries
 from worker.training.probe import notice_worse_than_base, take_probe
 from worker.training.resolved import effective_values, report_differences
 from worker.training.saving import mend_generation_config, rehearse_saving, whole_or_absent
@@ -40,7 +40,7 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     keeper = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
     trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback, keeper)
     report_packing(trainer, train, events)
-    check_borders(trainer)
+    check_packing_boundaries(trainer)
     resolved = effective_values(order, model, trainer.args)
     report_differences(order, resolved, hardware, events)
     events.write(SpecResolved(values=resolved))

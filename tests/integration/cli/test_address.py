@@ -10,9 +10,9 @@ from huggingface_hub import HfApi, close_session
 from app import supervisor
 from app.cli.main import main
 from app.config import Settings
-from app.lock import CannotStart
-from tests.integration.cli.rest_service import RestService
-from tests.serving import serving
+from app.processes.lock import CannotStart
+from tests.support.rest_service import RestService
+from tests.support.serving import serving
 from worker.checking.hub import hub_errors
 from worker.failures import SystemFault
 

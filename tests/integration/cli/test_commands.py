@@ -13,9 +13,9 @@ import pytest
 from fastapi import FastAPI, Response
 
 from app.cli.main import main
-from tests.integration.cli.rest_service import RestService
-from tests.serving import serving
-from tests.unit.cli.answers import Json, figures
+from tests.support.cli_answers import Json, figures
+from tests.support.rest_service import RestService
+from tests.support.serving import serving
 
 REFUSAL = {
     "code": "invalid_dataset",

@@ -12,15 +12,15 @@ import pytest
 from app.cli.main import main
 from app.config import Settings
 from app.contracts.events import DataPrepared, Noticed
-from app.db import Database
+from app.database.connection import Database
+from app.database.migrate import upgrade
 from app.jobs.models import Job
 from app.main import create_app
-from app.migrate import upgrade
-from tests.integration.checker import Checker, Findings, a_checker, a_failure
-from tests.integration.jobs import add_job
-from tests.serving import serving
-from tests.unit.learned import a_token_report, chat_parts, write_data
-from tests.waiting import wait_for
+from tests.support.checks import Checker, Findings, a_checker, a_failure
+from tests.support.jobs import add_job
+from tests.support.learned_text import a_token_report, chat_parts, write_data
+from tests.support.serving import serving
+from tests.support.waiting import wait_for
 
 ROWS = {number: chat_parts(f"q{number}", f"a{number}") for number in range(1, 6)}
 REPORT = DataPrepared(report={"train": a_token_report(rows=5).model_dump(mode="json")})
@@ -62,7 +62,7 @@ def tunesmith(
         return int(ended.value.code or 0), captured.out, captured.err
 
     app = create_app(settings)
-    app.state.bell = checker.bell
+    app.state.notifier = checker.notifier
     with serving(app) as url:
         monkeypatch.setenv("TUNESMITH_URL", url)
         yield run

@@ -8,9 +8,9 @@ import pytest
 
 from app.cli.main import main
 from app.config import Settings
+from app.database.migrate import upgrade
 from app.main import create_app
-from app.migrate import upgrade
-from tests.serving import serving
+from tests.support.serving import serving
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "fibonacci"
 Command = Callable[..., tuple[int, str, str]]

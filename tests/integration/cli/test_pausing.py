@@ -8,9 +8,9 @@ from app.cli import client as client_module
 from app.cli.client import Client
 from app.cli.errors import AnswerLost, ApiError
 from app.cli.main import main
-from tests.integration.cli.rest_service import RestService
-from tests.serving import serving
-from tests.unit.cli.answers import NOW, Json
+from tests.support.cli_answers import NOW, Json
+from tests.support.rest_service import RestService
+from tests.support.serving import serving
 
 Command = Callable[..., tuple[int, str, str]]
 

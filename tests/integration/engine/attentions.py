@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from worker.inference.batching.packs import query_blocks
-from worker.inference.batching.paging import QueryBlocks
+from worker.inference.batching.packed.packs import query_blocks
+from worker.inference.batching.packed.paging import QueryBlocks
 from worker.inference.batching.plan import Scoring, Tables
 from worker.inference.batching.rectangles import Rectangle, Rectangles
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.integration.engine.model_caches import ServedModel, build_world
 from tests.integration.engine.vllm_server import Server
 from tests.integration.engine.vllms import a_server, build_proved_world, engine_at, recorded
-from tests.integration.engine.worlds import World, build_world
-from tests.serial_engine import SerialEngine
-from worker.inference.bases import Placement
+from tests.support.serial_engine import SerialEngine
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
+from worker.inference.models.bases import Placement
 from worker.inference.vllm.engine import VllmEngine
 
 ON_CPU = Placement("cpu", torch.float32)
@@ -20,7 +20,7 @@ JOIN_SECONDS = 30.0
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return build_world(tmp_path_factory.mktemp("world"))
 
 
@@ -51,12 +51,12 @@ def engine(make_engine: Callable[..., AnEngine]) -> AnEngine:
 
 
 @pytest.fixture(scope="session")
-def proved_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def proved_world(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return build_proved_world(tmp_path_factory.mktemp("proved"))
 
 
 @pytest.fixture
-def vllm_server(proved_world: World) -> Server:
+def vllm_server(proved_world: ServedModel) -> Server:
     """What a test may change of the server behind `vllm_url` while it runs."""
     return a_server(proved_world)
 

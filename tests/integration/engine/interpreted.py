@@ -12,20 +12,20 @@ import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tests.integration.engine.attentions import both_attentions
-from tests.integration.engine.crowds import ask_all, told_tokens
+from tests.integration.engine.many_requests import ask_all, told_tokens
+from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter
 from tests.integration.engine.test_batching import PLAIN, asked, expected
-from tests.integration.engine.worlds import World, build_tiny_adapter
-from worker.inference.bases import Placement
 from worker.inference.batching import support
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.batching.lora import MaskedProducts
-from worker.inference.batching.lora_kernel import RANKS, BlockProducts
-from worker.inference.batching.packed import PackedRunner
-from worker.inference.batching.paging import QueryBlocks
+from worker.inference.batching.packed.lora_kernel import RANKS, BlockProducts
+from worker.inference.batching.packed.packed_host import PackedRunner
+from worker.inference.batching.packed.paging import QueryBlocks
+from worker.inference.batching.packed.rotary_kernel import rotate
 from worker.inference.batching.plan import Kernels, Scoring
-from worker.inference.batching.rotary_kernel import rotate
 from worker.inference.engine import AdapterFolder
+from worker.inference.models.bases import Placement
 
 KERNELS = Kernels(QueryBlocks, BlockProducts, RANKS, rotate)
 
@@ -43,16 +43,16 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchingEngine]:
 
 
 def test_a_base_and_adapters_in_packs_answer_as_each_does_alone(
-    engine: BatchingEngine, world: World, tmp_path_factory: pytest.TempPathFactory
+    engine: BatchingEngine, served_model: ServedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, names = tmp_path_factory.mktemp("plain"), ["all layers", "ranks by layer"]
     speakers = [None] + [
-        AdapterFolder(f"{name}@v1", build_tiny_adapter(folder / name, world.base.folder, **PLAIN[name]))
+        AdapterFolder(f"{name}@v1", build_tiny_adapter(folder / name, served_model.base.folder, **PLAIN[name]))
         for name in names
     ]
     requests = [
-        asked(world, speaker, range(3, 3 + tokens), 4)
-        for speaker, tokens in [*zip(speakers, (30, 1, 17), strict=True), *zip(speakers, (2, 16, 5), strict=True)]
+        asked(served_model, responder, range(3, 3 + tokens), 4)
+        for responder, tokens in [*zip(speakers, (30, 1, 17), strict=True), *zip(speakers, (2, 16, 5), strict=True)]
     ]
 
     with patch.object(PackedRunner, "step", autospec=True, side_effect=PackedRunner.step) as step:

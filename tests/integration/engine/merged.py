@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.engine.worlds import World, build_tiny_adapter
-from tests.tiny_model import build_tiny_model
+from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter
+from tests.support.tiny_model import build_tiny_model
 from worker.inference.engine import AdapterFolder, ModelFolder
 
 MORE_THAN_LORA: dict[str, dict[str, Any]] = {
@@ -23,13 +23,13 @@ PLAIN = {"r": 4, "target_modules": ["q_proj", "up_proj"]}
 
 
 @pytest.fixture(scope="session")
-def biased_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def biased_world(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     """The base is a Qwen2; the adapter "plain" is one that a mixed batch can hold."""
     folder = tmp_path_factory.mktemp("biased")
     path = build_tiny_model(folder / "base", family="Qwen2")
     base = ModelFolder(path.name, path)
-    world = World(base, base, base, {})
+    served_model = ServedModel(base, base, base, {})
     for seed, (name, config) in enumerate({"plain": PLAIN, **MORE_THAN_LORA}.items(), start=40):
         built = build_tiny_adapter(folder / name, path, seed=seed, **config)
-        world.adapters[name] = AdapterFolder(f"adapter-{name}@v1", built)
-    return world
+        served_model.adapters[name] = AdapterFolder(f"adapter-{name}@v1", built)
+    return served_model

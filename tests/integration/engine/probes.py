@@ -14,12 +14,12 @@ from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.probe import PROBE, Probe, Proof, ProofOrder
 from app.contracts.rows import INPUT_IDS, LABELS
-from tests.integration.engine.worlds import World
-from tests.unit.specs import a_spec
+from tests.integration.engine.model_caches import ServedModel
+from tests.support.specs import a_spec
 from worker.hashing import bundle_version
 from worker.inference.engine import Engine
-from worker.inference.proving import prove
-from worker.inference.sources import Sources
+from worker.inference.proving.proof import prove
+from worker.inference.server.sources import Sources
 from worker.training.biases import base_biases
 from worker.training.probe import take_probe
 
@@ -71,10 +71,10 @@ def probe_of(
     return probe if knows_weights else probe.model_copy(update={"weights": None, "fit": None})
 
 
-def a_bundle(world: World, name: str, folder: Path, *, knows_weights: bool = False) -> Path:
+def a_bundle(served_model: ServedModel, name: str, folder: Path, *, knows_weights: bool = False) -> Path:
     """A copy of an adapter of the world, with its probe."""
-    shutil.copytree(world.adapters[name].folder, folder)
-    probe = probe_of(world.base.folder, folder, knows_weights=knows_weights)
+    shutil.copytree(served_model.adapters[name].folder, folder)
+    probe = probe_of(served_model.base.folder, folder, knows_weights=knows_weights)
     (folder / PROBE).write_text(probe.model_dump_json())
     return folder
 

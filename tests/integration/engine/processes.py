@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 
 from app.contracts.generation import EngineHealth
-from app.engine_address import EngineAddress
-from tests.waiting import wait_for
+from app.processes.engine_address import EngineAddress
+from tests.support.waiting import wait_for
 
 START_SECONDS = 150.0
 KEY = "the-key-of-an-engine-in-a-test"

@@ -12,13 +12,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.integration.engine.asking import PROMPT, a_request, tokens_of
-from tests.integration.engine.crowds import Events, ask_all, told_tokens
-from tests.integration.engine.worlds import ALL_LINEAR, World, build_tiny_adapter, reference
-from worker.inference.bases import Placement
+from tests.integration.engine.many_requests import Events, ask_all, told_tokens
+from tests.integration.engine.model_caches import ALL_LINEAR, ServedModel, build_tiny_adapter, reference
+from tests.integration.engine.requests import PROMPT, a_request, tokens_of
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import AdapterFolder, Ended, TokenRequest
+from worker.inference.models.bases import Placement
 
 PLAIN: dict[str, dict[str, Any]] = {
     "two layers": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
@@ -36,10 +36,10 @@ MakeEngine = Callable[..., BatchingEngine]
 
 
 @pytest.fixture(scope="module")
-def adapters(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AdapterFolder]:
+def adapters(served_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AdapterFolder]:
     folder = tmp_path_factory.mktemp("plain")
     made = {
-        name: build_tiny_adapter(folder / name, world.base.folder, seed=seed, **config)
+        name: build_tiny_adapter(folder / name, served_model.base.folder, seed=seed, **config)
         for seed, (name, config) in enumerate(PLAIN.items(), start=20)
     }
     return {name: AdapterFolder(f"adapter-{name}@v1", path) for name, path in made.items()}
@@ -67,20 +67,27 @@ def make_batching(placement: Placement) -> Iterator[MakeEngine]:
     assert all(free == total for free, total in counts)
 
 
-def asked(world: World, adapter: AdapterFolder | None, prompt: Sequence[int], tokens: int = 12) -> TokenRequest:
-    return replace(a_request(world, prompt=tuple(prompt), max_new_tokens=tokens), adapter=adapter)
+def asked(
+    served_model: ServedModel, adapter: AdapterFolder | None, prompt: Sequence[int], tokens: int = 12
+) -> TokenRequest:
+    return replace(a_request(served_model, prompt=tuple(prompt), max_new_tokens=tokens), adapter=adapter)
 
 
 def expected(request: TokenRequest) -> list[int]:
     return reference(request.base, request.adapter, tuple(request.prompt_ids), request.sampling.max_new_tokens)
 
 
-def mixed_requests(world: World, speakers: Sequence[AdapterFolder | None], count: int) -> list[TokenRequest]:
+def mixed_requests(
+    served_model: ServedModel, speakers: Sequence[AdapterFolder | None], count: int
+) -> list[TokenRequest]:
     """Prompts of 1 to 70 tokens, answers of 1 to 20, speakers in turn, in random order."""
     dice = random.Random(1)
     requests = [
         asked(
-            world, speakers[n % len(speakers)], dice.choices(range(3, 500), k=dice.randint(1, 70)), dice.randint(1, 20)
+            served_model,
+            speakers[n % len(speakers)],
+            dice.choices(range(3, 500), k=dice.randint(1, 70)),
+            dice.randint(1, 20),
         )
         for n in range(count)
     ]
@@ -90,9 +97,9 @@ def mixed_requests(world: World, speakers: Sequence[AdapterFolder | None], count
 
 @pytest.mark.parametrize("chunk_tokens", [7, 512])
 def test_a_base_and_five_adapters_at_once_answer_as_each_does_alone(
-    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder], chunk_tokens: int
+    make_batching: MakeEngine, served_model: ServedModel, adapters: dict[str, AdapterFolder], chunk_tokens: int
 ) -> None:
-    requests = mixed_requests(world, [None, *adapters.values()], 36)
+    requests = mixed_requests(served_model, [None, *adapters.values()], 36)
 
     answers = ask_all(make_batching(chunk_tokens=chunk_tokens), requests, arriving_within=0.5)
 
@@ -100,19 +107,21 @@ def test_a_base_and_five_adapters_at_once_answer_as_each_does_alone(
     assert all(isinstance(events[-1], Ended) for events in answers)
 
 
-def test_no_answer_is_that_of_another_adapter(make_batching: MakeEngine, world: World, tmp_path: Path) -> None:
+def test_no_answer_is_that_of_another_adapter(
+    make_batching: MakeEngine, served_model: ServedModel, tmp_path: Path
+) -> None:
     """Adapters so strong that the smallest part of one changes whatever it touches."""
     loud: list[AdapterFolder | None] = [None]
     for seed in range(4):
         path = build_tiny_adapter(
-            tmp_path / str(seed), world.base.folder, seed=seed, strength=1000.0, **PLAIN["all layers"]
+            tmp_path / str(seed), served_model.base.folder, seed=seed, strength=1000.0, **PLAIN["all layers"]
         )
         loud.append(AdapterFolder(f"adapter-loud-{seed}@v1", path))
-    right = {number: tuple(expected(asked(world, adapter, PROMPT))) for number, adapter in enumerate(loud)}
+    right = {number: tuple(expected(asked(served_model, adapter, PROMPT))) for number, adapter in enumerate(loud)}
     assert len(set(right.values())) == len(loud)
     order = [number for _ in range(8) for number in right]
 
-    answers = ask_all(make_batching(), [asked(world, loud[number], PROMPT) for number in order])
+    answers = ask_all(make_batching(), [asked(served_model, loud[number], PROMPT) for number in order])
 
     owner = {answer: number for number, answer in right.items()}
     assert [owner.get(tuple(told_tokens(events)), "nobody's") for events in answers] == order
@@ -125,12 +134,12 @@ def cached(events: Events) -> int:
 
 
 def test_a_beginning_is_shared_within_an_adapter_and_never_beyond(
-    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+    make_batching: MakeEngine, served_model: ServedModel, adapters: dict[str, AdapterFolder]
 ) -> None:
     engine, shared = make_batching(), [*range(10, 74)]
     speakers = [None, *adapters.values()]
-    first = [asked(world, speaker, [*shared, 80]) for speaker in speakers]
-    second = [asked(world, speaker, [*shared, 81]) for speaker in speakers]
+    first = [asked(served_model, responder, [*shared, 80]) for responder in speakers]
+    second = [asked(served_model, responder, [*shared, 81]) for responder in speakers]
 
     rounds = [[ask_all(engine, [request])[0] for request in requests] for requests in (first, second)]
 
@@ -141,30 +150,30 @@ def test_a_beginning_is_shared_within_an_adapter_and_never_beyond(
 
 
 def test_a_new_version_of_an_adapter_finds_nothing_of_the_old_one(
-    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+    make_batching: MakeEngine, served_model: ServedModel, adapters: dict[str, AdapterFolder]
 ) -> None:
     engine, prompt = make_batching(), [*range(10, 60)]
     old, new = (replace(adapters[name], name=f"adapter-x@{name}") for name in ("two layers", "all layers"))
-    ask_all(engine, [asked(world, old, prompt)])
+    ask_all(engine, [asked(served_model, old, prompt)])
 
-    answer = ask_all(engine, [asked(world, new, prompt)])[0]
+    answer = ask_all(engine, [asked(served_model, new, prompt)])[0]
 
-    assert (told_tokens(answer), cached(answer)) == (expected(asked(world, new, prompt)), 0)
+    assert (told_tokens(answer), cached(answer)) == (expected(asked(served_model, new, prompt)), 0)
 
 
-def test_a_whole_prompt_that_is_known_still_gives_scores(make_batching: MakeEngine, world: World) -> None:
+def test_a_whole_prompt_that_is_known_still_gives_scores(make_batching: MakeEngine, served_model: ServedModel) -> None:
     engine, prompt = make_batching(), [*range(10, 58)]
 
-    answers = [ask_all(engine, [asked(world, None, prompt)])[0] for _ in range(2)]
+    answers = [ask_all(engine, [asked(served_model, None, prompt)])[0] for _ in range(2)]
 
-    assert told_tokens(answers[1]) == told_tokens(answers[0]) == expected(asked(world, None, prompt))
+    assert told_tokens(answers[1]) == told_tokens(answers[0]) == expected(asked(served_model, None, prompt))
     assert cached(answers[1]) == 32
 
 
-def test_an_answer_goes_on_from_where_another_ended(make_batching: MakeEngine, world: World) -> None:
+def test_an_answer_goes_on_from_where_another_ended(make_batching: MakeEngine, served_model: ServedModel) -> None:
     engine, prompt = make_batching(), [*range(10, 40)]
-    answer = told_tokens(ask_all(engine, [asked(world, None, prompt, 40)])[0])
-    following = asked(world, None, [*prompt, *answer, 5])
+    answer = told_tokens(ask_all(engine, [asked(served_model, None, prompt, 40)])[0])
+    following = asked(served_model, None, [*prompt, *answer, 5])
 
     events = ask_all(engine, [following])[0]
 
@@ -174,10 +183,10 @@ def test_an_answer_goes_on_from_where_another_ended(make_batching: MakeEngine, w
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_more_adapters_than_slots_take_turns(
-    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder], slots: int
+    make_batching: MakeEngine, served_model: ServedModel, adapters: dict[str, AdapterFolder], slots: int
 ) -> None:
     engine = make_batching(adapters=slots)
-    requests = mixed_requests(world, [None, *adapters.values()], 30)
+    requests = mixed_requests(served_model, [None, *adapters.values()], 30)
 
     answers = ask_all(engine, requests)
 
@@ -186,11 +195,11 @@ def test_more_adapters_than_slots_take_turns(
 
 
 def test_an_adapter_keeps_its_slot_while_it_answers(
-    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+    make_batching: MakeEngine, served_model: ServedModel, adapters: dict[str, AdapterFolder]
 ) -> None:
     engine = make_batching(adapters=2)
-    long = asked(world, adapters["all layers"], PROMPT, 150)
-    short = [asked(world, adapters[name], PROMPT) for name in ("two layers", "one layer", "rank stabilised") * 3]
+    long = asked(served_model, adapters["all layers"], PROMPT, 150)
+    short = [asked(served_model, adapters[name], PROMPT) for name in ("two layers", "one layer", "rank stabilised") * 3]
 
     answers = ask_all(engine, [long, *short])
 
@@ -198,9 +207,9 @@ def test_an_adapter_keeps_its_slot_while_it_answers(
 
 
 def test_a_cache_that_is_too_small_for_all_serves_them_one_after_another(
-    make_batching: MakeEngine, world: World
+    make_batching: MakeEngine, served_model: ServedModel
 ) -> None:
-    requests = mixed_requests(world, [None], 20)
+    requests = mixed_requests(served_model, [None], 20)
 
     answers = ask_all(make_batching(cache_tokens=96), requests)
 
@@ -208,24 +217,26 @@ def test_a_cache_that_is_too_small_for_all_serves_them_one_after_another(
 
 
 def test_the_log_probabilities_are_those_of_the_merged_weights(
-    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+    make_batching: MakeEngine, served_model: ServedModel, adapters: dict[str, AdapterFolder]
 ) -> None:
     engine = make_batching(chunk_tokens=4)
     speakers = [None, *adapters.values()]
-    wishes = [replace(a_request(world, logprobs=5, max_new_tokens=6), adapter=speaker) for speaker in speakers]
+    wishes = [
+        replace(a_request(served_model, logprobs=5, max_new_tokens=6), adapter=responder) for responder in speakers
+    ]
 
     answers = ask_all(engine, wishes)
 
-    for speaker, events in zip(speakers, answers, strict=True):
-        scores = merged_logprobs(world, speaker, [*PROMPT, *told_tokens(events)])
+    for responder, events in zip(speakers, answers, strict=True):
+        scores = merged_logprobs(served_model, responder, [*PROMPT, *told_tokens(events)])
         for place, event in enumerate(events[:-1], start=len(PROMPT) - 1):
             for token, logprob in event.top:
                 assert abs(scores[place, token].item() - logprob) < 1e-4
 
 
-def merged_logprobs(world: World, adapter: AdapterFolder | None, tokens: list[int]) -> Any:
+def merged_logprobs(served_model: ServedModel, adapter: AdapterFolder | None, tokens: list[int]) -> Any:
     """Log-probabilities [tokens, vocabulary] of the base with the adapter merged into its weights."""
-    model = AutoModelForCausalLM.from_pretrained(world.base.folder)
+    model = AutoModelForCausalLM.from_pretrained(served_model.base.folder)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter.folder).merge_and_unload()
     with torch.inference_mode():
@@ -243,15 +254,15 @@ SAMPLED: list[dict[str, Any]] = [
 
 
 def test_a_seed_gives_one_answer_alone_and_in_any_company(
-    make_batching: MakeEngine, world: World, adapters: dict[str, AdapterFolder]
+    make_batching: MakeEngine, served_model: ServedModel, adapters: dict[str, AdapterFolder]
 ) -> None:
     wishes = [
-        replace(a_request(world, max_new_tokens=20, **fields), adapter=speaker)
+        replace(a_request(served_model, max_new_tokens=20, **fields), adapter=responder)
         for fields in SAMPLED
-        for speaker in (None, adapters["all layers"])
+        for responder in (None, adapters["all layers"])
     ]
     alone = [tokens_of(make_batching(), wish) for wish in wishes]
-    backwards = [*reversed(wishes), *mixed_requests(world, [None, adapters["two layers"]], 8)]
+    backwards = [*reversed(wishes), *mixed_requests(served_model, [None, adapters["two layers"]], 8)]
 
     together = ask_all(make_batching(chunk_tokens=5), backwards)
 
@@ -259,15 +270,15 @@ def test_a_seed_gives_one_answer_alone_and_in_any_company(
     assert len({tuple(answer) for answer in alone}) > len(SAMPLED)
 
 
-def test_an_end_token_at_the_last_place_is_a_stop(make_batching: MakeEngine, world: World) -> None:
-    usual = expected(asked(world, None, PROMPT))
+def test_an_end_token_at_the_last_place_is_a_stop(make_batching: MakeEngine, served_model: ServedModel) -> None:
+    usual = expected(asked(served_model, None, PROMPT))
     first = usual.index(usual[-1]) + 1
-    request = replace(asked(world, None, PROMPT, first), eos_ids=frozenset({usual[-1]}))
+    request = replace(asked(served_model, None, PROMPT, first), eos_ids=frozenset({usual[-1]}))
 
     assert ask_all(make_batching(), [request])[0][-1] == Ended("stop", first)
 
 
-def test_an_engine_that_is_idle_rests(make_batching: MakeEngine, world: World) -> None:
+def test_an_engine_that_is_idle_rests(make_batching: MakeEngine, served_model: ServedModel) -> None:
     engine = make_batching()
 
     async def usage() -> float:
@@ -277,6 +288,6 @@ def test_an_engine_that_is_idle_rests(make_batching: MakeEngine, world: World) -
         await asyncio.sleep(0.5)
         return getrusage(RUSAGE_SELF).ru_utime - before
 
-    tokens_of(engine, a_request(world))
+    tokens_of(engine, a_request(served_model))
 
     assert asyncio.run(usage()) < 0.2

@@ -14,14 +14,14 @@ import torch
 from app.contracts.generation import EngineError
 from bench.serve import soak
 from bench.serving import open_shop
-from tests.integration.engine.asking import PROMPT, a_request, events_of, last_of, tokens_of
-from tests.integration.engine.crowds import Events, ask_all, read, told_tokens
 from tests.integration.engine.families import FAMILIES, build_family
-from tests.integration.engine.worlds import World, reference
-from worker.inference.bases import Placement
+from tests.integration.engine.many_requests import Events, ask_all, read, told_tokens
+from tests.integration.engine.model_caches import ServedModel, reference
+from tests.integration.engine.requests import PROMPT, a_request, events_of, last_of, tokens_of
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Ended, ModelFolder, Token
+from worker.inference.models.bases import Placement
 
 ON_CPU = Placement("cpu", torch.float32)
 MakeEngine = Callable[..., BatchingEngine]
@@ -65,13 +65,15 @@ LEAVING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("phase", LEAVING)
-def test_who_leaves_frees_all_and_disturbs_nobody(make_batching: MakeEngine, world: World, phase: str) -> None:
+def test_who_leaves_frees_all_and_disturbs_nobody(
+    make_batching: MakeEngine, served_model: ServedModel, phase: str
+) -> None:
     engine, case = make_batching(chunk_tokens=8), LEAVING[phase]
-    tokens_of(engine, a_request(world))
-    leaver = a_request(world, case["adapter"], prompt=case["prompt"])
+    tokens_of(engine, a_request(served_model))
+    leaver = a_request(served_model, case["adapter"], prompt=case["prompt"])
 
     async def come_and_go() -> list[Events]:
-        stayers = [asyncio.ensure_future(read(engine, a_request(world, name))) for name in ("base", "small")]
+        stayers = [asyncio.ensure_future(read(engine, a_request(served_model, name))) for name in ("base", "small")]
         leaving = asyncio.ensure_future(read(engine, leaver, leave_after=case["after"] or None))
         if case["after"]:
             await leaving
@@ -87,17 +89,20 @@ def test_who_leaves_frees_all_and_disturbs_nobody(make_batching: MakeEngine, wor
     answers = asyncio.run(come_and_go())
 
     assert [told_tokens(events) for events in answers] == [
-        reference(world.base, world.adapter(name), PROMPT, 12) for name in ("base", "small")
+        reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in ("base", "small")
     ]
 
 
-def test_who_leaves_the_queue_is_never_computed(make_batching: MakeEngine, world: World) -> None:
+def test_who_leaves_the_queue_is_never_computed(make_batching: MakeEngine, served_model: ServedModel) -> None:
     engine = make_batching(answers=1)
 
     async def queue_up() -> int:
-        endless = engine.generate(a_request(world, base=world.endless_base, max_new_tokens=1500))
+        endless = engine.generate(a_request(served_model, base=served_model.endless_base, max_new_tokens=1500))
         assert isinstance(await anext(endless), Token)
-        queued = [asyncio.ensure_future(read(engine, a_request(world, base=world.endless_base))) for _ in range(5)]
+        queued = [
+            asyncio.ensure_future(read(engine, a_request(served_model, base=served_model.endless_base)))
+            for _ in range(5)
+        ]
         await until(lambda: engine.health().waiting == 5)
         for task in queued:
             task.cancel()
@@ -149,34 +154,36 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_request_that_fails_fails_alone(make_batching: MakeEngine, world: World, case: str) -> None:
+def test_a_request_that_fails_fails_alone(make_batching: MakeEngine, served_model: ServedModel, case: str) -> None:
     engine = make_batching(cache_tokens=400)
     fields, code = HOSTILE[case]
     grammar = fields.get("grammar")
     wishes = {name: value for name, value in fields.items() if name != "grammar"}
-    hostile = replace(a_request(world, **wishes), grammar=grammar)
-    innocent = [a_request(world, name) for name in ("base", "small", "wide")]
+    hostile = replace(a_request(served_model, **wishes), grammar=grammar)
+    innocent = [a_request(served_model, name) for name in ("base", "small", "wide")]
 
     answers = ask_all(engine, [innocent[0], hostile, innocent[1], hostile, innocent[2]])
 
     errors = [answers[place][-1] for place in (1, 3)]
     assert [error.code for error in errors if isinstance(error, EngineError)] == [code, code]
     assert [told_tokens(answers[place]) for place in (0, 2, 4)] == [
-        reference(world.base, world.adapter(name), PROMPT, 12) for name in ("base", "small", "wide")
+        reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in ("base", "small", "wide")
     ]
     assert all_free(engine)
 
 
-def test_what_exceeds_the_cache_is_told_what_would_fit(make_batching: MakeEngine, world: World) -> None:
+def test_what_exceeds_the_cache_is_told_what_would_fit(make_batching: MakeEngine, served_model: ServedModel) -> None:
     engine = make_batching(cache_tokens=64)
 
-    error = last_of(engine, a_request(world, max_new_tokens=57))
+    error = last_of(engine, a_request(served_model, max_new_tokens=57))
 
     assert isinstance(error, EngineError)
     assert (error.status, error.param) == (422, "max_new_tokens")
     assert "is 65 tokens in this engine's memory" in error.message
     assert "max_new_tokens can be at most 56" in error.message
-    assert last_of(engine, a_request(world, base=world.endless_base, max_new_tokens=56)) == Ended("length", 56)
+    assert last_of(engine, a_request(served_model, base=served_model.endless_base, max_new_tokens=56)) == Ended(
+        "length", 56
+    )
 
 
 POISON = 511
@@ -188,17 +195,19 @@ def fails_on_poison(_: Any, __: Any, given: dict[str, Any]) -> None:
 
 
 def model_of(engine: BatchingEngine) -> Any:
-    host = engine._worlds.host
+    host = engine._model_cache.host
     assert host is not None
     return host._model
 
 
-def test_a_forward_that_fails_fails_only_the_request_at_fault(make_batching: MakeEngine, world: World) -> None:
+def test_a_forward_that_fails_fails_only_the_request_at_fault(
+    make_batching: MakeEngine, served_model: ServedModel
+) -> None:
     engine = make_batching()
-    tokens_of(engine, a_request(world))
+    tokens_of(engine, a_request(served_model))
     model_of(engine).register_forward_pre_hook(fails_on_poison, with_kwargs=True)
-    innocent = [a_request(world, name) for name in ("base", "small", "wide", "biased")]
-    poisoned = a_request(world, prompt=(*PROMPT, POISON))
+    innocent = [a_request(served_model, name) for name in ("base", "small", "wide", "biased")]
+    poisoned = a_request(served_model, prompt=(*PROMPT, POISON))
 
     answers = ask_all(engine, [*innocent[:2], poisoned, *innocent[2:]])
 
@@ -206,31 +215,37 @@ def test_a_forward_that_fails_fails_only_the_request_at_fault(make_batching: Mak
     assert isinstance(last, EngineError)
     assert (last.status, last.code) == (500, "engine_failed")
     assert [told_tokens(events) for events in answers] == [
-        reference(world.base, world.adapter(name), PROMPT, 12) for name in ("base", "small", "wide", "biased")
+        reference(served_model.base, served_model.adapter(name), PROMPT, 12)
+        for name in ("base", "small", "wide", "biased")
     ]
     assert all_free(engine)
 
 
-def test_who_waits_for_an_engine_that_hangs_hears_of_it(make_batching: MakeEngine, world: World) -> None:
+def test_who_waits_for_an_engine_that_hangs_hears_of_it(make_batching: MakeEngine, served_model: ServedModel) -> None:
     engine = make_batching(patience_seconds=0.5)
-    while not told_tokens(events_of(engine, a_request(world))):
+    while not told_tokens(events_of(engine, a_request(served_model))):
         """Loading took longer than the patience of this test."""
     hook = model_of(engine).register_forward_pre_hook(lambda *_: time.sleep(1.5))
 
-    error = last_of(engine, a_request(world))
+    error = last_of(engine, a_request(served_model))
     hook.remove()
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code) == (504, "engine_stalled")
     asyncio.run(until(lambda: all_free(engine)))
-    assert tokens_of(engine, a_request(world)) == reference(world.base, None, PROMPT, 12)
+    assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)
 
 
-def test_an_engine_that_closes_ends_every_answer_with_an_error(make_batching: MakeEngine, world: World) -> None:
+def test_an_engine_that_closes_ends_every_answer_with_an_error(
+    make_batching: MakeEngine, served_model: ServedModel
+) -> None:
     engine = make_batching()
 
     async def close() -> list[Any]:
-        running = [engine.generate(a_request(world, base=world.endless_base, max_new_tokens=1500)) for _ in range(3)]
+        running = [
+            engine.generate(a_request(served_model, base=served_model.endless_base, max_new_tokens=1500))
+            for _ in range(3)
+        ]
         for events in running:
             await anext(events)
         engine.close()
@@ -239,29 +254,29 @@ def test_an_engine_that_closes_ends_every_answer_with_an_error(make_batching: Ma
     assert [event.code for event in asyncio.run(close())] == ["engine_stopping"] * 3
 
 
-def test_requests_of_two_bases_are_answered_in_turn(make_batching: MakeEngine, world: World) -> None:
-    engine, bases = make_batching(), [world.base, world.other_base] * 4
+def test_requests_of_two_bases_are_answered_in_turn(make_batching: MakeEngine, served_model: ServedModel) -> None:
+    engine, bases = make_batching(), [served_model.base, served_model.other_base] * 4
 
-    answers = ask_all(engine, [a_request(world, base=base) for base in bases])
+    answers = ask_all(engine, [a_request(served_model, base=base) for base in bases])
 
     assert [told_tokens(events) for events in answers] == [reference(base, None, PROMPT, 12) for base in bases]
 
 
 def test_adapters_that_no_batch_can_hold_are_answered_beside_those_that_one_can(
-    make_batching: MakeEngine, world: World
+    make_batching: MakeEngine, served_model: ServedModel
 ) -> None:
     names = ["small", "directed", "base", "headed", "wide", "directed"]
 
-    answers = ask_all(make_batching(), [a_request(world, name) for name in names])
+    answers = ask_all(make_batching(), [a_request(served_model, name) for name in names])
 
     assert [told_tokens(events) for events in answers] == [
-        reference(world.base, world.adapter(name), PROMPT, 12) for name in names
+        reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in names
     ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_of_model_answers_as_it_does_alone(
-    make_batching: MakeEngine, world: World, tmp_path: Path, family: str
+    make_batching: MakeEngine, served_model: ServedModel, tmp_path: Path, family: str
 ) -> None:
     """Those that a batch would answer otherwise are told by the trial, and answered one at a time."""
     base = ModelFolder(family, build_family(family, tmp_path / "base"))
@@ -269,7 +284,7 @@ def test_every_kind_of_model_answers_as_it_does_alone(
     prompts = [tuple(dice.choices(range(3, 200), k=length)) for length in (1, 9, 40, 60)]
     engine = make_batching(chunk_tokens=16)
 
-    answers = ask_all(engine, [a_request(world, base=base, prompt=prompt) for prompt in prompts])
+    answers = ask_all(engine, [a_request(served_model, base=base, prompt=prompt) for prompt in prompts])
 
     assert [told_tokens(events) for events in answers] == [reference(base, None, prompt, 12) for prompt in prompts]
     assert (engine.count_blocks()[1] > 0) == FAMILIES[family].is_batched

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from tests.integration.engine.asking import PROMPT, a_request, tokens_of
-from tests.integration.engine.worlds import World, reference
-from tests.waiting import wait_for
-from worker.inference.bases import Placement
+from tests.integration.engine.model_caches import ServedModel, reference
+from tests.integration.engine.requests import PROMPT, a_request, tokens_of
+from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.batching.loading import AdapterCache
 from worker.inference.batching.lora import LoraWeights
 from worker.inference.batching.memory import Memory
 from worker.inference.batching.tensors import Zeros
+from worker.inference.models.bases import Placement
 
 ON_CPU = Placement("cpu", torch.float32)
 CPU = torch.device("cpu")
@@ -45,30 +45,30 @@ def cache_of(engine: BatchingEngine) -> tuple[int, int]:
 
 
 def block_bytes(engine: BatchingEngine) -> int:
-    host = engine._worlds.host
+    host = engine._model_cache.host
     assert host is not None
     return host.cache_bytes // host.blocks.used
 
 
-def test_the_cache_grows_with_use(make_engine: MakeEngine, world: World) -> None:
+def test_the_cache_grows_with_use(make_engine: MakeEngine, served_model: ServedModel) -> None:
     engine = make_engine()
     assert cache_of(engine)[0] == 0
 
-    tokens_of(engine, a_request(world))
+    tokens_of(engine, a_request(served_model))
     small, bound = cache_of(engine)
-    tokens_of(engine, a_request(world, prompt=LONG_PROMPT))
+    tokens_of(engine, a_request(served_model, prompt=LONG_PROMPT))
 
     assert 0 < small < cache_of(engine)[0] < bound <= 2**30
 
 
-def test_all_models_together_stay_within_one_bound(make_engine: MakeEngine, world: World) -> None:
+def test_all_models_together_stay_within_one_bound(make_engine: MakeEngine, served_model: ServedModel) -> None:
     probe = make_engine()
-    tokens_of(probe, a_request(world))
+    tokens_of(probe, a_request(served_model))
     engine = make_engine(cache_bytes=12 * block_bytes(probe))
-    bases = (world.base, world.other_base, world.endless_base)
+    bases = (served_model.base, served_model.other_base, served_model.endless_base)
 
     for base in (*bases, *bases):
-        request = a_request(world, base=base, prompt=LONG_PROMPT)
+        request = a_request(served_model, base=base, prompt=LONG_PROMPT)
         assert tokens_of(engine, request) == reference(base, None, LONG_PROMPT, 12)
         assert 7 * block_bytes(engine) <= cache_of(engine)[0] <= 12 * block_bytes(engine)
 
@@ -77,17 +77,17 @@ def test_all_models_together_stay_within_one_bound(make_engine: MakeEngine, worl
 
 @pytest.mark.parametrize("speaker", ["base", "wide"])
 def test_what_an_idle_engine_kept_is_given_back_and_the_next_answer_is_right(
-    make_engine: MakeEngine, world: World, speaker: str
+    make_engine: MakeEngine, served_model: ServedModel, responder: str
 ) -> None:
     engine = make_engine(idle_seconds=0.05)
-    right = reference(world.base, world.adapter(speaker), PROMPT, 12)
-    tokens_of(engine, a_request(world, speaker))
+    right = reference(served_model.base, served_model.adapter(responder), PROMPT, 12)
+    tokens_of(engine, a_request(served_model, responder))
 
     wait_for("the memory is given back", lambda: cache_of(engine)[0] == 0, 30)
 
     assert engine.health().loaded_adapters == []
-    assert engine.health().in_memory == [world.base.name]
-    assert tokens_of(engine, a_request(world, speaker)) == right
+    assert engine.health().in_memory == [served_model.base.name]
+    assert tokens_of(engine, a_request(served_model, responder)) == right
 
 
 def test_zeros_take_memory_when_they_are_written_to_and_lose_it_when_they_are_reset() -> None:

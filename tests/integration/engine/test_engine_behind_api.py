@@ -11,24 +11,24 @@ import pytest
 
 from app.config import Settings
 from app.main import create_app
+from tests.integration.engine.model_caches import ServedModel
 from tests.integration.engine.processes import KEY, EngineProcess
-from tests.integration.engine.worlds import World
-from tests.serving import serving
-from tests.waiting import wait_for
+from tests.support.serving import serving
+from tests.support.waiting import wait_for
 
 ASK: dict[str, Any] = {"model": "base-0", "messages": [{"role": "user", "content": "hi"}], "seed": 1}
 ENDLESS = {**ASK, "model": "base-2", "stream": True, "max_new_tokens": 2000}
 
 
-def an_api(world: World, home: Path, engine: EngineProcess) -> Any:
+def an_api(served_model: ServedModel, home: Path, engine: EngineProcess) -> Any:
     """A server for the models of the world. Base models need no database."""
-    models = world.base.folder.parent
+    models = served_model.base.folder.parent
     return serving(create_app(Settings(home=home, models_dir=models, engine_url=engine.url, engine_key=KEY)))
 
 
 @pytest.fixture
-def api(world: World, tmp_path: Path, engine_process: EngineProcess) -> Iterator[httpx.Client]:
-    with an_api(world, tmp_path, engine_process) as url, httpx.Client(base_url=url, timeout=30) as client:
+def api(served_model: ServedModel, tmp_path: Path, engine_process: EngineProcess) -> Iterator[httpx.Client]:
+    with an_api(served_model, tmp_path, engine_process) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
 
@@ -73,8 +73,10 @@ def test_a_client_that_leaves_stops_the_engine(
     wait_for("the engine is idle", lambda: not engine_process.health().is_busy)
 
 
-def test_an_engine_that_is_killed_ends_the_stream_with_an_error_and_is_away(world: World, tmp_path: Path) -> None:
-    with EngineProcess() as process, an_api(world, tmp_path, process) as url:
+def test_an_engine_that_is_killed_ends_the_stream_with_an_error_and_is_away(
+    served_model: ServedModel, tmp_path: Path
+) -> None:
+    with EngineProcess() as process, an_api(served_model, tmp_path, process) as url:
         with httpx.stream("POST", f"{url}/generate", json=ENDLESS, timeout=30) as response:
             events = events_of(response)
             first, _ = next(events)

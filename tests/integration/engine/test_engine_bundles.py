@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.contracts.generation import AdapterRef, EngineError, EngineEvent
-from tests.integration.engine.asking import PROMPT, a_request, an_order, answers_of, tokens_of
-from tests.integration.engine.worlds import World, reference
-from tests.serial_engine import SerialEngine
+from tests.integration.engine.model_caches import ServedModel, reference
+from tests.integration.engine.requests import PROMPT, a_request, an_order, answers_of, tokens_of
+from tests.support.serial_engine import SerialEngine
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -88,18 +88,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-def ask(engine: SerialEngine, world: World, folder: Path, kind: str = "lora") -> list[EngineEvent]:
+def ask(engine: SerialEngine, served_model: ServedModel, folder: Path, kind: str = "lora") -> list[EngineEvent]:
     ref = {"adapter_id": "adapter-x", "version": "v1", "path": str(folder), "kind": kind}
-    return answers_of(engine, an_order(world, adapter=AdapterRef.model_validate(ref)))
+    return answers_of(engine, an_order(served_model, adapter=AdapterRef.model_validate(ref)))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_bundle_is_rejected(engine: SerialEngine, world: World, tmp_path: Path, damage: str) -> None:
-    shutil.copytree(world.adapters["small"].folder, tmp_path / "bundle")
+def test_a_damaged_bundle_is_rejected(
+    engine: SerialEngine, served_model: ServedModel, tmp_path: Path, damage: str
+) -> None:
+    shutil.copytree(served_model.adapters["small"].folder, tmp_path / "bundle")
     break_it, reason = DAMAGES[damage]
     break_it(tmp_path / "bundle")
 
-    (error,) = ask(engine, world, tmp_path / "bundle")
+    (error,) = ask(engine, served_model, tmp_path / "bundle")
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code, error.param) == (409, "adapter_rejected", "adapter")
@@ -109,38 +111,42 @@ def test_a_damaged_bundle_is_rejected(engine: SerialEngine, world: World, tmp_pa
 
 @pytest.mark.parametrize("speaker", ["base", "small", "headed"])
 def test_a_rejected_bundle_leaves_nothing_behind(
-    engine: SerialEngine, world: World, tmp_path: Path, speaker: str
+    engine: SerialEngine, served_model: ServedModel, tmp_path: Path, responder: str
 ) -> None:
-    shutil.copytree(world.adapters["headed"].folder, tmp_path / "bundle")
+    shutil.copytree(served_model.adapters["headed"].folder, tmp_path / "bundle")
     DAMAGES["truncated"][0](tmp_path / "bundle")
-    ask(engine, world, tmp_path / "bundle")
+    ask(engine, served_model, tmp_path / "bundle")
 
-    assert tokens_of(engine, a_request(world, speaker)) == reference(world.base, world.adapter(speaker), PROMPT, 12)
+    assert tokens_of(engine, a_request(served_model, responder)) == reference(
+        served_model.base, served_model.adapter(responder), PROMPT, 12
+    )
     assert "adapter-x@v1" not in engine.health().loaded_adapters
 
 
-def test_a_model_with_all_weights_trained_is_a_base_of_its_own(engine: SerialEngine, world: World) -> None:
-    *_, last = ask(engine, world, world.other_base.folder, kind="full")
+def test_a_model_with_all_weights_trained_is_a_base_of_its_own(engine: SerialEngine, served_model: ServedModel) -> None:
+    *_, last = ask(engine, served_model, served_model.other_base.folder, kind="full")
 
     assert last.kind == "finish"
     assert engine.health().loaded_base == "adapter-x@v1"
 
 
-def test_a_whole_model_with_missing_weights_is_rejected(engine: SerialEngine, world: World, tmp_path: Path) -> None:
-    shutil.copytree(world.other_base.folder, tmp_path / "model")
+def test_a_whole_model_with_missing_weights_is_rejected(
+    engine: SerialEngine, served_model: ServedModel, tmp_path: Path
+) -> None:
+    shutil.copytree(served_model.other_base.folder, tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
 
-    (error,) = ask(engine, world, tmp_path / "model", kind="full")
+    (error,) = ask(engine, served_model, tmp_path / "model", kind="full")
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code) == (409, "adapter_rejected")
     assert "missing weights, first model.layers.1.mlp.up_proj.weight" in error.message
 
 
-def test_what_is_an_adapter_is_no_base(engine: SerialEngine, world: World) -> None:
-    (error,) = ask(engine, world, world.adapters["small"].folder, kind="full")
+def test_what_is_an_adapter_is_no_base(engine: SerialEngine, served_model: ServedModel) -> None:
+    (error,) = ask(engine, served_model, served_model.adapters["small"].folder, kind="full")
 
     assert isinstance(error, EngineError)
     assert error.code == "adapter_rejected"

@@ -11,11 +11,11 @@ import torch
 
 from app.contracts.checkpoints import Manifest
 from app.contracts.generation import AdapterRef, EngineError, EngineEvent, Finish, TextDelta
-from tests.integration.engine.asking import PROMPT, an_order, answers_of
-from tests.integration.engine.worlds import ADAPTERS, World, build_tiny_adapter, reference
+from tests.integration.engine.model_caches import ADAPTERS, ServedModel, build_tiny_adapter, reference
+from tests.integration.engine.requests import PROMPT, an_order, answers_of
 from worker.checkpoints import drafting, prune, publish
 from worker.inference.engine import AdapterFolder, Engine
-from worker.inference.language import load_language
+from worker.inference.text.language import load_language
 
 GREEDY: dict[str, Any] = {"prompt": None, "prompt_token_ids": list(PROMPT)}
 
@@ -30,19 +30,21 @@ def save(folder: Path, source: Path, step: int) -> Manifest:
         return publish(draft, folder, step=step, attempt=1)
 
 
-def ref_of(world: World, found: Manifest, kind: Any = "lora") -> AdapterRef:
+def ref_of(served_model: ServedModel, found: Manifest, kind: Any = "lora") -> AdapterRef:
     """As the API names it; the tokenizer of the base stands for the job's."""
-    language = str(world.base.folder)
+    language = str(served_model.base.folder)
     return AdapterRef(adapter_id="job-x", version=found.version, path=str(found.path), kind=kind, language=language)
 
 
-def ask(engine: Engine, world: World, ref: AdapterRef) -> list[EngineEvent]:
-    return answers_of(engine, an_order(world, adapter=ref, **GREEDY))
+def ask(engine: Engine, served_model: ServedModel, ref: AdapterRef) -> list[EngineEvent]:
+    return answers_of(engine, an_order(served_model, adapter=ref, **GREEDY))
 
 
-def said(world: World, adapter: str) -> str:
+def said(served_model: ServedModel, adapter: str) -> str:
     """What plain PEFT says, as text."""
-    return load_language(world.base.folder).write(reference(world.base, world.adapter(adapter), PROMPT, 12))
+    return load_language(served_model.base.folder).write(
+        reference(served_model.base, served_model.adapter(adapter), PROMPT, 12)
+    )
 
 
 def text_of(events: list[EngineEvent]) -> str:
@@ -52,76 +54,88 @@ def text_of(events: list[EngineEvent]) -> str:
 
 @pytest.mark.parametrize("adapter", ["small", "wide", "headed"])
 def test_a_checkpoint_says_what_peft_says_with_its_weights(
-    engine: Engine, world: World, tmp_path: Path, adapter: str
+    engine: Engine, served_model: ServedModel, tmp_path: Path, adapter: str
 ) -> None:
-    found = save(tmp_path, world.adapters[adapter].folder, 1)
+    found = save(tmp_path, served_model.adapters[adapter].folder, 1)
 
-    assert text_of(ask(engine, world, ref_of(world, found))) == said(world, adapter) != said(world, "base")
+    assert (
+        text_of(ask(engine, served_model, ref_of(served_model, found)))
+        == said(served_model, adapter)
+        != said(served_model, "base")
+    )
 
 
-def test_two_steps_of_a_job_are_never_mixed_up(engine: Engine, world: World, tmp_path: Path) -> None:
-    refs = [ref_of(world, save(tmp_path, world.adapters[name].folder, 1 + n)) for n, name in enumerate(TWO)]
+def test_two_steps_of_a_job_are_never_mixed_up(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
+    refs = [
+        ref_of(served_model, save(tmp_path, served_model.adapters[name].folder, 1 + n)) for n, name in enumerate(TWO)
+    ]
 
-    answers = [text_of(ask(engine, world, ref)) for ref in (*refs, *refs)]
+    answers = [text_of(ask(engine, served_model, ref)) for ref in (*refs, *refs)]
 
-    assert answers == [said(world, name) for name in (*TWO, *TWO)]
+    assert answers == [said(served_model, name) for name in (*TWO, *TWO)]
 
 
 TWO = ("small", "wide")
 
 
-def test_the_same_step_of_another_attempt_is_another_content(engine: Engine, world: World, tmp_path: Path) -> None:
+def test_the_same_step_of_another_attempt_is_another_content(
+    engine: Engine, served_model: ServedModel, tmp_path: Path
+) -> None:
     """A job that went on behind an earlier checkpoint comes by the same step once more."""
-    refs = [ref_of(world, save(tmp_path / name, world.adapters[name].folder, 7)) for name in TWO]
+    refs = [ref_of(served_model, save(tmp_path / name, served_model.adapters[name].folder, 7)) for name in TWO]
 
-    assert [text_of(ask(engine, world, ref)) for ref in refs] == [said(world, name) for name in TWO]
+    assert [text_of(ask(engine, served_model, ref)) for ref in refs] == [said(served_model, name) for name in TWO]
 
 
-def test_a_whole_model_answers_without_its_base(engine: Engine, world: World, tmp_path: Path) -> None:
-    found = save(tmp_path, world.other_base.folder, 1)
+def test_a_whole_model_answers_without_its_base(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
+    found = save(tmp_path, served_model.other_base.folder, 1)
 
-    answer = text_of(ask(engine, world, ref_of(world, found, "full")))
+    answer = text_of(ask(engine, served_model, ref_of(served_model, found, "full")))
 
-    expected = reference(world.other_base, None, PROMPT, 12)
-    assert answer == load_language(world.base.folder).write(expected)
+    expected = reference(served_model.other_base, None, PROMPT, 12)
+    assert answer == load_language(served_model.base.folder).write(expected)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_checkpoint_that_made_room_is_gone(engine: Engine, world: World, tmp_path: Path, kind: str) -> None:
-    source = world.other_base.folder if kind == "full" else world.adapters["small"].folder
+def test_a_checkpoint_that_made_room_is_gone(
+    engine: Engine, served_model: ServedModel, tmp_path: Path, kind: str
+) -> None:
+    source = served_model.other_base.folder if kind == "full" else served_model.adapters["small"].folder
     found = save(tmp_path, source, 1)
     prune(tmp_path, 0)
 
-    assert is_gone(ask(engine, world, ref_of(world, found, kind)))
+    assert is_gone(ask(engine, served_model, ref_of(served_model, found, kind)))
 
 
-def test_another_content_than_was_asked_for_is_gone(engine: Engine, world: World, tmp_path: Path) -> None:
-    found = save(tmp_path / "a", world.adapters["small"].folder, 1)
-    other = save(tmp_path / "b", world.adapters["wide"].folder, 1)
-    ref = ref_of(world, found).model_copy(update={"path": str(other.path)})
+def test_another_content_than_was_asked_for_is_gone(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
+    found = save(tmp_path / "a", served_model.adapters["small"].folder, 1)
+    other = save(tmp_path / "b", served_model.adapters["wide"].folder, 1)
+    ref = ref_of(served_model, found).model_copy(update={"path": str(other.path)})
 
-    assert is_gone(ask(engine, world, ref))
+    assert is_gone(ask(engine, served_model, ref))
 
 
-def test_a_bundle_with_pickles_is_still_refused(engine: Engine, world: World, tmp_path: Path) -> None:
-    found = save(tmp_path, world.adapters["small"].folder, 1)
-    (error,) = ask(engine, world, ref_of(world, found).model_copy(update={"language": None}))
+def test_a_bundle_with_pickles_is_still_refused(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
+    found = save(tmp_path, served_model.adapters["small"].folder, 1)
+    (error,) = ask(engine, served_model, ref_of(served_model, found).model_copy(update={"language": None}))
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code) == (409, "adapter_rejected")
 
 
 def test_while_checkpoints_make_room_every_answer_is_right_or_none(
-    engine: Engine, world: World, tmp_path: Path
+    engine: Engine, served_model: ServedModel, tmp_path: Path
 ) -> None:
     """Each is asked once, for the first time, at the moment at which it is removed."""
-    adapter = AdapterFolder("weights", build_tiny_adapter(tmp_path / "weights", world.base.folder, **ADAPTERS["wide"]))
-    expected = load_language(world.base.folder).write(reference(world.base, adapter, PROMPT, 12))
+    adapter = AdapterFolder(
+        "weights", build_tiny_adapter(tmp_path / "weights", served_model.base.folder, **ADAPTERS["wide"])
+    )
+    expected = load_language(served_model.base.folder).write(reference(served_model.base, adapter, PROMPT, 12))
     for step in range(1, 25):
         found = save(tmp_path / "kept", adapter.folder, step)
         removing = threading.Timer(random.uniform(0, 0.05), prune, (tmp_path / "kept", 0))
         removing.start()
-        events = ask(engine, world, ref_of(world, found))
+        events = ask(engine, served_model, ref_of(served_model, found))
         removing.join()
 
         assert is_gone(events) or text_of(events) == expected

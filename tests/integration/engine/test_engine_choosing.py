@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from app.contracts.generation import IMPOSSIBLE, Sampling
-from tests.integration.engine.asking import PROMPT, a_request, events_of, tokens_of
-from tests.integration.engine.worlds import World, reference
-from tests.serial_engine import SerialEngine
+from tests.integration.engine.model_caches import ServedModel, reference
+from tests.integration.engine.requests import PROMPT, a_request, events_of, tokens_of
+from tests.support.serial_engine import SerialEngine
 from worker.inference.engine import Ended, Refusal, Token, TokenRequest
-from worker.inference.sampling import TokenChooser, answer_ends, is_plain_greedy
+from worker.inference.text.sampling import TokenChooser, answer_ends, is_plain_greedy
 
 
 def greedy(logits: list[float], steps: int = 4, *, ends: tuple[int, ...] = (), **fields: Any) -> list[int]:
@@ -99,9 +99,9 @@ def test_one_seed_chooses_the_same_between_others() -> None:
     assert chosen(0) == chosen(3)
 
 
-def test_ends_are_those_of_the_model_of_the_request_and_of_the_answer(world: World) -> None:
-    request = a_request(world, eos_ids=frozenset({7}), stop_token_ids=(9,))
-    ignoring = a_request(world, eos_ids=frozenset({7}), stop_token_ids=(9,), ignore_eos=True)
+def test_ends_are_those_of_the_model_of_the_request_and_of_the_answer(served_model: ServedModel) -> None:
+    request = a_request(served_model, eos_ids=frozenset({7}), stop_token_ids=(9,))
+    ignoring = a_request(served_model, eos_ids=frozenset({7}), stop_token_ids=(9,), ignore_eos=True)
 
     assert answer_ends(request, [2]) == {2, 7, 9}
     assert answer_ends(ignoring, [2]) == {9}
@@ -121,37 +121,39 @@ PLAIN: list[tuple[dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(("fields", "is_plain"), PLAIN, ids=str)
-def test_only_what_cannot_change_the_best_is_plain_greedy(world: World, fields: dict[str, Any], is_plain: bool) -> None:
-    assert is_plain_greedy(a_request(world, **fields)) is is_plain
+def test_only_what_cannot_change_the_best_is_plain_greedy(
+    served_model: ServedModel, fields: dict[str, Any], is_plain: bool
+) -> None:
+    assert is_plain_greedy(a_request(served_model, **fields)) is is_plain
 
 
-def test_a_stop_token_ends_the_answer_and_is_not_told(engine: SerialEngine, world: World) -> None:
-    whole = reference(world.base, None, PROMPT, 12)
+def test_a_stop_token_ends_the_answer_and_is_not_told(engine: SerialEngine, served_model: ServedModel) -> None:
+    whole = reference(served_model.base, None, PROMPT, 12)
 
-    events = events_of(engine, a_request(world, stop_token_ids=(whole[4],)))
+    events = events_of(engine, a_request(served_model, stop_token_ids=(whole[4],)))
 
     before = whole[: whole.index(whole[4])]
     assert [event.id for event in events if isinstance(event, Token)] == before
     assert events[-1] == Ended("stop", len(before) + 1)
 
 
-def test_an_end_token_that_is_ignored_is_a_token_like_others(engine: SerialEngine, world: World) -> None:
-    eos = reference(world.base, None, PROMPT, 12)[3]
+def test_an_end_token_that_is_ignored_is_a_token_like_others(engine: SerialEngine, served_model: ServedModel) -> None:
+    eos = reference(served_model.base, None, PROMPT, 12)[3]
     fields: dict[str, Any] = {"eos_ids": frozenset({eos})}
 
-    ending, going_on = a_request(world, **fields), a_request(world, ignore_eos=True, **fields)
+    ending, going_on = a_request(served_model, **fields), a_request(served_model, ignore_eos=True, **fields)
 
     assert len(tokens_of(engine, ending)) < 4
-    plain = reference(world.base, None, PROMPT, 12)
+    plain = reference(served_model.base, None, PROMPT, 12)
     assert tokens_of(engine, going_on)[: len(plain)] == plain
     assert len(tokens_of(engine, going_on)) == 12
 
 
-def test_log_probabilities_are_those_of_a_plain_forward(engine: SerialEngine, world: World) -> None:
-    request: TokenRequest = a_request(world, logprobs=2, repetition_penalty=1.2)
+def test_log_probabilities_are_those_of_a_plain_forward(engine: SerialEngine, served_model: ServedModel) -> None:
+    request: TokenRequest = a_request(served_model, logprobs=2, repetition_penalty=1.2)
     told = [event for event in events_of(engine, request) if isinstance(event, Token)]
 
-    model = AutoModelForCausalLM.from_pretrained(world.base.folder)
+    model = AutoModelForCausalLM.from_pretrained(served_model.base.folder)
     ids = torch.tensor([[*PROMPT, *(token.id for token in told)]])
     raw = model(ids).logits.log_softmax(-1)[0, len(PROMPT) - 1 : -1]
     assert [token.logprob for token in told] == pytest.approx(

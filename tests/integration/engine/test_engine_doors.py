@@ -15,13 +15,13 @@ import httpx
 import pytest
 
 from app.contracts.generation import EngineHealth
-from app.engine_address import EngineAddress
-from tests.integration.engine.asking import an_order
+from app.processes.engine_address import EngineAddress
+from tests.integration.engine.model_caches import ServedModel
 from tests.integration.engine.processes import HEADERS, KEY, EngineProcess
-from tests.integration.engine.worlds import World
-from tests.waiting import wait_for
+from tests.integration.engine.requests import an_order
+from tests.support.waiting import wait_for
 from worker.inference.__main__ import read_options
-from worker.inference.listening import listen
+from worker.inference.server.listening import listen
 
 SERVE = [sys.executable, "-m", "worker.inference", "--device", "cpu"]
 
@@ -60,8 +60,10 @@ def test_who_does_not_name_the_key_is_told_nothing(
     assert KEY not in answer.text
 
 
-def test_who_names_the_key_is_answered(engine_process: EngineProcess, world: World) -> None:
-    answer = httpx.post(f"{engine_process.url}/generate", content=an_order(world).model_dump_json(), headers=HEADERS)
+def test_who_names_the_key_is_answered(engine_process: EngineProcess, served_model: ServedModel) -> None:
+    answer = httpx.post(
+        f"{engine_process.url}/generate", content=an_order(served_model).model_dump_json(), headers=HEADERS
+    )
 
     assert answer.status_code == 200
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from app.contracts.generation import EngineError
-from tests.integration.engine.asking import PROMPT, a_request, last_of, tokens_of
-from tests.integration.engine.worlds import World, reference
-from tests.serial_engine import SerialEngine
-from tests.tiny_model import CONTEXT_TOKENS
-from worker.inference.bases import is_out_of_memory
+from tests.integration.engine.model_caches import ServedModel, reference
+from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
+from tests.support.serial_engine import SerialEngine
+from tests.support.tiny_model import CONTEXT_TOKENS
 from worker.inference.engine import Ended, ModelFolder, Token, TokenEvent, TokenRequest
+from worker.inference.models.bases import is_out_of_memory
 
 SMALLEST = 5e-324
 HOSTILE: list[dict[str, Any]] = [
@@ -33,11 +33,13 @@ HOSTILE: list[dict[str, Any]] = [
 ]
 
 
-def test_a_failure_that_nobody_foresaw_is_an_event_and_the_engine_goes_on(engine: SerialEngine, world: World) -> None:
+def test_a_failure_that_nobody_foresaw_is_an_event_and_the_engine_goes_on(
+    engine: SerialEngine, served_model: ServedModel
+) -> None:
     nonsense: Any = ("no", "token")
 
-    assert refusal(engine, a_request(world, prompt=nonsense)).code == "engine_failed"
-    assert tokens_of(engine, a_request(world)) == reference(world.base, None, PROMPT, 12)
+    assert refusal(engine, a_request(served_model, prompt=nonsense)).code == "engine_failed"
+    assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)
 
 
 def refusal(engine: SerialEngine, request: TokenRequest) -> EngineError:
@@ -47,8 +49,8 @@ def refusal(engine: SerialEngine, request: TokenRequest) -> EngineError:
 
 
 @pytest.mark.parametrize("fields", HOSTILE, ids=str)
-def test_extreme_sampling_is_answered(engine: SerialEngine, world: World, fields: dict[str, Any]) -> None:
-    event = last_of(engine, a_request(world, **{"max_new_tokens": 4, **fields}))
+def test_extreme_sampling_is_answered(engine: SerialEngine, served_model: ServedModel, fields: dict[str, Any]) -> None:
+    event = last_of(engine, a_request(served_model, **{"max_new_tokens": 4, **fields}))
 
     assert isinstance(event, Ended)
 
@@ -57,21 +59,25 @@ def test_extreme_sampling_is_answered(engine: SerialEngine, world: World, fields
     ("prompt", "code"), [((), "empty_prompt"), ((1, 99_999), "tokenizer_mismatch"), ((1, -1), "tokenizer_mismatch")]
 )
 def test_an_impossible_prompt_is_refused(
-    engine: SerialEngine, world: World, prompt: tuple[int, ...], code: str
+    engine: SerialEngine, served_model: ServedModel, prompt: tuple[int, ...], code: str
 ) -> None:
-    assert refusal(engine, a_request(world, prompt=prompt)).code == code
-    assert tokens_of(engine, a_request(world)) == reference(world.base, None, PROMPT, 12)
+    assert refusal(engine, a_request(served_model, prompt=prompt)).code == code
+    assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)
 
 
-def test_what_does_not_fit_the_context_is_refused_with_what_would(engine: SerialEngine, world: World) -> None:
-    error = refusal(engine, a_request(world, prompt=(5,) * (CONTEXT_TOKENS - 2), max_new_tokens=3))
+def test_what_does_not_fit_the_context_is_refused_with_what_would(
+    engine: SerialEngine, served_model: ServedModel
+) -> None:
+    error = refusal(engine, a_request(served_model, prompt=(5,) * (CONTEXT_TOKENS - 2), max_new_tokens=3))
 
     assert (error.status, error.code, error.param) == (422, "context_length_exceeded", "max_new_tokens")
     assert "max_new_tokens can be at most 2." in error.message
 
 
-def test_a_prompt_longer_than_the_context_is_refused_with_openais_sentence(engine: SerialEngine, world: World) -> None:
-    error = refusal(engine, a_request(world, prompt=(5,) * (CONTEXT_TOKENS + 1)))
+def test_a_prompt_longer_than_the_context_is_refused_with_openais_sentence(
+    engine: SerialEngine, served_model: ServedModel
+) -> None:
+    error = refusal(engine, a_request(served_model, prompt=(5,) * (CONTEXT_TOKENS + 1)))
 
     assert (error.status, error.code, error.param) == (422, "context_length_exceeded", "prompt")
     assert error.message == (
@@ -80,21 +86,23 @@ def test_a_prompt_longer_than_the_context_is_refused_with_openais_sentence(engin
     )
 
 
-def test_the_context_can_be_filled_to_its_last_token(engine: SerialEngine, world: World) -> None:
-    assert last_of(engine, a_request(world, prompt=(5,) * (CONTEXT_TOKENS - 2), max_new_tokens=2)) == Ended("length", 2)
+def test_the_context_can_be_filled_to_its_last_token(engine: SerialEngine, served_model: ServedModel) -> None:
+    assert last_of(engine, a_request(served_model, prompt=(5,) * (CONTEXT_TOKENS - 2), max_new_tokens=2)) == Ended(
+        "length", 2
+    )
 
 
-def test_a_base_without_weights_is_unavailable(engine: SerialEngine, world: World) -> None:
-    nowhere = ModelFolder("nowhere", world.base.folder / "nowhere")
+def test_a_base_without_weights_is_unavailable(engine: SerialEngine, served_model: ServedModel) -> None:
+    nowhere = ModelFolder("nowhere", served_model.base.folder / "nowhere")
 
-    error = refusal(engine, a_request(world, base=nowhere))
+    error = refusal(engine, a_request(served_model, base=nowhere))
 
     assert (error.status, error.code) == (404, "model_unavailable")
-    assert tokens_of(engine, a_request(world)) == reference(world.base, None, PROMPT, 12)
+    assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)
 
 
 @pytest.fixture
-def small_room(make_engine: Callable[..., SerialEngine], world: World) -> Iterator[SerialEngine]:
+def small_room(make_engine: Callable[..., SerialEngine], served_model: ServedModel) -> Iterator[SerialEngine]:
     """An engine with one place to wait."""
     engine = make_engine(places=1)
     yield engine
@@ -104,19 +112,19 @@ def small_room(make_engine: Callable[..., SerialEngine], world: World) -> Iterat
 Events = Any
 
 
-async def busy(engine: SerialEngine, world: World) -> Events:
+async def busy(engine: SerialEngine, served_model: ServedModel) -> Events:
     """Begin an answer that goes on until it is closed."""
-    events = engine.generate(a_request(world, base=world.endless_base, max_new_tokens=2000))
+    events = engine.generate(a_request(served_model, base=served_model.endless_base, max_new_tokens=2000))
     assert isinstance(await anext(events), Token)
     return events
 
 
-def test_who_finds_the_waiting_room_full_is_sent_away(small_room: SerialEngine, world: World) -> None:
+def test_who_finds_the_waiting_room_full_is_sent_away(small_room: SerialEngine, served_model: ServedModel) -> None:
     async def crowd() -> TokenEvent:
-        running, waiting = await busy(small_room, world), small_room.generate(a_request(world))
+        running, waiting = await busy(small_room, served_model), small_room.generate(a_request(served_model))
         queued = asyncio.ensure_future(anext(waiting))
         await until(lambda: small_room.health().waiting == 1)
-        third = await anext(small_room.generate(a_request(world)))
+        third = await anext(small_room.generate(a_request(served_model)))
         await running.aclose()
         assert isinstance(await queued, Token)
         return third
@@ -127,10 +135,10 @@ def test_who_finds_the_waiting_room_full_is_sent_away(small_room: SerialEngine, 
     assert (sent_away.status, sent_away.code) == (429, "engine_busy")
 
 
-def test_who_leaves_the_waiting_room_leaves_a_place(small_room: SerialEngine, world: World) -> None:
+def test_who_leaves_the_waiting_room_leaves_a_place(small_room: SerialEngine, served_model: ServedModel) -> None:
     async def come_and_go() -> int:
-        running = await busy(small_room, world)
-        queued = asyncio.ensure_future(anext(small_room.generate(a_request(world))))
+        running = await busy(small_room, served_model)
+        queued = asyncio.ensure_future(anext(small_room.generate(a_request(served_model))))
         await until(lambda: small_room.health().waiting == 1)
         queued.cancel()
         await asyncio.gather(queued, return_exceptions=True)
@@ -140,13 +148,15 @@ def test_who_leaves_the_waiting_room_leaves_a_place(small_room: SerialEngine, wo
     assert asyncio.run(come_and_go()) == 0
 
 
-def test_an_engine_that_closes_ends_every_answer_with_an_error(small_room: SerialEngine, world: World) -> None:
+def test_an_engine_that_closes_ends_every_answer_with_an_error(
+    small_room: SerialEngine, served_model: ServedModel
+) -> None:
     async def close() -> list[TokenEvent]:
-        running, waiting = await busy(small_room, world), small_room.generate(a_request(world))
+        running, waiting = await busy(small_room, served_model), small_room.generate(a_request(served_model))
         queued = asyncio.ensure_future(anext(waiting))
         await until(lambda: small_room.health().waiting == 1)
         small_room.close()
-        late = await anext(small_room.generate(a_request(world)))
+        late = await anext(small_room.generate(a_request(served_model)))
         return [[event async for event in running][-1], await queued, late]
 
     assert [event.code for event in asyncio.run(close()) if isinstance(event, EngineError)] == ["engine_stopping"] * 3

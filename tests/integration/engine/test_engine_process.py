@@ -18,33 +18,33 @@ import pytest
 from app.contracts.cores import WAITING
 from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder, TextDelta
 from app.contracts.order import BaseRef
-from app.engine_address import EngineAddress
 from app.errors import EngineUnavailable
 from app.generate.client import HttpEngineClient
-from tests.integration.engine.asking import an_order, answers_of, in_one_piece
+from app.processes.engine_address import EngineAddress
+from tests.integration.engine.model_caches import ServedModel
 from tests.integration.engine.processes import HEADERS, KEY, EngineProcess, free_port
-from tests.integration.engine.worlds import World
-from tests.serial_engine import SerialEngine
-from tests.waiting import wait_for
+from tests.integration.engine.requests import an_order, answers_of, in_one_piece
+from tests.support.serial_engine import SerialEngine
+from tests.support.waiting import wait_for
 
 COMMIT = "0" * 40
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory, world: World) -> Iterator[EngineProcess]:
+def process(tmp_path_factory: pytest.TempPathFactory, served_model: ServedModel) -> Iterator[EngineProcess]:
     """An engine without a network, whose hub cache holds one model."""
     home = tmp_path_factory.mktemp("hf")
     cached = home / "hub" / "models--someone--tiny"
-    shutil.copytree(world.base.folder, cached / "snapshots" / COMMIT)
+    shutil.copytree(served_model.base.folder, cached / "snapshots" / COMMIT)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(COMMIT)
     with EngineProcess(HF_HOME=str(home)) as started:
         yield started
 
 
-def an_endless_order(world: World) -> GenerateOrder:
-    base = BaseRef(source=str(world.endless_base.folder), is_local=True)
-    return an_order(world, base=base, max_new_tokens=2000)
+def an_endless_order(served_model: ServedModel) -> GenerateOrder:
+    base = BaseRef(source=str(served_model.endless_base.folder), is_local=True)
+    return an_order(served_model, base=base, max_new_tokens=2000)
 
 
 @asynccontextmanager
@@ -71,17 +71,21 @@ def told(url: str, order: GenerateOrder, after_first: Callable[[], object] = lam
     return asyncio.run(run())
 
 
-def test_over_http_comes_what_the_engine_says(process: EngineProcess, engine: SerialEngine, world: World) -> None:
-    order = an_order(world, adapter=world.ref("small"), max_new_tokens=30)
+def test_over_http_comes_what_the_engine_says(
+    process: EngineProcess, engine: SerialEngine, served_model: ServedModel
+) -> None:
+    order = an_order(served_model, adapter=served_model.ref("small"), max_new_tokens=30)
 
     assert in_one_piece(told(process.url, order)) == in_one_piece(answers_of(engine, order))
     assert isinstance(told(process.url, order)[-1], Finish)
 
 
-def test_a_model_of_the_hub_comes_from_the_cache(process: EngineProcess, engine: SerialEngine, world: World) -> None:
-    order = an_order(world, base=BaseRef(source="someone/tiny", is_local=False))
+def test_a_model_of_the_hub_comes_from_the_cache(
+    process: EngineProcess, engine: SerialEngine, served_model: ServedModel
+) -> None:
+    order = an_order(served_model, base=BaseRef(source="someone/tiny", is_local=False))
 
-    assert in_one_piece(told(process.url, order)) == in_one_piece(answers_of(engine, an_order(world)))
+    assert in_one_piece(told(process.url, order)) == in_one_piece(answers_of(engine, an_order(served_model)))
 
 
 @pytest.mark.parametrize(
@@ -93,17 +97,17 @@ def test_a_model_of_the_hub_comes_from_the_cache(process: EngineProcess, engine:
     ],
 )
 def test_a_base_that_is_not_to_be_had_is_unavailable(
-    process: EngineProcess, world: World, base: BaseRef, status: int
+    process: EngineProcess, served_model: ServedModel, base: BaseRef, status: int
 ) -> None:
-    (error,) = told(process.url, an_order(world, base=base))
+    (error,) = told(process.url, an_order(served_model, base=base))
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code) == (status, "model_unavailable")
     assert "/nowhere" not in error.message
 
 
-def test_an_error_before_the_first_token_has_its_status(process: EngineProcess, world: World) -> None:
-    order = an_order(world, max_new_tokens=100_000).model_dump_json()
+def test_an_error_before_the_first_token_has_its_status(process: EngineProcess, served_model: ServedModel) -> None:
+    order = an_order(served_model, max_new_tokens=100_000).model_dump_json()
 
     response = httpx.post(f"{process.url}/generate", content=order, headers=HEADERS)
 
@@ -116,8 +120,8 @@ def test_an_order_that_is_none_is_refused(process: EngineProcess) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "invalid_order")
 
 
-def test_a_client_that_goes_away_stops_the_engine(process: EngineProcess, world: World) -> None:
-    order = json.loads(an_endless_order(world).model_dump_json())
+def test_a_client_that_goes_away_stops_the_engine(process: EngineProcess, served_model: ServedModel) -> None:
+    order = json.loads(an_endless_order(served_model).model_dump_json())
 
     with httpx.stream("POST", f"{process.url}/generate", json=order, headers=HEADERS) as response:
         chunks = response.iter_bytes()
@@ -127,10 +131,10 @@ def test_a_client_that_goes_away_stops_the_engine(process: EngineProcess, world:
     wait_for("the engine is idle", lambda: not process.health().is_busy)
 
 
-def test_a_killed_engine_ends_an_answer_with_an_error(world: World) -> None:
+def test_a_killed_engine_ends_an_answer_with_an_error(served_model: ServedModel) -> None:
     with EngineProcess() as process:
-        heard = told(process.url, an_endless_order(world), lambda: process.end(signal.SIGKILL))
-        afterwards = told(process.url, an_order(world))
+        heard = told(process.url, an_endless_order(served_model), lambda: process.end(signal.SIGKILL))
+        afterwards = told(process.url, an_order(served_model))
 
     assert isinstance(heard[0], TextDelta)
     assert [event.kind for event in heard].count("error") == 1
@@ -139,10 +143,10 @@ def test_a_killed_engine_ends_an_answer_with_an_error(world: World) -> None:
     ] * 2
 
 
-def test_a_stopped_engine_says_so_and_exits_in_order(world: World) -> None:
+def test_a_stopped_engine_says_so_and_exits_in_order(served_model: ServedModel) -> None:
     codes: list[int] = []
     with EngineProcess() as process:
-        order = an_endless_order(world)
+        order = an_endless_order(served_model)
         heard = told(process.url, order, lambda: codes.append(process.end(signal.SIGTERM)))
 
     assert isinstance(heard[-1], EngineError)
@@ -150,7 +154,7 @@ def test_a_stopped_engine_says_so_and_exits_in_order(world: World) -> None:
     assert codes == [0]
 
 
-def test_an_engine_that_is_not_there_is_unavailable(world: World) -> None:
+def test_an_engine_that_is_not_there_is_unavailable(served_model: ServedModel) -> None:
     url = f"http://127.0.0.1:{free_port()}"
 
     async def health() -> None:
@@ -159,19 +163,19 @@ def test_an_engine_that_is_not_there_is_unavailable(world: World) -> None:
 
     with pytest.raises(EngineUnavailable):
         asyncio.run(health())
-    assert [event.kind for event in told(url, an_order(world))] == ["error"]
+    assert [event.kind for event in told(url, an_order(served_model))] == ["error"]
 
 
 def test_a_tokenizer_of_a_bundle_is_read_and_not_that_of_the_base(
-    process: EngineProcess, world: World, tmp_path: Path
+    process: EngineProcess, served_model: ServedModel, tmp_path: Path
 ) -> None:
-    ref = world.ref("small")
+    ref = served_model.ref("small")
     assert ref is not None
     shutil.copytree(ref.path, tmp_path / "bundle")
     (tmp_path / "bundle" / "chat_template.jinja").write_text("{{ raise_exception('the bundle speaks') }}")
     mine = ref.model_copy(update={"path": str(tmp_path / "bundle"), "version": "v2"})
 
-    (error,) = told(process.url, an_order(world, adapter=mine, messages=[{"role": "user", "content": "hi"}]))
+    (error,) = told(process.url, an_order(served_model, adapter=mine, messages=[{"role": "user", "content": "hi"}]))
 
     assert isinstance(error, EngineError)
     assert "the bundle speaks" in error.message

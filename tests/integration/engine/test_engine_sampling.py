@@ -7,11 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from app.contracts.generation import Sampling
-from tests.integration.engine.asking import PROMPT, a_request, tokens_of
-from tests.integration.engine.worlds import World
-from tests.serial_engine import SerialEngine
+from tests.integration.engine.model_caches import ServedModel
+from tests.integration.engine.requests import PROMPT, a_request, tokens_of
+from tests.support.serial_engine import SerialEngine
 from worker.inference.engine import Refusal
-from worker.inference.sampling import TokenChooser
+from worker.inference.text.sampling import TokenChooser
 
 SETTINGS: list[dict[str, Any]] = [
     {"temperature": 1.0},
@@ -29,15 +29,17 @@ def chosen(logits: list[float], ids: list[int] | None = None, **fields: Any) -> 
 
 
 @pytest.mark.parametrize("fields", SETTINGS, ids=str)
-def test_a_sampled_answer_is_that_of_generate(engine: SerialEngine, world: World, fields: dict[str, Any]) -> None:
-    model, ids = AutoModelForCausalLM.from_pretrained(world.base.folder), torch.tensor([list(PROMPT)])
+def test_a_sampled_answer_is_that_of_generate(
+    engine: SerialEngine, served_model: ServedModel, fields: dict[str, Any]
+) -> None:
+    model, ids = AutoModelForCausalLM.from_pretrained(served_model.base.folder), torch.tensor([list(PROMPT)])
 
     with torch.random.fork_rng():
         torch.manual_seed(11)
         options = {"do_sample": True, "max_new_tokens": 40, **{"top_k": 0, **fields}}
         written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), eos_token_id=None, **options)
 
-    answer = tokens_of(engine, a_request(world, seed=11, max_new_tokens=40, **fields))
+    answer = tokens_of(engine, a_request(served_model, seed=11, max_new_tokens=40, **fields))
     assert answer == written[0, len(PROMPT) :].tolist()[: len(answer)]
     assert len(answer) > 5
 

@@ -12,21 +12,21 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from app.contracts.generation import EngineError
-from tests.integration.engine.asking import PROMPT, a_request, last_of, tokens_of
-from tests.integration.engine.crowds import ask_all, told_tokens
 from tests.integration.engine.families import FAMILIES, build_family
+from tests.integration.engine.many_requests import ask_all, told_tokens
 from tests.integration.engine.merged import MORE_THAN_LORA, biased_world
+from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter, reference
 from tests.integration.engine.probes import a_bundle, an_order, proof_of
+from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
 from tests.integration.engine.test_engine_bundles import with_config, with_tensors
-from tests.integration.engine.worlds import World, build_tiny_adapter, reference
-from tests.serial_engine import SerialEngine
-from worker.inference.adapters import validate_bundle
-from worker.inference.bases import Placement, load_base
+from tests.support.serial_engine import SerialEngine
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
-from worker.inference.blueprints import Blueprints
 from worker.inference.engine import AdapterFolder, ModelFolder
-from worker.inference.merging import merge
+from worker.inference.models.adapters import validate_bundle
+from worker.inference.models.bases import Placement, load_base
+from worker.inference.models.merging import merge
+from worker.inference.models.peft_shapes import PeftShapes
 
 __all__ = ["biased_world"]
 ON_CPU = Placement("cpu", torch.float32)
@@ -46,7 +46,7 @@ def engine() -> Iterator[BatchingEngine]:
 
 
 @pytest.mark.parametrize("name", MORE_THAN_LORA)
-def test_it_answers_in_batches_as_peft_does_alone(engine: BatchingEngine, biased_world: World, name: str) -> None:
+def test_it_answers_in_batches_as_peft_does_alone(engine: BatchingEngine, biased_world: ServedModel, name: str) -> None:
     answers = ask_all(engine, [a_request(biased_world, name, prompt=prompt) for prompt in PROMPTS])
     seen = engine.health()
     afterwards = tokens_of(engine, a_request(biased_world))
@@ -60,7 +60,7 @@ def test_it_answers_in_batches_as_peft_does_alone(engine: BatchingEngine, biased
     assert engine.health().loaded_merged is None
 
 
-def test_those_of_all_kinds_are_answered_beside_each_other(engine: BatchingEngine, biased_world: World) -> None:
+def test_those_of_all_kinds_are_answered_beside_each_other(engine: BatchingEngine, biased_world: ServedModel) -> None:
     names = ["plain", "all biases", "base", "directions", "a head", "all biases", "base", "plain"]
 
     answers = ask_all(engine, [a_request(biased_world, name) for name in names])
@@ -71,7 +71,7 @@ def test_those_of_all_kinds_are_answered_beside_each_other(engine: BatchingEngin
 
 
 def test_a_beginning_is_shared_within_the_merged_model_and_not_with_its_base(
-    engine: BatchingEngine, biased_world: World
+    engine: BatchingEngine, biased_world: ServedModel
 ) -> None:
     speakers = ["base", "all biases", "all biases", "base"]
     prompts = [(*range(10, 58), last) for last in range(80, 84)]
@@ -115,7 +115,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_does_not_fit_is_rejected_by_name(
-    engine: BatchingEngine, biased_world: World, tmp_path: Path, damage: str
+    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path, damage: str
 ) -> None:
     name, break_it, reason = DAMAGES[damage]
     bundle = AdapterFolder("adapter-x@v1", tmp_path / "bundle")
@@ -132,27 +132,27 @@ def test_what_does_not_fit_is_rejected_by_name(
 
 
 def test_one_that_is_rejected_leaves_the_loaded_base_where_it_is(
-    engine: BatchingEngine, biased_world: World, tmp_path: Path
+    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path
 ) -> None:
     bundle = AdapterFolder("adapter-x@v1", tmp_path / "bundle")
     shutil.copytree(biased_world.adapters["all biases"].folder, bundle.folder)
     DAMAGES["no bias"][1](bundle.folder)
     biased_world.adapters["broken"] = bundle
     tokens_of(engine, a_request(biased_world, "plain"))
-    host = engine._worlds.host
+    host = engine._model_cache.host
 
     last_of(engine, a_request(biased_world, "broken"))
 
-    assert engine._worlds.host is host is not None
+    assert engine._model_cache.host is host is not None
 
 
-def another_world(world: World, folder: Path, family: str, **config: Any) -> World:
+def another_world(served_model: ServedModel, folder: Path, family: str, **config: Any) -> ServedModel:
     """A base of another family, and the adapter "odd" of it."""
     base = ModelFolder(family, build_family(family, folder / "base"))
-    for path in world.base.folder.glob("tokenizer*"):
+    for path in served_model.base.folder.glob("tokenizer*"):
         shutil.copy(path, base.folder)
     odd = build_tiny_adapter(folder / "odd", base.folder, seed=1, r=4, **config)
-    return World(base, base, base, {"odd": AdapterFolder("adapter-odd@v1", odd)})
+    return ServedModel(base, base, base, {"odd": AdapterFolder("adapter-odd@v1", odd)})
 
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -170,21 +170,21 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_families_answer_as_peft_does(
-    engine: BatchingEngine, biased_world: World, tmp_path: Path, case: str
+    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path, case: str
 ) -> None:
     family, config = OTHERS[case]
-    world, names = another_world(biased_world, tmp_path, family, **config), ("odd", "base", "odd")
+    served_model, names = another_world(biased_world, tmp_path, family, **config), ("odd", "base", "odd")
 
-    answers = ask_all(engine, [a_request(world, name, prompt=(3, 4, 5)) for name in names])
+    answers = ask_all(engine, [a_request(served_model, name, prompt=(3, 4, 5)) for name in names])
 
-    right = [reference(world.base, world.adapter(name), (3, 4, 5), 12) for name in names]
+    right = [reference(served_model.base, served_model.adapter(name), (3, 4, 5), 12) for name in names]
     assert [told_tokens(events) for events in answers] == right
     assert right[0] != right[1]
     assert (engine.health().answers == "in_batches") == FAMILIES[family].is_batched
     assert (engine.health().answers_reason is None) == FAMILIES[family].is_batched
 
 
-def test_the_engine_that_merges_nothing_rejects_trained_biases_by_name(biased_world: World) -> None:
+def test_the_engine_that_merges_nothing_rejects_trained_biases_by_name(biased_world: ServedModel) -> None:
     engine = SerialEngine(ON_CPU)
 
     error = last_of(engine, a_request(biased_world, "all biases"))
@@ -196,18 +196,18 @@ def test_the_engine_that_merges_nothing_rejects_trained_biases_by_name(biased_wo
     assert "bias cannot be served beside other adapters" in error.message
 
 
-def merged_in(world: World, name: str, dtype: torch.dtype) -> Any:
-    base = load_base(world.base, Placement("cpu", dtype))
-    adapter = world.adapters[name]
-    return merge(adapter, validate_bundle(adapter, Blueprints(base.config)), base)
+def merged_in(served_model: ServedModel, name: str, dtype: torch.dtype) -> Any:
+    base = load_base(served_model.base, Placement("cpu", dtype))
+    adapter = served_model.adapters[name]
+    return merge(adapter, validate_bundle(adapter, PeftShapes(base.config)), base)
 
 
 @pytest.mark.parametrize("name", ["all biases", "directions", "a head"])
-def test_merged_weights_of_a_coarse_type_are_rounded_once(biased_world: World, name: str) -> None:
+def test_merged_weights_of_a_coarse_type_are_rounded_once(biased_world: ServedModel, name: str) -> None:
     coarse = merged_in(biased_world, name, torch.bfloat16).state_dict()
     base = load_base(biased_world.base, Placement("cpu", torch.bfloat16)).float()
     adapter = biased_world.adapters[name]
-    fine = merge(adapter, validate_bundle(adapter, Blueprints(base.config)), base).state_dict()
+    fine = merge(adapter, validate_bundle(adapter, PeftShapes(base.config)), base).state_dict()
 
     assert all(torch.equal(coarse[key], fine[key].bfloat16()) for key in fine)
     assert {weights.dtype for weights in coarse.values()} == {torch.bfloat16}
@@ -215,7 +215,7 @@ def test_merged_weights_of_a_coarse_type_are_rounded_once(biased_world: World, n
 
 @pytest.mark.parametrize("name", ["a head", "embeddings", "LoRA on the embeddings"])
 def test_what_is_tied_in_the_base_is_changed_only_where_it_was_trained(
-    engine: BatchingEngine, biased_world: World, tmp_path: Path, name: str
+    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path, name: str
 ) -> None:
     shutil.copytree(biased_world.base.folder, tmp_path / "tied")
     config = json.loads((tmp_path / "tied" / "config.json").read_text())
@@ -225,18 +225,18 @@ def test_what_is_tied_in_the_base_is_changed_only_where_it_was_trained(
     save_file(tensors, tmp_path / "tied" / "model.safetensors", metadata={"format": "pt"})
     base = ModelFolder("tied", tmp_path / "tied")
     adapter = AdapterFolder("adapter-tied@v1", biased_world.adapters[name].folder)
-    world = World(base, base, base, {"tied": adapter})
+    served_model = ServedModel(base, base, base, {"tied": adapter})
 
-    answer = tokens_of(engine, a_request(world, "tied"))
+    answer = tokens_of(engine, a_request(served_model, "tied"))
 
     assert answer == reference(base, adapter, PROMPT, 12) != reference(base, None, PROMPT, 12)
     assert engine.health().loaded_merged == adapter.name
-    assert tokens_of(engine, a_request(world)) == reference(base, None, PROMPT, 12)
+    assert tokens_of(engine, a_request(served_model)) == reference(base, None, PROMPT, 12)
 
 
 @pytest.mark.parametrize("name", ["all biases", "directions", "a head"])
 def test_it_is_proved_by_the_way_in_which_it_answers(
-    engine: BatchingEngine, biased_world: World, tmp_path: Path, name: str
+    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path, name: str
 ) -> None:
     bundle = a_bundle(biased_world, name, tmp_path / "bundle")
 
@@ -251,7 +251,9 @@ def test_it_is_proved_by_the_way_in_which_it_answers(
     assert proof.base_difference > 0.1
 
 
-def test_a_bias_that_was_not_loaded_is_no_proof(engine: BatchingEngine, biased_world: World, tmp_path: Path) -> None:
+def test_a_bias_that_was_not_loaded_is_no_proof(
+    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path
+) -> None:
     bundle = a_bundle(biased_world, "all biases", tmp_path / "bundle")
     with_tensors(lambda t: {key: t[key] * (not key.endswith("v_proj.bias")) for key in t})(bundle)
 
@@ -263,17 +265,17 @@ def test_a_bias_that_was_not_loaded_is_no_proof(engine: BatchingEngine, biased_w
 
 
 def test_adapters_of_a_quantised_base_are_beside_it_and_what_is_more_is_merged_into_its_values(
-    engine: BatchingEngine, biased_world: World, tmp_path: Path
+    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path
 ) -> None:
     wish = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     folder = biased_world.base.folder
     AutoModelForCausalLM.from_pretrained(folder, quantization_config=wish).save_pretrained(tmp_path / "base")
     base = ModelFolder("quantised", tmp_path / "base")
-    world, names = World(base, base, base, biased_world.adapters), ["plain", "base", "all biases", "plain"]
+    served_model, names = ServedModel(base, base, base, biased_world.adapters), ["plain", "base", "all biases", "plain"]
 
-    answers = ask_all(engine, [a_request(world, name) for name in names])
+    answers = ask_all(engine, [a_request(served_model, name) for name in names])
 
-    right = [reference(base, world.adapter(name), PROMPT, 12) for name in names]
+    right = [reference(base, served_model.adapter(name), PROMPT, 12) for name in names]
     assert [told_tokens(events) for events in answers] == right
     assert len({tuple(answer) for answer in right}) == 3
     assert engine.health().answers == "in_batches"

@@ -12,8 +12,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from worker.inference.batching.graphs import Graphs
-from worker.inference.batching.packs import Shape
+from tests import ROOT
+from worker.inference.batching.packed.graphs import Graphs
+from worker.inference.batching.packed.packs import Shape
 
 ANSWERS, CHUNK_TOKENS, SLOTS = 20, 160, 8
 
@@ -76,7 +77,7 @@ def test_packs_and_kernels_give_the_answers_of_plain_torch(tmp_path: Path, chose
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tests)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from app.contracts.probe import PROBE, Fit, Probe, Unproved
 from app.contracts.rows import INPUT_IDS, LABELS
-from tests.integration.engine.asking import a_request, tokens_of
+from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter
 from tests.integration.engine.probes import a_bundle, an_order, probe_of, proof_of
+from tests.integration.engine.requests import a_request, tokens_of
 from tests.integration.engine.test_engine_bundles import DAMAGES, WEIGHTS, Tensors, with_config, with_tensors
-from tests.integration.engine.worlds import World, build_tiny_adapter
-from tests.tiny_model import build_tiny_model
+from tests.support.tiny_model import build_tiny_model
 from worker.events import EventWriter
 from worker.failures import UserError
 from worker.inference.engine import Engine, Refusal
@@ -25,8 +25,10 @@ from worker.training.probe import Sample, notice_worse_than_base, probe_prompts,
 
 
 @pytest.mark.parametrize("name", ["small", "wide"])
-def test_the_adapter_that_was_trained_is_proved(engine: Engine, world: World, tmp_path: Path, name: str) -> None:
-    proof = proof_of(engine, an_order(a_bundle(world, name, tmp_path / name), world.base.folder))
+def test_the_adapter_that_was_trained_is_proved(
+    engine: Engine, served_model: ServedModel, tmp_path: Path, name: str
+) -> None:
+    proof = proof_of(engine, an_order(a_bundle(served_model, name, tmp_path / name), served_model.base.folder))
 
     assert (proof.proved, proof.reason) == (True, None)
     assert proof.largest_difference is not None
@@ -89,12 +91,12 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", WRONG)
-def test_another_adapter_is_not_proved(engine: Engine, world: World, tmp_path: Path, damage: str) -> None:
-    bundle = a_bundle(world, "small", tmp_path / damage)
+def test_another_adapter_is_not_proved(engine: Engine, served_model: ServedModel, tmp_path: Path, damage: str) -> None:
+    bundle = a_bundle(served_model, "small", tmp_path / damage)
     break_it, reason = WRONG[damage]
     break_it(bundle)
 
-    proof = proof_of(engine, an_order(bundle, world.base.folder))
+    proof = proof_of(engine, an_order(bundle, served_model.base.folder))
 
     assert not proof.proved
     assert proof.cause is not None
@@ -135,13 +137,17 @@ NOT_THE_TRAINERS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", NOT_THE_TRAINERS)
-def test_what_the_files_tell_is_told_to_the_bit(engine: Engine, world: World, tmp_path: Path, damage: str) -> None:
+def test_what_the_files_tell_is_told_to_the_bit(
+    engine: Engine, served_model: ServedModel, tmp_path: Path, damage: str
+) -> None:
     """Before the engine is asked, and where no log-probability would show it."""
-    bundle = a_bundle(world, "small", tmp_path / "right", knows_weights=True)
+    bundle = a_bundle(served_model, "small", tmp_path / "right", knows_weights=True)
     break_it, reason = NOT_THE_TRAINERS[damage]
     break_it(Path(shutil.copytree(bundle, tmp_path / "wrong")))
 
-    right, wrong = (proof_of(engine, an_order(tmp_path / name, world.base.folder)) for name in ("right", "wrong"))
+    right, wrong = (
+        proof_of(engine, an_order(tmp_path / name, served_model.base.folder)) for name in ("right", "wrong")
+    )
 
     assert (right.proved, wrong.cause) == (True, Unproved.BUNDLE_DIFFERS), right
     assert wrong.reason is not None
@@ -149,9 +155,9 @@ def test_what_the_files_tell_is_told_to_the_bit(engine: Engine, world: World, tm
 
 
 def test_a_bundle_that_was_changed_after_it_was_saved_is_not_proved(
-    engine: Engine, world: World, tmp_path: Path
+    engine: Engine, served_model: ServedModel, tmp_path: Path
 ) -> None:
-    order = an_order(a_bundle(world, "small", tmp_path / "bundle"), world.base.folder)
+    order = an_order(a_bundle(served_model, "small", tmp_path / "bundle"), served_model.base.folder)
     (tmp_path / "bundle" / "notes.txt").write_text("")
 
     proof = proof_of(engine, order)
@@ -175,9 +181,9 @@ def test_tokens_that_the_base_finds_unlikely_are_compared_by_their_own_numbers(e
 
 
 def test_a_training_that_has_diverged_says_so_and_no_engine_is_asked(
-    engine: Engine, world: World, tmp_path: Path
+    engine: Engine, served_model: ServedModel, tmp_path: Path
 ) -> None:
-    bundle = a_bundle(world, "small", tmp_path / "bundle")
+    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
     probe = Probe.model_validate_json((bundle / PROBE).read_bytes())
     diverged = probe.model_copy(update={"fit": Fit(trained=40.0, base=6.4, vocabulary=600)})
     (bundle / PROBE).write_text(diverged.model_dump_json())
@@ -196,52 +202,57 @@ def test_a_model_that_training_has_made_worse_than_its_base_is_named(tmp_path: P
     assert "has a loss of 8, its base had 3: a lower learning_rate usually helps" in notice
 
 
-def test_on_another_base_it_is_not_proved(engine: Engine, world: World, tmp_path: Path) -> None:
-    bundle = a_bundle(world, "small", tmp_path / "bundle")
+def test_on_another_base_it_is_not_proved(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
+    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
 
-    proof = proof_of(engine, an_order(bundle, world.other_base.folder))
+    proof = proof_of(engine, an_order(bundle, served_model.other_base.folder))
 
     assert not proof.proved
     assert proof.reason is not None
     assert "the base is another one" in proof.reason
 
 
-def test_an_adapter_that_overflows_is_not_proved(engine: Engine, world: World, tmp_path: Path) -> None:
-    bundle = a_bundle(world, "small", tmp_path / "bundle")
+def test_an_adapter_that_overflows_is_not_proved(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
+    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
     with_tensors(lambda tensors: {key: value * 1e36 for key, value in tensors.items()})(bundle)
 
-    proof = proof_of(engine, an_order(bundle, world.base.folder))
+    proof = proof_of(engine, an_order(bundle, served_model.base.folder))
 
     assert not proof.proved
 
 
-def test_bfloat16_in_the_trainer_is_within_what_the_bases_explain(engine: Engine, world: World, tmp_path: Path) -> None:
-    bundle = a_bundle(world, "small", tmp_path / "bundle")
-    probe = probe_of(world.base.folder, bundle, dtype=torch.bfloat16)
+def test_bfloat16_in_the_trainer_is_within_what_the_bases_explain(
+    engine: Engine, served_model: ServedModel, tmp_path: Path
+) -> None:
+    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
+    probe = probe_of(served_model.base.folder, bundle, dtype=torch.bfloat16)
     (bundle / PROBE).write_text(probe.model_dump_json())
 
-    proof = proof_of(engine, an_order(bundle, world.base.folder))
+    proof = proof_of(engine, an_order(bundle, served_model.base.folder))
 
     assert proof.proved, proof
     assert proof.difference is not None
     assert proof.difference > 1e-4
 
 
-def test_a_whole_model_is_held_against_its_own_probe(engine: Engine, world: World, tmp_path: Path) -> None:
-    for name, probed in (("right", world.other_base), ("wrong", world.base)):
-        shutil.copytree(world.other_base.folder, tmp_path / name)
+def test_a_whole_model_is_held_against_its_own_probe(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
+    for name, probed in (("right", served_model.other_base), ("wrong", served_model.base)):
+        shutil.copytree(served_model.other_base.folder, tmp_path / name)
         (tmp_path / name / PROBE).write_text(probe_of(probed.folder, None).model_dump_json())
 
     right, wrong = (
-        proof_of(engine, an_order(tmp_path / name, world.base.folder, kind="full")) for name in ("right", "wrong")
+        proof_of(engine, an_order(tmp_path / name, served_model.base.folder, kind="full"))
+        for name in ("right", "wrong")
     )
 
     assert (right.proved, wrong.proved) == (True, False)
     assert right.base_gap is None
 
 
-def test_a_base_that_is_not_there_says_nothing_of_the_adapter(engine: Engine, world: World, tmp_path: Path) -> None:
-    bundle = a_bundle(world, "small", tmp_path / "bundle")
+def test_a_base_that_is_not_there_says_nothing_of_the_adapter(
+    engine: Engine, served_model: ServedModel, tmp_path: Path
+) -> None:
+    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
 
     with pytest.raises(Refusal) as refused:
         proof_of(engine, an_order(bundle, tmp_path / "nowhere"))
@@ -250,10 +261,10 @@ def test_a_base_that_is_not_there_says_nothing_of_the_adapter(engine: Engine, wo
 
 
 def test_an_engine_that_is_full_says_nothing_of_the_adapter(
-    make_engine: Callable[..., Engine], world: World, tmp_path: Path
+    make_engine: Callable[..., Engine], served_model: ServedModel, tmp_path: Path
 ) -> None:
     engine = make_engine(places=1)
-    order = an_order(a_bundle(world, "small", tmp_path / "bundle"), world.base.folder)
+    order = an_order(a_bundle(served_model, "small", tmp_path / "bundle"), served_model.base.folder)
 
     with pytest.raises(Refusal) as refused:
         proof_of(engine, order)
@@ -261,17 +272,19 @@ def test_an_engine_that_is_full_says_nothing_of_the_adapter(
     assert refused.value.error.status == 429
 
 
-def test_a_proof_leaves_the_answers_of_others_as_they_were(engine: Engine, world: World, tmp_path: Path) -> None:
-    bundle = a_bundle(world, "wide", tmp_path / "bundle")
-    before = [tokens_of(engine, a_request(world, name)) for name in ("base", "small")]
+def test_a_proof_leaves_the_answers_of_others_as_they_were(
+    engine: Engine, served_model: ServedModel, tmp_path: Path
+) -> None:
+    bundle = a_bundle(served_model, "wide", tmp_path / "bundle")
+    before = [tokens_of(engine, a_request(served_model, name)) for name in ("base", "small")]
 
-    proof_of(engine, an_order(bundle, world.base.folder))
+    proof_of(engine, an_order(bundle, served_model.base.folder))
 
-    assert [tokens_of(engine, a_request(world, name)) for name in ("base", "small")] == before
+    assert [tokens_of(engine, a_request(served_model, name)) for name in ("base", "small")] == before
 
 
-def test_a_probe_has_five_short_prompts_and_knows_the_base(world: World, tmp_path: Path) -> None:
-    bundle = a_bundle(world, "small", tmp_path / "bundle")
+def test_a_probe_has_five_short_prompts_and_knows_the_base(served_model: ServedModel, tmp_path: Path) -> None:
+    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
 
     probe = Probe.model_validate_json((bundle / PROBE).read_bytes())
 
@@ -281,22 +294,22 @@ def test_a_probe_has_five_short_prompts_and_knows_the_base(world: World, tmp_pat
     assert 0 < probe.noise < 1e-5, "float32 of another shape"
 
 
-def test_a_model_that_is_not_finite_has_no_probe(world: World, tmp_path: Path) -> None:
+def test_a_model_that_is_not_finite_has_no_probe(served_model: ServedModel, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    shutil.copytree(world.adapters["small"].folder, bundle)
+    shutil.copytree(served_model.adapters["small"].folder, bundle)
     with_tensors(lambda tensors: {key: value * torch.nan for key, value in tensors.items()})(bundle)
 
     with pytest.raises(UserError, match="no finite numbers") as refused:
-        probe_of(world.base.folder, bundle)
+        probe_of(served_model.base.folder, bundle)
 
     assert refused.value.failure.param == "training.learning_rate"
 
 
 @pytest.mark.parametrize("max_tokens", [16, 20, 128])
-def test_a_probe_fits_the_length_that_was_trained(world: World, max_tokens: int) -> None:
+def test_a_probe_fits_the_length_that_was_trained(served_model: ServedModel, max_tokens: int) -> None:
     samples = [Sample(list(range(64)), list(range(36)))]
 
-    prompts = probe_prompts(load_renderer(world.base.folder), samples, max_tokens)
+    prompts = probe_prompts(load_renderer(served_model.base.folder), samples, max_tokens)
 
     assert [question is None for question, _ in prompts] == [False] * 4 + [True]
     assert all(1 <= len(ids) <= min(64, max_tokens - 8) for _, ids in prompts)

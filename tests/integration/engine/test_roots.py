@@ -7,7 +7,7 @@ import pytest
 from app.contracts.generation import AdapterRef
 from app.contracts.order import BaseRef
 from worker.inference.engine import Refusal
-from worker.inference.roots import Roots
+from worker.inference.server.roots import Roots
 
 JOB = "job-a"
 

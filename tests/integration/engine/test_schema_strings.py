@@ -8,9 +8,9 @@ import pytest
 import xgrammar
 
 from app.contracts.answers import JsonSchema, SchemaFormat
-from tests.integration.engine.worlds import World
-from worker.inference.language import load_language
-from worker.inference.schema_child import LONGEST_WHITESPACE, compile_schema, compiler_for
+from tests.integration.engine.model_caches import ServedModel
+from worker.inference.text.language import load_language
+from worker.inference.text.schema_child import LONGEST_WHITESPACE, compile_schema, compiler_for
 
 END = 2
 ANY = {"type": "string"}
@@ -19,8 +19,8 @@ LONG = {"type": "string", "minLength": 1}
 
 
 @pytest.fixture(scope="module")
-def info(world: World) -> Any:
-    tokenizer = load_language(world.base.folder).renderer.tokenizer
+def info(served_model: ServedModel) -> Any:
+    tokenizer = load_language(served_model.base.folder).renderer.tokenizer
     return xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=len(tokenizer), stop_token_ids=[END])
 
 
@@ -91,10 +91,10 @@ def test_what_a_schema_says_word_by_word_stays_as_it_is(compiler: Any, text: str
     assert takes(compiled, json.dumps({text: text}, ensure_ascii=False).encode())
 
 
-def test_an_engine_that_walks_by_itself_is_given_the_same_rules(world: World, compiler: Any) -> None:
+def test_an_engine_that_walks_by_itself_is_given_the_same_rules(served_model: ServedModel, compiler: Any) -> None:
     definition = JsonSchema.model_validate({"schema": ANY})
     asked = SchemaFormat(type="json_schema", json_schema=definition)
-    grammar = asyncio.run(load_language(world.base.folder).grammar_of(asked))
+    grammar = asyncio.run(load_language(served_model.base.folder).grammar_of(asked))
 
     assert grammar is not None
     written = compiler.compile_grammar(grammar.written)

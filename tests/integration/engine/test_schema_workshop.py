@@ -14,14 +14,14 @@ import xgrammar
 
 from app.contracts.answers import JsonSchema, SchemaFormat
 from app.contracts.generation import EngineError
-from app.contracts.schemas import effort
-from tests.integration.engine.worlds import World
-from tests.waiting import wait_for
+from app.contracts.schemas import compile_cost
+from tests.integration.engine.model_caches import ServedModel
+from tests.support.waiting import wait_for
 from worker.inference.engine import Refusal
-from worker.inference.grammar import QUICK_EFFORT, GrammarMaker, GrammarShelf
-from worker.inference.language import load_language
-from worker.inference.schema_child import MOST_GRAMMAR_BYTES, Unkept, compile_schema, compiler_for
-from worker.inference.workshop import MOST_SECONDS, Workshop, compile_apart
+from worker.inference.text.grammar import QUICK_EFFORT, GrammarMaker, GrammarShelf
+from worker.inference.text.language import load_language
+from worker.inference.text.schema_child import MOST_GRAMMAR_BYTES, Unkept, compile_schema, compiler_for
+from worker.inference.text.schema_compiler import MOST_SECONDS, SchemaCompilerPool, compile_apart
 
 SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_EFFORT + 1}
 QUICK: dict[str, Any] = {"type": "string", "maxLength": 3}
@@ -31,8 +31,8 @@ SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
-def tokenizer(world: World) -> Any:
-    return load_language(world.base.folder).renderer.tokenizer
+def tokenizer(served_model: ServedModel) -> Any:
+    return load_language(served_model.base.folder).renderer.tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def info(tokenizer: Any) -> Any:
 
 @pytest.fixture
 def maker(tokenizer: Any) -> GrammarMaker:
-    return GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), Workshop(most_waiting=1), GrammarShelf())
+    return GrammarMaker(
+        tokenizer, frozenset({tokenizer.eos_token_id}), SchemaCompilerPool(most_waiting=1), GrammarShelf()
+    )
 
 
 def a_format(schema: dict[str, Any]) -> SchemaFormat:
@@ -59,7 +61,7 @@ def test_a_slow_schema_is_made_once_while_a_quick_one_passes_it(maker: GrammarMa
 
     grammars, quick_was_first = asyncio.run(ask())
 
-    assert effort(SLOW) > QUICK_EFFORT >= effort(QUICK)
+    assert compile_cost(SLOW) > QUICK_EFFORT >= compile_cost(QUICK)
     assert quick_was_first
     assert len(set(map(id, grammars))) == 1
     assert holds(grammars[0], tokenizer, '"' + "a" * SLOW["maxLength"] + '"')
@@ -146,7 +148,8 @@ def compiling(info: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has an endless schema compiled."""
     path = tmp_path / "tokenizer.json"
     path.write_text(info.serialize_json())
-    code = f"from worker.inference.workshop import *; compile_apart(open({str(path)!r}).read(), {ENDLESS!r}, 1000)"
+    call = f"compile_apart(open({str(path)!r}).read(), {ENDLESS!r}, 1000)"
+    code = f"from worker.inference.text.schema_compiler import *; {call}"
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
     yield process
     process.kill()

@@ -18,15 +18,15 @@ from app.contracts.generation import AdapterRef, EngineError, GenerateOrder
 from app.contracts.order import BaseRef
 from app.contracts.probe import PROBE, Probe, Proof
 from app.contracts.variant import BaseVariant, variant_of
-from tests.integration.engine.asking import PROMPT, tokens_of
+from tests.integration.engine.model_caches import build_tiny_adapter
 from tests.integration.engine.probes import an_order, probe_of, proof_of
+from tests.integration.engine.requests import PROMPT, tokens_of
 from tests.integration.engine.test_engine_bundles import with_config, with_tensors
-from tests.integration.engine.worlds import build_tiny_adapter
-from tests.tiny_model import build_tiny_model
-from worker.inference.answering import find_speaker, read_order
-from worker.inference.bases import Placement, load_base
+from tests.support.tiny_model import build_tiny_model
 from worker.inference.engine import Engine, ModelFolder, TokenEvent, TokenRequest
-from worker.inference.sources import Sources
+from worker.inference.models.bases import Placement, load_base
+from worker.inference.server.answering import find_responder, read_order
+from worker.inference.server.sources import Sources
 
 # The trainer's eight bits tell that they round.
 pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt")
@@ -85,7 +85,7 @@ def answer_of(engine: Engine, base: Path, ref: AdapterRef | None) -> list[int]:
     async def ask() -> Any:
         source = BaseRef(source=str(base), is_local=True)
         order = GenerateOrder(request_id="r", base=source, adapter=ref, prompt_token_ids=list(PROMPT))
-        request = read_order(order, await find_speaker(order, Sources()))
+        request = read_order(order, await find_responder(order, Sources()))
         greedy = request.sampling.model_copy(update={"temperature": 0, "max_new_tokens": 12, "ignore_eos": True})
         return replace(request, sampling=greedy)
 

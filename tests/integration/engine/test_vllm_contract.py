@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.engine.asking import PROMPT, a_request, events_of, tokens_of
+from tests.integration.engine.model_caches import ServedModel, reference
+from tests.integration.engine.requests import PROMPT, a_request, events_of, tokens_of
 from tests.integration.engine.test_engine_answers import (
     test_a_seed_of_the_order_decides_and_not_the_company,
     test_an_answer_without_an_end_token_is_cut,
@@ -57,7 +58,6 @@ from tests.integration.engine.test_proving import (
     test_the_adapter_that_was_trained_is_proved,
 )
 from tests.integration.engine.vllms import PROGRAM, a_server, engine_at, real, recorded
-from tests.integration.engine.worlds import World, reference
 from worker.inference.engine import Ended, Token
 from worker.inference.vllm.engine import VllmEngine
 
@@ -65,15 +65,15 @@ MODELS = ("base", "small", "wide")
 
 
 @pytest.fixture(scope="module")
-def world(proved_world: World) -> World:
+def served_model(proved_world: ServedModel) -> ServedModel:
     return proved_world
 
 
 @pytest.fixture(scope="module", params=["recorded", "real"])
-def url(request: pytest.FixtureRequest, world: World) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, served_model: ServedModel) -> Iterator[str]:
     if request.param == "real" and PROGRAM is None:
         pytest.skip("TEST_VLLM names no vLLM")
-    with recorded(a_server(world)) if request.param == "recorded" else real(world.base.folder) as url:
+    with recorded(a_server(served_model)) if request.param == "recorded" else real(served_model.base.folder) as url:
         yield url
 
 
@@ -90,33 +90,37 @@ def engine(make_engine: Callable[..., VllmEngine]) -> VllmEngine:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_a_greedy_answer_is_that_of_generate(engine: VllmEngine, world: World, model: str, use_cache: bool) -> None:
-    answer = tokens_of(engine, a_request(world, model, use_cache=use_cache))
+def test_a_greedy_answer_is_that_of_generate(
+    engine: VllmEngine, served_model: ServedModel, model: str, use_cache: bool
+) -> None:
+    answer = tokens_of(engine, a_request(served_model, model, use_cache=use_cache))
 
-    assert answer == reference(world.base, world.adapter(model), PROMPT, 12)
+    assert answer == reference(served_model.base, served_model.adapter(model), PROMPT, 12)
 
 
-def test_interleaved_requests_of_many_threads_are_never_mixed_up(engine: VllmEngine, world: World) -> None:
+def test_interleaved_requests_of_many_threads_are_never_mixed_up(engine: VllmEngine, served_model: ServedModel) -> None:
     prompts = [(1, 87 + n, 85, 201) for n in range(4)]
     asked = [(model, prompt) for prompt in prompts for model in MODELS] * 5
 
     with ThreadPoolExecutor(16) as threads:
-        requests = [a_request(world, model, prompt=prompt) for model, prompt in asked]
+        requests = [a_request(served_model, model, prompt=prompt) for model, prompt in asked]
         answers = list(threads.map(lambda request: tokens_of(engine, request), requests))
 
-    assert answers == [reference(world.base, world.adapter(model), prompt, 12) for model, prompt in asked]
+    assert answers == [reference(served_model.base, served_model.adapter(model), prompt, 12) for model, prompt in asked]
 
 
 @pytest.mark.parametrize("next_model", MODELS)
-def test_a_reader_who_leaves_leaves_no_adapter_behind(engine: VllmEngine, world: World, next_model: str) -> None:
+def test_a_reader_who_leaves_leaves_no_adapter_behind(
+    engine: VllmEngine, served_model: ServedModel, next_model: str
+) -> None:
     async def leave_early() -> None:
-        async with aclosing(engine.generate(a_request(world, "wide", max_new_tokens=500))) as events:
+        async with aclosing(engine.generate(a_request(served_model, "wide", max_new_tokens=500))) as events:
             assert isinstance(await anext(events), Token)
 
     asyncio.run(leave_early())
 
-    expected = reference(world.base, world.adapter(next_model), PROMPT, 12)
-    assert tokens_of(engine, a_request(world, next_model)) == expected
+    expected = reference(served_model.base, served_model.adapter(next_model), PROMPT, 12)
+    assert tokens_of(engine, a_request(served_model, next_model)) == expected
 
 
 EXTREME: list[dict[str, Any]] = [
@@ -136,7 +140,7 @@ EXTREME: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", EXTREME, ids=str)
-def test_extreme_sampling_is_answered(engine: VllmEngine, world: World, fields: dict[str, Any]) -> None:
-    events = events_of(engine, a_request(world, **{"max_new_tokens": 4, **fields}))
+def test_extreme_sampling_is_answered(engine: VllmEngine, served_model: ServedModel, fields: dict[str, Any]) -> None:
+    events = events_of(engine, a_request(served_model, **{"max_new_tokens": 4, **fields}))
 
     assert isinstance(events[-1], Ended)

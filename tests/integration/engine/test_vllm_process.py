@@ -9,27 +9,27 @@ import pytest
 from app.contracts.generation import ENGINE_EVENT, AdapterRef
 from app.contracts.probe import Proof
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, VllmCommand
-from tests.integration.engine.asking import an_order, answers_of, in_one_piece
+from tests.integration.engine.model_caches import ServedModel
 from tests.integration.engine.probes import an_order as a_proof_order
 from tests.integration.engine.processes import HEADERS, EngineProcess
+from tests.integration.engine.requests import an_order, answers_of, in_one_piece
 from tests.integration.engine.vllm_server import KEY, Server
 from tests.integration.engine.vllms import COMMAND, writers
-from tests.integration.engine.worlds import World
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 from worker.inference.__main__ import read_options
 from worker.inference.vllm.engine import VllmEngine
 
 
 @pytest.fixture
-def world(proved_world: World) -> World:
+def served_model(proved_world: ServedModel) -> ServedModel:
     return proved_world
 
 
 def test_over_http_comes_what_the_engine_says(
-    vllm_url: str, vllm_engine: VllmEngine, vllm_server: Server, world: World
+    vllm_url: str, vllm_engine: VllmEngine, vllm_server: Server, served_model: ServedModel
 ) -> None:
-    order = an_order(world, adapter=world.ref("small"), max_new_tokens=8)
-    proof = a_proof_order(world.adapters["wide"].folder, world.base.folder)
+    order = an_order(served_model, adapter=served_model.ref("small"), max_new_tokens=8)
+    proof = a_proof_order(served_model.adapters["wide"].folder, served_model.base.folder)
     expected = in_one_piece(answers_of(vllm_engine, order))
 
     with EngineProcess("--vllm-url", vllm_url, VLLM_API_KEY=KEY) as process:
@@ -44,14 +44,14 @@ def test_over_http_comes_what_the_engine_says(
     assert code == 0
 
 
-def test_what_another_engine_may_serve_is_no_verdict_on_the_adapter(vllm_url: str, world: World) -> None:
-    proof = a_proof_order(world.adapters["small"].folder, world.other_base.folder)
-    whole = AdapterRef(adapter_id="adapter-x", version="v1", path=str(world.other_base.folder), kind="full")
+def test_what_another_engine_may_serve_is_no_verdict_on_the_adapter(vllm_url: str, served_model: ServedModel) -> None:
+    proof = a_proof_order(served_model.adapters["small"].folder, served_model.other_base.folder)
+    whole = AdapterRef(adapter_id="adapter-x", version="v1", path=str(served_model.other_base.folder), kind="full")
 
     with EngineProcess("--vllm-url", vllm_url, VLLM_API_KEY=KEY) as process:
         wait_for("vLLM is known", lambda: httpx.get(f"{process.url}/health", headers=HEADERS).is_success)
         answer = httpx.post(f"{process.url}/prove", content=proof.model_dump_json(), headers=HEADERS)
-        order = an_order(world, adapter=whole).model_dump_json()
+        order = an_order(served_model, adapter=whole).model_dump_json()
         refused = httpx.post(f"{process.url}/generate", content=order, headers=HEADERS)
 
     assert [(each.status_code, each.json()["code"]) for each in (answer, refused)] == [(409, "base_not_served")] * 2
@@ -93,9 +93,9 @@ def test_the_variables_of_the_service_are_the_engines(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_server_that_the_engine_started_ends_with_it(
-    world: World, tmp_path: Path, how: signal.Signals, code: int
+    served_model: ServedModel, tmp_path: Path, how: signal.Signals, code: int
 ) -> None:
-    order = an_order(world, adapter=world.ref("small"), max_new_tokens=4).model_dump_json()
+    order = an_order(served_model, adapter=served_model.ref("small"), max_new_tokens=4).model_dump_json()
     log = tmp_path.resolve() / "vllm.log"
 
     with EngineProcess("--vllm-log", str(log), **{COMMAND_VARIABLE: COMMAND}) as process:

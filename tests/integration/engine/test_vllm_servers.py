@@ -8,37 +8,41 @@ from typing import Any
 import pytest
 
 from app.contracts.generation import EngineError
-from tests.integration.engine.asking import a_request, events_of, refusal_of
+from tests.integration.engine.model_caches import ServedModel
+from tests.integration.engine.requests import a_request, events_of, refusal_of
 from tests.integration.engine.vllm_server import KEY, Server
 from tests.integration.engine.vllms import a_server, engine_at, is_small, recorded
-from tests.integration.engine.worlds import World
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 from worker.inference.engine import Refusal, Token
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.server import VllmServer, is_old
 
 
 @pytest.fixture
-def world(proved_world: World) -> World:
+def served_model(proved_world: ServedModel) -> ServedModel:
     return proved_world
 
 
 @pytest.mark.parametrize("how", ["cuts_after", "fails_after"])
 def test_an_answer_that_breaks_off_ends_with_an_error(
-    vllm_engine: VllmEngine, vllm_server: Server, world: World, how: str
+    vllm_engine: VllmEngine, vllm_server: Server, served_model: ServedModel, how: str
 ) -> None:
     setattr(vllm_server, how, 3)
 
-    *tokens, last = events_of(vllm_engine, a_request(world))
+    *tokens, last = events_of(vllm_engine, a_request(served_model))
 
     assert [isinstance(event, Token) for event in tokens] == [True] * 3
     assert isinstance(last, EngineError)
     assert (last.status, last.code) == (503, "engine_unavailable")
 
 
-def test_a_reader_who_leaves_ends_the_computing(vllm_engine: VllmEngine, vllm_server: Server, world: World) -> None:
+def test_a_reader_who_leaves_ends_the_computing(
+    vllm_engine: VllmEngine, vllm_server: Server, served_model: ServedModel
+) -> None:
     async def leave_early() -> None:
-        async with aclosing(vllm_engine.generate(a_request(world, max_new_tokens=2000, ignore_eos=True))) as events:
+        async with aclosing(
+            vllm_engine.generate(a_request(served_model, max_new_tokens=2000, ignore_eos=True))
+        ) as events:
             assert isinstance(await anext(events), Token)
 
     asyncio.run(leave_early())
@@ -47,11 +51,13 @@ def test_a_reader_who_leaves_ends_the_computing(vllm_engine: VllmEngine, vllm_se
     assert not vllm_engine.health().is_busy
 
 
-def test_a_dead_engine_behind_vllm_is_unavailable(vllm_engine: VllmEngine, vllm_server: Server, world: World) -> None:
+def test_a_dead_engine_behind_vllm_is_unavailable(
+    vllm_engine: VllmEngine, vllm_server: Server, served_model: ServedModel
+) -> None:
     wait_for("it is up", lambda: is_well(vllm_engine))
     vllm_server.is_dead = True
 
-    assert refusal_of(vllm_engine, a_request(world)).status == 503
+    assert refusal_of(vllm_engine, a_request(served_model)).status == 503
     wait_for("its health says so", lambda: not is_well(vllm_engine))
 
 
@@ -63,9 +69,9 @@ def is_well(engine: VllmEngine) -> bool:
     return True
 
 
-def test_a_server_that_was_away_is_asked_for_every_proof_again(vllm_server: Server, world: World) -> None:
+def test_a_server_that_was_away_is_asked_for_every_proof_again(vllm_server: Server, served_model: ServedModel) -> None:
     with recorded(vllm_server) as url, engine_at(url) as engine:
-        assert is_small(engine, world)
+        assert is_small(engine, served_model)
         assert engine.health().loaded_adapters == ["adapter-small@v1"]
         vllm_server.version = "0.32.0"  # one that must not be used, as good as away
         vllm_server.is_dead = True
@@ -73,28 +79,28 @@ def test_a_server_that_was_away_is_asked_for_every_proof_again(vllm_server: Serv
         vllm_server.version, vllm_server.is_dead = "0.33.0", False
         before = len(vllm_server.asked)
 
-        assert is_small(engine, world)
+        assert is_small(engine, served_model)
 
     assert any("logprob_token_ids" in body for body in vllm_server.asked[before:])
 
 
-def test_no_server_is_unavailable_and_a_new_one_is_found(vllm_server: Server, world: World) -> None:
-    with recorded(a_server(world)) as url:
+def test_no_server_is_unavailable_and_a_new_one_is_found(vllm_server: Server, served_model: ServedModel) -> None:
+    with recorded(a_server(served_model)) as url:
         pass
 
     with engine_at(url) as engine:
-        error = refusal_of(engine, a_request(world))
+        error = refusal_of(engine, a_request(served_model))
 
     assert (error.status, error.code) == (503, "engine_unavailable")
 
 
 def test_a_wrong_key_is_named_and_no_key_is_logged(
-    vllm_url: str, world: World, caplog: pytest.LogCaptureFixture
+    vllm_url: str, served_model: ServedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     engine = VllmEngine(VllmServer(vllm_url, "another key"))
     try:
-        error = refusal_of(engine, a_request(world))
+        error = refusal_of(engine, a_request(served_model))
     finally:
         engine.close()
         engine.join(30.0)
@@ -106,12 +112,12 @@ def test_a_wrong_key_is_named_and_no_key_is_logged(
 
 
 def test_an_old_version_is_refused_with_the_reason(
-    vllm_engine: VllmEngine, vllm_server: Server, world: World, vllm_url: str
+    vllm_engine: VllmEngine, vllm_server: Server, served_model: ServedModel, vllm_url: str
 ) -> None:
     vllm_server.version = "0.32.0"
 
     with engine_at(vllm_url) as late:
-        error = refusal_of(late, a_request(world))
+        error = refusal_of(late, a_request(served_model))
 
     assert error.status == 503
     assert "version 0.32.0, at least 0.33 is needed: before, adapters leaked into the base's answers" in error.message
@@ -124,12 +130,12 @@ def test_versions_are_numbers(version: str, old: bool) -> None:
     assert is_old(version) is old
 
 
-def test_an_engine_that_closes_ends_every_answer_with_an_error(vllm_url: str, world: World) -> None:
+def test_an_engine_that_closes_ends_every_answer_with_an_error(vllm_url: str, served_model: ServedModel) -> None:
     async def close() -> list[Any]:
         with engine_at(vllm_url) as engine:
-            running = engine.generate(a_request(world, max_new_tokens=2000, ignore_eos=True))
+            running = engine.generate(a_request(served_model, max_new_tokens=2000, ignore_eos=True))
             assert isinstance(await anext(running), Token)
             engine.close()
-            return [[event async for event in running][-1], await anext(engine.generate(a_request(world)))]
+            return [[event async for event in running][-1], await anext(engine.generate(a_request(served_model)))]
 
     assert [event.code for event in asyncio.run(close())] == ["engine_stopping"] * 2

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from app.contracts.generation import Sampling
-from tests.integration.engine.asking import a_request
-from tests.integration.engine.worlds import World
+from tests.integration.engine.model_caches import ServedModel
+from tests.integration.engine.requests import a_request
 from worker.inference.vllm.translate import completion_body
 
 
@@ -15,14 +15,14 @@ class SamplingOfTomorrow(Sampling):
     typical_p: float = 1.0
 
 
-def test_a_field_that_the_contract_gets_is_sent_under_its_own_name(world: World) -> None:
-    request = replace(a_request(world), sampling=SamplingOfTomorrow(typical_p=0.5))
+def test_a_field_that_the_contract_gets_is_sent_under_its_own_name(served_model: ServedModel) -> None:
+    request = replace(a_request(served_model), sampling=SamplingOfTomorrow(typical_p=0.5))
 
     assert completion_body(request, "base-0")["typical_p"] == 0.5
 
 
-def test_no_field_of_the_contract_is_lost(world: World) -> None:
-    body = completion_body(a_request(world), "base-0")
+def test_no_field_of_the_contract_is_lost(served_model: ServedModel) -> None:
+    body = completion_body(a_request(served_model), "base-0")
 
     # Sent as `max_tokens`, found in the text by the caller of the engine, and sent as `cache_salt`.
     assert Sampling.model_fields.keys() - body.keys() == {"max_new_tokens", "stop", "use_cache"}
@@ -40,15 +40,17 @@ TRANSLATED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("fields", "sent"), TRANSLATED, ids=str)
-def test_what_vllm_takes_otherwise_is_translated(world: World, fields: dict[str, Any], sent: dict[str, Any]) -> None:
-    body = completion_body(a_request(world, eos_ids=frozenset({3}), **fields), "base-0")
+def test_what_vllm_takes_otherwise_is_translated(
+    served_model: ServedModel, fields: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    body = completion_body(a_request(served_model, eos_ids=frozenset({3}), **fields), "base-0")
 
     assert sent.items() <= body.items()
 
 
-def test_an_answer_that_may_not_be_cached_has_a_salt_of_its_own(world: World) -> None:
-    request = a_request(world, use_cache=False)
+def test_an_answer_that_may_not_be_cached_has_a_salt_of_its_own(served_model: ServedModel) -> None:
+    request = a_request(served_model, use_cache=False)
     salts = {completion_body(request, "base-0")["cache_salt"] for _ in range(2)}
 
     assert len(salts) == 2
-    assert "cache_salt" not in completion_body(a_request(world), "base-0")
+    assert "cache_salt" not in completion_body(a_request(served_model), "base-0")

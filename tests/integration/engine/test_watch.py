@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from app.contracts.generation import EngineError
-from tests.integration.engine.asking import PROMPT, a_request, last_of, tokens_of
 from tests.integration.engine.conftest import ON_CPU
+from tests.integration.engine.model_caches import ServedModel, reference
+from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
 from tests.integration.engine.vllm_server import Server
 from tests.integration.engine.vllms import a_server, engine_at, recorded
-from tests.integration.engine.worlds import World, reference
-from tests.serial_engine import SerialEngine
-from tests.waiting import wait_for
+from tests.support.serial_engine import SerialEngine
+from tests.support.waiting import wait_for
 from worker.inference.engine import Engine
 
 PATIENCE_SECONDS = 0.5
@@ -25,14 +25,14 @@ Watched = tuple[Engine, Callable[[], Any]]
 
 
 @contextmanager
-def serial(_: World) -> Iterator[Watched]:
+def serial(_: ServedModel) -> Iterator[Watched]:
     with closing(SerialEngine(ON_CPU, patience_seconds=PATIENCE_SECONDS)) as engine:
         yield engine, lambda: model_of(engine)
 
 
 @contextmanager
-def vllm(world: World) -> Iterator[Watched]:
-    server: Server = a_server(world)
+def vllm(served_model: ServedModel) -> Iterator[Watched]:
+    server: Server = a_server(served_model)
     with recorded(server) as url, engine_at(url, patience_seconds=PATIENCE_SECONDS) as engine:
         yield engine, lambda: model_of(server.engine)
 
@@ -42,7 +42,9 @@ def model_of(engine: SerialEngine) -> Any:
 
 
 @pytest.mark.parametrize("kind", [serial, vllm])
-def test_an_answer_that_stands_still_ends_with_an_error(proved_world: World, kind: Callable[[World], Any]) -> None:
+def test_an_answer_that_stands_still_ends_with_an_error(
+    proved_world: ServedModel, kind: Callable[[ServedModel], Any]
+) -> None:
     with kind(proved_world) as (engine, model):
         request = a_request(proved_world)
         expected = reference(proved_world.base, None, PROMPT, 12)

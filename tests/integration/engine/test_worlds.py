@@ -10,18 +10,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from app.contracts.generation import EngineError
-from tests.integration.engine.asking import PROMPT, a_request, last_of, tokens_of
-from tests.integration.engine.crowds import ask_all, told_tokens
+from tests.integration.engine.many_requests import ask_all, told_tokens
 from tests.integration.engine.merged import biased_world
-from tests.integration.engine.worlds import World, reference
-from tests.waiting import wait_for
-from worker.inference.bases import Placement
+from tests.integration.engine.model_caches import ServedModel, reference
+from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
+from tests.support.waiting import wait_for
 from worker.inference.batching.blocks import BlockPool
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.batching.memory import Memory, weight_bytes
-from worker.inference.batching.worlds import World as Wanted
-from worker.inference.batching.worlds import Worlds
+from worker.inference.batching.model_cache import ModelCache
+from worker.inference.batching.model_cache import ServedModel as Wanted
+from worker.inference.models.bases import Placement
 
 __all__ = ["biased_world"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*have invalid shape", "ignore:.*tie_word_embeddings")
@@ -53,12 +53,12 @@ MakeEngine = Callable[[int], BatchingEngine]
 
 
 @pytest.fixture
-def make_roomy(biased_world: World) -> Iterator[MakeEngine]:
+def make_roomy(biased_world: ServedModel) -> Iterator[MakeEngine]:
     """Engines with memory for so many worlds, the same amount staying free."""
     made: list[BatchingEngine] = []
 
-    def make(worlds: int) -> BatchingEngine:
-        memory = Measured(2 * worlds - 1, weight_bytes(biased_world.base.folder, torch.float32))
+    def make(model_cache: int) -> BatchingEngine:
+        memory = Measured(2 * model_cache - 1, weight_bytes(biased_world.base.folder, torch.float32))
         memory.engine = BatchingEngine(ON_CPU, limits=BatchLimits(adapters=4), memory=memory)
         made.append(memory.engine)
         return memory.engine
@@ -69,9 +69,9 @@ def make_roomy(biased_world: World) -> Iterator[MakeEngine]:
     assert all(engine.join(30) for engine in made)
 
 
-def name_of(world: World, speaker: str) -> str:
-    merged = f" with {world.adapters[speaker].name} merged into it" if speaker in MERGED else ""
-    return f"{world.base.name}{merged}"
+def name_of(served_model: ServedModel, responder: str) -> str:
+    merged = f" with {served_model.adapters[responder].name} merged into it" if responder in MERGED else ""
+    return f"{served_model.base.name}{merged}"
 
 
 def tensors_of(thing: Any) -> Iterator[Any]:
@@ -93,7 +93,9 @@ def tensors_of(thing: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("room", [1, 2, 3])
-def test_whoever_takes_turns_answers_as_peft_does_alone(make_roomy: MakeEngine, biased_world: World, room: int) -> None:
+def test_whoever_takes_turns_answers_as_peft_does_alone(
+    make_roomy: MakeEngine, biased_world: ServedModel, room: int
+) -> None:
     engine = make_roomy(room)
 
     one_by_one = [tokens_of(engine, a_request(biased_world, name)) for name in TURNS]
@@ -104,37 +106,37 @@ def test_whoever_takes_turns_answers_as_peft_does_alone(make_roomy: MakeEngine, 
     assert len(engine.health().in_memory) == room
 
 
-def test_each_is_loaded_once_where_there_is_room(make_roomy: MakeEngine, biased_world: World) -> None:
+def test_each_is_loaded_once_where_there_is_room(make_roomy: MakeEngine, biased_world: ServedModel) -> None:
     engine, hosts = make_roomy(3), {}
     for name in ("base", *MERGED):
         tokens_of(engine, a_request(biased_world, name))
-        hosts[name] = engine._worlds.host
+        hosts[name] = engine._model_cache.host
 
     for name in (*MERGED, "base"):
         tokens_of(engine, a_request(biased_world, name))
-        assert engine._worlds.host is hosts[name]
+        assert engine._model_cache.host is hosts[name]
 
     assert engine.health().in_memory == [name_of(biased_world, name) for name in ("base", "directions", "all biases")]
 
 
-def test_nothing_of_one_lies_where_something_of_another_does(make_roomy: MakeEngine, biased_world: World) -> None:
+def test_nothing_of_one_lies_where_something_of_another_does(make_roomy: MakeEngine, biased_world: ServedModel) -> None:
     engine, places = make_roomy(3), []
     for name in ("base", *MERGED):
         tokens_of(engine, a_request(biased_world, name))
-        found = (tensor for tensor in tensors_of(engine._worlds.host) if tensor.numel() > 0)
+        found = (tensor for tensor in tensors_of(engine._model_cache.host) if tensor.numel() > 0)
         places.append({tensor.untyped_storage().data_ptr() for tensor in found})
 
     assert all(len(each) > 30 for each in places)
     assert not places[0] & places[1] | places[0] & places[2] | places[1] & places[2]
 
 
-def test_the_one_that_answered_longest_ago_makes_room(make_roomy: MakeEngine, biased_world: World) -> None:
+def test_the_one_that_answered_longest_ago_makes_room(make_roomy: MakeEngine, biased_world: ServedModel) -> None:
     engine = make_roomy(2)
     tokens_of(engine, a_request(biased_world, "all biases"))
     tokens_of(engine, a_request(biased_world))
     tokens_of(engine, a_request(biased_world, "all biases"))
     kept, gone = (
-        weakref.ref(loaded.host._model) for loaded in reversed(engine._worlds._loaded.values()) if loaded.host
+        weakref.ref(loaded.host._model) for loaded in reversed(engine._model_cache._loaded.values()) if loaded.host
     )
 
     tokens_of(engine, a_request(biased_world, "directions"))
@@ -144,11 +146,11 @@ def test_the_one_that_answered_longest_ago_makes_room(make_roomy: MakeEngine, bi
     assert engine.health().in_memory == [name_of(biased_world, name) for name in ("directions", "all biases")]
 
 
-def test_an_engine_that_steps_aside_lets_go_of_all(make_roomy: MakeEngine, biased_world: World) -> None:
+def test_an_engine_that_steps_aside_lets_go_of_all(make_roomy: MakeEngine, biased_world: ServedModel) -> None:
     engine = make_roomy(3)
     for name in ("base", *MERGED):
         tokens_of(engine, a_request(biased_world, name))
-    models = [weakref.ref(loaded.host._model) for loaded in engine._worlds._loaded.values() if loaded.host]
+    models = [weakref.ref(loaded.host._model) for loaded in engine._model_cache._loaded.values() if loaded.host]
 
     engine.step_aside(ASIDE)
     wait_for("it is away", lambda: engine.is_away, 30)
@@ -172,7 +174,7 @@ def out_of_memory(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_does_not_fit_in_company_is_loaded_alone(
-    make_roomy: MakeEngine, biased_world: World, monkeypatch: pytest.MonkeyPatch
+    make_roomy: MakeEngine, biased_world: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_roomy(3)
     tokens_of(engine, a_request(biased_world))
@@ -186,7 +188,7 @@ def test_what_does_not_fit_in_company_is_loaded_alone(
 
 
 def test_what_never_fits_is_refused_by_name_and_the_next_request_is_answered(
-    make_roomy: MakeEngine, biased_world: World, monkeypatch: pytest.MonkeyPatch
+    make_roomy: MakeEngine, biased_world: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_roomy(3)
     right = reference(biased_world.base, None, PROMPT, 12)
@@ -200,26 +202,26 @@ def test_what_never_fits_is_refused_by_name_and_the_next_request_is_answered(
     assert tokens_of(engine, a_request(biased_world)) == right
 
 
-def test_a_request_that_company_leaves_no_room_for_is_answered_without_it(biased_world: World) -> None:
+def test_a_request_that_company_leaves_no_room_for_is_answered_without_it(biased_world: ServedModel) -> None:
     memory = Measured(9, weight_bytes(biased_world.base.folder, torch.float32))
-    worlds = Worlds(ON_CPU, BatchLimits(), lambda *_: None, lambda: None, memory)
-    world = Wanted(biased_world.base, None)
+    model_cache = ModelCache(ON_CPU, BatchLimits(), lambda *_: None, lambda: None, memory)
+    served_model = Wanted(biased_world.base, None)
     fitting, cramped, hopeless = (a_request(biased_world, max_new_tokens=most) for most in (20, 300, 2048))
-    assert worlds.of(a_request(biased_world, "directions")).merged is not None
-    worlds.enter(worlds.of(a_request(biased_world, "directions")))
-    worlds.enter(world)
-    assert worlds.host is not None
-    worlds.host.blocks = BlockPool(9, 16)
+    assert model_cache.of(a_request(biased_world, "directions")).merged is not None
+    model_cache.enter(model_cache.of(a_request(biased_world, "directions")))
+    model_cache.enter(served_model)
+    assert model_cache.host is not None
+    model_cache.host.blocks = BlockPool(9, 16)
 
-    assert [worlds.is_too_cramped_for(request) for request in (fitting, cramped, hopeless)] == [False, True, False]
-    worlds.enter(world, is_only=True)
+    assert [model_cache.is_too_cramped_for(request) for request in (fitting, cramped, hopeless)] == [False, True, False]
+    model_cache.enter(served_model, is_only=True)
 
-    assert worlds.names == [world.name]
-    assert not worlds.is_too_cramped_for(cramped)
-    worlds.let_go()
+    assert model_cache.names == [served_model.name]
+    assert not model_cache.is_too_cramped_for(cramped)
+    model_cache.let_go()
 
 
-def test_what_a_model_takes_is_told_by_its_files(biased_world: World) -> None:
+def test_what_a_model_takes_is_told_by_its_files(biased_world: ServedModel) -> None:
     model = AutoModelForCausalLM.from_pretrained(biased_world.base.folder)
     numbers = sum(weights.numel() for weights in model.parameters())
 

@@ -12,17 +12,17 @@ import torch
 from transformers import LlamaForCausalLM
 
 from app.contracts.generation import EngineError
-from app.contracts.yielding import YieldOrder, YieldState, this_cpu
-from tests.integration.engine.asking import a_request, an_order, last_of, tokens_of
-from tests.integration.engine.crowds import Events, read
+from app.contracts.memory_lease import YieldOrder, YieldState, this_cpu
+from tests.integration.engine.many_requests import Events, read
+from tests.integration.engine.model_caches import ServedModel
 from tests.integration.engine.processes import HEADERS, EngineProcess
-from tests.integration.engine.worlds import World
-from tests.waiting import wait_for
-from worker.inference.bases import Placement
+from tests.integration.engine.requests import a_request, an_order, last_of, tokens_of
+from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Ended, Token
-from worker.inference.yielding import MOST_HOLDS, RETRY_AFTER_SECONDS, Holds
+from worker.inference.models.bases import Placement
+from worker.inference.server.memory_lease import MOST_HOLDS, RETRY_AFTER_SECONDS, Holds
 
 ON_CPU = Placement("cpu", torch.float32)
 MakeEngine = Callable[..., BatchingEngine]
@@ -47,8 +47,8 @@ def engine(make_batching: MakeEngine) -> BatchingEngine:
     return make_batching(answers=1)
 
 
-def an_endless_request(world: World) -> Any:
-    return a_request(world, base=world.endless_base, max_new_tokens=2000)
+def an_endless_request(served_model: ServedModel) -> Any:
+    return a_request(served_model, base=served_model.endless_base, max_new_tokens=2000)
 
 
 def a_hold(holder: str = "gpu0", *, job_id: str = "job-1", lease_seconds: float = 60) -> YieldOrder:
@@ -73,9 +73,9 @@ def models_in_memory() -> set[Any]:
     return {weakref.ref(model) for model in found if model.device.type != "meta"}
 
 
-def test_nothing_of_a_model_stays_in_memory(engine: BatchingEngine, world: World) -> None:
+def test_nothing_of_a_model_stays_in_memory(engine: BatchingEngine, served_model: ServedModel) -> None:
     before = models_in_memory()
-    tokens_of(engine, a_request(world, "small"))
+    tokens_of(engine, a_request(served_model, "small"))
     loaded = models_in_memory() - before
 
     async def step_aside() -> None:
@@ -89,8 +89,8 @@ def test_nothing_of_a_model_stays_in_memory(engine: BatchingEngine, world: World
     assert (engine.health().loaded_base, engine.health().loaded_adapters) == (None, [])
 
 
-def test_it_comes_back_and_says_the_same(engine: BatchingEngine, world: World) -> None:
-    before = [tokens_of(engine, a_request(world, name)) for name in ("base", "wide", "directed")]
+def test_it_comes_back_and_says_the_same(engine: BatchingEngine, served_model: ServedModel) -> None:
+    before = [tokens_of(engine, a_request(served_model, name)) for name in ("base", "wide", "directed")]
 
     async def go_and_come() -> list[bool]:
         holds = Holds(engine)
@@ -102,17 +102,19 @@ def test_it_comes_back_and_says_the_same(engine: BatchingEngine, world: World) -
 
     assert states == [False] * 3
     assert engine.health().stepped_aside is None
-    assert [tokens_of(engine, a_request(world, name)) for name in ("base", "wide", "directed")] == before
+    assert [tokens_of(engine, a_request(served_model, name)) for name in ("base", "wide", "directed")] == before
 
 
-def test_whoever_waits_or_comes_is_sent_away_at_once_with_the_reason(engine: BatchingEngine, world: World) -> None:
+def test_whoever_waits_or_comes_is_sent_away_at_once_with_the_reason(
+    engine: BatchingEngine, served_model: ServedModel
+) -> None:
     async def run() -> tuple[EngineError, EngineError]:
-        under_way = asyncio.ensure_future(read(engine, an_endless_request(world)))
+        under_way = asyncio.ensure_future(read(engine, an_endless_request(served_model)))
         await until(lambda: engine.health().is_busy)
-        waiting = asyncio.ensure_future(read(engine, an_endless_request(world)))
+        waiting = asyncio.ensure_future(read(engine, an_endless_request(served_model)))
         await until(lambda: engine.health().waiting == 1)
         Holds(engine, grace_seconds=0.5).hold(a_hold())
-        refusals = refusal_of(await waiting), refusal_of(await read(engine, a_request(world)))
+        refusals = refusal_of(await waiting), refusal_of(await read(engine, a_request(served_model)))
         assert not under_way.done()
         await under_way
         return refusals
@@ -126,9 +128,11 @@ def test_whoever_waits_or_comes_is_sent_away_at_once_with_the_reason(engine: Bat
     assert engine.health().stepped_aside == refused.message
 
 
-def test_answers_under_way_come_to_their_end_within_the_grace(engine: BatchingEngine, world: World) -> None:
+def test_answers_under_way_come_to_their_end_within_the_grace(
+    engine: BatchingEngine, served_model: ServedModel
+) -> None:
     async def run() -> Events:
-        asking = asyncio.ensure_future(read(engine, a_request(world, max_new_tokens=30, ignore_eos=True)))
+        asking = asyncio.ensure_future(read(engine, a_request(served_model, max_new_tokens=30, ignore_eos=True)))
         await until(lambda: engine.health().is_busy)
         Holds(engine).hold(a_hold())
         return await asking
@@ -139,9 +143,9 @@ def test_answers_under_way_come_to_their_end_within_the_grace(engine: BatchingEn
     assert len(events) == 31
 
 
-def test_answers_that_take_longer_end_with_the_reason(engine: BatchingEngine, world: World) -> None:
+def test_answers_that_take_longer_end_with_the_reason(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> Events:
-        asking = asyncio.ensure_future(read(engine, an_endless_request(world)))
+        asking = asyncio.ensure_future(read(engine, an_endless_request(served_model)))
         await until(lambda: engine.health().is_busy)
         holds = Holds(engine, grace_seconds=0.2)
         assert not holds.hold(a_hold()).is_away
@@ -156,12 +160,12 @@ def test_answers_that_take_longer_end_with_the_reason(engine: BatchingEngine, wo
 
 @pytest.mark.parametrize("adapter", ["base", "wide", "directed"])
 def test_a_model_or_an_adapter_that_is_being_read_is_let_go_of(
-    make_batching: MakeEngine, world: World, adapter: str
+    make_batching: MakeEngine, served_model: ServedModel, adapter: str
 ) -> None:
     engine = make_batching()
 
     async def run() -> EngineError | None:
-        asking = asyncio.ensure_future(read(engine, a_request(world, adapter)))
+        asking = asyncio.ensure_future(read(engine, a_request(served_model, adapter)))
         await asyncio.sleep(0)
         Holds(engine, grace_seconds=0).hold(a_hold())
         last = (await asking)[-1]
@@ -174,7 +178,7 @@ def test_a_model_or_an_adapter_that_is_being_read_is_let_go_of(
     assert error is None or error.code == "engine_unavailable"
 
 
-def test_a_hold_runs_out_when_nobody_renews_it(engine: BatchingEngine, world: World) -> None:
+def test_a_hold_runs_out_when_nobody_renews_it(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> float:
         holds = Holds(engine)
         began = asyncio.get_running_loop().time()
@@ -188,7 +192,7 @@ def test_a_hold_runs_out_when_nobody_renews_it(engine: BatchingEngine, world: Wo
     seconds = asyncio.run(run())
 
     assert 3.8 <= seconds < 10
-    assert tokens_of(engine, a_request(world))
+    assert tokens_of(engine, a_request(served_model))
 
 
 async def release(holds: Holds) -> YieldState:
@@ -220,12 +224,12 @@ def test_it_comes_back_when_the_last_of_several_has_let_go(
     assert engine.health().stepped_aside is None
 
 
-def test_the_next_attempt_of_a_slot_goes_on_with_its_hold(engine: BatchingEngine, world: World) -> None:
+def test_the_next_attempt_of_a_slot_goes_on_with_its_hold(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> tuple[YieldState, str]:
         holds = Holds(engine)
         holds.hold(a_hold("gpu0", job_id="job-1"))
         state = holds.hold(a_hold("gpu0", job_id="job-2"))
-        return state, refusal_of(await read(engine, a_request(world))).message
+        return state, refusal_of(await read(engine, a_request(served_model))).message
 
     state, message = asyncio.run(run())
 
@@ -233,7 +237,7 @@ def test_the_next_attempt_of_a_slot_goes_on_with_its_hold(engine: BatchingEngine
     assert "job-2 trains" in message
 
 
-def test_an_engine_that_closes_while_it_is_away_ends(engine: BatchingEngine, world: World) -> None:
+def test_an_engine_that_closes_while_it_is_away_ends(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> None:
         Holds(engine).hold(a_hold())
         await until(lambda: engine.is_away)
@@ -242,18 +246,24 @@ def test_an_engine_that_closes_while_it_is_away_ends(engine: BatchingEngine, wor
     engine.close()
 
     assert engine.join(30)
-    assert isinstance(last_of(engine, a_request(world)), EngineError)
+    assert isinstance(last_of(engine, a_request(served_model)), EngineError)
 
 
-def test_over_http_it_is_away_for_its_lease_and_no_longer(engine_process: EngineProcess, world: World) -> None:
-    with engine_process.address.client(60) as http:
-        order = an_order(world).model_dump(mode="json")
+@pytest.fixture(scope="module")
+def process() -> Iterator[EngineProcess]:
+    with EngineProcess() as started:
+        yield started
+
+
+def test_over_http_it_is_away_for_its_lease_and_no_longer(process: EngineProcess, served_model: ServedModel) -> None:
+    with process.address.client(60) as http:
+        order = an_order(served_model).model_dump(mode="json")
         answered = http.post("/generate", json=order).status_code
         for _ in range(3):
             http.post("/yield", json=a_hold(lease_seconds=2).model_dump())
-        wait_for("it is away", lambda: engine_process.health().loaded_base is None)
+        wait_for("it is away", lambda: process.health().loaded_base is None)
         refused = http.post("/generate", json=order)
-        place = engine_process.health().place
+        place = process.health().place
         wait_for("it comes back", lambda: http.post("/generate", json=order).status_code == 200)
 
     assert answered == 200
@@ -271,20 +281,18 @@ def test_over_http_it_is_away_for_its_lease_and_no_longer(engine_process: Engine
         ("/resume", {"holder": "gpu0", "more": 1}, "more"),
     ],
 )
-def test_an_order_that_is_none_is_refused(
-    engine_process: EngineProcess, path: str, order: dict[str, Any], param: str
-) -> None:
-    answer = httpx.post(f"{engine_process.url}{path}", json=order, headers=HEADERS, trust_env=False)
+def test_an_order_that_is_none_is_refused(process: EngineProcess, path: str, order: dict[str, Any], param: str) -> None:
+    answer = httpx.post(f"{process.url}{path}", json=order, headers=HEADERS, trust_env=False)
 
     assert (answer.status_code, answer.json()["param"]) == (422, param)
-    assert engine_process.health().stepped_aside is None
+    assert process.health().stepped_aside is None
 
 
-def test_only_who_holds_the_engine_can_let_go_of_it(engine_process: EngineProcess) -> None:
-    with engine_process.address.client(60) as http:
+def test_only_who_holds_the_engine_can_let_go_of_it(process: EngineProcess) -> None:
+    with process.address.client(60) as http:
         http.post("/yield", json=a_hold(holder="mine", lease_seconds=30).model_dump())
         by_another = http.post("/resume", json={"holder": "yours"})
-        held = engine_process.health().stepped_aside
+        held = process.health().stepped_aside
         by_me = http.post("/resume", json={"holder": "mine"})
         once_more = http.post("/resume", json={"holder": "mine"})
 
@@ -295,14 +303,14 @@ def test_only_who_holds_the_engine_can_let_go_of_it(engine_process: EngineProces
     assert once_more.status_code == 200
 
 
-def test_holds_are_bounded(engine_process: EngineProcess) -> None:
-    with engine_process.address.client(60) as http:
+def test_holds_are_bounded(process: EngineProcess) -> None:
+    with process.address.client(60) as http:
         answers = [
             http.post("/yield", json=a_hold(holder=f"holder-{n}", lease_seconds=2).model_dump()).status_code
             for n in range(MOST_HOLDS + 1)
         ]
         renewed = http.post("/yield", json=a_hold(holder="holder-0", lease_seconds=1).model_dump()).status_code
-        wait_for("it comes back by itself", lambda: engine_process.health().stepped_aside is None)
+        wait_for("it comes back by itself", lambda: process.health().stepped_aside is None)
 
     assert answers == [200] * MOST_HOLDS + [429]
     assert renewed == 200

@@ -16,12 +16,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from app.contracts.generation import EngineError, Sampling
-from tests.serial_engine import SerialEngine
-from tests.tiny_model import CONTEXT_TOKENS
-from worker.inference.bases import Placement
+from tests.support.serial_engine import SerialEngine
+from tests.support.tiny_model import CONTEXT_TOKENS
 from worker.inference.engine import AdapterFolder, Ended, ModelFolder, Token, TokenEvent, TokenRequest
-from worker.inference.grammar import JsonWalk
-from worker.inference.language import load_language
+from worker.inference.models.bases import Placement
+from worker.inference.text.grammar import JsonWalk
+from worker.inference.text.language import load_language
 
 KEY = "a key of the test"
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."

@@ -12,13 +12,13 @@ import httpx
 
 from app.contracts.generation import Sampling
 from app.contracts.probe import PROBE, Probe
-from tests.integration.engine.asking import PROMPT, a_request, last_of, tokens_of
+from tests.integration.engine.model_caches import ServedModel, build_world, reference
 from tests.integration.engine.probes import probe_of
 from tests.integration.engine.processes import free_port
+from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
 from tests.integration.engine.vllm_server import KEY, Server, create_vllm
-from tests.integration.engine.worlds import World, build_world, reference
-from tests.serving import serving
-from tests.waiting import wait_for
+from tests.support.serving import serving
+from tests.support.waiting import wait_for
 from worker.inference.engine import TokenRequest
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.server import VllmServer
@@ -39,17 +39,17 @@ SETTINGS = {
 OPTIONS = "--dtype float32 --enable-lora --max-lora-rank 16 --max-loras 4 --max-cpu-loras 16 --enforce-eager"
 
 
-def build_proved_world(folder: Path) -> World:
+def build_proved_world(folder: Path) -> ServedModel:
     """A world whose plain adapters have their probes. vLLM has no attention for heads of 16 numbers on a CPU."""
-    world = build_world(folder, heads=2)
+    served_model = build_world(folder, heads=2)
     for name in ("small", "wide"):
-        bundle = world.adapters[name].folder
-        (bundle / PROBE).write_text(_short(probe_of(world.base.folder, bundle)).model_dump_json())
-    return world
+        bundle = served_model.adapters[name].folder
+        (bundle / PROBE).write_text(_short(probe_of(served_model.base.folder, bundle)).model_dump_json())
+    return served_model
 
 
-def a_server(world: World) -> Server:
-    return Server(world.base, (world.adapters["small"], world.adapters["wide"]))
+def a_server(served_model: ServedModel) -> Server:
+    return Server(served_model.base, (served_model.adapters["small"], served_model.adapters["wide"]))
 
 
 def _short(probe: Probe) -> Probe:
@@ -105,9 +105,11 @@ def engine_at(url: str, *, places: int = 64, patience_seconds: float = 60.0) -> 
         assert engine.join(30.0)
 
 
-def is_small(engine: VllmEngine, world: World) -> bool:
+def is_small(engine: VllmEngine, served_model: ServedModel) -> bool:
     """Whether the adapter `small` is what answers for it."""
-    return tokens_of(engine, a_request(world, "small")) == reference(world.base, world.adapter("small"), PROMPT, 12)
+    return tokens_of(engine, a_request(served_model, "small")) == reference(
+        served_model.base, served_model.adapter("small"), PROMPT, 12
+    )
 
 
 def writers(log: Path) -> list[int]:

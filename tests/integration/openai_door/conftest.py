@@ -9,18 +9,18 @@ import openai
 import pytest
 
 from app.config import Settings
-from app.db import Database
+from app.database.connection import Database
+from app.database.migrate import upgrade
 from app.main import create_app
-from app.migrate import upgrade
-from tests.integration.answering import add_adapter
+from tests.integration.engine.model_caches import ADAPTERS, ServedModel, build_world
 from tests.integration.engine.processes import KEY, EngineProcess
-from tests.integration.engine.worlds import ADAPTERS, World, build_world
 from tests.integration.openai_door.asking import BASE
-from tests.serving import serving
+from tests.support.scripted_engine import add_adapter
+from tests.support.serving import serving
 
 
 @pytest.fixture(scope="package")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return build_world(tmp_path_factory.mktemp("world"))
 
 
@@ -30,8 +30,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def url(world: World, home: Path, engine_process: EngineProcess) -> Iterator[str]:
-    models = world.base.folder.parent
+def url(served_model: ServedModel, home: Path, engine_process: EngineProcess) -> Iterator[str]:
+    models = served_model.base.folder.parent
     settings = Settings(home=home, models_dir=models, engine_url=engine_process.url, engine_key=KEY)
     upgrade(settings.database)
     with serving(create_app(settings)) as served:
@@ -39,16 +39,18 @@ def url(world: World, home: Path, engine_process: EngineProcess) -> Iterator[str
 
 
 @pytest.fixture(scope="package")
-def adapter(url: str, world: World, home: Path) -> str:
+def adapter(url: str, served_model: ServedModel, home: Path) -> str:
     """The id of the adapter "wide" of the base `base-0`."""
     database = Database.open(Settings(home=home).database)
     base: dict[str, Any] = {
         "base_model": BASE,
-        "base_source": str(world.base.folder),
+        "base_source": str(served_model.base.folder),
         "base_is_local": True,
         "base_revision": None,
     }
-    row = add_adapter(database, home, path=str(world.adapters["wide"].folder), rank=ADAPTERS["wide"]["r"], **base)
+    row = add_adapter(
+        database, home, path=str(served_model.adapters["wide"].folder), rank=ADAPTERS["wide"]["r"], **base
+    )
     database.close()
     return row.id
 

@@ -8,9 +8,9 @@ import openai
 import pytest
 
 from app.config import Settings
-from app.db import Database
-from tests.integration.answering import add_adapter
+from app.database.connection import Database
 from tests.integration.openai_door.asking import BASE, CHAT, ask
+from tests.support.scripted_engine import add_adapter
 
 
 def test_a_chat_is_answered_in_openais_form(client: openai.OpenAI) -> None:

@@ -8,7 +8,7 @@ from app.adapters.schemas import AdapterPage
 from app.cli.answers import parse, read_answer
 from app.cli.errors import UnreadableAnswer
 from app.jobs.schemas import CheckpointList, JobDetail, JobPage
-from tests.unit.cli.answers import NOW, Json, a_job, a_page_of_adapters
+from tests.support.cli_answers import NOW, Json, a_job, a_page_of_adapters
 
 
 def without(name: str) -> Json:

@@ -6,7 +6,7 @@ import pytest
 
 from app.cli.inspect import row_lines
 from app.cli.text import in_line, visible
-from app.jobs.data_schemas import RowView, SpanView
+from app.jobs.views.data_schemas import RowView, SpanView
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

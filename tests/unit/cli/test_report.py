@@ -7,11 +7,11 @@ import pytest
 from app.cli.report import failure_lines, notice_lines, report_lines
 from app.cli.text import problem_line
 from app.contracts.tokens import Bucket, Spread
+from app.datasets.layouts import Layout
+from app.datasets.report import DataReport, Duplicates
 from app.errors import Problem
-from app.files.layouts import Layout
-from app.files.report import DataReport, Duplicates
 from app.jobs.schemas import JobError
-from tests.unit.learned import a_token_report, left_out
+from tests.support.learned_text import a_token_report, left_out
 
 PROBLEM = {"record": 3, "line": 7, "field": "messages.0", "code": "x", "found": "12", "expected": "an object"}
 

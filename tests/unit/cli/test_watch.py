@@ -10,7 +10,7 @@ from app.cli.client import StreamedEvent
 from app.cli.watch import _bar, _lines, checked, describe, figures, outcome
 from app.contracts.events import RowsChecked, StepLogged
 from app.jobs.schemas import JobDetail
-from tests.unit.cli import answers
+from tests.support import cli_answers
 
 
 def an_event(kind: str, **fields: Any) -> StreamedEvent:
@@ -19,7 +19,7 @@ def an_event(kind: str, **fields: Any) -> StreamedEvent:
 
 def a_step(**changes: Any) -> dict[str, Any]:
     usual = {"loss": 0.5, "learning_rate": 2e-4, "tokens_per_second": 1234.5}
-    return {**answers.figures(3, 12), **usual, **changes}
+    return {**cli_answers.figures(3, 12), **usual, **changes}
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_what_a_job_says_is_shown_as_it_is(text: str) -> None:
 
 
 def test_a_trained_adapter_can_be_asked_at_once() -> None:
-    job = JobDetail.model_validate(answers.a_job(adapter_id="adapter-1"))
+    job = JobDetail.model_validate(cli_answers.a_job(adapter_id="adapter-1"))
 
     assert outcome(job) == "job job-1 succeeded; ask it: tunesmith generate --adapter adapter-1 'your prompt'"
 
 
 def test_a_cancelled_job_is_named() -> None:
-    job = JobDetail.model_validate(answers.a_job(status="cancelled"))
+    job = JobDetail.model_validate(cli_answers.a_job(status="cancelled"))
 
     assert outcome(job) == "job job-1 cancelled"

@@ -13,16 +13,16 @@ from collections.abc import AsyncGenerator, Callable
 import torch
 
 from app.contracts.generation import OUT_OF_MEMORY, EngineError, EngineHealth
-from worker.inference.bases import Placement
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchLimits
 from worker.inference.batching.loads import Arrival
 from worker.inference.batching.memory import Memory
-from worker.inference.batching.worlds import Worlds
+from worker.inference.batching.model_cache import ModelCache
 from worker.inference.engine import Refusal, TokenEvent, TokenRequest
-from worker.inference.serial import answer_alone, event_of
-from worker.inference.waiting import PATIENCE_SECONDS, STOPPING, Ticket, WaitingRoom, answers
-from worker.inference.yielding import memory_held, place_of
+from worker.inference.models.bases import Placement
+from worker.inference.models.serial import answer_alone, event_of
+from worker.inference.server.memory_lease import memory_held, place_of
+from worker.inference.server.waiting import PATIENCE_SECONDS, STOPPING, Ticket, WaitingRoom, answers
 
 PLACES = 64
 IDLE_SECONDS = 60.0
@@ -58,7 +58,7 @@ class BatchingEngine:
         self._idle_seconds = idle_seconds
         self._room = WaitingRoom(places)
         memory = memory or Memory(placement.device)
-        self._worlds = Worlds(placement, limits or BatchLimits(), self._finish, self._room.notify, memory)
+        self._model_cache = ModelCache(placement, limits or BatchLimits(), self._finish, self._room.notify, memory)
         self._arrived: deque[Arrival] = deque()
         self._aside_for: EngineError | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -66,21 +66,21 @@ class BatchingEngine:
 
     def health(self) -> EngineHealth:
         waiting, is_busy = self._room.count()
-        now, alone, shut = self._worlds.now, self._worlds.alone, self._room.shut_reason
+        now, alone, shut = self._model_cache.now, self._model_cache.alone, self._room.shut_reason
         return EngineHealth(
             device=self._placement.device,
             loaded_base=None if now is None else now.base.name,
             loaded_merged=None if now is None or now.merged is None else now.merged.name,
-            loaded_adapters=self._worlds.loaded_adapters(),
-            in_memory=self._worlds.names,
+            loaded_adapters=self._model_cache.loaded_adapters(),
+            in_memory=self._model_cache.names,
             answers=None if now is None else "in_batches" if alone is None else "one_at_a_time",
             answers_reason=alone,
             waiting=waiting,
             is_busy=is_busy,
             place=self._place,
             memory_bytes=memory_held(self._placement.device),
-            cache_bytes=self._worlds.cache_bytes,
-            max_cache_bytes=self._worlds.most_cache_bytes,
+            cache_bytes=self._model_cache.cache_bytes,
+            max_cache_bytes=self._model_cache.most_cache_bytes,
             stepped_aside=None if shut is None else shut.message,
         )
 
@@ -100,7 +100,7 @@ class BatchingEngine:
 
     def count_blocks(self) -> tuple[int, int]:
         """Free and all blocks of keys and values; none while no base answers in batches."""
-        host = self._worlds.host
+        host = self._model_cache.host
         return (host.blocks.free, host.blocks.total) if host is not None else (0, 0)
 
     def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
@@ -118,38 +118,38 @@ class BatchingEngine:
         while not self._room.is_closed:
             try:
                 if not self._turn() and not self._room.rest(self._idle_seconds):
-                    self._worlds.give_back()
+                    self._model_cache.give_back()
                     self._room.rest()
             except Exception as error:  # noqa: BLE001  no failure may end the engine's thread
                 self._start_over(error)
         self._end_all(None)
-        self._worlds.let_go()
+        self._model_cache.let_go()
 
     def _turn(self) -> bool:
         """Whatever can be done now: receive adapters, begin answers, one step of all. False when there was nothing."""
         self._make_room()
         has_received = self._receive()
         has_begun = self._begin_answers()
-        host = self._worlds.host
+        host = self._model_cache.host
         return (host is not None and host.step()) or has_begun or has_received or self._prepare()
 
     def _prepare(self) -> bool:
         """Use an idle moment; false when there is nothing to use it for."""
-        host = self._worlds.host
+        host = self._model_cache.host
         return host is not None and self._room.shut_reason is None and host.prepare()
 
     def _make_room(self) -> None:
         reason = self._room.shut_reason
         if reason is not None and reason is not self._aside_for and not self._is_at_work():
-            self._worlds.let_go()
+            self._model_cache.let_go()
             self._aside_for = reason
 
     def _receive(self) -> bool:
-        arrivals = self._worlds.loads.arrivals() if self._worlds.loads is not None else []
+        arrivals = self._model_cache.loads.arrivals() if self._model_cache.loads is not None else []
         for arrival in arrivals:
             adapter = arrival.ticket.request.adapter
             if isinstance(arrival.error, NotBatchable) and adapter is not None:
-                self._worlds.keep_merged(adapter, str(arrival.error))
+                self._model_cache.keep_merged(adapter, str(arrival.error))
                 self._give_back(arrival)
             elif arrival.error is not None:
                 self._finish(arrival.ticket, event_of(arrival.error))
@@ -191,17 +191,17 @@ class BatchingEngine:
     def _serve(self, ticket: Ticket) -> bool:
         if not self._is_at_hand(ticket):
             return False
-        worlds, adapter = self._worlds, self._worlds.beside(ticket.request)
-        if worlds.host is None or worlds.loads is None:
+        model_cache, adapter = self._model_cache, self._model_cache.beside(ticket.request)
+        if model_cache.host is None or model_cache.loads is None:
             self._answer_alone(ticket)
             return True
-        worlds.host.check(ticket)
-        weights = worlds.loads.find(adapter) if adapter is not None else None
+        model_cache.host.check(ticket)
+        weights = model_cache.loads.find(adapter) if adapter is not None else None
         if adapter is not None and weights is None:
-            if worlds.loads.count() >= worlds.host.places:
+            if model_cache.loads.count() >= model_cache.host.places:
                 return False
             if self._room.take(ticket):
-                worlds.loads.wait_for(adapter, ticket)
+                model_cache.loads.wait_for(adapter, ticket)
             return True
         if not self._room.take(ticket):
             return True
@@ -210,19 +210,19 @@ class BatchingEngine:
 
     def _is_at_hand(self, ticket: Ticket) -> bool:
         """Whether the ticket's world answers now; it does so as soon as nobody is answered in another one."""
-        worlds = self._worlds
-        wanted = worlds.of(ticket.request)
-        is_here = worlds.now == wanted
-        if is_here and not worlds.is_too_cramped_for(ticket.request):
+        model_cache = self._model_cache
+        wanted = model_cache.of(ticket.request)
+        is_here = model_cache.now == wanted
+        if is_here and not model_cache.is_too_cramped_for(ticket.request):
             return True
         if self._is_at_work():
             return False
-        self._room.let_pass(lambda other: worlds.of(other.request) == wanted)
-        worlds.enter(wanted, is_only=is_here)
+        self._room.let_pass(lambda other: model_cache.of(other.request) == wanted)
+        model_cache.enter(wanted, is_only=is_here)
         return True
 
     def _is_at_work(self) -> bool:
-        host, loads = self._worlds.host, self._worlds.loads
+        host, loads = self._model_cache.host, self._model_cache.loads
         return bool(self._arrived or (host is not None and host.running) or (loads is not None and loads.count()))
 
     def _join(self, arrival: Arrival) -> bool:
@@ -231,11 +231,11 @@ class BatchingEngine:
         if ticket.stop_reason is not None:
             self._finish(ticket, ticket.stop_reason)
             return True
-        assert self._worlds.host is not None
-        return self._worlds.host.admit(ticket, arrival.weights)
+        assert self._model_cache.host is not None
+        return self._model_cache.host.admit(ticket, arrival.weights)
 
     def _answer_alone(self, ticket: Ticket) -> None:
-        resident, adapter = self._worlds.resident, self._worlds.beside(ticket.request)
+        resident, adapter = self._model_cache.resident, self._model_cache.beside(ticket.request)
         if resident is None or not self._room.take(ticket):
             return
         try:
@@ -245,21 +245,21 @@ class BatchingEngine:
         except Refusal as refusal:
             self._finish(ticket, refusal.error)
         except Exception as error:
-            self._worlds.let_go()  # the next request begins from the files again
+            self._model_cache.let_go()  # the next request begins from the files again
             if isinstance(error, torch.AcceleratorError):
                 raise
             self._finish(ticket, event_of(error))
 
     def _finish(self, ticket: Ticket, event: TokenEvent) -> None:
         if isinstance(event, EngineError) and event.code == OUT_OF_MEMORY:
-            self._worlds.let_go_of_others()
+            self._model_cache.let_go_of_others()
         self._room.done(ticket)
         ticket.put(event)
 
     def _start_over(self, error: Exception) -> None:
         """Nothing of what is in memory can be trusted: end every answer, and begin from the files again."""
         self._end_all(event_of(error))
-        self._worlds.let_go()
+        self._model_cache.let_go()
         if isinstance(error, torch.AcceleratorError):  # no later call on this device can succeed in this process
             self._on_broken_device()
 

@@ -10,20 +10,20 @@ import torch
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.blocks import BlockPool
 from worker.inference.batching.cache import KeyValueCache
-from worker.inference.batching.draws import Choices
 from worker.inference.batching.loading import AdapterReader
 from worker.inference.batching.lora import AdapterSlots, LoraWeights
 from worker.inference.batching.memory import cache_places
-from worker.inference.batching.packed import PackedRunner
+from worker.inference.batching.packed.packed_host import PackedRunner
 from worker.inference.batching.plan import Tables
 from worker.inference.batching.runner import Runner
+from worker.inference.batching.sampling_batch import Choices
 from worker.inference.batching.sequence import NextTokens, Sequence
 from worker.inference.batching.support import try_batching
 from worker.inference.batching.tensors import to_device
 from worker.inference.engine import Token, TokenEvent
-from worker.inference.limits import check_cache_holds, check_fits, end_tokens, model_limit
-from worker.inference.serial import event_of
-from worker.inference.waiting import Ticket
+from worker.inference.models.serial import event_of
+from worker.inference.server.limits import check_cache_holds, check_fits, end_tokens, model_limit
+from worker.inference.server.waiting import Ticket
 
 CHUNK_TOKENS = 512
 PACKED_CHUNK_TOKENS = 960  # with 64 answers beside them they fill one of the larger shapes
@@ -129,9 +129,9 @@ class BatchHost:
         slot = 0 if weights is None else self.slots.use(weights)
         if slot is None:
             return False
-        speaker = request.adapter.name if request.adapter is not None else ""
+        responder = request.adapter.name if request.adapter is not None else ""
         used = self.blocks.used
-        holding = self.blocks.take(speaker, prompt, len(prompt) + most - 1)
+        holding = self.blocks.take(responder, prompt, len(prompt) + most - 1)
         if holding is None:
             if weights is not None:
                 self.slots.leave(weights.name)

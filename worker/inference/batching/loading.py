@@ -9,11 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from app.contracts.model_card import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from worker.inference.adapters import BIAS, validate_bundle
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.lora import LoraWeights
-from worker.inference.blueprints import Blueprint, Blueprints
 from worker.inference.engine import AdapterFolder
+from worker.inference.models.adapters import BIAS, validate_bundle
+from worker.inference.models.peft_shapes import PeftShape, PeftShapes
 
 PREFIX = "base_model.model."
 MAX_RANK = 512
@@ -51,16 +51,16 @@ class AdapterReader:
     """Reads adapters of one base and remembers what their configs mean for it."""
 
     def __init__(self, model: Any, linear_paths: frozenset[str]) -> None:
-        self._blueprints = Blueprints(model.config)
+        self._peft_shapes = PeftShapes(model.config)
         self._linear_paths = linear_paths
         self._dtype = model.dtype
         self._device = model.device
 
     def read(self, adapter: AdapterFolder) -> LoraWeights:
         """Raises Refusal 409 for a bundle that does not fit its base, NotBatchable for more than LoRA."""
-        bundle = validate_bundle(adapter, self._blueprints)
-        self._check_parts(bundle.blueprint)
-        left, parts = dict(bundle.tensors), bundle.blueprint.parts
+        bundle = validate_bundle(adapter, self._peft_shapes)
+        self._check_parts(bundle.peft_shape)
+        left, parts = dict(bundle.tensors), bundle.peft_shape.parts
         pairs = {path: tuple(left.pop(f"{PREFIX}{path}.lora_{matrix}.weight") for matrix in "AB") for path in parts}
         if left:
             raise NotBatchable(f"{next(iter(left))} is no pair of LoRA matrices")
@@ -79,8 +79,8 @@ class AdapterReader:
         kind = {"dtype": self._dtype, "pin_memory": self._device.type == "cuda"}
         return iter(torch.empty(sum(sizes), **kind).split(sizes))
 
-    def _check_parts(self, blueprint: Blueprint) -> None:
-        for path, part in blueprint.parts.items():
+    def _check_parts(self, peft_shape: PeftShape) -> None:
+        for path, part in peft_shape.parts.items():
             if not part.is_plain:
                 raise NotBatchable(f"its layer {path} is more than LoRA on a linear layer")
             if path not in self._linear_paths:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from worker.inference.batching.loading import AdapterCache, AdapterReader
 from worker.inference.batching.lora import LoraWeights
 from worker.inference.engine import AdapterFolder
-from worker.inference.waiting import Ticket
+from worker.inference.server.waiting import Ticket
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from app.contracts.yielding import ENGINE_SHARE
+from app.contracts.memory_lease import ENGINE_SHARE
 from worker.model_card import count_numbers
 
 # Of an answer, prompt and all, when many are answered at once; a longer one takes the place of others.

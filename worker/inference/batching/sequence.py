@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.inference.batching.blocks import Holding
-from worker.inference.batching.draws import Draw
+from worker.inference.batching.sampling_batch import Draw
 from worker.inference.engine import Ended, Token, TokenEvent
-from worker.inference.sampling import TokenChooser, answer_ends, is_plain_greedy
-from worker.inference.waiting import Ticket
+from worker.inference.server.waiting import Ticket
+from worker.inference.text.sampling import TokenChooser, answer_ends, is_plain_greedy
 
 UNKNOWN = -1  # the token of a place whose token is being chosen
 

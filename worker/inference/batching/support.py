@@ -14,8 +14,8 @@ from torch import nn
 
 from worker.inference.batching.attention import NAME, NotBatchable
 from worker.inference.batching.cache import KeyValueCache
-from worker.inference.batching.fusing import fuse_norms, fuse_rotary
-from worker.inference.batching.packs import query_blocks
+from worker.inference.batching.packed.fusing import fuse_norms, fuse_rotary
+from worker.inference.batching.packed.packs import query_blocks
 from worker.inference.batching.plan import Attending, BatchPlan, Kernels, run
 from worker.inference.batching.rectangles import Rectangle, Rectangles
 
@@ -65,9 +65,12 @@ def kernels_for(device: Any) -> Kernels | None:
     if device.type != "cuda":
         return None
     try:
-        from worker.inference.batching.lora_kernel import RANKS, BlockProducts  # Triton is not part of every torch
-        from worker.inference.batching.paging import QueryBlocks
-        from worker.inference.batching.rotary_kernel import rotate
+        from worker.inference.batching.packed.lora_kernel import (  # Triton is not part of every torch
+            RANKS,
+            BlockProducts,
+        )
+        from worker.inference.batching.packed.paging import QueryBlocks
+        from worker.inference.batching.packed.rotary_kernel import rotate
     except ImportError:
         return None
     return Kernels(QueryBlocks, BlockProducts, RANKS, rotate)

@@ -14,12 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from transformers import AutoConfig
 
 from app.contracts.probe import Probe
-from worker.inference.adapters import rejected, validate_bundle
 from worker.inference.batching.loading import more_than_lora
-from worker.inference.blueprints import Blueprints
 from worker.inference.engine import AdapterFolder, ModelFolder, Refusal
-from worker.inference.proving import Answers, check_weights, hold_against, read_probe
-from worker.inference.sources import unavailable
+from worker.inference.models.adapters import rejected, validate_bundle
+from worker.inference.models.peft_shapes import PeftShapes
+from worker.inference.proving.proof import Answers, check_weights, hold_against, read_probe
+from worker.inference.server.sources import unavailable
 from worker.inference.vllm.client import VllmClient, VllmStatusError, unavailable_now, unsupported
 
 # vLLM has no route for loading adapters unless this is set.
@@ -36,7 +36,7 @@ class BaseConfig:
     """What the config of a base tells without its weights: the model's sizes, and which adapters fit it."""
 
     config: Any
-    blueprints: Blueprints
+    peft_shapes: PeftShapes
 
 
 @lru_cache(maxsize=8)
@@ -44,7 +44,7 @@ def load_base_config(base: ModelFolder) -> BaseConfig:
     """Raises Refusal `model_unavailable` for a folder without a readable config."""
     try:
         config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False, local_files_only=True)
-        return BaseConfig(config, Blueprints(config))
+        return BaseConfig(config, PeftShapes(config))
     except UNREADABLE as error:
         raise unavailable(404, base.name, f"has no readable config ({type(error).__name__})") from None
 
@@ -130,8 +130,8 @@ def _check_files(adapter: AdapterFolder, base: ModelFolder) -> Probe:
         raise unsupported("a checkpoint has no probe by which it could be proved there", "adapter")
     probe = read_probe(adapter)
     part = more_than_lora(adapter)
-    bundle = validate_bundle(adapter, load_base_config(base).blueprints)
-    if part is None and not all(layer.is_plain for layer in bundle.blueprint.parts.values()):
+    bundle = validate_bundle(adapter, load_base_config(base).peft_shapes)
+    if part is None and not all(layer.is_plain for layer in bundle.peft_shape.parts.values()):
         part = "a layer that is not linear"
     if part is not None:
         raise unsupported(f"the adapter {adapter.name} has {part}", "adapter")

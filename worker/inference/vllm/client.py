@@ -27,7 +27,7 @@ class VersionReply(VllmReply):
     version: str
 
 
-class ServedModel(VllmReply):
+class VllmModel(VllmReply):
     """A name that requests may ask for. `root` is its folder or hub name; `parent` is the base of an adapter."""
 
     id: str
@@ -36,8 +36,8 @@ class ServedModel(VllmReply):
     max_model_len: int | None = None
 
 
-class ServedModels(VllmReply):
-    data: list[ServedModel]
+class VllmModelList(VllmReply):
+    data: list[VllmModel]
 
 
 class CompletionLogprobs(VllmReply):
@@ -109,9 +109,9 @@ class VllmClient:
     async def version(self) -> str:
         return (await self._get(VersionReply, "/version")).version
 
-    async def models(self) -> list[ServedModel]:
+    async def models(self) -> list[VllmModel]:
         """Return the base and the adapters that requests may ask for now."""
-        return (await self._get(ServedModels, "/v1/models")).data
+        return (await self._get(VllmModelList, "/v1/models")).data
 
     async def check_health(self) -> None:
         """Raises Refusal 503 when the server answers and its engine does not work."""

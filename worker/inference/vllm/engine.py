@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from app.contracts.generation import EngineHealth
 from worker.inference.engine import ModelFolder, Refusal, TokenEvent, TokenRequest
-from worker.inference.serial import event_of
+from worker.inference.models.serial import event_of
+from worker.inference.server.waiting import PATIENCE_SECONDS, STOPPING, Ticket, answers
 from worker.inference.vllm.client import unsupported
 from worker.inference.vllm.server import ServerStatus, VllmServer
-from worker.inference.waiting import PATIENCE_SECONDS, STOPPING, Ticket, answers
 
 PLACES = 1024
 WATCH_SECONDS = 1.0

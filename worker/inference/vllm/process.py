@@ -18,9 +18,9 @@ from pathlib import Path
 
 from app.contracts.generation import EngineError
 from app.contracts.vllm import VllmCommand
-from app.environments import VLLM_KEY, Process, for_child
-from app.guardian import KILL_WAIT_SECONDS, Guarded, spawn
-from app.restart_delay import RESTARTS_A_MINUTE, restart_delay
+from app.processes.environments import VLLM_KEY, Process, for_child
+from app.processes.guardian import KILL_WAIT_SECONDS, Guarded, spawn
+from app.processes.restart_delay import RESTARTS_A_MINUTE, restart_delay
 from worker.inference.engine import ModelFolder, Refusal
 from worker.inference.vllm.adapters import LOADING
 from worker.inference.vllm.client import unavailable_now

@@ -14,7 +14,7 @@ from typing import Self
 
 from app.contracts.generation import EngineError
 from worker.inference.engine import ModelFolder, Refusal, TokenEvent, TokenRequest
-from worker.inference.limits import check_length, check_prompt
+from worker.inference.server.limits import check_length, check_prompt
 from worker.inference.vllm.adapters import AdapterNotLoaded, ProvedAdapters, load_base_config
 from worker.inference.vllm.client import VllmClient, unavailable_now
 from worker.inference.vllm.translate import VllmResponder

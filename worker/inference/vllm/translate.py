@@ -8,9 +8,9 @@ from typing import Any
 
 from app.contracts.generation import Sampling
 from worker.inference.engine import Ended, Refusal, Token, TokenEvent, TokenRequest
-from worker.inference.grammar import JsonGrammar
-from worker.inference.proving import Dictation
-from worker.inference.sampling import answer_ends, check_has
+from worker.inference.proving.proof import ForcedTokens
+from worker.inference.text.grammar import JsonGrammar
+from worker.inference.text.sampling import answer_ends, check_has
 from worker.inference.vllm.adapters import AdapterNotLoaded, load_base_config
 from worker.inference.vllm.client import (
     CompletionChoice,
@@ -44,7 +44,7 @@ class VllmResponder:
         Raises AdapterNotLoaded when vLLM does not know the adapter.
         """
         model = self.base_name if request.adapter is None else request.adapter.name
-        if isinstance(request.grammar, Dictation):
+        if isinstance(request.grammar, ForcedTokens):
             events = self._score(request, request.grammar.ids, model)
         else:
             events = self._complete(request, model)

@@ -1,0 +1,163 @@
+"""Reads every row of a dataset: good ones go to a sink as records, and a report says what became of all of them.
+
+A dataset with a bad row is refused, or loses the row and says so; nothing is dropped in silence.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.contracts.records import Record
+from app.contracts.spec import DatasetSpec
+from app.datasets.decompress import DataFile, open_file
+from app.datasets.formats import read_rows
+from app.datasets.layout_detection import choose, never_seen
+from app.datasets.layouts import Layout, LayoutHints, Row
+from app.datasets.preview import Preview
+from app.datasets.records import read_record
+from app.datasets.refusal import refusal, too_many_dropped
+from app.datasets.report import NAMED, DataReport, FileReport
+from app.datasets.row_issues import RowIssues
+from app.datasets.row_statistics import RowStatistics
+from app.datasets.rows import Place, RawRow, Rows
+from app.datasets.several_files import FilePart, read_parts
+from app.datasets.values import describe, printable
+from app.errors import InvalidDataset, Problem
+
+__all__ = ["DataReport", "FileReport", "Place", "Progress", "Sink", "inspect_file", "normalise_file", "normalise_parts"]
+
+Sink = Callable[[Record, Place], None]
+# Called with how many bytes of the stored file have been read.
+Progress = Callable[[int], None]
+RECORDS_BETWEEN_PROGRESS = 1000
+HUB_FORMAT = "hub"
+
+
+def inspect_file(path: Path, *, filename: str, max_unpacked_bytes: int) -> FileReport:
+    """What an upload holds, before any job says how to read it. Rows of a layout that is not known are no fault.
+
+    Raises InvalidDataset for a file that cannot be read as a list of records, to its end.
+    """
+    preview = Preview()
+    check = _Check(LayoutHints(), preview.keep)
+    with open_file(path, max_unpacked_bytes) as file:
+        found, rows = read_rows(file, filename, max_unpacked_bytes)
+        check.read(rows)
+        sha256 = file.sha256()
+    statistics = check.statistics
+    if statistics.damaged:
+        raise refusal(statistics.damaged, len(statistics.damaged), statistics.records)
+    if check.columns is None:
+        raise refusal(statistics.problems, statistics.problem_count, statistics.records)
+    report = statistics.report(format_name=found, is_gzip=file.is_gzip, layout=check.layout, sha256=sha256)
+    return FileReport(**dict(report), columns=check.columns, preview=preview.records)
+
+
+def normalise_file(
+    path: Path,
+    dataset: DatasetSpec,
+    *,
+    filename: str,
+    max_unpacked_bytes: int,
+    sink: Sink,
+    progress: Progress | None = None,
+) -> DataReport:
+    """Hand every good row to the sink, in file order, as the job's spec reads it. `progress` hears of every 1,000.
+
+    Raises InvalidDataset with all problems up to the limit: for any bad row under `on_bad_row: fail`, and always when
+    the layout is not known, the file cannot be read to its end, a mapped column is in no row, or fewer records are left
+    than `max_dropped_fraction` asks for. The sink has rows by then.
+    """
+    check = _Check(LayoutHints.of(dataset), sink)
+    with open_file(path, max_unpacked_bytes) as file:
+        found, rows = read_rows(file, filename, max_unpacked_bytes)
+        check.read(_watched(rows, file, progress) if progress else rows, needs_layout=True)
+        check.judge(dataset)
+        sha256 = file.sha256()
+    return check.statistics.report(format_name=found, is_gzip=file.is_gzip, layout=check.layout, sha256=sha256)
+
+
+def normalise_parts(
+    parts: Sequence[FilePart], dataset: DatasetSpec, *, max_unpacked_bytes: int, sink: Sink
+) -> DataReport:
+    """As `normalise_file`, for the files of a hub dataset, which are read as one."""
+    check = _Check(LayoutHints.of(dataset), sink)
+    check.read(read_parts(parts, max_unpacked_bytes), needs_layout=True)
+    check.judge(dataset)
+    return check.statistics.report(format_name=HUB_FORMAT, is_gzip=False, layout=check.layout, sha256=None)
+
+
+def _watched(rows: Rows, file: DataFile, progress: Progress) -> Rows:
+    for count, row in enumerate(rows, 1):
+        yield row
+        if count % RECORDS_BETWEEN_PROGRESS == 0:
+            progress(file.bytes_read)
+    progress(file.bytes_read)
+
+
+class _Check:
+    """One pass over the rows. The first row decides the layout of all."""
+
+    def __init__(self, hints: LayoutHints, sink: Sink) -> None:
+        self._hints = hints
+        self._sink = sink
+        self.layout: Layout | None = None
+        self.columns: list[str] | None = None
+        self.statistics = RowStatistics()
+        self._unseen = dict(hints.columns or {})
+
+    def read(self, rows: Rows, *, needs_layout: bool = False) -> None:
+        """Raises InvalidDataset where the rows cannot be read to their end, or at the first of no known layout."""
+        statistics = self.statistics
+        try:
+            for row in rows:
+                self._take(row)
+                if needs_layout and self._is_lost:
+                    break
+        except InvalidDataset as fault:
+            problems = [*statistics.problems, *fault.details]
+            raise refusal(problems, statistics.problem_count + len(fault.details), statistics.records) from fault
+        if needs_layout and self._is_lost:
+            raise refusal(statistics.problems, statistics.problem_count, statistics.records)
+        if statistics.records == 0:
+            raise refusal([Problem(code="empty", found="an empty file", expected="at least one record")], 1, 0)
+
+    def judge(self, dataset: DatasetSpec) -> None:
+        """Raises InvalidDataset for rows that the job may not drop, and when too few are left."""
+        statistics = self.statistics
+        if statistics.problems and (dataset.on_bad_row == "fail" or statistics.kept == 0):
+            raise refusal(statistics.problems, statistics.problem_count, statistics.records)
+        if statistics.dropped / statistics.records > dataset.max_dropped_fraction:
+            raise too_many_dropped(statistics, dataset.max_dropped_fraction)
+        if self._unseen:
+            problems = [never_seen(part, column) for part, column in self._unseen.items()]
+            raise refusal(problems, len(problems), statistics.records)
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the first row was seen and is of no layout that can be trained on."""
+        return self.columns is not None and self.layout is None
+
+    def _take(self, row: RawRow | Problem) -> None:
+        self.statistics.records += 1
+        if isinstance(row, Problem):
+            self.statistics.add_damaged(row)
+            return
+        row_issues = RowIssues(row.number, row.line, row.is_arrow)
+        record = self._record(row.value, row_issues)
+        if record is None:
+            self.statistics.add_bad(row_issues)
+            return
+        self.statistics.add(record, row_issues)
+        self._sink(record, Place(row.number, row.line))
+
+    def _record(self, value: Any, row_issues: RowIssues) -> Record | None:
+        if not isinstance(value, dict):
+            row_issues.wrong("record", "wrong_type", describe(value), "an object with the columns of the row")
+            return None
+        if self.columns is None:
+            self.columns = [printable(str(name)) for name in value][:NAMED]
+            self.layout = choose(Row.of(value, self._hints), self._hints, row_issues)
+        if self._unseen:
+            self._unseen = {part: column for part, column in self._unseen.items() if column not in value}
+        return read_record(value, self.layout, self._hints, row_issues) if self.layout else None

@@ -1,0 +1,82 @@
+"""JSON Lines, one object a line, and also objects printed over many lines. A damaged one does not hide the next."""
+
+import re
+from collections.abc import Iterator
+from typing import TextIO
+
+from app.datasets.rows import LONGEST_RECORD, RawRow, Rows, numbered_lines, too_long
+from app.datasets.strict_json import JsonFault, parse
+from app.errors import Problem
+
+# A whole string, or one that is left open: then the group is empty. Never backtracks.
+STRING = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*+("?)', re.DOTALL)
+STRAY_QUOTE = '"'
+SPACE = " \t\r\n"
+Line = tuple[int, str]
+
+
+def read_json_lines(text: TextIO) -> Rows:
+    """Rows in file order; a Problem with the first line of the record stands where one cannot be read."""
+    lines = numbered_lines(text)
+    start = next(lines, None)
+    number = 0
+    while start is not None:
+        line, first = start
+        start = None
+        if first.strip():
+            number += 1
+            try:
+                yield RawRow(number, line, parse(first))
+            except JsonFault:
+                block, start = _gather(first, line, lines)
+                yield _parsed(number, line, block)
+        start = start or next(lines, None)
+
+
+def _parsed(number: int, line: int, block: str) -> RawRow | Problem:
+    try:
+        return RawRow(number, line, parse(block.rstrip(SPACE)))
+    except JsonFault as fault:
+        reason = fault.reason if fault.line == 1 else f"{fault.reason}, in line {fault.line} of the record"
+        return damaged(number, line, fault.column, reason)
+
+
+def damaged(number: int, line: int, column: int, reason: str) -> Problem:
+    found = f"column {column}: {reason}"
+    return Problem(record=number, line=line, code="invalid_json", found=found, expected="one JSON object a line")
+
+
+def _gather(first: str, number: int, lines: Iterator[Line]) -> tuple[str, Line | None]:
+    """The text of an object that begins with `first` and goes on, and the line behind it where that was read already.
+
+    A line break never stands inside a JSON string, so a string left open tells a damaged line from an unfinished one.
+    """
+    parts, size, depth = [first], len(first), _depth(first)
+    if depth is None or depth <= 0:
+        return first, None
+    for line in lines:
+        inside = _depth(line[1])
+        if inside == 0 and line[1].startswith("{"):
+            return "".join(parts), line
+        parts.append(line[1])
+        size += len(line[1])
+        if size > LONGEST_RECORD:
+            raise too_long(number)
+        if inside is None:
+            return "".join(parts), _next_object(lines)
+        depth += inside
+        if depth <= 0:
+            break
+    return "".join(parts), None
+
+
+def _depth(line: str) -> int | None:
+    """By how much a line opens more than it closes; None where it leaves a string open."""
+    bare = STRING.sub(lambda string: "" if string[1] else STRAY_QUOTE, line)
+    if STRAY_QUOTE in bare:
+        return None
+    return bare.count("{") + bare.count("[") - bare.count("}") - bare.count("]")
+
+
+def _next_object(lines: Iterator[Line]) -> Line | None:
+    return next((line for line in lines if line[1].startswith("{")), None)

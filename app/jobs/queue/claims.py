@@ -1,0 +1,296 @@
+"""What a worker does to a job row: claim it, beat, store events, hand it on. It never commits.
+
+Every statement names the fence (job, epoch, worker); when another attempt owns the job it changes nothing and raises
+`Fenced`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import PurePath
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.orm import Session, defer
+
+from app.contracts.events import (
+    AttemptEvent,
+    CheckpointRemoved,
+    CheckpointSaved,
+    DataPrepared,
+    Noticed,
+    PhaseStarted,
+    RowsChecked,
+    SpecResolved,
+    StepEvent,
+    StepTaken,
+)
+from app.contracts.spec import SPEC_VERSION
+from app.database.connection import database_time
+from app.jobs.models import Checkpoint, Job, JobEvent, Worker
+from app.jobs.queue import attempts
+from app.jobs.repository import DETAILS, append_event, jobs_at_work, move
+from app.jobs.states import ALIVE, Desire, JobStatus, Stage, given_back
+from app.jobs.views.progress import checking_of, progress_of
+
+# No attempt is put off for longer than 600 s, by clocks that differ by less than the rest: what lies further ahead was
+# written by one that has been set back since.
+LONGEST_PAUSE = timedelta(seconds=900)
+
+
+class Fenced(Exception):
+    """The job belongs to another attempt, or has ended: drop what you were doing."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on one job, until somebody raises its epoch."""
+
+    job_id: str
+    epoch: int
+    stage: Stage
+    worker: str
+    is_dry_run: bool = False
+
+    @property
+    def guards(self) -> tuple[ColumnElement[bool], ...]:
+        return (Job.epoch == self.epoch, Job.worker == self.worker, Job.status == self.stage.active)
+
+    def fenced(self) -> Fenced:
+        return Fenced(f"{self.job_id} is not held by attempt {self.epoch} any more")
+
+
+@dataclass(frozen=True)
+class RequestedState:
+    """What the user wants of a job that is held."""
+
+    desired: Desire
+    checkpoints_asked: int
+
+
+def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime) -> Job | None:
+    """Give the best waiting job to a worker, or None when there is none: by priority, then the project with the fewest
+    jobs at work, then age.
+
+    One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
+    """
+    is_waiting = (Job.status == stage.waiting, *_is_free(now))
+    at_work = jobs_at_work(stage)
+    best = (
+        select(Job.id)
+        .outerjoin(at_work, at_work.c.project == Job.project)
+        .where(*is_waiting)
+        .order_by(Job.priority.desc(), func.coalesce(at_work.c.jobs, 0), Job.created_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=Job)
+        .scalar_subquery()
+    )
+    statement = (
+        update(Job)
+        .where(Job.id == best, *is_waiting)
+        .values(status=stage.active, worker=worker, slot=slot, epoch=Job.epoch + 1, beats=0, last_seq=Job.last_seq + 1)
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )
+    job = session.scalars(statement).one_or_none()
+    if job is None:
+        return None
+    if stage is Stage.TRAIN and job.started_at is None:
+        job.started_at = now
+    append_event(session, job, "status", {"status": job.status.value, "stage": stage.value, "worker": worker}, now)
+    attempts.begin(session, job.id, job.epoch, stage, worker, now)
+    return job
+
+
+def leave(session: Session, job_id: str) -> None:
+    """Leave a waiting job, which this version does not understand, to workers of a newer one. No attempt is counted."""
+    is_waiting = (Job.worker.is_(None), Job.status.in_([stage.waiting for stage in Stage]))
+    session.execute(update(Job).where(Job.id == job_id, *is_waiting).values(spec_version=SPEC_VERSION + 1))
+
+
+def _is_free(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Nobody holds it, and a worker of this version may."""
+    return (Job.worker.is_(None), _is_due(now), Job.spec_version <= SPEC_VERSION)
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    return or_(Job.run_after.is_(None), Job.run_after <= now, Job.run_after > now + LONGEST_PAUSE)
+
+
+def record(
+    session: Session, claim: Claim, events: Sequence[AttemptEvent], offset: int, *, of_epoch: int | None = None
+) -> RequestedState:
+    """One heartbeat: store what the child reported up to byte `offset` of its events file; learn the user's wish.
+
+    A batch whose offset is stored already is not stored again: the commit before went well, though its answer was
+    lost. `of_epoch` names an earlier attempt of the job whose events were left unread.
+    """
+    epoch = claim.epoch if of_epoch is None else of_epoch
+    if events and attempts.stored_offset(session, claim.job_id, epoch) >= offset:
+        events = ()
+    job = _append(session, claim, events, epoch)
+    if events:
+        attempts.store_offset(session, claim.job_id, epoch, offset)
+    return RequestedState(job.desired, job.checkpoints_asked)
+
+
+def tell(session: Session, claim: Claim, event: AttemptEvent, *, of_epoch: int | None = None) -> None:
+    """Store an event of the worker itself, which stands in no file. `of_epoch` names an earlier attempt it is about."""
+    _append(session, claim, [event], claim.epoch if of_epoch is None else of_epoch)
+
+
+def _append(session: Session, claim: Claim, events: Sequence[AttemptEvent], epoch: int) -> Job:
+    kept = [event for event in events if not isinstance(event, StepTaken)]
+    job = _fenced_update(session, claim, beats=Job.beats + 1, last_seq=Job.last_seq + len(kept))
+    for seq, one in enumerate(kept, job.last_seq - len(kept) + 1):
+        payload = one.model_dump(mode="json", exclude={"kind", "at"})
+        session.add(JobEvent(job_id=job.id, seq=seq, epoch=epoch, kind=one.kind, at=one.at, payload=payload))
+    for event in events:
+        if isinstance(event, CheckpointSaved | CheckpointRemoved):
+            _apply_checkpoint(session, job.id, event, epoch)
+        else:
+            _apply(job, event)
+    return job
+
+
+def _fenced_update(session: Session, claim: Claim, **values: Any) -> Job:
+    statement = update(Job).where(Job.id == claim.job_id, *claim.guards).values(**values).returning(Job)
+    job = session.scalars(statement.execution_options(populate_existing=True)).one_or_none()
+    if job is None:
+        raise claim.fenced()
+    return job
+
+
+def _apply(job: Job, event: AttemptEvent) -> None:
+    """Keep on the row what a poll of the job wants to see."""
+    match event:
+        case PhaseStarted():
+            job.phase = event.phase.value
+        case RowsChecked():
+            job.checking = checking_of(event)
+        case StepEvent():
+            job.progress = progress_of(event)
+        case Noticed():
+            if event.shown() not in job.notices:
+                job.notices = [*job.notices, event.shown()]
+        case DataPrepared():
+            job.data_report = {**(job.data_report or {}), **event.report}
+        case SpecResolved():
+            job.resolved = with_values(job.resolved, event.values)
+
+
+def _apply_checkpoint(session: Session, job_id: str, event: CheckpointSaved | CheckpointRemoved, epoch: int) -> None:
+    name = PurePath(event.path).name  # the home may have been moved since the event was written
+    if isinstance(event, CheckpointSaved):
+        values = {**event.model_dump(exclude={"kind", "at"}), "path": f"jobs/{job_id}/checkpoints/{name}"}
+        session.merge(Checkpoint(job_id=job_id, epoch=epoch, created_at=event.at, **values))
+    session.flush()  # what a batch saves and removes is done in its order
+    if isinstance(event, CheckpointRemoved):
+        is_named = Checkpoint.path.endswith(f"/{name}", autoescape=True)
+        session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, is_named))
+
+
+def with_values(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the spec with dotted paths set: {"training.optim": "adamw_torch_fused"}."""
+    spec = dict(spec)
+    for path, value in values.items():
+        group, _, name = path.partition(".")
+        known = spec.get(group)
+        spec[group] = {**(known if isinstance(known, dict) else {}), name: value}
+    return spec
+
+
+def lock(session: Session, claim: Claim) -> Job:
+    """The row, which nobody else changes until the session ends. Raises Fenced."""
+    query = select(Job).where(Job.id == claim.job_id, *claim.guards).with_for_update()
+    job = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    if job is None:
+        raise claim.fenced()
+    return job
+
+
+def finish(
+    session: Session,
+    claim: Claim,
+    target: JobStatus,
+    now: datetime,
+    *,
+    outcome: str,
+    reason: str | None,
+    exit_code: int | None = None,
+    **values: Any,
+) -> Job:
+    """End the attempt and the job's stage: on to the queue, back to it, or to the job's end. Raises Fenced."""
+    values = {**FREE, "checking": None, **values}
+    job = move(session, claim.job_id, target, now, *claim.guards, reason=reason, **values)
+    if job is None:
+        raise claim.fenced()
+    attempts.end(session, claim.job_id, claim.epoch, now, outcome=outcome, reason=reason, exit_code=exit_code)
+    return job
+
+
+FREE: dict[str, Any] = {"worker": None, "slot": None, "phase": None}
+
+
+def take_back(
+    session: Session, job: Job, now: datetime, *, reason: str, max_attempts: int, pause: timedelta | None
+) -> Job | None:
+    """Take a job from a holder that is dead. None when the holder moved meanwhile.
+
+    `job` is the row as it was seen; the epoch is raised to fence the old holder. What the user wants is read anew. A
+    job that was lost so often in the same place fails.
+    """
+    stage = Stage.CHECK if job.status is JobStatus.VALIDATING else Stage.TRAIN
+    seen = (Job.epoch == job.epoch, Job.beats == job.beats, Job.status == job.status)
+    query = select(Job).where(Job.id == job.id, *seen).with_for_update()
+    lost = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    if lost is None:
+        return None
+    epoch, target = lost.epoch, given_back(stage, lost.desired)
+    values: dict[str, Any] = {"run_after": now + pause if pause else None, "checking": None}
+    if target is stage.waiting and attempts.faults(session, job.id, epoch) >= max_attempts:
+        target, values = JobStatus.FAILED, {"error": _lost(reason), "checking": None}
+    taken = move(session, job.id, target, now, *seen, reason=reason, epoch=Job.epoch + 1, **FREE, **values)
+    if taken is not None:
+        attempts.end(session, job.id, epoch, now, outcome="worker_lost", reason=reason)
+    return taken
+
+
+def _lost(reason: str) -> dict[str, Any]:
+    message = f"{reason}, again and again in the same place"
+    hint = "the log of the last attempt, and that of its worker, may tell why"
+    return {"category": "system_error", "code": "worker_lost", "message": message, "hint": hint}
+
+
+def held(session: Session) -> Sequence[Job]:
+    """Every job that a worker holds, without its documents. One whose status only another version has is left alone."""
+    documents = (*DETAILS, Job.labels, Job.checking, Job.progress, Job.error)
+    query = select(Job).options(*(defer(document, raiseload=True) for document in documents))
+    return [job for job in session.scalars(query.where(Job.worker.is_not(None))) if job.status in ALIVE]
+
+
+def job_held_by(session: Session, worker: str) -> str | None:
+    return next(iter(_held_by(session, worker)), None)
+
+
+def jobs_held_by(session: Session, worker: str) -> int:
+    return len(_held_by(session, worker))
+
+
+def _held_by(session: Session, worker: str) -> list[str]:
+    rows = session.execute(select(Job.id, Job.status).where(Job.worker == worker))
+    return [row.id for row in rows if row.status in ALIVE]
+
+
+def waiting_stages(session: Session, now: datetime) -> set[Stage]:
+    """The stages that have a job to claim."""
+    is_free = _is_free(now)
+    first = {stage: select(Job.id).where(Job.status == stage.waiting, *is_free).limit(1) for stage in Stage}
+    return {stage for stage, query in first.items() if session.scalar(query) is not None}
+
+
+def seen(session: Session, worker: Worker) -> None:
+    """Store what a worker says of itself, with the moment by the clock of the database and the specs that it knows."""
+    worker = session.merge(worker)
+    worker.spec_version = SPEC_VERSION
+    worker.last_seen = database_time()

@@ -1,0 +1,124 @@
+"""What crashes left on the disk without a row: jobs, adapters and files go to the trash, half-removed ones for good.
+
+Only where the home belongs to the database (`app.database.installation`).
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from app import trash
+from app.adapters import repository as adapters
+from app.config import Settings
+from app.database import installation
+from app.database.connection import Database
+from app.files import repository as files
+from app.jobs import repository
+from app.jobs.states import ENDED
+
+# A file is there a moment before its row, and a folder a moment after it.
+ORPHAN_AFTER_SECONDS = 3600.0
+ASIDE = ".deleted-"
+
+
+class AnotherInstallation(Exception):
+    """Home and database do not belong together; the message is a sentence for the operator."""
+
+
+def check_belongs(database: Database, settings: Settings) -> None:
+    """Mark a home that never was. Raises AnotherInstallation."""
+    known, written = installation.of_database(database), installation.of_home(settings.root)
+    if written is None and not _is_strange(database, settings):
+        installation.mark(settings.root, known)
+    elif written != known:
+        whose = f"belongs to {written}" if written else "holds jobs, adapters or files that it does not know"
+        raise AnotherInstallation(
+            f"the database is that of {known}, and the home {settings.root} {whose}: nothing is swept from it. Look "
+            "at TUNESMITH_DATABASE_URL and TUNESMITH_HOME; if the two are meant for each other, say so with `tunesmith "
+            "adopt`"
+        )
+
+
+def _is_strange(database: Database, settings: Settings) -> bool:
+    """Whether there is something in the home and the database knows nothing of it."""
+    named = {kind: [path.name for path in _named(settings.root / f"{kind}s", kind)] for kind in KINDS}
+    with database.reader() as session:
+        knows = any(KNOWN_TO_ROWS[kind](session, names) for kind, names in named.items())
+    return any(named.values()) and not knows
+
+
+def sweep_orphans(database: Database, settings: Settings, older_than: float = ORPHAN_AFTER_SECONDS) -> list[Path]:
+    """Throw away what a crash left on the disk: jobs, adapters and files without a row, and half-removed ones.
+
+    `older_than` is in seconds. Returns what was swept. Whatever else an operator keeps there is left alone, and so is a
+    folder of which nothing is known. Raises AnotherInstallation, with nothing done.
+    """
+    check_belongs(database, settings)
+    swept: list[Path] = []
+    limit = time.time() - older_than
+    for kind, find_known in KINDS.items():
+        folder = settings.root / f"{kind}s"
+        named = _named(folder, kind)
+        with database.reader() as session:
+            known = find_known(session, [path.name for path in named]) if named else set()
+        orphans = [path for path in named if path.name not in known] if known else []
+        swept += [path for path in orphans if _goes_old(path, limit, trash.throw)]
+        swept += [path for path in folder.glob(f"{ASIDE}*") if _goes_old(path, limit, _remove)]
+        trash.empty(folder)
+    return swept
+
+
+def _known_jobs(session: Session, names: list[str]) -> set[str]:
+    return {name for name in names if repository.find_status(session, name) is not None}
+
+
+def _known_files(session: Session, names: list[str]) -> set[str]:
+    return {name for name in names if files.get(session, name) is not None}
+
+
+def _with_row(session: Session, names: list[str]) -> set[str]:
+    return {name for name in names if adapters.get(session, name) is not None}
+
+
+def _known_adapters(session: Session, names: list[str]) -> set[str]:
+    """Those with a row, and those that no ended job accounts for: one that runs stores the row at its end, and of one
+    that is not there the database may be an older copy."""
+    return _with_row(session, names) | {name for name in names if not _has_ended(session, name)}
+
+
+def _has_ended(session: Session, adapter_id: str) -> bool:
+    status = repository.find_status(session, f"job-{adapter_id.removeprefix('adapter-')}")
+    return status is not None and status in ENDED
+
+
+Known = Callable[[Session, list[str]], set[str]]
+KNOWN_TO_ROWS: dict[str, Known] = {"job": _known_jobs, "adapter": _with_row, "file": _known_files}
+KINDS: dict[str, Known] = {**KNOWN_TO_ROWS, "adapter": _known_adapters}
+
+
+def _named(folder: Path, kind: str) -> list[Path]:
+    """The entries that bear an id; they are listed before the rows are asked for."""
+    pattern = re.compile(rf"{kind}-[a-z2-7]{{24}}")
+    return [path for path in folder.glob(f"{kind}-*") if pattern.fullmatch(path.name)]
+
+
+def _goes_old(path: Path, limit: float, away: Callable[[Path], object]) -> bool:
+    """Whether it was last changed before the limit, and is gone now. A link goes, and never what it leads to."""
+    with suppress(FileNotFoundError):
+        if path.lstat().st_mtime >= limit:
+            return False
+        away(path)
+    return not os.path.lexists(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""The rows of a job, as its checker left them for the trainer: in pages, or one of them split by what is learned."""
+
+from itertools import islice
+from pathlib import Path
+
+from app.config import Settings
+from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
+from app.errors import Conflict, NotFound
+from app.jobs.models import Job
+from app.jobs.states import JobStatus
+from app.jobs.views import dropped_rows
+from app.jobs.views.data_schemas import RowPage, RowSummary, RowView, SpanView, Split
+from app.jobs.views.rows import RowCounts, RowFile, StoredRow
+from app.jobs.views.spans import TOKENIZERS, Decode, split
+
+FILES: dict[Split, str] = {"train": TRAIN_ROWS, "eval": EVAL_ROWS}
+TOKENIZER_FILE = f"{TOKENIZER}/tokenizer.json"
+
+
+def page(settings: Settings, job: Job, name: Split, *, after: int, limit: int) -> RowPage:
+    """Up to `limit` rows with record numbers above `after`. Raises Conflict without data, NotFound without the set."""
+    rows = _opened(_folder(settings, job), job, name)
+    found = [_summary(counts) for counts in islice(rows.after(after), limit + 1)]
+    shown, last = found[:limit], next((row.record for row in reversed(found[:limit])), None)
+    return RowPage(split=name, data=shown, rows=len(rows), last_record=last, has_more=len(found) > limit)
+
+
+def row(settings: Settings, job: Job, record: int, name: Split | None) -> RowView:
+    """A record by its number in its source. Without a split it is looked for in all rows of the training source.
+
+    Raises Conflict without data, and NotFound for a record that no row was made of, with the reason.
+    """
+    folder = _folder(settings, job)
+    if name is not None:
+        _opened(folder, job, name)
+    asked = [name] if name is not None else dropped_rows.sets_of_source(job)
+    for known in asked:
+        if found := _found(folder, known, record):
+            return _view(found, known, _decoder(folder))
+    others = dropped_rows.sets_beside(job, name)
+    elsewhere = next((known for known in others if _found(folder, known, record)), None)
+    raise NotFound(dropped_rows.explain(job, folder, record, name, elsewhere), param="record", code="unknown_record")
+
+
+def preview(settings: Settings, job: Job, count: int) -> list[RowView]:
+    """The first rows of the training set; none where a check ended before it had written them."""
+    folder = settings.data_dir(job.id)
+    path = folder / TRAIN_ROWS
+    if not count or not path.exists() or not (folder / TOKENIZER_FILE).exists():
+        return []
+    rows, decode = RowFile(path), _decoder(folder)
+    numbers = [counts.record for counts in islice(rows.after(0), count)]
+    found = [rows.find(number) for number in numbers]
+    return [_view(each, "train", decode) for each in found if each is not None]
+
+
+def _found(folder: Path, name: Split, record: int) -> StoredRow | None:
+    path = folder / FILES[name]
+    return RowFile(path).find(record) if path.exists() else None
+
+
+def _folder(settings: Settings, job: Job) -> Path:
+    folder = settings.data_dir(job.id)
+    if job.status is JobStatus.VALIDATING or not (folder / TRAIN_ROWS).exists():
+        message = f"{job.id} is {job.status.value} and has no rows to show: they are there once its check has gone well"
+        raise Conflict(message, param="job_id", code="data_not_ready")
+    return folder
+
+
+def _opened(folder: Path, job: Job, name: Split) -> RowFile:
+    path = folder / FILES[name]
+    if not path.exists():
+        message = (
+            f"{job.id} has no {name} rows: its spec names no eval_source, and no eval_fraction that sets rows aside"
+        )
+        raise NotFound(message, param="split", code="unknown_split")
+    return RowFile(path)
+
+
+def _decoder(folder: Path) -> Decode:
+    return TOKENIZERS.decoder(folder / TOKENIZER_FILE)
+
+
+def _summary(row: RowCounts) -> RowSummary:
+    return RowSummary(record=row.record, tokens=row.tokens, supervised_tokens=row.supervised, cut_tokens=row.cut)
+
+
+def _view(row: StoredRow, name: Split, decode: Decode) -> RowView:
+    spans = split(decode, row.ids, row.labels)
+    return RowView(
+        record=row.record,
+        split=name,
+        tokens=len(row.ids),
+        supervised_tokens=sum(len(span.token_ids) for span in spans if span.is_trained),
+        cut_tokens=row.cut,
+        text="".join(span.text for span in spans),
+        spans=[SpanView(text=span.text, trained=span.is_trained, token_ids=span.token_ids) for span in spans],
+    )

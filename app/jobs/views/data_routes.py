@@ -1,0 +1,68 @@
+"""HTTP for what a job learns: its rows, and the check of a spec that is not submitted."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from app.contracts.spec import JobSpec
+from app.errors import InvalidRequest
+from app.jobs import service
+from app.jobs.dependencies import NotifierDep
+from app.jobs.dry_run import DryRuns
+from app.jobs.views import data
+from app.jobs.views.data_schemas import RowPage, RowView, Split, Validation
+from app.web.client_disconnect import unless_gone
+from app.web.dependencies import DatabaseDep, SettingsDep
+from app.web.parameters import LONGEST_PAGE
+
+USUAL_PAGE = 20
+MOST_RECORDS = 2**31 - 1
+router = APIRouter()
+
+
+@router.post("/validate")
+async def validate(
+    spec: JobSpec,
+    request: Request,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    notifier: NotifierDep,
+    preview: Annotated[int, Query(ge=0, le=20, description="how many of the first rows to show")] = 3,
+) -> Validation:
+    """Check a spec and every row of its data, as POST /jobs would, without a job that stays.
+
+    The prepared rows stay in the cache for a while, so that a job of the same spec need not prepare them again.
+
+    What POST /jobs refuses is refused here too; what a job's check refuses is `valid: false` with the job's error.
+    """
+    dry_runs = DryRuns(database, settings, notifier)
+    sent = spec.model_dump(mode="json", exclude_unset=True)
+    job_id = await run_in_threadpool(dry_runs.start, spec, sent)
+    try:
+        await unless_gone(request, dry_runs.wait(job_id))
+        return await run_in_threadpool(dry_runs.read, job_id, preview)
+    finally:
+        await run_in_threadpool(dry_runs.end, job_id)
+
+
+@router.get("/{job_id}/data")
+def rows(
+    job_id: Annotated[str, "the id that POST /jobs answered"],
+    database: DatabaseDep,
+    settings: SettingsDep,
+    split: Annotated[Split | None, Query(description="default: train; of a record: wherever it is")] = None,
+    record: Annotated[
+        int | None, Query(ge=1, le=MOST_RECORDS, description="show this record, by its number in its source")
+    ] = None,
+    after: Annotated[int | None, Query(ge=0, le=MOST_RECORDS, description="rows of larger record numbers")] = None,
+    limit: Annotated[int | None, Query(ge=1, le=LONGEST_PAGE, description=f"default: {USUAL_PAGE}")] = None,
+) -> RowPage | RowView:
+    """The rows that a job trains on: a page of them in numbers, or with `record` one as it is learned."""
+    with database.reader() as session:
+        job = service.find(session, job_id)
+    if record is None:
+        return data.page(settings, job, split or "train", after=after or 0, limit=limit or USUAL_PAGE)
+    if after is not None or limit is not None:
+        raise InvalidRequest("record shows one row: leave out after and limit, or record", param="record")
+    return data.row(settings, job, record, split)

@@ -1,0 +1,78 @@
+"""What `GET /jobs/{id}` shows: the row, its attempts, and where the job waits. Read for many jobs at once."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.database.connection import utc_now
+from app.jobs import repository, service
+from app.jobs.models import Attempt, Job
+from app.jobs.queue.claims import LONGEST_PAUSE
+from app.jobs.schemas import JobDetail, QueueView, detail
+from app.jobs.states import Stage
+
+WORKER_IS_AWAY_AFTER = timedelta(seconds=30)
+
+
+def detail_of(session: Session, job: Job) -> JobDetail:
+    return _details(session, [job])[job.id]
+
+
+def read_details(session: Session, job_ids: Sequence[str]) -> dict[str, JobDetail]:
+    """By id, without those that `service.find` does not find. The number of queries is that for one job."""
+    return _details(session, service.find_among(session, job_ids))
+
+
+def _details(session: Session, jobs: Sequence[Job]) -> dict[str, JobDetail]:
+    attempts: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for attempt in repository.attempts_of(session, [job.id for job in jobs]):
+        attempts[attempt.job_id].append(attempt)
+    queues: dict[str, QueueView] = {}
+    for (stage, spec_version), waiting in _waiting(jobs).items():
+        queues |= _queues(session, stage, spec_version, waiting, attempts)
+    return {job.id: detail(job, queues.get(job.id), attempts[job.id]) for job in jobs}
+
+
+def _waiting(jobs: Sequence[Job]) -> dict[tuple[Stage, int], list[Job]]:
+    """By what a worker has to be for them, and has to understand."""
+    found: defaultdict[tuple[Stage, int], list[Job]] = defaultdict(list)
+    for job in jobs:
+        stage = next((stage for stage in Stage if stage.waiting is job.status), None)
+        if stage is not None and job.worker is None:
+            found[stage, job.spec_version].append(job)
+    return found
+
+
+def _queues(
+    session: Session, stage: Stage, spec_version: int, waiting: Sequence[Job], attempts: Mapping[str, list[Attempt]]
+) -> dict[str, QueueView]:
+    """Where they stand, and why they wait."""
+    now = utc_now()
+    places = repository.places(session, stage, [job.id for job in waiting], spec_version)
+    newest = repository.newest_spec_version(session, stage, WORKER_IS_AWAY_AFTER)
+    absence = _no_worker(spec_version, stage, newest) if newest is None or newest < spec_version else None
+    return {
+        # A job that somebody has claimed between two queries is the next one.
+        job.id: QueueView(position=place, reason=absence or _reason(job, place, attempts.get(job.id, []), now))
+        for job in waiting
+        for place in [places.get(job.id, 1)]
+    }
+
+
+def _no_worker(spec_version: int, stage: Stage, newest: int | None) -> str:
+    """Why no worker that is there takes it; `newest` is the newest version of a spec that one of them understands."""
+    if newest is None:
+        return f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
+    versions = f"it needs version {spec_version}, the workers that are there have {newest}"
+    return f"its spec is of a newer version: it waits for a worker that understands it ({versions})"
+
+
+def _reason(job: Job, place: int, attempts: Sequence[Attempt], now: datetime) -> str:
+    if job.run_after is not None and now < job.run_after <= now + LONGEST_PAUSE:
+        why = attempts[-1].reason if attempts else None
+        return f"{why or 'an attempt failed'}; the next may start at {job.run_after.isoformat(timespec='seconds')}"
+    if place > 1:
+        return "1 job runs before it" if place == 2 else f"{place - 1} jobs run before it"
+    return "the next free worker takes it"

@@ -1,0 +1,79 @@
+"""Answers `GET /jobs/{id}`, which clients ask far more often than anything else.
+
+One thread of a process reads. All that is asked for while it reads is read next, together and each job once: a thousand
+people who poll a few jobs cost little more than one does, and no number of them takes the threads of other requests. A
+read begins behind the request that it answers: whoever has changed a job sees the change.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from anyio import CapacityLimiter, to_thread
+
+from app.database.connection import AWAY, Database
+from app.jobs import service
+from app.jobs.views.details import read_details
+
+MOST_AT_ONCE = 200
+# From the beginning of a read to that of the next one: what is asked meanwhile is read together.
+LEAST_SECONDS = 0.02
+Answer = bytes | Exception
+
+
+class Polls:
+    """All polls of this process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._asked: dict[str, asyncio.Future[bytes]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def answer(self, job_id: str) -> bytes:
+        """The JSON of a job as it is now or a moment later. Raises NotFound, and a database's absence."""
+        answer = self._asked.setdefault(job_id, asyncio.get_running_loop().create_future())
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        return await asyncio.shield(answer)
+
+    async def _read(self) -> None:
+        limiter = CapacityLimiter(1)
+        loop = asyncio.get_running_loop()
+        try:
+            while self._asked:
+                began = loop.time()
+                now = dict(list(self._asked.items())[:MOST_AT_ONCE])
+                self._asked = {job_id: answer for job_id, answer in self._asked.items() if job_id not in now}
+                try:
+                    answers = await to_thread.run_sync(self._answers, list(now), limiter=limiter)
+                    for job_id, future in now.items():
+                        _settle(future, answers[job_id])
+                finally:
+                    for future in now.values():
+                        future.cancel()  # nothing for one that is settled
+                await asyncio.sleep(began + LEAST_SECONDS - loop.time())
+        finally:
+            self._reading = None
+
+    def _answers(self, job_ids: Sequence[str]) -> dict[str, Answer]:
+        """What cannot be read is met by those who asked for it and by nobody else."""
+        try:
+            with self._database.reader() as session:
+                details = read_details(session, job_ids)
+            return {
+                job_id: details[job_id].model_dump_json().encode() if job_id in details else service.unknown_job(job_id)
+                for job_id in job_ids
+            }
+        except AWAY as error:
+            return dict.fromkeys(job_ids, error)
+        except Exception as error:  # noqa: BLE001  it is raised in the requests
+            if len(job_ids) == 1:
+                return {job_ids[0]: error}
+            return {job_id: answer for one in job_ids for job_id, answer in self._answers([one]).items()}
+
+
+def _settle(future: asyncio.Future[bytes], answer: Answer) -> None:
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+        future.exception()  # looked at, even where all who asked have left
+    else:
+        future.set_result(answer)

@@ -1,0 +1,212 @@
+"""Follows jobs' events for SSE: one reader of the database serves all followers of this process.
+
+    which jobs have news? ──one query, twice a second──> FollowedJob ──wakes──> its followers
+    what is the news?     ──one query for all who have seen the same events─────────────────────^
+
+A follower asks by the number of the last event that it has sent, so none is lost or doubled, and nothing is queued for
+anybody. No database connection is held while there is nothing to send.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from app.database.connection import AWAY, Database, utc_now
+from app.errors import TooMany
+from app.jobs import repository, service
+from app.jobs.schemas import EventView
+
+POLL_SECONDS = 0.5
+PING_SECONDS = 15
+BATCH = 500
+# What is handed to a connection at once; what it has not sent of it is all that waits for a client that reads slowly.
+PIECE_BYTES = 64 * 1024
+DELETED = "deleted"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What came after a number, as SSE in some pieces, and what was known of the job at that moment."""
+
+    pieces: list[bytes]
+    last: int  # of the events in it; the number that was asked with where there is none
+    newest: int  # of the job
+    is_full: bool = False  # there may be more behind it
+    is_ended: bool = False
+    is_gone: bool = False
+
+
+class FollowedJob:
+    """What the reader knows of a job that is followed. Only the event loop touches it."""
+
+    def __init__(self, newest: int) -> None:
+        self.newest = newest
+        self.waiting = 0
+        self._is_over = False
+        self._changed = asyncio.Event()
+
+    def tell(self, newest: int, *, is_over: bool = False) -> None:
+        """`is_over`: nothing more is told; the job is gone, or its reader has failed."""
+        if newest > self.newest or is_over:
+            self.newest, self._is_over = newest, is_over
+            told, self._changed = self._changed, asyncio.Event()
+            told.set()
+
+    async def wait_beyond(self, newest: int) -> None:
+        """Return once there are events above a number, or nothing more is told."""
+        while self.newest <= newest and not self._is_over:
+            await self._changed.wait()
+
+
+class Streams:
+    """All streams of this process, `most` at once."""
+
+    def __init__(self, database: Database, most: int) -> None:
+        self._database = database
+        self._most = most
+        self._open = 0
+        self._watches: dict[str, FollowedJob] = {}
+        self._pages: dict[tuple[str, int], asyncio.Future[Page]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def check(self, job_id: str) -> None:
+        """Raises NotFound before a stream begins, while a status can still be sent."""
+        await run_in_threadpool(_find, self._database, job_id)
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Raises TooMany."""
+        if self._open >= self._most:
+            limit = f"TUNESMITH_MAX_STREAMS allows {self._most} streams at once, and so many are open"
+            raise TooMany(f"{limit}: poll the job instead", code="too_many_streams")
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def follow(self, job_id: str, after: int) -> AsyncGenerator[bytes, None]:
+        """Yield every event above `after` as SSE, until the job has ended and all of it is sent.
+
+        The last message of a job that was deleted meanwhile is `deleted`. It has no number: it is kept nowhere.
+        """
+        while True:
+            page = await self._page(job_id, after)
+            for piece in page.pieces:
+                yield piece
+            after = page.last
+            if page.is_gone:
+                yield _deleted(after)
+            if page.is_gone or page.is_ended:
+                return
+            if not page.is_full:
+                with self._watched(job_id, page.newest) as watch:
+                    await watch.wait_beyond(page.newest)
+
+    async def _page(self, job_id: str, after: int) -> Page:
+        """What came after a number; all who ask for the same while it is read get the same."""
+        key = (job_id, after)
+        if key not in self._pages:
+            reading = asyncio.ensure_future(self._read_page(job_id, after))
+            reading.add_done_callback(lambda _: self._pages.pop(key))
+            self._pages[key] = reading
+        return await asyncio.shield(self._pages[key])
+
+    async def _read_page(self, job_id: str, after: int) -> Page:
+        return await run_in_threadpool(_read_page, self._database, job_id, after)
+
+    @contextmanager
+    def _watched(self, job_id: str, newest: int) -> Iterator[FollowedJob]:
+        """The watch of a job, which ends when nobody waits for it; the reader ends with the last watch."""
+        watch = self._watches.setdefault(job_id, FollowedJob(newest))
+        watch.waiting += 1
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
+        try:
+            yield watch
+        finally:
+            watch.waiting -= 1
+            if not watch.waiting and self._watches.get(job_id) is watch:
+                del self._watches[job_id]
+
+    async def _read(self) -> None:
+        try:
+            while self._watches:
+                await asyncio.sleep(POLL_SECONDS)
+                await self._look()
+        finally:  # of what the reader cannot do, the followers find out by themselves
+            self._reader = None
+            watches, self._watches = self._watches, {}
+            for watch in watches.values():
+                watch.tell(watch.newest, is_over=True)
+
+    async def _look(self) -> None:
+        watches = dict(self._watches)
+        try:
+            newest = await run_in_threadpool(_read_newest, self._database, list(watches))
+        except AWAY as error:
+            log.warning("streams wait for a database that is away: %s", type(error).__name__)
+            return
+        for job_id, watch in watches.items():
+            watch.tell(newest.get(job_id, watch.newest), is_over=job_id not in newest)
+
+
+class StreamResponse(EventSourceResponse):
+    """One stream. Raises TooMany before it begins."""
+
+    def __init__(self, streams: Streams, job_id: str, after: int) -> None:
+        super().__init__(streams.follow(job_id, after), ping=PING_SECONDS)
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._streams.admitted():
+            await super().__call__(scope, receive, send)
+
+
+def _find(database: Database, job_id: str) -> None:
+    with database.reader() as session:
+        service.find(session, job_id)
+
+
+def _read_newest(database: Database, job_ids: list[str]) -> dict[str, int]:
+    with database.reader() as session:
+        return repository.newest_events(session, job_ids)
+
+
+def _read_page(database: Database, job_id: str, after: int) -> Page:
+    """The job is read first: its last event comes with its status."""
+    with database.reader() as session:
+        job = repository.get(session, job_id)
+        if job is None:
+            return Page([], last=after, newest=after, is_gone=True)
+        is_ended, newest = job.status.is_final, job.last_seq
+        events = [EventView.of(event) for event in repository.events(session, job_id, after=after, limit=BATCH)]
+    last, is_full = events[-1].seq if events else after, len(events) == BATCH
+    pieces = list(_pieces(events))
+    return Page(pieces, last, max(newest, last), is_full=is_full, is_ended=is_ended and not is_full)
+
+
+def _pieces(events: list[EventView]) -> Iterator[bytes]:
+    """Whole messages, some of them together: fewer writes than messages."""
+    piece = b""
+    for event in events:
+        text = ServerSentEvent(id=str(event.seq), event=event.kind, data=json.dumps(event.flat())).encode()
+        if piece and len(piece) + len(text) > PIECE_BYTES:
+            yield piece
+            piece = b""
+        piece += text
+    if piece:
+        yield piece
+
+
+def _deleted(after: int) -> bytes:
+    fields = {"seq": after, "kind": DELETED, "at": utc_now().isoformat()}
+    return ServerSentEvent(event=DELETED, data=json.dumps(fields)).encode()

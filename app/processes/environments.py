@@ -1,0 +1,143 @@
+"""Which variables of the environment each process of the service gets. What its row does not name, it does not get.
+
+| process  | what it is                                     | beside what every process gets                         |
+|----------|------------------------------------------------|--------------------------------------------------------|
+| broker   | the bundled Valkey                             |                                                        |
+| api      | answers clients                                | settings, database, broker, the engine's key           |
+| checker  | the worker that checks                         | settings, database, broker, the hub, for its children  |
+| trainer  | the worker that trains                         | the same, the engine's key, and what computes          |
+| engine   | answers with models                            | settings of its own, its key, the hub, what computes   |
+| check    | a child: reads what strangers wrote            | the hub, what computes                                 |
+| fetch    | a child: downloads a base before it is trained | the hub                                                |
+| train    | a child: runs a stranger's model               | what computes                                          |
+| template | a child: puts a named template on a tokenizer  | what computes                                          |
+| render   | a child: renders a stranger's chat template     |                                                        |
+| grammar  | a child: compiles a schema                     | what computes                                          |
+| vllm     | the operator's vLLM, a child of the engine     | what computes, and vLLM's own                          |
+
+A guardian has the environment of its command. An operator lets every process have more by TUNESMITH_PASS_ENVIRONMENT.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.processes.secret_files import IN_A_FILE
+
+VARIABLE = "TUNESMITH_PASS_ENVIRONMENT"
+
+
+class Process(StrEnum):
+    BROKER = "broker"
+    API = "api"
+    CHECKER = "checker"
+    TRAINER = "trainer"
+    ENGINE = "engine"
+    CHECK = "check"
+    FETCH = "fetch"
+    TRAIN = "train"
+    TEMPLATE = "template"
+    RENDER = "render"
+    GRAMMAR = "grammar"
+    VLLM = "vllm"
+
+
+@dataclass(frozen=True)
+class Variables:
+    """Whole names, and beginnings of names. A beginning stands for no secret: those are named in full."""
+
+    names: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+
+    def __or__(self, other: "Variables") -> "Variables":
+        return Variables(self.names | other.names, self.prefixes + other.prefixes)
+
+    def have(self, name: str) -> bool:
+        return name in self.names or (name.startswith(self.prefixes) and not is_secret(name))
+
+
+def named(*names: str) -> Variables:
+    return Variables(frozenset(names))
+
+
+def beginning(*prefixes: str) -> Variables:
+    return Variables(prefixes=prefixes)
+
+
+DATABASE, BROKER, ENGINE_KEY = "TUNESMITH_DATABASE_URL", "TUNESMITH_BROKER_URL", "TUNESMITH_ENGINE_KEY"
+VLLM_KEY = "VLLM_API_KEY"
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+OURS = "TUNESMITH_"
+SECRETS = frozenset({DATABASE, BROKER, ENGINE_KEY, VLLM_KEY, *HUB_TOKENS})
+LOOKS_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_FILE|_PATH)?$")
+
+ALWAYS = named(
+    *("PATH", "HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "GLIBC_TUNABLES", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("HF_HOME", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_XET_CACHE", "HF_ASSETS_CACHE"),
+) | beginning("LC_", "PYTHON", "MALLOC_", "COV_CORE_", "COVERAGE_")
+# What of libraries and devices a computation listens to, and the compilers that it may call.
+COMPUTING = named(
+    *("CC", "CXX", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "GPU_DEVICE_ORDINAL"),
+) | beginning(
+    *("CUDA_", "NVIDIA_", "NCCL_", "HIP_", "HSA_", "ROCR_", "ROCM_", "ZE_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "PYTORCH_", "TRITON_", "XFORMERS_"),
+    *("BNB_", "BITSANDBYTES_", "TOKENIZERS_", "TRANSFORMERS_", "SAFETENSORS_", "UNSLOTH_", "HF_HUB_", "HF_DATASETS_"),
+)
+# Only where something is fetched: a proxy's URL may hold a password too.
+HUB = named(
+    *(*HUB_TOKENS, "HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+) | beginning("HF_HUB_", "HF_XET_")
+SETTINGS = beginning(OURS)
+ENGINES_OWN = named(
+    *(f"{OURS}HOME", f"{OURS}MODELS_DIR", f"{OURS}ENGINE_CACHE_BYTES", f"{OURS}ALLOWED_HOSTS", f"{OURS}TRUST_NETWORK"),
+    *(f"{OURS}VLLM_URL", f"{OURS}VLLM_COMMAND", VARIABLE),
+    *(ENGINE_KEY, ENGINE_KEY + IN_A_FILE, VLLM_KEY, VLLM_KEY + IN_A_FILE),
+)
+
+ROWS: dict[Process, Variables] = {
+    Process.BROKER: ALWAYS,
+    Process.API: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY"),
+    Process.CHECKER: ALWAYS | SETTINGS | named(DATABASE, BROKER) | HUB | COMPUTING,
+    Process.TRAINER: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY) | HUB | COMPUTING,
+    Process.ENGINE: ALWAYS | ENGINES_OWN | HUB | COMPUTING | beginning("VLLM_", "RAY_"),
+    Process.CHECK: ALWAYS | HUB | COMPUTING | named(VARIABLE),
+    Process.FETCH: ALWAYS | HUB,
+    Process.TRAIN: ALWAYS | COMPUTING,
+    Process.TEMPLATE: ALWAYS | COMPUTING,
+    Process.RENDER: ALWAYS,
+    Process.GRAMMAR: ALWAYS | COMPUTING,
+    Process.VLLM: ALWAYS | COMPUTING | beginning("VLLM_", "RAY_"),
+}
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable may hold what only those who need it are told, by its name."""
+    return name.removesuffix(IN_A_FILE) in SECRETS or LOOKS_SECRET.search(name) is not None
+
+
+def environment_of(process: Process, environment: Mapping[str, str], passed: Iterable[str] = ()) -> dict[str, str]:
+    """What of an environment a process gets. `passed` are the names that the operator lets every process have."""
+    row, more = ROWS[process], frozenset(passed)
+    return {name: value for name, value in environment.items() if name in more or row.have(name)}
+
+
+def for_child(process: Process) -> dict[str, str]:
+    """What a child gets of the environment of the process that calls this."""
+    return environment_of(process, os.environ, read_names(os.environ.get(VARIABLE, "")))
+
+
+def read_names(text: str) -> list[str]:
+    """The names of TUNESMITH_PASS_ENVIRONMENT, which are separated by commas.
+
+    Raises ValueError for a secret or a setting of this service, which has its places in the table.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name.startswith(OURS) or name.removesuffix(IN_A_FILE) in SECRETS:
+            raise ValueError(f"found {name}, expected variables that this service does not hand out by itself")
+    return names

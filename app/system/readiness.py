@@ -1,0 +1,169 @@
+"""Can the service take jobs, and can it do them? Each part is looked at within a time, however silent it is."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy import text
+
+from app.database.connection import AWAY, Database
+from app.errors import EngineUnavailable
+from app.generate.client import EngineClient
+from app.jobs import repository
+from app.jobs.states import Stage
+
+LIMIT_SECONDS = 2.0
+# Several who ask within this time share one look.
+KEPT_SECONDS = 1.0
+# With less the disk is as good as full: what is at work still has to write its checkpoints and its end.
+RESERVE_BYTES = 256 * 2**20
+WORKER_IS_AWAY_AFTER = timedelta(seconds=30)
+NO_ANSWER = f"it did not answer within {LIMIT_SECONDS:.0f} seconds"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """What a look found. `problems` are sentences, by part of the service; a part without one is well."""
+
+    problems: dict[str, str]
+    takes_jobs: bool
+    has_database: bool
+    has_broker: bool
+    has_engine: bool
+    engine_reason: str | None
+    disk_free_bytes: int | None
+    checkers: int
+    trainers: int
+
+
+class Look(Generic[T]):
+    """Looks at one part. One look is under way at a time, even where it never ends."""
+
+    def __init__(self, look: Callable[[], Awaitable[T]]) -> None:
+        self._look = look
+        self._task: asyncio.Future[T] | None = None
+        self._began = 0.0
+
+    async def found(self) -> T | None:
+        """What it found at most a second ago; None where there is no answer within the limit."""
+        is_over = self._task is None or self._task.done()
+        if self._task is None or (is_over and time.monotonic() >= self._began + KEPT_SECONDS):
+            self._task, self._began = asyncio.ensure_future(self._look()), time.monotonic()
+        left = max(0.0, self._began + LIMIT_SECONDS - time.monotonic())
+        done, _ = await asyncio.wait({self._task}, timeout=left)
+        return self._task.result() if done else None
+
+
+def in_a_thread(look: Callable[[], T]) -> Look[T]:
+    """In one of its own: those of the requests may all be waiting for the very part that is looked at."""
+    limiter = CapacityLimiter(1)
+    return Look(lambda: to_thread.run_sync(look, limiter=limiter, abandon_on_cancel=True))
+
+
+class Readiness:
+    """All looks of this process. Those at the broker and at the engine are given."""
+
+    def __init__(
+        self,
+        database: Database,
+        home: Path,
+        broker_problem: Callable[[], str | None],
+        engine: Callable[[], EngineClient],
+    ) -> None:
+        self._database = in_a_thread(lambda: look_at_database(database))
+        self._disk = in_a_thread(lambda: look_at_disk(home))
+        self._broker = in_a_thread(lambda: (broker_problem(),))
+        self._engine = Look(lambda: look_at_engine(engine()))
+
+    async def found(self) -> ServiceState:
+        database, disk, broker, engine = await asyncio.gather(
+            self._database.found(), self._disk.found(), self._broker.found(), self._engine.found()
+        )
+        stored = database or DatabaseState(problem=NO_ANSWER)
+        free, disk_problem = disk or (None, NO_ANSWER)
+        (broker_problem,) = broker or (NO_ANSWER,)
+        has_engine, engine_reason = engine or (False, NO_ANSWER)
+        told = {
+            "database": stored.problem,
+            "disk": disk_problem,
+            "broker": broker_problem and f"{broker_problem}; jobs wait",
+            "checkers": stored.absence(Stage.CHECK),
+            "trainers": stored.absence(Stage.TRAIN),
+            "engine": engine_reason,
+        }
+        return ServiceState(
+            problems={part: problem for part, problem in told.items() if problem is not None},
+            takes_jobs=stored.problem is None and disk_problem is None,
+            has_database=stored.problem is None,
+            has_broker=broker_problem is None,
+            has_engine=has_engine,
+            engine_reason=engine_reason,
+            disk_free_bytes=free,
+            checkers=stored.workers.get(Stage.CHECK, 0),
+            trainers=stored.workers.get(Stage.TRAIN, 0),
+        )
+
+
+@dataclass(frozen=True)
+class DatabaseState:
+    """What the database says: of itself, and how many workers of each stage are alive and take jobs."""
+
+    problem: str | None
+    workers: dict[Stage, int] = field(default_factory=dict)
+
+    def absence(self, stage: Stage) -> str | None:
+        """Nothing is said of workers where the database says nothing."""
+        if self.problem is not None or self.workers.get(stage):
+            return None
+        within = f"in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
+        return f"no {stage} worker that takes jobs has been seen {within}; jobs wait"
+
+
+def look_at_database(database: Database) -> DatabaseState:
+    try:
+        with database.reader() as session:
+            workers = repository.able_workers(session, WORKER_IS_AWAY_AFTER)
+            is_postgres = session.get_bind().dialect.name == "postgresql"
+            is_read_only = is_postgres and session.scalar(text("SHOW transaction_read_only")) == "on"
+    except AWAY as error:
+        return DatabaseState(f"it cannot be read: {type(error).__name__}")
+    return DatabaseState("it is read-only" if is_read_only else _write_problem(database), workers)
+
+
+def _write_problem(database: Database) -> str | None:
+    """Of SQLite: what keeps it from writing beside its file. Another database has its own disk."""
+    file = database.engine.url.database if database.engine.dialect.name == "sqlite" else None
+    if file is None:
+        return None
+    if not os.access(file, os.W_OK) or os.statvfs(file).f_flag & os.ST_RDONLY:
+        return "its file cannot be written"
+    return _room_problem(shutil.disk_usage(file).free)
+
+
+def look_at_disk(home: Path) -> tuple[int | None, str | None]:
+    """Free bytes of the home's disk, and what is wrong with it."""
+    try:
+        free = shutil.disk_usage(home).free
+    except OSError as error:
+        return None, f"it cannot be read: {error.strerror}"
+    return free, _room_problem(free)
+
+
+def _room_problem(free: int) -> str | None:
+    return f"{free} bytes are free, and {RESERVE_BYTES} are needed" if free < RESERVE_BYTES else None
+
+
+async def look_at_engine(engine: EngineClient) -> tuple[bool, str | None]:
+    """Whether it is up, and why it answers nobody all the same."""
+    try:
+        return True, (await engine.health()).stepped_aside
+    except EngineUnavailable as error:
+        return False, error.message

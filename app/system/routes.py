@@ -1,0 +1,121 @@
+"""HTTP for the service itself: is it alive, is it ready, what models and workers are there."""
+
+from datetime import datetime
+from typing import Annotated, Literal, cast
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.jobs import repository
+from app.sources import local_models
+from app.system.readiness import Readiness
+from app.web.dependencies import DatabaseDep, SettingsDep
+
+router = APIRouter(tags=["service"])
+
+
+async def get_readiness(request: Request) -> Readiness:
+    return cast(Readiness, request.app.state.readiness)
+
+
+ReadinessDep = Annotated[Readiness, Depends(get_readiness)]
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class ReadinessView(BaseModel):
+    model_config = ConfigDict(title="Readiness")
+
+    status: Literal["ready", "degraded", "unready"] = Field(
+        description="unready (503): it takes no jobs; degraded: it takes them, and `problems` says what has to wait"
+    )
+    database: bool = Field(description="it answers, and can be written")
+    broker: bool
+    engine: bool = Field(description="its process is up")
+    engine_reason: str | None = Field(None, description="why the engine answers nobody at present")
+    disk_free_bytes: int | None = Field(description="of the disk under TUNESMITH_HOME")
+    checkers: int = Field(description="workers that check jobs, alive and without a problem")
+    trainers: int
+    problems: dict[str, str] = Field(description="what is wrong, by part; empty where all is well")
+
+
+class WorkerView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    stage: str
+    host: str
+    device: str
+    version: str | None = Field(description="of the service that it is part of: they differ while it is upgraded")
+    problem: str | None
+    job_id: str | None
+    started_at: datetime
+    last_seen: datetime
+
+
+class WorkerList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[WorkerView]
+
+
+class ModelView(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    source: Literal["local"] = "local"
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelView]
+
+
+@router.get("/", include_in_schema=False)
+def root() -> RedirectResponse:
+    """A browser is shown what the API can do."""
+    return RedirectResponse("/docs")
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process answers. Nothing else is looked at."""
+    return Health()
+
+
+@router.get("/readyz", responses={503: {"model": ReadinessView}})
+async def readyz(readiness: ReadinessDep, response: Response) -> ReadinessView:
+    """Jobs can be taken, and done. An answer comes within two seconds, whatever is silent, and may be a second old."""
+    found = await readiness.found()
+    if not found.takes_jobs:
+        response.status_code = 503
+    status: Literal["degraded", "unready"] = "degraded" if found.takes_jobs else "unready"
+    return ReadinessView(
+        status=status if found.problems else "ready",
+        database=found.has_database,
+        broker=found.has_broker,
+        engine=found.has_engine,
+        engine_reason=found.engine_reason,
+        disk_free_bytes=found.disk_free_bytes,
+        checkers=found.checkers,
+        trainers=found.trainers,
+        problems=found.problems,
+    )
+
+
+@router.get("/workers")
+def workers(database: DatabaseDep) -> WorkerList:
+    """Every worker that was seen. A dry run that one holds is not named: nobody but its own request knows it."""
+    with database.reader() as session:
+        seen = [WorkerView.model_validate(worker) for worker in repository.workers(session)]
+        hidden = repository.dry_runs_among(session, [worker.job_id for worker in seen if worker.job_id])
+    return WorkerList(
+        data=[worker.model_copy(update={"job_id": None}) if worker.job_id in hidden else worker for worker in seen]
+    )
+
+
+@router.get("/models")
+def models(settings: SettingsDep) -> ModelList:
+    """The base models in the server's models folder. Any hub id works beside them."""
+    return ModelList(data=[ModelView(id=name) for name in local_models(settings.models)])

@@ -1,0 +1,239 @@
+"""The fields of `POST /generate`, and those that it shares with /v1: they reach the engine, and vLLM behind it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.config import Settings
+from app.contracts.generation import Sampling, ScoredToken, TextDelta, TokenScore
+from app.database.migrate import upgrade
+from app.main import create_app
+from tests.support.scripted_engine import FINISH, ScriptedEngine, add_adapter
+from tests.support.serving import LOCAL
+from worker.inference.engine import ModelFolder, TokenRequest
+from worker.inference.vllm.translate import completion_body
+
+ASK: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+SCORED = ScoredToken(id=5, token="a", bytes=[97], logprob=-0.5, top_logprobs=[])
+CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(home=tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def app(settings: Settings) -> Iterator[Any]:
+    upgrade(settings.database)
+    made = create_app(settings)
+    yield made
+    made.state.database.close()
+
+
+@pytest.fixture
+def api(app: Any) -> TestClient:
+    app.state.engine = ScriptedEngine()
+    return TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
+
+
+def ask(api: TestClient, *script: Any, **fields: Any) -> dict[str, Any]:
+    if script:
+        api.app.state.engine = ScriptedEngine(script)  # type: ignore[attr-defined]
+    answer: dict[str, Any] = api.post("/generate", json={**ASK, **fields}).json()
+    return answer
+
+
+def orders(api: TestClient) -> list[Any]:
+    return list(api.app.state.engine.orders)  # type: ignore[attr-defined]
+
+
+def test_several_answers_have_seeds_that_can_be_asked_for_again(api: TestClient) -> None:
+    answer = ask(api, n=3, seed=7)
+
+    seeds = [choice["seed"] for choice in answer["choices"]]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 3
+    assert [order.sampling.seed for order in orders(api)] == seeds
+    assert answer["usage"]["completion_tokens"] == 6
+    assert seeds == [choice["seed"] for choice in ask(api, n=3, seed=7)["choices"]]
+
+
+def test_the_seeds_of_neighbours_have_nothing_in_common(api: TestClient) -> None:
+    several = [{choice["seed"] for choice in ask(api, n=16, seed=seed)["choices"]} for seed in (1, 2)]
+
+    assert not several[0] & several[1]
+
+
+def test_base_and_adapter_answer_side_by_side_with_one_seed(
+    api: TestClient, app: Any, settings: Settings, tmp_path: Path
+) -> None:
+    adapter = add_adapter(app.state.database, tmp_path)
+
+    answer = ask(api, model=None, adapter=adapter.id, compare=True, n=2)
+
+    asked = orders(api)
+    assert [order.adapter for order in asked] == [adapter.ref(settings), adapter.ref(settings), None, None]
+    assert [order.sampling.seed for order in asked[:2]] == [order.sampling.seed for order in asked[2:]]
+    assert {order.base for order in asked} == {adapter.base(settings)}
+    assert (len(answer["choices"]), len(answer["base"])) == (2, 2)
+    assert answer["model"] == f"{adapter.id}@v1"
+
+
+def test_log_probabilities_are_told_where_they_are_asked_for(api: TestClient) -> None:
+    score = TokenScore(id=6, token="b", bytes=[98], logprob=-1.0)
+    told = SCORED.model_copy(update={"top_logprobs": [score]})
+
+    answer = ask(api, TextDelta(text="a", tokens=[told]), FINISH, logprobs=1)
+
+    assert answer["logprobs"] == [told.model_dump()]
+    assert orders(api)[0].sampling.logprobs == 1
+
+
+def test_log_probabilities_are_streamed_with_their_text(api: TestClient) -> None:
+    api.app.state.engine = ScriptedEngine([TextDelta(text="a", tokens=[SCORED]), FINISH])  # type: ignore[attr-defined]
+
+    text = api.post("/generate", json={**ASK, "logprobs": 0, "stream": True}).text
+
+    first = next(line for line in text.splitlines() if line.startswith("data: "))
+    assert json.loads(first.removeprefix("data: ")) == {"text": "a", "logprobs": [SCORED.model_dump()]}
+
+
+@pytest.mark.parametrize("tool_choice", ["auto", "none"])
+def test_a_call_of_an_offered_tool_is_told_as_one(api: TestClient, tool_choice: str) -> None:
+    answer = ask(api, TextDelta(text=CALL), FINISH, tools=TOOLS, tool_choice=tool_choice)
+
+    if tool_choice == "none":
+        assert (answer["text"], answer["tool_calls"], answer["finish_reason"]) == (CALL, None, "stop")
+        assert orders(api)[0].tools is None
+    else:
+        assert (answer["text"], answer["finish_reason"]) == ("", "tool_calls")
+        assert answer["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+        assert orders(api)[0].tools == TOOLS
+
+
+def test_token_ids_are_a_prompt(api: TestClient) -> None:
+    ask(api, messages=None, prompt_token_ids=[1, 2])
+
+    assert orders(api)[0].prompt_token_ids == [1, 2]
+
+
+def test_a_format_reaches_the_engine_as_it_was_sent(api: TestClient) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+
+    ask(api, response_format=schema)
+
+    assert json.loads(orders(api)[0].model_dump_json())["response_format"]["json_schema"]["schema"] == {
+        "type": "integer"
+    }
+
+
+# For each field a value that is not its default.
+VALUES: dict[str, Any] = {
+    **{"min_tokens": 2, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "repetition_penalty": 1.5},
+    **{"presence_penalty": 0.5, "frequency_penalty": 0.5, "logit_bias": {"5": 1.0}, "seed": 7, "stop": ["x"]},
+    **{"stop_token_ids": [9], "ignore_eos": True, "use_cache": False, "max_new_tokens": 9, "logprobs": 3},
+}
+ROUTES = ("/generate", "/v1/chat/completions", "/v1/completions")
+# What OpenAI calls otherwise.
+RENAMED: dict[tuple[str, str], dict[str, Any]] = {
+    ("/v1/chat/completions", "max_new_tokens"): {"max_completion_tokens": 9},
+    ("/v1/chat/completions", "logprobs"): {"logprobs": True, "top_logprobs": 3},
+    ("/v1/completions", "max_new_tokens"): {"max_tokens": 9},
+}
+
+
+@pytest.mark.parametrize("name", Sampling.model_fields)
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_field_of_sampling_is_accepted_and_reaches_the_engine(api: TestClient, route: str, name: str) -> None:
+    asked = {"model": "org/model", "prompt": "x"} if route == "/v1/completions" else ASK
+    fields = RENAMED.get((route, name), {name: VALUES[name]})
+
+    answer = api.post(route, json={**asked, **fields})
+
+    assert answer.status_code == 200, answer.text
+    expected = getattr(Sampling(**{name: VALUES[name]}), name)
+    assert getattr(orders(api)[0].sampling, name) == expected != getattr(Sampling(), name)
+
+
+@pytest.mark.parametrize("name", [name for name in Sampling.model_fields if name != "stop"])
+def test_a_field_of_sampling_reaches_vllm(name: str) -> None:
+    """Stop strings are found in the text, whichever engine answers."""
+
+    def sent(**fields: Any) -> dict[str, Any]:
+        return completion_body(
+            TokenRequest(ModelFolder("m", Path("m")), None, [1], frozenset(), Sampling(**fields)), "m"
+        )
+
+    assert sent(**{name: VALUES[name]}) != sent()
+
+
+SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"max_tokens": 7}, {"max_new_tokens": 7}),
+    ({"max_completion_tokens": 700, "min_tokens": 500}, {"max_new_tokens": 700, "min_tokens": 500}),
+    ({"logprobs": True}, {"logprobs": 0}),
+    ({"logprobs": True, "top_logprobs": 3}, {"logprobs": 3}),
+    ({"logprobs": False}, {"logprobs": None}),
+    ({"top_k": -1}, {"top_k": 0}),
+    ({"user": "me"}, {}),
+]
+
+
+@pytest.mark.parametrize(("fields", "ours"), SAME, ids=str)
+def test_the_names_of_others_mean_what_ours_do(api: TestClient, fields: dict[str, Any], ours: dict[str, Any]) -> None:
+    ask(api, **fields, seed=1)
+
+    assert orders(api)[0].sampling.model_dump().items() >= {"seed": 1, **ours}.items()
+
+
+def test_how_the_text_is_written_reaches_the_engine(api: TestClient) -> None:
+    asked = {"skip_special_tokens": False, "include_stop_str_in_output": True, "return_token_ids": True, "echo": True}
+
+    ask(api, messages=None, prompt="x", timeout=2.5, **asked)
+
+    assert orders(api)[0].wording.model_dump() == asked
+    assert orders(api)[0].timeout == 2.5
+
+
+def test_ids_are_told_where_they_are_asked_for(api: TestClient) -> None:
+    finish = FINISH.model_copy(update={"prompt_token_ids": [1, 2, 3]})
+
+    answer = ask(
+        api, TextDelta(text="a", token_ids=[5]), TextDelta(text="b", token_ids=[6, 7]), finish, return_token_ids=True
+    )
+
+    assert (answer["token_ids"], answer["prompt_token_ids"]) == ([5, 6, 7], [1, 2, 3])
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"response_format": {"type": "json_object"}, "tools": TOOLS}, "response_format"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+    ({"response_format": {"type": "json_object"}, "min_tokens": 1}, "min_tokens"),
+    ({"prompt": "x", "messages": None, "tools": TOOLS}, "tools"),
+    ({"compare": True}, "compare"),
+    ({"stream": True, "compare": True}, "compare"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"echo": True}, "echo"),
+    ({"echo": True, "messages": None, "prompt": "x", "logprobs": 1}, "echo"),
+    ({"max_tokens": 7, "max_completion_tokens": 7}, "max_tokens"),
+    ({"top_logprobs": 7}, "top_logprobs"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+        "response_format.json_schema.schema",
+    ),
+    ({"response_format": {"type": "text", "mood": 1}}, "response_format.mood"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD, ids=str)
+def test_what_cannot_be_had_together_is_refused_by_name(api: TestClient, fields: dict[str, Any], param: str) -> None:
+    answer = api.post("/generate", json={**ASK, **fields})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
+    assert orders(api) == []

@@ -1,0 +1,40 @@
+"""Jobs in the database, without the API in front."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from app.database.connection import Database
+from app.jobs import service
+from app.jobs.models import Job
+from app.jobs.queue.claims import Claim, claim
+from app.jobs.repository import append_event
+from app.jobs.states import JobStatus, Stage
+from tests.support.specs import a_body, a_spec
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+
+
+def add_job(database: Database, status: JobStatus = JobStatus.QUEUED, *, age: int = 0, **values: Any) -> str:
+    """A stored job, `age` seconds old."""
+    job = service.new_job(a_spec(), a_body())
+    job.status, job.created_at = status, NOW - timedelta(seconds=age)
+    for name, value in values.items():
+        setattr(job, name, value)
+    with database.writer() as session:
+        session.add(job)
+        append_event(session, job, "status", {"status": status.value}, NOW)
+        session.commit()
+    return job.id
+
+
+def take(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> Claim | None:
+    """What a worker does when it is rung."""
+    with database.writer() as session:
+        job = claim(session, stage, worker, f"slot-{worker}", NOW)
+        session.commit()
+    return Claim(job.id, job.epoch, stage, worker, job.is_dry_run) if job is not None else None
+
+
+def read(database: Database, job_id: str) -> Job:
+    with database.reader() as session:
+        return session.get_one(Job, job_id)

@@ -1,0 +1,179 @@
+"""Training jobs on a tiny model: each attempt is a process, forked from one that has imported Unsloth."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.contracts.events import (
+    ATTEMPT_EVENT,
+    AdapterSaved,
+    AttemptEvent,
+    Evaluated,
+    Event,
+    Noticed,
+    Phase,
+    Resumed,
+    StepLogged,
+)
+from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.spec import JobSpec
+from app.processes.environments import Process
+from tests.support.events import has_step
+from tests.support.tiny_model import build_tiny_model
+from worker.checkpoints import newest
+from worker.child import environment
+from worker.training.__main__ import main
+
+# A step of the tiny model takes some tens of milliseconds.
+POLL_SECONDS = 0.005
+LONGEST_SECONDS = 120.0
+TRAINERS = multiprocessing.get_context("forkserver")
+
+
+@contextmanager
+def a_trainers_base(folder: Path) -> Iterator[Path]:
+    """A tiny model; meanwhile the environment is that of a trainer, for all that is forked here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(Process.TRAIN, folder / "cache").items():
+            patch.setenv(name, value)
+        patch.setenv("UNSLOTH_COMPILE_LOCATION", str(folder / "compiled"))
+        patch.setenv("OMP_NUM_THREADS", "1")  # others may use the cores too: threads that wait for each other spin
+        TRAINERS.set_forkserver_preload(["worker.training.recipe"])
+        yield build_tiny_model(folder / "tiny")
+
+
+def attempt_main(folder: Path) -> None:
+    """In the forked process: what `python -m worker.training` does."""
+    log = os.open(folder / "output.log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(folder)
+    sys.argv = ["worker.training", str(folder / "order.json")]
+    sys.exit(main())
+
+
+@dataclass
+class Job:
+    """One job on disk, attempt after attempt; `goes_on_from` is a checkpoint of another one."""
+
+    base: Path
+    folder: Path
+    data: dict[str, Path]
+    spec: JobSpec
+    eval_rows: Path | None = None
+    start_from: Path | None = None
+    goes_on_from: Path | None = None
+    revision: str | None = None
+    scaled_to: int | None = None
+    program: Callable[[Path], None] = attempt_main
+    attempts: list[list[AttemptEvent]] = field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def events(self) -> Path:
+        return self.folder / str(len(self.attempts) + 1) / "events.jsonl"
+
+    def start(self) -> ForkServerProcess:
+        """The next attempt, behind the newest checkpoint."""
+        attempt = len(self.attempts) + 1
+        folder = self.folder / str(attempt)
+        (folder / "work").mkdir(parents=True)
+        order = TrainingOrder(
+            job_id="job-x",
+            epoch=attempt,
+            spec=self.spec,
+            base=BaseRef(source=str(self.base), is_local=True, revision=self.revision, scaled_to=self.scaled_to),
+            **self.data,
+            eval_rows=self.eval_rows,
+            events=folder / "events.jsonl",
+            work_dir=folder / "work",
+            adapter_dir=folder / "adapter",
+            checkpoints=self.checkpoints,
+            resume_from=newest(self.checkpoints).path or self.goes_on_from,
+            start_from=self.start_from,
+            pulse=folder / "pulse",
+        )
+        (folder / "order.json").write_text(order.model_dump_json(exclude_unset=True))
+        process = TRAINERS.Process(target=self.program, args=(folder,))
+        process.start()
+        return process
+
+    def finish(self, process: ForkServerProcess) -> int | None:
+        """Its exit code, once it has ended; keeps its events."""
+        process.join(LONGEST_SECONDS)
+        code = process.exitcode
+        lines = self.events.read_text().splitlines() if self.events.exists() else []
+        self.attempts.append([ATTEMPT_EVENT.validate_json(line) for line in lines])
+        return code
+
+    def run(self, number: signal.Signals | None = None, when: Callable[[str], bool] | None = None) -> int | None:
+        """One attempt, sent a signal as soon as its events, as text, are so."""
+        process = self.start()
+        if when is not None and number is not None:
+            deadline = time.monotonic() + LONGEST_SECONDS
+            while process.is_alive() and not (self.events.exists() and when(self.events.read_text())):
+                assert time.monotonic() < deadline, self.events.read_text()
+                time.sleep(POLL_SECONDS)
+            assert process.pid is not None
+            os.kill(process.pid, number)
+        return self.finish(process)
+
+    def log(self) -> str:
+        return (self.folder / str(len(self.attempts)) / "output.log").read_text()[-3000:]
+
+    def last(self, kind: type[Event]) -> Any:
+        return next((event for event in reversed(self.attempts[-1]) if isinstance(event, kind)), None)
+
+    def notices(self) -> list[str]:
+        return [event.code for attempt in self.attempts for event in attempt if isinstance(event, Noticed)]
+
+    def steps(self) -> list[tuple[Any, ...]]:
+        """What a client sees of all steps, once what a later attempt has repeated is left out."""
+        return [
+            (event.step, event.loss, event.learning_rate, event.grad_norm, event.tokens, event.epoch)
+            for event in self._seen()
+            if isinstance(event, StepLogged)
+        ]
+
+    def evaluations(self) -> list[tuple[int, float | None]]:
+        return [(event.step, event.eval_loss) for event in self._seen() if isinstance(event, Evaluated)]
+
+    def _seen(self) -> list[AttemptEvent]:
+        seen: list[AttemptEvent] = []
+        for attempt in self.attempts:
+            for event in attempt:
+                if isinstance(event, Resumed):
+                    seen = [old for old in seen if old.step <= event.step]  # type: ignore[union-attr]
+                elif isinstance(event, StepLogged | Evaluated):
+                    seen.append(event)
+        return seen
+
+    def weights(self) -> str:
+        saved = self.last(AdapterSaved)
+        assert saved is not None, self.log()
+        names = ("adapter_model.safetensors", "model.safetensors")
+        found = next(path for path in (Path(saved.path, name) for name in names) if path.exists())
+        return hashlib.sha256(found.read_bytes()).hexdigest()
+
+
+def reached(step: int) -> Callable[[str], bool]:
+    """A step as late as this one was logged."""
+    return lambda text: has_step(text, step)
+
+
+def in_phase(phase: Phase) -> Callable[[str], bool]:
+    return lambda text: f'"phase":"{phase}"' in text

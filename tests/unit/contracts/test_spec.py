@@ -1,0 +1,134 @@
+"""The spec takes what Unsloth's page shows and refuses what cannot work."""
+
+from hashlib import sha256
+from itertools import chain
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from app.contracts.spec import SPEC_VERSION, JobSpec
+from tests.support.specs import PAGE, a_body, a_spec
+
+
+def test_every_argument_of_the_page_is_taken_under_its_own_name() -> None:
+    spec = JobSpec.model_validate(PAGE).model_dump()
+
+    kept = {group: {name: spec[group][name] for name in fields} for group, fields in PAGE.items()}
+
+    assert kept | {"dataset": PAGE["dataset"]} == PAGE
+    assert spec["dataset"]["source"]["hub"] == "mlabonne/FineTome-100k"
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value"),
+    [
+        ("lora", "r", 0),
+        ("lora", "r", -4),
+        ("lora", "r", 8.5),
+        ("lora", "r", "8x"),
+        ("lora", "r", True),
+        ("lora", "lora_alpha", 0),
+        ("lora", "lora_dropout", 1.5),
+        ("lora", "target_modules", []),
+        ("lora", "bias", "some"),
+        ("training", "learning_rate", "fast"),
+        ("training", "learning_rate", -1),
+        ("training", "learning_rate", 0),
+        ("training", "learning_rate", float("nan")),
+        ("training", "learning_rate", 1e9),
+        ("training", "max_steps", 0),
+        ("training", "max_steps", 10**30),
+        ("training", "optim", "adamw_9bit"),
+        ("training", "save_steps", 0),
+        ("training", "output_dir", "../x"),
+        ("model", "model_name", "../../etc"),
+        ("model", "model_name", "/etc/passwd"),
+        ("model", "max_seq_length", 0),
+        ("model", "dtype", "int4"),
+        ("model", "chat_template", "llama-9"),
+        ("dataset", "train_on", "prompts"),
+        ("dataset", "eval_fraction", 0.9),
+        ("resources", "gpus", 0),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_its_field(group: str, field: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        a_spec(**{group: {field: value}})
+
+    assert refusal.value.errors()[0]["loc"][:2] == (group, field)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../escape",
+        "/etc/cron.d/x",
+        "a/../../b",
+        "..\\..\\win",
+        "%2e%2e%2fenc",
+        "name\0.txt",
+        ".",
+        "",
+        "a" * 400,
+        "CON",
+    ],
+)
+def test_a_name_that_is_no_plain_name_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        JobSpec.model_validate({**a_body(), "name": name})
+
+
+def test_trls_minus_one_means_no_limit_of_steps() -> None:
+    assert a_spec(training={"max_steps": -1, "num_train_epochs": 2}).training.max_steps is None
+
+
+def test_a_learning_rate_in_quotes_is_read_as_the_number() -> None:
+    assert a_spec(training={"learning_rate": "2e-4"}).training.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("group", "both"),
+    [
+        ("training", {"max_steps": 10, "num_train_epochs": 3}),
+        ("training", {"fp16": True, "bf16": True}),
+        ("model", {"load_in_4bit": True, "load_in_8bit": True}),
+        ("dataset", {"eval_fraction": 0.1, "eval_source": {"path": "x.jsonl"}}),
+        ("training", {"eval_steps": 5}),
+        ("lora", {"loftq_config": {}}),
+    ],
+)
+def test_two_answers_to_one_question_are_refused(group: str, both: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"should be (null|false|left out)"):
+        a_spec(**{group: both})
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "bf16"), ("bfloat16", "fp16")])
+def test_a_model_in_one_precision_is_not_trained_in_another(dtype: str, precision: str) -> None:
+    with pytest.raises(ValidationError, match=f"training.{precision} should be left out beside model.dtype {dtype}"):
+        a_spec(model={"dtype": dtype}, training={precision: True})
+
+
+@pytest.mark.parametrize("other", ["load_in_8bit", "full_finetuning"])
+def test_another_way_of_loading_replaces_the_default_of_four_bits(other: str) -> None:
+    assert a_spec(model={other: True}).model.load_in_4bit is False
+
+
+@pytest.mark.parametrize("source", [{}, {"file": "x", "hub": "a/b"}, "file", None, [], {"url": "http://x"}])
+def test_a_source_is_exactly_one_of_file_hub_and_path(source: Any) -> None:
+    with pytest.raises(ValidationError, match="source"):
+        a_spec(dataset={"source": source})
+
+
+def test_a_field_more_or_less_makes_a_new_version_of_the_spec() -> None:
+    """Where this fails, raise SPEC_VERSION, so that older workers leave such jobs alone, and then set the digest."""
+    assert (SPEC_VERSION, sha256("\n".join(field_names(JobSpec)).encode()).hexdigest()[:16]) == (1, "a7447c2ebc7daf2f")
+
+
+def field_names(kind: Any, path: str = "") -> list[str]:
+    """All fields of a model and of those below it, as dotted paths."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        below = (field_names(field.annotation, f"{path}.{name}") for name, field in kind.model_fields.items())
+        return sorted({path, *chain(*below)})
+    inner = [name for argument in get_args(kind) for name in field_names(argument, path)]
+    return sorted({path, *inner})

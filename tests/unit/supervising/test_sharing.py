@@ -1,0 +1,102 @@
+"""When a training and the engine share a GPU, and how much memory a training is believed to take."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.contracts.generation import EngineHealth
+from tests.support.gpus import pretend_gpu
+from tests.support.specs import PAGE, a_spec
+from worker.model_card import card_of
+from worker.supervising.gpu_sharing import Training, shares
+from worker.supervising.hardware import Gpu, measure_gpu
+from worker.supervising.memory_estimate import BaseShape, measured_bytes, shape_of, training_bytes
+
+GB = 10**9
+# Llama 3.2 3B in 16 bits.
+SHAPE = BaseShape(6_425_529_112, False, 3072, 8192, 28, 128_256)
+SMALL_CONFIG = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 600}
+
+
+@pytest.mark.parametrize(
+    ("free", "engine", "base", "training", "fits"),
+    [
+        (80, 0, 6, 20, True),
+        (80, 0, 6, 56, False),  # an engine that loads now takes a quarter of the rest
+        (54, 25, 6, 50, True),  # it has done so already
+        (54, 25, 6, 55, False),
+        (16, 0, 6, 7, True),
+        (16, 0, 6, 8, False),
+        (5, 10, 6, 6, False),  # a larger base than this one is loaded
+        (4, 0, 6, 1, False),
+    ],
+)
+def test_both_have_to_fit_with_the_base_and_the_cache_of_the_engine(
+    free: int, engine: int, base: int, training: int, fits: bool
+) -> None:
+    sizes = {"free_bytes": free, "engine_bytes": engine, "base_bytes": base, "training_bytes": training}
+
+    assert shares(**{name: size * GB for name, size in sizes.items()}) is fits
+
+
+@pytest.mark.parametrize(("training", "base"), [(None, GB), (GB, None), (None, None)])
+def test_what_is_not_known_does_not_fit(training: int | None, base: int | None) -> None:
+    engine = EngineHealth(device="cuda:0", loaded_base=None, loaded_adapters=[], waiting=0, is_busy=False)
+
+    assert not Training("job-1", "slot", training, base).fits_beside(engine, Gpu("GPU-1", 80 * GB))
+    assert Training("job-1", "slot", training, base).fits_beside(engine, None)
+
+
+def bytes_of(**groups: Any) -> float:
+    body = {name: {**PAGE[name], **groups.get(name, {})} for name in ("model", "lora", "training")}
+    body["model"].update({} if "load_in_4bit" in groups.get("model", {}) else {"load_in_4bit": True})
+    return training_bytes(a_spec(**body), SHAPE) / GB
+
+
+def test_the_page_s_own_training_is_a_few_gigabytes() -> None:
+    assert 4 < bytes_of() < 16
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({}, {"model": {"load_in_4bit": False}}),
+        ({"model": {"load_in_4bit": False}}, {"model": {"load_in_4bit": False, "dtype": "float32"}}),
+        ({"model": {"load_in_4bit": False}}, {"model": {"load_in_4bit": False, "full_finetuning": True}}),
+        ({}, {"model": {"max_seq_length": 8192}}),
+        ({}, {"training": {"per_device_train_batch_size": 8}}),
+        ({}, {"training": {"per_device_eval_batch_size": 8}}),
+        ({}, {"lora": {"r": 256}}),
+        ({}, {"lora": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}}),
+        ({}, {"lora": {"use_gradient_checkpointing": False}}),
+    ],
+)
+def test_a_larger_training_is_believed_to_take_more(less: dict[str, Any], more: dict[str, Any]) -> None:
+    assert bytes_of(**less) < bytes_of(**more)
+
+
+def test_a_peak_that_was_measured_has_room_around_it() -> None:
+    assert 10 * GB < measured_bytes(10 * GB) < 14 * GB
+
+
+def test_a_base_whose_sizes_are_known_has_a_shape() -> None:
+    assert shape_of(card_of({**SMALL_CONFIG, "quantization_config": {}}, 5000)) == BaseShape(
+        5000, True, 64, 128, 2, 600
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "weight_bytes"), [({}, 1), ({**SMALL_CONFIG, "hidden_size": None}, 1), (SMALL_CONFIG, 0)]
+)
+def test_a_model_that_is_not_understood_has_no_shape(config: dict[str, Any], weight_bytes: int) -> None:
+    assert shape_of(card_of(config, weight_bytes)) is None
+
+
+@pytest.mark.parametrize(("answer", "gpu"), [("GPU-1, 79000 MiB", Gpu("GPU-1", 79000 * 2**20)), ("", None)])
+def test_the_free_memory_of_the_gpu_is_what_nvidia_smi_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, gpu: Gpu | None
+) -> None:
+    pretend_gpu(tmp_path, monkeypatch, answer)
+
+    assert measure_gpu() == gpu

@@ -1,0 +1,151 @@
+"""The kernel's own walls around a process (Landlock, `man 7 landlock`): which files and which ports it may open.
+
+They hold for this process and for all that it starts, and cannot be taken down again. Nothing here knows what a child
+of this service needs; `worker.confinement.process` does.
+"""
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from stat import S_ISDIR
+
+# linux/landlock.h, asm-generic/unistd.h and linux/prctl.h
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+RULE_PATH_BENEATH, RULE_NET_PORT = 1, 2
+CREATE_RULESET_VERSION = 1
+PR_SET_NO_NEW_PRIVS = 38
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG = 1 << 4, 1 << 5, 1 << 7, 1 << 8
+MAKE_SOCK, MAKE_FIFO, MAKE_SYM, REFER = 1 << 9, 1 << 10, 1 << 12, 1 << 13
+TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
+ALL_NET, ALL_SCOPES = 0b11, 0b11
+OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+READ = EXECUTE | READ_FILE | READ_DIR
+LIST = READ_DIR
+WRITE = (
+    READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM | REFER
+    | TRUNCATE
+)  # fmt: skip
+DEVICE = READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | IOCTL_DEV
+CONNECT_TCP = 1 << 1
+# linux/capability.h: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, and CAP_IPC_LOCK, by
+# which drivers hold memory in its place.
+CAPABILITY_VERSION_3 = 0x20080522
+KEPT_CAPABILITIES = 0b11111 | 1 << 14
+LIBC = ctypes.CDLL(None, use_errno=True)
+# Before version 2 no file can be renamed or linked from one folder into another.
+LEAST_ABI = 2
+
+
+@dataclass(frozen=True)
+class Walls:
+    """What stays open. Folders stand for all below them; what is not there is left out.
+
+    `lists` are folders whose names may be listed, and nothing of them read. `ports` are those that may be connected to
+    by TCP, on any host; None: all.
+    """
+
+    reads: Iterable[Path] = ()
+    writes: Iterable[Path] = ()
+    devices: Iterable[Path] = ()
+    lists: Iterable[Path] = ()
+    ports: Iterable[int] | None = ()
+
+
+def drop_capabilities() -> None:
+    """Of root's rights keep those that concern the owner and the mode of a file; of other users there are none to drop.
+
+    With CAP_PERFMON alone, say, the environment of every process can be read, whatever walls there are. Raises OSError.
+    """
+    header, size = struct.pack("=II", CAPABILITY_VERSION_3, 0), struct.calcsize("=6I")
+    sets = ctypes.create_string_buffer(size)
+    if LIBC.capget(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    low = [value & KEPT_CAPABILITIES for value in struct.unpack("=6I", sets.raw)[:3]]
+    if LIBC.capset(header, struct.pack("=6I", *low, 0, 0, 0)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+@cache
+def abi() -> int:
+    """The version of the kernel's Landlock; 0 where it has none, or one that is too old for us."""
+    version = LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(CREATE_RULESET_VERSION))
+    return version if version >= LEAST_ABI else 0
+
+
+def stand(walls: Walls) -> None:
+    """Put up the walls. Raises OSError, and RuntimeError in a process with several threads: the others would be free.
+
+    Without Landlock it only sees to it that no program which this process starts has more rights than it.
+    """
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise RuntimeError(f"the walls have to stand before there are threads, and there are {threads}")
+    if LIBC.prctl(PR_SET_NO_NEW_PRIVS, *(ctypes.c_ulong(value) for value in (1, 0, 0, 0))) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+    if abi() == 0:
+        return
+    handled = _handled(abi(), walls)
+    ruleset = _call(CREATE_RULESET, handled.pack(abi()), ctypes.c_size_t(len(handled.pack(abi()))))
+    try:
+        _open_paths(ruleset, walls, handled.files)
+        for port in walls.ports or () if handled.ports else ():
+            _call(ADD_RULE, ruleset, RULE_NET_PORT, struct.pack("=QQ", CONNECT_TCP, port))
+        _call(RESTRICT_SELF, ruleset)
+    finally:
+        os.close(ruleset)
+
+
+@dataclass(frozen=True)
+class _Handled:
+    """What is forbidden unless a rule allows it: accesses to files, to ports, and to processes outside."""
+
+    files: int
+    ports: int
+    scopes: int
+
+    def pack(self, version: int) -> bytes:
+        """`struct landlock_ruleset_attr`, as far as this version knows it."""
+        size = 8 if version < 4 else 16 if version < 6 else 24
+        return struct.pack("=QQQ", self.files, self.ports, self.scopes)[:size]
+
+
+def _handled(version: int, walls: Walls) -> _Handled:
+    newest = {2: REFER, 3: TRUNCATE, 4: TRUNCATE}.get(version, IOCTL_DEV)
+    return _Handled(
+        files=newest * 2 - 1,
+        ports=ALL_NET if version >= 4 and walls.ports is not None else 0,
+        scopes=ALL_SCOPES if version >= 6 else 0,
+    )
+
+
+def _open_paths(ruleset: int, walls: Walls, handled: int) -> None:
+    kinds = ((walls.reads, READ), (walls.writes, WRITE), (walls.devices, DEVICE), (walls.lists, LIST))
+    for paths, rights in kinds:
+        for path in paths:
+            with suppress(FileNotFoundError, PermissionError, NotADirectoryError):
+                _open_path(ruleset, path, rights & handled)
+
+
+def _open_path(ruleset: int, path: Path, rights: int) -> None:
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        is_folder = S_ISDIR(os.fstat(handle).st_mode)
+        rule = struct.pack("=Qi", rights if is_folder else rights & OF_FILES, handle)
+        _call(ADD_RULE, ruleset, RULE_PATH_BENEATH, rule)
+    finally:
+        os.close(handle)
+
+
+def _call(number: int, *arguments: int | bytes | ctypes.c_size_t) -> int:
+    """A system call of Landlock; all of them end with flags, which are 0."""
+    result = LIBC.syscall(number, *arguments, ctypes.c_uint32(0))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"Landlock's system call {number}: {os.strerror(code)}")
+    return int(result)

@@ -1,0 +1,295 @@
+"""What is in memory: base models, and what becomes of one with an adapter merged into it; one answers at a time.
+
+Each has weights, keys and values, slots and a prefix cache of its own, so no trace of one can reach another; and a
+model into which an adapter was merged never answers for its base, nor for another adapter. They stay as long as half of
+the memory is free, then the one that answered longest ago makes room.
+"""
+
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from worker.inference.batching.attention import NotBatchable
+from worker.inference.batching.host import BatchHost, BatchLimits
+from worker.inference.batching.loading import AdapterCache, more_than_lora
+from worker.inference.batching.loads import Loads
+from worker.inference.batching.memory import Memory, cache_bound, return_freed_memory, weight_bytes
+from worker.inference.engine import AdapterFolder, ModelFolder, TokenEvent, TokenRequest
+from worker.inference.models.adapters import Bundle, validate_bundle
+from worker.inference.models.bases import Placement, is_out_of_memory, load_base, load_config
+from worker.inference.models.merging import merge
+from worker.inference.models.peft_shapes import PeftShapes
+from worker.inference.models.resident import Resident
+from worker.inference.server.limits import model_limit
+from worker.inference.server.waiting import Ticket
+
+# Of adapters that were read, for all bases together. A CPU's slots lie in the same memory, and hold them once more.
+GPU_SHELF_BYTES = 2 * 2**30
+CPU_SHELF_BYTES = 2**28
+MOST_REMEMBERED = 4096
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A base, or what it becomes with the adapter that no mixed batch can hold."""
+
+    base: ModelFolder
+    merged: AdapterFolder | None = None
+
+    @property
+    def name(self) -> str:
+        form = "" if self.base.variant is None else f" ({self.base.variant.name})"
+        form += "" if self.base.scaled_to is None else f" (RoPE scaled to {self.base.scaled_to})"
+        with_it = "" if self.merged is None else f" with {self.merged.name} merged into it"
+        return f"{self.base.name}{form}{with_it}"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A world in memory: a host that answers in batches, or a model that answers one request at a time, and why.
+
+    `longest`: the tokens of an answer for which memory may be found once no other world is there; None: all is taken.
+    """
+
+    host: BatchHost | None = None
+    loads: Loads | None = None
+    resident: Resident | None = None
+    why_alone: str | None = None
+    longest: int | None = None
+
+    @property
+    def cache_bytes(self) -> int:
+        return 0 if self.host is None else self.host.cache_bytes
+
+    def give_back(self) -> None:
+        """See `BatchHost.give_back`; the adapters that were read for it go too."""
+        if self.loads is not None and self.host is not None:
+            self.host.give_back()
+            self.loads.give_back()
+
+    def close(self) -> None:
+        if self.loads is not None:
+            self.loads.close()
+        if self.host is not None:
+            self.host.close()
+
+
+NOTHING = Loaded()
+
+
+class ModelCache:
+    """Keeps worlds and knows which one a request needs. For one thread; what is only read may be read by any."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        limits: BatchLimits,
+        finish: Callable[[Ticket, TokenEvent], None],
+        on_news: Callable[[], None],
+        memory: Memory,
+    ) -> None:
+        self._placement = placement
+        self._is_on_gpu = placement.device.startswith("cuda")
+        self.most_cache_bytes = limits.cache_bytes or cache_bound(placement.device)
+        self._limits = replace(limits, cache_bytes=self.most_cache_bytes)
+        self._shelf = AdapterCache(GPU_SHELF_BYTES if self._is_on_gpu else CPU_SHELF_BYTES)
+        self._finish = finish
+        self._on_news = on_news
+        self._memory = memory
+        self._loaded: dict[ServedModel, Loaded] = {}  # that of now last; never changed, always replaced
+        self._more_than_lora: dict[AdapterFolder, str | None] = {}
+        self._peft_shapes: dict[ModelFolder, PeftShapes] = {}
+
+    @property
+    def now(self) -> ServedModel | None:
+        """The one that answers."""
+        return next(reversed(self._loaded), None)
+
+    @property
+    def _here(self) -> Loaded:
+        return next(reversed(self._loaded.values()), NOTHING)
+
+    @property
+    def host(self) -> BatchHost | None:
+        return self._here.host
+
+    @property
+    def loads(self) -> Loads | None:
+        return self._here.loads
+
+    @property
+    def resident(self) -> Resident | None:
+        return self._here.resident
+
+    @property
+    def alone(self) -> str | None:
+        """Why the world of now answers one request at a time; None when it answers in batches, or there is none."""
+        return self._here.why_alone
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values of all that is in memory."""
+        return sum(loaded.cache_bytes for loaded in self._loaded.values())
+
+    @property
+    def names(self) -> list[str]:
+        """All that is in memory, that of now first."""
+        return [served_model.name for served_model in reversed(self._loaded)]
+
+    def of(self, request: TokenRequest) -> ServedModel:
+        """The world that a request needs, as far as it is known before the adapter is read."""
+        adapter = request.adapter
+        if adapter is None:
+            return ServedModel(request.base)
+        if adapter not in self._more_than_lora:
+            self.keep_merged(adapter, more_than_lora(adapter))
+        return ServedModel(request.base, None if self._more_than_lora[adapter] is None else adapter)
+
+    def beside(self, request: TokenRequest) -> AdapterFolder | None:
+        """The adapter that answers beside the base of now; None too when it is part of its weights."""
+        return request.adapter if self.now is None or self.now.merged is None else None
+
+    def keep_merged(self, adapter: AdapterFolder, reason: str | None) -> None:
+        """Remember why an adapter needs more than a mixed batch can do; None: it does not, as far as is known."""
+        self._more_than_lora[adapter] = reason
+        if len(self._more_than_lora) > MOST_REMEMBERED:
+            del self._more_than_lora[next(iter(self._more_than_lora))]
+
+    def is_too_cramped_for(self, request: TokenRequest) -> bool:
+        """Whether the world of now has no room for the request, and may have it once it is the only one."""
+        host, longest = self.host, self._here.longest
+        if host is None or longest is None or len(self._loaded) < 2:
+            return False
+        tokens = len(request.prompt_ids) + request.sampling.max_new_tokens
+        return host.cache_tokens < tokens - 1 < longest
+
+    def enter(self, served_model: ServedModel, *, is_only: bool = False) -> None:
+        """Let the world answer; it is loaded if it is not in memory, and with `is_only` after all others have gone.
+
+        Raises Refusal: for an adapter that does not fit before anything is given up.
+        """
+        if served_model in self._loaded and not is_only:
+            self._loaded = {**self._others(served_model), served_model: self._loaded[served_model]}
+            return
+        bundle = self._read(served_model)
+        if is_only:
+            self.let_go()
+        self._let_go_of_replaced(served_model.base)
+        self._make_room(served_model)
+        loaded = self._load_somehow(served_model, bundle)
+        self._loaded = {**self._loaded, served_model: loaded}
+        how = "in batches" if self.alone is None else f"one request at a time: {self.alone}"
+        log.info("%s was loaded on %s and answers %s", served_model.name, self._placement.device, how)
+
+    def _others(self, served_model: ServedModel) -> dict[ServedModel, Loaded]:
+        return {other: loaded for other, loaded in self._loaded.items() if other != served_model}
+
+    def _read(self, served_model: ServedModel) -> Bundle | None:
+        if served_model.merged is None:
+            return None
+        if served_model.base not in self._peft_shapes:
+            self._peft_shapes[served_model.base] = PeftShapes(load_config(served_model.base))
+        return validate_bundle(served_model.merged, self._peft_shapes[served_model.base])
+
+    def _let_go_of_replaced(self, base: ModelFolder) -> None:
+        """Nobody asks for weights again whose files are not there any more."""
+        for other in list(self._loaded):
+            if other.base.folder == base.folder and other.base.revision != base.revision:
+                log.info("the files of %s were replaced", other.name)
+                self._let_go_of(other)
+
+    def _make_room(self, served_model: ServedModel) -> None:
+        """Let go of worlds, those that answered longest ago first, until the others and this one are half at most."""
+        needed = weight_bytes(served_model.base.folder, self._placement.dtype)
+        while self._loaded and (self._is_cache_taken() or self._memory.held() + needed > self._memory.free()):
+            oldest = next(iter(self._loaded))
+            log.info("%s makes room for %s", oldest.name, served_model.name)
+            self._let_go_of(oldest)
+
+    def _is_cache_taken(self) -> bool:
+        """Whether others hold most of the cache's bytes for good, as they do on a GPU."""
+        bound = self.most_cache_bytes
+        return bound is not None and self._is_on_gpu and 2 * self.cache_bytes > bound
+
+    def _bound_cache(self) -> None:
+        """On a CPU, let those that answered longest ago give back what they can until all are within the bound."""
+        if self._is_on_gpu:
+            return
+        for loaded in list(self._loaded.values())[:-1]:
+            if self.most_cache_bytes is None or self.cache_bytes <= self.most_cache_bytes:
+                return
+            loaded.give_back()
+
+    def _load_somehow(self, served_model: ServedModel, bundle: Bundle | None) -> Loaded:
+        """What was measured may be wrong: where memory is too little in company, it is tried once more without."""
+        try:
+            return self._load(served_model, bundle)
+        except Exception as error:
+            if not (is_out_of_memory(error) and self._loaded):
+                raise
+        log.warning("%s does not fit beside %s", served_model.name, ", ".join(self.names))
+        self.let_go()
+        return self._load(served_model, bundle)
+
+    def _load(self, served_model: ServedModel, bundle: Bundle | None) -> Loaded:
+        model = load_base(served_model.base, self._placement)
+        if served_model.merged is not None and bundle is not None:
+            log.info(
+                "%s is merged into its base: %s", served_model.merged.name, self._more_than_lora[served_model.merged]
+            )
+            model = merge(served_model.merged, bundle, model)
+        longest = None
+        if self._loaded and self._limits.cache_tokens is None:
+            longest = model_limit(model) or sys.maxsize
+        limits = self._limits
+        if limits.cache_bytes is not None and self._is_on_gpu:
+            limits = replace(limits, cache_bytes=limits.cache_bytes - self.cache_bytes)
+        try:
+            host = BatchHost(model, limits, self._finish, self._bound_cache)
+        except NotBatchable as error:
+            return Loaded(resident=Resident(model, max(2, self._limits.adapters)), why_alone=str(error))
+        if longest is not None and not self._is_on_gpu:  # company takes nothing from it there
+            longest = min(longest, host.cache_tokens)
+        return Loaded(host=host, loads=Loads(host.reader, self._shelf, self._on_news), longest=longest)
+
+    def give_back(self) -> None:
+        """On a CPU, let go of what is kept for later requests only; models stay. No answer may be under way."""
+        if self._is_on_gpu:
+            return
+        for loaded in self._loaded.values():
+            loaded.give_back()
+        _collect()
+
+    def let_go_of_others(self) -> None:
+        """Keep the world of now alone."""
+        for served_model in list(self._loaded)[:-1]:
+            self._let_go_of(served_model)
+
+    def let_go(self) -> None:
+        """Free the memory of all."""
+        for served_model in list(self._loaded):
+            self._let_go_of(served_model)
+        _collect()
+
+    def _let_go_of(self, served_model: ServedModel) -> None:
+        self._loaded[served_model].close()
+        self._loaded = self._others(served_model)
+        _collect()
+
+    def loaded_adapters(self) -> list[str]:
+        host, resident = self.host, self.resident
+        if host is not None:
+            return sorted(host.slots.loaded)
+        return sorted(resident.adapters) if resident is not None else []
+
+
+def _collect() -> None:
+    gc.collect()
+    return_freed_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,78 @@
+"""What PEFT makes of an adapter's config on a base: the weights that belong to it and the layers that it changes.
+
+PEFT itself is asked, on a copy of the base without memory (`meta` device): the serving model is never touched by it.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import Linear, LoraLayer
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from worker.inference.models.bases import MAKING
+
+CANDIDATE = "candidate"
+MOST_CONFIGS = 64
+# Where an adapter comes from changes nothing of it.
+ORIGIN = ("base_model_name_or_path", "revision", "peft_version")
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """What an adapter does to one layer. A plain one is two matrices beside an `nn.Linear`."""
+
+    scaling: float
+    is_plain: bool
+
+
+@dataclass(frozen=True)
+class PeftShape:
+    """Shapes of the weights by the keys under which PEFT saves them, and parts by the path of their layer."""
+
+    shapes: dict[str, tuple[int, ...]]
+    parts: dict[str, LoraPart]
+
+
+class PeftShapes:
+    """Those of one base. A config that was seen before costs nothing. For any thread."""
+
+    def __init__(self, base_config: Any) -> None:
+        self._base_config = base_config
+        self._made: OrderedDict[str, PeftShape] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, config: Any) -> PeftShape:
+        """Raises whatever PEFT does for a config that does not fit the base."""
+        fields = {name: value for name, value in config.to_dict().items() if name not in ORIGIN}
+        key = json.dumps(fields, default=sorted, sort_keys=True)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = _draw(self._base_config, deepcopy(config))  # PEFT writes into a config that it uses
+            self._made.move_to_end(key)
+            while len(self._made) > MOST_CONFIGS:
+                self._made.popitem(last=False)
+            return self._made[key]
+
+
+def _draw(base_config: Any, config: Any) -> PeftShape:
+    with MAKING:
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(base_config, trust_remote_code=False)
+        wrapped = PeftModel(skeleton, config, adapter_name=CANDIDATE, low_cpu_mem_usage=True)
+    state = get_peft_model_state_dict(wrapped, adapter_name=CANDIDATE, save_embedding_layers=False)
+    layers = {path: layer for path, layer in skeleton.named_modules() if isinstance(layer, LoraLayer)}
+    return PeftShape(
+        {key: tuple(tensor.shape) for key, tensor in state.items()},
+        {path: LoraPart(float(layer.scaling[CANDIDATE]), _is_plain(layer)) for path, layer in layers.items()},
+    )
+
+
+def _is_plain(layer: Any) -> bool:
+    return type(layer) is Linear and type(layer.base_layer) is nn.Linear and not layer.lora_variant

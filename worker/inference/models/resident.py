@@ -1,0 +1,80 @@
+"""One base model in memory with the adapters attached to it; never two of them in one answer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft import PeftModel, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+
+from worker.inference.engine import AdapterFolder
+from worker.inference.models.adapters import Bundle, rejected, validate_bundle
+from worker.inference.models.peft_shapes import PeftShapes
+
+
+class MixedUp(RuntimeError):
+    """The model is not in the state that the answer needs. No answer may come from it."""
+
+
+class Resident:
+    """Keeps up to `max_adapters`, at least 2; the one that was used longest ago makes room. For one thread."""
+
+    def __init__(self, model: Any, max_adapters: int) -> None:
+        self.model = model
+        self.adapters: list[str] = []  # least recently used first
+        self._max_adapters = max_adapters
+        self._peft: Any = None
+        self._peft_shapes = PeftShapes(model.config)
+
+    def ensure_adapter(self, adapter: AdapterFolder) -> None:
+        """Have the adapter in memory. Raises Refusal when it does not fit this base; the model is as before then."""
+        if adapter.name in self.adapters:
+            self.adapters.remove(adapter.name)
+        else:
+            bundle = validate_bundle(adapter, self._peft_shapes)
+            if bundle.bound_part is not None:
+                raise rejected(adapter, f"{bundle.bound_part} cannot be served beside other adapters")
+            while len(self.adapters) >= self._max_adapters:
+                self._peft.delete_adapter(self.adapters.pop(0))
+            self._attach(adapter.name, bundle)
+        self.adapters.append(adapter.name)
+
+    def _attach(self, name: str, bundle: Bundle) -> None:
+        if self._peft is None:
+            self._peft = PeftModel(self.model, bundle.config, adapter_name=name)
+        else:
+            self._peft.add_adapter(name, bundle.config)
+        left = set_peft_model_state_dict(self._peft, bundle.tensors, adapter_name=name).unexpected_keys
+        if left:
+            raise MixedUp(f"{left[0]} of {name} went nowhere")
+        self._peft.eval()  # PEFT makes layers for training, with the dropout that the adapter was trained with
+
+    @contextmanager
+    def answering_as(self, name: str | None) -> Iterator[Any]:
+        """The model with exactly this adapter in force, or with none. Raises MixedUp rather than give another."""
+        if name is None and self._peft is None:
+            yield self.model
+        elif name is None:
+            with self._peft.disable_adapter():
+                self._check_state(None)
+                yield self.model
+        else:
+            self._peft.set_adapter(name, inference_mode=True)
+            self._check_state(name)
+            yield self.model
+
+    def _check_state(self, name: str | None) -> None:
+        """Ask every layer, not PEFT's summary: a layer that was left behind would answer for another adapter."""
+        for path, layer in self.model.named_modules():
+            if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper) and not _is_in_state(layer, name):
+                raise MixedUp(f"{path}: adapters {layer.active_adapters} are active, {name or 'none'} was asked for")
+
+
+def _is_in_state(layer: Any, name: str | None) -> bool:
+    if name is None:
+        return bool(layer.disable_adapters)
+    if layer.disable_adapters or getattr(layer, "merged", False):
+        return False
+    is_wrapper_of_others = isinstance(layer, AuxiliaryTrainingWrapper) and name not in layer._adapters
+    return list(layer.active_adapters) == ([] if is_wrapper_of_others else [name])

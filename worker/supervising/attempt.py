@@ -1,0 +1,238 @@
+"""One attempt: a child process under a guardian, watched until it is gone.
+
+The worker stores what the child reports at every heartbeat, and the answer to that write tells it what the user wants
+of the job. A database that is away costs nothing: the events stay in their file until it is back. Only a committed
+heartbeat renews the child's lease, so that a worker which is frozen or cut off loses its child before it loses its job.
+"""
+
+import logging
+import math
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from app.contracts.events import (
+    AdapterSaved,
+    AttemptEvent,
+    AttemptInterrupted,
+    Failed,
+    Finished,
+    Phase,
+    PhaseStarted,
+    SourcesChecked,
+)
+from app.contracts.probe import Proof
+from app.database.connection import AWAY
+from app.jobs.queue.claims import Claim, Fenced, RequestedState, record
+from app.jobs.states import Desire, Stage
+from app.jobs.views.logs import LOG_NAME
+from app.processes.guardian import KILL_WAIT_SECONDS, Guarded, Lease, spawn
+from app.processes.log_rotation import rotate
+from worker.confinement.process import temporary_folder
+from worker.memory import oom_kills
+from worker.supervising.context import WorkerContext
+from worker.supervising.slots import remove_orphans
+from worker.supervising.tail import EventTail
+
+EVENTS_NAME = "events.jsonl"
+PULSE_NAME = "pulse"
+# Where memory is short the kernel takes the training, which can resume, and not the worker, the API or the database.
+OOM_SCORE = 500
+# What a cancelled training has for the step that it is in: nobody needs a checkpoint of it, so it may be killed in it.
+CANCEL_GRACE_SECONDS = 3.0
+log = logging.getLogger(__name__)
+
+
+class StopReason(StrEnum):
+    """Why the worker ended its child."""
+
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
+    TIME_LIMIT = "time_limit"
+    SHUTDOWN = "shutdown"
+    HUNG = "hung"
+    FENCED = "fenced"
+
+
+@dataclass
+class Report:
+    """What is known of an attempt once its child is gone. With `needs_proof` it is not done before it has one."""
+
+    exit_code: int | None = None
+    stopped: StopReason | None = None
+    failed: Failed | None = None
+    finished: Finished | None = None
+    adapter: AdapterSaved | None = None
+    interrupted: AttemptInterrupted | None = None
+    is_checked: bool = False
+    is_training: bool = False
+    is_out_of_memory: bool = False
+    is_cut_off: bool = False
+    needs_proof: bool = False
+    proof: Proof | None = None
+
+    def take(self, events: Sequence[AttemptEvent]) -> None:
+        for event in events:
+            match event:
+                case Failed():
+                    self.failed = event
+                case Finished():
+                    self.finished = event
+                case AdapterSaved():
+                    self.adapter = event
+                case AttemptInterrupted():
+                    self.interrupted = event
+                case SourcesChecked():
+                    self.is_checked = True
+                case PhaseStarted():
+                    self.is_training = event.phase in (Phase.TRAIN, Phase.EVAL)
+
+
+@dataclass(frozen=True)
+class ChildCommand:
+    """What to run, and the limits it is under. `events_before`: bytes of the events file that are another child's."""
+
+    command: Sequence[str]
+    env: dict[str, str]
+    folder: Path
+    max_seconds: float | None
+    checkpoints_asked: int = 0
+    events_before: int = 0
+
+
+class ChildWatch:
+    """The loop around a running child."""
+
+    def __init__(self, context: WorkerContext, claim: Claim, child_command: ChildCommand) -> None:
+        self._context, self._claim, self._child_command = context, claim, child_command
+        self._tail = EventTail(child_command.folder / EVENTS_NAME, child_command.events_before)
+        self._unsure: tuple[list[AttemptEvent], int] | None = None
+        self._asked = child_command.checkpoints_asked
+        self._started = self._alive_at = self._renewed_at = time.monotonic()
+        self._signs: tuple[int, ...] = ()
+        self._gone_by = math.inf
+        self.report = Report()
+
+    def until_gone(self, child: Guarded) -> Report:
+        kills = oom_kills()
+        while self.report.exit_code is None:
+            self.report.exit_code = self._wait(child)
+            self.report.is_cut_off = self._is_cut_off()
+            self._beat(child)
+        while not self._is_read() and self.report.stopped is not StopReason.FENCED:
+            if not self._beat(child):
+                self._context.stopping.wait(self._context.settings.heartbeat_seconds)
+        self.report.is_out_of_memory = (oom_kills() or 0) > (kills or 0)
+        return self.report
+
+    def _is_read(self) -> bool:
+        """Whether all that the child wrote is stored; what is left when the process stops, the next attempt reads."""
+        return (self._unsure is None and not self._tail.peek()[0]) or self._context.stopping.is_set()
+
+    def _wait(self, child: Guarded) -> int | None:
+        if time.monotonic() > self._gone_by:  # its guardian is frozen: without it the kernel ends the child
+            child.abandon()
+        try:
+            return child.wait(self._context.settings.heartbeat_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _beat(self, child: Guarded) -> bool:
+        """Store what is new, and do what the answer asks for. False when the database is away."""
+        began = time.monotonic()
+        batch = self._unsure or self._tail.peek()
+        try:
+            requested = self._store(*batch)
+        except AWAY as error:
+            self._unsure = batch  # it may be stored all the same, and must be sent again as it was
+            why = self._context.database.why_away(error)
+            log.warning("%s: the database is away (%s), its events wait", self._claim.job_id, why)
+            return False
+        except Fenced:
+            self.report.stopped = StopReason.FENCED
+            child.kill()
+            return True
+        self._unsure = None
+        self._renewed_at = began
+        child.renew(began)
+        self.report.take(batch[0])
+        self._tail.advance(batch[1])
+        rotate(self._child_command.folder / LOG_NAME)
+        if self.report.exit_code is None:
+            self._obey(child, requested)
+        return True
+
+    def _store(self, events: Sequence[AttemptEvent], offset: int) -> RequestedState:
+        with self._context.database.writer() as session:
+            requested = record(session, self._claim, events, offset)
+            session.commit()
+        return requested
+
+    def _obey(self, child: Guarded, requested: RequestedState) -> None:
+        reason = self._reason_to_stop(requested.desired)
+        stopped = self.report.stopped
+        if reason is not None and (stopped is None or (reason is StopReason.CANCELLED and stopped is not reason)):
+            self._stop(child, reason)
+        elif requested.checkpoints_asked > self._asked and self.report.is_training:
+            self._asked = requested.checkpoints_asked
+            child.checkpoint()
+
+    def _stop(self, child: Guarded, reason: StopReason) -> None:
+        """Ask the child to end; a cancel leaves it less time, also where it is stopping already."""
+        grace = self._context.settings.grace_seconds
+        if reason is StopReason.CANCELLED:
+            grace = min(grace, CANCEL_GRACE_SECONDS)
+        self.report.stopped = reason
+        self._gone_by = min(self._gone_by, time.monotonic() + grace + KILL_WAIT_SECONDS)
+        child.stop(grace)
+
+    def _reason_to_stop(self, desired: Desire) -> StopReason | None:
+        now, limit = time.monotonic(), self._child_command.max_seconds
+        if desired is Desire.CANCEL:
+            return StopReason.CANCELLED
+        if desired is Desire.PAUSE and self._claim.stage is Stage.TRAIN:
+            return StopReason.PAUSED
+        if limit is not None and now - self._started > limit:
+            return StopReason.TIME_LIMIT
+        if self._is_silent(now):
+            return StopReason.HUNG
+        return StopReason.SHUTDOWN if self._context.stopping.is_set() else None
+
+    def _is_cut_off(self) -> bool:
+        """Whether the lease has run so far out that the guardian ends the child, whatever that does."""
+        return time.monotonic() - self._renewed_at > self._context.settings.term_after_seconds
+
+    def _is_silent(self, now: float) -> bool:
+        """Whether the child has written no event, finished no step and printed nothing for too long."""
+        names = (EVENTS_NAME, PULSE_NAME, LOG_NAME)
+        paths = (self._child_command.folder / name for name in names)
+        signs = tuple(path.stat().st_mtime_ns for path in paths if path.exists())
+        if signs != self._signs:
+            self._signs, self._alive_at = signs, now
+        return now - self._alive_at > self._context.settings.silence_seconds
+
+
+def run_child(context: WorkerContext, claim: Claim, child_command: ChildCommand) -> Report:
+    """Run the command in the attempt's folder until it is gone; no process of it is left when this returns."""
+    settings = context.settings
+    lease = Lease(settings.term_after_seconds, settings.kill_after_seconds, settings.alarm_after_seconds)
+    with (
+        temporary_folder() as temporary,
+        spawn(
+            child_command.command,
+            env={**child_command.env, "TMPDIR": str(temporary)},
+            cwd=child_command.folder,
+            output=child_command.folder / LOG_NAME,
+            grace_seconds=settings.grace_seconds,
+            pass_fds=[context.slot.fd],
+            lease=lease,
+            oom_score_adj=OOM_SCORE if claim.stage is Stage.TRAIN else None,
+        ) as child,
+    ):
+        report = ChildWatch(context, claim, child_command).until_gone(child)
+    if claim.stage is Stage.TRAIN and (report.exit_code or 0) < 0:
+        remove_orphans(context.slot, patience_seconds=0)  # its guardian was killed, and could not kill for it
+    return report

@@ -1,0 +1,30 @@
+"""What a worker process knows of itself: made once at its start and passed down."""
+
+import threading
+from dataclasses import dataclass, field
+
+from app.config import Settings
+from app.database.connection import Database
+from app.jobs.queue.notifier import JobNotifier
+from app.jobs.states import Stage
+from worker.supervising.slots import Slot
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """One stage served by one process. `stopping` is set when the process is to end.
+
+    `slot_acquired` is set once the process holds its slot and has handed back what an earlier holder of it left: before
+    that it claims nothing.
+    """
+
+    settings: Settings
+    database: Database
+    notifier: JobNotifier
+    stage: Stage
+    name: str
+    device: str
+    slot: Slot
+    concurrency: int = 1
+    stopping: threading.Event = field(default_factory=threading.Event)
+    slot_acquired: threading.Event = field(default_factory=threading.Event)

@@ -1,0 +1,235 @@
+"""The engine and a training on one GPU: side by side where both fit, otherwise the engine is asked to step aside.
+
+look (is it the same memory? do both fit?) ──> they fit, or share nothing ──────────────────────> trainer
+                                         └──> hold, which a thread renews ──> engine is away ──> trainer ──> release
+
+The hold is a lease on the engine's own clock: it ends by itself where this process is killed. An engine that starts
+anew meanwhile is asked anew.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import httpx
+from pydantic import ValidationError
+
+from app.contracts.events import Blame, Failed
+from app.contracts.generation import EngineHealth
+from app.contracts.memory_lease import ENGINE_SHARE, LONGEST_HOLD_SECONDS, ResumeOrder, YieldOrder, YieldState, this_cpu
+from app.contracts.model_card import ModelCard
+from app.contracts.rows import BASE_CARD
+from app.contracts.spec import JobSpec
+from app.contracts.stored import read_json
+from app.jobs.models import Job
+from app.jobs.queue import attempts
+from app.jobs.states import Stage
+from app.processes.engine_address import SAYS_WRONG_KEY, EngineAddress
+from worker.supervising.attempt import Report, StopReason
+from worker.supervising.context import WorkerContext
+from worker.supervising.hardware import Gpu, measure_gpu
+from worker.supervising.memory_estimate import measured_bytes, shape_of, training_bytes
+from worker.supervising.verdict import NO_ROOM_BESIDE
+
+Policy = Literal["auto", "always", "never"]
+OUT_OF_MEMORY = "out_of_gpu_memory"
+ANSWER_SECONDS = 3.0
+RENEW_SECONDS = 2.0
+# An engine may be loading a model, which cannot be interrupted.
+PATIENCE_SECONDS = 180.0
+log = logging.getLogger(__name__)
+
+
+def shares(*, free_bytes: int, engine_bytes: int, base_bytes: int, training_bytes: int) -> bool:
+    """Whether a training fits beside an engine that loads the same base anew and takes its share of the rest.
+
+    `free_bytes` is measured with the engine as it is now, which holds `engine_bytes`.
+    """
+    room = (free_bytes + engine_bytes - base_bytes) * (1 - ENGINE_SHARE)
+    return min(free_bytes, room) >= training_bytes
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is about to begin. None: not known, which never fits.
+
+    `holder` is the key of its slot's lock file. Nobody can guess it, and whoever takes the slot next finds it there:
+    the next attempt goes on with a hold that a dead worker has left.
+    """
+
+    job_id: str
+    holder: str
+    training_bytes: int | None
+    base_bytes: int | None
+
+    def fits_beside(self, engine: EngineHealth, gpu: Gpu | None) -> bool:
+        """Without a GPU there is only the host's memory, which nobody arbitrates."""
+        if gpu is None:
+            return True
+        if self.training_bytes is None or self.base_bytes is None:
+            return False
+        return shares(
+            free_bytes=gpu.free_bytes,
+            engine_bytes=engine.memory_bytes or 0,
+            base_bytes=self.base_bytes,
+            training_bytes=self.training_bytes,
+        )
+
+
+def training_of(context: WorkerContext, job: Job) -> Training:
+    """What is known of a job's need: measured in an earlier attempt, estimated before the first."""
+    card = _card_of(context.settings.data_dir(job.id) / BASE_CARD)
+    shape = shape_of(card) if card is not None else None
+    peak = (job.progress or {}).get("gpu_memory_bytes")
+    needed = measured_bytes(peak) if isinstance(peak, int) and peak > 0 else None
+    if needed is None and shape is not None:
+        needed = training_bytes(JobSpec.model_validate(job.spec), shape)
+    with context.database.reader() as session:
+        ended = {attempt.outcome for attempt in attempts.of_stage(session, job.id, Stage.TRAIN)}
+    return Training(
+        job_id=job.id,
+        holder=context.slot.key,
+        training_bytes=needed if NO_ROOM_BESIDE not in ended else None,
+        base_bytes=shape.weight_bytes if shape is not None else None,
+    )
+
+
+def _card_of(path: Path) -> ModelCard | None:
+    """None where the job was checked by a version that wrote no card."""
+    try:
+        return read_json(ModelCard, path.read_bytes())
+    except OSError:
+        return None
+
+
+class GpuLease:
+    """Inside its `with` block the training has the memory that it needs, as far as the engine is concerned."""
+
+    def __init__(self, engine: EngineAddress, policy: Policy, training: Training, lease_seconds: float) -> None:
+        """`lease_seconds`: after so long without this process the engine comes back."""
+        self._http = engine.client(ANSWER_SECONDS)
+        self._policy, self._training, self._lease_seconds = policy, training, lease_seconds
+        self._hold_seconds = min(lease_seconds, LONGEST_HOLD_SECONDS)
+        self._is_sharing: bool | None = None
+        self._has_asked = self._fits = False
+        self._settled = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_asking, name="arbiter", daemon=True)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the training may begin: the engine is away, or it need not be."""
+        return self._settled.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is settled; false when it is not in time."""
+        return self._settled.wait(seconds)
+
+    @property
+    def has_let_it_stay(self) -> bool:
+        """Whether both are on one GPU, since both were found to fit."""
+        return self._fits
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        with closing(self._http):
+            if self._has_asked:
+                self._release()
+
+    def _keep_asking(self) -> None:
+        while not self._over.is_set():
+            try:
+                if self._ask():
+                    self._settled.set()
+            except httpx.TimeoutException:
+                log.warning("%s: the engine does not answer in time", self._training.job_id)
+            except (httpx.HTTPError, ValidationError) as error:
+                self._tell_of_the_key(error)
+                self._settled.set()  # none is there, or none that takes memory here
+            except Exception:  # whoever waits for the thread waits for its patience, and the hold is tried again
+                log.exception("%s: the GPU could not be arbitrated", self._training.job_id)
+            self._over.wait(min(RENEW_SECONDS, self._lease_seconds / 6))
+
+    def _tell_of_the_key(self, error: Exception) -> None:
+        """Once: the training runs beside an engine whose memory nobody arbitrates."""
+        is_refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401
+        if is_refused and not self.is_settled:
+            log.warning("%s: %s", self._training.job_id, SAYS_WRONG_KEY)
+
+    def _ask(self) -> bool:
+        if self._is_sharing is None:
+            engine = EngineHealth.model_validate_json(self._http.get("/health").raise_for_status().content)
+            self._is_sharing = self._may_stay(engine)
+            if self._is_sharing and engine.stepped_aside is not None:
+                self._release()  # a worker that died here may have held it
+        return self._is_sharing or self._hold()
+
+    def _may_stay(self, engine: EngineHealth) -> bool:
+        if self._policy == "always":
+            return True
+        gpu = measure_gpu()
+        if engine.place != (gpu.uuid if gpu is not None else this_cpu()):
+            return True
+        fits = self._policy == "auto" and self._training.fits_beside(engine, gpu)
+        if gpu is not None:
+            word = "stays beside" if fits else "makes room for"
+            log.info("%s: the engine %s it: %s, %s", self._training.job_id, word, self._training, gpu)
+            self._fits = fits
+        return fits
+
+    def _hold(self) -> bool:
+        self._has_asked = True
+        training = self._training
+        order = YieldOrder(holder=training.holder, job_id=training.job_id, lease_seconds=self._hold_seconds)
+        return self._post("/yield", order).is_away
+
+    def _release(self) -> None:
+        try:
+            self._post("/resume", ResumeOrder(holder=self._training.holder))
+        except (httpx.HTTPError, ValidationError) as error:  # it is gone, or its lease ends the hold
+            log.warning("%s: the engine could not be called back: %s", self._training.job_id, type(error).__name__)
+
+    def _post(self, path: str, order: YieldOrder | ResumeOrder) -> YieldState:
+        headers = {"content-type": "application/json"}
+        answer = self._http.post(path, content=order.model_dump_json(), headers=headers)
+        return YieldState.model_validate_json(answer.raise_for_status().content)
+
+
+def wait_for_room(arbiter: GpuLease, beat: Callable[[], StopReason | None], beat_seconds: float) -> StopReason | None:
+    """Wait until the training may begin, or for as long as patience lasts; why somebody wants the wait to end.
+
+    `beat` renews the hold on the job every `beat_seconds`; what it raises passes through.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not arbiter.wait(beat_seconds) and time.monotonic() < deadline:
+        reason = beat()
+        if reason is not None:
+            return reason
+    return None
+
+
+def blame_sharing(report: Report, arbiter: GpuLease) -> Report:
+    """A training that had too little memory beside the engine says nothing of the spec before it had all of it."""
+    failed = report.failed
+    if failed is None or failed.code != OUT_OF_MEMORY:
+        return report
+    if not arbiter.is_settled:
+        report.failed = failed.model_copy(update={"blame": Blame.SYSTEM, "hint": "the engine did not step aside"})
+    elif arbiter.has_let_it_stay:
+        report.failed = Failed(
+            blame=Blame.SYSTEM,
+            code=NO_ROOM_BESIDE,
+            message="the GPU has not enough memory for this training beside the engine",
+            hint="the engine steps aside for the next attempt",
+        )
+    return report

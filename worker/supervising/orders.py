@@ -1,0 +1,116 @@
+"""What a child process is told: its order, one JSON file in the attempt's folder."""
+
+from pathlib import Path
+
+from app.adapters import service as adapters
+from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
+from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
+from app.contracts.spec import JobSpec, Source
+from app.contracts.stored import read
+from app.jobs import repository, service
+from app.jobs.models import Job
+from app.jobs.states import Stage
+from app.jobs.stored import StoredSpec
+from worker.confinement.process import NVIDIA_CONTROL
+from worker.supervising.attempt import EVENTS_NAME, PULSE_NAME
+from worker.supervising.context import WorkerContext
+from worker.supervising.resuming import Start
+
+
+def write(context: WorkerContext, job: Job, base: BaseRef, folder: Path, start: Start) -> Path:
+    """Write the order of an attempt into its folder and return its path. Raises InvalidRequest for lost sources."""
+    is_check = context.stage is Stage.CHECK
+    order = _check(context, job, base, folder) if is_check else _train(context, job, base, folder, start)
+    path = folder / "order.json"
+    path.write_text(order.model_dump_json(indent=1, exclude_unset=True))  # what was sent is told from defaults
+    return path
+
+
+def _check(context: WorkerContext, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
+    spec = JobSpec.model_validate(job.spec)
+
+    def file_of(source: Source | None, param: str) -> SourceFile | None:
+        with context.database.reader() as session:
+            return service.find_source(session, context.settings, source, param) if source is not None else None
+
+    return CheckOrder(
+        job_id=job.id,
+        epoch=job.epoch,
+        spec=spec,
+        base=base,
+        train_file=file_of(spec.dataset.source, "dataset.source"),
+        eval_file=file_of(spec.dataset.eval_source, "dataset.eval_source"),
+        origin_revision=_origin_revision(context, spec),
+        max_unpacked_bytes=context.settings.max_unpacked_bytes,
+        max_hub_bytes=context.settings.max_hub_bytes,
+        data_dir=context.settings.data_dir(job.id),
+        cache_dir=context.settings.root / "cache",
+        max_cache_bytes=context.settings.max_cache_bytes,
+        events=folder / EVENTS_NAME,
+        has_walls=_has_walls(context, loads_unsloth=spec.model.chat_template is not None),
+    )
+
+
+def _train(context: WorkerContext, job: Job, base: BaseRef, folder: Path, start: Start) -> TrainingOrder:
+    data = context.settings.data_dir(job.id)
+    eval_rows = data / EVAL_ROWS
+    work_dir = folder / "work"
+    work_dir.mkdir(exist_ok=True)
+    spec = _settled(job)
+    checkpoints = context.settings.checkpoints_dir(job.id)
+    checkpoints.mkdir(exist_ok=True)
+    return TrainingOrder(
+        job_id=job.id,
+        epoch=job.epoch,
+        spec=spec,
+        base=base,
+        train_rows=data / TRAIN_ROWS,
+        eval_rows=eval_rows if eval_rows.exists() else None,
+        tokenizer=data / TOKENIZER,
+        events=folder / EVENTS_NAME,
+        work_dir=work_dir,
+        adapter_dir=folder / "adapter",
+        checkpoints=checkpoints,
+        resume_from=start.checkpoint,
+        start_from=_adapter(context, spec) if start.checkpoint is None else None,
+        cache_dir=context.settings.root / "cache",
+        pulse=folder / PULSE_NAME,
+        max_hub_bytes=context.settings.max_hub_bytes,
+        has_walls=_has_walls(context, loads_unsloth=True),
+    )
+
+
+def _has_walls(context: WorkerContext, *, loads_unsloth: bool) -> bool:
+    """On a GPU Unsloth compiles kernels, by compilers and headers that may lie where no list of ours looks."""
+    wanted = context.settings.confinement
+    return wanted == "on" or (wanted == "auto" and not (loads_unsloth and NVIDIA_CONTROL.exists()))
+
+
+def _settled(job: Job) -> JobSpec:
+    """The spec as it was sent, with the length that the check has found for its rows and its model."""
+    spec = JobSpec.model_validate(job.spec)
+    length = job.resolved["model"].get("max_seq_length", spec.model.max_seq_length)
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"max_seq_length": length})})
+
+
+def _origin_revision(context: WorkerContext, spec: JobSpec) -> str | None:
+    """The weights that belong to what the job goes on from; None where that was stored before they were noted, or
+    cannot be read."""
+    origin = spec.continue_from
+    if origin is None:
+        return None
+    with context.database.reader() as session:
+        if origin.adapter is not None:
+            return adapters.find(session, origin.adapter, "continue_from.adapter").base_revision
+        job = repository.get(session, origin.job) if origin.job is not None else None
+        origin_spec = read(StoredSpec, job.resolved) if job is not None else None
+        return origin_spec.model.revision if origin_spec is not None else None
+
+
+def _adapter(context: WorkerContext, spec: JobSpec) -> Path | None:
+    """The folder of the adapter that the job goes on from. Raises NotFound when it was deleted meanwhile."""
+    if spec.continue_from is None or spec.continue_from.adapter is None:
+        return None
+    with context.database.reader() as session:
+        path = adapters.find(session, spec.continue_from.adapter, "continue_from.adapter").path
+    return context.settings.locate(path)

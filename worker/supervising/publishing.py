@@ -1,0 +1,118 @@
+"""How an adapter becomes known: its folder is moved to where adapters live, its row is stored with the job's end."""
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.adapters.models import Adapter
+from app.config import Settings
+from app.contracts.events import AdapterSaved
+from app.contracts.variant import BaseVariant
+from app.database.connection import utc_now
+from app.disk_faults import NO_ROOM
+from app.jobs.models import Job
+from worker.checkpoints import DiskFullFault
+from worker.failures import SystemFault
+from worker.hashing import bundle_version
+from worker.supervising.attempt import Report
+
+
+class NotPlaced(SystemFault):
+    """What was trained could not be put where adapters live. It stays where it is."""
+
+    def __init__(self, message: str) -> None:
+        hint = "what was trained is kept in the folder of its attempt, and no step is trained again; mend what is named"
+        super().__init__("publish_failed", message, hint=hint)
+
+
+def adapter_id_of(job_id: str) -> str:
+    return job_id.replace("job-", "adapter-", 1)
+
+
+def published_folder(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
+    return settings.adapter_dir(adapter_id_of(job_id), saved.version)
+
+
+def find_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path | None:
+    """Where the bundle is, whole: in the attempt's folder, or moved already by a worker that died before its commit."""
+    places = (published_folder(settings, job_id, saved), settings.locate(saved.path))
+    return next((place for place in places if place.is_dir() and bundle_version(place) == saved.version), None)
+
+
+def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
+    """Move the bundle to its place, where it may be already. Raises NotPlaced."""
+    target = published_folder(settings, job_id, saved)
+    try:
+        found = find_bundle(settings, job_id, saved)
+        if found is None:
+            raise NotPlaced(f"the adapter of {job_id} is gone from {saved.path}, or its files were changed")
+        if found != target:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)  # half of one
+            os.rename(found, target)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFullFault("the disk has no room for the adapter") from error
+        raise NotPlaced(f"the adapter could not be moved to {target}: {error.strerror or error}") from error
+    return target
+
+
+def take_bundle_back(settings: Settings, job_id: str, saved: AdapterSaved) -> None:
+    """Move a placed bundle back to the folder of its attempt: what has no row does not stay among the adapters."""
+    placed, origin = published_folder(settings, job_id, saved), settings.locate(saved.path)
+    if placed.is_dir() and not origin.exists():
+        os.rename(placed, origin)
+        with suppress(OSError):  # another version of it is there
+            placed.parent.rmdir()
+
+
+def publish(session: Session, settings: Settings, job: Job, report: Report) -> dict[str, Any]:
+    """Add the adapter's row; what the job's row says of it. The commit that follows makes it known."""
+    saved, finished = report.adapter, report.finished
+    assert saved is not None, "a finished training has an adapter"
+    assert finished is not None, "a finished training said so"
+    adapter_id = adapter_id_of(job.id)
+    session.add(adapter_row(settings, job, saved, report.proof.base_variant if report.proof is not None else None))
+    result = {
+        "adapter": f"{adapter_id}@{saved.version}",
+        "steps": finished.steps,
+        "train_seconds": finished.train_seconds,
+        "final_loss": finished.final_loss,
+        "tokens": finished.tokens,
+        "adapter_bytes": saved.bytes,
+        "trainable_parameters": saved.trainable_parameters,
+        "verification": report.proof.model_dump(mode="json") if report.proof is not None else None,
+    }
+    return {"adapter_id": adapter_id, "result": result}
+
+
+def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: BaseVariant | None = None) -> Adapter:
+    """What is known of the adapter where it has its place; the row is not in a session yet.
+
+    `variant`: the form of the base on which it was proved.
+    """
+    return Adapter(
+        id=adapter_id_of(job.id),
+        version=saved.version,
+        job_id=job.id,
+        kind=saved.adapter_kind,
+        base_model=job.resolved["model"]["model_name"],
+        base_source=_relative(saved.base_model, settings.models),
+        base_is_local=saved.base_model.startswith("/"),
+        base_revision=saved.base_revision,
+        base_variant=variant.model_dump(mode="json") if variant is not None else None,
+        base_scaled_to=job.resolved["model"].get("rope_scaled_to"),
+        path=_relative(str(published_folder(settings, job.id, saved)), settings.root),
+        bytes=saved.bytes,
+        rank=saved.rank,
+        created_at=utc_now(),
+    )
+
+
+def _relative(path: str, folder: Path) -> str:
+    """A folder that may be moved is not named in a row; what is not below it, as a hub id, stays as it is."""
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path

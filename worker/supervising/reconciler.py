@@ -1,0 +1,141 @@
+"""Puts right what messages and dead processes leave behind: rings again for what waits, takes back what has no holder,
+removes what nobody needs any more.
+
+Several may run; every effect is a compare-and-set. A holder is dead when the lock of its slot is free, which the kernel
+knows on its own host, or when its heartbeat count has not moved for a lease on this process's own clock, so no wall
+clock matters. A database error forgets all observations: an outage never expires the leases of healthy workers.
+"""
+
+import logging
+import socket
+import time
+from datetime import timedelta
+
+from app import __version__
+from app.database.connection import AWAY, utc_now
+from app.jobs.models import Job, Worker
+from app.jobs.queue import claims, retention
+from app.jobs.queue.attempts import faults
+from app.processes.lock import CannotStart
+from worker.supervising.context import WorkerContext
+from worker.supervising.slots import SlotStuck, is_free, remove_orphans
+from worker.supervising.verdict import pause_seconds
+
+SLOT_RETRY_SECONDS = 0.5
+DEAD = "the worker that held the job died"
+SILENT = "the worker that held the job fell silent"
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """The background thread of a worker process; also keeps the worker's own row fresh."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._started = utc_now()
+        self._observed: dict[tuple[str, int], tuple[int, float]] = {}
+        self._problem: str | None = None
+
+    def run(self) -> None:
+        while not self._context.stopping.is_set():
+            self.round()
+            seconds = (
+                self._context.settings.reconcile_seconds if self._context.slot_acquired.is_set() else SLOT_RETRY_SECONDS
+            )
+            self._context.stopping.wait(seconds)
+
+    def round(self) -> None:
+        """One look at everything."""
+        try:
+            if not self._context.slot_acquired.is_set():
+                self._acquire_slot()
+            self._show_up()
+            self._take_back_lost()
+            self._notify_for_waiting()
+            self._tidy_up()
+        except AWAY as error:
+            self._observed.clear()
+            log.warning("the database is away: %s", self._context.database.why_away(error))
+        except Exception:  # the next round may go well, and a worker without a reconciler would lose jobs
+            self._observed.clear()
+            log.exception("a round of the reconciler failed")
+
+    def _acquire_slot(self) -> None:
+        """Hold the slot: every process of an earlier holder is dead then, and what it held is taken back."""
+        slot = self._context.slot
+        try:
+            is_mine = slot.try_lock() or bool(remove_orphans(slot) and slot.try_lock())
+        except (CannotStart, SlotStuck) as error:
+            self._problem = str(error)
+            return
+        self._problem = None if is_mine else f"another worker holds the slot {slot.name}"
+        if not is_mine:
+            return
+        with self._context.database.reader() as session:
+            own = [job for job in claims.held(session) if job.slot == slot.key]
+        for job in own:
+            self._take_back(job, DEAD)
+        self._context.slot_acquired.set()
+
+    def _show_up(self) -> None:
+        context = self._context
+        with context.database.writer() as session:
+            row = Worker(
+                name=context.name,
+                stage=context.stage,
+                host=socket.gethostname(),
+                device=context.device,
+                version=__version__,
+                problem=self._problem,
+                job_id=claims.job_held_by(session, context.name),
+                started_at=self._started,
+            )
+            claims.seen(session, row)
+            session.commit()
+
+    def _take_back_lost(self) -> None:
+        now = time.monotonic()
+        with self._context.database.reader() as session:
+            held = list(claims.held(session))
+        seen = {(job.id, job.epoch): self._observed.get((job.id, job.epoch), (-1, now)) for job in held}
+        for job in held:
+            beats, since = seen[job.id, job.epoch]
+            if self._is_dead(job):
+                self._take_back(job, DEAD)
+            elif beats != job.beats:
+                seen[job.id, job.epoch] = (job.beats, now)
+            elif now - since > self._context.settings.lease_seconds:
+                self._take_back(job, SILENT)
+        self._observed = seen
+
+    def _is_dead(self, job: Job) -> bool:
+        """Whether the holder's slot is one of this host, and nobody holds its lock."""
+        if job.slot is None or job.slot == self._context.slot.key:
+            return False
+        return is_free(self._context.settings.slots, job.slot) is True
+
+    def _take_back(self, job: Job, reason: str) -> None:
+        context = self._context
+        with context.database.writer() as session:
+            lost = faults(session, job.id, job.epoch)
+            pause = timedelta(seconds=pause_seconds(lost - 1)) if lost > 1 else None
+            limit = context.settings.max_attempts
+            taken = claims.take_back(session, job, utc_now(), reason=reason, max_attempts=limit, pause=pause)
+            session.commit()
+        if taken is not None:
+            log.warning("%s was taken back from %s: %s", job.id, job.worker, reason)
+
+    def _tidy_up(self) -> None:
+        context = self._context
+        try:
+            retention.sweep(context.database, context.settings)
+        except OSError as error:
+            log.warning("something that nobody needs could not be removed: %s", error)
+
+    def _notify_for_waiting(self) -> None:
+        context = self._context
+        with context.database.reader() as session:
+            stages = claims.waiting_stages(session, utc_now())
+            is_busy = claims.jobs_held_by(session, context.name) >= context.concurrency
+        if context.slot_acquired.is_set() and context.stage in stages and not is_busy:
+            context.notifier.notify(context.stage)

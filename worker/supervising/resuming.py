@@ -1,0 +1,184 @@
+"""What an attempt takes over from the attempts before it: events that nobody read, a result that nobody stored, and the
+checkpoint to go on from."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.contracts.checkpoints import age, by_age, outline
+from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointRemoved, CheckpointSaved, Noticed
+from app.contracts.spec import JobSpec
+from app.jobs import repository
+from app.jobs.models import Attempt
+from app.jobs.queue import attempts
+from app.jobs.queue.claims import Claim, lock, record, tell
+from app.jobs.states import Stage
+from app.jobs.views.logs import attempt_dir
+from worker import checkpoints
+from worker.supervising.attempt import EVENTS_NAME, Report
+from worker.supervising.context import WorkerContext
+from worker.supervising.publishing import find_bundle
+from worker.supervising.tail import EventTail
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins: at a checkpoint behind `step`, or at the first step."""
+
+    step: int
+    checkpoint: Path | None
+
+
+def read_left_over(context: WorkerContext, held: Claim) -> None:
+    """Store what earlier attempts of the stage wrote before they, or their worker, died. Raises Fenced."""
+    with context.database.reader() as session:
+        earlier = [one for one in attempts.of_stage(session, held.job_id, held.stage) if one.epoch < held.epoch]
+    for attempt in earlier:
+        tail = EventTail(_folder(context, attempt) / EVENTS_NAME, attempt.events_offset)
+        while _store_next(context, held, attempt, tail):
+            log.info("%s: attempt %d had left events unread", held.job_id, attempt.epoch)
+
+
+def _store_next(context: WorkerContext, held: Claim, attempt: Attempt, tail: EventTail) -> bool:
+    events, offset = tail.peek()
+    if events:
+        _write(context, lambda session: record(session, held, events, offset, of_epoch=attempt.epoch))
+        tail.advance(offset)
+    return bool(events)
+
+
+def finished_before(context: WorkerContext, held: Claim) -> Report | None:
+    """The report of an attempt that had done all of its work when its worker died, or could not prove or publish it.
+
+    None where there is none. Raises Fenced.
+    """
+    if held.stage is not Stage.TRAIN:
+        return None
+    with context.database.reader() as session:
+        tried = reversed(attempts.of_stage(session, held.job_id, held.stage))
+        reports = [_closing_report(session, attempt) for attempt in tried]
+    done = next((one for one in reports if one.finished and one.adapter and not one.failed), None)
+    if done is None or done.finished is None or done.adapter is None:
+        return None
+    if find_bundle(context.settings, held.job_id, done.adapter) is None:
+        return None
+    _begin_behind(context, held, done.finished.steps)
+    return done
+
+
+def _closing_report(session: Session, attempt: Attempt) -> Report:
+    report = Report(exit_code=0)
+    stored = attempts.closing_events(session, attempt.job_id, attempt.epoch)
+    read = [_read_event({**one.payload, "kind": one.kind, "at": one.at}) for one in stored]
+    report.take([event for event in read if event is not None])
+    return report
+
+
+def _read_event(stored: dict[str, Any]) -> AttemptEvent | None:
+    """None for one that this version cannot read: what it says is done again."""
+    try:
+        return ATTEMPT_EVENT.validate_python(stored, extra="ignore")
+    except ValidationError:
+        return None
+
+
+def choose_start(context: WorkerContext, held: Claim, spec: JobSpec) -> Start:
+    """The newest checkpoint that is whole, and keep on the attempt where it begins. Raises Fenced.
+
+    The folder decides: a process that was killed may have written a checkpoint that no event tells of.
+    """
+    folder = context.settings.checkpoints_dir(held.job_id)
+    checkpoints.sweep(folder)
+    _forget_lost(context, held)
+    _list_unlisted(context, held)
+    found = checkpoints.newest(folder)
+    if found.skipped:
+        names = ", ".join(path.name for path in found.skipped)
+        message = f"checkpoints that are not whole were passed over: {names}"
+        notice = Noticed(code="checkpoint_damaged", message=message)
+        _write(context, lambda session: tell(session, held, notice))
+    start = Start(found.step, found.path) if found.path is not None else _continued(context, spec)
+    _begin_behind(context, held, start.step)
+    return start
+
+
+def _begin_behind(context: WorkerContext, held: Claim, step: int) -> None:
+    """Keep on the attempt where it begins: attempts that fail behind the same step are counted together."""
+
+    def keep(session: Session) -> None:
+        lock(session, held)
+        attempts.set_resume_step(session, held.job_id, held.epoch, step)
+
+    _write(context, keep)
+    log.info("%s: attempt %d goes on behind step %d", held.job_id, held.epoch, step)
+
+
+def tidy(context: WorkerContext, held: Claim) -> None:
+    """Remove what a trainer that was ended left half written or half deleted. Raises Fenced, and removes nothing: the
+    trainer of another attempt may be writing there by now."""
+    with context.database.writer() as session:
+        lock(session, held)
+        checkpoints.sweep(context.settings.checkpoints_dir(held.job_id))
+    _forget_lost(context, held)
+
+
+def _forget_lost(context: WorkerContext, held: Claim) -> None:
+    """Take the checkpoints off the list that are gone: a trainer may die between a removal and its event."""
+    with context.database.reader() as session:
+        listed = repository.checkpoints(session, held.job_id)
+    gone = [one for one in listed if outline(context.settings.locate(one.path)) is None]
+
+    def forget(session: Session) -> None:
+        for one in gone:
+            tell(session, held, CheckpointRemoved(step=one.step, path=one.path))
+
+    if gone:
+        _write(context, forget)
+
+
+def _list_unlisted(context: WorkerContext, held: Claim) -> None:
+    """Put checkpoints on the list whose event was never written. Nobody knows how long the training stood still."""
+    folder = context.settings.checkpoints_dir(held.job_id)
+    with context.database.reader() as session:
+        listed = {(one.step, one.epoch) for one in repository.checkpoints(session, held.job_id)}
+    whole = [found for path in by_age(folder) if age(path) not in listed and (found := outline(path)) is not None]
+
+    def enlist(session: Session) -> None:
+        for one in whole:
+            saved = CheckpointSaved(step=one.step, path=str(one.path), bytes=one.bytes, sha256=one.sha256, seconds=0.0)
+            tell(session, held, saved, of_epoch=one.attempt)
+
+    if whole:
+        _write(context, enlist)
+
+
+def _continued(context: WorkerContext, spec: JobSpec) -> Start:
+    """The checkpoint of another job that this one goes on from; else the beginning."""
+    origin = spec.continue_from
+    if origin is None or origin.job is None:
+        return Start(0, None)
+    with context.database.reader() as session:
+        found = repository.checkpoint(session, origin.job, origin.step)
+    path = None if found is None else context.settings.locate(found.path)
+    if found is None or path is None or checkpoints.verify(path) is None:
+        raise LookupError(f"the checkpoint of {origin.job} is gone, or was changed")
+    return Start(found.step, path)
+
+
+def _folder(context: WorkerContext, attempt: Attempt) -> Path:
+    return attempt_dir(context.settings.job_dir(attempt.job_id), attempt.epoch)
+
+
+def _write(context: WorkerContext, work: Callable[[Session], Result]) -> Result:
+    with context.database.writer() as session:
+        result = work(session)
+        session.commit()
+    return result

@@ -1,0 +1,63 @@
+"""Where Celery meets the service: the doorbell's task, and the start and stop of a worker process."""
+
+import logging
+import threading
+from typing import Any
+
+from celery import signals
+
+from app.database.connection import Database
+from app.jobs.models import CPU
+from app.jobs.queue.notifier import QUEUES, TASK, CeleryNotifier
+from app.jobs.states import Stage
+from worker.confinement import landlock
+from worker.supervising.celery_app import app, open_home, settings
+from worker.supervising.context import WorkerContext
+from worker.supervising.hardware import describe_device, find_slot
+from worker.supervising.lifecycle import run_until_idle
+from worker.supervising.reconciler import Reconciler
+from worker.supervising.slots import Slot
+
+log = logging.getLogger(__name__)
+contexts: dict[Stage, WorkerContext] = {}
+
+
+@app.task(name=TASK)
+def answer(stage: str) -> None:
+    """Somebody rang: work until nothing of this stage is left to claim."""
+    context = contexts.get(Stage(stage))
+    if context is not None:
+        run_until_idle(context)
+
+
+@signals.worker_ready.connect
+def open_contexts(sender: Any, **_: object) -> None:
+    """Begin to serve the stages whose queues this process listens to."""
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the engine is asked every few seconds
+    if settings.confinement == "off" or landlock.abi() == 0:
+        why = "TUNESMITH_CONFINEMENT is off" if settings.confinement == "off" else "this kernel has no Landlock"
+        log.warning("%s: processes that read models and datasets open all that this user may", why)
+    if open_home is not None:
+        log.warning(open_home)
+    database = Database.open(settings.database)
+    for stage in (stage for stage in Stage if QUEUES[stage] in sender.app.amqp.queues.consume_from):
+        device = describe_device() if stage is Stage.TRAIN else CPU
+        slot = Slot.open(settings.slots, _slot_name(stage, sender.hostname))
+        at_once = sender.controller.concurrency
+        context = WorkerContext(settings, database, CeleryNotifier(app), stage, sender.hostname, device, slot, at_once)
+        contexts[stage] = context
+        threading.Thread(target=Reconciler(context).run, name=f"reconcile-{stage}", daemon=True).start()
+        log.info("%s serves %s on %s", context.name, stage, device)
+
+
+def _slot_name(stage: Stage, worker: str) -> str:
+    """One training a GPU, whatever the workers are called; checkers need nothing that they would have to share."""
+    return settings.slot or find_slot() if stage is Stage.TRAIN else f"check-{worker}"
+
+
+@signals.worker_shutting_down.connect
+def close_contexts(**_: object) -> None:
+    """A warm shutdown waits for the running task, so the task is told to hand its job back."""
+    for context in contexts.values():
+        context.stopping.set()

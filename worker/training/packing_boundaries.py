@@ -1,0 +1,76 @@
+"""Proves, before a step is taken, that rows laid out in one sequence do not see each other.
+
+Packed and padding-free batches hold several rows in one sequence, and only the attention keeps them apart. Whether this
+one does is asked of the model itself: the loss of a later row must not change when the words of the first one do.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
+from worker.failures import UserError
+
+SEQ_LENGTHS = "seq_lengths"
+ROWS_LOOKED_AT = 64
+LONGEST_PROBE_TOKENS = 4096
+# The shapes are equal, so that the kernels are: any difference is a leak. The rest is room for atomics.
+TOLERANCE = 1e-5
+
+
+def check_packing_boundaries(trainer: Any) -> None:
+    """Does nothing where every row has a sequence of its own. Raises UserError when a row can see another."""
+    if not (trainer.args.packing or getattr(trainer.args, "padding_free", False)):
+        return
+    examples = _examples(trainer)
+    if examples is None:
+        return
+    first = _first_length(examples)
+    plain, changed = (_loss(trainer, _probe(examples, first, shift)) for shift in (0, 1))
+    if math.isfinite(plain) and abs(plain - changed) > TOLERANCE * abs(plain):
+        raise UserError(
+            "rows_leak",
+            f"rows of one sequence see each other with this model's attention: the loss of a row changed from {plain} "
+            f"to {changed} with the words of the row before it",
+            hint="train with packing false and per_device_train_batch_size 1, and report this model",
+            param="training.packing",
+        )
+
+
+def _examples(trainer: Any) -> list[dict[str, list[int]]] | None:
+    """One sequence of several rows; None where the data has none: a single row, or one row a sequence."""
+    rows = [dict(trainer.train_dataset[index]) for index in range(min(ROWS_LOOKED_AT, len(trainer.train_dataset)))]
+    if trainer.args.packing:
+        return next(([row] for row in rows if len(row.get(SEQ_LENGTHS, ())) > 1), None)
+    short = [row for row in rows if len(row[INPUT_IDS]) <= LONGEST_PROBE_TOKENS // 2]
+    return short[:2] if len(short) > 1 else None
+
+
+def _first_length(examples: list[dict[str, list[int]]]) -> int:
+    return examples[0][SEQ_LENGTHS][0] if len(examples) == 1 else len(examples[0][INPUT_IDS])
+
+
+def _probe(examples: list[dict[str, list[int]]], first: int, shift: int) -> list[dict[str, list[int]]]:
+    """The same rows, nothing learned of the first one, its words replaced by others where `shift` is 1.
+
+    The other words are its own in reverse order: they are in the vocabulary whatever that is.
+    """
+    ids, labels = list(examples[0][INPUT_IDS]), list(examples[0][LABELS])
+    if shift:
+        ids[:first] = ids[:first][::-1]
+    labels[:first] = [IGNORED] * first
+    if all(label == IGNORED for label in labels) and len(examples) == 1:
+        labels[first:] = ids[first:]
+    return [{**examples[0], INPUT_IDS: ids, LABELS: labels}, *examples[1:]]
+
+
+def _loss(trainer: Any, examples: list[dict[str, list[int]]]) -> float:
+    """Of one batch, by the trainer's own collator, model and loss."""
+    batch = trainer.data_collator(examples)
+    was_training = trainer.model.training
+    trainer.model.eval()
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
+    trainer.model.train(was_training)
+    return float(loss)
