@@ -1,6 +1,6 @@
-"""Reads what a model's small files say of it: its config, the index of its weights, and the headers of the weights.
+"""Reads the config of a model, the index of its weights, and the headers of its weight files.
 
-Of a stranger's file only a bounded part is read, and no other file, folder or model that it names is followed.
+Only a bounded part of an untrusted file is read. No other file, folder or model that it names is loaded.
 """
 
 import json
@@ -15,12 +15,12 @@ from app.contracts.model_card import CONFIG, INDEX, SINGLE, ModelCard
 from worker.failures import UserError
 
 PARAM = "model.model_name"
-# The same bound as that of the hub's client for weights that it has not downloaded.
+# The same limit as that of the hub client.
 LARGEST_HEADER_BYTES = 25_000_000
 
 
 def card_of(config: Mapping[str, Any], weight_bytes: int) -> ModelCard:
-    """The card by the text of a config; the sizes are those of the part that reads and writes text."""
+    """Returns the card of a model. The sizes are those of the text part of its config."""
     text = text_of(config)
 
     def size(name: str) -> int | None:
@@ -39,7 +39,7 @@ def card_of(config: Mapping[str, Any], weight_bytes: int) -> ModelCard:
 
 
 def read_card(folder: Path) -> ModelCard | None:
-    """The card of a model that no job has checked. None where its config cannot be read."""
+    """Returns the card of a model that no job has checked, or None if its config cannot be read."""
     try:
         config = read_json(folder / CONFIG)
         return card_of(config, sum(path.stat().st_size for path in folder.glob("*.safetensors")))
@@ -48,25 +48,25 @@ def read_card(folder: Path) -> ModelCard | None:
 
 
 def text_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config that is about text: a model that also sees has one for each."""
+    """Returns the part of a config about text: the config of a multimodal model has a part for each modality."""
     text = config.get("text_config")
     return text if isinstance(text, dict) else config
 
 
 def read_json(path: Path | None) -> dict[str, Any]:
-    """Raises UserError for what is no JSON object; {} where there is no file."""
+    """Returns the JSON object of a file, or {} if `path` is None. Raises UserError if it is not a JSON object."""
     try:
         found = json.loads(path.read_bytes()) if path is not None else {}
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         name = path.name if path is not None else ""
-        raise UserError("damaged_model", f"{name} is no JSON object, or nested too deep", param=PARAM)
+        raise UserError("damaged_model", f"{name} is not a JSON object, or it is nested too deeply", param=PARAM)
     return found
 
 
 def parts_of(index: Mapping[str, Any]) -> dict[str, str]:
-    """The file of each tensor, by an index. Raises UserError for one that names anything but a file beside it."""
+    """Returns the file of each tensor in an index. Raises UserError if the index names a file of another folder."""
     parts = index.get("weight_map")
     if not isinstance(parts, dict):
         raise UserError("damaged_weights", f"{INDEX} has no weight_map", param=PARAM)
@@ -78,9 +78,9 @@ def parts_of(index: Mapping[str, Any]) -> dict[str, str]:
 
 
 def files_by_tensor(folder: Path) -> dict[str, str]:
-    """The file of each tensor of a model. A single file goes before an index, as in transformers; {}: there is neither.
+    """Returns the file of each tensor of a model, or {} if it has neither a single weights file nor an index.
 
-    Raises UserError for files that are damaged.
+    A single file has precedence over an index, as in transformers. Raises UserError for damaged files.
     """
     if (folder / SINGLE).is_file():
         return dict.fromkeys(read_header(folder / SINGLE)[0], SINGLE)
@@ -88,35 +88,35 @@ def files_by_tensor(folder: Path) -> dict[str, str]:
 
 
 def count_numbers(folder: Path) -> int:
-    """How many numbers the weights of a folder are. Raises UserError for files that are damaged."""
+    """Returns the number of parameters in the weight files of a folder. Raises UserError for damaged files."""
     headers = [read_header(path)[0] for path in folder.glob("*.safetensors")]
     return sum(prod(entry["shape"]) for header in headers for entry in header.values())
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The entries of a file's tensors by their names, which lie in the file as they say, and where the data begin.
+    """Returns the header entries of a safetensors file by tensor name, and the offset of its data in bytes.
 
-    Format: 8 bytes of length, little endian, then JSON, then the data. Raises UserError for a file that is none, or
-    that ends before its data do.
+    Format: 8 bytes of length, little endian, then JSON, then the data. Raises UserError for an invalid or truncated
+    file.
     """
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) == 8 and LARGEST_HEADER_BYTES < length <= path.stat().st_size:
-            message = f"{path.name} has a header of {length:,} bytes, at most {LARGEST_HEADER_BYTES:,} are read"
+            message = f"{path.name} has a header of {length:,} bytes; at most {LARGEST_HEADER_BYTES:,} are read"
             raise UserError("damaged_weights", message, param=PARAM)
         raw = file.read(length) if length <= LARGEST_HEADER_BYTES else b""
     try:
         tensors = {name: entry for name, entry in json.loads(raw).items() if name != "__metadata__"}
         size = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise UserError("damaged_weights", f"{path.name} is no safetensors file", param=PARAM) from None
+        raise UserError("damaged_weights", f"{path.name} is not a safetensors file", param=PARAM) from None
     if path.stat().st_size < size:
         found = f"{path.name} has {path.stat().st_size:,} of its {size:,} bytes"
         raise UserError("damaged_weights", found, hint="copy the file again; is it being copied now?", param=PARAM)
     try:
-        with safe_open(path, framework="np"):  # the library's own check of shapes, types and places
+        with safe_open(path, framework="np"):  # the library checks shapes, types and offsets
             return tensors, 8 + length
     except SafetensorError as error:
-        message = f"{path.name} is no safetensors file: {str(error)[:200]}"
+        message = f"{path.name} is not a safetensors file: {str(error)[:200]}"
         raise UserError("damaged_weights", message, param=PARAM) from None

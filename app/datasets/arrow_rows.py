@@ -1,4 +1,4 @@
-"""Rows that come through Arrow: Parquet files, a few rows at a time."""
+"""Reads the rows of Parquet files with Arrow, a few rows at a time."""
 
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-# Memory is bounded by the longest value times this: a dictionary holds once what a million rows repeat.
+# Memory is bounded by the longest value times this number: in a dictionary-encoded column, a small file can repeat
+# one long value in a million rows.
 ROWS_AT_ONCE = 8
 READ_BUFFER_BYTES = 2**20
 BYTES_OF_A_NUMBER = 8
-# What a value, or a file that was made to do harm, meets on its way through Arrow to Python.
+# What Arrow raises for a damaged or malicious file, or for a value that Python cannot represent.
 FAULTS = (OSError, ValueError, TypeError, LookupError, NotImplementedError, OverflowError, RecursionError)
 
 
 def read_parquet(file: DataFile, max_unpacked_bytes: int) -> Rows:
-    """Rows of every row group in turn. Raises InvalidDataset for a damaged file, or when the values grow too large."""
+    """Yields the rows in file order. Raises InvalidDataset for a damaged file, or when the values are too large."""
     import pyarrow  # takes a while, and most files are JSON
 
     number = size = 0
@@ -33,23 +34,25 @@ def read_parquet(file: DataFile, max_unpacked_bytes: int) -> Rows:
                 _check_size(number, length, size, max_unpacked_bytes)
                 yield RawRow(number, None, value, is_arrow=True)
         except MemoryError as error:
-            raise _too_large(f"values of more than the memory behind record {number}", max_unpacked_bytes) from error
+            raise _too_large(f"values that do not fit in memory, after record {number}", max_unpacked_bytes) from error
         except (pyarrow.ArrowException, *FAULTS) as error:
-            found = f"{type(error).__name__} behind record {number}: {error}"[:200]
-            raise unreadable(Problem(code="invalid_parquet", found=found, expected="a whole Parquet file")) from error
+            found = f"{type(error).__name__} after record {number}: {error}"[:200]
+            raise unreadable(
+                Problem(code="invalid_parquet", found=found, expected="a complete Parquet file")
+            ) from error
 
 
 def _values(source: IO[Any], max_unpacked_bytes: int) -> Iterator[dict[str, Any]]:
     from pyarrow.parquet import ParquetFile
 
-    packed = source.seek(0, 2)
+    compressed = source.seek(0, 2)
     reader = ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
     _check_names(reader.schema_arrow.names)
-    _check_pages(reader, packed, max_unpacked_bytes)
+    _check_pages(reader, compressed, max_unpacked_bytes)
     for batch in reader.iter_batches(batch_size=ROWS_AT_ONCE):
         try:
             yield from batch.to_pylist()
-        except (ValueError, OverflowError):  # text that is not UTF-8, a time that Python cannot hold
+        except (ValueError, OverflowError):  # text that is not UTF-8, or a time that Python cannot represent
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             yield from ({name: _cell(cells[row]) for name, cells in columns.items()} for row in range(len(batch)))
 
@@ -57,22 +60,22 @@ def _values(source: IO[Any], max_unpacked_bytes: int) -> Iterator[dict[str, Any]
 def _check_names(names: list[str]) -> None:
     wrong = sorted({name for name in names if names.count(name) > 1})
     if wrong:
-        found = f"doubled column names: {wrong!r}"[:200]
-        raise unreadable(Problem(code="invalid_header", found=found, expected="a name of its own a column"))
+        found = f"duplicate column names: {wrong!r}"[:200]
+        raise unreadable(Problem(code="invalid_header", found=found, expected="a different name for each column"))
 
 
-def _check_pages(reader: "ParquetFile", packed: int, limit: int) -> None:
-    """Before anything is unpacked: what the file itself says of the size of its pages."""
+def _check_pages(reader: "ParquetFile", compressed: int, limit: int) -> None:
+    """Checks the decompressed size that the file declares, before anything is decompressed."""
     groups = range(reader.metadata.num_row_groups)
     size = sum(reader.metadata.row_group(index).total_byte_size for index in groups)
     if size > limit:
         raise _too_large(f"a size of {size} bytes", limit)
-    if size > RATIO_COUNTS_FROM_BYTES and size > HIGHEST_RATIO * packed:
-        raise _too_large(f"a size of {size} bytes in {packed} packed bytes", HIGHEST_RATIO * packed)
+    if size > RATIO_COUNTS_FROM_BYTES and size > HIGHEST_RATIO * compressed:
+        raise _too_large(f"a size of {size} bytes from {compressed} compressed bytes", HIGHEST_RATIO * compressed)
 
 
 def _cell(scalar: "pyarrow.Scalar") -> Any:
-    """A value, or as much of it as Python can hold: the rest stays Arrow's, which is no text and no number."""
+    """Converts a value to Python. Parts that Python cannot represent stay Arrow scalars, which the checks refuse."""
     import pyarrow
 
     try:
@@ -94,7 +97,7 @@ def _cell(scalar: "pyarrow.Scalar") -> Any:
 
 
 def _size(value: Any) -> int:
-    """Characters of all texts in it, and a few bytes for anything else."""
+    """Returns the number of characters of all texts in the value, plus a few bytes for anything else."""
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
@@ -104,7 +107,7 @@ def _size(value: Any) -> int:
 
 def _check_size(number: int, length: int, size: int, limit: int) -> None:
     if length > LONGEST_RECORD:
-        found, expected = f"a size of {length}", f"at most {LONGEST_RECORD} characters a record"
+        found, expected = f"a size of {length}", f"at most {LONGEST_RECORD} characters per record"
         raise unreadable(Problem(record=number, code="record_too_long", found=found, expected=expected))
     if size > limit:
         raise _too_large(f"a size of more than {limit} bytes in {number} records", limit)

@@ -1,4 +1,4 @@
-"""Bytes of a dataset file: hashed as they are read, unpacked where they are gzip, and never more than allowed."""
+"""Opens a dataset file: hashes its bytes, decompresses gzip, and limits the decompressed size."""
 
 import contextlib
 import gzip
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 GZIP_MAGIC = b"\x1f\x8b"
 CHUNK_BYTES = 64 * 1024
-# Text packs 3 to 20 times, very repetitive text up to 100 times, and gzip's own limit is 1032.
+# Text compresses 3 to 20 times, very repetitive text up to 100 times; the limit of gzip is 1032.
 HIGHEST_RATIO = 200
-# A small file may pack better than that by its nature: it does no harm.
+# Below this size a higher ratio is allowed: a small file does no harm.
 RATIO_COUNTS_FROM_BYTES = 16 * 2**20
 
 
@@ -29,8 +29,8 @@ class _Bytes(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-class _Counted(io.RawIOBase):
-    """What is read through it is counted. It never closes the file below."""
+class _CountingReader(io.RawIOBase):
+    """Counts the bytes that are read through it. It never closes the underlying file."""
 
     def __init__(self, below: _Bytes) -> None:
         self._below = below
@@ -50,7 +50,7 @@ class _Counted(io.RawIOBase):
         return self._below.read(size)
 
 
-class _Hashed(_Counted):
+class _HashingReader(_CountingReader):
     def __init__(self, below: _Bytes) -> None:
         super().__init__(below)
         self._hash = hashlib.sha256()
@@ -61,17 +61,17 @@ class _Hashed(_Counted):
         return chunk
 
     def digest(self) -> str:
-        """The hash of the whole file: what nobody has read yet is read now."""
+        """Returns the hash of the whole file. Reads the rest of the file first."""
         while self._take(CHUNK_BYTES):
             pass
         return self._hash.hexdigest()
 
 
-class _Unpacked(_Counted):
-    """The unpacked bytes of a gzip file. Raises InvalidDataset for a damaged one, and for a bomb once it shows."""
+class _Decompressed(_CountingReader):
+    """The decompressed bytes of a gzip file. Raises InvalidDataset for a damaged file and for a decompression bomb."""
 
-    def __init__(self, packed: BinaryIO, raw: _Counted, max_bytes: int) -> None:
-        super().__init__(gzip.GzipFile(fileobj=packed))
+    def __init__(self, compressed: BinaryIO, raw: _CountingReader, max_bytes: int) -> None:
+        super().__init__(gzip.GzipFile(fileobj=compressed))
         self._raw = raw
         self._max_bytes = max_bytes
 
@@ -79,26 +79,26 @@ class _Unpacked(_Counted):
         try:
             chunk = super()._take(size)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise _refused("invalid_gzip", str(error), "a whole gzip file") from error
+            raise _invalid("invalid_gzip", str(error), "a complete gzip file") from error
         self._check_size(self.count + len(chunk))
         return chunk
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
-            raise _refused(
+            raise _invalid(
                 "unpacked_size", f"a size of more than {self._max_bytes} bytes", f"at most {self._max_bytes}"
             )
         if size > RATIO_COUNTS_FROM_BYTES and size > HIGHEST_RATIO * self._raw.count:
-            found = f"a size of {size} bytes and more behind {self._raw.count} packed bytes"
-            raise _refused("unpacked_size", found, f"at most {HIGHEST_RATIO} times the packed size")
+            found = f"a size of at least {size} bytes from {self._raw.count} compressed bytes"
+            raise _invalid("unpacked_size", found, f"at most {HIGHEST_RATIO} times the compressed size")
 
 
-def _refused(code: str, found: str, expected: str) -> InvalidDataset:
+def _invalid(code: str, found: str, expected: str) -> InvalidDataset:
     problem = Problem(field="file", code=code, found=found[:200], expected=expected)
-    return InvalidDataset(f"unpacked file: found {problem.found}, expected {expected}", details=[problem])
+    return InvalidDataset(f"decompressed file: found {problem.found}, expected {expected}", details=[problem])
 
 
-class _CountedFile(io.FileIO):
+class _CountingFile(io.FileIO):
     count = 0
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
@@ -109,24 +109,24 @@ class _CountedFile(io.FileIO):
 
 @dataclass
 class DataFile:
-    """A dataset file that is open. `stream` gives its unpacked bytes, and can be peeked into by 64 KiB."""
+    """An open dataset file. `stream` has its decompressed bytes; up to 64 KiB can be peeked."""
 
     path: Path
-    stream: "io.BufferedReader[_Counted]"
+    stream: "io.BufferedReader[_CountingReader]"
     is_gzip: bool
-    _hashed: _Hashed
-    _seekable: _CountedFile | None = None
+    _hashing: _HashingReader
+    _seekable: _CountingFile | None = None
 
     @property
     def bytes_read(self) -> int:
-        """Of the file as it is stored."""
-        return self._hashed.count if self._seekable is None else self._seekable.count
+        """How many bytes of the stored file were read."""
+        return self._hashing.count if self._seekable is None else self._seekable.count
 
     @contextlib.contextmanager
     def seekable(self) -> Iterator[IO[Any]]:
-        """The unpacked bytes in any order: the file itself, or a temporary copy of what gzip held."""
+        """Opens the decompressed bytes for random access: the file itself, or a temporary copy of gzip content."""
         if not self.is_gzip:
-            self._seekable = _CountedFile(self.path)
+            self._seekable = _CountingFile(self.path)
             with io.BufferedReader(self._seekable, CHUNK_BYTES) as plain:
                 yield plain
             return
@@ -136,20 +136,20 @@ class DataFile:
             yield copy
 
     def sha256(self) -> str:
-        """Of the very bytes that were read, packed as they are. To be asked for behind the last row."""
-        return self._hashed.digest()
+        """Returns the hash of the stored (compressed) bytes. Call it after the last row was read."""
+        return self._hashing.digest()
 
 
 @contextlib.contextmanager
 def open_file(path: Path, max_unpacked_bytes: int) -> Iterator[DataFile]:
     with path.open("rb", buffering=0) as file:
-        yield _opened(file, path, max_unpacked_bytes)
+        yield _data_file(file, path, max_unpacked_bytes)
 
 
-def _opened(file: BinaryIO, path: Path, max_unpacked_bytes: int) -> DataFile:
-    hashed = _Hashed(file)
-    stream: io.BufferedReader[_Counted] = io.BufferedReader(hashed, CHUNK_BYTES)
+def _data_file(file: BinaryIO, path: Path, max_unpacked_bytes: int) -> DataFile:
+    hashing = _HashingReader(file)
+    stream: io.BufferedReader[_CountingReader] = io.BufferedReader(hashing, CHUNK_BYTES)
     if stream.peek(2)[:2] != GZIP_MAGIC:
-        return DataFile(path, stream, False, hashed)
-    unpacked = _Unpacked(stream, hashed, max_unpacked_bytes)
-    return DataFile(path, io.BufferedReader(unpacked, CHUNK_BYTES), True, hashed)
+        return DataFile(path, stream, False, hashing)
+    decompressed = _Decompressed(stream, hashing, max_unpacked_bytes)
+    return DataFile(path, io.BufferedReader(decompressed, CHUNK_BYTES), True, hashing)

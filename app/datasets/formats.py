@@ -1,4 +1,4 @@
-"""Which format a file has, by its content; the name decides only where the content has no structure of its own."""
+"""Detects the format of a file by its content. The file name decides only if the content has no clear structure."""
 
 import codecs
 import io
@@ -18,12 +18,10 @@ from app.errors import Problem
 PARQUET_MAGIC = b"PAR1"
 ARRAY_START = re.compile(r"\[\s*(?:[{\"\]]|$)")
 OBJECT_START = re.compile(r"\{\s*(?:[\"}]|$)")
-# A first line that has two of these among its cells is a header.
+# A first line with two of these cells is a header.
 COLUMN_NAMES = frozenset((*PARTS, "response", "question", "answer", "id"))
-
-
-# Of texts with a structure that is not read: their lines are no raw text.
-NOT_READ = frozenset({".yaml", ".yml", ".xml"})
+# Structured text that no reader supports. Its lines must not be read as plain text.
+UNSUPPORTED_SUFFIXES = frozenset({".yaml", ".yml", ".xml"})
 EXPECTED = "JSON, JSON Lines, CSV, TSV or plain text in UTF-8, Parquet, or gzip of one of these"
 
 
@@ -46,10 +44,10 @@ BY_NAME = {
 
 
 def read_rows(file: DataFile, filename: str, max_unpacked_bytes: int) -> tuple[FileFormat, Rows]:
-    """The format of a file and its rows, to be read while it is open.
+    """Returns the format of an open file and an iterator over its rows.
 
-    Bytes that are not UTF-8 come as lone surrogates, so that the record which holds them can be named. Raises
-    InvalidDataset for content that is not text, and the rows do where nothing more can be read.
+    Bytes that are not UTF-8 become lone surrogates, so that a problem can name their record. Raises InvalidDataset
+    for content that is not text. The iterator raises it if the file cannot be read further.
     """
     sample = file.stream.peek(CHUNK_BYTES)
     found = sniff(sample, filename)
@@ -62,14 +60,14 @@ def read_rows(file: DataFile, filename: str, max_unpacked_bytes: int) -> tuple[F
         case FileFormat.JSONL:
             return found, read_json_lines(text)
         case FileFormat.CSV | FileFormat.TSV:
-            delimiter = "\t" if found is FileFormat.TSV else _comma(_first_line(_decoded(sample)))
+            delimiter = "\t" if found is FileFormat.TSV else _separator(_first_line(_decoded(sample)))
             return found, read_table(text, delimiter)
         case _:
             return found, read_text_lines(text)
 
 
 def sniff(sample: bytes, filename: str) -> FileFormat:
-    """The format of a file that begins with these bytes. Raises InvalidDataset when they are not text."""
+    """Returns the format of a file that begins with these bytes. Raises InvalidDataset if no format fits."""
     if sample.startswith(PARQUET_MAGIC):
         return FileFormat.PARQUET
     text = _decoded(sample)
@@ -79,15 +77,15 @@ def sniff(sample: bytes, filename: str) -> FileFormat:
     if OBJECT_START.match(start):
         return FileFormat.JSONL
     _check_text(sample)
-    if _suffix(filename) in NOT_READ:
+    if _suffix(filename) in UNSUPPORTED_SUFFIXES:
         raise unreadable(Problem(code="unknown_format", found=f"a {_suffix(filename)} file", expected=EXPECTED))
-    named = BY_NAME.get(_suffix(filename), FileFormat.TEXT)
+    by_name = BY_NAME.get(_suffix(filename), FileFormat.TEXT)
     header = _first_line(text)
-    if named in (FileFormat.CSV, FileFormat.TSV):
-        return _table(header, named)
+    if by_name in (FileFormat.CSV, FileFormat.TSV):
+        return _table(header, by_name)
     table = _table(header, FileFormat.CSV)
-    cells = _cells(header, "\t" if table is FileFormat.TSV else _comma(header))
-    return table if len(COLUMN_NAMES.intersection(cells)) > 1 else named
+    cells = _cells(header, "\t" if table is FileFormat.TSV else _separator(header))
+    return table if len(COLUMN_NAMES.intersection(cells)) > 1 else by_name
 
 
 def _decoded(sample: bytes) -> str:
@@ -95,7 +93,7 @@ def _decoded(sample: bytes) -> str:
 
 
 def _check_text(sample: bytes) -> None:
-    """Refuses Latin-1, UTF-16, archives, pickles and pictures, by the first byte that no UTF-8 text has."""
+    """Refuses anything but UTF-8 text, such as Latin-1, UTF-16, archives, pickles and images."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
     except UnicodeDecodeError as error:
@@ -113,15 +111,15 @@ def _first_line(text: str) -> str:
     return text.lstrip("\r\n").split("\n", 1)[0].rstrip("\r")
 
 
-def _table(header: str, named: FileFormat) -> FileFormat:
-    tabs, commas = header.count("\t"), header.count(_comma(header))
+def _table(header: str, by_name: FileFormat) -> FileFormat:
+    tabs, commas = header.count("\t"), header.count(_separator(header))
     if tabs == commas:
-        return named
+        return by_name
     return FileFormat.TSV if tabs > commas else FileFormat.CSV
 
 
-def _comma(header: str) -> str:
-    """A spreadsheet writes semicolons where its country's numbers have a comma."""
+def _separator(header: str) -> str:
+    """Returns a comma or a semicolon. Spreadsheets write semicolons in locales with a decimal comma."""
     return max(",", ";", key=header.count)
 
 

@@ -1,4 +1,4 @@
-"""A JSON array of records, read through a window that never holds more than a few of them."""
+"""Reads a JSON array of records with a buffer that holds only a few of them at a time."""
 
 from typing import Any, NoReturn, TextIO
 
@@ -9,25 +9,25 @@ from app.errors import Problem
 
 CHUNK_CHARACTERS = 64 * 1024
 SPACE = " \t\r\n"
-# How close to the end of the window a fault may be only the window's end: a literal or an escape cut in two.
+# A fault this close to the end of the buffer may be a literal or an escape that the buffer's end cuts in two.
 LONGEST_TOKEN = 16
 
 
 def read_json_array(text: TextIO) -> Rows:
-    """Rows in file order. Behind a damaged record nothing can be read: InvalidDataset, with its line and column."""
+    """Yields the rows in file order. Raises InvalidDataset, with line and column, at the first damaged record."""
     window = _Window(text)
-    window.take("[")
+    window.expect("[")
     number = 0
     while window.peek() != "]":
         number += 1
         if number > 1:
-            window.take(",", number)
+            window.expect(",", number)
         window.peek()
         line = window.line
         yield RawRow(number, line, window.value(number))
-    window.take("]")
+    window.expect("]")
     if window.peek():
-        window.fail("more text behind the array", number)
+        window.fail("more text after the array", number)
 
 
 class _Window:
@@ -40,24 +40,24 @@ class _Window:
         self.line = 1
 
     def peek(self) -> str:
-        """The next character that is not white space; the end of the file is no character."""
+        """Returns the next character that is not white space, or "" at the end of the file."""
         while True:
             end = self._at
             while end < len(self._buffer) and self._buffer[end] in SPACE:
                 end += 1
-            self._move(end)
+            self._advance(end)
             if self._at < len(self._buffer):
                 return self._buffer[self._at]
             if self._is_over:
                 return ""
             self._read()
 
-    def take(self, expected: str, number: int | None = None) -> None:
+    def expect(self, expected: str, number: int | None = None) -> None:
         found = self.peek()
         if found != expected:
             reason = f"expected {expected!r} or the end of the array" if found else "the array is not closed"
             self.fail(reason, number)
-        self._move(self._at + 1)
+        self._advance(self._at + 1)
 
     def value(self, number: int) -> Any:
         while True:
@@ -66,12 +66,12 @@ class _Window:
             except JsonFault as fault:
                 end = len(self._buffer)
                 if self._is_over or not self._may_be_cut(fault):
-                    self._move(self._at if fault.position is None else fault.position)
+                    self._advance(self._at if fault.position is None else fault.position)
                     self.fail(fault.reason, number)
             else:
                 if end < len(self._buffer) or self._is_over:
                     self._check_length(end)
-                    self._move(end)
+                    self._advance(end)
                     return value
             self._check_length(end)
             self._read()
@@ -82,14 +82,14 @@ class _Window:
 
     def fail(self, reason: str, number: int | None) -> NoReturn:
         problem = damaged(number or 1, self.line, self._at - self._line_start + 1, reason)
-        raise unreadable(Problem(**{**problem.model_dump(), "expected": "a whole JSON array of objects"}))
+        raise unreadable(Problem(**{**problem.model_dump(), "expected": "a complete JSON array of objects"}))
 
     def _may_be_cut(self, fault: JsonFault) -> bool:
         at_end = fault.position is not None and fault.position >= len(self._buffer) - LONGEST_TOKEN
         return at_end or fault.reason == UNTERMINATED
 
     def _read(self) -> None:
-        """Doubles the window, so that a long record is parsed a few times only."""
+        """Doubles the buffer, so that a long record is parsed only a few times."""
         kept = self._buffer[self._at :]
         self._line_start -= self._at
         self._at = 0
@@ -97,7 +97,7 @@ class _Window:
         self._is_over = not more
         self._buffer = kept + more
 
-    def _move(self, end: int) -> None:
+    def _advance(self, end: int) -> None:
         breaks = self._buffer.count("\n", self._at, end)
         if breaks:
             self.line += breaks

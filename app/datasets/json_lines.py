@@ -1,4 +1,4 @@
-"""JSON Lines, one object a line, and also objects printed over many lines. A damaged one does not hide the next."""
+"""Reads JSON Lines, and also objects that span several lines. A damaged object does not hide the next one."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from app.datasets.rows import LONGEST_RECORD, RawRow, Rows, numbered_lines, too_
 from app.datasets.strict_json import JsonFault, parse
 from app.errors import Problem
 
-# A whole string, or one that is left open: then the group is empty. Never backtracks.
+# A string. The group is empty if the string is not closed. The pattern never backtracks.
 STRING = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*+("?)', re.DOTALL)
 STRAY_QUOTE = '"'
 SPACE = " \t\r\n"
@@ -16,7 +16,7 @@ Line = tuple[int, str]
 
 
 def read_json_lines(text: TextIO) -> Rows:
-    """Rows in file order; a Problem with the first line of the record stands where one cannot be read."""
+    """Yields the rows in file order, and a Problem in place of each record that cannot be read."""
     lines = numbered_lines(text)
     start = next(lines, None)
     number = 0
@@ -43,13 +43,13 @@ def _parsed(number: int, line: int, block: str) -> RawRow | Problem:
 
 def damaged(number: int, line: int, column: int, reason: str) -> Problem:
     found = f"column {column}: {reason}"
-    return Problem(record=number, line=line, code="invalid_json", found=found, expected="one JSON object a line")
+    return Problem(record=number, line=line, code="invalid_json", found=found, expected="one JSON object per line")
 
 
 def _gather(first: str, number: int, lines: Iterator[Line]) -> tuple[str, Line | None]:
-    """The text of an object that begins with `first` and goes on, and the line behind it where that was read already.
+    """Returns the text of an object that begins with `first`, and the next line if it was read already.
 
-    A line break never stands inside a JSON string, so a string left open tells a damaged line from an unfinished one.
+    A JSON string contains no line break, so an open string means a damaged line, not an unfinished object.
     """
     parts, size, depth = [first], len(first), _depth(first)
     if depth is None or depth <= 0:
@@ -71,7 +71,7 @@ def _gather(first: str, number: int, lines: Iterator[Line]) -> tuple[str, Line |
 
 
 def _depth(line: str) -> int | None:
-    """By how much a line opens more than it closes; None where it leaves a string open."""
+    """Returns opening minus closing brackets of a line, or None if a string is not closed."""
     bare = STRING.sub(lambda string: "" if string[1] else STRAY_QUOTE, line)
     if STRAY_QUOTE in bare:
         return None

@@ -1,4 +1,4 @@
-"""Which layout a row has: by its columns, by the columns that the user mapped, or by the layout the user named."""
+"""The layouts of rows, and their detection from the columns of a row and from the user's settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from app.contracts.spec import DatasetSpec
-from app.datasets.values import names, printable
+from app.datasets.values import join_names, printable
 
 
 class Layout(StrEnum):
@@ -18,7 +18,7 @@ class Layout(StrEnum):
     TEXT = "text"
 
 
-# In the order of trial: a row of chats often carries the text or the prompt that it was made from.
+# In the order of detection: a chat row often also has the text or the prompt that it was made from.
 NEEDED: dict[Layout, tuple[str, ...]] = {
     Layout.MESSAGES: ("messages",),
     Layout.SHAREGPT: ("conversations",),
@@ -33,12 +33,12 @@ OPTIONAL: dict[Layout, tuple[str, ...]] = {
     Layout.PROMPT_COMPLETION: ("tools",),
     Layout.TEXT: (),
 }
-# The name of the column is no promise: both layouts of chats may stand under either, their own first.
+# Either chat layout may be in either column. The layout's own column comes first.
 CHAT_PARTS: dict[Layout, tuple[str, ...]] = {
     Layout.MESSAGES: ("messages", "conversations"),
     Layout.SHAREGPT: ("conversations", "messages"),
 }
-# Part by the name that a column may have instead, where none has the name of the part.
+# Other column names for a part, used if no column has the name of the part.
 ALIASES = {"response": "output"}
 PARTS = frozenset(part for layout in Layout for part in NEEDED[layout] + OPTIONAL[layout])
 MEDIA_COLUMNS = frozenset({"image", "images", "audio", "audios", "video", "videos"})
@@ -46,7 +46,7 @@ MEDIA_COLUMNS = frozenset({"image", "images", "audio", "audios", "video", "video
 
 @dataclass(frozen=True)
 class LayoutHints:
-    """What the user said about the rows; the default is nothing."""
+    """The user's settings on how to read the rows. The defaults mean that nothing was set."""
 
     layout: Layout | None = None
     columns: Mapping[str, str] | None = None
@@ -61,19 +61,19 @@ class LayoutHints:
 
     @property
     def is_of_raw_text(self) -> bool:
-        """Whether the user asked for raw text. (A column named `text` alone does not: it may be one of many.)"""
+        """Whether the user requested raw text. A column named `text` is not enough: it may be one of many."""
         return self.layout is Layout.TEXT or "text" in self.mapped
 
     @cached_property
     def mapped(self) -> dict[str, str]:
-        """Column by the part it plays, where the user said so."""
+        """The user's mapping from part to column."""
         text = {"text": self.text_column} if self.text_column is not None else {}
         return {**text, **(self.columns or {})}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row by parts: `columns` has the column of every part that the row holds."""
+    """A row whose columns are assigned to parts. `columns` maps each part of the row to its column."""
 
     values: Mapping[str, Any]
     columns: Mapping[str, str]
@@ -91,7 +91,7 @@ class Row:
 
     @property
     def described(self) -> str:
-        return f"columns {names(self.values)}"
+        return f"columns {join_names(self.values)}"
 
     def without(self, column: str) -> str:
         return f"no {printable(column)!r}: {self.described}"
@@ -105,27 +105,27 @@ class Row:
 
     @property
     def has_more_than_text(self) -> bool:
-        """Whether the row is one of a table, of which the text is a column among others."""
+        """Whether the row has other columns beside its text."""
         return len(self.values) > 1
 
     def fills(self, layout: Layout) -> bool:
         return all(self.get(part) is not None for part in NEEDED[layout])
 
 
-def detect(row: Row, hints: LayoutHints) -> Layout | None:
-    """The first layout whose columns the row fills, or at least has. Columns that the user mapped go first.
+def layout_from_columns(row: Row, hints: LayoutHints) -> Layout | None:
+    """Returns the first layout whose needed columns are not null, else the first whose columns exist, else None.
 
-    Raw text is never guessed from a row that has more than its text.
+    Layouts with a mapped column are tried first. A row with more than its text is raw text only on request.
     """
-    asked = [layout for layout in Layout if any(part in hints.mapped for part in NEEDED[layout])]
-    order = [*asked, *(layout for layout in Layout if layout not in asked)]
+    mapped = [layout for layout in Layout if any(part in hints.mapped for part in NEEDED[layout])]
+    order = [*mapped, *(layout for layout in Layout if layout not in mapped)]
     if row.has_more_than_text and not hints.is_of_raw_text:
         order.remove(Layout.TEXT)
     filled = next((layout for layout in order if row.fills(layout)), None)
     return filled or next((layout for layout in order if row.has(layout)), None)
 
 
-def media(row: Row) -> str | None:
-    """The first column of pictures, sound or film that is not empty and not mapped to a part."""
+def media_column(row: Row) -> str | None:
+    """Returns the first image, audio or video column that is not empty and not mapped to a part."""
     used = set(row.columns.values())
     return next((name for name in row.values if name in MEDIA_COLUMNS - used and row.values[name]), None)

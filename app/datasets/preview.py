@@ -1,4 +1,4 @@
-"""The first good records of an upload as a default job reads them, small enough to be stored beside it."""
+"""The first good records of an upload, as a job with default settings reads them, shortened for storage."""
 
 import json
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from app.datasets.rows import Place
 
 RECORDS_SHOWN = 3
 CHARACTERS_SHOWN = 500
-# As JSON in ASCII, which is how a database may keep it; three of them stay below 20 KB.
+# Measured as ASCII JSON, which a database may store. Three records stay below 20 KB.
 BYTES_PER_RECORD = 6500
 
 
 class PreviewTurn(Contract):
-    """`trained`: whether it carries loss. Longer texts end in the mark `… (12345 characters)`."""
+    """One message. `trained`: whether it carries loss. Cut texts end in `… (12345 characters)`, their full length."""
 
     role: str
     content: str
@@ -24,7 +24,7 @@ class PreviewTurn(Contract):
 
 
 class PreviewRecord(Contract):
-    """A pair has the turns `prompt` and `completion`, raw text the one turn `text`."""
+    """One record. A pair has two turns, `prompt` and `completion`; raw text has one turn, `text`."""
 
     record: int
     line: int | None
@@ -34,7 +34,7 @@ class PreviewRecord(Contract):
 
 
 class Preview:
-    """A sink of records that keeps the first few."""
+    """A sink for records that keeps the first few."""
 
     def __init__(self) -> None:
         self.records: list[PreviewRecord] = []
@@ -74,7 +74,7 @@ def _turn(message: Message) -> PreviewTurn:
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
-    """A call as it is, with arguments that are long as a piece of their JSON."""
+    """Returns the call. Long arguments are replaced by the beginning of their JSON text."""
     function = call["function"]
     arguments = json.dumps(function["arguments"], ensure_ascii=False)
     if len(arguments) <= CHARACTERS_SHOWN:

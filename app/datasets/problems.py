@@ -1,4 +1,4 @@
-"""Which problems are named where there are too many: the first ones of every kind, so that none hides another."""
+"""Limits how many problems are reported, and keeps the first ones of every kind."""
 
 import re
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ NUMBER = re.compile(r"\d+")
 
 
 class Problems:
-    """Keeps the first problems of every kind, in bounded space.
+    """Keeps the first problems of every kind, in bounded memory.
 
-    Problems of one code in the same field are of one kind, whichever record and turn they are of.
+    Problems with the same code and field are of one kind, regardless of record number and list index.
     """
 
     def __init__(self, problems: Iterable[Problem] = ()) -> None:
@@ -29,10 +29,10 @@ class Problems:
 
     @property
     def named(self) -> list[Problem]:
-        """Those that one answer names, in the order of the records, with the first of every kind among them."""
-        in_turn = chain.from_iterable(zip_longest(*self._kinds.values()))
-        chosen = list(islice((problem for problem in in_turn if problem is not None), NAMED))
-        return sorted(chosen, key=lambda problem: (problem.record is None, problem.record or 0))
+        """At most NAMED problems in the order of the records, with the first of every kind among them."""
+        interleaved = chain.from_iterable(zip_longest(*self._kinds.values()))
+        selected = list(islice((problem for problem in interleaved if problem is not None), NAMED))
+        return sorted(selected, key=lambda problem: (problem.record is None, problem.record or 0))
 
     @property
     def kinds(self) -> list[Problem]:

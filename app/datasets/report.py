@@ -1,16 +1,16 @@
-"""What became of the rows of a dataset: counted, named by record, and small enough to store beside a job or a file."""
+"""The report on the rows of a dataset, small enough to store with a job or a file."""
 
 from app.contracts.base import Contract
 from app.datasets.layouts import Layout
 from app.datasets.preview import PreviewRecord
 from app.errors import Problem
 
-# Problems, record numbers and keys that are named, of each kind; all are counted.
+# At most this many problems, record numbers and keys of each kind are listed. All of them are counted.
 NAMED = 50
 
 
 class Counted(Contract):
-    """How often something was met, and the numbers of the first records that had it."""
+    """How often something was found, and the numbers of the first records that have it."""
 
     code: str
     count: int
@@ -18,7 +18,7 @@ class Counted(Contract):
 
 
 class Duplicates(Contract):
-    """Records that equal an earlier one after normalising. They are kept. `looked_at`: the first so many records."""
+    """Records that equal an earlier one. They are kept. `looked_at`: the last record that was compared."""
 
     count: int
     records: list[int]
@@ -33,7 +33,7 @@ class UnreadFiles(Contract):
 
 
 class DataReport(Contract):
-    """`sha256` is of the bytes that were read, as they are stored; rows of the hub have none."""
+    """What was found in a dataset. `sha256` is the hash of the stored bytes, and null for a hub dataset."""
 
     format: str
     is_gzip: bool
@@ -54,9 +54,9 @@ class DataReport(Contract):
 
 
 class FileReport(DataReport):
-    """What an upload holds. `kept` counts the records that a job with default settings can train on.
+    """What was found in an upload. `kept` counts the records that a job with default settings can train on.
 
-    `preview`: the first of them as such a job reads them.
+    `preview` has the first of these records.
     """
 
     columns: list[str]

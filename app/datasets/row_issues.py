@@ -1,4 +1,4 @@
-"""What reading one row turned up beside the record: problems, fixes, warnings and keys that have no use."""
+"""Collects the problems, fixes, warnings and ignored keys of one row."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,22 +7,22 @@ from typing import Any
 from app.datasets.values import describe, printable
 from app.errors import Problem
 
-# Of one row, so that a row of a million bad turns stays small in memory; all of them are counted.
+# At most this many problems of one row are kept, to bound memory. All of them are counted.
 MOST_PROBLEMS = 50
 DEEPEST_NESTING = 64
-# Of a key, in the path to a value.
+# A longer key is cut in the path to a value.
 LONGEST_KEY = 60
 SURROGATES = range(0xD800, 0xE000)
-# What may be worth a look in a record that is good; each becomes a notice of the job.
+# Warnings about good records. Each one becomes a notice of the job.
 WARNINGS = {
-    "trailing_turns": "the turns after the last answer are left out: nothing would be learned of them",
-    "json_as_text": "a text that holds a conversation as JSON is taken as it stands, as text",
+    "trailing_turns": "the messages after the last answer are dropped, because they are not trained on",
+    "json_as_text": "a text that contains a conversation as JSON is used unchanged, as plain text",
 }
 
 
 @dataclass(slots=True)
 class RowIssues:
-    """Collects as the row is read. A row is good when there is no problem; what was read of it counts only then."""
+    """What was found while one row was read. The row is good, and its record may be used, if there is no problem."""
 
     record: int
     line: int | None
@@ -33,7 +33,7 @@ class RowIssues:
     warnings: set[str] = field(default_factory=set)
     ignored: set[str] = field(default_factory=set)
 
-    def wrong(self, where: str, code: str, found: str, expected: str) -> None:
+    def add_problem(self, where: str, code: str, found: str, expected: str) -> None:
         self.problem_count += 1
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(
@@ -51,35 +51,38 @@ class RowIssues:
         """`code` is one of WARNINGS."""
         self.warnings.add(code)
 
-    def has_wrong(self, place: str) -> bool:
-        """Whether a problem is named there already: what follows from it is no problem of its own."""
+    def has_problem(self, place: str) -> bool:
+        """Whether there is a problem at this place already, so that its consequences need not be reported."""
         return any((problem.field or "").startswith(place) for problem in self.problems)
 
     def fix(self, code: str, count: int = 1) -> None:
         self.fixes[code] = self.fixes.get(code, 0) + count
 
     def text(self, value: Any, where: str) -> str:
-        """The value, which has to be text; NUL is taken out and counted."""
+        """Returns the text without NUL characters. Adds a problem and returns "" if the value is not text."""
         if not isinstance(value, str):
-            self.wrong(where, "wrong_type", describe(value), "text")
+            self.add_problem(where, "wrong_type", describe(value), "text")
             return ""
         if is_clean(value):
             return value
         surrogate = next((char for char in value if ord(char) in SURROGATES), None)
         if surrogate is not None:
             found = f"U+{ord(surrogate):04X}: half a character, or a byte that is not UTF-8"
-            self.wrong(where, "invalid_unicode", found, "whole characters in UTF-8")
+            self.add_problem(where, "invalid_unicode", found, "whole characters in UTF-8")
         return self._without_nul(value)
 
     def optional_text(self, value: Any, where: str) -> str | None:
-        """Text, or None for null and for text of white space only."""
+        """Returns the text, or None for null and for text of white space only."""
         text = self.text(value, where) if value is not None else ""
         return text if text.strip() else None
 
     def json(self, value: Any, where: str, depth: int = 0) -> Any:
-        """The same JSON value, every text in it checked. Null keys from Arrow are other rows' keys: left out."""
+        """Returns a copy of a JSON value with every text checked.
+
+        Null keys from Arrow are removed: Arrow gives every row the keys of all rows.
+        """
         if depth > DEEPEST_NESTING:
-            self.wrong(where, "too_deep", f"more than {DEEPEST_NESTING} levels", "a flatter value")
+            self.add_problem(where, "too_deep", f"more than {DEEPEST_NESTING} levels", "a flatter value")
             return None
         match value:
             case str():
@@ -95,11 +98,11 @@ class RowIssues:
                     for key, item in kept.items()
                 }
             case float() if not math.isfinite(value):
-                self.wrong(where, "wrong_type", describe(value), "a finite number")
+                self.add_problem(where, "wrong_type", describe(value), "a finite number")
             case None | bool() | int() | float():
                 return value
             case _:
-                self.wrong(where, "wrong_type", describe(value), "a JSON value")
+                self.add_problem(where, "wrong_type", describe(value), "a JSON value")
         return None
 
     def _without_nul(self, value: str) -> str:
@@ -110,7 +113,7 @@ class RowIssues:
 
 
 def is_clean(text: str) -> bool:
-    """Whether it has whole characters only, and no NUL: it can be taken as it is."""
+    """Whether the text has no NUL and no lone surrogate, so that it can be used unchanged."""
     if "\0" in text:
         return False
     try:

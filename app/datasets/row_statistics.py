@@ -1,4 +1,4 @@
-"""Counts what becomes of the rows while they stream by, in bounded space."""
+"""Counts good and bad rows as they are read, in bounded memory."""
 
 import json
 from collections import Counter
@@ -13,13 +13,13 @@ from app.datasets.row_issues import RowIssues
 from app.datasets.values import printable
 from app.errors import Problem
 
-# Exact duplicates are found among so many first records: the hashes take 80 MB then.
+# Duplicates are searched until this many different records were seen. Their hashes take 80 MB.
 HASHES_KEPT = 500_000
 
 
 @dataclass
 class RowStatistics:
-    """Counts while the rows stream by."""
+    """Running counts of the rows that were read."""
 
     records: int = 0
     kept: int = 0
@@ -31,7 +31,7 @@ class RowStatistics:
     _problems: Problems = field(default_factory=Problems)
     _fixes: Counter[str] = field(default_factory=Counter)
     _warnings: Counter[str] = field(default_factory=Counter)
-    _named: dict[str, list[int]] = field(default_factory=dict)
+    _record_numbers: dict[str, list[int]] = field(default_factory=dict)
     _duplicates: list[int] = field(default_factory=list)
     _duplicate_count: int = 0
     _hashes: set[int] = field(default_factory=set)
@@ -43,11 +43,11 @@ class RowStatistics:
 
     @property
     def problems(self) -> list[Problem]:
-        """Those that are named."""
+        """The problems that the report lists."""
         return self._problems.named
 
     def add_damaged(self, problem: Problem) -> None:
-        """A record that could not be read from the file."""
+        """Counts a record that could not be read from the file."""
         self.problem_count += 1
         self._problems.add([problem])
         if len(self.damaged) < NAMED:
@@ -63,32 +63,32 @@ class RowStatistics:
             self._count(row_issues)
         if not row_issues.ignored <= self.ignored.keys():
             self._note_ignored(row_issues.ignored)
-        self._measure(record, row_issues.record)
-        self._compare(record, row_issues.record)
+        self._update_longest(record, row_issues.record)
+        self._count_if_duplicate(record, row_issues.record)
 
     def _count(self, row_issues: RowIssues) -> None:
         self._fixes.update(row_issues.fixes)
         self._warnings.update(row_issues.warnings)
         for code in (*row_issues.fixes, *row_issues.warnings):
-            _name(self._named.setdefault(code, []), row_issues.record)
+            _append_number(self._record_numbers.setdefault(code, []), row_issues.record)
 
     def _note_ignored(self, keys: set[str]) -> None:
         for key in sorted(keys - self.ignored.keys())[: NAMED - len(self.ignored)]:
             self.ignored[key] = None
 
-    def _measure(self, record: Record, number: int) -> None:
+    def _update_longest(self, record: Record, number: int) -> None:
         length = _characters(record)
         if length > self.longest_characters:
             self.longest_characters, self.longest_record = length, number
 
-    def _compare(self, record: Record, number: int) -> None:
+    def _count_if_duplicate(self, record: Record, number: int) -> None:
         if len(self._hashes) >= HASHES_KEPT:
             return
         self._looked_at = number
         digest = hash(_identity(record))
         if digest in self._hashes:
             self._duplicate_count += 1
-            _name(self._duplicates, number)
+            _append_number(self._duplicates, number)
         self._hashes.add(digest)
 
     def report(self, *, format_name: str, is_gzip: bool, layout: Layout | None, sha256: str | None) -> DataReport:
@@ -111,22 +111,24 @@ class RowStatistics:
         )
 
     def _counted(self, counts: Counter[str]) -> list[Counted]:
-        return [Counted(code=code, count=count, records=self._named[code]) for code, count in counts.items()]
+        return [Counted(code=code, count=count, records=self._record_numbers[code]) for code, count in counts.items()]
 
 
-def _name(numbers: list[int], number: int) -> None:
+def _append_number(numbers: list[int], number: int) -> None:
     if len(numbers) < NAMED:
         numbers.append(number)
 
 
 def _identity(record: Record) -> tuple[Any, ...]:
-    """Equal for equal records, and hashable. Python salts its hashes: nobody can write a file of collisions."""
+    """Returns a hashable key that is equal for equal records. Python's salted hashes prevent crafted collisions."""
     match record:
         case ChatRecord():
-            turns = [(turn.role, turn.content, turn.name, turn.weight, turn.tool_call_id) for turn in record.messages]
-            calls = [turn.tool_calls for turn in record.messages]
+            messages = [
+                (each.role, each.content, each.name, each.weight, each.tool_call_id) for each in record.messages
+            ]
+            calls = [message.tool_calls for message in record.messages]
             more = json.dumps([calls, record.tools]) if record.tools or any(calls) else None
-            return (*turns, more)
+            return (*messages, more)
         case CompletionRecord():
             return record.prompt, record.completion
         case TextRecord():

@@ -1,4 +1,4 @@
-"""What every reader of a file format yields: raw rows with their place, and problems where a row cannot be read."""
+"""What the readers of all file formats yield: raw rows, and problems in place of unreadable rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,13 +6,14 @@ from typing import Any, TextIO
 
 from app.errors import InvalidDataset, Problem
 
-# Characters of one record, and so of what a reader holds at once: above a million tokens, which is the longest context.
+# The most characters of one record, which bounds a reader's memory. It is more than the longest context of a million
+# tokens needs.
 LONGEST_RECORD = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record stands. `number` counts records from 1, `line` is the line it starts at, if the file has lines."""
+    """The position of a record. `number` counts records from 1; `line` is its first line, if the file has lines."""
 
     number: int
     line: int | None
@@ -20,9 +21,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One record as the file holds it. `number` counts records from 1, `line` is the line it starts at.
+    """One record as it is in the file. `number` counts records from 1; `line` is its first line.
 
-    Arrow gives every row the keys of all others: from there, a null may be a key that the row never had.
+    Arrow gives every row the keys of all rows: if `is_arrow`, a null may stand for a key that the row never had.
     """
 
     number: int
@@ -35,18 +36,18 @@ Rows = Iterator[RawRow | Problem]
 
 
 def unreadable(problem: Problem) -> InvalidDataset:
-    """A fault behind which nothing more of the file can be read."""
+    """Returns the error for a problem after which the file cannot be read further."""
     return InvalidDataset("the file cannot be read to its end", details=[problem])
 
 
 def too_long(line: int) -> InvalidDataset:
     found = f"more than {LONGEST_RECORD} characters"
-    expected = f"at most {LONGEST_RECORD} characters a record"
+    expected = f"at most {LONGEST_RECORD} characters per record"
     return unreadable(Problem(line=line, code="record_too_long", found=found, expected=expected))
 
 
 def numbered_lines(text: TextIO) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, line ends kept. Raises InvalidDataset on one that is longer than a record may be."""
+    """Yields line numbers from 1 and lines with their line ends. Raises InvalidDataset for a line that is too long."""
     number = 0
     while line := text.readline(LONGEST_RECORD + 1):
         number += 1

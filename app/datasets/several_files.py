@@ -1,4 +1,4 @@
-"""Several files that are read as one dataset, in their order."""
+"""Reads several files, in order, as one dataset."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from app.errors import InvalidDataset, Problem
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file on this host, and the name under which its owner knows it."""
+    """A file on this host, and its name for the user."""
 
     path: Path
     name: str
@@ -20,7 +20,7 @@ class NamedFile:
 
 @dataclass(frozen=True)
 class FilePart:
-    """Of the records of these files, counted from 0 over all of them, those from `start` up to `stop` (None: all)."""
+    """The records `start` to `stop` (exclusive; None: to the end) of the files, counted from 0 over all files."""
 
     files: tuple[NamedFile, ...]
     start: int = 0
@@ -28,14 +28,14 @@ class FilePart:
 
 
 def count_records(files: Sequence[NamedFile], max_unpacked_bytes: int) -> int:
-    """How many records the files hold, damaged ones too. Raises InvalidDataset as the readers do."""
+    """Returns the number of records, including damaged ones. Raises InvalidDataset if a file cannot be read."""
     return sum(1 for _ in _rows_of(files, max_unpacked_bytes))
 
 
 def read_parts(parts: Sequence[FilePart], max_unpacked_bytes: int) -> Rows:
-    """The records of all parts, numbered from 1. They have no line: it would not say in which file.
+    """Yields the records of all parts, numbered from 1. They have no line, which would be ambiguous.
 
-    Raises InvalidDataset, with the file's name, where a file cannot be read to its end.
+    Raises InvalidDataset, with the name of the file, if a file cannot be read to its end.
     """
     number = 0
     for part in parts:

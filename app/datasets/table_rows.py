@@ -1,4 +1,4 @@
-"""CSV, TSV and plain text. A cell is the text that was written: 007 stays 007, and null is a word of four letters."""
+"""Reads CSV, TSV and plain text. Every cell stays text: 007 and null are not converted."""
 
 import csv
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from app.errors import Problem
 
 
 def read_table(text: TextIO, delimiter: str) -> Rows:
-    """Rows below a header line. Raises InvalidDataset for a header that cannot name the columns."""
-    csv.field_size_limit(LONGEST_RECORD)  # of the whole process; the default of 128 KiB is below a long answer
+    """Yields the rows after the header line. Raises InvalidDataset for an invalid header."""
+    csv.field_size_limit(LONGEST_RECORD)  # process-wide; the default of 128 KiB is too small for a long answer
     reader = csv.reader((line for _, line in numbered_lines(text)), delimiter=delimiter, strict=True)
     number, columns = 0, _header(reader)
     while True:
@@ -32,8 +32,8 @@ def _row(number: int, line: int, columns: list[str], cells: list[str]) -> RawRow
     if len(cells) != len(columns):
         expected = f"{len(columns)} cells, as the header has"
         return Problem(record=number, line=line, code="invalid_csv", found=f"{len(cells)} cells", expected=expected)
-    if len(columns) > 1 and [cell.strip() for cell in cells] == columns:  # of tables that were put behind each other
-        found = "the header line once more"
+    if len(columns) > 1 and [cell.strip() for cell in cells] == columns:  # concatenated tables
+        found = "the header line again"
         return Problem(record=number, line=line, code="invalid_csv", found=found, expected="a row of cells")
     return RawRow(number, line, dict(zip(columns, cells, strict=True)))
 
@@ -45,13 +45,15 @@ def _header(reader: Iterator[list[str]]) -> list[str]:
         raise unreadable(Problem(line=1, code="invalid_csv", found=str(error), expected="a header line")) from error
     wrong = sorted({name for name in columns if not name or columns.count(name) > 1})
     if wrong:
-        found = f"empty or doubled column names: {wrong!r}"[:200]
-        raise unreadable(Problem(line=1, code="invalid_header", found=found, expected="a name of its own a column"))
+        found = f"empty or duplicate column names: {wrong!r}"[:200]
+        raise unreadable(
+            Problem(line=1, code="invalid_header", found=found, expected="a different name for each column")
+        )
     return columns
 
 
 def read_text_lines(text: TextIO) -> Rows:
-    """One record a line that is not blank, as the column `text`."""
+    """Yields one record with the column `text` for each line that is not blank."""
     number = 0
     for line, content in numbered_lines(text):
         if content.strip():

@@ -1,10 +1,10 @@
-"""Tools and calls of tools: parsed where they come as JSON text, in OpenAI's form, arguments untouched."""
+"""Reads tool definitions and tool calls, also from JSON text, into OpenAI's form. Arguments stay unchanged."""
 
 from typing import Any
 
 from app.datasets.row_issues import RowIssues
 from app.datasets.strict_json import JsonFault, parse
-from app.datasets.values import describe, json_container, lacking
+from app.datasets.values import describe, describe_missing, json_container
 
 CALL_KEYS = frozenset({"id", "type", "function"})
 FUNCTION_KEYS = frozenset({"name", "arguments"})
@@ -13,20 +13,20 @@ EXPECTED_CALL = 'an object with "name" and "arguments"'
 
 
 def read_tools(value: Any, where: str, row_issues: RowIssues) -> list[dict[str, Any]] | None:
-    """The tools that a row offers to the model, each as {"type": "function", "function": …}; None for none."""
+    """Returns the tools of a row, each as {"type": "function", "function": …}, or None if there are none."""
     if isinstance(value, str):
-        value = parsed(value, where, row_issues, "a JSON list of tools") if value.strip() else None
+        value = parse_json_text(value, where, row_issues, "a JSON list of tools") if value.strip() else None
     if value is None:
         return None
     if not isinstance(value, list):
-        row_issues.wrong(where, "wrong_type", describe(value), "a list of tools")
+        row_issues.add_problem(where, "wrong_type", describe(value), "a list of tools")
         return None
     return [_tool(tool, f"{where}[{index}]", row_issues) for index, tool in enumerate(value)] or None
 
 
 def _tool(value: Any, where: str, row_issues: RowIssues) -> dict[str, Any]:
     if not isinstance(value, dict):
-        row_issues.wrong(where, "wrong_type", describe(value), "an object that describes a function")
+        row_issues.add_problem(where, "wrong_type", describe(value), "an object that describes a function")
         return {}
     tool: dict[str, Any] = row_issues.json(value, where)
     function = tool.get("function")
@@ -43,27 +43,29 @@ def _check_name(function: dict[str, Any], where: str, row_issues: RowIssues) -> 
     if not isinstance(name, str) or not name:
         is_absent = name is None
         found = (
-            lacking(function, "name", DEFINITION_KEYS, is_arrow=row_issues.is_arrow) if is_absent else describe(name)
+            describe_missing(function, "name", DEFINITION_KEYS, is_arrow=row_issues.is_arrow)
+            if is_absent
+            else describe(name)
         )
-        row_issues.wrong(f"{where}.name", "missing", found, "the name of the function")
+        row_issues.add_problem(f"{where}.name", "missing", found, "the name of the function")
 
 
 def read_calls(value: Any, where: str, row_issues: RowIssues) -> list[dict[str, Any]] | None:
-    """OpenAI's `tool_calls`, or the JSON text of them; None for none."""
+    """Reads OpenAI's `tool_calls`, or their JSON text. Returns None if there are none."""
     if isinstance(value, str):
-        value = parsed(value, where, row_issues, "a list of tool calls") if value.strip() else None
+        value = parse_json_text(value, where, row_issues, "a list of tool calls") if value.strip() else None
     if value is None or value == []:
         return None
     if not isinstance(value, list):
-        row_issues.wrong(where, "wrong_type", describe(value), "a list of tool calls")
+        row_issues.add_problem(where, "wrong_type", describe(value), "a list of tool calls")
         return None
     return [_call(call, f"{where}[{index}]", row_issues) for index, call in enumerate(value)]
 
 
 def read_function_call(value: Any, where: str, row_issues: RowIssues) -> list[dict[str, Any]] | None:
-    """ShareGPT's turn of a `function_call`: one call or a list of them, as JSON text or as the object itself."""
+    """Reads a `function_call`, as in ShareGPT: one call or a list of calls, as JSON values or as JSON text."""
     if isinstance(value, str):
-        value = parsed(value, where, row_issues, EXPECTED_CALL)
+        value = parse_json_text(value, where, row_issues, EXPECTED_CALL)
         if value is None:
             return None
     if isinstance(value, list):
@@ -73,7 +75,7 @@ def read_function_call(value: Any, where: str, row_issues: RowIssues) -> list[di
 
 def _call(value: Any, where: str, row_issues: RowIssues) -> dict[str, Any]:
     if not isinstance(value, dict):
-        row_issues.wrong(where, "wrong_type", describe(value), EXPECTED_CALL)
+        row_issues.add_problem(where, "wrong_type", describe(value), EXPECTED_CALL)
         return {}
     function = value.get("function")
     if function is None:
@@ -85,41 +87,41 @@ def _call(value: Any, where: str, row_issues: RowIssues) -> dict[str, Any]:
 
 def _function(value: Any, where: str, row_issues: RowIssues) -> dict[str, Any]:
     if not isinstance(value, dict):
-        row_issues.wrong(where, "wrong_type", describe(value), EXPECTED_CALL)
+        row_issues.add_problem(where, "wrong_type", describe(value), EXPECTED_CALL)
         return {}
     _note_ignored(value, FUNCTION_KEYS, row_issues)
     for key, expected in (("name", "the name of the function"), ("arguments", "an object, or the JSON text of one")):
         if value.get(key) is None and (key == "name" or _has_other_arguments(value)):
-            found = lacking(value, key, FUNCTION_KEYS, is_arrow=row_issues.is_arrow)
-            row_issues.wrong(f"{where}.{key}", "missing", found, expected)
+            found = describe_missing(value, key, FUNCTION_KEYS, is_arrow=row_issues.is_arrow)
+            row_issues.add_problem(f"{where}.{key}", "missing", found, expected)
     name = row_issues.optional_text(value.get("name"), f"{where}.name") or ""
     return {"name": name, "arguments": _arguments(value.get("arguments"), f"{where}.arguments", row_issues)}
 
 
 def _has_other_arguments(function: dict[str, Any]) -> bool:
-    """Whether an object stands under a key that is not known, as `parameters` of some makers of data."""
+    """Whether an unknown key has an object. Some datasets name the arguments `parameters`."""
     others = [value for key, value in function.items() if key not in FUNCTION_KEYS]
     return any(json_container(value) if isinstance(value, str) else isinstance(value, dict) for value in others)
 
 
 def _arguments(value: Any, where: str, row_issues: RowIssues) -> Any:
     if isinstance(value, str):
-        value = parsed(value, where, row_issues, "a JSON object") if value.strip() else None
+        value = parse_json_text(value, where, row_issues, "a JSON object") if value.strip() else None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        row_issues.wrong(where, "wrong_type", describe(value), "an object, or the JSON text of one")
+        row_issues.add_problem(where, "wrong_type", describe(value), "an object, or the JSON text of one")
         return {}
     return row_issues.json(value, where)
 
 
-def parsed(text: str, where: str, row_issues: RowIssues, expected: str) -> Any:
-    """The value that a text is the JSON of; None, and a problem, where it is no JSON."""
+def parse_json_text(text: str, where: str, row_issues: RowIssues, expected: str) -> Any:
+    """Returns the value of a JSON text. Returns None and adds a problem if the text is not JSON."""
     try:
         return parse(text)
     except JsonFault as fault:
         found = f"line {fault.line}, column {fault.column} of the text: {fault.reason}"
-        row_issues.wrong(where, "invalid_json", found, expected)
+        row_issues.add_problem(where, "invalid_json", found, expected)
         return None
 
 

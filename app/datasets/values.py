@@ -1,4 +1,4 @@
-"""Says what a value is, in JSON's words and in at most 200 characters that can be shown and stored anywhere."""
+"""Describes values in JSON's terms for error messages, in at most 200 printable characters."""
 
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
@@ -7,14 +7,14 @@ from typing import Any
 from app.datasets.strict_json import JsonFault, parse
 from app.errors import LONGEST_QUOTE
 
-# Unicode's categories of characters that leave no mark: control, format (such as zero-width space), separators.
+# Unicode categories of invisible characters: control, format (such as zero-width space), separators.
 INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 
 
 def describe(value: Any) -> str:
-    """The type, and of a scalar also the value: `a number (6)`. Of a container never what it holds.
+    """Returns the type of a value, and for a scalar also the value, such as `a number (6)`.
 
-    Text that is JSON of a container is called that: it is what a table's cell holds where the container was meant.
+    A text that is the JSON of a list or object is described as such: a table can only hold the text of it.
     """
     match value:
         case None:
@@ -24,19 +24,20 @@ def describe(value: Any) -> str:
         case int() | float():
             return clip(f"a number ({value})")
         case str():
-            held = json_container(value)
-            said = repr(value[: LONGEST_QUOTE + 1]) if held is None else f"a text that holds JSON: {describe(held)}"
-            return clip(said)
+            container = json_container(value)
+            if container is not None:
+                return clip(f"a text that holds JSON: {describe(container)}")
+            return clip(repr(value[: LONGEST_QUOTE + 1]))
         case list():
             return f"a list of {len(value)}" if value else "an empty list"
         case dict():
-            return clip(f"an object with the keys {names(value)}") if value else "an empty object"
+            return clip(f"an object with the keys {join_names(value)}") if value else "an empty object"
         case _:
             return f"a {type(value).__name__}"
 
 
 def json_container(text: str) -> list[Any] | dict[str, Any] | None:
-    """The list or the object that the text is the JSON of; None for any other text."""
+    """Returns the list or object if the text is the JSON of one, else None."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
@@ -47,28 +48,28 @@ def json_container(text: str) -> list[Any] | dict[str, Any] | None:
 
 
 def is_blank(text: str) -> bool:
-    """Whether it has no character that leaves a mark."""
+    """Whether the text has no visible character."""
     return not text.strip() or all(unicodedata.category(char) in INVISIBLE for char in text)
 
 
-def lacking(values: Mapping[str, Any], key: str, known: Collection[str], *, is_arrow: bool) -> str:
-    """What stands where the value of a key should: nothing or null, and the keys that are not known.
+def describe_missing(values: Mapping[str, Any], key: str, known: Collection[str], *, is_arrow: bool) -> str:
+    """Describes an absent or null key, and names the unknown keys that have values.
 
-    Arrow gives every object the keys of all others: there, null beside such a key means that the key is absent.
+    Arrow gives every object the keys of all objects: there, null beside an unknown key counts as absent.
     """
     others = [name for name, value in values.items() if name not in known and value is not None]
     is_absent = key not in values or (is_arrow and bool(others))
-    said = f"no {key!r}" if is_absent else "null"
-    return f"{said}, but the key{'s' * (len(others) > 1)} {names(map(repr, others))}" if others else said
+    text = f"no {key!r}" if is_absent else "null"
+    return f"{text}, but the key{'s' * (len(others) > 1)} {join_names(map(repr, others))}" if others else text
 
 
-def names(keys: Iterable[Any]) -> str:
-    """Names as a list in a sentence, in their own order."""
+def join_names(keys: Iterable[Any]) -> str:
+    """Returns the names as a comma-separated list, or "none"."""
     return clip(", ".join(printable(str(key)) for key in keys)) or "none"
 
 
 def printable(name: str) -> str:
-    """A name with what cannot be shown or stored (NUL, lone surrogates, line breaks) written as escapes."""
+    """Returns the name with unprintable characters (NUL, lone surrogates, line breaks) as escapes."""
     return clip(name if name.isprintable() else repr(name)[1:-1])
 
 

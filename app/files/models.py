@@ -1,4 +1,4 @@
-"""The table of uploads: their names, their size and hash, and what the form check found in them."""
+"""The table of uploads."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from app.database.connection import Base, UtcDateTime
 
 
 class File(Base):
-    """One upload, immutable. Its bytes are on disk under its id; the name it came with is a label."""
+    """One upload. It never changes. Its bytes are on disk under its id; `filename` is only a label."""
 
     __tablename__ = "files"
 

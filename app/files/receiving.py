@@ -1,6 +1,6 @@
-"""An upload on its way: streamed from the request to one partial file, once, and never held in memory or in /tmp.
+"""Streams an upload from the request to one partial file, without a copy in memory or in /tmp.
 
-The parser is Starlette's; only the place where it puts a file is ours.
+Starlette parses the form; this module only replaces the file that the parser writes to.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ MULTIPART = "multipart/form-data"
 
 @dataclass(frozen=True)
 class Form:
-    """What was sent beside the bytes."""
+    """The fields of the form, without the bytes of the file."""
 
     filename: str
     purpose: str
 
 
 async def receive_form(request: Request, sink: Sink) -> Form:
-    """Write the file of the form into the sink. The fields may come in any order.
+    """Writes the file of the form to the sink. The fields may come in any order.
 
-    Raises InvalidRequest for another form, TooLarge, and DiskFull before a byte is read where all of it would not fit.
+    Raises InvalidRequest for a wrong form, TooLarge, and DiskFull (before reading, if Content-Length does not fit).
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != MULTIPART:
         raise _missing()
@@ -53,7 +53,7 @@ async def receive_form(request: Request, sink: Sink) -> Form:
 
 
 class _Parser(MultiPartParser):
-    """Refuses what is not a field of an upload as soon as its name has come."""
+    """Refuses an unknown form field as soon as its name is received."""
 
     def __init__(self, request: Request, sink: Sink) -> None:
         super().__init__(request.headers, request.stream(), max_part_size=LARGEST_FIELD_BYTES)
@@ -71,7 +71,7 @@ class _Parser(MultiPartParser):
             if part.field_name != FILE:
                 raise invalid(part.field_name, "invalid_field", "a file", "a text")
             check_filename(part.file.filename or "")
-            self._files_to_close_on_error.pop().close()  # a temporary file that nothing was written to
+            self._files_to_close_on_error.pop().close()  # an empty temporary file
             part.file = UploadFile(cast(BinaryIO, self._sink), filename=part.file.filename)
 
 

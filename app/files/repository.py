@@ -1,4 +1,4 @@
-"""Every query about uploads. It never commits."""
+"""All queries about uploads. Nothing here commits."""
 
 from collections.abc import Sequence
 
@@ -17,25 +17,25 @@ def get(session: Session, file_id: str) -> File | None:
 
 
 def lock(session: Session, file_id: str) -> File | None:
-    """The row, which nobody else deletes or begins to read from until the session ends."""
+    """Returns the row, locked: until the transaction ends, nobody can delete it or submit a job that uses it."""
     return session.get(File, file_id, with_for_update=True)
 
 
 def lock_against_removal(session: Session, file_id: str) -> File | None:
-    """The row, which nobody deletes until the session ends."""
+    """Returns the row, locked: nobody can delete it until the transaction ends."""
     return session.get(File, file_id, with_for_update={"read": True, "key_share": True})
 
 
 def page(session: Session, *, after: File | None, limit: int) -> Sequence[File]:
-    """Newest first; `after` is the last file of the page before."""
+    """Returns files, newest first. `after` is the last file of the previous page."""
     query = select(File).order_by(File.created_at.desc(), File.id.desc()).limit(limit)
     if after is not None:
         is_older = or_(File.created_at < after.created_at, File.id < after.id)
-        query = query.where(File.created_at <= after.created_at, is_older)  # the first of both bounds the index
+        query = query.where(File.created_at <= after.created_at, is_older)  # the first condition lets the index be used
     return session.scalars(query).all()
 
 
 def remove(session: Session, file_id: str) -> bool:
-    """Whether there was such a row."""
+    """Deletes the row. Returns whether it existed."""
     gone = session.scalars(delete(File).where(File.id == file_id).returning(File.id))
     return gone.one_or_none() is not None

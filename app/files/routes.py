@@ -1,4 +1,4 @@
-"""HTTP for uploads."""
+"""The HTTP routes for uploads."""
 
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
 FULL: dict[int | str, dict[str, Any]] = {507: {"model": ErrorForm, "description": "The server's disk is full"}}
-# The route reads the form by itself, so that no byte of the file is held anywhere else.
+# The route parses the form itself, so that the file is not copied anywhere else.
 UPLOAD = {
     "requestBody": {
         "required": True,
@@ -38,13 +38,13 @@ UPLOAD = {
         },
     }
 }
-FileId = Annotated[str, "the id that POST /files answered"]
+FileId = Annotated[str, "the id that POST /files returned"]
 router = APIRouter(prefix="/files", tags=["files"])
 
 
 @router.post("", status_code=201, responses=FULL, openapi_extra=UPLOAD)
 async def upload_file(request: Request, database: DatabaseDep, settings: SettingsDep) -> FileView:
-    """Store a dataset: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or gzip. What it holds is checked here."""
+    """Store a dataset: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or gzip. Its content is checked."""
     file_id = new_id("file")
 
     def store(upload: service.Upload) -> FileView:
@@ -77,7 +77,7 @@ def get_file(file_id: FileId, database: DatabaseDep) -> FileView:
 
 @router.get("/{file_id}/content", response_class=FileResponse, responses=BYTES)
 def get_content(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileResponse:
-    """The very bytes that were sent; `Range` is honoured."""
+    """The bytes exactly as they were sent. `Range` is supported."""
     with database.reader() as session:
         file, path = service.content_path(session, settings, file_id)
     headers = {"x-content-type-options": "nosniff"}
@@ -93,7 +93,7 @@ def get_report(file_id: FileId, database: DatabaseDep) -> FileReport:
 
 @router.delete("/{file_id}")
 def delete_file(request: Request, file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileDeleted:
-    """Remove a file that no job still needs."""
+    """Remove a file that no unfinished job uses."""
     with database.writer() as session:
         service.delete(session, settings, file_id, request.app.state.uses_file)
     return FileDeleted(id=file_id)

@@ -1,4 +1,4 @@
-"""What the file routes answer; the report is `app.datasets.report.FileReport`."""
+"""The responses of the file routes. The report is `app.datasets.report.FileReport`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ class ShownWarning(Stored):
 
 
 class ShownFindings(Stored):
-    """What of an `app.datasets.report.FileReport` a view of the file shows."""
+    """The part of a stored `app.datasets.report.FileReport` that FileView shows."""
 
     kept: int | None = None
     problem_count: int | None = None
@@ -26,7 +26,7 @@ class ShownFindings(Stored):
 
 
 class FileView(StoredView):
-    """An upload. It is checked before it is answered, so it is always processed."""
+    """An upload. It is checked before the response, so its status is always `processed`."""
 
     object: Literal["file"] = "file"
     id: str
@@ -39,10 +39,10 @@ class FileView(StoredView):
     layout: str | None
     records: int
     usable_records: int | None = Field(
-        None, description="that a job with default settings can train on; null: its report cannot be read"
+        None, description="records that a job with default settings can train on; null if the report cannot be read"
     )
     problem_count: int | None = Field(
-        None, description="what such a job could not read; GET /files/{id}/report names it"
+        None, description="problems that such a job would find; GET /files/{id}/report lists them"
     )
     warning_count: int | None = None
     status: Literal["processed"] = "processed"

@@ -1,4 +1,4 @@
-"""The rules of uploads: what is stored, under which name, and when it may be deleted."""
+"""The rules for uploads: what is stored, which file names are allowed, and when a file may be deleted."""
 
 import re
 import unicodedata
@@ -22,15 +22,15 @@ from app.sources import invalid
 
 LONGEST_FILENAME = 255
 SEPARATORS = frozenset("/\\")
-# Control characters and halves of characters: nothing that can be shown or stored.
+# Control characters and lone surrogates, which cannot be shown or stored.
 HOSTILE_CATEGORIES = frozenset({"Cc", "Cs"})
-# PostgreSQL takes no NUL in a text, so an id is looked at before the database is asked.
+# Ids are checked before a query, because PostgreSQL rejects a NUL in a text.
 FILE_ID = re.compile(r"file-[a-z2-7]{24}")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that has come, and lies where `partial_path` says."""
+    """A received file, stored at its `partial_path`."""
 
     file_id: str
     filename: str
@@ -39,7 +39,7 @@ class Upload:
 
 
 def store(session: Session, settings: Settings, upload: Upload) -> File:
-    """Keep an upload whose content can be read as records. Raises InvalidDataset for what is damaged or no dataset."""
+    """Stores an upload. Raises InvalidDataset if its content cannot be read as records."""
     target = settings.file_path(upload.file_id)
     partial = partial_path(target)
     report = _inspect(partial, upload.filename, settings.max_unpacked_bytes)
@@ -65,7 +65,7 @@ def store(session: Session, settings: Settings, upload: Upload) -> File:
 
 
 def check_filename(name: str) -> None:
-    """A name is a label and never a path. Raises InvalidRequest for one that could be taken for more."""
+    """Raises InvalidRequest for a file name that is empty, too long, or could be used as a path."""
     is_hostile = any(char in SEPARATORS or unicodedata.category(char) in HOSTILE_CATEGORIES for char in name)
     if is_hostile or not name.strip(". ") or len(name.encode(errors="replace")) > LONGEST_FILENAME:
         expected = f"a name of at most {LONGEST_FILENAME} bytes without separators and control characters"
@@ -81,7 +81,7 @@ def _inspect(path: Path, filename: str, max_unpacked_bytes: int) -> FileReport:
 
 
 def find(session: Session, file_id: str, get: Callable[[Session, str], File | None] = repository.get) -> File:
-    """Raises NotFound."""
+    """Returns the file. Raises NotFound if there is none with this id."""
     file = get(session, file_id) if FILE_ID.fullmatch(file_id) else None
     if file is None:
         raise NotFound(f"there is no file {file_id[:LONGEST_QUOTE]!r}", param="file_id", code="unknown_file")
@@ -89,7 +89,7 @@ def find(session: Session, file_id: str, get: Callable[[Session, str], File | No
 
 
 def report_of(file: File) -> FileReport:
-    """Raises Conflict for a report that another version has stored and this one cannot read."""
+    """Returns the stored report. Raises Conflict if another version stored it and this version cannot read it."""
     report = read(FileReport, file.report)
     if report is None:
         message = f"the report of {file.id} is stored in a form which this version cannot read: upload the file again"
@@ -98,7 +98,10 @@ def report_of(file: File) -> FileReport:
 
 
 def page(session: Session, after: str | None, limit: int) -> tuple[list[File], bool]:
-    """Files behind the one with the id `after`, newest first, and whether there are more. Raises InvalidRequest."""
+    """Returns the files after the one with the id `after`, newest first, and whether there are more.
+
+    Raises InvalidRequest if there is no file `after`.
+    """
     last = repository.get(session, after) if after is not None and FILE_ID.fullmatch(after) else None
     if after is not None and last is None:
         raise InvalidRequest(f"after: there is no file {after[:LONGEST_QUOTE]!r}", param="after")
@@ -107,7 +110,7 @@ def page(session: Session, after: str | None, limit: int) -> tuple[list[File], b
 
 
 def content_path(session: Session, settings: Settings, file_id: str) -> tuple[File, Path]:
-    """A file and where its bytes are. Raises NotFound, also when the bytes are gone from the disk."""
+    """Returns a file and the path of its bytes. Raises NotFound if the row or the bytes are missing."""
     file = find(session, file_id)
     path = settings.file_path(file.id)
     if not path.is_file():
@@ -116,14 +119,14 @@ def content_path(session: Session, settings: Settings, file_id: str) -> tuple[Fi
 
 
 def delete(session: Session, settings: Settings, file_id: str, is_in_use: Callable[[Session, str], bool]) -> None:
-    """Remove a file. Raises NotFound, and Conflict while a job that has not ended reads it.
+    """Removes a file. Raises NotFound, and Conflict while an unfinished job uses it.
 
-    The row goes first: cut off between the two, bytes that nobody can name are left, and never a file without bytes.
-    A job that is being stored at this moment is waited for.
+    The row is deleted first: a crash between the two steps leaves unused bytes, never a file without bytes.
+    The lock waits for a job that is being submitted at the same time.
     """
     file = find(session, file_id, repository.lock)
     if is_in_use(session, file.id):
-        message = f"{file.id} is used by a job that has not ended: cancel the job, or wait for its end"
+        message = f"{file.id} is used by a job that has not ended: cancel the job, or wait until it ends"
         raise Conflict(message, param="file_id", code="file_in_use")
     repository.remove(session, file.id)
     session.commit()

@@ -1,4 +1,4 @@
-"""The bytes of an upload on disk: complete or absent, hashed and counted on their way."""
+"""Stores the bytes of an upload on disk: a file is complete or absent."""
 
 import contextlib
 import hashlib
@@ -13,9 +13,9 @@ from typing import Self
 from app.disk_faults import NO_ROOM
 from app.errors import DiskFull, Problem, TooLarge
 
-# What is left to the database, events and checkpoints when uploads are refused.
+# Uploads may not use the last bytes of the disk: the database, events and checkpoints need them.
 RESERVE_BYTES = 256 * 2**20
-BYTES_BETWEEN_LOOKS = 16 * 2**20
+BYTES_BETWEEN_CHECKS = 16 * 2**20
 PARTIAL = ".partial-"
 
 
@@ -26,15 +26,15 @@ class Received:
 
 
 def partial_path(target: Path) -> Path:
-    """Where the bytes of a file are while they are received and checked."""
+    """Returns the path of a file's bytes while they are received and checked."""
     return target.with_name(f"{PARTIAL}{target.name}")
 
 
 def sweep_partials(folder: Path, older_than_seconds: float) -> int:
-    """Remove what killed uploads left, and say how many. One that is younger may still be received or checked."""
+    """Removes the partial files of killed uploads and returns their number. Younger files may still be in use."""
     removed, before = 0, time.time() - older_than_seconds
     for partial in folder.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(FileNotFoundError):  # ended, or swept by another process
+        with contextlib.suppress(FileNotFoundError):  # finished, or removed by another process
             if partial.stat().st_mtime < before:
                 partial.unlink()
                 removed += 1
@@ -42,32 +42,32 @@ def sweep_partials(folder: Path, older_than_seconds: float) -> int:
 
 
 class Sink:
-    """A new file that the bytes of an upload go to. A context: the file is gone behind it, unless it was kept.
+    """A new file for the bytes of an upload. On exit of the context it is deleted, unless `keep` renamed it.
 
-    Not to be written by two threads at once.
+    Two threads must not write to it at once.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
         self._max_bytes = max_bytes
         self._digest = hashlib.sha256()
-        self._size = self._looked_at = 0
+        self._size = self._checked_at = 0
 
     def write(self, data: bytes) -> None:
-        """Raises TooLarge at the first byte over, and DiskFull before the disk is full for all."""
+        """Raises TooLarge above the limit, and DiskFull when less than RESERVE_BYTES of the disk are free."""
         self._size += len(data)
         if self._size > self._max_bytes:
             raise _too_large(self._max_bytes)
-        if self._size - self._looked_at >= BYTES_BETWEEN_LOOKS:
-            self._looked_at = self._size
+        if self._size - self._checked_at >= BYTES_BETWEEN_CHECKS:
+            self._checked_at = self._size
             check_room(self.path.parent, 0)
         self._digest.update(data)
-        with named_full():
+        with disk_full_errors():
             self._file.write(data)
 
     def seek(self, _offset: int) -> None:
-        """Called at the end of the file, by who may read it then: all of it goes through to the disk."""
-        with named_full():
+        """Writes all bytes through to the disk. The form parser calls it at the end of the file."""
+        with disk_full_errors():
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -76,7 +76,7 @@ class Sink:
         return Received(self._size, self._digest.hexdigest())
 
     def __enter__(self) -> Self:
-        with named_full():
+        with disk_full_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("xb", buffering=0)
         return self
@@ -87,15 +87,15 @@ class Sink:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Raises DiskFull where the folder's disk has not so many bytes, and some for the service to go on with."""
+    """Raises DiskFull if the folder's disk has less than `size` + RESERVE_BYTES bytes free."""
     with contextlib.suppress(FileNotFoundError):
         if shutil.disk_usage(folder).free < size + RESERVE_BYTES:
-            raise DiskFull(f"the server's disk has no room for {size:,} bytes more", param="file")
+            raise DiskFull(f"the server's disk has no room for {size:,} more bytes", param="file")
 
 
 @contextlib.contextmanager
-def named_full() -> Iterator[None]:
-    """Raises DiskFull for what the kernel says about a full disk, or a full quota."""
+def disk_full_errors() -> Iterator[None]:
+    """Turns the OSError of a full disk or a full quota into DiskFull."""
     try:
         yield
     except OSError as error:
@@ -105,7 +105,7 @@ def named_full() -> Iterator[None]:
 
 
 def keep(partial: Path, target: Path) -> None:
-    """Give a received file its final name, so that it survives a loss of power from here on."""
+    """Gives a received file its final name. After that it survives a power failure."""
     partial.rename(target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:

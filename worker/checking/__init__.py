@@ -1,1 +1,1 @@
-"""The checker: one fresh process a job. It needs no GPU and no torch; it looks at all that a spec names."""
+"""The checker: a new process for each job, without GPU and torch, that checks the model and the data of the spec."""

@@ -17,7 +17,7 @@ def main() -> int:
     confine(of_check(order))
 
     def check() -> None:
-        import worker.checking.without_torch  # noqa: F401  # before transformers, and behind the walls: it starts threads
+        import worker.checking.without_torch  # noqa: F401  # before transformers, and after confine(), because it starts threads
         from worker.checking.context import settle_context
         from worker.checking.dataset import prepare_data
         from worker.checking.model import check_model
@@ -33,12 +33,12 @@ def main() -> int:
 
 
 def refused(error: BaseException) -> Failed | None:
-    """What the service's own rules refuse is the user's to mend, and so is a file that unpacks to more than memory."""
+    """Returns the event for an error that the user can correct, or None for any other error."""
     if isinstance(error, MemoryError):
         message = f"the check would need more than {MOST_CHECK_MEMORY_BYTES >> 30} GiB of memory"
-        return Failed(blame=Blame.USER, code="too_large", message=message, hint="is one record of it very large?")
+        return Failed(blame=Blame.USER, code="too_large", message=message, hint="is one record very large?")
     if is_panic(error) or isinstance(error, TokenizerPanic):
-        message = f"the model's tokenizer breaks off: {str(error)[:300]}"
+        message = f"the model's tokenizer crashed: {str(error)[:300]}"
         return Failed(blame=Blame.USER, code="tokenizer_broken", message=message, param="model.model_name")
     if not isinstance(error, ServiceError):
         return None

@@ -1,21 +1,21 @@
-"""Bounds what a stranger's tokenizer computes: a regular expression in it may take for ever over a few words.
+"""Limits the CPU time of an untrusted tokenizer, whose regular expressions may never finish on a short text.
 
-No call into such a library can be broken off, so the kernel ends the whole process (SIGPROF, `man 2 setitimer`). That
-is the verdict `too_much_computing`: `worker.supervising.verdict` gives it by the signal, the pipeline for a process of
-its pool.
+A call into the library cannot be interrupted, so the kernel kills the whole process (SIGPROF, `man 2 setitimer`). The
+job then fails with `too_much_computing`: `worker.supervising.verdict` detects the signal, the pipeline a killed pool
+process.
 """
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of a core, for one chunk of records and for what comes before them. A usual chunk takes a second.
+# CPU seconds for one chunk of records, and for loading the tokenizer. A usual chunk takes one second.
 MOST_SECONDS = 60.0
 
 
 @contextmanager
 def computing_at_most(seconds: float = MOST_SECONDS) -> Iterator[None]:
-    """Inside, this process computes for so long, all its threads together, or it is ended. Not to be nested."""
+    """Kills this process if all its threads together use more CPU time inside the context. Do not nest it."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:

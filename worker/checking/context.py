@@ -1,10 +1,10 @@
-"""Rows that are longer than the model's context: what is trained is what is served, or the job is refused.
+"""Decides the context length of a job, so that training and serving use the same RoPE.
 
 max_seq_length     rows             RoPE of the model
-within the context any              any                nothing is to be done
-above it           within it        any                the model's own context is taken, nothing is scaled
-above it           above it         plain              RoPE is scaled linearly, in trainer and engine alike
-above it           above it         of another kind    refused
+within the context any              any                nothing changes
+above it           within it        any                max_seq_length becomes the model's context
+above it           above it         plain              RoPE is scaled linearly in trainer and engine
+above it           above it         another type       refused
 """
 
 import json
@@ -22,28 +22,31 @@ FIELD = "model.max_seq_length"
 
 
 def settle_context(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
-    """Decide, behind the check of the rows, how many positions the job trains with. Raises UserError."""
-    asked, own = order.spec.model.max_seq_length, model.card.positions
-    if own is None or asked <= own:
+    """Decides how many positions the job trains with, after the rows were checked. Raises UserError."""
+    requested, limit = order.spec.model.max_seq_length, model.card.positions
+    if limit is None or requested <= limit:
         return
     longest = max(report.row_tokens.largest for report in _reports(order))
-    if longest <= own:
-        message = f"the model knows {own} positions and the longest row has {longest} tokens: {own} are taken, and RoPE"
-        events.notice("context_is_enough", f"{message} is not scaled", field=FIELD, requested=asked, effective=own)
-        events.write(SpecResolved(values={FIELD: own}))
+    if longest <= limit:
+        message = (
+            f"the model has {limit} positions and the longest row has {longest} tokens: max_seq_length is set to "
+            f"{limit}, and RoPE is not scaled"
+        )
+        events.notice("context_is_enough", message, field=FIELD, requested=requested, effective=limit)
+        events.write(SpecResolved(values={FIELD: limit}))
         return
     kind = _rope_of(model)
     if kind != "default":
         raise UserError(
             "context_not_scalable",
-            f"found max_seq_length {asked} and a row of {longest} tokens, expected at most {own}: so many positions "
-            f"{order.spec.model.model_name} knows, and its RoPE ({kind}) cannot be scaled linearly to more",
-            hint=f"set model.max_seq_length to {own} and dataset.on_long_row to cut or drop, or take a longer model",
+            f"found max_seq_length {requested} and a row of {longest} tokens, expected at most {limit}: "
+            f"{order.spec.model.model_name} has {limit} positions, and its RoPE ({kind}) cannot be scaled linearly",
+            hint=f"set model.max_seq_length to {limit} and dataset.on_long_row to cut or drop, or use a longer model",
             param=FIELD,
         )
-    message = f"the model knows {own} positions: its RoPE is scaled linearly by {asked / own:g}, to train and to serve"
-    events.notice("context_extended", message, field=FIELD, requested=asked, effective=asked)
-    events.write(SpecResolved(values={"model.rope_scaled_to": asked}))
+    message = f"the model has {limit} positions: training and serving scale its RoPE linearly by {requested / limit:g}"
+    events.notice("context_extended", message, field=FIELD, requested=requested, effective=requested)
+    events.write(SpecResolved(values={"model.rope_scaled_to": requested}))
 
 
 def _reports(order: CheckOrder) -> list[TokenReport]:

@@ -1,7 +1,7 @@
-"""The rows that a job trains on: every record checked, rendered, masked and tokenised once, before a GPU is touched.
+"""Prepares the rows of a job before it gets a GPU: every record is checked, rendered, masked and tokenised once.
 
-The files are those of `app.contracts.rows`, and `sources.json` with what the form check found. All of them are built in
-the cache of prepared data and linked into the job's folder.
+The files are those of `app.contracts.rows`, and `sources.json` with the reports on the sources. All of them are built
+in the cache of prepared data and linked into the job's folder.
 """
 
 import json
@@ -22,8 +22,8 @@ from worker.checking.computing import computing_at_most
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
 from worker.checking.notices import notices_of
-from worker.checking.preparation import SOURCES, Builder, Given, SourceName
-from worker.checking.prepared import FolderCache, Ingredients, key_of, link_folder
+from worker.checking.preparation import SOURCES, Builder, IdentifiedSource, SourceName
+from worker.checking.prepared import FolderCache, RowInputs, key_of, link_folder
 from worker.checking.tokenizer import JobTokenizer, make_tokenizer
 from worker.checking.vectors import weights_of
 from worker.events import EventWriter
@@ -35,25 +35,25 @@ from worker.untrained import find_untrained
 
 
 def prepare_data(order: CheckOrder, model: ModelFacts, events: EventWriter) -> None:
-    """Fill the job's data folder and report on it. Raises InvalidDataset and UserError."""
-    with tempfile.TemporaryDirectory(prefix="check-", dir=_made(order.data_dir.parent)) as scratch:
+    """Fills the job's data folder and writes events with the reports. Raises InvalidDataset and UserError."""
+    with tempfile.TemporaryDirectory(prefix="check-", dir=_created(order.data_dir.parent)) as scratch:
         with computing_at_most():
             tokenizer = make_tokenizer(order, None if order.base.is_local else model.revision, Path(scratch))
             renderer = _renderer(tokenizer)
-        given = find_given(order, events)
+        sources = identify_sources(order, events)
         day = datetime.now(UTC).date().isoformat() if renderer.templates.uses_date else None
-        facts = Ingredients({one.name: one.key for one in given}, tokenizer.sha256, model.card.vocabulary, day)
-        key = key_of(order.spec, facts)
-        shelf = FolderCache(order.cache_dir / "prepared", order.max_cache_bytes)
+        keys: dict[str, str] = {source.name: source.key for source in sources}
+        key = key_of(order.spec, RowInputs(keys, tokenizer.sha256, model.card.vocabulary, day))
+        cache = FolderCache(order.cache_dir / "prepared", order.max_cache_bytes)
         builder = Builder(order, model, renderer, events)
-        folder, was_there = shelf.fetch(key, partial(builder.build, given, tokenizer))
+        folder, was_there = cache.fetch(key, partial(builder.build, sources, tokenizer))
     link_folder(folder, order.data_dir)
-    shelf.trim(spare=folder)
+    cache.trim(retained=folder)
     prepared = Prepared(
         key=key,
         from_cache=was_there,
-        source_sha256=given[0].sha256,
-        eval_source_sha256=given[1].sha256 if len(given) > 1 else None,
+        source_sha256=sources[0].sha256,
+        eval_source_sha256=sources[1].sha256 if len(sources) > 1 else None,
         tokenizer_sha256=tokenizer.sha256,
         chat_template_sha256=renderer.templates.sha256,
         max_seq_length=order.spec.model.max_seq_length,
@@ -75,7 +75,7 @@ def _rows(reports: dict[str, Any]) -> no_effect.RowTotals:
 
 
 def _notice_untrained(order: CheckOrder, renderer: Renderer, events: EventWriter) -> None:
-    """Of a base of the hub no weights are here yet: the trainer looks at them."""
+    """Checks a local base only: the weights of a hub model are not downloaded yet, so the trainer checks them."""
     weights = weights_of(Path(order.base.source)) if order.base.is_local else None
     if weights is not None:
         notice = find_untrained(order.data_dir / TRAIN_ROWS, order.spec, renderer.added_tokens, weights)
@@ -83,7 +83,7 @@ def _notice_untrained(order: CheckOrder, renderer: Renderer, events: EventWriter
             events.write(notice)
 
 
-def _made(folder: Path) -> Path:
+def _created(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -101,22 +101,22 @@ def _renderer(tokenizer: JobTokenizer) -> Renderer:
         ) from error
 
 
-def find_given(order: CheckOrder, events: EventWriter) -> list[Given]:
-    """The sources of the spec with what names their content."""
+def identify_sources(order: CheckOrder, events: EventWriter) -> list[IdentifiedSource]:
+    """Returns the training source and, if there is one, the evaluation source, each with its identity."""
     dataset = order.spec.dataset
     named: list[SourceName] = ["source", "eval_source"] if dataset.eval_source is not None else ["source"]
-    return [_given(order, name, events) for name in named]
+    return [_identify(order, name, events) for name in named]
 
 
-def _given(order: CheckOrder, name: SourceName, events: EventWriter) -> Given:
+def _identify(order: CheckOrder, name: SourceName, events: EventWriter) -> IdentifiedSource:
     source = getattr(order.spec.dataset, name)
     file = order.train_file if name == "source" else order.eval_file
     if file is not None:
-        return Given(name, source, file, hash_file(file.path))
-    assert isinstance(source, HubSource), "a source is a file or of the hub"
+        return IdentifiedSource(name, source, file, hash_file(file.path))
+    assert isinstance(source, HubSource), "a source is a file or a hub dataset"
     source = pinned(source, f"dataset.{name}")
     events.write(SpecResolved(values={f"dataset.{name}": source.model_dump(mode="json")}))
-    return Given(name, source, None, source.model_dump_json())
+    return IdentifiedSource(name, source, None, source.model_dump_json())
 
 
 def _reports(folder: Path) -> dict[str, Any]:

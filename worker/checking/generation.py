@@ -1,4 +1,4 @@
-"""Can the base's generation config be loaded? Trainer and engine load it with the weights, and need it to be right."""
+"""Checks that the base's generation config can be loaded, because trainer and engine load it with the weights."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from worker.failures import UserError
 
 
 def check_generation_config(path: Path | None, param: str) -> None:
-    """`path` is None where the base has none. Raises UserError for one that transformers does not load."""
+    """Raises UserError if transformers cannot load the file. `path` is None if the base has none."""
     if path is None:
         return
     try:
@@ -19,6 +19,6 @@ def check_generation_config(path: Path | None, param: str) -> None:
         raise UserError(
             "invalid_generation_config",
             f"the base's {GENERATION_CONFIG} cannot be loaded: {str(error)[:500]}",
-            hint="correct the file, or remove it: a base needs none",
+            hint="correct the file, or remove it: it is optional",
             param=param,
         ) from error

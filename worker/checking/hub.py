@@ -1,4 +1,4 @@
-"""The hub's answers, told apart: no such thing, not yours to read, no token, not reachable."""
+"""Turns errors of the hub client into errors of the service: not found, no access, not reachable, too large."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,25 +17,25 @@ from app.proxies import UNUSABLE, broken_proxy
 from worker.downloads import NoRoomToDownload, TooLargeToDownload
 from worker.failures import DISK_FULL, SystemFault, UserError
 
-TOKEN_HINT = "set HF_TOKEN where the workers run to a token that may read it"
+TOKEN_HINT = "set HF_TOKEN on the workers' host to a token that can read it"
 
 
 @contextmanager
 def hub_errors(repo: str, param: str) -> Iterator[None]:
-    """Turn the hub client's exceptions into the service's; no message holds a token."""
+    """Raises UserError or SystemFault for an exception of the hub client. No message contains a token."""
     try:
         with _size_errors(repo, param):
             yield
     except GatedRepoError as error:
         raise UserError(
-            "gated", f"the hub does not give {repo} to this server's account", hint=TOKEN_HINT, param=param
+            "gated", f"this server's account has no access to {repo} on the hub", hint=TOKEN_HINT, param=param
         ) from error
     except RevisionNotFoundError as error:
         raise UserError("unknown_revision", f"{repo} has no such revision", param=param) from error
     except RepositoryNotFoundError as error:
         raise _missing(repo, param, error) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, ConnectionError) as error:
-        hint = "has this host a network? a model in the models folder and an uploaded file need none"
+        hint = "does this host have a network? a model in the models folder and an uploaded file need none"
         raise SystemFault(
             "hub_unreachable", f"the hub could not be reached for {repo}", hint=hint, param=param
         ) from error
@@ -58,13 +58,13 @@ def _size_errors(repo: str, param: str) -> Iterator[None]:
         hint = "the operator's limit is TUNESMITH_MAX_HUB_BYTES"
         raise UserError("hub_too_large", f"{repo} {error}", hint=hint, param=param) from error
     except NoRoomToDownload as error:
-        raise SystemFault(DISK_FULL, f"{repo} {error}", hint="free space there", param=param) from error
+        raise SystemFault(DISK_FULL, f"{repo} {error}", hint="free disk space there", param=param) from error
 
 
 def _missing(repo: str, param: str, error: HfHubHTTPError) -> UserError:
-    """The hub answers 401 for a private repository and for one that is not there, if the caller has no token."""
+    """Without a token, the hub answers 401 both for a private repository and for one that does not exist."""
     if error.response is not None and error.response.status_code == 401:
-        message = f"the hub knows no public {repo}: it is private, or not there"
+        message = f"the hub has no public {repo}: it is private, or it does not exist"
         return UserError("private_or_unknown", message, hint=TOKEN_HINT, param=param)
     return UserError(
         "unknown_repository", f"the hub has no {repo}", hint="check the spelling of owner/name", param=param

@@ -1,6 +1,6 @@
-"""Datasets of the hub: the files of a split at a pinned commit, downloaded and read by our own bounded readers.
+"""Downloads the files of a hub dataset at a pinned commit. The readers of app.files read them.
 
-No library chooses what is opened. A file is one that the hub lists in the repository, and it lies in the hub's cache.
+Only files that the hub lists in the repository, and that are in the cache of its client, are opened.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ UNREAD_NAMED = 20
 
 @dataclass(frozen=True)
 class HubDataset:
-    """What is read of a dataset, how many bytes its files have, and what of its splits is not read."""
+    """The records to read, the total size of their files in bytes, and the files of the splits that are not read."""
 
     parts: tuple[FilePart, ...]
     size: int
@@ -37,23 +37,23 @@ class HubDataset:
 
 @dataclass(frozen=True)
 class HubLimits:
-    """`download_bytes` holds for all files of a source together, `unpacked_bytes` for each."""
+    """`download_bytes` limits all files of a source together, `unpacked_bytes` limits each file."""
 
     download_bytes: int
     unpacked_bytes: int
 
 
 def pinned(source: HubSource, param: str) -> HubSource:
-    """The same dataset at the commit that its revision is now: read twice, it is the same rows."""
+    """Returns the source with its revision resolved to a commit, so that later reads give the same rows."""
     with hub_errors(source.hub, param):
         sha = HfApi().dataset_info(source.hub, revision=source.revision).sha
     return source.model_copy(update={"revision": sha or source.revision})
 
 
 def fetch(source: HubSource, param: str, limits: HubLimits) -> HubDataset:
-    """Download the files of the source's split. Raises UserError and SystemFault.
+    """Downloads the files of the source's split. Raises UserError and SystemFault.
 
-    Errors say what of the repository is not right, and nothing of what is on this host.
+    Error messages describe the repository, and reveal nothing about this host.
     """
     with hub_errors(source.hub, param):
         sizes = _sizes(source)
@@ -62,33 +62,33 @@ def fetch(source: HubSource, param: str, limits: HubLimits) -> HubDataset:
             wanted = _wanted(source.split, splits)
         except NoSuchFiles as error:
             raise _unreadable(source, str(error), param) from error
-        chosen = {split: of_one_format(splits[split]) for split in wanted}
-        size = _checked_size(source, [sizes[name] for names in chosen.values() for name in names], param, limits)
-        _repository(source, sizes).check([name for names in chosen.values() for name in names], limits.download_bytes)
-        files = {split: tuple(_downloaded(source, sizes, name) for name in names) for split, names in chosen.items()}
-    return HubDataset(tuple(_parts(source, files, param, limits)), size, _unread(chosen, splits))
+        selected = {split: of_one_format(splits[split]) for split in wanted}
+        size = _checked_size(source, [sizes[name] for names in selected.values() for name in names], param, limits)
+        _repository(source, sizes).check([name for names in selected.values() for name in names], limits.download_bytes)
+        files = {split: tuple(_downloaded(source, sizes, name) for name in names) for split, names in selected.items()}
+    return HubDataset(tuple(_parts(source, files, param, limits)), size, _unread(selected, splits))
 
 
 def _sizes(source: HubSource) -> dict[str, int]:
-    """The files of the repository at the pinned commit, in bytes."""
+    """Returns the size in bytes of each file of the repository at the pinned commit."""
     info = HfApi().dataset_info(source.hub, revision=source.revision, files_metadata=True)
     return {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
 def _card(source: HubSource, sizes: Mapping[str, int]) -> Mapping[str, Any]:
-    """The metadata of the repository's README.md, which a stranger wrote. Raises NoSuchFiles where it is no YAML."""
+    """Returns the (untrusted) metadata of the repository's README.md. Raises NoSuchFiles if it is not valid YAML."""
     if CARD not in sizes:
         return {}
     if sizes[CARD] > LARGEST_CARD_BYTES:
-        raise NoSuchFiles(f"its {CARD} has {sizes[CARD]} bytes, at most {LARGEST_CARD_BYTES} are read")
+        raise NoSuchFiles(f"its {CARD} has {sizes[CARD]} bytes; at most {LARGEST_CARD_BYTES} are read")
     try:
         return metadata_load(_downloaded(source, sizes, CARD).path) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # their words quote the text
-        raise NoSuchFiles(f"the metadata of its {CARD} is no valid YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # their messages quote the file
+        raise NoSuchFiles(f"the metadata of its {CARD} is not valid YAML") from error
 
 
 def _wanted(split: str, splits: Mapping[str, Sequence[str]]) -> list[str]:
-    """The splits that are named in `train`, `train[:10%]+test`, or `all`. Raises NoSuchFiles for an unknown one."""
+    """Returns the splits in `train`, `train[:10%]+test`, or `all`. Raises NoSuchFiles for an unknown one."""
     if split == "all" and "all" not in splits:
         return list(splits)
     names = [split] if split in splits else [part.split("[")[0] for part in split.split("+")]
@@ -98,14 +98,14 @@ def _wanted(split: str, splits: Mapping[str, Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _unread(chosen: Mapping[str, Sequence[str]], splits: Mapping[str, Sequence[str]]) -> UnreadFiles | None:
-    unread = [name for split, names in chosen.items() for name in splits[split] if name not in names]
+def _unread(selected: Mapping[str, Sequence[str]], splits: Mapping[str, Sequence[str]]) -> UnreadFiles | None:
+    unread = [name for split, names in selected.items() for name in splits[split] if name not in names]
     return UnreadFiles(count=len(unread), names=unread[:UNREAD_NAMED]) if unread else None
 
 
 def _checked_size(source: HubSource, sizes: Sequence[int], param: str, limits: HubLimits) -> int:
     if sum(sizes) > limits.download_bytes:
-        message = f"the files of {source.hub} have {sum(sizes)} bytes, at most {limits.download_bytes} are downloaded"
+        message = f"the files of {source.hub} have {sum(sizes)} bytes; at most {limits.download_bytes} are downloaded"
         raise UserError(
             "hub_dataset_too_large", message, hint="the operator's limit is TUNESMITH_MAX_HUB_BYTES", param=param
         )
@@ -117,17 +117,17 @@ def _repository(source: HubSource, sizes: Mapping[str, int]) -> Repository:
 
 
 def _downloaded(source: HubSource, sizes: Mapping[str, int], name: str) -> NamedFile:
-    """Raises SystemFault for a file that the hub's client has put anywhere else than into its cache."""
+    """Downloads one file. Raises SystemFault if the hub client stored it outside its cache."""
     path = _repository(source, sizes).download(name)
     if not path.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
-        raise SystemFault("hub_failed", f"a file of {source.hub} does not lie in the cache of the hub's client")
+        raise SystemFault("hub_failed", f"a file of {source.hub} is not in the cache of the hub client")
     return NamedFile(path, name)
 
 
 def _parts(
     source: HubSource, files: Mapping[str, tuple[NamedFile, ...]], param: str, limits: HubLimits
 ) -> list[FilePart]:
-    """All records of the splits, or the slices that the spec asks for, in the words of `datasets`."""
+    """Returns all records of the splits, or the slices in the syntax of `datasets` that the spec names."""
     if source.split in files or source.split == "all":
         return [FilePart(each) for each in files.values()]
     from datasets import ReadInstruction  # takes seconds, and slices are rare

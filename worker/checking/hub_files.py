@@ -1,7 +1,7 @@
-"""Chooses the files of a dataset repository that hold one split of one subset.
+"""Selects the files of a dataset repository for each split of one subset.
 
-The choice is made from the list of files at the pinned commit, and from nothing else. What the repository's card names
-is matched against that list: a URL, an absolute path or a path out of the repository is refused, never opened.
+Only files in the list at the pinned commit are selected. The patterns in the repository's card are matched against that
+list; a URL, an absolute path or a path out of the repository is refused and never opened.
 """
 
 import re
@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
-# Endings that the readers of app.files know, the one that is taken first where a split has as many files of another.
+# The file endings that app.files can read. If two have equally many files in a split, the first one is used.
 ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 # Files that describe a dataset. Files and folders that begin with a dot are never data.
 DESCRIPTIONS = frozenset({"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
-# Keys of a subset in the card that do not change what a row is, or that the readers find out by themselves.
+# Keys of a subset in the card that do not change the rows, or that the readers detect themselves.
 HARMLESS_KEYS = frozenset(
     {"config_name", "data_files", "data_dir", "default", "features", "version", "description", "sep", "delimiter"}
 )
@@ -32,13 +32,14 @@ Patterns = Mapping[str, Sequence[str]]
 
 
 class NoSuchFiles(Exception):
-    """The repository has no such subset or split, or its card names what is not a file of the repository."""
+    """The repository has no such subset or split, or its card names files that are not in the repository."""
 
 
 def split_files(names: Iterable[str], card: Mapping[str, Any], subset: str | None) -> dict[str, list[str]]:
-    """The files of each split of a subset, in order. `names` are relative paths, `card` is the metadata of README.md.
+    """Returns the files of each split of a subset, in order.
 
-    A split may hold files of several formats: `of_one_format` chooses among them.
+    `names` are relative paths; `card` is the metadata of README.md. A split may have files of several formats:
+    `of_one_format` selects among them.
 
     The rules are those of `datasets`: the subsets that the card lists, else the words for splits in the names of files
     and folders, else all files as the split "train". Raises NoSuchFiles.
@@ -47,7 +48,7 @@ def split_files(names: Iterable[str], card: Mapping[str, Any], subset: str | Non
     config = _subset(card, subset)
     unknown = sorted(set(config) - HARMLESS_KEYS)
     if unknown:
-        raise NoSuchFiles(f"the card's key {unknown[0]!r} of a subset is not supported")
+        raise NoSuchFiles(f"the key {unknown[0]!r} of a subset in its card is not supported")
     patterns = _patterns(config.get("data_files"))
     folder = _relative(config.get("data_dir", "")).strip("/")
     inside = [name for name in data if name.startswith(f"{folder}/")] if folder else data
@@ -76,18 +77,18 @@ def _subset(card: Mapping[str, Any], subset: str | None) -> Mapping[str, Any]:
     configs: dict[str, Mapping[str, Any]] = {str(one["config_name"]): one for one in listed}
     if not configs and subset in (None, SUBSET_OF_ALL):
         return {}
-    chosen = subset or next((name for name, one in configs.items() if one.get("default") is True), SUBSET_OF_ALL)
-    if subset is None and chosen not in configs and len(configs) == 1:
-        chosen = next(iter(configs))
-    if chosen not in configs:
+    selected = subset or next((name for name, one in configs.items() if one.get("default") is True), SUBSET_OF_ALL)
+    if subset is None and selected not in configs and len(configs) == 1:
+        selected = next(iter(configs))
+    if selected not in configs:
         known = ", ".join(sorted(configs)[:20]) or "none"
         wanted = f"no subset {subset!r}" if subset else "several subsets and no default one"
         raise NoSuchFiles(f"it has {wanted}; its subsets: {known}")
-    return configs[chosen]
+    return configs[selected]
 
 
 def _patterns(data_files: Any) -> dict[str, list[str]]:
-    """What a card's `data_files` say, by split. They are one pattern, a list, or a list of {split, path}."""
+    """Returns the patterns of each split from `data_files`: one pattern, a list, or a list of {split, path}."""
     if data_files is None:
         return {}
     listed = data_files if isinstance(data_files, list) else [data_files]
@@ -102,9 +103,9 @@ def _patterns(data_files: Any) -> dict[str, list[str]]:
 
 
 def _relative(path: Any) -> str:
-    """The path, if it can only mean a file of the repository."""
+    """Returns the path without a leading "./". Raises NoSuchFiles if it could lead out of the repository."""
     if not isinstance(path, str):
-        raise NoSuchFiles("the card names a data file by something that is not a text")
+        raise NoSuchFiles("the path of a data file in the card is not a text")
     plain = path.removeprefix("./")
     if plain.startswith(("/", "~")) or "\\" in plain or "::" in plain or "://" in plain or ".." in plain.split("/"):
         raise NoSuchFiles("the card names data files outside of the repository, which are never read")
@@ -116,28 +117,28 @@ def _by_pattern(names: Sequence[str], patterns: Patterns) -> dict[str, list[str]
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Without doubles, in the order of the patterns. Raises NoSuchFiles for a pattern that matches no data file."""
+    """Returns each matching file once, in the order of the patterns. Raises NoSuchFiles if a pattern has no match."""
     files: dict[str, None] = {}
     for pattern in patterns:
         found = [name for name in names if _matches(name.split("/"), pattern.split("/"))]
         if not found:
-            raise NoSuchFiles(f"no data file of it matches {pattern[:100]!r}, which its card names")
+            raise NoSuchFiles(f"none of its data files matches {pattern[:100]!r}, which its card names")
         files.update(dict.fromkeys(found))
     return list(files)
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path has the form of a pattern, in which `**` stands for any number of folders.
+    """Whether a path matches a pattern, in which `**` stands for any number of folders.
 
-    It takes a time that grows with the product of both lengths, whatever a stranger writes into his card.
+    The time is proportional to the product of both lengths for any pattern, because cards are untrusted.
     """
-    read = {0}  # how many parts of the path the pattern up to here can stand for
+    matched = {0}  # the numbers of path parts that the pattern so far can match
     for piece in pattern:
         if piece == "**":
-            read = set(range(min(read, default=len(parts) + 1), len(parts) + 1))
+            matched = set(range(min(matched, default=len(parts) + 1), len(parts) + 1))
         else:
-            read = {count + 1 for count in read if count < len(parts) and fnmatchcase(parts[count], piece)}
-    return len(parts) in read
+            matched = {count + 1 for count in matched if count < len(parts) and fnmatchcase(parts[count], piece)}
+    return len(parts) in matched
 
 
 def _by_name(names: Sequence[str]) -> dict[str, list[str]]:
@@ -160,15 +161,16 @@ def _file_name(name: str) -> Sequence[str]:
 
 
 def _has_word(parts: Sequence[str], split: str) -> bool:
-    """Whether a word for the split stands in one of the parts by itself, between the signs that part words."""
+    """Whether one of the parts contains a word for the split, separated by punctuation, spaces or digits."""
     words = {word for part in parts for word in re.split(r"[-._ 0-9]", part)}
     return not words.isdisjoint(SPLIT_WORDS[split])
 
 
 def of_one_format(names: Sequence[str]) -> list[str]:
-    """Those of the format that most of the files have; of formats with as many files, the first one of ENDINGS.
+    """Returns the files of the most frequent format. Ties go to the first one in ENDINGS.
 
-    A repository may hold the same rows in two formats, and notes beside its data: text counts where nothing else is.
+    A repository may have the same rows in two formats, and notes beside its data: .txt files count only if there are
+    no others.
     """
     kinds = Counter(_ending(name) for name in names)
     structured = [name for name in names if _ending(name) != ".txt"]

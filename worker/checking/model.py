@@ -1,4 +1,4 @@
-"""Is the base model there, may we read it, and has it the modules that the spec relies on?
+"""Checks that the base model exists, can be read, and has the modules that the spec names.
 
 Only small files are read: the config, and the headers of the weights.
 """
@@ -32,10 +32,10 @@ NO_LINEAR = re.compile(rf"norm|^ln_|conv|{EMBEDDING.pattern}")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the checks need to know of a base model. `modules` is empty where the weights' header cannot be read.
-    `linear` are those of them that LoRA can sit on.
+    """What the checks know about a base model.
 
-    `revision` is the commit of the hub that was looked at, or the hash of a folder's files.
+    `modules` is empty if no header of the weights can be read. `linear` are the modules that LoRA can adapt.
+    `revision` is the commit on the hub, or the hash of a local folder's files.
     """
 
     card: ModelCard
@@ -46,7 +46,7 @@ class ModelFacts:
 
 
 def check_model(order: CheckOrder, events: EventWriter) -> ModelFacts:
-    """Raises UserError for a model that cannot be read or does not fit; pins its revision."""
+    """Returns the facts of the base and pins its revision by an event. Raises UserError if the job cannot use it."""
     facts = _local_facts(order, events) if order.base.is_local else _hub_facts(order, events)
     _check_origin(order, facts)
     if not order.spec.model.full_finetuning:
@@ -64,20 +64,20 @@ def _check_targets(order: CheckOrder, facts: ModelFacts) -> None:
 
 
 def _check_origin(order: CheckOrder, facts: ModelFacts) -> None:
-    """What a job goes on from belongs to the very weights that it was trained on."""
+    """Raises UserError if the adapter or job to continue from was trained on other weights than the base has now."""
     was, origin = order.origin_revision, order.spec.continue_from
     if origin is None or was is None or facts.revision in (None, was):
         return
     field, name = ("adapter", origin.adapter) if origin.adapter is not None else ("job", origin.job)
     message = f"{name} was trained on other weights than {order.spec.model.model_name} has now: on {was}, not on "
-    hint = "begin without continue_from, or put the old files back under this name"
+    hint = "start without continue_from, or put the old files back under this name"
     if not order.base.is_local:
-        hint = f"begin without continue_from, or set model.revision to {was}"
+        hint = f"start without continue_from, or set model.revision to {was}"
     raise UserError(BASE_REPLACED, f"{message}{facts.revision}", hint=hint, param=f"continue_from.{field}")
 
 
 def _local_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
-    folder, name, asked = Path(order.base.source), order.spec.model.model_name, order.base.revision
+    folder, name, requested = Path(order.base.source), order.spec.model.model_name, order.base.revision
     sizes = sizes_of(folder)
     check_files(name, sizes)
 
@@ -87,11 +87,11 @@ def _local_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
     facts = _facts(name, sizes, read)
     revision = BaseFiles(order.cache_dir).revision(folder)
     if revision is None:
-        message = f"{name} has not all of its weights: found neither {SINGLE} nor all parts that {INDEX} names"
+        message = f"some weights of {name} are missing: found neither {SINGLE} nor all parts that {INDEX} names"
         raise UserError("damaged_weights", message, param=PARAM)
-    if asked not in (None, revision):
-        message = f"the files of {name} were replaced: model.revision is {asked}, and they are {revision} now"
-        hint = "put the old files back, or post the job anew without model.revision"
+    if requested not in (None, revision):
+        message = f"the files of {name} were replaced: model.revision is {requested}, but the files now have {revision}"
+        hint = "put the old files back, or submit the job again without model.revision"
         raise UserError(BASE_REPLACED, message, hint=hint, param="model.revision")
     events.write(SpecResolved(values={"model.revision": revision}))
     return replace(facts, revision=revision)
@@ -105,7 +105,7 @@ def _hub_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
         events.write(SpecResolved(values={"model.revision": found.sha}))
 
         def read(file: str) -> Path | None:
-            is_small = file in found.sizes and file != SINGLE  # that is gigabytes, for its header
+            is_small = file in found.sizes and file != SINGLE  # downloading gigabytes for its header is too slow
             return found.download(file) if is_small else None
 
         facts = replace(_facts(name, found.sizes, read, partial(_hub_shapes, repo, found.sha)), revision=found.sha)
@@ -113,25 +113,25 @@ def _hub_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
         return facts
 
 
-def _check_download(name: str, found: Repository, most_bytes: int) -> None:
-    """Whether the trainer will be able to fetch all that it reads."""
+def _check_download(name: str, found: Repository, max_bytes: int) -> None:
+    """Raises an error if the trainer could not download all files that it reads."""
     files = files_of_model(found)
     if SINGLE not in files:
         missing = sorted({*parts_of(read_json(found.download(INDEX))).values()} - {*files})
         if missing:
-            message = f"{name} has not all of its weights: {INDEX} names {missing[0]}, which is not there"
+            message = f"some weights of {name} are missing: {INDEX} names {missing[0]}, which does not exist"
             raise UserError("damaged_weights", message, param=PARAM)
-    found.check(files, most_bytes)
+    found.check(files, max_bytes)
 
 
 def _hub_shapes(repo: str, sha: str | None) -> dict[str, Shape]:
-    """Those of a model whose weights are one file: of that its header is fetched."""
+    """Returns the shapes of a model with a single weights file. Only the header of the file is downloaded."""
     try:
         found = HfApi().parse_safetensors_file_metadata(repo, SINGLE, revision=sha)
     except EntryNotFoundError:
         return {}
     except SafetensorsParsingError as error:
-        raise UserError("damaged_weights", f"{SINGLE} of {repo} is no safetensors file", param=PARAM) from error
+        raise UserError("damaged_weights", f"{SINGLE} of {repo} is not a safetensors file", param=PARAM) from error
     return {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
 
 
@@ -141,7 +141,7 @@ def _facts(
     read: Callable[[str], Path | None],
     shapes_elsewhere: Callable[[], dict[str, Shape]] = dict,
 ) -> ModelFacts:
-    """`read` gives a file of the model by its name, or None; what it does not give may have its shapes elsewhere."""
+    """`read` returns the path of a file of the model, or None. If it has no weights, `shapes_elsewhere` is called."""
     check_generation_config(read(GENERATION_CONFIG), PARAM)
     shapes = _shapes(read) or shapes_elsewhere()
     weights = {tensor.rsplit(".", 1)[0]: shape for tensor, shape in shapes.items() if tensor.endswith(".weight")}
@@ -154,9 +154,9 @@ def _facts(
 
 
 def _shapes(read: Callable[[str], Path | None]) -> dict[str, Shape]:
-    """Of every tensor by its name; None where its file is not here, and only the index tells of it.
+    """Returns the shape of every tensor, or None for a tensor that is in the index but whose file is not here.
 
-    A single file goes before an index, as in transformers.
+    A single file has precedence over an index, as in transformers.
     """
     single, index = read(SINGLE), read(INDEX)
     if single is not None:
@@ -176,6 +176,6 @@ def _safetensors_shapes(path: Path) -> dict[str, Shape]:
 
 
 def _is_linear(module: str, shape: Shape) -> bool:
-    """A weight of two dimensions; by its name where the shape is not known. An embedding has such a weight too."""
+    """Whether a module is linear: by its shape, or by its name if the shape is unknown. Embeddings are excluded."""
     leaf = module.rsplit(".", 1)[-1]
     return not NO_LINEAR.search(leaf) if shape is None else len(shape) == 2 and not EMBEDDING.search(leaf)

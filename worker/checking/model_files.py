@@ -1,6 +1,6 @@
-"""What of a stranger's model is read at all: plain files of a bounded size, and a config that describes its weights.
+"""Checks the files of an untrusted model: plain files of a bounded size, and a config that fits its weights.
 
-A model is what its own files hold. No other model, folder or program that they name is followed.
+No other model, folder or program that these files name is loaded.
 """
 
 import re
@@ -12,13 +12,14 @@ from app.contracts.model_card import ADAPTER_CONFIG, CONFIG, INDEX, SINGLE
 from worker.failures import UserError
 from worker.model_card import PARAM, text_of
 
-# How files of weights end that are no safetensors.
+# The endings of weight files in other formats than safetensors.
 OTHER_WEIGHTS = (".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 CONVERT = (
-    "where you trust the file: from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained("
-    "FOLDER).save_pretrained(NEW_FOLDER); a GGUF is made from a model in safetensors form, take that one"
+    "if you trust the file, convert it: from transformers import AutoModelForCausalLM; "
+    "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER); "
+    "a GGUF is made from a safetensors model, which can be used"
 )
-# The largest tokenizers and indexes that are known have a quarter of this; all else is a few kilobytes.
+# Four times the largest tokenizers and indexes that are known. Other text files have a few kilobytes.
 LARGEST_TEXT_BYTES = 128 * 2**20
 TEXTS = (".json", ".jinja", ".txt", ".model")
 MODEL_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -30,8 +31,7 @@ Shape = tuple[int, ...] | None
 
 
 def check_files(name: str, sizes: Mapping[str, int]) -> None:
-    """The files of a model by their names and sizes. Raises UserError for what is no model, or not in safetensors form,
-    of whose files nothing is read."""
+    """Raises UserError if files of these names and sizes are not a model in safetensors form."""
     if ADAPTER_CONFIG in sizes:
         raise _is_adapter(name, is_alone=CONFIG not in sizes)
     if CONFIG not in sizes:
@@ -40,17 +40,17 @@ def check_files(name: str, sizes: Mapping[str, int]) -> None:
         raise _no_safetensors(name, sizes)
     for file, size in sorted(sizes.items()):
         if file.endswith(TEXTS) and "/" not in file and size > LARGEST_TEXT_BYTES:
-            message = f"{file} of {name} has {size:,} bytes, at most {LARGEST_TEXT_BYTES:,} are read"
+            message = f"{file} of {name} has {size:,} bytes; at most {LARGEST_TEXT_BYTES:,} are read"
             raise UserError("damaged_model", message, param=PARAM)
 
 
 def _is_adapter(name: str, *, is_alone: bool) -> UserError:
     if is_alone:
         message = f"{name} is an adapter ({ADAPTER_CONFIG}), not a whole model"
-        hint = "name the base that it was trained on; continue_from goes on from an adapter of this service"
+        hint = "set the base that it was trained on; to continue an adapter of this service, use continue_from"
     else:
         message = f"{name} has {ADAPTER_CONFIG} beside {CONFIG}: an adapter names another model as its base, which is"
-        message, hint = f"{message} never followed", f"remove {ADAPTER_CONFIG}, or take the model without an adapter"
+        message, hint = f"{message} never loaded", f"remove {ADAPTER_CONFIG}, or use the model without an adapter"
     return UserError("adapter_not_model", message, hint=hint, param=PARAM)
 
 
@@ -64,11 +64,11 @@ def _no_safetensors(name: str, files: Iterable[str]) -> UserError:
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
-    """The files of a folder, in bytes. Raises UserError for a link that leads out of it."""
+    """Returns the size in bytes of each file of a folder. Raises UserError for a link that leads out of it."""
     sizes = {}
     for path in folder.iterdir():
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            message = f"{path.name} of {folder.name} is a link out of the model's folder, which is never followed"
+            message = f"{path.name} of {folder.name} is a link that leads out of the model's folder"
             raise UserError("damaged_model", message, hint="put the file itself there", param=PARAM)
         if path.is_file():
             sizes[path.name] = path.stat().st_size
@@ -76,12 +76,12 @@ def sizes_of(folder: Path) -> dict[str, int]:
 
 
 def check_config(name: str, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
-    """Raises UserError for a config of an unknown kind of model, and for one of more than its weights hold."""
+    """Raises UserError for an unknown model type, or for a config with larger sizes than the weights have."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     kind = config.get("model_type")
     if not all(isinstance(each, str) and MODEL_TYPE.fullmatch(each) for each in _model_types(config)):
-        raise UserError("unknown_architecture", f"a model_type in {CONFIG} of {name} is no name", param=PARAM)
+        raise UserError("unknown_architecture", f"a model_type in {CONFIG} of {name} is not a valid name", param=PARAM)
     if kind not in CONFIG_MAPPING_NAMES:
         message = f"the model_type of {name} is {kind!r}, which this version of transformers does not know"
         hint = "code that comes with a model is never run" if "auto_map" in config else None
@@ -90,7 +90,7 @@ def check_config(name: str, config: Mapping[str, Any], shapes: Mapping[str, Shap
 
 
 def _model_types(config: Any) -> Iterable[Any]:
-    """Of the model and of its parts. The text was read by a parser that bounds its depth."""
+    """Yields the types of the model and of its parts. The recursion is bounded, because the JSON parser was."""
     for key, value in config.items():
         if key == "model_type":
             yield value
@@ -105,5 +105,5 @@ def _check_size(name: str, config: Mapping[str, Any], shapes: Mapping[str, Shape
     for key, bound in most.items():
         value = config.get(key)
         if bound and isinstance(value, int) and value > bound:
-            message = f"{CONFIG} of {name} says {key} {value:,}, and its weights hold at most {bound:,}"
+            message = f"{CONFIG} of {name} has {key} {value:,}, but the weights allow at most {bound:,}"
             raise UserError("damaged_model", message, param=PARAM)

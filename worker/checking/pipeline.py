@@ -1,8 +1,8 @@
-"""Rows of any number through a fixed amount of memory: read here, tokenised in other processes, written here in order.
+"""Tokenises any number of records in bounded memory and writes the rows in order.
 
-reader (this process) ──chunks──> tokenisers (one a core) ──Arrow batches──> file (this process)
+reader (this process) ──chunks──> tokenisers (one per core) ──Arrow batches──> file (this process)
 
-A small source is tokenised here: starting processes would cost more than it takes.
+A small source is tokenised in this process, because starting others would take longer.
 """
 
 import multiprocessing
@@ -32,17 +32,17 @@ from worker.rendering.work import SPARE
 
 CHUNK_RECORDS = 256
 CHUNK_BYTES = 2**20
-# Chunks that wait for a process, or to be written behind an earlier one.
+# Per process: chunks that wait for a process, or for an earlier chunk to be written.
 CHUNKS_IN_FLIGHT_EACH = 2
 MOST_PROCESSES = 16
 
 
 @dataclass
 class Outcome:
-    """What became of all records of a source. Numbers are of records, four bytes each.
+    """The result for all records of a source. The arrays hold record numbers by code.
 
-    `refused` are those with a problem, `left_out` those that are good and yet not trained on. `named` are texts that
-    findings are about, `overdrawn` seconds of the chat template beyond what the records pay for.
+    `refused`: records with a problem. `left_out`: good records that are not trained on. `named`: the texts that each
+    finding is about. `overdrawn`: the seconds of template work above the budget of the records.
     """
 
     kept: int = 0
@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def problems(self) -> list[Problem]:
-        """Those that are named."""
+        """The problems that the report lists."""
         return self._problems.named
 
     def add(self, chunk: Tokenised, rows: int) -> None:
@@ -76,7 +76,7 @@ class Outcome:
 
 
 class Pipeline:
-    """A context: `add` records in the order of the source, leave it, and the file and the outcome are complete."""
+    """A context. Call `add` for each record in the order of the source, then `finish`; leaving it closes the file."""
 
     def __init__(self, tokeniser: Tokeniser, target: Path, *, processes: int) -> None:
         self.outcome = Outcome()
@@ -96,7 +96,7 @@ class Pipeline:
     def _send(self) -> None:
         chunk, self._chunk = self._chunk, RecordChunk()
         if self._pool is None:
-            self._write(_bounded(self._tokeniser, chunk))
+            self._write(_tokenise_bounded(self._tokeniser, chunk))
             return
         self._waiting.append(self._pool.submit(_tokenise, chunk))
         while self._waiting and (len(self._waiting) > self._most_waiting or self._waiting[0].done()):
@@ -106,8 +106,8 @@ class Pipeline:
         try:
             return self._waiting.popleft().result()
         except BrokenProcessPool:
-            message = "the tokenizer takes more computing, or more memory, than records of this size need"
-            hint = "take the model's own tokenizer files, or another model"
+            message = "the tokenizer needs more computing time or memory than records of this size should take"
+            hint = "use the model's own tokenizer files, or another model"
             raise UserError(TOO_MUCH_COMPUTING, message, hint=hint, param="model.model_name") from None
 
     def _write(self, chunk: Tokenised) -> None:
@@ -118,13 +118,13 @@ class Pipeline:
             self._writer.write_batch(batch)
 
     def _check_work(self, chunk: Tokenised) -> None:
-        """Raises UserError where the template takes more work than all records so far are worth."""
+        """Raises UserError if the template exceeds the work budget of all records so far."""
         self.outcome.overdrawn += chunk.overdrawn
         if chunk.is_stopped or self.outcome.overdrawn > SPARE:
             raise template_too_expensive(f"it was stopped at record {chunk.last_record}")
 
     def finish(self) -> Outcome:
-        """All records are through and the rows are on their way to the disk."""
+        """Tokenises and writes the remaining records, and returns the outcome."""
         if self._chunk.places:
             self._send()
         while self._waiting:
@@ -147,26 +147,26 @@ def template_too_expensive(where: str) -> UserError:
     return UserError(
         "template_too_expensive",
         f"the chat template does more work than chats of this size need: {where}",
-        hint="take another chat_template, or one without loops over all messages or characters",
+        hint="use another chat_template, or one without loops over all messages or characters",
         param="model.chat_template",
     )
 
 
-# Of a process of the pool: forked with it, so that a tokenizer of a quarter of a million words is in memory once.
+# The tokeniser of the pool's processes. They inherit it by fork, so that a large tokenizer is in memory once.
 _inherited: list[Callable[[RecordChunk], Tokenised]] = []
 
 
 def _pool(tokeniser: Tokeniser, processes: int) -> ProcessPoolExecutor:
-    """Processes that are forked at the first chunk, before this one has threads."""
+    """Returns a pool whose processes are forked at the first chunk, before this process starts threads."""
     _inherited[:] = [tokeniser]
     return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork"))
 
 
 def _tokenise(chunk: RecordChunk) -> Tokenised:
-    return _bounded(_inherited[0], chunk)
+    return _tokenise_bounded(_inherited[0], chunk)
 
 
-def _bounded(tokeniser: Callable[[RecordChunk], Tokenised], chunk: RecordChunk) -> Tokenised:
+def _tokenise_bounded(tokeniser: Callable[[RecordChunk], Tokenised], chunk: RecordChunk) -> Tokenised:
     with computing_at_most():
         try:
             return tokeniser(chunk)
@@ -176,6 +176,6 @@ def _bounded(tokeniser: Callable[[RecordChunk], Tokenised], chunk: RecordChunk) 
             raise
 
 
-def useful_processes(asked: int | None) -> int:
-    """As many as the spec's `dataset_num_proc` says, or one a core that this process may use."""
-    return asked or min(MOST_PROCESSES, count_cores())
+def useful_processes(requested: int | None) -> int:
+    """Returns the spec's `dataset_num_proc`, or the number of cores that this process may use, up to a limit."""
+    return requested or min(MOST_PROCESSES, count_cores())

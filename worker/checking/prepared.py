@@ -1,9 +1,9 @@
-"""Prepared data is kept by content: the key is a hash over the bytes that were read and all that shapes the rows.
+"""A cache of prepared data. The key is a hash of the source bytes and of all settings that determine the rows.
 
-cache/prepared/KEY/    a complete data folder, or none: built beside and renamed
-jobs/JOB/data/         the same files as links, so that either may be deleted without the other
+cache/prepared/KEY/    a complete data folder: it is built under another name and then renamed
+jobs/JOB/data/         hard links to the same files, so that either folder may be deleted
 
-A file that was changed in place, with its size and its time kept, has another key.
+The key depends on content, so a file that was changed in place, with the same size and time, has another key.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from typing import Any
 from app import __version__
 from app.contracts.spec import JobSpec
 
-# Raised when the same inputs give other rows, or the files in a data folder change.
+# Increase it when the same inputs give other rows, or when the files in a data folder change.
 FORMAT = 4
 PARTIAL = ".partial-"
 LONGEST_BUILD_SECONDS = 7 * 86_400
-# What of a dataset spec decides which rows there are and what is learned of them.
+# The fields of a dataset spec that determine the rows and their labels.
 SHAPING = {
     "format", "columns", "dataset_text_field", "eval_fraction", "train_on", "instruction_part", "response_part",
     "on_bad_row", "max_dropped_fraction", "on_long_row",
@@ -32,9 +32,9 @@ SHAPING = {
 
 
 @dataclass(frozen=True)
-class Ingredients:
-    """What rows are made of, beside the spec: sources by their content and name, the tokenizer, the model's number of
-    tokens, and the day for templates that write the date."""
+class RowInputs:
+    """What determines the rows beside the spec. `sources` has the key of each source; `vocabulary` is the model's
+    number of tokens; `day` is set for templates that write the date."""
 
     sources: dict[str, str]
     tokenizer_sha256: str
@@ -42,11 +42,11 @@ class Ingredients:
     day: str | None
 
 
-def key_of(spec: JobSpec, ingredients: Ingredients) -> str:
+def key_of(spec: JobSpec, inputs: RowInputs) -> str:
     parts: dict[str, Any] = {
         "format": FORMAT,
         "version": __version__,
-        **asdict(ingredients),
+        **asdict(inputs),
         "dataset": spec.dataset.model_dump(mode="json", include=SHAPING),
         "method": spec.training.method,
         "max_seq_length": spec.model.max_seq_length,
@@ -56,14 +56,14 @@ def key_of(spec: JobSpec, ingredients: Ingredients) -> str:
 
 
 class FolderCache:
-    """A folder of finished folders by key. Several processes may use it at once."""
+    """Stores complete folders by key. Several processes may use it at once."""
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root
         self._max_bytes = max_bytes
 
     def fetch(self, key: str, build: Callable[[Path], None]) -> tuple[Path, bool]:
-        """The folder of a key, and whether it was there already; `build` fills a new one."""
+        """Returns the folder of a key, and whether it existed already. `build` fills a new folder."""
         target = self._root / key
         if target.is_dir():
             os.utime(target)
@@ -85,8 +85,8 @@ class FolderCache:
             if not target.is_dir():  # another process was first, with the same content
                 raise
 
-    def trim(self, spare: Path) -> None:
-        """Remove what was used longest ago until the rest fits, never `spare`; and what killed builds have left."""
+    def trim(self, retained: Path) -> None:
+        """Removes old partial folders, and the least recently used folders above the size limit, but not `retained`."""
         stale = time.time() - LONGEST_BUILD_SECONDS
         found = [path for path in self._root.iterdir() if path.is_dir()]
         for partial in (path for path in found if path.name.startswith(PARTIAL) and _used(path) < stale):
@@ -95,19 +95,19 @@ class FolderCache:
         total = 0
         for entry in entries:
             total += sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
-            if total > self._max_bytes and entry != spare:
+            if total > self._max_bytes and entry != retained:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
 def _used(entry: Path) -> float:
     try:
         return entry.stat().st_mtime
-    except FileNotFoundError:  # trimmed by another process
+    except FileNotFoundError:  # removed by another process
         return 0.0
 
 
 def _sync(folder: Path) -> None:
-    """Through to the disk: a folder with its final name is whole, also after a loss of power."""
+    """Flushes a folder to disk, so that a folder with its final name is complete even after a power failure."""
     for path in [*folder.rglob("*"), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -117,7 +117,7 @@ def _sync(folder: Path) -> None:
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """Make `target` anew with the files of `source`: as links where the file system has them, else as copies."""
+    """Replaces `target` by the files of `source`: hard links if the file system supports them, else copies."""
     partial = target.with_name(f".partial-{target.name}")
     for folder in (partial, target):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whether what is left of a source may be trained on: the one place that says no for its rows."""
+"""Checks the rows of a source against the job's policy for bad and dropped rows."""
 
 from collections.abc import Sequence
 
@@ -11,32 +11,38 @@ from worker.checking.rows import TOO_LONG
 from worker.failures import UserError
 
 
-def judge(form: DataReport, outcome: Outcome, dataset: DatasetSpec, param: str) -> None:
-    """Raises UserError for records that the job may not drop, for too many of them, and when none is left.
+def check_row_policy(report: DataReport, outcome: Outcome, dataset: DatasetSpec, param: str) -> None:
+    """Raises UserError if the job may not drop the bad records, too many are dropped, or none is left.
 
-    A record that is refused for its length (`on_long_row: fail`) is no bad one, and is never dropped.
+    Under `on_long_row: fail`, a row that is too long always fails the job, also under `on_bad_row: drop`.
     """
-    left_out = sum(map(len, outcome.left_out.values()))
-    dropped = form.dropped + outcome.problem_count + left_out
+    dropped_for_length = sum(map(len, outcome.left_out.values()))
+    dropped = report.dropped + outcome.problem_count + dropped_for_length
     if outcome.kept == 0:
-        raise _refusal(_nothing_left(form, outcome), outcome, param)
+        raise _refusal(_nothing_left(report, outcome), outcome, param)
     if outcome.problem_count and (dataset.on_bad_row == "fail" or TOO_LONG in outcome.refused):
-        count = f"{outcome.problem_count} of {form.records} records cannot be trained on: "
+        count = f"{outcome.problem_count} of {report.records} records cannot be trained on: "
         raise _refusal(count + _first(outcome.problems), outcome, param)
-    if dropped / form.records > dataset.max_dropped_fraction:
+    if dropped / report.records > dataset.max_dropped_fraction:
         message = (
-            f"{dropped} of {form.records} records would be left out ({left_out} of them for their length), "
+            f"{dropped} of {report.records} records would be dropped ({dropped_for_length} because of their length), "
             f"more than dataset.max_dropped_fraction, {dataset.max_dropped_fraction}"
         )
-        details = Problems([*form.problems, *_all_problems(outcome)]).named
-        raise UserError("too_many_dropped", message, hint=_too_many(left_out), param=param, details=_shown(details))
+        details = Problems([*report.problems, *_all_problems(outcome)]).named
+        raise UserError(
+            "too_many_dropped",
+            message,
+            hint=_hint_for_dropped(dropped_for_length),
+            param=param,
+            details=_shown(details),
+        )
 
 
-def _nothing_left(form: DataReport, outcome: Outcome) -> str:
+def _nothing_left(report: DataReport, outcome: Outcome) -> str:
     if outcome.problems:
-        return f"0 of {form.records} records have a supervised token: {_first(outcome.problems)}"
+        return f"0 of {report.records} records have a supervised token: {_first(outcome.problems)}"
     reasons = ", ".join(f"{len(numbers)} {code}" for code, numbers in outcome.left_out.items())
-    return f"0 of {form.records} records are left: {reasons}"
+    return f"0 of {report.records} records are left: {reasons}"
 
 
 def _refusal(message: str, outcome: Outcome, param: str) -> UserError:
@@ -45,20 +51,22 @@ def _refusal(message: str, outcome: Outcome, param: str) -> UserError:
     code = codes.pop() if len(codes) == 1 else "invalid_dataset"
     fields = {problem.field for problem in problems}
     place = fields.pop() if len(fields) == 1 else None
-    param = place if place and place.startswith("dataset.") else param  # a field of the spec, not of a row
+    param = place if place and place.startswith("dataset.") else param  # it is a field of the spec, not of a row
     return UserError(code, message, hint=_hint(outcome), param=param, details=_shown(problems))
 
 
 def _hint(outcome: Outcome) -> str:
     if not outcome.problems:
-        return _too_many(1)
-    return 'dataset.on_bad_row "drop" leaves them out, and says so' if outcome.kept else "no record is good as it is"
+        return _hint_for_dropped(1)
+    return 'dataset.on_bad_row "drop" drops and reports them' if outcome.kept else "no record can be used as it is"
 
 
 def _all_problems(outcome: Outcome) -> list[Problem]:
-    """Those of refused records, and one for each record that is left out for its length."""
+    """Returns the problems of refused records, and one problem for each record that is dropped for its length."""
     long = [
-        Problem(record=long.record, code=code, found=f"{long.tokens} tokens", expected="an answer in max_seq_length")
+        Problem(
+            record=long.record, code=code, found=f"{long.tokens} tokens", expected="an answer within max_seq_length"
+        )
         for long in outcome.long_records
         for code, numbers in outcome.left_out.items()
         if long.record in numbers
@@ -66,8 +74,8 @@ def _all_problems(outcome: Outcome) -> list[Problem]:
     return Problems([*outcome.problems, *long]).named
 
 
-def _too_many(left_out: int) -> str:
-    return "raise model.max_seq_length" if left_out else "mend the data, or raise dataset.max_dropped_fraction"
+def _hint_for_dropped(for_length: int) -> str:
+    return "raise model.max_seq_length" if for_length else "correct the data, or raise dataset.max_dropped_fraction"
 
 
 def _first(problems: Sequence[Problem]) -> str:

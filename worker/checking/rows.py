@@ -1,4 +1,4 @@
-"""From records to rows of tokens: one chunk at a time, so that chunks can go to other processes."""
+"""Tokenises records in chunks, which can be sent to other processes."""
 
 import hashlib
 from array import array
@@ -34,13 +34,13 @@ SCHEMA = pa.schema(
 )
 ANY_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 OnLongRow = Literal["cut", "drop", "fail"]
-# Why a good record may be left out.
+# Why a good record may be dropped.
 ANSWER_CUT_AWAY, TOO_LONG = "answer_cut_away", "too_long"
 
 
 @dataclass
 class RecordChunk:
-    """Records in their JSON form, and where each stands in its source."""
+    """Records as JSON, and the place of each in its source. `size` is in bytes."""
 
     places: list[Place] = field(default_factory=list)
     records: list[bytes] = field(default_factory=list)
@@ -55,10 +55,10 @@ class RecordChunk:
 
 @dataclass
 class Tokenised:
-    """What became of a chunk. `rows` is an Arrow batch in IPC form, of the records that are kept.
+    """The result for a chunk. `rows` is an Arrow batch in IPC form with the kept records.
 
-    `named` are the texts that findings are about. `overdrawn` are the seconds of the chat template beyond what the
-    records pay for, up to `last_record`; `is_stopped` says that none was left there.
+    `named`: the texts that each finding is about. `overdrawn`: the seconds of template work above the budget of the
+    records up to `last_record`. `is_stopped`: whether the work was stopped at that record.
     """
 
     rows: bytes
@@ -75,7 +75,7 @@ class Tokenised:
 
 @dataclass(frozen=True)
 class Tokeniser:
-    """Turns chunks into rows, as the spec says."""
+    """Turns chunks into rows according to the spec."""
 
     renderer: Renderer
     learned: Learned
@@ -83,19 +83,19 @@ class Tokeniser:
     on_long_row: OnLongRow
 
     def __call__(self, chunk: RecordChunk) -> Tokenised:
-        made, work = _Made(self), Work()
+        columns, work = _ChunkColumns(self), Work()
         for place, text in zip(chunk.places, chunk.records, strict=True):
             try:
-                made.take(tokenise(ANY_RECORD.validate_json(text), self.renderer, self.learned, work), place)
+                columns.add(tokenise(ANY_RECORD.validate_json(text), self.renderer, self.learned, work), place)
             except RowRefused as refused:
-                made.refuse(refused, place)
+                columns.refuse(refused, place)
             if work.is_done:
                 break
-        return made.done(work, place)
+        return columns.finish(work, place)
 
 
-class _Made:
-    """The columns of one chunk while they grow."""
+class _ChunkColumns:
+    """Collects the columns and the findings of one chunk."""
 
     def __init__(self, tokeniser: Tokeniser) -> None:
         self._limit, self._on_long_row = tokeniser.max_seq_length, tokeniser.on_long_row
@@ -107,13 +107,13 @@ class _Made:
         self._named: dict[str, list[str]] = {}
         self._long: list[LongRecord] = []
 
-    def take(self, row: TokenRow, place: Place) -> None:
+    def add(self, row: TokenRow, place: Place) -> None:
         tokens, supervised = len(row.input_ids), row.supervised
         kept = TokenRow(row.input_ids[: self._limit], row.labels[: self._limit])
         if tokens > self._limit:
             cut = supervised - kept.supervised
             self._long.append(LongRecord(record=place.number, tokens=tokens, learned_tokens_cut=cut))
-            if self._is_out(kept, tokens, place):
+            if self._drop_if_required(kept, tokens, place):
                 return
         for code in row.findings | row.named.keys():
             self._findings[code].append(place.number)
@@ -123,8 +123,8 @@ class _Made:
         for name, value in zip(SCHEMA.names, (*values, digest_of(kept.input_ids)), strict=True):
             self._columns[name].append(value)
 
-    def _is_out(self, kept: TokenRow, tokens: int, place: Place) -> bool:
-        """Whether a row that is too long is left out."""
+    def _drop_if_required(self, kept: TokenRow, tokens: int, place: Place) -> bool:
+        """Drops or refuses a row that is too long, if the spec says so. Returns whether it did."""
         if self._on_long_row == "fail":
             found, expected = f"{tokens} tokens", f"at most max_seq_length, {self._limit}"
             self.refuse(RowRefused(TOO_LONG, found=found, expected=expected), place)
@@ -147,7 +147,7 @@ class _Made:
             )
         )
 
-    def done(self, work: Work, last: Place) -> Tokenised:
+    def finish(self, work: Work, last: Place) -> Tokenised:
         arrays = [pa.array(self._columns[name], SCHEMA.field(name).type) for name in SCHEMA.names]
         batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
         return Tokenised(
@@ -165,12 +165,12 @@ class _Made:
 
 
 def add_names(names: dict[str, list[str]], more: Mapping[str, Sequence[str]]) -> None:
-    """Put further texts to those of each finding, as many as a report names."""
+    """Adds texts to those of each finding, up to the number that a report lists."""
     for code, texts in more.items():
         names[code] = list(dict.fromkeys([*names.get(code, []), *texts]))[:NAMED]
 
 
 def digest_of(ids: Sequence[int]) -> int:
-    """64 bits over token ids, signed."""
+    """Returns a signed 64-bit hash of token ids."""
     packed = array("i", ids).tobytes()
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little", signed=True)

@@ -1,6 +1,6 @@
-"""Moves a random share of the training rows to the evaluation rows: the same ones for the same seed.
+"""Moves a random share of the training rows to the evaluation rows. The seed determines which rows.
 
-Equal rows are moved together or not at all: an evaluation on rows that were trained on measures memory.
+Equal rows are moved together or not at all, because evaluating on training rows measures memorisation.
 """
 
 import random
@@ -17,7 +17,7 @@ from worker.checking.tokens import batches
 
 
 class SplitReport(Contract):
-    """`eval_share` is the share that came out; where no row was moved, `reason` says why."""
+    """The result of a split. `eval_share` is the actual share. `reason` says why no row was moved."""
 
     eval_fraction: float
     rows: int
@@ -30,15 +30,15 @@ class SplitReport(Contract):
 
 
 def split(train: Path, evaluation: Path, fraction: float, seed: int) -> SplitReport:
-    """At least one row stays in each, or none is moved, and the report says why."""
+    """Moves rows from `train` to `evaluation`. Either both have at least one row afterwards, or no row is moved."""
     digests = np.concatenate([np.array(batch[DIGEST]) for batch in batches(train)])
     total, wanted = len(digests), round(len(digests) * fraction)
-    is_chosen = _choose(digests, wanted, random.Random(seed)) if 0 < wanted < total else np.zeros(total, bool)
-    count = int(is_chosen.sum())
+    is_selected = _select_rows(digests, wanted, random.Random(seed)) if 0 < wanted < total else np.zeros(total, bool)
+    count = int(is_selected.sum())
     if count:
         rest = train.with_suffix(".rest")
-        _pick(train, evaluation, is_chosen)
-        _pick(train, rest, ~is_chosen)
+        _copy_rows(train, evaluation, is_selected)
+        _copy_rows(train, rest, ~is_selected)
         rest.rename(train)
     return SplitReport(
         eval_fraction=fraction,
@@ -56,30 +56,30 @@ def _reason(total: int, wanted: int) -> str:
     return "all records are equal" if 0 < wanted < total else f"{total} records are too few to split"
 
 
-def _choose(digests: NDArray[np.int64], wanted: int, chance: random.Random) -> NDArray[np.bool_]:
-    """Which rows are moved: whole groups of equal ones in random order, each that still fits.
+def _select_rows(digests: NDArray[np.int64], wanted: int, rng: random.Random) -> NDArray[np.bool_]:
+    """Returns a mask of the rows to move: groups of equal rows, in random order, each one that still fits.
 
-    Where even the smallest group is larger than what is wanted, that one is moved, unless it is all there is.
+    If even the smallest group is larger than `wanted`, it is moved, unless it is the only group.
     """
     groups, sizes = np.unique(digests, return_inverse=True, return_counts=True)[1:]
-    order = chance.sample(range(len(sizes)), len(sizes))
-    chosen, left = set[int](), wanted
+    order = rng.sample(range(len(sizes)), len(sizes))
+    selected, left = set[int](), wanted
     for group in order:
         if sizes[group] <= left:
-            chosen.add(group)
+            selected.add(group)
             left -= int(sizes[group])
-    if not chosen and len(sizes) > 1:
-        chosen.add(min(order, key=lambda group: int(sizes[group])))
-    is_chosen = np.zeros(len(sizes), bool)
-    is_chosen[list(chosen)] = True
-    return is_chosen[groups]
+    if not selected and len(sizes) > 1:
+        selected.add(min(order, key=lambda group: int(sizes[group])))
+    is_selected = np.zeros(len(sizes), bool)
+    is_selected[list(selected)] = True
+    return is_selected[groups]
 
 
-def _pick(source: Path, target: Path, mask: NDArray[np.bool_]) -> None:
+def _copy_rows(source: Path, target: Path, mask: NDArray[np.bool_]) -> None:
     place = 0
     with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         for batch in batches(source):
-            picked = batch.filter(pa.array(mask[place : place + batch.num_rows]))
+            copied = batch.filter(pa.array(mask[place : place + batch.num_rows]))
             place += batch.num_rows
-            if picked.num_rows:
-                writer.write_batch(picked)
+            if copied.num_rows:
+                writer.write_batch(copied)

@@ -1,7 +1,7 @@
-"""The tokenizer of a job, made once: the base model's own, with the chat template that the spec names.
+"""Makes the tokenizer of a job: the base model's own, with the chat template that the spec names.
 
-Unsloth puts a named template on a tokenizer, and may rename control tokens for it. It needs torch, so that it does this
-in a process of its own; the result is kept by content and costs later jobs nothing.
+Unsloth applies a named template, and may rename control tokens for it. It needs torch, so it runs in a separate
+process. The result is cached by content for later jobs.
 """
 
 import subprocess
@@ -27,26 +27,26 @@ MAKER_SECONDS = 600
 
 @dataclass(frozen=True)
 class JobTokenizer:
-    """A folder that `AutoTokenizer` reads, and the hash over its files."""
+    """A folder that `AutoTokenizer` can load, and the hash of its files."""
 
     folder: Path
     sha256: str
 
 
 def make_tokenizer(order: CheckOrder, revision: str | None, scratch: Path) -> JobTokenizer:
-    """Raises UserError for a tokenizer that cannot be read, or that the template does not fit."""
+    """Returns the tokenizer. Raises UserError if it cannot be read, or if the template does not fit it."""
     own = scratch / OWN
     _save_own(order, revision, own)
     name = order.spec.model.chat_template
     if name is None:
         return JobTokenizer(own, hash_folder(own))
-    shelf = FolderCache(order.cache_dir / "tokenizers", order.max_cache_bytes)
-    folder, _ = shelf.fetch(_key(own, name), partial(_put_template, own, name))
+    cache = FolderCache(order.cache_dir / "tokenizers", order.max_cache_bytes)
+    folder, _ = cache.fetch(_key(own, name), partial(_apply_template, own, name))
     return JobTokenizer(folder, hash_folder(folder))
 
 
 def _save_own(order: CheckOrder, revision: str | None, target: Path) -> None:
-    from transformers import AutoTokenizer  # a second
+    from transformers import AutoTokenizer  # takes a second
 
     with hub_errors(order.spec.model.model_name, "model.model_name"):
         try:
@@ -65,15 +65,15 @@ def _key(own: Path, template: str) -> str:
     try:
         maker = version("unsloth")
     except PackageNotFoundError:
-        message = f"the chat template {template} is put on by Unsloth, which this checker has not installed"
+        message = f"the chat template {template} needs Unsloth, which is not installed for this checker"
         raise SystemFault("no_unsloth", message, param="model.chat_template") from None
     slug = "".join(char if char.isalnum() else "-" for char in template)
     return f"{slug}-{maker}-{hash_folder(own)[:32]}"
 
 
-def _put_template(own: Path, template: str, target: Path) -> None:
+def _apply_template(own: Path, template: str, target: Path) -> None:
     command = [sys.executable, "-m", MAKER, str(own), template, str(target)]
-    environment = {**for_child(Process.TEMPLATE), **OFFLINE}  # a stranger's tokenizer and 14 libraries: no token there
+    environment = {**for_child(Process.TEMPLATE), **OFFLINE}  # no hub token, because the tokenizer is untrusted
     try:
         done = subprocess.run(
             command,
@@ -86,13 +86,13 @@ def _put_template(own: Path, template: str, target: Path) -> None:
         )
     except subprocess.TimeoutExpired:
         raise SystemFault(
-            "template_too_slow", f"Unsloth has not put {template} on the tokenizer in {MAKER_SECONDS} s"
+            "template_too_slow", f"Unsloth did not apply {template} to the tokenizer within {MAKER_SECONDS} s"
         ) from None
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
         raise UserError(
             "template_does_not_fit",
-            f"Unsloth cannot put the chat template {template} on this tokenizer: {reason[:300]}",
-            hint="null takes the model's own template",
+            f"Unsloth cannot apply the chat template {template} to this tokenizer: {reason[:300]}",
+            hint="null uses the model's own template",
             param="model.chat_template",
         )

@@ -1,4 +1,4 @@
-"""The token report of a file of rows, read off its columns: what the trainer gets is what is counted."""
+"""Computes the token report from a file of rows, the same file that the trainer reads."""
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Columns:
-    """All of a file of rows but the tokens themselves: 24 bytes a row."""
+    """The columns of a file of rows without the tokens: 24 bytes per row."""
 
     record: Numbers
     length: Numbers
@@ -43,25 +43,25 @@ def read_columns(rows: Path) -> Columns:
 
 
 def _small_columns(batch: pa.RecordBatch) -> list[Numbers]:
-    """Copies: a view would keep the whole batch in memory."""
+    """Copies the columns, because a view would keep the whole batch in memory."""
     length = pc.list_value_length(batch[INPUT_IDS])
     return [np.array(column) for column in (batch[RECORD], length, batch[CUT], batch[SUPERVISED], batch[DIGEST])]
 
 
 def batches(rows: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of a file of rows, one in memory at a time. (Of a mapped file, all that was read would stay.)"""
+    """Yields the batches of a file of rows, one in memory at a time. (A mapped file would keep all read pages.)"""
     with pa.OSFile(str(rows)) as file, pa.ipc.open_stream(file) as reader:
         yield from reader
 
 
-def token_report(rows: Path, outcome: Outcome, max_seq_length: int, *, has_left_out: bool) -> TokenReport:
-    """`has_left_out` for the set that answers for the records of its source that are in none."""
+def token_report(rows: Path, outcome: Outcome, max_seq_length: int, *, has_dropped: bool) -> TokenReport:
+    """`has_dropped`: whether this report includes the records of the source that are in no set."""
     columns = read_columns(rows)
     whole = columns.length + columns.cut
     longest = int(whole.argmax())
     row_tokens, supervised = spread(columns.length), spread(columns.supervised)
-    left_out = {**outcome.left_out, **outcome.refused} if has_left_out else {}
-    own = np.concatenate([columns.record, *(np.asarray(numbers, np.int64) for numbers in left_out.values())])
+    dropped = {**outcome.left_out, **outcome.refused} if has_dropped else {}
+    own = np.concatenate([columns.record, *(np.asarray(numbers, np.int64) for numbers in dropped.values())])
     named_long = [long for long in outcome.long_records if long.record in own]
     return TokenReport(
         rows=len(whole),
@@ -76,25 +76,25 @@ def token_report(rows: Path, outcome: Outcome, max_seq_length: int, *, has_left_
         truncated_rows=int(np.count_nonzero(columns.cut)),
         truncated_tokens=int(columns.cut.sum(dtype=np.int64)),
         long_records=named_long,
-        left_out=_named(left_out, {**LEFT_OUT, **_reasons(outcome)}, own),
+        left_out=_named(dropped, {**LEFT_OUT, **_reasons(outcome)}, own),
         findings=_named(outcome.findings, _explained(outcome.named), columns.record),
         duplicates=len(whole) - len(np.unique(columns.digest)),
     )
 
 
 def _explained(named: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The findings in words, some with the texts that they are about."""
+    """Returns the message of each finding, some with the texts that they are about."""
     return {code: f"{text}: {', '.join(named[code])}" if code in named else text for code, text in FINDINGS.items()}
 
 
 def _reasons(outcome: Outcome) -> dict[str, str]:
-    """What the first record of each kind was refused for; a kind that is not among the named ones keeps its code."""
+    """Returns why the first record of each code was refused, or the code itself if no problem is listed for it."""
     first = {problem.code: f"found {problem.found}, expected {problem.expected}" for problem in outcome.problems[::-1]}
     return {code: first.get(code, code) for code in outcome.refused}
 
 
 def spread(values: Numbers) -> Spread:
-    """Of at least one value."""
+    """Returns the statistics of the values, which must not be empty."""
     values = np.sort(values)
     ends = [SMALLEST_BUCKET]
     while ends[-1] < values[-1]:
@@ -123,7 +123,7 @@ def _named(found: Mapping[str, "array[int]"], messages: Mapping[str, str], among
 
 
 def overlap(train: Path, evaluation: Path) -> Overlap:
-    """Evaluation rows that are training rows as well."""
+    """Returns the evaluation rows that are equal to a training row."""
     columns = read_columns(evaluation)
     numbers = columns.record[np.isin(columns.digest, read_columns(train).digest)]
     return Overlap(count=len(numbers), records=numbers[:NAMED].tolist())

@@ -1,4 +1,4 @@
-"""The vectors of single tokens, read from the files of a model: a few kilobytes of any number of gigabytes."""
+"""Reads the embedding vectors of single tokens from the weight files of a model, without loading the files."""
 
 from collections.abc import Collection
 from functools import partial
@@ -9,14 +9,14 @@ import numpy as np
 from worker.model_card import files_by_tensor, read_header
 from worker.untrained import Vector, Vectors, Weights
 
-# How models name the matrix that reads tokens, and the one that writes them.
+# The names of the input embedding matrix and of the output matrix in different models.
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 def weights_of(folder: Path) -> Weights | None:
-    """None for a folder whose files name no matrix that reads tokens."""
+    """Returns readers for the input and output vectors, or None if the files have no input embedding matrix."""
     files = files_by_tensor(folder)
     found = [next((name for name in files if name.endswith(ends)), None) for ends in (EMBEDDINGS, HEADS)]
     readers = [partial(_read, folder / files[name], name) if name is not None else None for name in found]
@@ -24,7 +24,7 @@ def weights_of(folder: Path) -> Weights | None:
 
 
 def _read(path: Path, name: str, tokens: Collection[int]) -> Vectors:
-    """Nothing of a matrix in another form than numbers of 16 or 32 bits."""
+    """Returns the vectors of the tokens. Returns {} for a matrix that is not of 16- or 32-bit floats."""
     header, begin = read_header(path)
     kind, shape, offset = header[name]["dtype"], header[name]["shape"], header[name]["data_offsets"][0]
     if kind not in WIDTHS or len(shape) != 2:

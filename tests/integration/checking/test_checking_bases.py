@@ -122,7 +122,7 @@ def test_rows_that_are_longer_than_the_context_are_trained_on_scaled_positions(b
 
     assert resolved(events)["model.rope_scaled_to"] == 128
     assert (notice.code, notice.field) == ("context_extended", "model.max_seq_length")
-    assert "its RoPE is scaled linearly by 8, to train and to serve" in notice.message
+    assert "training and serving scale its RoPE linearly by 8" in notice.message
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

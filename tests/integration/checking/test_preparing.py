@@ -245,14 +245,14 @@ def test_the_same_bytes_under_a_name_that_is_read_otherwise_are_other_rows(base:
 
 
 def test_what_killed_builds_left_is_removed_and_a_running_one_is_not(tmp_path: Path) -> None:
-    shelf = FolderCache(tmp_path, 0)
-    spare, _ = shelf.fetch("a", lambda folder: (folder / "x").touch())
+    cache = FolderCache(tmp_path, 0)
+    spare, _ = cache.fetch("a", lambda folder: (folder / "x").touch())
     dead, alive = tmp_path / ".partial-dead", tmp_path / ".partial-alive"
     for partial in (dead, alive):
         partial.mkdir()
     os.utime(dead, (0, 0))
 
-    shelf.trim(spare)
+    cache.trim(spare)
 
     assert {path.name for path in tmp_path.iterdir()} == {"a", ".partial-alive"}
 

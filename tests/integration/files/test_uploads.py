@@ -86,7 +86,7 @@ def test_what_would_not_fit_is_refused_before_it_is_read(
 def test_an_upload_that_fills_the_disk_ends_and_leaves_nothing(
     served: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "BYTES_BETWEEN_LOOKS", 2**16)
+    monkeypatch.setattr(storage, "BYTES_BETWEEN_CHECKS", 2**16)
 
     def body() -> Iterator[bytes]:
         yield HEAD + ROW * 100
@@ -101,7 +101,7 @@ def test_an_upload_that_fills_the_disk_ends_and_leaves_nothing(
 
 
 def test_the_kernel_says_that_the_disk_is_full(tmp_path: Path) -> None:
-    with pytest.raises(DiskFull), storage.named_full(), Path("/dev/full").open("wb", buffering=0) as full:
+    with pytest.raises(DiskFull), storage.disk_full_errors(), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"a")
 
 

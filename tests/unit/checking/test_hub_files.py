@@ -86,8 +86,8 @@ def test_what_is_no_file_of_the_repository_is_refused_and_not_repeated(path: Any
         ([{"config_name": "en"}], "fr", "no subset 'fr'; its subsets: en"),
         ([], "fr", "no subset 'fr'; its subsets: none"),
         ("en", None, "not a list of subsets"),
-        ([{"config_name": "en", "field": "rows"}], None, "the card's key 'field' of a subset is not supported"),
-        ([{"config_name": "en", "data_files": "x/*.json"}], None, "no data file of it matches 'x/*.json'"),
+        ([{"config_name": "en", "field": "rows"}], None, "the key 'field' of a subset in its card is not supported"),
+        ([{"config_name": "en", "data_files": "x/*.json"}], None, "none of its data files matches 'x/*.json'"),
     ],
 )
 def test_a_subset_that_cannot_be_read_is_named(configs: Any, subset: str | None, message: str) -> None:
@@ -120,5 +120,5 @@ def test_a_repository_without_data_files_says_so() -> None:
 def test_a_pattern_made_to_take_for_ever_is_matched_at_once() -> None:
     card = {"configs": [{"config_name": "default", "data_files": "**/*a" * 40 + "/" + "*a" * 40 + "b"}]}
 
-    with pytest.raises(NoSuchFiles, match="no data file of it matches"):
+    with pytest.raises(NoSuchFiles, match="none of its data files matches"):
         split_files(["/".join(["a" * 120] * 20)[:-1] + ".json"], card, None)

@@ -66,5 +66,5 @@ def test_an_index_that_names_another_place_is_refused(tmp_path: Path, part: Any)
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / SINGLE).write_bytes(b"x" * 100)
 
-    with pytest.raises(UserError, match="is no safetensors file"):
+    with pytest.raises(UserError, match="is not a safetensors file"):
         read_header(tmp_path / SINGLE)

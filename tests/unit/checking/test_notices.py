@@ -51,7 +51,7 @@ def test_a_key_that_is_not_read_and_was_meant_to_be_learned_is_a_notice(tmp_path
     report = normalised(tmp_path, lines({**row, "id": 1}))[0]
 
     assert [notice.message for notice in notices_of({"source": report.model_dump(mode="json")})] == [
-        "rows of messages are read without messages[].reasoning_content: nothing of it is learned"
+        "rows of messages are read without messages[].reasoning_content, which is not trained on"
     ]
 
 
@@ -59,7 +59,7 @@ def test_a_share_that_cannot_be_met_is_said_with_the_real_one() -> None:
     (notice,) = notices_of({"split": {**SPLIT, "seed": 1}})
 
     assert (notice.requested, notice.effective) == (0.25, 0.5)
-    assert "4 of 8 rows are evaluated on, a share of 0.5" in notice.message
+    assert "4 of 8 rows are used for evaluation, a share of 0.5" in notice.message
 
 
 def test_a_share_that_is_met_is_not_said() -> None:

@@ -46,7 +46,7 @@ def test_no_larger_share_is_dropped_than_the_job_allows(tmp_path: Path, limit: f
 
     assert (refusal.code, [problem.record for problem in refusal.details]) == ("too_many_dropped", [2, 3, 5])
     assert refusal.message.startswith("found 3 of 5 records, a share of 0.6, that cannot be used; dataset.max_dropped_")
-    assert f"allows to drop {limit:g}; the first problem: record 2, line 2, messages[1].content" in refusal.message
+    assert f"allows a share of {limit:g}; the first problem: record 2, line 2, messages[1].content" in refusal.message
 
 
 def test_a_share_is_compared_exactly(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_raw_text_is_not_guessed_from_a_table(tmp_path: Path, first: dict[str, A
 
     assert (problem.field, problem.code) == ("columns", "unknown_layout")
     assert problem.found == "columns text, parent"
-    assert 'dataset.format "text"' in str(problem.expected)
+    assert 'dataset.format to "text"' in str(problem.expected)
 
 
 @pytest.mark.parametrize("fields", [{"format": "text"}, {"dataset_text_field": "text"}, {"columns": {"text": "text"}}])

@@ -126,7 +126,7 @@ def test_a_damaged_object_of_many_lines_hides_no_other(tmp_path: Path) -> None:
         (b'[\n {"text": "a"},\n {"text": "b', 3, "column 11: a string is not closed"),
         (b'[\n {"text": "a\n"}]', 2, "column 13: a string is not closed on its line"),
         (b'[\n {"text": "a"}\n', 3, "column 1: the array is not closed"),
-        (b'[{"text": "a"}]\n{}', 2, "column 1: more text behind the array"),
+        (b'[{"text": "a"}]\n{}', 2, "column 1: more text after the array"),
     ],
 )
 def test_a_damaged_array_is_refused_by_line_and_column(tmp_path: Path, content: bytes, line: int, found: str) -> None:
@@ -156,10 +156,10 @@ def test_a_record_without_end_is_refused_before_it_fills_the_memory(
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (b'{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
+        (b'{"text": "a", "text": "b"}', "the key 'text' occurs twice in one object"),
         (b'{"text": ' + b"[" * 100_000, "nested too deeply"),
         (b'{"text": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
-        (b'{"text": "a"} {"text": "b"}', "more text behind the value"),
+        (b'{"text": "a"} {"text": "b"}', "more text after the value"),
     ],
 )
 def test_json_that_others_read_in_two_ways_is_refused(tmp_path: Path, row: bytes, reason: str) -> None:
@@ -172,7 +172,7 @@ def test_json_that_others_read_in_two_ways_is_refused(tmp_path: Path, row: bytes
         (b"prompt,completion\na\n", "1 cells"),
         (b'prompt,completion\n"a"b,c\n', "',' expected after '\"'"),
         (b'prompt,completion\n"a,b\n', "unexpected end of data"),
-        (b"prompt,prompt\na,b\n", "empty or doubled column names: ['prompt']"),
+        (b"prompt,prompt\na,b\n", "empty or duplicate column names: ['prompt']"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path: Path, content: bytes, found: str) -> None:
@@ -186,7 +186,7 @@ def test_lines_of_yaml_are_no_raw_text(tmp_path: Path) -> None:
 def test_a_header_that_is_repeated_is_no_row(tmp_path: Path) -> None:
     problem = refused(tmp_path, b"prompt,completion\na,b\nprompt,completion\nc,d\n", "rows.csv").details[0]
 
-    assert (problem.record, problem.line, problem.found) == (2, 3, "the header line once more")
+    assert (problem.record, problem.line, problem.found) == (2, 3, "the header line again")
 
 
 def test_a_row_of_many_lines_is_named_by_its_first(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_gzip_bomb_is_refused_by_its_ratio(tmp_path: Path) -> None:
 
     refusal = refused(tmp_path, bomb, limit=10**9)
 
-    assert refusal.details[0].expected == "at most 200 times the packed size"
+    assert refusal.details[0].expected == "at most 200 times the compressed size"
 
 
 @pytest.mark.parametrize("damage", [slice(0, -9), slice(0, 20)])

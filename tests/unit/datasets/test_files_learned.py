@@ -36,8 +36,8 @@ def test_a_last_answer_without_weight_is_named(tmp_path: Path) -> None:
     problem = refused(tmp_path, lines(weighted(1, 0)), train_on="last_response").details[0]
 
     assert (problem.code, problem.field) == ("nothing_to_learn", "messages")
-    assert problem.found == "4 turns: user, assistant, user, assistant (weight 0)"
-    assert problem.expected == "a last turn of the assistant that carries loss"
+    assert problem.found == "4 messages: user, assistant, user, assistant (weight 0)"
+    assert problem.expected == "a last assistant message that carries loss"
 
 
 @pytest.mark.parametrize("row", [weighted(0), chat(("user", "hi"))])

@@ -49,7 +49,7 @@ def test_a_text_that_a_dictionary_repeats_counts_every_time(tmp_path: Path, stor
     assert pool.max_memory() < 40 * MEGABYTE
 
 
-@pytest.mark.parametrize(("limit", "found"), [(20 * MEGABYTE, "a size of"), (2**40, "packed bytes")])
+@pytest.mark.parametrize(("limit", "found"), [(20 * MEGABYTE, "a size of"), (2**40, "compressed bytes")])
 def test_pages_that_unpack_too_well_are_refused_before_they_do(tmp_path: Path, limit: int, found: str) -> None:
     bomb = parquet_of(pa.table({"text": ["a" * 24 * MEGABYTE]}), compression="zstd", use_dictionary=False)
 
