@@ -1,10 +1,10 @@
-"""A job's checkpoints on disk: each is complete or absent, whenever a process or the host dies.
+"""A job's checkpoints on disk. Each is complete or absent, at whatever moment a process or the host dies.
 
     <folder>/step-00000120-attempt-2/     complete: `app.contracts.checkpoints`
     <folder>/.draft-step-…                being written
     <folder>/.removed-step-…              being deleted
 
-The trainer writes here and the worker chooses what to resume from, so this file needs no torch.
+The trainer writes checkpoints and the worker chooses the one to resume from, so this module must not import torch.
 """
 
 import logging
@@ -33,14 +33,14 @@ from worker.failures import SystemFault
 from worker.hashing import hash_file
 
 DRAFT, REMOVED = ".draft-", ".removed-"
-# What is written to learn whether a disk is full: libraries that write in C++ lose the error's number.
+# The size of the test file that shows whether the disk is full: libraries that write in C++ lose the error's number.
 PROBE_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
 
 class DiskFullFault(SystemFault):
-    """Nothing of the new checkpoint is left, and the older ones are as they were."""
+    """The disk is full. Nothing of the unfinished write is left, and older checkpoints are unchanged."""
 
     def __init__(self, message: str) -> None:
         super().__init__("disk_full", message, hint="free space in TUNESMITH_HOME; the job resumes where it was saved")
@@ -48,7 +48,7 @@ class DiskFullFault(SystemFault):
 
 @dataclass(frozen=True)
 class Removed:
-    """A checkpoint that is gone; the path is the one that it had."""
+    """A checkpoint that was removed, and the path that it had."""
 
     path: Path
     step: int
@@ -57,7 +57,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class NewestCheckpoint:
-    """The newest checkpoint that can be trusted, and the newer ones that cannot. Step 0 and no path: there is none."""
+    """The newest intact checkpoint and the damaged ones that are newer. If there is none, `step` is 0, `path` None."""
 
     step: int
     path: Path | None
@@ -66,9 +66,9 @@ class NewestCheckpoint:
 
 @contextmanager
 def drafting(folder: Path, *, step: int, attempt: int) -> Iterator[Path]:
-    """An empty folder to write a checkpoint into and `publish` from; it is gone afterwards, whatever happens.
+    """Yield an empty folder for writing a checkpoint, to be passed to `publish`. It never outlives the block.
 
-    Raises DiskFullFault where that is why the writing failed.
+    Raises DiskFullFault if writing fails because the disk is full.
     """
     with noticing_a_full_disk(folder, step):
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,9 +82,9 @@ def drafting(folder: Path, *, step: int, attempt: int) -> Iterator[Path]:
 
 
 def publish(draft: Path, folder: Path, *, step: int, attempt: int) -> Manifest:
-    """Make the files of a draft, of the same file system, a checkpoint of the folder.
+    """Turn a draft, which must be on the same file system, into a checkpoint of the folder.
 
-    Raises DiskFullFault, without the draft, where there is no room for the manifest. Another OSError is the caller's.
+    Raises DiskFullFault, and deletes the draft, if there is no room for the manifest. Raises OSError for other faults.
     """
     target = folder / folder_name(step, attempt)
     try:
@@ -105,7 +105,7 @@ def publish(draft: Path, folder: Path, *, step: int, attempt: int) -> Manifest:
 
 
 def verify(path: Path) -> Manifest | None:
-    """The checkpoint, every byte of it read and as its manifest says; None where anything is lost, changed or added."""
+    """Compare every byte of a checkpoint with its manifest. Returns None if a file is missing, changed or added."""
     found = outline(path)
     if found is None:
         return None
@@ -117,13 +117,13 @@ def verify(path: Path) -> Manifest | None:
 
 
 def newest(folder: Path) -> NewestCheckpoint:
-    """Look for the newest checkpoint, by step and then by attempt, that `verify` lets pass."""
+    """Find the newest checkpoint, by step and then by attempt, that passes `verify`."""
     skipped: list[Path] = []
     for path in by_age(folder):
         found = verify(path)
         if found is not None:
             return NewestCheckpoint(found.step, path, tuple(skipped))
-        log.warning("skipped the checkpoint %s: it is not as its manifest says", path)
+        log.warning("skipped the checkpoint %s: it differs from its manifest", path)
         skipped.append(path)
     return NewestCheckpoint(0, None, tuple(skipped))
 
@@ -135,7 +135,7 @@ def prune(folder: Path, keep: int) -> list[Removed]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what attempts that are dead had begun to write or to delete."""
+    """Remove what dead attempts had begun to write or to delete. No trainer of this job may be running."""
     for path in folder.glob(".*") if folder.is_dir() else ():
         if path.name.startswith((DRAFT, REMOVED)):
             shutil.rmtree(path, ignore_errors=True)
@@ -143,7 +143,10 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def noticing_a_full_disk(folder: Path, step: int | None = None) -> Iterator[None]:
-    """Raise DiskFullFault in place of whatever error a library makes of a full disk. The folder is where it writes."""
+    """Replace any error that a library raises because of a full disk by DiskFullFault.
+
+    `folder`: where the block writes.
+    """
     try:
         yield
     except DiskFullFault:
@@ -151,12 +154,12 @@ def noticing_a_full_disk(folder: Path, step: int | None = None) -> Iterator[None
     except Exception as error:
         if not _is_full(error, folder):
             raise
-        what = "what is written" if step is None else f"a checkpoint of step {step}"
+        what = "these files" if step is None else f"a checkpoint of step {step}"
         raise DiskFullFault(f"the disk has no room for {what}") from error
 
 
 def _is_full(error: BaseException, folder: Path) -> bool:
-    """By the error's own number, else by trying: torch and safetensors raise errors without one."""
+    """Decides by the error's number; torch and safetensors raise errors without one, so then by writing a test file."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno is not None:
@@ -174,7 +177,7 @@ def _is_full(error: BaseException, folder: Path) -> bool:
 
 
 def _remove(path: Path) -> Removed:
-    """Out of the way in one step, then deleted: a delete that is cut short leaves nothing that looks complete."""
+    """Renames before deleting, so that an interrupted delete leaves nothing that looks like a complete checkpoint."""
     step, attempt = age(path)
     aside = path.with_name(REMOVED + path.name)
     shutil.rmtree(aside, ignore_errors=True)
@@ -197,7 +200,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    """A file's content, or a folder's names, to the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,12 +9,12 @@ from app.processes.environments import Process, for_child
 
 TRAINER = "worker.training"
 FETCHER = "worker.fetching"
-# The hub's client connects nowhere, and looks for no token in files either.
+# With these the hub's client opens no connection and looks for no token in files.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
 
 def command(stage: Stage, order: Path, trainer: str = TRAINER) -> list[str]:
-    """`trainer` is the module that trains."""
+    """The command line of a check or a training. `trainer` is the module that trains."""
     return [sys.executable, "-m", "worker.checking" if stage is Stage.CHECK else trainer, str(order)]
 
 
@@ -23,10 +23,10 @@ def fetch_command(order: Path) -> list[str]:
 
 
 def environment(process: Process, cache: Path) -> dict[str, str]:
-    """What of the worker's environment the child needs (`app.processes.environments`), and what keeps libraries from
-    calling home or writing where they should not.
+    """The child's environment: what it needs of the worker's (`app.processes.environments`), and settings that keep
+    libraries from sending statistics and from writing outside `cache`.
 
-    A training opens no connection: what it needs of the hub was fetched before.
+    A training opens no connection: whatever it needs from the hub was downloaded before.
     """
     inherited = for_child(process)
     return {

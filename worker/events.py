@@ -1,4 +1,4 @@
-"""Writes an attempt's events: one complete JSON line a write, so that a reader never sees half of one that counts."""
+"""Writes an attempt's events, one complete JSON line a write. A reader ignores a line that does not end yet."""
 
 import errno
 import os
@@ -10,16 +10,16 @@ from app.contracts.events import Event, Noticed, Phase, PhaseStarted
 
 
 class EventWriter:
-    """Appends to the events file; the worker tails it."""
+    """Appends events to the file at `path`, which the worker reads while it grows."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, event: Event) -> None:
-        """One line, whole or not at all. Raises OSError where the disk does not take it."""
+        """Append one whole line, or nothing. Raises OSError if the disk is full or faulty."""
         line = event.model_dump_json().encode() + b"\n"
         written = os.write(self._file, line)
-        if written < len(line):  # the disk is full: half a line would spoil the next one too
+        if written < len(line):  # the disk is full; half a line would also make the next one unreadable
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -29,7 +29,7 @@ class EventWriter:
     def notice(
         self, code: str, message: str, field: str | None = None, requested: Any = None, effective: Any = None
     ) -> None:
-        """Say that something is done otherwise than asked."""
+        """Report that something is done differently from what was requested."""
         self.write(Noticed(code=code, message=message, field=field, requested=requested, effective=effective))
 
     def __enter__(self) -> Self:

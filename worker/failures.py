@@ -1,4 +1,4 @@
-"""The boundary of a child process: an exception becomes the one `failed` event that ends the attempt."""
+"""Turns the exception that ends a child process into the attempt's one `failed` event and an exit code."""
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -9,14 +9,14 @@ from app.contracts.events import Blame, Failed
 from app.disk_faults import NO_ROOM, is_full
 from worker.events import EventWriter
 
-# The exit code of a child that could not even say that its disk is full (sysexits.h: EX_IOERR).
+# The exit code of a child that could not write its event because the disk is full (sysexits.h: EX_IOERR).
 EXIT_DISK_FULL = 74
 DISK_FULL = "disk_full"
 TOO_MUCH_COMPUTING = "too_much_computing"
 
 
 class UserError(Exception):
-    """The spec or the data cannot work, however often it is tried. The message says what was found."""
+    """The spec or the data is at fault, so another attempt would fail too. The message says what was found."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class UserError(Exception):
 
 
 class SystemFault(Exception):
-    """Something outside the spec failed; another attempt may go well."""
+    """Something outside the spec failed, so another attempt may succeed."""
 
     def __init__(self, code: str, message: str, *, hint: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -42,12 +42,12 @@ class SystemFault(Exception):
 
 
 class TokenizerPanic(Exception):
-    """A panic of the tokenizer, in a form that goes from one process to another."""
+    """A panic of the tokenizer, in a form that can be passed between processes."""
 
 
 @contextmanager
 def named(code: str, what: str, hint: str) -> Iterator[None]:
-    """Raise SystemFault, with the library's own sentence, in place of an error that has no name yet."""
+    """Replace any other exception by a SystemFault with this code; its message is `what` and the exception's text."""
     try:
         yield
     except (UserError, SystemFault):
@@ -60,31 +60,32 @@ def named(code: str, what: str, hint: str) -> Iterator[None]:
 def guarded(
     work: Callable[[], None], events: EventWriter, known: Sequence[Callable[[BaseException], Failed | None]]
 ) -> int:
-    """Run the work; return the process's exit code. `known` translate exceptions of libraries, the first answer counts.
+    """Run the work and return the process's exit code.
 
-    The trace goes to the process's own output, which is the job's log, never into the event.
+    `known`: functions that translate exceptions of libraries; the first result that is not None is used. The traceback
+    is printed to the job's log and never put into the event.
     """
     try:
         work()
     except (UserError, SystemFault) as error:
-        return _say(error.failure, events)
-    except BaseException as error:  # the process ends here, and must say why
+        return _write_failure(error.failure, events)
+    except BaseException as error:  # the process ends here and must report why
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
-        with suppress(OSError):  # the log is full too
+        with suppress(OSError):  # the disk may be full
             traceback.print_exc()
         translations = (no_room, *known, unforeseen)
-        return _say(next(filter(None, (translate(error) for translate in translations))), events)
+        return _write_failure(next(filter(None, (translate(error) for translate in translations))), events)
     return 0
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether it is the end of a library in Rust, which is no `Exception` and belongs to no module."""
+    """Whether it is a panic of a Rust library. Its class is no `Exception` and cannot be imported, hence the name."""
     return type(error).__name__ == "PanicException"
 
 
-def _say(failure: Failed, events: EventWriter) -> int:
-    """The exit code; where the disk has no room for the event, the code alone tells it."""
+def _write_failure(failure: Failed, events: EventWriter) -> int:
+    """Write the event and return the exit code, which alone reports a disk that is too full for the event."""
     try:
         events.write(failure)
     except OSError as error:
@@ -95,7 +96,7 @@ def _say(failure: Failed, events: EventWriter) -> int:
 
 
 def no_room(error: BaseException) -> Failed | None:
-    """Whatever could not be written: an event, the log, a row. The job waits until there is room."""
+    """A `disk_full` failure if something could not be written for lack of space. The job then waits for space."""
     if not is_full(error):
         return None
     message = "the disk has no room for what the process writes"
@@ -103,7 +104,9 @@ def no_room(error: BaseException) -> Failed | None:
 
 
 def kept_out(error: BaseException) -> Failed | None:
-    """A file that this process is not allowed to open is named: `worker.confinement.process` says what it may open."""
+    """A failure that names the file which this process may not open; `worker.confinement.process` decides what it may
+    open.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, PermissionError):
         cause = cause.__cause__ or cause.__context__
@@ -113,7 +116,7 @@ def kept_out(error: BaseException) -> Failed | None:
         blame=Blame.SYSTEM,
         code="kept_out",
         message=f"the process is not allowed to open {cause.filename}",
-        hint="the rights of the file, or TUNESMITH_CONFINEMENT=off where a library needs what it keeps out of reach",
+        hint="check the file's permissions, or set TUNESMITH_CONFINEMENT=off if a library needs this file",
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m worker.fetching ORDER.json`: download the base of a training, for a trainer that reaches no network."""
+"""`python -m worker.fetching ORDER.json`: download a training's base, since the trainer may not use the network."""
 
 import sys
 from pathlib import Path

@@ -1,17 +1,17 @@
-"""RoPE that is scaled linearly to more positions than a model knows, as Unsloth's `max_seq_length` promises it.
+"""Scales RoPE linearly to more positions than a model was made for, as Unsloth does for a larger `max_seq_length`.
 
-The check decides it, and trainer and engine are told of it: neither of them scales by itself.
+The check decides whether to scale and tells the trainer and the engine; neither of them decides itself.
 """
 
 from typing import Any
 
 LINEAR = "linear"
-# Unsloth's own RoPE of these does not look at the config.
+# Unsloth's own RoPE for these models ignores the config.
 NOT_SCALABLE = frozenset({"gemma", "gemma2"})
 
 
 def rope_type(config: Any) -> str:
-    """Of a transformers config: `default` is the plain one, the only one that is scaled here."""
+    """The RoPE type of a transformers config. Only "default", the plain one, can be scaled here."""
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
     if text.model_type in NOT_SCALABLE:
@@ -20,14 +20,14 @@ def rope_type(config: Any) -> str:
 
 
 def linear_rope(config: Any, positions: int) -> dict[str, Any]:
-    """The parameters with which a model reads so many positions: all angles divided by one factor."""
+    """The RoPE parameters for this many positions: all angles are divided by one factor."""
     text = config.get_text_config()
     factor = positions / text.max_position_embeddings
     return {**text.rope_parameters, "rope_type": LINEAR, "factor": factor}
 
 
 def scale(config: Any, positions: int) -> None:
-    """Change the config of a model before it is made."""
+    """Set the scaling in the config of a model that is not built yet."""
     text = config.get_text_config()
     text.rope_parameters = linear_rope(config, positions)
     text.max_position_embeddings = positions

@@ -1,8 +1,8 @@
-"""What a trainer is asked by signals, and the timer that ends it when nobody renews its lease.
+"""The signals by which a trainer is asked to save or stop, and the timer that kills it when its lease is not renewed.
 
-SIGUSR1: write a checkpoint and go on. SIGTERM: write one and stop. Both take effect at the next step boundary; handlers
-only set flags. Before a training has begun there is nothing to keep: SIGTERM ends the process, SIGUSR1 is ignored.
-Behind a training both are ignored: an interpreter that ends gives signals their default actions back, which kill.
+SIGUSR1: write a checkpoint and continue. SIGTERM: write one and stop. Both take effect at the end of the current step;
+the handlers only set flags. Before a training has begun there is nothing to save: SIGTERM ends the process, SIGUSR1 is
+ignored. After a training both are ignored: an interpreter that exits restores the default actions, which kill.
 """
 
 import os
@@ -13,13 +13,13 @@ from types import FrameType
 
 from app.processes.guardian_process import LEASE_FD, LEASE_SECONDS
 
-# The exit code of a trainer that stopped as it was asked to, behind a checkpoint (sysexits.h: EX_TEMPFAIL).
+# The exit code of a trainer that saved a checkpoint and stopped, as it was asked to (sysexits.h: EX_TEMPFAIL).
 INTERRUPTED = 75
 
 
 @dataclass
 class Requests:
-    """What was asked for and has not been done."""
+    """What was requested by a signal and is not done yet."""
 
     checkpoint: bool = False
     stop: bool = False
@@ -30,12 +30,12 @@ class Requests:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def listen(self) -> None:
-        """From now on both signals are remembered. Main thread only."""
+        """From now on both signals set their flags. Call it in the main thread."""
         signal.signal(signal.SIGUSR1, self._on_checkpoint)
         signal.signal(signal.SIGTERM, self._on_stop)
 
     def close(self) -> None:
-        """The work is done: neither signal changes how the process ends."""
+        """The work is done: from now on both signals are ignored."""
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -47,10 +47,10 @@ class Requests:
 
 
 def keep_lease(fd: int, seconds: float) -> None:
-    """Let the kernel end this process by SIGALRM `seconds` after the last byte that came through a pipe.
+    """Let the kernel kill this process by SIGALRM `seconds` after the last byte that came through the pipe `fd`.
 
-    The signal keeps its default action, which needs no turn of the interpreter: a call that holds it is ended too. The
-    end of the pipe renews nothing. Processes forked from this one have no timer; one that it becomes by exec keeps it.
+    SIGALRM keeps its default action, so the process dies even while a C call blocks the interpreter. The end of the
+    pipe renews nothing. A forked child does not inherit the timer; after exec this process keeps it.
     """
     os.set_inheritable(fd, False)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -64,7 +64,7 @@ def _renew(fd: int, seconds: float) -> None:
 
 
 def lease_of(environment: dict[str, str]) -> tuple[int, float] | None:
-    """(descriptor, seconds) where a guardian set both, else None."""
+    """The pipe's descriptor and the seconds. Returns None unless a guardian set both variables."""
     if LEASE_FD not in environment or LEASE_SECONDS not in environment:
         return None
     return int(environment[LEASE_FD]), float(environment[LEASE_SECONDS])

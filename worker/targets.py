@@ -1,4 +1,4 @@
-"""Which modules LoRA can sit on: the checker and the trainer hold those of a spec against those of a model."""
+"""Checks the LoRA modules that a spec names against the modules of a model, for the checker and the trainer."""
 
 import difflib
 from collections.abc import Collection, Sequence
@@ -7,42 +7,43 @@ from typing import Any
 from worker.failures import UserError
 
 FIELD = "lora.target_modules"
-# Unsloth trains these whole, whatever names them.
+# Unsloth trains these modules in full, whichever field names them.
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
 
 def check_targets(targets: Sequence[str], linear: Collection[str], others: Collection[str], model: str) -> None:
-    """Raises UserError for targets that are no linear module. Both collections are of last names of modules.
+    """Raises UserError unless every target is a linear module or an embedding, and at least one is a linear module.
 
-    `others` are modules of the model that are not linear; embeddings may be named, and are trained whole.
+    `linear`, `others`: the last parts of the names of the model's linear modules, and of all others. `model`: its name
+    for messages.
     """
     leaves = [name.rsplit(".", 1)[-1] for name in targets]
     allowed = {*linear, *EMBEDDINGS}
-    wrong = [index for index, leaf in enumerate(leaves) if leaf not in allowed]
+    wrong_indices = [index for index, leaf in enumerate(leaves) if leaf not in allowed]
     known = ", ".join(sorted({*linear} - EMBEDDINGS))
-    if not wrong and not {*leaves} <= EMBEDDINGS:
+    if not wrong_indices and not {*leaves} <= EMBEDDINGS:
         return
-    if not wrong:
+    if not wrong_indices:
         raise UserError(
             "no_linear_target",
-            f"{FIELD}: found {', '.join(targets)}, which are trained whole, and no module for LoRA to sit on",
+            f"{FIELD}: found {', '.join(targets)}, which are trained in full, and no module to which LoRA can be added",
             hint=f"name a linear module too, or train all weights with model.full_finetuning; {model} has {known}",
             param=FIELD,
         )
-    details = [_detail(index, targets[index], leaves[index] in others, sorted(allowed)) for index in wrong]
-    first, more = details[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    details = [_detail(index, targets[index], leaves[index] in others, sorted(allowed)) for index in wrong_indices]
+    first, more = details[0], f" (and {len(wrong_indices) - 1} more)" if len(wrong_indices) > 1 else ""
     message = f"{first['field']}: found {first['found']} of {model}, expected {first['expected']}{more}"
     hint = f"the linear modules of {model} are {known}"
     raise UserError("unknown_target_module", message, hint=hint, param=first["field"], details=details)
 
 
 def check_saved(names: Sequence[str], modules: Collection[str], model: str) -> None:
-    """Raises UserError for `lora.modules_to_save` that the model has not: any module can be trained whole."""
+    """Raises UserError for `lora.modules_to_save` that the model does not have. Any module can be trained in full."""
     for index, name in enumerate(names):
         if name.rsplit(".", 1)[-1] not in {*modules, *EMBEDDINGS}:  # a tied head has no weights
             raise UserError(
                 "unknown_target_module",
-                f"lora.modules_to_save.{index}: found {name}, which {model} has not, expected one of its modules"
+                f"lora.modules_to_save.{index}: found {name}, which {model} does not have, expected one of its modules"
                 f"{_nearest(name, sorted(modules))}",
                 hint=f"{model} has {', '.join(sorted(modules))}",
                 param=f"lora.modules_to_save.{index}",
@@ -50,7 +51,7 @@ def check_saved(names: Sequence[str], modules: Collection[str], model: str) -> N
 
 
 def _detail(index: int, name: str, is_there: bool, allowed: Sequence[str]) -> dict[str, Any]:
-    found = f"{name}, which is no linear module" if is_there else f"{name}, which is no module"
+    found = f"{name}, which is not a linear module" if is_there else f"{name}, which is not a module"
     expected = f"a linear module{_nearest(name, allowed)}"
     return {"field": f"{FIELD}.{index}", "code": "unknown_target_module", "found": found, "expected": expected}
 

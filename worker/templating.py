@@ -1,4 +1,4 @@
-"""`python -m worker.templating TOKENIZER TEMPLATE TARGET`: put one of Unsloth's named chat templates on a tokenizer."""
+"""`python -m worker.templating TOKENIZER TEMPLATE TARGET`: give a tokenizer one of Unsloth's named chat templates."""
 
 import sys
 
@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 
 def main(source: str, template: str, target: str) -> None:
-    """Read the tokenizer of a folder and save it with the template, and with the control tokens that it needs."""
+    """Read the tokenizer in folder `source` and save it, with the template and its control tokens, to `target`."""
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
     get_chat_template(tokenizer, chat_template=template).save_pretrained(target)
 

@@ -1,7 +1,7 @@
-"""Control tokens that a base was never trained on: their vectors are zero, or the same for several tokens.
+"""Finds control tokens on which a base was never trained: their vectors are zero, or equal for several tokens.
 
-A chat template may write such tokens. LoRA leaves their vectors as they are, so that the model cannot tell them apart.
-The checker looks for them in the files of a local base, the trainer in the loaded weights of one of the hub.
+A chat template may write such tokens. LoRA does not change their vectors, so the model cannot tell them apart. The
+checker looks for them in the files of a local base, the trainer in the loaded weights of a base from the hub.
 """
 
 from collections import Counter
@@ -19,32 +19,32 @@ from app.contracts.spec import JobSpec
 
 Vector = NDArray[np.float32]
 Vectors = Mapping[int, Vector]
-# Gives the vectors of tokens: of those that it has.
+# Returns the vectors of those of the given tokens that have one.
 Reader = Callable[[Collection[int]], Vectors]
 EMBEDDINGS, HEAD = "embed_tokens", "lm_head"
-# As Unsloth counts a vector as zero.
+# Unsloth counts a vector as zero up to this value.
 ZERO = 1e-16
 SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The vectors by which a model reads tokens, and those by which it writes them; `head` is None where they are the
-    same ones."""
+    """Reads a model's input embeddings and its output head. `head` is None if both are the same tensor."""
 
     embeddings: Reader
     head: Reader | None
 
 
 def untrained_among(vectors: Vectors) -> set[int]:
-    """The tokens whose vector is zero, or equal to that of another of them."""
+    """The tokens whose vector is zero or equals the vector of another of these tokens."""
     uses = Counter(vector.tobytes() for vector in vectors.values())
     return {token for token, vector in vectors.items() if np.abs(vector).max() <= ZERO or uses[vector.tobytes()] > 1}
 
 
 def find_untrained(rows: Path, spec: JobSpec, added: Mapping[int, str], weights: Weights) -> Noticed | None:
-    """The notice about `added` tokens of a tokenizer, by their ids, that rows hold and that this training leaves
-    untrained; None where there are none.
+    """A notice about tokens that occur in the rows and stay untrained in this training. Returns None if there are none.
+
+    `added`: the tokenizer's added tokens, by id; no others are looked at.
     """
     if spec.model.full_finetuning or not added:
         return None
@@ -58,7 +58,7 @@ def find_untrained(rows: Path, spec: JobSpec, added: Mapping[int, str], weights:
 
 
 def ids_in(rows: Path, column: str, among: Collection[int]) -> set[int]:
-    """Which ids stand in a column of a file of rows."""
+    """Those ids of `among` that occur in a column of a file of rows."""
     end = max(among) + 1
     seen = np.zeros(end, bool)
     with pa.OSFile(str(rows)) as file, pa.ipc.open_stream(file) as reader:

@@ -1,4 +1,4 @@
-"""What tells the tensors of one adapter from those of another, wherever they are held."""
+"""The hash that identifies an adapter's tensors, on whatever device they are."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch
 
 
 def digest_of(tensors: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names."""
+    """The hexadecimal SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -73,3 +73,4 @@ class TrainingOrder(Contract):
     pulse: Path = Field(description="a file that is touched at every step: a trainer that does not is hung")
     max_hub_bytes: int = Field(MOST_BYTES, description="of a base that is downloaded")
     has_walls: bool = Field(True, description="as of a check")
+    fetch_has_walls: bool = Field(True, description="as `has_walls`, for the process that downloads the base")

@@ -1,4 +1,4 @@
-"""What the checker and the trainer may read and write, by their orders."""
+"""Decides, from its order, what a checker, a trainer or a download process may read and write."""
 
 import os
 from pathlib import Path
@@ -8,19 +8,20 @@ from app.contracts.spec import HubSource
 from worker.confinement.process import NVIDIA_CONTROL, Allowed
 from worker.memory import host_bytes
 
-# Of one process of a check. A usual check takes a tenth; a file made to burst takes all there is.
+# For each process of a check. A usual check needs a tenth of it; a malicious file may try to use all memory.
 MOST_CHECK_MEMORY_BYTES = 4 * 2**30
-# Rows are larger as tokens than as text; and a checkpoint of the largest model is smaller than this.
+# Tokenised rows are larger than their text.
 LARGEST_ROWS_FACTOR = 8
+# More than a checkpoint of the largest model.
 LARGEST_CHECKPOINT_BYTES = 2**40
-# A training on a CPU may reserve more than it uses; what it cannot have at all ends as an error that can be told. CUDA
-# reserves what it likes: there the kernel ends the training first where memory is short
-# (`worker.supervising.attempt.OOM_SCORE`).
+# A training on a CPU may reserve more memory than it uses. Beyond this limit an allocation fails with an error that can
+# be reported. With CUDA there is no limit, since CUDA reserves large address ranges: if memory runs short there, the
+# kernel kills the training first (`worker.supervising.attempt.OOM_SCORE`).
 RESERVED_FACTOR = 2
 
 
 def of_check(order: CheckOrder) -> Allowed:
-    """Its sources, the caches of prepared data, and the hub's cache where something of it is fetched."""
+    """A check may use its source files, the caches of prepared data and, if it downloads anything, the hub's cache."""
     dataset = order.spec.dataset
     sources = (dataset.source, dataset.eval_source)
     is_offline = order.base.is_local and not any(isinstance(source, HubSource) for source in sources)
@@ -39,7 +40,7 @@ def of_check(order: CheckOrder) -> Allowed:
 
 
 def of_training(order: TrainingOrder) -> Allowed:
-    """Its rows, the weights it begins with, its attempt and its checkpoints."""
+    """A training may use its rows, the weights it starts from, its attempt's folder and its job's checkpoints."""
     begins = (path for path in (order.resume_from, order.start_from, order.eval_rows) if path is not None)
     bases = () if order.cache_dir is None else (order.cache_dir / "bases",)
     return Allowed(
@@ -54,20 +55,20 @@ def of_training(order: TrainingOrder) -> Allowed:
 
 
 def of_fetching(order: TrainingOrder) -> Allowed:
-    """The hub, and its cache."""
+    """The download of a base may use the hub and the hub's cache."""
     return Allowed(
         reads=(),
         writes=(order.events.parent, *_hub_folders()),
         cache=order.cache_dir,
         is_offline=False,
-        has_walls=order.has_walls,
+        has_walls=order.fetch_has_walls,
         memory_bytes=MOST_CHECK_MEMORY_BYTES,
         file_bytes=order.max_hub_bytes,
     )
 
 
 def hub_folder(base: BaseRef) -> Path | None:
-    """Where the hub's cache of this host keeps a base; None for one that is not of the hub."""
+    """The folder of a base in this host's hub cache. Returns None for a base that is a local folder."""
     return None if base.is_local else _hub_folders()[1] / f"models--{base.source.replace('/', '--')}"
 
 
@@ -76,8 +77,8 @@ def _base(base: BaseRef) -> Path:
 
 
 def _hub_folders() -> tuple[Path, Path]:
-    """The home and the cache of the hub's client. It is not asked: it must not be imported before it is told whether it
-    is offline."""
+    """The home and the cache of the hub's client. They are computed here because the client must not be imported before
+    it is configured to be offline or not."""
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", f"{caches}/huggingface")
     cache = os.environ.get("HF_HUB_CACHE", f"{home}/hub")

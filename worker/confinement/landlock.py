@@ -1,7 +1,7 @@
-"""The kernel's own walls around a process (Landlock, `man 7 landlock`): which files and which ports it may open.
+"""Restricts the files and ports that a process may open, through the kernel's Landlock (`man 7 landlock`).
 
-They hold for this process and for all that it starts, and cannot be taken down again. Nothing here knows what a child
-of this service needs; `worker.confinement.process` does.
+The restriction holds for this process and all that it starts, and cannot be lifted. What a child of this service needs
+is not decided here but in `worker.confinement.process`.
 """
 
 import ctypes
@@ -33,21 +33,21 @@ WRITE = (
 )  # fmt: skip
 DEVICE = READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | IOCTL_DEV
 CONNECT_TCP = 1 << 1
-# linux/capability.h: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, and CAP_IPC_LOCK, by
-# which drivers hold memory in its place.
+# linux/capability.h: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, and CAP_IPC_LOCK, which
+# drivers need to pin memory.
 CAPABILITY_VERSION_3 = 0x20080522
 KEPT_CAPABILITIES = 0b11111 | 1 << 14
 LIBC = ctypes.CDLL(None, use_errno=True)
-# Before version 2 no file can be renamed or linked from one folder into another.
+# Before version 2, a restricted process cannot rename or link a file from one folder into another.
 LEAST_ABI = 2
 
 
 @dataclass(frozen=True)
 class Walls:
-    """What stays open. Folders stand for all below them; what is not there is left out.
+    """What a process may still open. A folder includes everything below it; paths that do not exist are ignored.
 
-    `lists` are folders whose names may be listed, and nothing of them read. `ports` are those that may be connected to
-    by TCP, on any host; None: all.
+    `lists`: folders whose names may be listed but whose files may not be read. `ports`: TCP ports to which it may
+    connect, on any host; None: all.
     """
 
     reads: Iterable[Path] = ()
@@ -58,9 +58,10 @@ class Walls:
 
 
 def drop_capabilities() -> None:
-    """Of root's rights keep those that concern the owner and the mode of a file; of other users there are none to drop.
+    """Keep only those of root's capabilities that concern files' owners and modes, and CAP_IPC_LOCK.
 
-    With CAP_PERFMON alone, say, the environment of every process can be read, whatever walls there are. Raises OSError.
+    Landlock does not replace this: with CAP_PERFMON, for example, a process can read the environment of every other
+    process. For other users than root this changes nothing. Raises OSError.
     """
     header, size = struct.pack("=II", CAPABILITY_VERSION_3, 0), struct.calcsize("=6I")
     sets = ctypes.create_string_buffer(size)
@@ -73,19 +74,19 @@ def drop_capabilities() -> None:
 
 @cache
 def abi() -> int:
-    """The version of the kernel's Landlock; 0 where it has none, or one that is too old for us."""
+    """The version of the kernel's Landlock. Returns 0 if it has none, or one that is too old."""
     version = LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(CREATE_RULESET_VERSION))
     return version if version >= LEAST_ABI else 0
 
 
 def stand(walls: Walls) -> None:
-    """Put up the walls. Raises OSError, and RuntimeError in a process with several threads: the others would be free.
+    """Apply the restriction. Without Landlock it only prevents programs from gaining rights (PR_SET_NO_NEW_PRIVS).
 
-    Without Landlock it only sees to it that no program which this process starts has more rights than it.
+    Raises OSError, and RuntimeError in a process with several threads, since the other threads would stay unrestricted.
     """
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
-        raise RuntimeError(f"the walls have to stand before there are threads, and there are {threads}")
+        raise RuntimeError(f"a process has to be confined before there are threads, and there are {threads}")
     if LIBC.prctl(PR_SET_NO_NEW_PRIVS, *(ctypes.c_ulong(value) for value in (1, 0, 0, 0))) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
     if abi() == 0:
@@ -103,14 +104,14 @@ def stand(walls: Walls) -> None:
 
 @dataclass(frozen=True)
 class _Handled:
-    """What is forbidden unless a rule allows it: accesses to files, to ports, and to processes outside."""
+    """What is forbidden unless a rule allows it: access to files, to ports, and to processes outside."""
 
     files: int
     ports: int
     scopes: int
 
     def pack(self, version: int) -> bytes:
-        """`struct landlock_ruleset_attr`, as far as this version knows it."""
+        """`struct landlock_ruleset_attr`, with the fields that this version has."""
         size = 8 if version < 4 else 16 if version < 6 else 24
         return struct.pack("=QQQ", self.files, self.ports, self.scopes)[:size]
 
@@ -143,9 +144,9 @@ def _open_path(ruleset: int, path: Path, rights: int) -> None:
 
 
 def _call(number: int, *arguments: int | bytes | ctypes.c_size_t) -> int:
-    """A system call of Landlock; all of them end with flags, which are 0."""
+    """Make a Landlock system call. The last argument of each is `flags`, always 0 here. Raises OSError."""
     result = LIBC.syscall(number, *arguments, ctypes.c_uint32(0))
     if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"Landlock's system call {number}: {os.strerror(code)}")
+        raise OSError(code, f"Landlock system call {number} failed: {os.strerror(code)}")
     return int(result)

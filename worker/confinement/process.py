@@ -1,8 +1,8 @@
-"""What a child may do that reads strangers' files: the folders of its order, the ports of the hub, so much memory.
+"""Confines a child process that reads untrusted files to the folders of its order, the hub's ports and some memory.
 
-The system, Python, its packages and this program are read; a GPU is used. Neither the database nor another job's files
-are there for it, nor anything in the home folder of the user that it runs as. It is called first, while the process has
-one thread and none of the libraries that read those files.
+The child may also read the system, Python, its packages and this program, and use a GPU. It can open neither the
+database, nor another job's files, nor anything else in its user's home folder. `confine` must be called while the
+process has one thread and before it imports a library that reads untrusted files.
 """
 
 import os
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from worker.confinement import landlock
 from worker.confinement.landlock import Walls
 
-# Programs and libraries, and what they read of the system. No private folder of a user is below these.
+# Programs, libraries and the system files that they read. No user's private folder is below these.
 SYSTEM = (
     "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/opt/nvidia", "/opt/rocm", "/opt/amdgpu",
     "/proc", "/sys", "/run/systemd/resolve", "/run/resolvconf", "/run/opengl-driver", "/run/nvidia",
@@ -36,11 +36,11 @@ DEVICES = (
     "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts",
     "/dev/nvidia*", "/dev/nvidia-caps*", "/dev/dri", "/dev/kfd", "/dev/infiniband",
 )  # fmt: skip
-# Programs and libraries that the operator has put elsewhere.
+# These may name programs and libraries that the operator has installed elsewhere.
 PATH_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
-# A compiler that lies elsewhere, by whose name it is called: its headers and libraries are beside its folder.
+# Names of compilers. One may be installed elsewhere; its headers and libraries are then in its folder's parent.
 COMPILERS = ("gcc", "g++", "cc", "c++", "clang")
-# Where libraries keep what they compile, by the variable that tells them.
+# Environment variables that name the folders where libraries keep compiled code; None: we set no default.
 CACHE_VARIABLES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
@@ -57,10 +57,12 @@ PROGRAM = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Allowed:
-    """What one child may have: folders and files of its own, a bound for its memory and for each file that it writes.
+    """What one child may use.
 
-    `writes` begins with a folder of its own. `cache` is where what libraries compile is kept for later jobs; None:
-    where the environment says.
+    `reads`, `writes`: folders and files; the first of `writes` must be a folder that belongs to this child alone.
+    `cache`: the folder that keeps compiled code for later jobs; None: a folder in the first of `writes`.
+    `is_offline`: no connections. `has_walls`: whether the kernel enforces the paths and ports. `memory_bytes`: a limit
+    for the process's data (RLIMIT_DATA); None: no limit. `file_bytes`: a limit for each file that it writes.
     """
 
     reads: tuple[Path, ...]
@@ -73,9 +75,9 @@ class Allowed:
 
 
 def confine(allowed: Allowed) -> None:
-    """Hold this process, and all that it starts, to what it is allowed. Nothing can take that back.
+    """Restrict this process, and every process that it starts, to what is allowed. This cannot be undone.
 
-    Raises OSError, and RuntimeError in a process that has threads already.
+    Raises OSError if the kernel refuses, and RuntimeError if the process already has several threads.
     """
     _limit(allowed)
     _wake_gpu()
@@ -87,9 +89,9 @@ def confine(allowed: Allowed) -> None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """What a parent gives its child as TMPDIR, and removes, however the child ends.
+    """Yield a folder for a child's TMPDIR and remove it at the end, however the child ended.
 
-    Its path is short, since libraries put sockets there, and a socket's path has to fit in 107 bytes.
+    Its path is short because libraries create sockets there, and a socket's path must fit in 107 bytes.
     """
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
     try:
@@ -99,9 +101,10 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def go_offline(folder: Path, repository: Path | None) -> None:
-    """From here on the hub's client of this process asks nobody, has no token, and a cache in a folder of its own.
+    """Make the hub's client of this process use no network and no token, and a cache inside `folder`.
 
-    `repository` is what it finds there: a folder of the host's cache, which may be read and not written.
+    `repository`: a folder of the host's hub cache that this cache links to, and that is only read. Call this before the
+    client is imported.
     """
     cache = folder / "hub"
     cache.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,7 @@ def go_offline(folder: Path, repository: Path | None) -> None:
 
 def _walls(allowed: Allowed, scratch: Path) -> Walls:
     caches = list(_caches(allowed.cache or allowed.writes[0] / "cache", os.environ))
-    for folder in (scratch, *caches, *allowed.writes):  # a rule holds for what is there
+    for folder in (scratch, *caches, *allowed.writes):  # Landlock has rules for existing paths only
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
     return Walls(
@@ -129,13 +132,13 @@ def _walls(allowed: Allowed, scratch: Path) -> Walls:
 
 
 def _own_process() -> Iterator[Path]:
-    """CUDA names its threads by files of its process, and starts on no GPU where it cannot open them."""
+    """CUDA writes thread names to /proc/<pid> and does not start if it cannot."""
     if NVIDIA_CONTROL.exists():
         yield Path(f"/proc/{os.getpid()}")
 
 
 def _limit(allowed: Allowed) -> None:
-    """RLIMIT_NPROC counts all processes of the user, those of the service too: the container's limit bounds them."""
+    """Sets no RLIMIT_NPROC, which would also count the service's processes: the container limits their number."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for kind, limit in ((resource.RLIMIT_FSIZE, allowed.file_bytes), (resource.RLIMIT_DATA, allowed.memory_bytes)):
         _, hard = resource.getrlimit(kind)
@@ -144,15 +147,15 @@ def _limit(allowed: Allowed) -> None:
 
 
 def _wake_gpu() -> None:
-    """On a host that has just started CUDA makes this device by a program with root's rights, which is not to be had
-    behind the walls."""
+    """Create CUDA's memory device if it does not exist yet: CUDA does it with a set-user-ID program, which cannot gain
+    root's rights once this process is confined."""
     if NVIDIA_CONTROL.exists() and not NVIDIA_MEMORY.exists():
         with suppress(OSError, subprocess.SubprocessError):
             subprocess.run(["nvidia-modprobe", "-u", "-c=0"], capture_output=True, timeout=30, check=False)
 
 
 def _scratch(allowed: Allowed) -> Path:
-    """The folder that the parent has made, else one in the first folder that this process may write to."""
+    """The temporary folder that the parent made, or else one in the first folder of `writes`."""
     given = Path(os.environ.get("TMPDIR", ""))
     if given.name.startswith(SCRATCH_PREFIX):
         return given
@@ -161,7 +164,7 @@ def _scratch(allowed: Allowed) -> Path:
 
 
 def _caches(cache: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Tells libraries where their caches are, as far as nobody has, and yields the folders."""
+    """Set the variables that are not set yet, and yield the folders that all of them name."""
     for variable, name in CACHE_VARIABLES.items():
         if cache is not None and name is not None:
             os.environ.setdefault(variable, str(cache / name))
@@ -179,13 +182,13 @@ def _system(environment: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _program() -> Iterator[Path]:
-    """Python, its packages, and of this program what it consists of."""
+    """Python, its packages and this program's source folders."""
     yield from (Path(sys.prefix), Path(sys.base_prefix), PROGRAM / "app", PROGRAM / "worker")
     yield from _unless_private(Path(entry) for entry in sys.path if entry)
 
 
 def _unless_private(folders: Iterable[Path]) -> Iterator[Path]:
-    """Without folders of which the user's own files, or this program's state, may be a part."""
+    """Leave out folders that may contain the user's own files or this program's data."""
     private = {PROGRAM, *PROGRAM.parents, Path.cwd(), *Path.cwd().parents}
     with suppress(RuntimeError):
         private |= {Path.home(), *Path.home().parents}

@@ -1,7 +1,7 @@
 """`python -m worker.supervising.alive trainer0`: the health check of a worker's container.
 
-It exits with 0 while the worker of that name on this host has shown itself in the database. Celery's own `inspect ping`
-is no choice: it needs the remote control, which is off.
+It exits with 0 if the worker of that name on this host has updated its row in the database within the last minute.
+Celery's own `inspect ping` cannot be used: it needs Celery's remote control, which is switched off.
 """
 
 import socket
@@ -12,12 +12,12 @@ from app.config import Settings
 from app.database.connection import Database
 from app.jobs import repository
 
-# A worker shows itself every TUNESMITH_RECONCILE_SECONDS.
+# A worker updates its row every TUNESMITH_RECONCILE_SECONDS.
 SILENCE = timedelta(seconds=60)
 
 
 def is_alive(database: Database, name: str) -> bool:
-    """Whether the worker has been seen within the last minute, by the database's clock."""
+    """Whether the worker has updated its row within the last minute, by the database's clock."""
     with database.reader() as session:
         silent = repository.silent_workers(session, SILENCE)
         return name not in silent and any(worker.name == name for worker in repository.workers(session))

@@ -1,8 +1,8 @@
-"""One attempt: a child process under a guardian, watched until it is gone.
+"""Runs one attempt: starts a child process under a guardian and watches it until it has ended.
 
-The worker stores what the child reports at every heartbeat, and the answer to that write tells it what the user wants
-of the job. A database that is away costs nothing: the events stay in their file until it is back. Only a committed
-heartbeat renews the child's lease, so that a worker which is frozen or cut off loses its child before it loses its job.
+At every heartbeat the worker stores the child's new events, and the result of that write says what the user wants of
+the job. While the database is unavailable the events wait in their file. Only a committed heartbeat renews the child's
+lease, so the child of a frozen or disconnected worker ends before another worker takes the job over.
 """
 
 import logging
@@ -39,15 +39,15 @@ from worker.supervising.tail import EventTail
 
 EVENTS_NAME = "events.jsonl"
 PULSE_NAME = "pulse"
-# Where memory is short the kernel takes the training, which can resume, and not the worker, the API or the database.
+# If memory runs out, the kernel kills the training, which can resume, rather than the worker, the API or the database.
 OOM_SCORE = 500
-# What a cancelled training has for the step that it is in: nobody needs a checkpoint of it, so it may be killed in it.
+# How long a cancelled training may take to finish its step before it is killed: nobody needs a checkpoint of it.
 CANCEL_GRACE_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
 
 class StopReason(StrEnum):
-    """Why the worker ended its child."""
+    """Why the worker stopped its child."""
 
     CANCELLED = "cancelled"
     PAUSED = "paused"
@@ -59,7 +59,10 @@ class StopReason(StrEnum):
 
 @dataclass
 class Report:
-    """What is known of an attempt once its child is gone. With `needs_proof` it is not done before it has one."""
+    """What is known of an attempt after its child has ended.
+
+    `is_cut_off`: the lease ran out. `needs_proof`: the attempt is complete only once `proof` is set.
+    """
 
     exit_code: int | None = None
     stopped: StopReason | None = None
@@ -93,7 +96,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ChildCommand:
-    """What to run, and the limits it is under. `events_before`: bytes of the events file that are another child's."""
+    """The command to run and its limits. `events_before`: bytes of the events file that an earlier child wrote."""
 
     command: Sequence[str]
     env: dict[str, str]
@@ -109,60 +112,60 @@ class ChildWatch:
     def __init__(self, context: WorkerContext, claim: Claim, child_command: ChildCommand) -> None:
         self._context, self._claim, self._child_command = context, claim, child_command
         self._tail = EventTail(child_command.folder / EVENTS_NAME, child_command.events_before)
-        self._unsure: tuple[list[AttemptEvent], int] | None = None
-        self._asked = child_command.checkpoints_asked
+        self._unconfirmed_batch: tuple[list[AttemptEvent], int] | None = None
+        self._checkpoints_requested = child_command.checkpoints_asked
         self._started = self._alive_at = self._renewed_at = time.monotonic()
-        self._signs: tuple[int, ...] = ()
-        self._gone_by = math.inf
+        self._last_modified: tuple[int, ...] = ()
+        self._killed_by = math.inf
         self.report = Report()
 
     def until_gone(self, child: Guarded) -> Report:
-        kills = oom_kills()
+        kills_before = oom_kills()
         while self.report.exit_code is None:
             self.report.exit_code = self._wait(child)
             self.report.is_cut_off = self._is_cut_off()
-            self._beat(child)
+            self._heartbeat(child)
         while not self._is_read() and self.report.stopped is not StopReason.FENCED:
-            if not self._beat(child):
+            if not self._heartbeat(child):
                 self._context.stopping.wait(self._context.settings.heartbeat_seconds)
-        self.report.is_out_of_memory = (oom_kills() or 0) > (kills or 0)
+        self.report.is_out_of_memory = (oom_kills() or 0) > (kills_before or 0)
         return self.report
 
     def _is_read(self) -> bool:
-        """Whether all that the child wrote is stored; what is left when the process stops, the next attempt reads."""
-        return (self._unsure is None and not self._tail.peek()[0]) or self._context.stopping.is_set()
+        """Whether all events are stored. When the worker stops, the next attempt reads those that are not."""
+        return (self._unconfirmed_batch is None and not self._tail.peek()[0]) or self._context.stopping.is_set()
 
     def _wait(self, child: Guarded) -> int | None:
-        if time.monotonic() > self._gone_by:  # its guardian is frozen: without it the kernel ends the child
+        if time.monotonic() > self._killed_by:  # the guardian is frozen; once it is killed, the kernel kills the child
             child.abandon()
         try:
             return child.wait(self._context.settings.heartbeat_seconds)
         except subprocess.TimeoutExpired:
             return None
 
-    def _beat(self, child: Guarded) -> bool:
-        """Store what is new, and do what the answer asks for. False when the database is away."""
+    def _heartbeat(self, child: Guarded) -> bool:
+        """Store new events and act on what the user wants. Returns False if the database was unavailable."""
         began = time.monotonic()
-        batch = self._unsure or self._tail.peek()
+        batch = self._unconfirmed_batch or self._tail.peek()
         try:
             requested = self._store(*batch)
         except AWAY as error:
-            self._unsure = batch  # it may be stored all the same, and must be sent again as it was
-            why = self._context.database.why_away(error)
-            log.warning("%s: the database is away (%s), its events wait", self._claim.job_id, why)
+            self._unconfirmed_batch = batch  # it may have been stored nevertheless: send exactly the same batch again
+            reason = self._context.database.why_away(error)
+            log.warning("%s: the database is unavailable (%s); events stay in their file", self._claim.job_id, reason)
             return False
         except Fenced:
             self.report.stopped = StopReason.FENCED
             child.kill()
             return True
-        self._unsure = None
+        self._unconfirmed_batch = None
         self._renewed_at = began
         child.renew(began)
         self.report.take(batch[0])
         self._tail.advance(batch[1])
         rotate(self._child_command.folder / LOG_NAME)
         if self.report.exit_code is None:
-            self._obey(child, requested)
+            self._apply_request(child, requested)
         return True
 
     def _store(self, events: Sequence[AttemptEvent], offset: int) -> RequestedState:
@@ -171,22 +174,22 @@ class ChildWatch:
             session.commit()
         return requested
 
-    def _obey(self, child: Guarded, requested: RequestedState) -> None:
+    def _apply_request(self, child: Guarded, requested: RequestedState) -> None:
         reason = self._reason_to_stop(requested.desired)
         stopped = self.report.stopped
         if reason is not None and (stopped is None or (reason is StopReason.CANCELLED and stopped is not reason)):
             self._stop(child, reason)
-        elif requested.checkpoints_asked > self._asked and self.report.is_training:
-            self._asked = requested.checkpoints_asked
+        elif requested.checkpoints_asked > self._checkpoints_requested and self.report.is_training:
+            self._checkpoints_requested = requested.checkpoints_asked
             child.checkpoint()
 
     def _stop(self, child: Guarded, reason: StopReason) -> None:
-        """Ask the child to end; a cancel leaves it less time, also where it is stopping already."""
+        """Ask the child to end. A cancelled child gets less time, even if it is already stopping."""
         grace = self._context.settings.grace_seconds
         if reason is StopReason.CANCELLED:
             grace = min(grace, CANCEL_GRACE_SECONDS)
         self.report.stopped = reason
-        self._gone_by = min(self._gone_by, time.monotonic() + grace + KILL_WAIT_SECONDS)
+        self._killed_by = min(self._killed_by, time.monotonic() + grace + KILL_WAIT_SECONDS)
         child.stop(grace)
 
     def _reason_to_stop(self, desired: Desire) -> StopReason | None:
@@ -202,21 +205,21 @@ class ChildWatch:
         return StopReason.SHUTDOWN if self._context.stopping.is_set() else None
 
     def _is_cut_off(self) -> bool:
-        """Whether the lease has run so far out that the guardian ends the child, whatever that does."""
+        """Whether the lease is so old that the guardian stops the child in any case."""
         return time.monotonic() - self._renewed_at > self._context.settings.term_after_seconds
 
     def _is_silent(self, now: float) -> bool:
-        """Whether the child has written no event, finished no step and printed nothing for too long."""
+        """Whether for too long the child has written no event, finished no step and printed nothing."""
         names = (EVENTS_NAME, PULSE_NAME, LOG_NAME)
         paths = (self._child_command.folder / name for name in names)
-        signs = tuple(path.stat().st_mtime_ns for path in paths if path.exists())
-        if signs != self._signs:
-            self._signs, self._alive_at = signs, now
+        modified = tuple(path.stat().st_mtime_ns for path in paths if path.exists())
+        if modified != self._last_modified:
+            self._last_modified, self._alive_at = modified, now
         return now - self._alive_at > self._context.settings.silence_seconds
 
 
 def run_child(context: WorkerContext, claim: Claim, child_command: ChildCommand) -> Report:
-    """Run the command in the attempt's folder until it is gone; no process of it is left when this returns."""
+    """Run the command in the attempt's folder until it has ended. When this returns, none of its processes is left."""
     settings = context.settings
     lease = Lease(settings.term_after_seconds, settings.kill_after_seconds, settings.alarm_after_seconds)
     with (
@@ -234,5 +237,5 @@ def run_child(context: WorkerContext, claim: Claim, child_command: ChildCommand)
     ):
         report = ChildWatch(context, claim, child_command).until_gone(child)
     if claim.stage is Stage.TRAIN and (report.exit_code or 0) < 0:
-        remove_orphans(context.slot, patience_seconds=0)  # its guardian was killed, and could not kill for it
+        remove_orphans(context.slot, patience_seconds=0)  # the guardian was killed before it could kill the child
     return report

@@ -1,7 +1,7 @@
 """The Celery application of a worker: `celery -A worker.supervising.celery_app worker -P threads -c 1 -Q
 tunesmith.train`.
 
-One worker process serves one stage, on one GPU slot. It supervises; torch is imported only by the children it spawns.
+One worker process serves one stage, on one GPU slot. It only supervises: torch is imported by its child processes.
 """
 
 from celery import Celery

@@ -1,6 +1,6 @@
-"""How a worker reads its queue: what is no notification is dropped with a line in the log, and stops nobody.
+"""Reads a worker's queue and drops every message that is not a notification, with a line in the log.
 
-Celery ends the whole worker when a message is none that it can read. Whoever can write to the broker could do so.
+Celery itself ends the whole worker when it cannot read a message, so anyone who can write to the broker could stop it.
 """
 
 import logging
@@ -16,20 +16,20 @@ log = logging.getLogger(__name__)
 
 
 class TolerantConsumer(Consumer):
-    """Celery's, which takes whatever is in its queue."""
+    """Celery's consumer, which survives unreadable messages."""
 
-    # What the types of Celery do not tell.
+    # Celery's types do not declare these.
     loop: Callable[..., None]
     connection_errors: tuple[type[Exception], ...]
     channel_errors: tuple[type[Exception], ...]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._read = self.loop
-        self.loop = self._read_on
+        self._celery_loop = self.loop
+        self.loop = self._tolerant_loop
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
-        """A message that cannot be handled is taken off the queue, where it would come again."""
+        """Acknowledge a message that cannot be handled; otherwise the broker would deliver it again."""
         handle = super().create_task_handler(*arguments, **options)
 
         def handle_or_drop(message: Any) -> None:
@@ -37,27 +37,30 @@ class TolerantConsumer(Consumer):
                 handle(message)
             except self.connection_errors:
                 raise
-            except Exception as error:  # noqa: BLE001  a stranger's message: Celery names no kind of error for it
-                log.warning("a message that is no notification was dropped: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001  Celery documents no error for a malformed message
+                log.warning("a message that is not a notification was dropped: %s", type(error).__name__)
                 if not message.acknowledged:
                     message.ack_log_error(log, self.connection_errors)
 
         return handle_or_drop
 
-    def _read_on(self, *arguments: Any) -> None:
-        """What is not even a message is off the queue already, and Celery connects anew behind it.
+    def _tolerant_loop(self, *arguments: Any) -> None:
+        """Bytes that are not even a message are already off the queue; make Celery reconnect to read the next one.
 
-        It does so a few times a second at most, so that thousands of them would hold the worker up for an hour: all
-        that is queued is dropped, and one notification says what any of them could say.
+        Celery reconnects only a few times a second, so thousands of such messages would delay the worker for an hour.
+        Therefore the whole queue is emptied, and one notification replaces those that were in it.
         """
         try:
-            self._read(*arguments)
+            self._celery_loop(*arguments)
         except (*self.connection_errors, *self.channel_errors):
             raise
         except Exception as error:
-            log.warning("what is no message was dropped, with all that is queued: %s", type(error).__name__)
+            log.warning(
+                "bytes in the queue that are not a message were dropped, with all that was queued: %s",
+                type(error).__name__,
+            )
             self._empty_queues()
-            raise ConnectionResetError("what was in the queue could not be read") from error
+            raise ConnectionResetError("the queue held bytes that are not a message") from error
 
     def _empty_queues(self) -> None:
         self.app.control.purge()

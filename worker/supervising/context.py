@@ -1,4 +1,4 @@
-"""What a worker process knows of itself: made once at its start and passed down."""
+"""The context of a worker process, made once when it starts and passed down."""
 
 import threading
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from worker.supervising.slots import Slot
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """One stage served by one process. `stopping` is set when the process is to end.
+    """The context in which one process serves one stage. `stopping` is set when the process is to end.
 
-    `slot_acquired` is set once the process holds its slot and has handed back what an earlier holder of it left: before
-    that it claims nothing.
+    `slot_acquired` is set once the process holds its slot and has taken back the jobs of the slot's earlier holder.
+    Before that it claims no job.
     """
 
     settings: Settings

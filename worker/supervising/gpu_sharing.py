@@ -1,10 +1,10 @@
-"""The engine and a training on one GPU: side by side where both fit, otherwise the engine is asked to step aside.
+"""Shares one GPU between the engine and a training: both use it if both fit, otherwise the engine frees its memory.
 
-look (is it the same memory? do both fit?) ──> they fit, or share nothing ──────────────────────> trainer
-                                         └──> hold, which a thread renews ──> engine is away ──> trainer ──> release
+check (is it the same memory? do both fit?) ──> they fit, or share nothing ─────────────────────────> trainer
+                                          └──> hold, renewed by a thread ──> engine has yielded ──> trainer ──> release
 
-The hold is a lease on the engine's own clock: it ends by itself where this process is killed. An engine that starts
-anew meanwhile is asked anew.
+The hold is a lease on the engine's own clock, so it ends by itself if this process is killed. An engine that restarts
+meanwhile gets the request again.
 """
 
 import logging
@@ -40,15 +40,15 @@ Policy = Literal["auto", "always", "never"]
 OUT_OF_MEMORY = "out_of_gpu_memory"
 ANSWER_SECONDS = 3.0
 RENEW_SECONDS = 2.0
-# An engine may be loading a model, which cannot be interrupted.
+# An engine cannot yield while it is loading a model, which may take long.
 PATIENCE_SECONDS = 180.0
 log = logging.getLogger(__name__)
 
 
 def shares(*, free_bytes: int, engine_bytes: int, base_bytes: int, training_bytes: int) -> bool:
-    """Whether a training fits beside an engine that loads the same base anew and takes its share of the rest.
+    """Whether a training fits beside an engine that reloads the same base and takes ENGINE_SHARE of the rest.
 
-    `free_bytes` is measured with the engine as it is now, which holds `engine_bytes`.
+    `free_bytes` is measured while the engine holds `engine_bytes`.
     """
     room = (free_bytes + engine_bytes - base_bytes) * (1 - ENGINE_SHARE)
     return min(free_bytes, room) >= training_bytes
@@ -56,10 +56,10 @@ def shares(*, free_bytes: int, engine_bytes: int, base_bytes: int, training_byte
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is about to begin. None: not known, which never fits.
+    """A training that is about to begin. An unknown size (None) never fits beside the engine.
 
-    `holder` is the key of its slot's lock file. Nobody can guess it, and whoever takes the slot next finds it there:
-    the next attempt goes on with a hold that a dead worker has left.
+    `holder`: the key of its slot's lock file. It cannot be guessed, and the next attempt in this slot reads the same
+    key, so it takes over a hold that a dead worker left.
     """
 
     job_id: str
@@ -68,7 +68,7 @@ class Training:
     base_bytes: int | None
 
     def fits_beside(self, engine: EngineHealth, gpu: Gpu | None) -> bool:
-        """Without a GPU there is only the host's memory, which nobody arbitrates."""
+        """Whether both fit. On a CPU the answer is always yes: the host's memory is not managed here."""
         if gpu is None:
             return True
         if self.training_bytes is None or self.base_bytes is None:
@@ -82,7 +82,7 @@ class Training:
 
 
 def training_of(context: WorkerContext, job: Job) -> Training:
-    """What is known of a job's need: measured in an earlier attempt, estimated before the first."""
+    """What is known of a job's memory: measured in an earlier attempt, otherwise estimated."""
     card = _card_of(context.settings.data_dir(job.id) / BASE_CARD)
     shape = shape_of(card) if card is not None else None
     peak = (job.progress or {}).get("gpu_memory_bytes")
@@ -108,31 +108,31 @@ def _card_of(path: Path) -> ModelCard | None:
 
 
 class GpuLease:
-    """Inside its `with` block the training has the memory that it needs, as far as the engine is concerned."""
+    """Keeps the engine from using memory that the training needs, for the length of its `with` block."""
 
     def __init__(self, engine: EngineAddress, policy: Policy, training: Training, lease_seconds: float) -> None:
-        """`lease_seconds`: after so long without this process the engine comes back."""
+        """`lease_seconds`: how long the engine stays away after this process has stopped renewing the hold."""
         self._http = engine.client(ANSWER_SECONDS)
         self._policy, self._training, self._lease_seconds = policy, training, lease_seconds
         self._hold_seconds = min(lease_seconds, LONGEST_HOLD_SECONDS)
         self._is_sharing: bool | None = None
-        self._has_asked = self._fits = False
+        self._has_held = self._fits = False
         self._settled = threading.Event()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_asking, name="arbiter", daemon=True)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._renew_until_closed, name="arbiter", daemon=True)
 
     @property
     def is_settled(self) -> bool:
-        """Whether the training may begin: the engine is away, or it need not be."""
+        """Whether the training may begin: the engine has yielded or does not have to."""
         return self._settled.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is settled; false when it is not in time."""
+        """Wait until `is_settled`, at most so many seconds. Returns `is_settled`."""
         return self._settled.wait(seconds)
 
     @property
-    def has_let_it_stay(self) -> bool:
-        """Whether both are on one GPU, since both were found to fit."""
+    def is_beside_engine(self) -> bool:
+        """Whether engine and training use the same GPU because both were found to fit."""
         return self._fits
 
     def __enter__(self) -> Self:
@@ -140,41 +140,41 @@ class GpuLease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._closing.set()
         self._thread.join()
         with closing(self._http):
-            if self._has_asked:
+            if self._has_held:
                 self._release()
 
-    def _keep_asking(self) -> None:
-        while not self._over.is_set():
+    def _renew_until_closed(self) -> None:
+        while not self._closing.is_set():
             try:
-                if self._ask():
+                if self._request_room():
                     self._settled.set()
             except httpx.TimeoutException:
                 log.warning("%s: the engine does not answer in time", self._training.job_id)
             except (httpx.HTTPError, ValidationError) as error:
-                self._tell_of_the_key(error)
-                self._settled.set()  # none is there, or none that takes memory here
-            except Exception:  # whoever waits for the thread waits for its patience, and the hold is tried again
-                log.exception("%s: the GPU could not be arbitrated", self._training.job_id)
-            self._over.wait(min(RENEW_SECONDS, self._lease_seconds / 6))
+                self._warn_of_wrong_key(error)
+                self._settled.set()  # there is no engine, or none that uses this memory
+            except Exception:  # the thread must go on: the next round tries again while the training waits
+                log.exception("%s: sharing the GPU with the engine failed", self._training.job_id)
+            self._closing.wait(min(RENEW_SECONDS, self._lease_seconds / 6))
 
-    def _tell_of_the_key(self, error: Exception) -> None:
-        """Once: the training runs beside an engine whose memory nobody arbitrates."""
+    def _warn_of_wrong_key(self, error: Exception) -> None:
+        """Warn once if the engine refuses this service's key: the training then runs beside it without any check."""
         is_refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401
         if is_refused and not self.is_settled:
             log.warning("%s: %s", self._training.job_id, SAYS_WRONG_KEY)
 
-    def _ask(self) -> bool:
+    def _request_room(self) -> bool:
         if self._is_sharing is None:
             engine = EngineHealth.model_validate_json(self._http.get("/health").raise_for_status().content)
-            self._is_sharing = self._may_stay(engine)
+            self._is_sharing = self._engine_may_stay(engine)
             if self._is_sharing and engine.stepped_aside is not None:
-                self._release()  # a worker that died here may have held it
+                self._release()  # a worker that died may have left a hold
         return self._is_sharing or self._hold()
 
-    def _may_stay(self, engine: EngineHealth) -> bool:
+    def _engine_may_stay(self, engine: EngineHealth) -> bool:
         if self._policy == "always":
             return True
         gpu = measure_gpu()
@@ -182,13 +182,13 @@ class GpuLease:
             return True
         fits = self._policy == "auto" and self._training.fits_beside(engine, gpu)
         if gpu is not None:
-            word = "stays beside" if fits else "makes room for"
-            log.info("%s: the engine %s it: %s, %s", self._training.job_id, word, self._training, gpu)
+            decision = "stays beside" if fits else "makes room for"
+            log.info("%s: the engine %s it: %s, %s", self._training.job_id, decision, self._training, gpu)
             self._fits = fits
         return fits
 
     def _hold(self) -> bool:
-        self._has_asked = True
+        self._has_held = True
         training = self._training
         order = YieldOrder(holder=training.holder, job_id=training.job_id, lease_seconds=self._hold_seconds)
         return self._post("/yield", order).is_away
@@ -196,40 +196,43 @@ class GpuLease:
     def _release(self) -> None:
         try:
             self._post("/resume", ResumeOrder(holder=self._training.holder))
-        except (httpx.HTTPError, ValidationError) as error:  # it is gone, or its lease ends the hold
-            log.warning("%s: the engine could not be called back: %s", self._training.job_id, type(error).__name__)
+        except (httpx.HTTPError, ValidationError) as error:  # the engine is gone, or its lease will end the hold
+            log.warning("%s: the engine could not be told to resume: %s", self._training.job_id, type(error).__name__)
 
     def _post(self, path: str, order: YieldOrder | ResumeOrder) -> YieldState:
         headers = {"content-type": "application/json"}
-        answer = self._http.post(path, content=order.model_dump_json(), headers=headers)
-        return YieldState.model_validate_json(answer.raise_for_status().content)
+        response = self._http.post(path, content=order.model_dump_json(), headers=headers)
+        return YieldState.model_validate_json(response.raise_for_status().content)
 
 
-def wait_for_room(arbiter: GpuLease, beat: Callable[[], StopReason | None], beat_seconds: float) -> StopReason | None:
-    """Wait until the training may begin, or for as long as patience lasts; why somebody wants the wait to end.
+def wait_for_room(
+    arbiter: GpuLease, heartbeat: Callable[[], StopReason | None], heartbeat_seconds: float
+) -> StopReason | None:
+    """Wait until the training may begin, at most PATIENCE_SECONDS. Returns the reason if `heartbeat` ended the wait.
 
-    `beat` renews the hold on the job every `beat_seconds`; what it raises passes through.
+    `heartbeat` renews the claim on the job every `heartbeat_seconds`; its exceptions are raised.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not arbiter.wait(beat_seconds) and time.monotonic() < deadline:
-        reason = beat()
+    while not arbiter.wait(heartbeat_seconds) and time.monotonic() < deadline:
+        reason = heartbeat()
         if reason is not None:
             return reason
     return None
 
 
 def blame_sharing(report: Report, arbiter: GpuLease) -> Report:
-    """A training that had too little memory beside the engine says nothing of the spec before it had all of it."""
+    """Running out of memory beside the engine is not the user's error: only with the whole GPU would it be."""
     failed = report.failed
     if failed is None or failed.code != OUT_OF_MEMORY:
         return report
     if not arbiter.is_settled:
-        report.failed = failed.model_copy(update={"blame": Blame.SYSTEM, "hint": "the engine did not step aside"})
-    elif arbiter.has_let_it_stay:
+        hint = "the engine did not free its GPU memory in time"
+        report.failed = failed.model_copy(update={"blame": Blame.SYSTEM, "hint": hint})
+    elif arbiter.is_beside_engine:
         report.failed = Failed(
             blame=Blame.SYSTEM,
             code=NO_ROOM_BESIDE,
             message="the GPU has not enough memory for this training beside the engine",
-            hint="the engine steps aside for the next attempt",
+            hint="the engine frees its GPU memory for the next attempt",
         )
     return report

@@ -1,4 +1,4 @@
-"""What device this host has, found without importing torch."""
+"""Finds this host's GPU through `nvidia-smi`, without importing torch."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from app.jobs.models import CPU
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU that a training of this process uses, and the memory of it that nobody has."""
+    """The GPU that a training of this process uses, and its free memory."""
 
     uuid: str
     free_bytes: int
@@ -19,29 +19,29 @@ class Gpu:
 
 def describe_device() -> str:
     """`NVIDIA H100 80GB HBM3, 81559 MiB` of the first GPU, or `cpu (x86_64)`."""
-    return _ask("name,memory.total") or f"{CPU} ({platform.machine()})"
+    return _query("name,memory.total") or f"{CPU} ({platform.machine()})"
 
 
 def find_slot() -> str:
-    """What one training of this process occupies: the UUID of the GPU that it sees first, or `cpu`."""
-    return _ask("uuid") or CPU
+    """The name of the slot that a training of this process uses: the UUID of the first visible GPU, or `cpu`."""
+    return _query("uuid") or CPU
 
 
 def measure_gpu() -> Gpu | None:
-    """None where there is none."""
-    answer = _ask("uuid,memory.free")
-    if answer is None:
+    """The first visible GPU. Returns None if there is none."""
+    response = _query("uuid,memory.free")
+    if response is None:
         return None
-    uuid, free = answer.split(", ")
+    uuid, free = response.split(", ")
     return Gpu(uuid, int(free.removesuffix(" MiB")) * 2**20)
 
 
-def _ask(fields: str) -> str | None:
-    """The answer for the first GPU that CUDA_VISIBLE_DEVICES leaves; None where there is none."""
+def _query(fields: str) -> str | None:
+    """These properties of the first GPU in CUDA_VISIBLE_DEVICES. Returns None if there is none."""
     if shutil.which("nvidia-smi") is None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     chosen = ["-i", visible] if visible else []
     query = ["nvidia-smi", *chosen, f"--query-gpu={fields}", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout.strip() else None
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else None

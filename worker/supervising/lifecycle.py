@@ -1,4 +1,4 @@
-"""What a worker does when it is rung: claim, run, conclude, until nothing is left to claim.
+"""What a worker does when it is notified: claim a job, run an attempt, conclude it, until no job is left to claim.
 
 claim ──> what earlier attempts left ──> order ──> child under a guardian ──> proof ──> verdict ──> next status, in one
 commit
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def run_until_idle(context: WorkerContext) -> None:
-    """Work until there is nothing to claim or the process is to stop."""
+    """Work on waiting jobs until there is none to claim or the process is to stop."""
     while context.slot_acquired.is_set() and not context.stopping.is_set():
         try:
             job = take(context)
@@ -59,14 +59,16 @@ def run_until_idle(context: WorkerContext) -> None:
             work_on(context, Claim(job.id, job.epoch, context.stage, context.name, job.is_dry_run), job)
         except Fenced as fenced:
             log.warning("%s", fenced)
-        except AWAY as error:  # the reconciler rings again once it is back
-            log.warning("the database is away: %s", context.database.why_away(error))
+        except AWAY as error:  # the reconciler notifies again once the database is back
+            log.warning("the database is unavailable: %s", context.database.why_away(error))
             return
 
 
 def take(context: WorkerContext) -> Job | None:
-    """The best waiting job that this version understands. The claim of another is not committed: it costs no attempt,
-    and keeps no job behind it from being taken."""
+    """Claim the best waiting job that this version understands, or return None if there is none.
+
+    The claim of a job that it does not understand is rolled back, so it costs no attempt, and the next job is tried.
+    """
     while True:
         with context.database.writer() as session:
             job = claim(session, context.stage, context.name, context.slot.key, utc_now())
@@ -77,11 +79,14 @@ def take(context: WorkerContext) -> Job | None:
             session.rollback()
             leave(session, job_id)
             session.commit()
-        log.warning("%s has a spec that this version does not understand: it is left to a newer worker", job_id)
+        log.warning("%s has a spec that this version does not understand; a newer worker has to run it", job_id)
 
 
 def work_on(context: WorkerContext, held: Claim, job: Job) -> None:
-    """One attempt, from its claim to its end. Raises Fenced, and one of AWAY when the process is to stop."""
+    """Run one attempt, from its claim to its end.
+
+    Raises Fenced if another attempt owns the job, and one of AWAY if the process is to stop without the database.
+    """
     log.info("%s: attempt %d of %s began", job.id, job.epoch, context.stage)
     try:
         report = run(context, held, job)
@@ -94,7 +99,7 @@ def work_on(context: WorkerContext, held: Claim, job: Job) -> None:
         verdict = retry_until_stored(lambda: conclude(context, held, report), context.stopping)
     except (Fenced, *AWAY):
         raise
-    except Exception as error:  # what it has come to cannot be stored; that it failed can be
+    except Exception as error:  # the result cannot be stored, but the failure can
         log.exception("%s: the end of attempt %d could not be stored", job.id, job.epoch)
         broken = Report(exit_code=report.exit_code, stopped=report.stopped, failed=_unforeseen(error))
         verdict = retry_until_stored(lambda: conclude(context, held, broken), context.stopping)
@@ -102,8 +107,10 @@ def work_on(context: WorkerContext, held: Claim, job: Job) -> None:
 
 
 def run(context: WorkerContext, held: Claim, job: Job) -> Report:
-    """Run the attempt's child; one whose user changed his mind, whose result is there, or whose sources are gone, ends
-    without one."""
+    """Run the attempt's child process, and have the adapter of a finished training verified.
+
+    No process is started if the job was cancelled or paused, already has its result, or its file is gone.
+    """
     if job.desired is Desire.CANCEL or (job.desired is Desire.PAUSE and held.stage is Stage.TRAIN):
         stopped = StopReason.CANCELLED if job.desired is Desire.CANCEL else StopReason.PAUSED
         return Report(exit_code=0, stopped=stopped)
@@ -117,45 +124,47 @@ def run(context: WorkerContext, held: Claim, job: Job) -> Report:
 
 
 def verify(context: WorkerContext, held: Claim, job: Job, report: Report) -> Report:
-    """The report of a finished training, with the engine's proof of its adapter, or with what stands against it.
+    """Have the engine verify the adapter of a finished training.
 
-    What is not proved goes back to the folder of its attempt. Raises Fenced.
+    Returns the report with the proof, or with the failure; in that case the adapter is moved back to its attempt's
+    folder. Raises Fenced.
     """
     began, saved = time.monotonic(), report.adapter
     assert saved is not None, "a finished training has an adapter"
     report = replace(report, stopped=None, needs_proof=True)
-    _tell(context, held, PhaseStarted(phase=Phase.VERIFY))
+    _store_event(context, held, PhaseStarted(phase=Phase.VERIFY))
     place_bundle(context.settings, job.id, saved)
     row = adapter_row(context.settings, job, saved)
     try:
         found = ask(
             context.settings.engine,
             ProofOrder(base=row.base(context.settings), adapter=row.ref(context.settings)),
-            lambda: _beat(context, held),
+            lambda: _heartbeat(context, held),
             context.settings.heartbeat_seconds,
         )
     except NoAnswer as none:
         report.failed = none.failure
     else:
-        _take_answer(report, found)
+        _apply_result(report, found)
     if report.proof is None:
         retry_until_stored(lambda: _withdraw(context, held, saved), context.stopping)
     else:
-        _tell(context, held, Verified(proof=report.proof, seconds=round(time.monotonic() - began, 3)))
+        _store_event(context, held, Verified(proof=report.proof, seconds=round(time.monotonic() - began, 3)))
     return report
 
 
 def _withdraw(context: WorkerContext, held: Claim, saved: AdapterSaved) -> None:
-    """Raises Fenced, and leaves the bundle where it is: whoever holds the job by now may have published it."""
+    """If another attempt owns the job, this raises Fenced and does not move the bundle: that attempt may have published
+    it."""
     with context.database.writer() as session:
         lock(session, held)
         try:
             take_bundle_back(context.settings, held.job_id, saved)
-        except OSError as error:  # it is found there too
-            log.warning("%s: its adapter stays where it is not served: %s", held.job_id, error)
+        except OSError as error:  # a later attempt finds it there too
+            log.warning("%s: its adapter could not be moved back, and is not served: %s", held.job_id, error)
 
 
-def _take_answer(report: Report, found: Proof | StopReason) -> None:
+def _apply_result(report: Report, found: Proof | StopReason) -> None:
     match found:
         case StopReason():
             report.stopped = found
@@ -165,7 +174,7 @@ def _take_answer(report: Report, found: Proof | StopReason) -> None:
             report.failed = not_proved(found)
 
 
-def _tell(context: WorkerContext, held: Claim, event: AttemptEvent) -> None:
+def _store_event(context: WorkerContext, held: Claim, event: AttemptEvent) -> None:
     def write() -> None:
         with context.database.writer() as session:
             tell(session, held, event)
@@ -174,14 +183,14 @@ def _tell(context: WorkerContext, held: Claim, event: AttemptEvent) -> None:
     retry_until_stored(write, context.stopping)
 
 
-def _beat(context: WorkerContext, held: Claim) -> StopReason | None:
-    """One heartbeat without a child; what its answer asks for. Raises Fenced."""
+def _heartbeat(context: WorkerContext, held: Claim) -> StopReason | None:
+    """One heartbeat while no child runs. Returns why the attempt is to stop, or None. Raises Fenced."""
     try:
         with context.database.writer() as session:
             requested = record(session, held, (), 0)
             session.commit()
     except AWAY as error:
-        log.warning("%s: the database is away: %s", held.job_id, context.database.why_away(error))
+        log.warning("%s: the database is unavailable: %s", held.job_id, context.database.why_away(error))
         return StopReason.SHUTDOWN if context.stopping.is_set() else None
     if requested.desired is Desire.CANCEL:
         return StopReason.CANCELLED
@@ -216,7 +225,7 @@ def _run_child(context: WorkerContext, held: Claim, job: Job) -> Report:
     )
     if not is_training:
         return run_child(context, held, child_command)
-    if not base.is_local and context.settings.trainer_module == TRAINER:  # a stand-in loads nothing
+    if not base.is_local and context.settings.trainer_module == TRAINER:  # a test's trainer loads no base
         report = _fetch(context, held, child_command, order)
         if report.exit_code != 0 or report.stopped is not None:
             return report
@@ -228,7 +237,7 @@ def _run_child(context: WorkerContext, held: Claim, job: Job) -> Report:
 
 
 def _fetch(context: WorkerContext, held: Claim, training: ChildCommand, order: Path) -> Report:
-    """Have the base of a hub model on this host, by a process of its own: the one that loads it gets no token."""
+    """Download the base in a separate process, because the process that loads it gets no hub token."""
     env = environment(Process.FETCH, context.settings.root / "cache")
     return run_child(context, held, replace(training, command=fetch_command(order), env=env))
 
@@ -236,12 +245,12 @@ def _fetch(context: WorkerContext, held: Claim, training: ChildCommand, order: P
 def _run_beside_engine(context: WorkerContext, held: Claim, child_command: ChildCommand, training: Training) -> Report:
     settings = context.settings
     with GpuLease(settings.engine, settings.gpu_sharing, training, settings.lease_seconds) as arbiter:
-        stopped = wait_for_room(arbiter, lambda: _beat(context, held), settings.heartbeat_seconds)
+        stopped = wait_for_room(arbiter, lambda: _heartbeat(context, held), settings.heartbeat_seconds)
         if stopped is not None:
             return Report(exit_code=0, stopped=stopped)
         if not arbiter.is_settled:
-            message = "the engine did not let go of its memory in time: the training runs beside it"
-            _tell(context, held, Noticed(code="engine_stayed", message=message))
+            message = "the engine did not free its GPU memory in time: the training runs beside it"
+            _store_event(context, held, Noticed(code="engine_stayed", message=message))
         report = run_child(context, held, child_command)
     return blame_sharing(report, arbiter)
 
@@ -251,7 +260,7 @@ def _base_of(context: WorkerContext, job: Job) -> BaseRef:
 
 
 def conclude(context: WorkerContext, held: Claim, report: Report) -> Verdict:
-    """Store what the attempt came to. It may be repeated. Raises Fenced when the job is another's by now."""
+    """Store the result of the attempt; this is safe to repeat. Raises Fenced if another attempt owns the job."""
     with context.database.writer() as session:
         lock(session, held)
         verdict = decide(report, attempts.faults(session, held.job_id, held.epoch), context.settings.max_attempts)
@@ -260,20 +269,20 @@ def conclude(context: WorkerContext, held: Claim, report: Report) -> Verdict:
     if verdict.next is Next.GO_ON and report.adapter is not None:
         place_bundle(context.settings, held.job_id, report.adapter)
     with context.database.writer() as session:
-        job = _hand_on(session, context, held, report, verdict)
+        job = _store_verdict(session, context, held, report, verdict)
         session.commit()
     _notify(context, job)
     return verdict
 
 
 def _notify(context: WorkerContext, job: Job) -> None:
-    """Somebody can go on with it at once."""
+    """Notify the workers of the job's next stage, unless the job has to wait first."""
     stage = next((stage for stage in Stage if stage.waiting is job.status), None)
     if stage is not None and job.run_after is None:
         context.notifier.notify(stage)
 
 
-def _hand_on(session: Session, context: WorkerContext, held: Claim, report: Report, verdict: Verdict) -> Job:
+def _store_verdict(session: Session, context: WorkerContext, held: Claim, report: Report, verdict: Verdict) -> Job:
     now, job = utc_now(), lock(session, held)
     failure = verdict.failure
     ends: dict[str, Any] = {
@@ -299,10 +308,10 @@ def _hand_on(session: Session, context: WorkerContext, held: Claim, report: Repo
     if target is not held.stage.waiting:
         return finish(session, held, target, now, **ends)
     ends["reason"] = ends["reason"] or WHY_IT_WAITS.get(verdict.outcome)
-    return finish(session, held, target, now, **ends, run_after=_after(now, verdict))
+    return finish(session, held, target, now, **ends, run_after=_run_after(now, verdict))
 
 
-def _after(now: datetime, verdict: Verdict) -> datetime | None:
+def _run_after(now: datetime, verdict: Verdict) -> datetime | None:
     return now + timedelta(seconds=verdict.pause_seconds) if verdict.pause_seconds else None
 
 

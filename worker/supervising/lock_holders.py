@@ -1,4 +1,4 @@
-"""Which processes of this host hold the lock on a file: read from /proc."""
+"""Finds and kills the processes of this host that hold the lock on a file, by reading /proc."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ PROC = Path("/proc")
 
 
 class ProcessId(NamedTuple):
-    """A process for ever: its number may be given again, but not together with its start, in clock ticks after boot."""
+    """A unique identity of a process: the kernel reuses a pid, but not with the same start time (clock ticks after
+    boot)."""
 
     pid: int
     started: int
@@ -19,27 +20,27 @@ class ProcessId(NamedTuple):
 
 def this_process() -> ProcessId:
     found = _state(os.getpid())
-    assert found is not None, "a process that asks is alive"
+    assert found is not None, "this process is alive"
     return found[0]
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Whether it runs; one that has ended and was not reaped yet does not."""
+    """Whether it runs. A process that has ended but was not reaped yet counts as dead."""
     found = _state(process.pid)
     return found is not None and found[0] == process and found[1] not in "ZX"
 
 
 def holders(descriptor: int) -> set[ProcessId]:
-    """Who has a description of this file open that holds a flock on it, without this process and its ancestors.
+    """The processes that hold a flock on this file, except this process and its ancestors.
 
-    A process that merely has the file open is none: the kernel lists a description's locks in
-    /proc/<pid>/fdinfo/<fd> (`man 5 proc_pid_fdinfo`). Processes of other users are not seen.
+    Having the file open is not enough: the kernel lists an open file's locks in /proc/<pid>/fdinfo/<fd>
+    (`man 5 proc_pid_fdinfo`). Processes of other users are not seen.
     """
     status = os.fstat(descriptor)
-    spared = _ancestors(os.getpid())
+    excluded = _ancestors(os.getpid())
     found = set()
     for entry in os.listdir(PROC):
-        if entry.isdigit() and int(entry) not in spared and _holds(int(entry), (status.st_dev, status.st_ino)):
+        if entry.isdigit() and int(entry) not in excluded and _holds(int(entry), (status.st_dev, status.st_ino)):
             state = _state(int(entry))
             if state is not None:
                 found.add(state[0])
@@ -47,12 +48,12 @@ def holders(descriptor: int) -> set[ProcessId]:
 
 
 def kill_all(processes: Iterable[ProcessId]) -> None:
-    """SIGKILL for those that are still the processes they were."""
+    """Send SIGKILL to each process that still has this identity."""
     for process in processes:
         with suppress(ProcessLookupError):
             handle = os.pidfd_open(process.pid)
             try:
-                if is_alive(process):  # asked after the handle was taken: the number cannot change hands any more
+                if is_alive(process):  # checked after the handle was taken, so the pid cannot be reused any more
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
             finally:
                 os.close(handle)
@@ -70,7 +71,7 @@ def _holds(pid: int, file: tuple[int, int]) -> bool:
 
 
 def _ancestors(pid: int) -> set[int]:
-    """The process itself and all above it."""
+    """The pids of the process and all its ancestors."""
     found: set[int] = set()
     while pid > 0 and pid not in found:
         found.add(pid)
@@ -85,7 +86,7 @@ def _state(pid: int) -> tuple[ProcessId, str] | None:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat from the third on (`man 5 proc_pid_stat`): state, parent, …; [] if it is gone."""
+    """The fields of /proc/<pid>/stat from the third on (`man 5 proc_pid_stat`): state, parent, …; or []."""
     with suppress(OSError):
         return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return []

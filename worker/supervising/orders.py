@@ -1,4 +1,4 @@
-"""What a child process is told: its order, one JSON file in the attempt's folder."""
+"""Writes the order of a child process: one JSON file in the attempt's folder."""
 
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from worker.supervising.resuming import Start
 
 
 def write(context: WorkerContext, job: Job, base: BaseRef, folder: Path, start: Start) -> Path:
-    """Write the order of an attempt into its folder and return its path. Raises InvalidRequest for lost sources."""
+    """Write the order of an attempt into its folder and return its path.
+
+    Raises InvalidRequest if a source file is gone, and NotFound if the adapter to continue from is gone.
+    """
     is_check = context.stage is Stage.CHECK
     order = _check(context, job, base, folder) if is_check else _train(context, job, base, folder, start)
     path = folder / "order.json"
-    path.write_text(order.model_dump_json(indent=1, exclude_unset=True))  # what was sent is told from defaults
+    path.write_text(order.model_dump_json(indent=1, exclude_unset=True))  # the child tells sent fields from defaults
     return path
 
 
@@ -77,25 +80,25 @@ def _train(context: WorkerContext, job: Job, base: BaseRef, folder: Path, start:
         pulse=folder / PULSE_NAME,
         max_hub_bytes=context.settings.max_hub_bytes,
         has_walls=_has_walls(context, loads_unsloth=True),
+        fetch_has_walls=_has_walls(context, loads_unsloth=False),
     )
 
 
 def _has_walls(context: WorkerContext, *, loads_unsloth: bool) -> bool:
-    """On a GPU Unsloth compiles kernels, by compilers and headers that may lie where no list of ours looks."""
-    wanted = context.settings.confinement
-    return wanted == "on" or (wanted == "auto" and not (loads_unsloth and NVIDIA_CONTROL.exists()))
+    """On a GPU Unsloth compiles kernels, with compilers and headers that may lie outside of the permitted folders."""
+    confinement = context.settings.confinement
+    return confinement == "on" or (confinement == "auto" and not (loads_unsloth and NVIDIA_CONTROL.exists()))
 
 
 def _settled(job: Job) -> JobSpec:
-    """The spec as it was sent, with the length that the check has found for its rows and its model."""
+    """The spec as it was sent, but with the sequence length that the check chose for its rows and model."""
     spec = JobSpec.model_validate(job.spec)
     length = job.resolved["model"].get("max_seq_length", spec.model.max_seq_length)
     return spec.model_copy(update={"model": spec.model.model_copy(update={"max_seq_length": length})})
 
 
 def _origin_revision(context: WorkerContext, spec: JobSpec) -> str | None:
-    """The weights that belong to what the job goes on from; None where that was stored before they were noted, or
-    cannot be read."""
+    """The base revision on which `continue_from` was trained. Returns None if it was not stored or cannot be read."""
     origin = spec.continue_from
     if origin is None:
         return None
@@ -108,7 +111,7 @@ def _origin_revision(context: WorkerContext, spec: JobSpec) -> str | None:
 
 
 def _adapter(context: WorkerContext, spec: JobSpec) -> Path | None:
-    """The folder of the adapter that the job goes on from. Raises NotFound when it was deleted meanwhile."""
+    """The folder of the adapter from which the job continues. Raises NotFound if it was deleted meanwhile."""
     if spec.continue_from is None or spec.continue_from.adapter is None:
         return None
     with context.database.reader() as session:

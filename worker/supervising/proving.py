@@ -1,7 +1,6 @@
-"""Asks the engine whether an adapter says there what its trainer saw; nothing is published before it does.
+"""Asks the engine to prove that an adapter behaves as it did in its trainer. No adapter is published before that.
 
-A training that is finished is never lost to an engine that is away: the job waits for the engine, and only this is done
-again.
+If the engine is unavailable the finished training is kept: the job waits, and only the verification is repeated.
 """
 
 import asyncio
@@ -20,31 +19,31 @@ from worker.supervising.attempt import StopReason
 from worker.supervising.verdict import ENGINE_AWAY, ENGINE_DIED, NOT_PROVED
 
 CONNECT_SECONDS = 3.0
-# The engine may have to download the base first, and answers those who asked before.
+# The engine may have to download the base first, and serves earlier requests before this one.
 ANSWER_SECONDS = 1800.0
-# How long an engine that is away, or full, is asked again before the job is handed back.
+# How long an unavailable or busy engine is asked again before the job goes back to waiting.
 PATIENCE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-# What a busy or stopping engine answers, one whose base cannot be fetched at present, and one with another key.
-PASSING = frozenset({401, 429, 499, 503})
+# The status codes of an engine that is busy or stopping, cannot download the base at present, or has another key.
+TEMPORARY_STATUSES = frozenset({401, 429, 499, 503})
 
-# An engine that took the question and then was gone; the question itself may be what ends it.
+# The connection broke after the engine had accepted the request. The request itself may have crashed the engine.
 BROKEN_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
-# A base that the engine does not find, or cannot load.
+# The code for a base that the engine does not find or cannot load.
 NO_BASE = "model_unavailable"
-LOOK = "the engine's log may tell more, and details have the figures; the job can be sent again"
-WHAT_TO_DO: dict[Unproved | None, str] = {
-    Unproved.BASE_DIFFERS: "put the files of the base back that the job was trained on, or send the job again",
+DEFAULT_HINT = "the engine's log may tell more, and details have the figures; the job can be sent again"
+HINTS: dict[Unproved | None, str] = {
+    Unproved.BASE_DIFFERS: "put back the base's files on which the job was trained, or send the job again",
     Unproved.BUNDLE_DIFFERS: "nothing else may write to the folder of the adapter; send the job again",
 }
 KEPT = "the adapter is kept in the folder of the attempt and is not served"
 
-# Renews the hold on the job, and says whether somebody wants the wait to end.
-Beat = Callable[[], StopReason | None]
+# Renews this worker's claim on the job; returns why the wait is to end, or None.
+Heartbeat = Callable[[], StopReason | None]
 
 
 class NoAnswer(Exception):
-    """The engine has not said whether the adapter is proved."""
+    """The engine did not decide whether the adapter is proved."""
 
     def __init__(self, code: str, message: str, hint: str, blame: Blame = Blame.SYSTEM) -> None:
         super().__init__(message)
@@ -52,41 +51,43 @@ class NoAnswer(Exception):
 
 
 class EngineAway(NoAnswer):
-    """It may do so later."""
+    """The engine is unavailable at present and may decide later."""
 
     def __init__(self, message: str) -> None:
         super().__init__(ENGINE_AWAY, message, "the adapter is complete; it is verified once the engine is back")
 
 
-def ask(engine: EngineAddress, order: ProofOrder, beat: Beat, beat_seconds: float) -> Proof | StopReason:
-    """The engine's proof, or why the wait for it was ended. `beat` is called every `beat_seconds` meanwhile.
+def ask(engine: EngineAddress, order: ProofOrder, heartbeat: Heartbeat, heartbeat_seconds: float) -> Proof | StopReason:
+    """Have the engine verify an adapter. Returns its proof, or the reason why `heartbeat` ended the wait.
 
-    Raises NoAnswer, and what `beat` raises.
+    `heartbeat` is called every `heartbeat_seconds` meanwhile. Raises NoAnswer, and what `heartbeat` raises.
     """
-    return asyncio.run(_ask(engine, order, beat, beat_seconds))
+    return asyncio.run(_ask(engine, order, heartbeat, heartbeat_seconds))
 
 
-async def _ask(engine: EngineAddress, order: ProofOrder, beat: Beat, beat_seconds: float) -> Proof | StopReason:
-    asking = asyncio.create_task(_insist(engine, order))
+async def _ask(
+    engine: EngineAddress, order: ProofOrder, heartbeat: Heartbeat, heartbeat_seconds: float
+) -> Proof | StopReason:
+    request = asyncio.create_task(_retry_while_away(engine, order))
     try:
-        while not asking.done():
-            await asyncio.wait({asking}, timeout=beat_seconds)
-            reason = None if asking.done() else beat()
+        while not request.done():
+            await asyncio.wait({request}, timeout=heartbeat_seconds)
+            reason = None if request.done() else heartbeat()
             if reason is not None:
                 return reason
-        return asking.result()
+        return request.result()
     finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
 
 
-async def _insist(engine: EngineAddress, order: ProofOrder) -> Proof:
+async def _retry_while_away(engine: EngineAddress, order: ProofOrder) -> Proof:
     patience_ends: float | None = None
     timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
     async with engine.async_client(timeout) as http:
         while True:
             try:
-                return await _once(http, order)
+                return await _post_order(http, order)
             except EngineAway:
                 patience_ends = patience_ends or time.monotonic() + PATIENCE_SECONDS
                 if time.monotonic() >= patience_ends:
@@ -94,10 +95,10 @@ async def _insist(engine: EngineAddress, order: ProofOrder) -> Proof:
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _once(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
+async def _post_order(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
     headers = {"content-type": "application/json"}
     try:
-        answer = await http.post("/prove", content=order.model_dump_json(), headers=headers)
+        response = await http.post("/prove", content=order.model_dump_json(), headers=headers)
     except BROKEN_OFF as error:
         message = f"the engine broke off while it verified the adapter ({type(error).__name__})"
         raise NoAnswer(ENGINE_DIED, message, f"the engine's log tells more; {KEPT}") from error
@@ -106,48 +107,49 @@ async def _once(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
         raise NoAnswer("engine_failed", message, f"the engine's log tells more; {KEPT}") from error
     except httpx.TransportError as error:
         raise EngineAway(f"the engine does not answer ({type(error).__name__})") from error
-    if answer.status_code in PASSING and _code(answer) != OUT_OF_MEMORY:  # which may never pass
-        raise EngineAway(f"the engine cannot verify the adapter at present: {_words(answer)}")
+    if response.status_code in TEMPORARY_STATUSES and _code(response) != OUT_OF_MEMORY:  # may be permanent
+        raise EngineAway(f"the engine cannot verify the adapter at present: {_describe(response)}")
     try:
-        return Proof.model_validate_json(answer.raise_for_status().content)
+        return Proof.model_validate_json(response.raise_for_status().content)
     except (httpx.HTTPStatusError, ValidationError) as error:
-        raise _no_answer(answer) from error
+        raise _no_answer_from(response) from error
 
 
-def _no_answer(answer: httpx.Response) -> NoAnswer:
-    """Neither a proof nor a word of what passes. A base that the engine cannot load is named as such."""
-    message = f"the engine could not verify the adapter: {_words(answer)}"
-    code = _code(answer)
+def _no_answer_from(response: httpx.Response) -> NoAnswer:
+    """The failure for a response that is neither a proof nor temporary."""
+    message = f"the engine could not verify the adapter: {_describe(response)}"
+    code = _code(response)
     if code == NO_BASE:
         return NoAnswer(NO_BASE, message, f"repair the base model where the engine runs; {KEPT}")
     if code == BASE_REPLACED:
-        return NoAnswer(code, message, f"post the job anew to train on the new files; {KEPT}", Blame.USER)
+        return NoAnswer(code, message, f"post the job again to train on the new files; {KEPT}", Blame.USER)
     if code == OUT_OF_MEMORY:
         return NoAnswer(code, message, f"the engine needs more memory for this base; {KEPT}")
     return NoAnswer("engine_failed", message, f"the engine's log tells more; {KEPT}")
 
 
-def _words(answer: httpx.Response) -> str:
-    refusal = _refusal(answer)
+def _describe(response: httpx.Response) -> str:
+    refusal = _refusal(response)
     if refusal is None:
-        return f"it answered {answer.status_code} with something else than a proof"
+        return f"it answered {response.status_code} with something other than a proof"
     return refusal.message if refusal.code != WRONG_KEY else SAYS_WRONG_KEY
 
 
-def _code(answer: httpx.Response) -> str | None:
-    refusal = _refusal(answer)
+def _code(response: httpx.Response) -> str | None:
+    refusal = _refusal(response)
     return None if refusal is None else refusal.code
 
 
-def _refusal(answer: httpx.Response) -> EngineError | None:
+def _refusal(response: httpx.Response) -> EngineError | None:
     try:
-        return EngineError.model_validate_json(answer.content)
+        return EngineError.model_validate_json(response.content)
     except ValidationError:
         return None
 
 
 def not_proved(proof: Proof) -> Failed:
-    """Why a job fails whose training was completed. A diverged one is the user's to mend, all else is the system's."""
+    """The failure of a finished training whose adapter is not proved: a user error if the training diverged, otherwise
+    a system error."""
     details = [proof.model_dump(mode="json")]
     if proof.cause is Unproved.TRAINING_DIVERGED:
         hint = f"a learning_rate of a tenth, or more warmup_steps, usually helps; {KEPT}"
@@ -156,5 +158,5 @@ def not_proved(proof: Proof) -> Failed:
             blame=Blame.USER, code=proof.cause, message=proof.reason or "", hint=hint, param=param, details=details
         )
     message = f"in the engine the adapter is not what was trained: {proof.reason}"[:1000]
-    hint = f"{WHAT_TO_DO.get(proof.cause, LOOK)}; {KEPT}"
+    hint = f"{HINTS.get(proof.cause, DEFAULT_HINT)}; {KEPT}"
     return Failed(blame=Blame.SYSTEM, code=NOT_PROVED, message=message, hint=hint, details=details)

@@ -1,4 +1,4 @@
-"""How an adapter becomes known: its folder is moved to where adapters live, its row is stored with the job's end."""
+"""Publishes an adapter: moves its bundle to the adapters' folder and adds its row in the commit that ends the job."""
 
 import os
 import shutil
@@ -22,10 +22,10 @@ from worker.supervising.attempt import Report
 
 
 class NotPlaced(SystemFault):
-    """What was trained could not be put where adapters live. It stays where it is."""
+    """The bundle could not be moved to the adapters' folder. It stays where it is."""
 
     def __init__(self, message: str) -> None:
-        hint = "what was trained is kept in the folder of its attempt, and no step is trained again; mend what is named"
+        hint = "the adapter is kept in the folder of its attempt and no step is trained again; fix the named fault"
         super().__init__("publish_failed", message, hint=hint)
 
 
@@ -38,13 +38,19 @@ def published_folder(settings: Settings, job_id: str, saved: AdapterSaved) -> Pa
 
 
 def find_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path | None:
-    """Where the bundle is, whole: in the attempt's folder, or moved already by a worker that died before its commit."""
+    """The folder of the intact bundle: the attempt's, or the adapter's if a worker moved it and died before its commit.
+
+    Returns None if neither holds it.
+    """
     places = (published_folder(settings, job_id, saved), settings.locate(saved.path))
     return next((place for place in places if place.is_dir() and bundle_version(place) == saved.version), None)
 
 
 def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
-    """Move the bundle to its place, where it may be already. Raises NotPlaced."""
+    """Move the bundle to its published folder, unless it is there already, and return that folder.
+
+    Raises NotPlaced, and DiskFull if there is no room.
+    """
     target = published_folder(settings, job_id, saved)
     try:
         found = find_bundle(settings, job_id, saved)
@@ -52,7 +58,7 @@ def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
             raise NotPlaced(f"the adapter of {job_id} is gone from {saved.path}, or its files were changed")
         if found != target:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)  # half of one
+            shutil.rmtree(target, ignore_errors=True)  # an incomplete one
             os.rename(found, target)
     except OSError as error:
         if error.errno in NO_ROOM:
@@ -62,16 +68,16 @@ def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
 
 
 def take_bundle_back(settings: Settings, job_id: str, saved: AdapterSaved) -> None:
-    """Move a placed bundle back to the folder of its attempt: what has no row does not stay among the adapters."""
+    """Move a placed bundle back to its attempt's folder, so that no bundle without a row stays among the adapters."""
     placed, origin = published_folder(settings, job_id, saved), settings.locate(saved.path)
     if placed.is_dir() and not origin.exists():
         os.rename(placed, origin)
-        with suppress(OSError):  # another version of it is there
+        with suppress(OSError):  # the folder holds another version
             placed.parent.rmdir()
 
 
 def publish(session: Session, settings: Settings, job: Job, report: Report) -> dict[str, Any]:
-    """Add the adapter's row; what the job's row says of it. The commit that follows makes it known."""
+    """Add the adapter's row, and return the values for the job's row. The caller's commit publishes both."""
     saved, finished = report.adapter, report.finished
     assert saved is not None, "a finished training has an adapter"
     assert finished is not None, "a finished training said so"
@@ -91,10 +97,7 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
 
 
 def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: BaseVariant | None = None) -> Adapter:
-    """What is known of the adapter where it has its place; the row is not in a session yet.
-
-    `variant`: the form of the base on which it was proved.
-    """
+    """The row of a placed adapter, not in a session yet. `variant`: the form of the base on which it was proved."""
     return Adapter(
         id=adapter_id_of(job.id),
         version=saved.version,
@@ -114,5 +117,5 @@ def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: Base
 
 
 def _relative(path: str, folder: Path) -> str:
-    """A folder that may be moved is not named in a row; what is not below it, as a hub id, stays as it is."""
+    """The path relative to the folder, so that the folder may be moved. Anything else, like a hub id, is unchanged."""
     return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path

@@ -1,9 +1,10 @@
-"""Puts right what messages and dead processes leave behind: rings again for what waits, takes back what has no holder,
-removes what nobody needs any more.
+"""Repairs the effects of lost messages and dead processes: it notifies again of waiting jobs, takes jobs back from dead
+workers, and removes files and rows that are no longer needed.
 
-Several may run; every effect is a compare-and-set. A holder is dead when the lock of its slot is free, which the kernel
-knows on its own host, or when its heartbeat count has not moved for a lease on this process's own clock, so no wall
-clock matters. A database error forgets all observations: an outage never expires the leases of healthy workers.
+Several reconcilers may run, since every change is a compare-and-set. A worker on this host is dead if the lock of its
+slot is free. Any worker is dead if its heartbeat count has not changed for the length of a lease, measured by this
+process's monotonic clock. A database error discards all observations, so an outage never expires the leases of healthy
+workers.
 """
 
 import logging
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """The background thread of a worker process; also keeps the worker's own row fresh."""
+    """The background thread of a worker process. It also updates the worker's own row."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
@@ -45,23 +46,23 @@ class Reconciler:
             self._context.stopping.wait(seconds)
 
     def round(self) -> None:
-        """One look at everything."""
+        """Do everything once. Errors are logged, never raised."""
         try:
             if not self._context.slot_acquired.is_set():
                 self._acquire_slot()
-            self._show_up()
-            self._take_back_lost()
+            self._update_worker_row()
+            self._take_back_lost_jobs()
             self._notify_for_waiting()
-            self._tidy_up()
+            self._remove_expired()
         except AWAY as error:
             self._observed.clear()
-            log.warning("the database is away: %s", self._context.database.why_away(error))
-        except Exception:  # the next round may go well, and a worker without a reconciler would lose jobs
+            log.warning("the database is unavailable: %s", self._context.database.why_away(error))
+        except Exception:  # the next round may succeed, and a worker without a reconciler would lose jobs
             self._observed.clear()
             log.exception("a round of the reconciler failed")
 
     def _acquire_slot(self) -> None:
-        """Hold the slot: every process of an earlier holder is dead then, and what it held is taken back."""
+        """Acquire the slot's lock. All processes of an earlier holder are then dead, so its jobs are taken back."""
         slot = self._context.slot
         try:
             is_mine = slot.try_lock() or bool(remove_orphans(slot) and slot.try_lock())
@@ -77,7 +78,7 @@ class Reconciler:
             self._take_back(job, DEAD)
         self._context.slot_acquired.set()
 
-    def _show_up(self) -> None:
+    def _update_worker_row(self) -> None:
         context = self._context
         with context.database.writer() as session:
             row = Worker(
@@ -93,23 +94,23 @@ class Reconciler:
             claims.seen(session, row)
             session.commit()
 
-    def _take_back_lost(self) -> None:
+    def _take_back_lost_jobs(self) -> None:
         now = time.monotonic()
         with self._context.database.reader() as session:
             held = list(claims.held(session))
         seen = {(job.id, job.epoch): self._observed.get((job.id, job.epoch), (-1, now)) for job in held}
         for job in held:
-            beats, since = seen[job.id, job.epoch]
-            if self._is_dead(job):
+            heartbeat_count, since = seen[job.id, job.epoch]
+            if self._is_slot_free(job):
                 self._take_back(job, DEAD)
-            elif beats != job.beats:
+            elif heartbeat_count != job.beats:
                 seen[job.id, job.epoch] = (job.beats, now)
             elif now - since > self._context.settings.lease_seconds:
                 self._take_back(job, SILENT)
         self._observed = seen
 
-    def _is_dead(self, job: Job) -> bool:
-        """Whether the holder's slot is one of this host, and nobody holds its lock."""
+    def _is_slot_free(self, job: Job) -> bool:
+        """Whether the job's slot is on this host and nobody holds its lock."""
         if job.slot is None or job.slot == self._context.slot.key:
             return False
         return is_free(self._context.settings.slots, job.slot) is True
@@ -125,12 +126,12 @@ class Reconciler:
         if taken is not None:
             log.warning("%s was taken back from %s: %s", job.id, job.worker, reason)
 
-    def _tidy_up(self) -> None:
+    def _remove_expired(self) -> None:
         context = self._context
         try:
             retention.sweep(context.database, context.settings)
         except OSError as error:
-            log.warning("something that nobody needs could not be removed: %s", error)
+            log.warning("a file that is no longer needed could not be removed: %s", error)
 
     def _notify_for_waiting(self) -> None:
         context = self._context

@@ -1,5 +1,5 @@
-"""What an attempt takes over from the attempts before it: events that nobody read, a result that nobody stored, and the
-checkpoint to go on from."""
+"""What an attempt takes over from earlier attempts: unread events, a result that was not published, and the checkpoint
+to resume from."""
 
 import logging
 from collections.abc import Callable
@@ -31,20 +31,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training begins: at a checkpoint behind `step`, or at the first step."""
+    """Where a training begins: at the checkpoint of `step`, or at the first step if there is none."""
 
     step: int
     checkpoint: Path | None
 
 
 def read_left_over(context: WorkerContext, held: Claim) -> None:
-    """Store what earlier attempts of the stage wrote before they, or their worker, died. Raises Fenced."""
+    """Store the events that earlier attempts of the stage wrote but no worker stored. Raises Fenced."""
     with context.database.reader() as session:
         earlier = [one for one in attempts.of_stage(session, held.job_id, held.stage) if one.epoch < held.epoch]
     for attempt in earlier:
         tail = EventTail(_folder(context, attempt) / EVENTS_NAME, attempt.events_offset)
         while _store_next(context, held, attempt, tail):
-            log.info("%s: attempt %d had left events unread", held.job_id, attempt.epoch)
+            log.info("%s: stored unread events of attempt %d", held.job_id, attempt.epoch)
 
 
 def _store_next(context: WorkerContext, held: Claim, attempt: Attempt, tail: EventTail) -> bool:
@@ -56,21 +56,21 @@ def _store_next(context: WorkerContext, held: Claim, attempt: Attempt, tail: Eve
 
 
 def finished_before(context: WorkerContext, held: Claim) -> Report | None:
-    """The report of an attempt that had done all of its work when its worker died, or could not prove or publish it.
+    """The report of an earlier attempt that finished training, but whose adapter was not proved or published.
 
-    None where there is none. Raises Fenced.
+    Returns None if there is none or its bundle is gone. Raises Fenced.
     """
     if held.stage is not Stage.TRAIN:
         return None
     with context.database.reader() as session:
-        tried = reversed(attempts.of_stage(session, held.job_id, held.stage))
-        reports = [_closing_report(session, attempt) for attempt in tried]
+        newest_first = reversed(attempts.of_stage(session, held.job_id, held.stage))
+        reports = [_closing_report(session, attempt) for attempt in newest_first]
     done = next((one for one in reports if one.finished and one.adapter and not one.failed), None)
     if done is None or done.finished is None or done.adapter is None:
         return None
     if find_bundle(context.settings, held.job_id, done.adapter) is None:
         return None
-    _begin_behind(context, held, done.finished.steps)
+    _set_resume_step(context, held, done.finished.steps)
     return done
 
 
@@ -83,7 +83,7 @@ def _closing_report(session: Session, attempt: Attempt) -> Report:
 
 
 def _read_event(stored: dict[str, Any]) -> AttemptEvent | None:
-    """None for one that this version cannot read: what it says is done again."""
+    """Returns None for an event that this version cannot read; its work is then done again."""
     try:
         return ATTEMPT_EVENT.validate_python(stored, extra="ignore")
     except ValidationError:
@@ -91,77 +91,80 @@ def _read_event(stored: dict[str, Any]) -> AttemptEvent | None:
 
 
 def choose_start(context: WorkerContext, held: Claim, spec: JobSpec) -> Start:
-    """The newest checkpoint that is whole, and keep on the attempt where it begins. Raises Fenced.
+    """Choose the newest intact checkpoint, or the one to continue from, and store its step on the attempt.
 
-    The folder decides: a process that was killed may have written a checkpoint that no event tells of.
+    The folder decides: a process that was killed may have written a checkpoint for which there is no event. Raises
+    Fenced, and LookupError if the checkpoint of another job to continue from is gone or damaged.
     """
     folder = context.settings.checkpoints_dir(held.job_id)
     checkpoints.sweep(folder)
-    _forget_lost(context, held)
+    _unlist_missing(context, held)
     _list_unlisted(context, held)
     found = checkpoints.newest(folder)
     if found.skipped:
         names = ", ".join(path.name for path in found.skipped)
-        message = f"checkpoints that are not whole were passed over: {names}"
+        message = f"damaged checkpoints were skipped: {names}"
         notice = Noticed(code="checkpoint_damaged", message=message)
         _write(context, lambda session: tell(session, held, notice))
-    start = Start(found.step, found.path) if found.path is not None else _continued(context, spec)
-    _begin_behind(context, held, start.step)
+    start = Start(found.step, found.path) if found.path is not None else _start_of_origin(context, spec)
+    _set_resume_step(context, held, start.step)
     return start
 
 
-def _begin_behind(context: WorkerContext, held: Claim, step: int) -> None:
-    """Keep on the attempt where it begins: attempts that fail behind the same step are counted together."""
+def _set_resume_step(context: WorkerContext, held: Claim, step: int) -> None:
+    """Store on the attempt the step from which it resumes: failures after the same step are counted together."""
 
-    def keep(session: Session) -> None:
+    def store(session: Session) -> None:
         lock(session, held)
         attempts.set_resume_step(session, held.job_id, held.epoch, step)
 
-    _write(context, keep)
-    log.info("%s: attempt %d goes on behind step %d", held.job_id, held.epoch, step)
+    _write(context, store)
+    log.info("%s: attempt %d resumes after step %d", held.job_id, held.epoch, step)
 
 
 def tidy(context: WorkerContext, held: Claim) -> None:
-    """Remove what a trainer that was ended left half written or half deleted. Raises Fenced, and removes nothing: the
-    trainer of another attempt may be writing there by now."""
+    """Remove what a stopped trainer left half written or half deleted.
+
+    Raises Fenced, and removes nothing, if another attempt owns the job: its trainer may be writing there.
+    """
     with context.database.writer() as session:
         lock(session, held)
         checkpoints.sweep(context.settings.checkpoints_dir(held.job_id))
-    _forget_lost(context, held)
+    _unlist_missing(context, held)
 
 
-def _forget_lost(context: WorkerContext, held: Claim) -> None:
-    """Take the checkpoints off the list that are gone: a trainer may die between a removal and its event."""
+def _unlist_missing(context: WorkerContext, held: Claim) -> None:
+    """Remove missing checkpoints from the list: a trainer may have died between a removal and its event."""
     with context.database.reader() as session:
         listed = repository.checkpoints(session, held.job_id)
     gone = [one for one in listed if outline(context.settings.locate(one.path)) is None]
 
-    def forget(session: Session) -> None:
+    def unlist(session: Session) -> None:
         for one in gone:
             tell(session, held, CheckpointRemoved(step=one.step, path=one.path))
 
     if gone:
-        _write(context, forget)
+        _write(context, unlist)
 
 
 def _list_unlisted(context: WorkerContext, held: Claim) -> None:
-    """Put checkpoints on the list whose event was never written. Nobody knows how long the training stood still."""
+    """Add the checkpoints whose event was never written to the list. How long saving them took is unknown."""
     folder = context.settings.checkpoints_dir(held.job_id)
     with context.database.reader() as session:
         listed = {(one.step, one.epoch) for one in repository.checkpoints(session, held.job_id)}
-    whole = [found for path in by_age(folder) if age(path) not in listed and (found := outline(path)) is not None]
+    complete = [found for path in by_age(folder) if age(path) not in listed and (found := outline(path)) is not None]
 
     def enlist(session: Session) -> None:
-        for one in whole:
+        for one in complete:
             saved = CheckpointSaved(step=one.step, path=str(one.path), bytes=one.bytes, sha256=one.sha256, seconds=0.0)
             tell(session, held, saved, of_epoch=one.attempt)
 
-    if whole:
+    if complete:
         _write(context, enlist)
 
 
-def _continued(context: WorkerContext, spec: JobSpec) -> Start:
-    """The checkpoint of another job that this one goes on from; else the beginning."""
+def _start_of_origin(context: WorkerContext, spec: JobSpec) -> Start:
+    """The checkpoint of another job from which this job continues, otherwise the first step."""
     origin = spec.continue_from
     if origin is None or origin.job is None:
         return Start(0, None)

@@ -1,10 +1,13 @@
-"""The lock on what a training runs on, a GPU or the CPU: whoever holds it may train there, and nobody else.
+"""The lock on a slot, that is, a GPU or the CPU: only the processes that hold it may train there.
 
-    worker ──holds──> <host>-<name>.lock <──holds── guardian, trainer and all below them, who inherit the descriptor
+    worker ──holds──> <host>-<name>.lock <──holds── guardian, trainer and their children, which inherit the descriptor
 
-So it is free only when every process of an attempt is dead. Its file says who took it last, and has a key that a job's
-row names. Nobody opens the file without the mutex beside it, but for whoever holds the lock already: so the file's text
-and its lock always fit, and a look at a lock never keeps a worker out. The folder has to be on a local disk.
+So it is free only when every process of an attempt is dead. The lock file names the process that took it last, and a
+key that is stored in the job's row.
+
+Open the lock file only while holding the mutex file (a process that already holds the lock may skip it). This keeps the
+file's content consistent with the lock, and a status check can never block a worker. The folder must be on a local
+disk.
 """
 
 import fcntl
@@ -25,16 +28,16 @@ from app.processes.lock import CannotStart, hold_lock, keeps_locks, try_lock
 from worker.supervising.lock_holders import ProcessId, holders, is_alive, kill_all, this_process
 
 MUTEX_SECONDS = 2.0
-# A dead worker's guardian lets its child save a checkpoint; only after that is what is left of them an orphan.
+# A dead worker's guardian gives its child this long to save a checkpoint; what still runs after that is an orphan.
 PATIENCE_SECONDS = 20.0
 KILL_SECONDS = 10.0
 POLL_SECONDS = 0.2
-# One write of a fixed length: no death leaves half of it.
+# The record is written at once and with a fixed length, so that no crash leaves half of it.
 RECORD_BYTES = 512
 
 
 class SlotStuck(Exception):
-    """Processes that outlive SIGKILL hold the slot: nothing may be trained on it. `pids`: theirs."""
+    """Processes that survived SIGKILL hold the slot, so nothing can be trained on it. `pids`: their process ids."""
 
     def __init__(self, name: str, pids: list[int]) -> None:
         super().__init__(f"slot {name}: processes {pids} hold it and do not die; it cannot be used until they are gone")
@@ -42,7 +45,7 @@ class SlotStuck(Exception):
 
 
 class _Record(BaseModel):
-    """The text of a lock file. `pid` and `started` are those of the last process that took the lock itself."""
+    """The content of a lock file. `pid` and `started` identify the last process that took the lock itself."""
 
     host: str
     uuid: str
@@ -55,7 +58,7 @@ class _Record(BaseModel):
 
 
 class Slot:
-    """One slot of this host. `key` names its lock file's life: another disk or a wiped one has another key."""
+    """One slot of this host. `key` identifies its lock file: after the file is lost, the new one has another key."""
 
     def __init__(self, path: Path, name: str, key: str) -> None:
         self.path, self.name, self.key = path, name, key
@@ -63,7 +66,7 @@ class Slot:
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Self:
-        """The slot of that name, without its lock. Raises `CannotStart` when another process is at it for too long."""
+        """The slot of that name, not locked. Raises CannotStart if another process holds its mutex for too long."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{_host()}-{quote(name, safe='')}.lock"
         with _mutex(path), _opened(path) as lock:
@@ -75,15 +78,15 @@ class Slot:
 
     @property
     def fd(self) -> int:
-        """The descriptor that holds the lock, to be inherited by all that trains. Raises ValueError when not held."""
+        """The descriptor that holds the lock, for child processes to inherit. Raises ValueError if it is not held."""
         if self._lock is None:
             raise ValueError(f"slot {self.name} is not held")
         return self._lock
 
     def try_lock(self) -> bool:
-        """Take the lock if nobody has it, and write down who does. True also when this object holds it already.
+        """Take the lock if it is free, and record this process as its holder. Returns whether this object holds it now.
 
-        Raises `CannotStart` where the disk keeps no locks.
+        Raises CannotStart if the file system does not support locks.
         """
         if self._lock is not None:
             return True
@@ -98,7 +101,7 @@ class Slot:
         return self.is_held
 
     def release(self) -> None:
-        """Let go. Whoever inherited the descriptor goes on holding the lock."""
+        """Release the lock. Processes that inherited the descriptor still hold it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -111,10 +114,10 @@ class Slot:
 
 
 def is_free(folder: Path, key: str) -> bool | None:
-    """Whether every process of the slot with this key is dead; None: this host has no such slot, it cannot say.
+    """Whether every process of the slot with this key is dead. Returns None if this host has no such slot.
 
-    A worker claims only while it holds the lock. So whoever reads a row first and gets True for its key after that
-    knows that the row's attempt is over, even if a worker takes the lock in the next moment.
+    A worker claims jobs only while it holds the lock. So if a job's row was read first and this then returns True for
+    its slot, the row's attempt is over, even if another worker takes the lock in the next moment.
     """
     for path in sorted(folder.glob("*.lock")):
         if (free := _is_free(path, key)) is not None:
@@ -134,23 +137,24 @@ def _is_free(path: Path, key: str) -> bool | None:
             if _record(lock).uuid != key:
                 return None
             free = try_lock(lock)
-            fcntl.flock(lock, fcntl.LOCK_UN)  # for a process too that was forked meanwhile
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough if a process was forked meanwhile
             return free
-    except CannotStart:  # somebody is at it, so somebody is alive
+    except CannotStart:  # another process holds the mutex, so it is alive
         return False
 
 
 def remove_orphans(slot: Slot, patience_seconds: float = PATIENCE_SECONDS) -> list[int]:
-    """Kill what a dead worker, or a dead guardian of this one, left behind in the slot; the pids that were killed.
+    """Kill the processes that a dead worker, or a dead guardian of this one, left in the slot. Returns their pids.
 
-    Of a slot that is not held, nothing is killed while the process that took its lock lives; of one that is held, no
-    attempt may be running. Nor is anything killed before the patience is over: a guardian may let its child save. The
-    caller and its ancestors are never killed. Raises `SlotStuck` when a process outlives its SIGKILL, `CannotStart`
-    when another process is at the slot for too long.
+    If `slot` is not held, nothing is killed while the process that took its lock is alive. If it is held, no attempt
+    may be running. Nothing is killed within `patience_seconds`, in which a guardian may let its child save a
+    checkpoint, and the caller and its ancestors are never killed.
+
+    Raises SlotStuck if a process survives SIGKILL, CannotStart if another process holds the mutex for too long.
     """
     deadline = time.monotonic() + patience_seconds
     while True:
-        with _mutex(slot.path):  # nobody takes the lock meanwhile
+        with _mutex(slot.path):  # no other process takes the lock meanwhile
             seen = _orphans(slot)
             if not seen:
                 return []
@@ -160,8 +164,8 @@ def remove_orphans(slot: Slot, patience_seconds: float = PATIENCE_SECONDS) -> li
 
 
 def _kill_orphans(slot: Slot, seen: set[ProcessId]) -> list[int]:
-    """Kill who is seen twice: a process between fork and exec has its parent's descriptors for a moment only."""
-    doomed: set[ProcessId] = set()
+    """Kill processes that are seen twice: between fork and exec a process has its parent's descriptors for a moment."""
+    killed: set[ProcessId] = set()
     deadline = time.monotonic() + KILL_SECONDS
     while seen:
         if time.monotonic() >= deadline:
@@ -169,13 +173,13 @@ def _kill_orphans(slot: Slot, seen: set[ProcessId]) -> list[int]:
         time.sleep(POLL_SECONDS)
         left = _orphans(slot)
         kill_all(left & seen)
-        doomed |= left & seen
+        killed |= left & seen
         seen = left
-    return sorted(process.pid for process in doomed)
+    return sorted(process.pid for process in killed)
 
 
 def _orphans(slot: Slot) -> set[ProcessId]:
-    """Under the mutex: who holds the lock though no living worker has given it to them."""
+    """The processes that hold the lock although the worker that passed it to them is dead. Call it under the mutex."""
     with _opened(slot.path) as lock:
         if not slot.is_held:
             holder = _record(lock).holder
@@ -186,7 +190,7 @@ def _orphans(slot: Slot) -> set[ProcessId]:
 
 @contextmanager
 def _mutex(path: Path) -> Iterator[None]:
-    """Raises `CannotStart` when it is not free in time: its holder is frozen, or is killing orphans."""
+    """Raises CannotStart if it does not become free in time: its holder is frozen, or is killing orphans."""
     refusal = f"another process is at {path.name}"
     with hold_lock(path.with_suffix(".mutex"), refusal, MUTEX_SECONDS):
         yield
@@ -202,7 +206,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _record(lock: int) -> _Record:
-    """The text of the file. One that is not there, or that no reader understands, is written with a new key."""
+    """The content of the file. If it is missing or unreadable, a new record with a new key is written."""
     with suppress(ValidationError):
         return _Record.model_validate_json(os.pread(lock, RECORD_BYTES, 0).strip())
     record = _Record(host=_host(), uuid=uuid.uuid4().hex)

@@ -1,4 +1,4 @@
-"""Reads an attempt's events file from where the database has it. A line counts once it is whole."""
+"""Reads an attempt's events file from the offset that is stored in the database. Unfinished lines are not read."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -7,19 +7,19 @@ from pydantic import ValidationError
 
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, Noticed
 
-# One heartbeat's worth: a child that logs faster than it can be stored is caught up with over several.
+# Bytes that one heartbeat stores; a child that writes faster is caught up with in later heartbeats.
 LARGEST_READ = 1 << 20
 
 
 class EventTail:
-    """`peek` shows what is new, `advance` moves on once that has been stored."""
+    """`peek` returns new events; call `advance` once they are stored."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self._path = path
         self.offset = offset
 
     def peek(self) -> tuple[list[AttemptEvent], int]:
-        """The complete events behind the offset, and the offset behind them."""
+        """The complete events after the offset, and the offset after them."""
         if not self._path.exists():
             return [], self.offset
         with self._path.open("rb") as file:
@@ -32,7 +32,7 @@ class EventTail:
 
 
 def _whole_lines(file: BinaryIO) -> bytes:
-    """About `LARGEST_READ` bytes, or one line where that is longer."""
+    """About LARGEST_READ bytes, or one line if it is longer."""
     chunk = file.read(LARGEST_READ)
     while chunk and b"\n" not in chunk:
         more = file.read(LARGEST_READ)
@@ -43,7 +43,7 @@ def _whole_lines(file: BinaryIO) -> bytes:
 
 
 def _event(line: bytes) -> AttemptEvent:
-    """A line that a crash of the host has torn, or that only another version understands, is told and stops nobody."""
+    """The event, or a notice for a line that a crash of the host damaged or that only another version understands."""
     try:
         return ATTEMPT_EVENT.validate_json(line, extra="ignore")
     except ValidationError:

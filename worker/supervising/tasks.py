@@ -1,4 +1,4 @@
-"""Where Celery meets the service: the doorbell's task, and the start and stop of a worker process."""
+"""The Celery task that a notification starts, and the start and stop of a worker process."""
 
 import logging
 import threading
@@ -24,7 +24,7 @@ contexts: dict[Stage, WorkerContext] = {}
 
 @app.task(name=TASK)
 def answer(stage: str) -> None:
-    """Somebody rang: work until nothing of this stage is left to claim."""
+    """Work until no job of this stage is left to claim."""
     context = contexts.get(Stage(stage))
     if context is not None:
         run_until_idle(context)
@@ -32,12 +32,12 @@ def answer(stage: str) -> None:
 
 @signals.worker_ready.connect
 def open_contexts(sender: Any, **_: object) -> None:
-    """Begin to serve the stages whose queues this process listens to."""
+    """Start to serve the stages whose queues this process reads."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # the engine is asked every few seconds
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a request goes to the engine every few seconds
     if settings.confinement == "off" or landlock.abi() == 0:
         why = "TUNESMITH_CONFINEMENT is off" if settings.confinement == "off" else "this kernel has no Landlock"
-        log.warning("%s: processes that read models and datasets open all that this user may", why)
+        log.warning("%s: processes that read models and datasets can open every file that this user can", why)
     if open_home is not None:
         log.warning(open_home)
     database = Database.open(settings.database)
@@ -52,12 +52,12 @@ def open_contexts(sender: Any, **_: object) -> None:
 
 
 def _slot_name(stage: Stage, worker: str) -> str:
-    """One training a GPU, whatever the workers are called; checkers need nothing that they would have to share."""
+    """A training's slot is its GPU, so that no two run on one; every checker has a slot of its own."""
     return settings.slot or find_slot() if stage is Stage.TRAIN else f"check-{worker}"
 
 
 @signals.worker_shutting_down.connect
 def close_contexts(**_: object) -> None:
-    """A warm shutdown waits for the running task, so the task is told to hand its job back."""
+    """Tell running tasks to hand their jobs back, since a warm shutdown of Celery waits for them."""
     for context in contexts.values():
         context.stopping.set()

@@ -1,1 +1,1 @@
-"""The trainer: one fresh process an attempt. It reads an order, appends events to a file, and exits."""
+"""The trainer: a new process for each attempt, which reads an order, appends events to a file, and exits."""

@@ -1,6 +1,6 @@
-"""`python -m worker.training ORDER.json`: one training attempt. A base of the hub is on this host (`worker.fetching`).
+"""`python -m worker.training ORDER.json`: run one training attempt. `worker.fetching` must have downloaded a hub base.
 
-Exit codes: 0 finished, 1 failed and said so, 75 stopped behind a checkpoint as it was asked to by SIGTERM.
+Exit codes: 0 finished, 1 failed and reported it, 75 saved a checkpoint and stopped because of SIGTERM.
 """
 
 import os
@@ -20,7 +20,7 @@ def main() -> int:
     order = TrainingOrder.model_validate_json(Path(sys.argv[1]).read_text())
     allowed = of_training(order)
     go_offline(order.events.parent / "hf", hub_folder(order.base))
-    confine(allowed)  # before there is any thread
+    confine(allowed)  # must come before the first thread
     lease = lease_of(dict(os.environ))
     if lease is not None:
         keep_lease(*lease)
@@ -40,13 +40,13 @@ def main() -> int:
 
 
 def out_of_memory(error: BaseException) -> Failed | None:
-    """Memory that is too small for the spec is the spec's failure, with what would help."""
+    """A user error for running out of memory, with a hint about what would help. Returns None for other errors."""
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return Failed(
             blame=Blame.USER,
             code="host_out_of_memory",
             message="the model or the batch needs more memory than this host has",
-            hint="take a smaller model, lower per_device_train_batch_size or max_seq_length, or train on another host",
+            hint="use a smaller model, lower per_device_train_batch_size or max_seq_length, or train on another host",
             param="model.model_name",
         )
     if type(error).__name__ != "OutOfMemoryError":

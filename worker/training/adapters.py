@@ -1,4 +1,4 @@
-"""An adapter's weights put into a model's new LoRA: all of them fit, or nothing is trained."""
+"""Loads an adapter's weights into a model's LoRA. Unless all of them fit, it raises and nothing is trained."""
 
 import json
 from pathlib import Path
@@ -16,35 +16,39 @@ Weights = dict[str, Any]
 
 
 def read_adapter(folder: Path) -> Weights:
-    """Tensors on the CPU, by peft's names without the adapter's own."""
+    """The adapter's tensors on the CPU, by PEFT's names without the name of the adapter."""
     weights: Weights = load_file(folder / ADAPTER_WEIGHTS)
     return weights
 
 
 def set_adapter(model: Any, weights: Weights) -> None:
-    """Overwrite the adapter's weights. Raises SystemFault where names or shapes are not the model's own."""
-    odd = _odd_ones(model, weights)
-    if odd:
-        names = ", ".join(odd[:5])
-        raise SystemFault("checkpoint_does_not_fit", f"the checkpoint and the model differ in {len(odd)}: {names}")
+    """Overwrite the weights of the model's LoRA. Raises SystemFault if names or shapes differ from the model's."""
+    differing = _differing_names(model, weights)
+    if differing:
+        names = ", ".join(differing[:5])
+        raise SystemFault(
+            "checkpoint_does_not_fit", f"the checkpoint and the model differ in {len(differing)}: {names}"
+        )
     set_peft_model_state_dict(model, weights, adapter_name=NAME)
 
 
 def begin_with(model: Any, folder: Path) -> None:
-    """Let a new LoRA start from the weights of an adapter's folder. Raises UserError for one that does not fit."""
+    """Give a new LoRA the weights of an adapter's folder. Raises UserError if the adapter does not fit."""
     if not (folder / ADAPTER_CONFIG).is_file():
         raise refusal("the adapter to continue from is a whole model; train it as a model, by its name")
     if not isinstance(model, PeftModel):
         raise refusal("the adapter to continue from is a LoRA, and this spec trains all weights of the model")
     described = {**LoraConfig().to_dict(), **json.loads((folder / ADAPTER_CONFIG).read_text())}
-    differing = lora.differences(described, model.peft_config[NAME].to_dict())
-    if differing:
-        shown = "; ".join(f"{field} is {there} there and {here} here" for field, there, here in differing)
+    fields = lora.differences(described, model.peft_config[NAME].to_dict())
+    if fields:
+        shown = "; ".join(f"{field} is {there} there and {here} here" for field, there, here in fields)
         raise refusal(f"the adapter to continue from is another LoRA: {shown}")
     weights = read_adapter(folder)
-    odd = _odd_ones(model, weights)
-    if odd:
-        raise refusal(f"the adapter to continue from has other weights than this model's LoRA: {', '.join(odd[:5])}")
+    differing = _differing_names(model, weights)
+    if differing:
+        raise refusal(
+            f"the adapter to continue from has other weights than this model's LoRA: {', '.join(differing[:5])}"
+        )
     set_peft_model_state_dict(model, weights, adapter_name=NAME)
 
 
@@ -52,13 +56,13 @@ def refusal(message: str) -> UserError:
     return UserError(
         "continue_from",
         message,
-        hint="take the lora group and the model of the job that trained it",
+        hint="use the model and the lora group of the job that trained it",
         param="continue_from",
     )
 
 
-def _odd_ones(model: Any, weights: Weights) -> list[str]:
-    """Names that one side lacks, or has in another shape."""
+def _differing_names(model: Any, weights: Weights) -> list[str]:
+    """The sorted names of tensors that are missing on one side or have another shape there."""
     own = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     there, here = ({name: tuple(value.shape) for name, value in side.items()} for side in (weights, own))
     return sorted(name for name in {*there, *here} if there.get(name) != here.get(name))

@@ -1,4 +1,4 @@
-"""The spec's fields as keyword arguments of the calls they are named after. Pure, so that a test can see each."""
+"""Turns the spec's fields into keyword arguments of the library calls that they are named after."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +9,14 @@ from app.contracts.spec import JobSpec
 
 @dataclass(frozen=True)
 class Hardware:
-    """What decides an `auto`."""
+    """The properties of the device on which `auto` values depend."""
 
     device: str
     supports_bf16: bool
 
 
 def load_arguments(order: TrainingOrder) -> dict[str, Any]:
-    """For `FastLanguageModel.from_pretrained`; `dtype` is a name or None, the caller makes it a torch dtype."""
+    """For `FastLanguageModel.from_pretrained`. `dtype` is a name or None; the caller turns it into a torch dtype."""
     model, lora = order.spec.model, order.spec.lora
     return {
         "model_name": order.base.source,
@@ -28,7 +28,7 @@ def load_arguments(order: TrainingOrder) -> dict[str, Any]:
         "full_finetuning": model.full_finetuning,
         "use_gradient_checkpointing": lora.use_gradient_checkpointing,
         "random_state": lora.random_state,
-        "use_exact_model_name": True,  # the model that was checked, and not Unsloth's own copy of it
+        "use_exact_model_name": True,  # load the model that was checked, not Unsloth's copy of it
         "trust_remote_code": False,
         "use_safetensors": True,
     }
@@ -45,7 +45,7 @@ def lora_arguments(spec: JobSpec) -> dict[str, Any]:
 
 
 def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bool) -> dict[str, Any]:
-    """For trl's `SFTConfig`, or Unsloth's subclass of it where embeddings have a learning rate of their own."""
+    """For TRL's `SFTConfig`, or for Unsloth's subclass of it if embeddings have their own learning rate."""
     spec, training = order.spec, order.spec.training
     own = {"method", "packing", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps"}
     saving = {"save_steps", "save_total_limit"}
@@ -58,12 +58,12 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
         "num_train_epochs": training.num_train_epochs or 1.0,
         "packing": training.packing,
         "dataset_num_proc": spec.dataset.dataset_num_proc,
-        # The rows are tokens already; TRL need only pack them.
+        # The rows are already tokenised, so TRL only has to pack them.
         "dataset_kwargs": {"skip_prepare_dataset": not training.packing},
         "fp16": fp16,
         "bf16": bf16,
         "gradient_checkpointing": bool(spec.lora.use_gradient_checkpointing),
-        # Our own callback decides when to save and how many are kept: transformers' rotation knows no manifest.
+        # Our callback decides when to save and how many are retained, since transformers knows nothing of manifests.
         "save_strategy": "no",
         "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
         "eval_steps": training.eval_steps,
@@ -78,9 +78,9 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
 
 
 def precision(spec: JobSpec, hardware: Hardware) -> tuple[bool, bool]:
-    """(fp16, bf16): as asked, else that of model.dtype, else bfloat16 where the hardware has it and float16 elsewhere.
+    """(fp16, bf16): as the spec says, else as model.dtype says, else bf16 if the hardware supports it, else fp16.
 
-    Unsloth refuses a model in one of the two and a training in the other.
+    Unsloth refuses to train a float16 model in bf16, or a bfloat16 model in fp16.
     """
     fp16, bf16 = spec.training.fp16, spec.training.bf16
     if fp16 is not None or bf16 is not None:

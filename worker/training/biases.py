@@ -1,4 +1,4 @@
-"""The base's own biases. PEFT trains those of the base in place, and its `disable_adapter` leaves them trained."""
+"""Restores the base's own biases: PEFT trains them in place, and its `disable_adapter` does not undo that."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-# Where PEFT puts the layers of the base.
+# Under these names PEFT stores the layers of the base.
 PLACES = (".base_layer", ".original_module")
-# Biases of the adapter alone.
+# Names with these parts belong to the adapter, not to the base.
 ADDED = (".lora_", ".modules_to_save.")
 Biases = Mapping[str, Any]
 
 
 def base_biases(model: Any) -> Biases:
-    """Copies of the biases as they are now, by their names in the base, whether LoRA is on it or not."""
+    """Copies of the current biases, by their names in the base. `model` may have LoRA or not."""
     return {name: bias.detach().clone() for name, bias in _named_biases(model)}
 
 
 @contextmanager
 def answering_as_base(model: PeftModel, biases: Biases) -> Iterator[None]:
-    """Let the model be its base, with the biases that it had; as it was afterwards. Call it without gradients."""
+    """Make the model compute as its base, with these biases, inside the block. Call it under `torch.no_grad`."""
     trained = base_biases(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Careful, disabling adapter layers with bias")

@@ -1,9 +1,9 @@
-"""What a training leaves behind: one folder with all that serving needs, named by the hash of its files.
+"""Writes a training's result: one folder with everything that serving needs, identified by the hash of its files.
 
 adapter_config.json, adapter_model.safetensors    (or a whole model: full fine-tuning, LoftQ)
-tokenizer files, chat_template.jinja              the very ones of training
+tokenizer files, chat_template.jinja              the same files as in training
 generation_config.json                            with the list of tokens that end an answer
-probe.json                                        what the engine has to say again, `app.contracts.probe`
+probe.json                                        the outputs that the engine has to reproduce, `app.contracts.probe`
 tunesmith.json                                    the resolved spec, the versions, the base, hashes of the data
 """
 
@@ -31,7 +31,7 @@ PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft")
 def save_bundle(
     model: Any, tokenizer: PreTrainedTokenizerBase, order: TrainingOrder, resolved: dict[str, Any], probe: Probe
 ) -> AdapterSaved:
-    """Write the folder and describe it."""
+    """Write the bundle to `order.adapter_dir`, which must not exist, and return its description."""
     folder = order.adapter_dir
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     folder.mkdir(parents=True)
@@ -58,7 +58,7 @@ def save_bundle(
 def describe(
     model: Any, tokenizer: PreTrainedTokenizerBase, order: TrainingOrder, resolved: dict[str, Any], folder: Path
 ) -> None:
-    """Write what stands in a bundle beside the weights and the probe."""
+    """Write every file of a bundle except the weights and the probe."""
     shutil.copytree(order.tokenizer, folder, dirs_exist_ok=True)
     ends = load_renderer(order.tokenizer).end_tokens
     generation_config(model, tokenizer, ends).save_pretrained(str(folder))
@@ -75,18 +75,18 @@ def describe(
 
 
 def is_whole_model(spec: JobSpec) -> bool:
-    """Whether what is saved is a model that stands by itself, and no LoRA."""
+    """Whether a complete model is saved and not a LoRA."""
     return spec.model.full_finetuning or spec.lora.loftq_config is not None
 
 
 def merged(model: Any) -> Any:
-    """A model that stands by itself. LoftQ trains on base weights that it has changed: on the real ones its adapter
-    would be wrong, so what was trained is saved whole."""
+    """The complete model, with the LoRA merged if it has one. LoftQ needs this: it changes the base's weights, so its
+    LoRA would be wrong on the original base."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def generation_config(model: Any, tokenizer: PreTrainedTokenizerBase, ends: Sequence[str]) -> GenerationConfig:
-    """The model's own, with every token that ends an answer: its own, the tokenizer's and the template's."""
+    """The generation config for serving. The tokens that end an answer are `ends` and those of the model's config."""
     config = model.generation_config
     own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     ids = [*(tokenizer.convert_tokens_to_ids(token) for token in ends), *(token for token in own if token is not None)]
@@ -96,5 +96,5 @@ def generation_config(model: Any, tokenizer: PreTrainedTokenizerBase, ends: Sequ
 
 
 def loaded_base(model: Any) -> str:
-    """The weights that were really loaded: Unsloth may take another repository than the one that was named."""
+    """The model that was actually loaded: Unsloth may load another repository than the one that was named."""
     return str(model.config._name_or_path)

@@ -1,4 +1,4 @@
-"""Reports steps and evaluations as events, and ends a run whose loss is no number."""
+"""Reports steps and evaluations as events, and ends a training whose loss is not finite."""
 
 import math
 import resource
@@ -14,44 +14,44 @@ from worker.failures import UserError
 from worker.training.progress import StepCounters
 from worker.training.steps import StepFigures, StepReader
 
-# Loss scaling in fp16 may skip a step or two; more in a row and nothing is learned.
+# Loss scaling in fp16 may skip a step or two; if more in a row are not finite, the model learns nothing.
 NON_FINITE_STEPS = 3
 SECONDS_BETWEEN_EVENTS = 1.0
 
 
 class EventCallback(TrainerCallback):  # type: ignore[misc]
-    """Keeps the last figures for the attempt's closing event."""
+    """Writes the events of a training, and keeps the last figures for the attempt's closing event."""
 
     def __init__(self, events: EventWriter) -> None:
         self._events = events
         self._started = 0.0
         self._logged: tuple[float, int] = (0.0, 0)
-        self._told = 0.0
+        self._reported_at = 0.0
         self._steps = StepReader()
-        self._newest: StepFigures | None = None
+        self._last_step: StepFigures | None = None
         self.bad_steps = 0
         self._seconds_before = 0.0
         self.final_loss: float | None = None
 
     @property
     def tokens(self) -> int:
-        """All that went through the model, over all attempts; waits for the device."""
+        """The number of trained tokens over all attempts. Reading it waits for the device."""
         return int(self._steps.tokens)
 
     @property
     def seconds(self) -> float:
-        """Of training, over all attempts."""
+        """The seconds of training over all attempts."""
         return self._seconds_before + time.monotonic() - self._started
 
     def restore(self, progress: StepCounters) -> None:
-        """Go on counting behind a checkpoint."""
+        """Continue counting from the counters of a checkpoint."""
         self._steps = StepReader(tokens=progress.tokens)
         self._seconds_before = progress.seconds
         self.final_loss = progress.final_loss
         self.bad_steps = progress.bad_steps
 
     def count(self, loss: torch.Tensor, tokens: int | torch.Tensor) -> None:
-        """Add a micro-batch: its loss and its tokens, padding left out. Tensors stay on their device."""
+        """Add a micro-batch: its loss and its number of tokens without padding. Tensors stay on their device."""
         self._steps.add(loss, tokens)
 
     def end_step(
@@ -62,18 +62,21 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         *,
         is_logged: bool,
     ) -> None:
-        """A step was taken; one that is logged too is told by `on_log`. Raises UserError where nothing is learned."""
+        """Record a step, and report it unless `on_log` will do so.
+
+        Raises UserError if loss or gradient norm was not finite in NON_FINITE_STEPS steps in a row.
+        """
         figures = self._steps.end_step(state.global_step, float(state.epoch or 0.0), learning_rate, grad_norm)
-        self._keep(figures)
+        self._record(figures)
         if is_logged:
             return
-        if figures is not None and time.monotonic() >= self._told + SECONDS_BETWEEN_EVENTS:
-            self._events.write(StepTaken(**self._shown(figures, state)))
+        if figures is not None and time.monotonic() >= self._reported_at + SECONDS_BETWEEN_EVENTS:
+            self._events.write(StepTaken(**self._event_fields(figures, state)))
         self._stop_if_lost(state.global_step)
 
     def catch_up(self, step: int) -> None:
-        """Take in the figures of all steps up to this one. Raises UserError where nothing is learned."""
-        self._keep(self._steps.read_last())
+        """Wait for the figures of all steps up to this one and record them. Raises UserError as `end_step` does."""
+        self._record(self._steps.read_last())
         self._stop_if_lost(step)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -91,7 +94,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if logs is None or "loss" not in logs:
             return
-        self._keep(self._steps.read_last())
+        self._record(self._steps.read_last())
         mean = StepFigures(
             step=state.global_step,
             epoch=float(state.epoch or 0.0),
@@ -100,16 +103,18 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             grad_norm=logs.get("grad_norm"),
             tokens=self.tokens,
         )
-        self._events.write(StepLogged(**self._shown(mean, state)))
-        if self._newest is not None and self._newest.loss != mean.loss:  # the progress is of the step, not of a mean
-            self._events.write(StepTaken(**self._shown(self._newest, state)))
+        self._events.write(StepLogged(**self._event_fields(mean, state)))
+        if (
+            self._last_step is not None and self._last_step.loss != mean.loss
+        ):  # progress shows the last step, not a mean
+            self._events.write(StepTaken(**self._event_fields(self._last_step, state)))
         self._logged = (time.monotonic(), mean.tokens)
         self._stop_if_lost(state.global_step)
 
-    def _shown(self, figures: StepFigures, state: TrainerState) -> dict[str, Any]:
-        """The fields of an event; the speed is that since the last logged step."""
+    def _event_fields(self, figures: StepFigures, state: TrainerState) -> dict[str, Any]:
+        """The fields of a step event. The speed is an average since the last logged step."""
         then, tokens_then = self._logged
-        now = self._told = time.monotonic()
+        now = self._reported_at = time.monotonic()
         return {
             "step": figures.step,
             "total_steps": state.max_steps,
@@ -124,10 +129,10 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             "gpu_memory_bytes": peak_gpu_memory(),
         }
 
-    def _keep(self, figures: StepFigures | None) -> None:
+    def _record(self, figures: StepFigures | None) -> None:
         if figures is None:
             return
-        self._newest = figures
+        self._last_step = figures
         self.final_loss = finite(figures.loss)
         is_lost = self.final_loss is None or (figures.grad_norm is not None and finite(figures.grad_norm) is None)
         self.bad_steps = self.bad_steps + 1 if is_lost else 0
@@ -143,7 +148,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:
-            control.should_log = True  # whatever the interval is, a run ends with what it came to
+            control.should_log = True  # the last step is logged whatever the interval is
         if control.should_evaluate:
             self._events.enter(Phase.EVAL)
 
@@ -163,12 +168,12 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def finite(value: Any) -> float | None:
-    """The number, or None where there is none: JSON knows neither NaN nor infinity."""
+    """The number, or None if it is missing or not finite, since JSON has neither NaN nor infinity."""
     return float(value) if value is not None and math.isfinite(float(value)) else None
 
 
 def peak_memory() -> int:
-    """Bytes: the most that the GPU held for this process, or that the process was resident with."""
+    """The peak memory of this process in bytes: reserved on the GPU, or resident on a host without one."""
     return peak_gpu_memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,8 +1,7 @@
-"""Checkpoints of a running training: when they are written, what is in them, and how a training goes on behind one.
+"""Writes checkpoints of a running training and resumes from them.
 
-transformers writes weights, optimizer, schedule, random numbers and its own state; `StepCounters` is ours. A training
-that goes on behind a checkpoint takes the steps that it would have taken: to the bit, where the kernels are
-deterministic.
+transformers writes weights, optimizer, schedule, random states and its own state; we add `StepCounters`. A resumed
+training takes the same steps as an uninterrupted one, bit for bit if the kernels are deterministic.
 """
 
 import random
@@ -34,12 +33,16 @@ from worker.training.schedule import SaveSchedule
 
 
 class EvaluationAbandoned(Exception):
-    """A stop was asked for during an evaluation between two steps; it is made up for behind the checkpoint."""
+    """A stop was requested during an evaluation between two steps. The next attempt repeats the evaluation."""
 
 
 @dataclass
 class Checkpointer:
-    """The state of one attempt's checkpointing."""
+    """The state of one attempt's checkpointing.
+
+    `owes_evaluation`: an evaluation was due at `saved_step` and is not done. `evaluates_a_step`: one runs now, between
+    two steps. `resumed`: the counters of the checkpoint, until they are restored.
+    """
 
     order: TrainingOrder
     events: EventWriter
@@ -53,11 +56,11 @@ class Checkpointer:
 
     @cached_property
     def rows(self) -> str:
-        """Which rows are trained on, in which order."""
+        """The key of the training rows and their order."""
         return key_of_rows(self.order)
 
     def resume(self) -> None:
-        """Take over the counters of the order's checkpoint, if it names one. Raises SystemFault for a torn one."""
+        """Restore the counters of the order's checkpoint, if it has one. Raises SystemFault if it cannot read them."""
         if self.order.resume_from is None:
             return
         try:
@@ -69,7 +72,7 @@ class Checkpointer:
         self.owes_evaluation = self.resumed.owes_evaluation
 
     def where_kept(self, step: int) -> str:
-        """What a user is told whose training is whole, at its last step, and could not be saved."""
+        """The hint for a training that did its last step but could not be saved: where its weights are."""
         if self.saved_step != step:
             return "the checkpoint of the last step could not be written either; the job's log has the trace"
         job = self.order.job_id
@@ -79,11 +82,14 @@ class Checkpointer:
         )
 
     def is_wanted(self, step: int) -> bool:
-        """A save is due, or was asked for."""
+        """Whether a save is due or was requested."""
         return self.requests.checkpoint or self.requests.stop or self.schedule.is_due(step, time.monotonic())
 
     def save(self, trainer: Any, write: Callable[[Path], Path]) -> None:
-        """Publish what `write` leaves in the folder that it returns. Raises DiskFullFault, with the draft gone."""
+        """Publish a checkpoint. `write` gets a draft folder and returns the folder below it that holds the files.
+
+        Raises DiskFullFault, and then leaves nothing of the draft.
+        """
         started, step, attempt = time.monotonic(), trainer.state.global_step, self.order.epoch
         self.requests.checkpoint = False
         self.figures.catch_up(step)
@@ -100,8 +106,8 @@ class Checkpointer:
         self.events.write(
             CheckpointSaved(step=step, path=str(saved.path), bytes=saved.bytes, sha256=saved.sha256, seconds=seconds)
         )
-        for gone in removed:
-            self.events.write(CheckpointRemoved(step=gone.step, path=str(gone.path)))
+        for old in removed:
+            self.events.write(CheckpointRemoved(step=old.step, path=str(old.path)))
 
     def _progress(self, trainer: Any) -> StepCounters:
         return StepCounters(
@@ -119,77 +125,78 @@ class Checkpointer:
 
 
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
-    """Decides at each step's end; comes behind transformers' own callback, which has set what the spec asks for."""
+    """Decides at the end of each step whether to save or stop. It runs after transformers' own callback, which applies
+    the spec's intervals."""
 
-    def __init__(self, keeper: Checkpointer) -> None:
-        self._keeper = keeper
-        self._pulse = keeper.order.pulse
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+        self._pulse = checkpointer.order.pulse
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
-        # A checkpoint may be another job's: its intervals are not this spec's.
+        # The checkpoint may be another job's, whose spec has other intervals.
         state.compute_steps(args, state.max_steps)
-        order = self._keeper.order
+        order = self._checkpointer.order
         if not knows_steps(order.spec):
             for notice in by_plan(order.spec, Plan(state.max_steps, evaluates=order.eval_rows is not None)):
-                self._keeper.events.write(notice)
-        self._keeper.schedule.begin(time.monotonic())
-        self._keeper.requests.listen()
+                self._checkpointer.events.write(notice)
+        self._checkpointer.schedule.begin(time.monotonic())
+        self._checkpointer.requests.listen()
 
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._pulse.touch()
-        keeper = self._keeper
-        # That of the last step is what a save that fails is repeated from.
-        control.should_save = keeper.is_wanted(state.global_step) or state.global_step >= state.max_steps
+        checkpointer = self._checkpointer
+        # The last step has a checkpoint so that a failed save of the adapter can be repeated without training.
+        control.should_save = checkpointer.is_wanted(state.global_step) or state.global_step >= state.max_steps
         if state.global_step >= state.max_steps:
-            control.should_evaluate = False  # the recipe evaluates what was trained, with or without `eval_steps`
-        elif keeper.requests.stop:
+            control.should_evaluate = False  # the recipe evaluates at the end, with or without `eval_steps`
+        elif checkpointer.requests.stop:
             control.should_training_stop = True
-            keeper.owes_evaluation, control.should_evaluate = control.should_evaluate, False
+            checkpointer.owes_evaluation, control.should_evaluate = control.should_evaluate, False
 
     def on_prediction_step(
         self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_: Any
     ) -> None:
         self._pulse.touch()
-        if self._keeper.requests.stop and self._keeper.evaluates_a_step:
+        if self._checkpointer.requests.stop and self._checkpointer.evaluates_a_step:
             raise EvaluationAbandoned
 
     def on_save(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._keeper.requests.stop and state.global_step < state.max_steps:
+        if self._checkpointer.requests.stop and state.global_step < state.max_steps:
             control.should_training_stop = True
 
 
 class ResumableTrainer(ContinuingTrainer):
-    """Mixed into the front of TRL's and Unsloth's trainers by `resumable`. Every method is a hook of transformers."""
+    """Put in front of TRL's and Unsloth's trainers by `resumable`. Every method overrides a hook of transformers."""
 
     _draft: Path | None = None
     _ended_step: int | None = None
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Counts loss and tokens on the device, so that no step waits for it."""
+        """Counts loss and tokens on the device, so that no step waits for a copy."""
         mask = inputs.get("attention_mask")
         tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self.keeper.figures.count(loss, tokens)
+        self.checkpointer.figures.count(loss, tokens)
         return loss
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        """Called at each step's end, and once more at an epoch's end, where transformers has no step to log."""
+        """transformers calls this at the end of each step, and again at the end of an epoch without a new step."""
         if self.state.global_step != self._ended_step:
             self._ended_step = self.state.global_step
             rate, is_logged = kwargs["learning_rate"], self.control.should_log
-            self.keeper.figures.end_step(self.state, rate, grad_norm, is_logged=is_logged)
+            self.checkpointer.figures.end_step(self.state, rate, grad_norm, is_logged=is_logged)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """TRL writes one a checkpoint; `tunesmith.json` of the bundle says more."""
+        """TRL would write a card into each checkpoint; the bundle's `tunesmith.json` says more."""
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._draft) if self._draft is not None else str(super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.keeper.saved_step == self.state.global_step:
+        if self.checkpointer.saved_step == self.state.global_step:
             return
-        self.state.log_history = []  # the events are the history; this one would grow with every step
+        self.state.log_history = []  # the events are the history; this list would grow with every step
 
         def write(draft: Path) -> Path:
             self._draft = draft
@@ -202,14 +209,14 @@ class ResumableTrainer(ContinuingTrainer):
         what = f"a checkpoint of step {self.state.global_step} could not be written"
         try:
             with named("checkpoint_failed", what, "the job's log has the trace"):
-                self.keeper.save(self, write)
+                self.checkpointer.save(self, write)
         except SystemFault as fault:
             if self.state.global_step < self.state.max_steps:
                 raise
-            self.keeper.events.notice("last_checkpoint_failed", f"{fault}; what is trained is saved without it")
+            self.checkpointer.events.notice("last_checkpoint_failed", f"{fault}; the adapter is saved without it")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Weights as this very model names them: what hubs call them cannot always be loaded into it again."""
+        """Save weights under this model's own names: names as on the hub cannot always be loaded again."""
         if output_dir is None or self._draft is None:
             super()._save(output_dir, state_dict)
         elif isinstance(self.model, PeftModel):
@@ -224,18 +231,20 @@ class ResumableTrainer(ContinuingTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Weights that a checkpoint has too many or too few are no warning."""
-        lost = {*load_result.missing_keys} - set(getattr(self.model, "all_tied_weights_keys", ()))
-        odd = sorted(lost | {*load_result.unexpected_keys})
-        if odd:
-            names = ", ".join(odd[:5])
-            raise SystemFault("checkpoint_does_not_fit", f"the checkpoint and the model differ in {len(odd)}: {names}")
+        """Make missing and unexpected weights an error instead of a warning."""
+        missing = {*load_result.missing_keys} - set(getattr(self.model, "all_tied_weights_keys", ()))
+        differing = sorted(missing | {*load_result.unexpected_keys})
+        if differing:
+            names = ", ".join(differing[:5])
+            raise SystemFault(
+                "checkpoint_does_not_fit", f"the checkpoint and the model differ in {len(differing)}: {names}"
+            )
 
     def _run_epoch(self, **epoch: Any) -> None:
-        if self.keeper.resumed is not None:
-            self._restore_window(self.keeper.resumed)
-            self.keeper.resumed = None
-        if self.state.global_step >= self.state.max_steps:  # transformers would take one step more
+        if self.checkpointer.resumed is not None:
+            self._restore_window(self.checkpointer.resumed)
+            self.checkpointer.resumed = None
+        if self.state.global_step >= self.state.max_steps:  # transformers would take one more step
             self.control.should_training_stop = True
             return
         super()._run_epoch(**epoch)
@@ -247,37 +256,37 @@ class ResumableTrainer(ContinuingTrainer):
         self._total_loss_scalar = resumed.total_loss
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Called where the next thing to happen is what came behind the checkpoint."""
+        """transformers calls this right before the first step after the checkpoint, so an owed evaluation runs here."""
         super()._load_rng_state(checkpoint)
-        if self.keeper.owes_evaluation:
-            self.keeper.owes_evaluation = False
-            self.keeper.events.enter(Phase.EVAL)
+        if self.checkpointer.owes_evaluation:
+            self.checkpointer.owes_evaluation = False
+            self.checkpointer.events.enter(Phase.EVAL)
             super()._evaluate(None, None)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
         before = RandomState()
-        self.keeper.evaluates_a_step = True
+        self.checkpointer.evaluates_a_step = True
         try:
             return super()._evaluate(*args, **kwargs)
         except EvaluationAbandoned:
             before.restore()
-            self.keeper.owes_evaluation = True
+            self.checkpointer.owes_evaluation = True
             self.control.should_evaluate = False
             return {}
         finally:
-            self.keeper.evaluates_a_step = False
-            if self.keeper.requests.stop:
+            self.checkpointer.evaluates_a_step = False
+            if self.checkpointer.requests.stop:
                 self.control.should_save = self.control.should_training_stop = True
 
 
-def resumable(trainer_class: type[Any], keeper: Checkpointer) -> type[Any]:
-    """The trainer, with `ResumableTrainer` in front of it."""
-    return type("Resumable" + trainer_class.__name__, (ResumableTrainer, trainer_class), {"keeper": keeper})
+def resumable(trainer_class: type[Any], checkpointer: Checkpointer) -> type[Any]:
+    """A subclass of the trainer with `ResumableTrainer` in front of it."""
+    return type("Resumable" + trainer_class.__name__, (ResumableTrainer, trainer_class), {"checkpointer": checkpointer})
 
 
 @dataclass(frozen=True)
 class RandomState:
-    """The random numbers of this process as they were when it was made."""
+    """The states of this process's random number generators when the object was made."""
 
     python: Any = field(default_factory=random.getstate)
     numpy: Any = field(default_factory=np.random.get_state)

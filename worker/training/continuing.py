@@ -1,6 +1,6 @@
-"""How a training goes on behind a checkpoint that another spec may have made: its place in the data, its rates.
+"""Resumes from a checkpoint that may have been made with another spec: sets the position in the data and the rates.
 
-transformers counts the place in steps of the present size, and takes the rates of the checkpoint.
+transformers alone would count the position in steps of the present batch size, and take the checkpoint's rates.
 """
 
 import math
@@ -19,15 +19,15 @@ STATE = "trainer_state.json"
 
 
 class ContinuingTrainer(Trainer):  # type: ignore[misc]
-    """The base of `ResumableTrainer`. Every method is a hook of transformers."""
+    """The base of `ResumableTrainer`. Every public method overrides a hook of transformers."""
 
-    keeper: "Checkpointer"
+    checkpointer: "Checkpointer"
     _place: DataPosition | None = None
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        """Epochs are counted in rows: what other steps have done of them is left out."""
+        """Count epochs in rows, so that the steps still to do do not depend on the batch size of earlier steps."""
         *values, steps_in_epoch, max_steps = super().set_initial_training_values(args, dataloader)
-        resumed = self.keeper.resumed
+        resumed = self.checkpointer.resumed
         if resumed is None:
             return (*values, steps_in_epoch, max_steps)
         self._place = place = self._find_place()
@@ -38,8 +38,8 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
         if max_steps <= resumed.step and not self._is_own:
             raise UserError(
                 "nothing_left",
-                f"the checkpoint of step {resumed.step} has all of the {args.num_train_epochs:g} epochs behind it",
-                hint="raise training.num_train_epochs: it counts from the first row on",
+                f"the checkpoint of step {resumed.step} has already completed all {args.num_train_epochs:g} epochs",
+                hint="raise training.num_train_epochs: it includes the epochs before the checkpoint",
                 param="training.num_train_epochs",
             )
         values[0] = math.ceil((done + max_steps - resumed.step) / steps_an_epoch)
@@ -47,50 +47,50 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         counted: tuple[int, int] = super()._init_training_state(*args, **kwargs)
-        self.state.train_batch_size = self._train_batch_size  # and not that of the checkpoint
+        self.state.train_batch_size = self._train_batch_size  # not the checkpoint's
         return counted if self._place is None else (self._place.epoch, self._place.batches)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self._is_own:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        asked = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
+        requested = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
         schedule = self.lr_scheduler
-        schedule.base_lrs = [rate for rate, _ in asked]
+        schedule.base_lrs = [rate for rate, _ in requested]
         schedule._last_lr = [
             rate * shape(schedule.last_epoch)
             for rate, shape in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         ]
-        for group, (rate, decay), now in zip(self.optimizer.param_groups, asked, schedule._last_lr, strict=True):
+        for group, (rate, decay), now in zip(self.optimizer.param_groups, requested, schedule._last_lr, strict=True):
             group.update(initial_lr=rate, weight_decay=decay, lr=now)
 
     @property
     def _is_own(self) -> bool:
-        """Whether the checkpoint is of this very job."""
-        return Path(self.keeper.order.resume_from or "").parent == self.keeper.order.checkpoints
+        """Whether the checkpoint was made by this job."""
+        return Path(self.checkpointer.order.resume_from or "").parent == self.checkpointer.order.checkpoints
 
     def _find_place(self) -> DataPosition:
-        """Says what is trained on again, and where the rows are other ones."""
-        keeper, rows = self.keeper, len(self.train_dataset)
-        assert keeper.resumed is not None
-        assert keeper.order.resume_from is not None
-        if keeper.resumed.rows not in (None, keeper.rows):  # those of earlier versions do not say
-            keeper.events.notice(
+        """Find the position in the data, and write a notice if rows are repeated or are not the checkpoint's."""
+        checkpointer, rows = self.checkpointer, len(self.train_dataset)
+        assert checkpointer.resumed is not None
+        assert checkpointer.order.resume_from is not None
+        if checkpointer.resumed.rows not in (None, checkpointer.rows):  # None: made by an earlier version
+            checkpointer.events.notice(
                 "other_rows",
-                "the rows, training.seed or training.packing are not those of the checkpoint, so that it has no place "
-                f"among them: the training begins with the first row, its steps go on behind {keeper.resumed.step}",
+                "the rows, training.seed or training.packing differ from the checkpoint's: the training begins with "
+                f"the first row, and its steps are counted on from {checkpointer.resumed.step}",
                 field="continue_from",
             )
             return DataPosition(0)
-        state = TrainerState.load_from_json(str(keeper.order.resume_from / STATE))
+        state = TrainerState.load_from_json(str(checkpointer.order.resume_from / STATE))
         batch, accumulation = self._train_batch_size, self.args.gradient_accumulation_steps
         place = find_place(state.epoch, rows, state.train_batch_size, batch, accumulation)
         if place.repeated:
-            keeper.events.notice(
+            checkpointer.events.notice(
                 "rows_repeated",
-                f"{place.repeated} rows of epoch {place.epoch + 1} are trained on again: the checkpoint lies "
-                f"{place.repeated} rows behind a whole step of {batch * accumulation} rows, which is "
+                f"{place.repeated} rows of epoch {place.epoch + 1} are trained on again: the checkpoint is "
+                f"{place.repeated} rows after a whole step of {batch * accumulation} rows, which is "
                 "per_device_train_batch_size times gradient_accumulation_steps",
                 field="continue_from",
                 effective=place.repeated,

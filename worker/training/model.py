@@ -1,6 +1,6 @@
-"""The model to train: Unsloth's loading and LoRA, by Unsloth's own calls.
+"""Loads the model to train and adds LoRA, through Unsloth.
 
-Import this module before transformers: Unsloth patches it.
+Import this module before transformers, which Unsloth patches.
 """
 
 from pathlib import Path
@@ -26,8 +26,10 @@ def find_hardware() -> Hardware:
 
 
 def load_base(order: TrainingOrder) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The base model and its tokenizer; the tokenizer pads on the right. Raises UserError for a base that was replaced
-    since the job was checked."""
+    """The base model and its own tokenizer.
+
+    Raises UserError if a local base was replaced since the job was checked, and SystemFault if RoPE was not scaled.
+    """
     arguments = load_arguments(order)
     arguments["dtype"] = getattr(torch, arguments["dtype"]) if arguments["dtype"] else None
     _check_base(order)
@@ -43,7 +45,7 @@ def load_base(order: TrainingOrder) -> tuple[Any, PreTrainedTokenizerBase]:
 
 
 def _scaled_rope(order: TrainingOrder) -> dict[str, Any] | None:
-    """RoPE as the check has decided it; None: as the model's files have it."""
+    """The RoPE parameters that the check decided on. None: those of the model's files."""
     if order.base.scaled_to is None:
         return None
     revision = None if order.base.is_local else order.base.revision
@@ -51,19 +53,19 @@ def _scaled_rope(order: TrainingOrder) -> dict[str, Any] | None:
     return linear_rope(config, order.base.scaled_to)
 
 
-def _check_rope(model: Any, order: TrainingOrder, wanted: dict[str, Any] | None) -> None:
-    """Raises SystemFault where the library has not built what it was asked for: such an adapter could not be served."""
-    if wanted is None:
+def _check_rope(model: Any, order: TrainingOrder, requested: dict[str, Any] | None) -> None:
+    """Raises SystemFault if the model was not built with the requested RoPE: its adapter could not be served."""
+    if requested is None:
         return
     config = model.config.get_text_config()
     found = config.rope_parameters
-    if any(found.get(name) != wanted[name] for name in ("rope_type", "factor")):
-        raise SystemFault("rope_not_scaled", f"RoPE was to be {wanted}, and Unsloth has loaded {found}")
+    if any(found.get(name) != requested[name] for name in ("rope_type", "factor")):
+        raise SystemFault("rope_not_scaled", f"RoPE should be {requested}, but Unsloth loaded {found}")
     config.max_position_embeddings = order.base.scaled_to
 
 
 def _check_base(order: TrainingOrder) -> None:
-    """Nothing is trained, and no training goes on, on other weights than those that were checked."""
+    """Raises UserError if the base is not the one that was checked, so that no step is trained on other weights."""
     if not order.base.is_local or order.base.revision is None:
         return
     found = BaseFiles(order.cache_dir).revision(Path(order.base.source))
@@ -71,32 +73,32 @@ def _check_base(order: TrainingOrder) -> None:
         now = "they cannot be read now" if found is None else f"they are {found} now"
         raise UserError(
             BASE_REPLACED,
-            f"the files of {order.spec.model.model_name} were replaced: checked were {order.base.revision}, {now}",
-            hint="post the job anew to train on the new files, or put the old ones back under this name before you do",
+            f"the files of {order.spec.model.model_name} were replaced: {order.base.revision} was checked, {now}",
+            hint="post the job again to train on the new files, or put the old ones back under this name first",
             param="model.model_name",
         )
 
 
 def attach_lora(model: Any, spec: JobSpec) -> Any:
-    """The model with LoRA on it; unchanged where all weights are trained. Raises UserError for unknown modules."""
+    """The model with LoRA added, or unchanged if all weights are trained. Raises UserError for unknown modules."""
     if spec.model.full_finetuning:
         return model
     if spec.lora.loftq_config is not None and not torch.cuda.is_available():
-        raise UserError("needs_gpu", "LoftQ quantises on a GPU and this worker has none", param="lora.loftq_config")
+        raise UserError("needs_gpu", "LoftQ needs a GPU and this worker has none", param="lora.loftq_config")
     linear, others = linear_leaves(model)
     check_targets(spec.lora.target_modules, linear, others, spec.model.model_name)
     return FastLanguageModel.get_peft_model(model, **lora_arguments(spec))
 
 
 def linear_leaves(model: Any) -> tuple[set[str], set[str]]:
-    """Last names of the modules that LoRA can sit on, and of all others."""
+    """The last parts of the names of the linear modules, to which LoRA can be added, and of all others."""
     named = [(name.rsplit(".", 1)[-1], isinstance(module, torch.nn.Linear)) for name, module in model.named_modules()]
     linear = {leaf for leaf, is_linear in named if is_linear}
     return linear, {leaf for leaf, _ in named} - linear
 
 
 def read_tokenizer(order: TrainingOrder, own: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The job's tokenizer, by which the rows were made. Where it has no token to pad with, it takes Unsloth's."""
+    """The job's tokenizer, with which the rows were made. It pads on the right, with Unsloth's token if it has none."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         str(order.tokenizer), local_files_only=True, trust_remote_code=False
     )

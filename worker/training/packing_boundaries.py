@@ -1,7 +1,7 @@
-"""Proves, before a step is taken, that rows laid out in one sequence do not see each other.
+"""Tests, before the first step, that rows in one sequence do not attend to each other.
 
-Packed and padding-free batches hold several rows in one sequence, and only the attention keeps them apart. Whether this
-one does is asked of the model itself: the loss of a later row must not change when the words of the first one do.
+Packed and padding-free batches hold several rows in one sequence, and only the attention separates them. The test uses
+the model itself: the loss of a later row must not change when the tokens of the first row do.
 """
 
 import math
@@ -15,12 +15,12 @@ from worker.failures import UserError
 SEQ_LENGTHS = "seq_lengths"
 ROWS_LOOKED_AT = 64
 LONGEST_PROBE_TOKENS = 4096
-# The shapes are equal, so that the kernels are: any difference is a leak. The rest is room for atomics.
+# Both runs have the same shapes and so the same kernels. Only atomic operations may cause a difference up to this.
 TOLERANCE = 1e-5
 
 
 def check_packing_boundaries(trainer: Any) -> None:
-    """Does nothing where every row has a sequence of its own. Raises UserError when a row can see another."""
+    """Raises UserError if a row can attend to another row. Does nothing if every row has a sequence of its own."""
     if not (trainer.args.packing or getattr(trainer.args, "padding_free", False)):
         return
     examples = _examples(trainer)
@@ -31,15 +31,15 @@ def check_packing_boundaries(trainer: Any) -> None:
     if math.isfinite(plain) and abs(plain - changed) > TOLERANCE * abs(plain):
         raise UserError(
             "rows_leak",
-            f"rows of one sequence see each other with this model's attention: the loss of a row changed from {plain} "
-            f"to {changed} with the words of the row before it",
+            f"rows of one sequence attend to each other in this model: the loss of a row changed from {plain} "
+            f"to {changed} when the row before it was changed",
             hint="train with packing false and per_device_train_batch_size 1, and report this model",
             param="training.packing",
         )
 
 
 def _examples(trainer: Any) -> list[dict[str, list[int]]] | None:
-    """One sequence of several rows; None where the data has none: a single row, or one row a sequence."""
+    """Examples that the collator puts into one sequence. Returns None if every sequence of the data holds one row."""
     rows = [dict(trainer.train_dataset[index]) for index in range(min(ROWS_LOOKED_AT, len(trainer.train_dataset)))]
     if trainer.args.packing:
         return next(([row] for row in rows if len(row.get(SEQ_LENGTHS, ())) > 1), None)
@@ -52,9 +52,9 @@ def _first_length(examples: list[dict[str, list[int]]]) -> int:
 
 
 def _probe(examples: list[dict[str, list[int]]], first: int, shift: int) -> list[dict[str, list[int]]]:
-    """The same rows, nothing learned of the first one, its words replaced by others where `shift` is 1.
+    """The same rows with no labels in the first one, and with its tokens in reverse order if `shift` is 1.
 
-    The other words are its own in reverse order: they are in the vocabulary whatever that is.
+    Its own tokens are certain to be in the vocabulary.
     """
     ids, labels = list(examples[0][INPUT_IDS]), list(examples[0][LABELS])
     if shift:
@@ -66,7 +66,7 @@ def _probe(examples: list[dict[str, list[int]]], first: int, shift: int) -> list
 
 
 def _loss(trainer: Any, examples: list[dict[str, list[int]]]) -> float:
-    """Of one batch, by the trainer's own collator, model and loss."""
+    """The loss of one batch, from the trainer's own collator, model and loss."""
     batch = trainer.data_collator(examples)
     was_training = trainer.model.training
     trainer.model.eval()

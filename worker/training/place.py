@@ -1,4 +1,4 @@
-"""Where in the data a training goes on behind a checkpoint. Pure, but for reading which rows there are."""
+"""Finds the position in the data at which a training resumes from a checkpoint."""
 
 import hashlib
 import math
@@ -13,9 +13,10 @@ from app.contracts.rows import DIGEST
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Whole epochs that are done, and batches of the next one that are not trained on again.
+    """How many epochs are complete, and how many batches of the next one are skipped.
 
-    `repeated` rows of that epoch are before the place: a training goes on with a whole step of its own size.
+    `repeated`: the rows of that epoch that are trained on again, since a training resumes at a whole step of its own
+    size.
     """
 
     epoch: int
@@ -24,7 +25,10 @@ class DataPosition:
 
 
 def find_place(epoch: float, rows: int, batch_before: int, batch_now: int, accumulation: int) -> DataPosition:
-    """Behind `epoch` epochs in batches of `batch_before` rows; a step takes `accumulation` batches of `batch_now`."""
+    """The position after `epoch` epochs of `rows` rows in batches of `batch_before` rows.
+
+    A step now takes `accumulation` batches of `batch_now` rows.
+    """
     whole = math.floor(epoch)
     batches_an_epoch = math.ceil(rows / batch_before)
     batches = round((epoch - whole) * batches_an_epoch)
@@ -36,7 +40,7 @@ def find_place(epoch: float, rows: int, batch_before: int, batch_now: int, accum
 
 
 def key_of_rows(order: TrainingOrder) -> str:
-    """Equal keys mean the same rows in the same order, epoch for epoch."""
+    """A hash; equal keys mean the same rows in the same order in every epoch."""
     training = order.spec.training
     digest = hashlib.sha256(f"{training.seed} {training.packing}\n".encode())
     with pa.memory_map(str(Path(order.train_rows))) as file, pa.ipc.open_stream(file) as stream:

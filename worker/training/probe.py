@@ -1,6 +1,6 @@
-"""What the trained model says to a few fixed prompts, so that the engine can be asked whether it says the same.
+"""Records the trained model's outputs for a few prompts, so that the engine can check that it gives the same.
 
-Each step is a plain forward over all tokens before it: no cache, no padding, nothing that a kernel for generation does.
+Each step is a plain forward pass over all earlier tokens: no cache, no padding, no kernel for generation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,26 +34,27 @@ QUESTIONS = (
     "Name three numbers.",
     "Why is the sky blue?",
 )
-# Trained tokens of a row whose loss is measured, and the fewest that have to stand before what is asked of it.
+# The number of trained tokens of a row whose loss is measured, and the fewest tokens that must precede them.
 FIT_TOKENS, LEAST_BEFORE = 64, 4
 # From the finest to the coarsest.
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 def take_probe(model: Any, order: TrainingOrder, rows: Dataset, resolved: dict[str, Any], biases: Biases) -> Probe:
-    """Ask the trained model, and the base below its LoRA. `rows` are those that it was trained on, `biases` the base's.
+    """Record the outputs of the trained model and, if it has a LoRA, of its base.
 
-    Raises UserError for a model whose scores are no finite numbers.
+    `rows`: the training rows. `biases`: the base's biases before the training. Raises UserError if the model's logits
+    are not finite, SystemFault if their shape is wrong.
     """
     samples, max_tokens = sample_rows(rows), resolved["model.max_seq_length"]
-    asked = probe_prompts(load_renderer(order.tokenizer), samples, max_tokens)
+    prompts = probe_prompts(load_renderer(order.tokenizer), samples, max_tokens)
     has_base = isinstance(model, PeftModel) and order.spec.lora.loftq_config is None
-    with _at_rest(model):
-        taken = tuple(
-            _follow(model, ids, biases if has_base else None).model_copy(update={"question": question})
-            for question, ids in asked
+    with _evaluating(model):
+        recorded = tuple(
+            _decode(model, ids, biases if has_base else None).model_copy(update={"question": question})
+            for question, ids in prompts
         )
-        noise = fmean(chain.from_iterable(_noise(model, prompt) for prompt in taken))
+        noise = fmean(chain.from_iterable(_noise(model, prompt) for prompt in recorded))
         fit = _fit(model, samples, biases if has_base else None)
     return Probe(
         dtype=coarsest(resolved),
@@ -62,22 +63,22 @@ def take_probe(model: Any, order: TrainingOrder, rows: Dataset, resolved: dict[s
         noise=noise,
         fit=fit,
         weights=_weights(model) if has_base else None,
-        prompts=taken,
+        prompts=recorded,
     )
 
 
 def notice_worse_than_base(fit: Fit | None, rate: float, events: EventWriter) -> None:
-    """Say that training has made the model worse at its own rows, where that alone is no reason to fail."""
+    """Write a notice if the model has a higher loss on its training rows than its base. That alone is no failure."""
     if fit is not None and fit.is_worse_than_base:
         message = (
-            f"on rows that it was trained on the model has a loss of {fit.trained:.3g}, its base had {fit.base:.3g}: "
+            f"on its training rows the model has a loss of {fit.trained:.3g}, higher than its base's {fit.base:.3g}: "
             "a lower learning_rate usually helps"
         )
         events.notice("worse_than_base", message, field="training.learning_rate", requested=rate)
 
 
 def _weights(model: PeftModel) -> ProbeWeights:
-    """As `save_pretrained` is to write them."""
+    """The hash of the LoRA's weights as `save_pretrained` will write them, and the scaling of each layer."""
     layers = ((path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer))
     return ProbeWeights(
         sha256=digest_of(get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)),
@@ -86,7 +87,7 @@ def _weights(model: PeftModel) -> ProbeWeights:
 
 
 def _variant(model: Any) -> BaseVariant | None:
-    """What the trainer made of the base when it was loaded."""
+    """How the base was quantised when it was loaded. Returns None if it was not."""
     quantisation = getattr(model.config, "quantization_config", None)
     if quantisation is None:
         return None
@@ -95,14 +96,14 @@ def _variant(model: Any) -> BaseVariant | None:
 
 @dataclass(frozen=True)
 class Sample:
-    """A row that was trained on, cut where the model was first taught what comes next."""
+    """The token ids of a training row, cut at its first trained token: before it, and from it on."""
 
     before: list[int]
-    taught: list[int]
+    trained_on: list[int]
 
 
 def sample_rows(rows: Dataset) -> list[Sample]:
-    """The first row, the last one, and one between them. Where nothing stands before the taught, half of it does."""
+    """The first, the middle and the last row. If almost nothing precedes the first trained token, a row is halved."""
     return [_sample(rows[number]) for number in sorted({0, len(rows) // 2, len(rows) - 1})]
 
 
@@ -116,15 +117,15 @@ def _sample(row: dict[str, list[int]]) -> Sample:
 
 
 def probe_prompts(renderer: Renderer, samples: Sequence[Sample], max_tokens: int) -> list[tuple[str | None, list[int]]]:
-    """The fixed questions, as the job's template asks them, and what stands before the taught part of some rows.
+    """Pairs of question and prompt ids: the fixed questions in the job's template, and the starts of some rows.
 
-    Each leaves room for all steps within `max_tokens`. A template that names the day makes other ids of a question
-    tomorrow, which is then no question to be asked again.
+    Each prompt leaves room for all steps within `max_tokens`. The question is None for rows, and for a template that
+    contains the date, because rendering it again tomorrow would give other ids.
     """
     room, is_dated = min(PROMPT_TOKENS, max_tokens - STEPS), renderer.templates.uses_date
-    asked = [(None if is_dated else question, question_ids(renderer, question)) for question in QUESTIONS]
+    questions = [(None if is_dated else question, question_ids(renderer, question)) for question in QUESTIONS]
     rows: list[tuple[str | None, list[int]]] = [(None, sample.before) for sample in samples]
-    return [(question, ids[-room:]) for question, ids in (*asked, *rows) if ids]
+    return [(question, ids[-room:]) for question, ids in (*questions, *rows) if ids]
 
 
 def coarsest(resolved: dict[str, Any]) -> str:
@@ -134,28 +135,28 @@ def coarsest(resolved: dict[str, Any]) -> str:
 
 
 def _fit(model: Any, samples: Sequence[Sample], biases: Biases | None) -> Fit | None:
-    """The loss of the rows' taught parts, with the base's where it has these biases; None where nothing is taught."""
-    taught = [sample for sample in samples if sample.taught]
-    if not taught:
+    """The model's mean loss on the samples' trained tokens and, given its `biases`, the base's. None without tokens."""
+    usable = [sample for sample in samples if sample.trained_on]
+    if not usable:
         return None
-    trained = fmean(chain.from_iterable(_losses(model, sample) for sample in taught))
+    trained = fmean(chain.from_iterable(_losses(model, sample) for sample in usable))
     base: float | None = None
     if biases is not None:
         with answering_as_base(model, biases):
-            base = fmean(chain.from_iterable(_losses(model, sample) for sample in taught))
+            base = fmean(chain.from_iterable(_losses(model, sample) for sample in usable))
     vocabulary = model.config.get_text_config().vocab_size
     return Fit(trained=trained, base=base, vocabulary=vocabulary)
 
 
 def _losses(model: Any, sample: Sample) -> list[float]:
-    """Of each taught token."""
-    ids, count = [*sample.before, *sample.taught], len(sample.taught)
+    """The loss of each trained token."""
+    ids, count = [*sample.before, *sample.trained_on], len(sample.trained_on)
     rows = _logprobs(model, ids[:-1], count)
-    return [max(0.0, -row[token].item()) for row, token in zip(rows, sample.taught, strict=True)]
+    return [max(0.0, -row[token].item()) for row, token in zip(rows, sample.trained_on, strict=True)]
 
 
-def _follow(model: Any, prompt: list[int], biases: Biases | None) -> ProbePrompt:
-    """What the model says to a prompt, and its base with these biases."""
+def _decode(model: Any, prompt: list[int], biases: Biases | None) -> ProbePrompt:
+    """Decode greedily from a prompt, and record the top tokens of each step, with the base's log-probabilities too."""
     tops: list[list[tuple[int, float]]] = []
     for _ in range(STEPS):
         best, places = _logprobs(model, _with_steps(prompt, tops), 1)[0].topk(CANDIDATES)
@@ -163,15 +164,15 @@ def _follow(model: Any, prompt: list[int], biases: Biases | None) -> ProbePrompt
     base: list[tuple[float, ...] | None] = [None] * STEPS
     if biases is not None:
         with answering_as_base(model, biases):
-            base = [*_read_at_once(model, prompt, tops)]
+            base = [*_score_in_one_pass(model, prompt, tops)]
     steps = (ProbeStep(top=tuple(top), base=below) for top, below in zip(tops, base, strict=True))
     return ProbePrompt(ids=tuple(prompt), steps=tuple(steps))
 
 
 def _noise(model: Any, prompt: ProbePrompt) -> list[float]:
-    """How far a second reading is from the recorded one: rounding goes another way when all steps are read at once."""
+    """Absolute differences to a second computation in one forward pass, which rounds differently."""
     tops = [list(step.top) for step in prompt.steps]
-    again = _read_at_once(model, list(prompt.ids), tops)
+    again = _score_in_one_pass(model, list(prompt.ids), tops)
     return [
         abs(other - one)
         for top, others in zip(tops, again, strict=True)
@@ -179,10 +180,10 @@ def _noise(model: Any, prompt: ProbePrompt) -> list[float]:
     ]
 
 
-def _read_at_once(
+def _score_in_one_pass(
     model: Any, prompt: list[int], tops: Sequence[Sequence[tuple[int, float]]]
 ) -> list[tuple[float, ...]]:
-    """The log-probabilities of the recorded tokens, for all steps from one forward."""
+    """The log-probabilities of the recorded tokens for all steps, from one forward pass."""
     rows = _logprobs(model, _with_steps(prompt, tops[:-1]), len(tops))
     return [tuple(row[[token for token, _ in top]].tolist()) for row, top in zip(rows, tops, strict=True)]
 
@@ -192,16 +193,16 @@ def _with_steps(prompt: list[int], tops: Sequence[Sequence[tuple[int, float]]]) 
 
 
 def _logprobs(model: Any, ids: list[int], count: int) -> Any:
-    """[count, vocabulary] in float32: what comes behind each of the last ids."""
+    """Log-probabilities of the next token after each of the last `count` ids: float32 of shape [count, vocabulary]."""
     scores = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
     if scores.dim() != 3 or scores.shape[:2] != (1, len(ids)):
         found = tuple(scores.shape)
         raise SystemFault("no_scores", f"the trained model gave scores of the shape {found} for {len(ids)} tokens")
     scores = scores[0, -count:].float()
-    if not torch.isfinite(scores.max()):  # NaN and infinity; single tokens may be at minus infinity
+    if not torch.isfinite(scores.max()):  # finds NaN and infinity; single tokens may be at minus infinity
         raise UserError(
             "model_not_finite",
-            "the trained model gives scores that are no finite numbers",
+            "the trained model's logits are not finite",
             hint="a lower learning_rate, or bf16 in place of fp16, usually helps",
             param="training.learning_rate",
         )
@@ -209,8 +210,8 @@ def _logprobs(model: Any, ids: list[int], count: int) -> Any:
 
 
 @contextmanager
-def _at_rest(model: Any) -> Iterator[None]:
-    """No dropout, no gradients; as it was afterwards."""
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout and gradients inside the block; the mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:

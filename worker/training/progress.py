@@ -1,4 +1,4 @@
-"""What a training knows beside weights, optimizer and random numbers: one JSON file of each checkpoint."""
+"""The counters of a training that transformers does not save: one JSON file in each checkpoint."""
 
 import dataclasses
 import json
@@ -10,11 +10,11 @@ PROGRESS = "progress.json"
 
 @dataclass(frozen=True)
 class StepCounters:
-    """The counters at a step's end. Seconds are of training, over all attempts.
+    """The counters at the end of a step. `seconds`: of training, over all attempts.
 
-    `window_loss` is the sum of the losses of the steps since `logged_step`, the last one that was logged; `total_loss`
-    that of the steps up to it. A float that is no number stays what it is. `rows` names the rows and their order; the
-    checkpoints of earlier versions have none.
+    `window_loss`: the sum of the losses of the steps after `logged_step`, the last logged one. `total_loss`: the sum up
+    to that step. Floats may be NaN or infinite. `rows`: the key of the rows and their order; checkpoints of earlier
+    versions have None.
     """
 
     step: int
@@ -33,5 +33,5 @@ class StepCounters:
 
 
 def read_progress(folder: Path) -> StepCounters:
-    """Raises OSError or TypeError for a folder that is no checkpoint of this trainer."""
+    """Read a checkpoint's counters. Raises OSError, ValueError or TypeError if the file is missing or malformed."""
     return StepCounters(**json.loads((folder / PROGRESS).read_text()))

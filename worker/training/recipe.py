@@ -1,4 +1,4 @@
-"""The training itself, in the order in which Unsloth's page tells it."""
+"""The training, with its steps in the order of Unsloth's documentation."""
 
 from worker.training.model import attach_lora, find_hardware, load_base, read_tokenizer  # isort: skip
 
@@ -18,7 +18,7 @@ from worker.training.checkpointing import Checkpointer
 from worker.training.packing_boundaries import check_packing_boundaries
 from worker.training.probe import notice_worse_than_base, take_probe
 from worker.training.resolved import effective_values, report_differences
-from worker.training.saving import mend_generation_config, rehearse_saving, whole_or_absent
+from worker.training.saving import complete_or_absent, rehearse_saving, repair_generation_config
 from worker.training.schedule import SaveSchedule
 from worker.training.trained import report_trained
 from worker.training.trainer import build_trainer, read_rows, report_packing
@@ -26,10 +26,10 @@ from worker.training.vectors import notice_untrained
 
 
 def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> bool:
-    """One attempt from the base model, or from a checkpoint, to the saved adapter. False: it stopped when asked to."""
+    """Train from the base model, or from a checkpoint, and save the adapter. Returns False if it stopped on request."""
     spec, hardware, callback = order.spec, find_hardware(), EventCallback(events)
     events.enter(Phase.LOAD)
-    model, own_tokenizer = looked_at_base(order, events)
+    model, own_tokenizer = load_checked_base(order, events)
     events.enter(Phase.LOAD)
     model = attach_lora(model, spec)
     biases = base_biases(model)
@@ -37,8 +37,8 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
         begin_with(model, order.start_from)
     tokenizer = read_tokenizer(order, own_tokenizer)
     train, evaluation = read_rows(order.train_rows), read_rows(order.eval_rows) if order.eval_rows else None
-    keeper = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
-    trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback, keeper)
+    checkpointer = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
+    trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback, checkpointer)
     report_packing(trainer, train, events)
     check_packing_boundaries(trainer)
     resolved = effective_values(order, model, trainer.args)
@@ -47,14 +47,17 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     report_trained(order, model, resolved, events)
     rehearse_saving(model, tokenizer, order, resolved)
 
-    if not train_to_the_end(trainer, keeper):
+    if not train_to_the_end(trainer, checkpointer):
         return False
     seconds, steps = round(callback.seconds, 3), trainer.state.global_step
     if evaluation:
-        evaluate(trainer, keeper)
+        evaluate(trainer, checkpointer)
 
     events.enter(Phase.SAVE)
-    with named("save_failed", "what was trained could not be saved", keeper.where_kept(steps)), whole_or_absent(order):
+    with (
+        named("save_failed", "the trained adapter could not be saved", checkpointer.where_kept(steps)),
+        complete_or_absent(order),
+    ):
         probe = take_probe(model, order, train, resolved, biases)
         events.write(save_bundle(model, tokenizer, order, resolved, probe))
     notice_worse_than_base(probe.fit, spec.training.learning_rate, events)
@@ -62,35 +65,38 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     return True
 
 
-def looked_at_base(order: TrainingOrder, events: EventWriter) -> tuple[Any, Any]:
-    """The base model and its tokenizer; what is odd about them is said before anything is trained."""
+def load_checked_base(order: TrainingOrder, events: EventWriter) -> tuple[Any, Any]:
+    """The base model and its tokenizer. Notices about the base are written before anything is trained."""
     model, tokenizer = load_base(order)
-    mend_generation_config(model, events)
+    repair_generation_config(model, events)
     notice_untrained(model, order, events)
     return model, tokenizer
 
 
-def evaluate(trainer: Any, keeper: Checkpointer) -> None:
-    """Evaluate what is trained. Raises SystemFault."""
-    keeper.events.enter(Phase.EVAL)
-    kept = keeper.where_kept(trainer.state.global_step)
-    with named("evaluation_failed", "what was trained could not be evaluated", kept):
+def evaluate(trainer: Any, checkpointer: Checkpointer) -> None:
+    """Evaluate the trained model. Raises SystemFault if that fails."""
+    checkpointer.events.enter(Phase.EVAL)
+    kept = checkpointer.where_kept(trainer.state.global_step)
+    with named("evaluation_failed", "the trained model could not be evaluated", kept):
         trainer.evaluate()
 
 
-def train_to_the_end(trainer: Any, keeper: Checkpointer) -> bool:
-    """False: it stopped before, as it was asked to, behind a checkpoint. Raises SystemFault for any other way."""
-    sweep(keeper.order.checkpoints)
-    keeper.resume()
-    if keeper.resumed is not None:
-        keeper.events.write(Resumed(step=keeper.resumed.step))
-    trainer.train(resume_from_checkpoint=str(keeper.order.resume_from) if keeper.resumed is not None else None)
+def train_to_the_end(trainer: Any, checkpointer: Checkpointer) -> bool:
+    """Train to the last step. Returns False if it saved a checkpoint and stopped on request.
+
+    Raises SystemFault if the training ended early for any other reason.
+    """
+    sweep(checkpointer.order.checkpoints)
+    checkpointer.resume()
+    if checkpointer.resumed is not None:
+        checkpointer.events.write(Resumed(step=checkpointer.resumed.step))
+    is_resumed = checkpointer.resumed is not None
+    trainer.train(resume_from_checkpoint=str(checkpointer.order.resume_from) if is_resumed else None)
     step, last = trainer.state.global_step, trainer.state.max_steps
     if step >= last:
         return True
-    if (
-        not keeper.requests.stop or keeper.saved_step != step
-    ):  # transformers returns as if all were done, whatever ended the training
+    # transformers returns normally, whatever ended the training
+    if not checkpointer.requests.stop or checkpointer.saved_step != step:
         raise SystemFault("training_cut_short", f"the training ended by itself at step {step} of {last}")
-    keeper.events.write(AttemptInterrupted(step=step))
+    checkpointer.events.write(AttemptInterrupted(step=step))
     return False

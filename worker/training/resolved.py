@@ -1,4 +1,4 @@
-"""What was asked against what is really used, read off the built objects: no fallback of a library stays unseen."""
+"""Compares the spec with the values of the built objects, so that every fallback of a library is reported."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from worker.training.arguments import Hardware, precision
 from worker.training.trained import trained_modules
 
 REASONS = {
-    "training.optim": ("optimizer_replaced", "this optimizer needs a GPU; Unsloth's CPU backend takes its own AdamW"),
-    "training.packing": ("packing_switched_off", "packed rows cannot be kept apart by this attention; they are padded"),
+    "training.optim": ("optimizer_replaced", "this optimizer needs a GPU; Unsloth's CPU backend uses its own AdamW"),
+    "training.packing": ("packing_switched_off", "this attention cannot separate packed rows; they are padded instead"),
     "training.fp16": ("precision_replaced", "float16 is not used on this hardware"),
     "training.bf16": ("precision_replaced", "bfloat16 is not used on this hardware"),
     "model.load_in_4bit": ("loaded_in_16bit", "4-bit weights do not work here; Unsloth loads 16-bit weights"),
     "model.load_in_8bit": ("loaded_in_16bit", "8-bit weights do not work here; Unsloth loads 16-bit weights"),
-    "model.dtype": ("precision_replaced", "this dtype is slow or unstable on this hardware; Unsloth takes another"),
-    "model.max_seq_length": ("max_seq_length_cut", "the model knows no longer positions"),
+    "model.dtype": ("precision_replaced", "this dtype is slow or unstable on this hardware; Unsloth uses another"),
+    "model.max_seq_length": ("max_seq_length_cut", "the model supports no longer sequences"),
 }
 
 
 def effective_values(order: TrainingOrder, model: Any, args: Any) -> dict[str, Any]:
-    """Dotted spec paths and the values in force."""
+    """The values that are really used, by dotted spec path."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point() and not p.requires_grad), model.dtype)
     by_steps = order.spec.training.max_steps is not None
     return {
@@ -44,14 +44,14 @@ def _name(value: Any) -> str:
 
 
 def report_differences(order: TrainingOrder, values: dict[str, Any], hardware: Hardware, events: EventWriter) -> None:
-    """A notice for every field that was chosen by the spec and is otherwise in force."""
+    """Write a notice for every field of REASONS whose real value differs from the spec's."""
     fp16, bf16 = precision(order.spec, hardware)
-    asked = {**_flat(order.spec.model_dump()), "training.fp16": fp16, "training.bf16": bf16}
-    if asked["model.dtype"] in (None, "auto"):
-        asked["model.dtype"] = values["model.dtype"]
+    requested = {**_flat(order.spec.model_dump()), "training.fp16": fp16, "training.bf16": bf16}
+    if requested["model.dtype"] in (None, "auto"):
+        requested["model.dtype"] = values["model.dtype"]
     for field, (code, message) in REASONS.items():
-        if asked[field] != values[field]:
-            events.notice(code, message, field=field, requested=asked[field], effective=values[field])
+        if requested[field] != values[field]:
+            events.notice(code, message, field=field, requested=requested[field], effective=values[field])
 
 
 def _flat(spec: dict[str, Any]) -> dict[str, Any]:

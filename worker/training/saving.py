@@ -1,6 +1,6 @@
-"""What can fail behind the last step: found out before the first one where it can be, and named where it cannot.
+"""Finds faults of saving before the first step if possible, and otherwise reports them as what they are.
 
-By then the weights are in a checkpoint of the last step, so that the next attempt repeats only what failed.
+At the last step the weights are in a checkpoint, so that the next attempt repeats only what failed after it.
 """
 
 import shutil
@@ -19,12 +19,12 @@ from worker.failures import named
 from worker.training.adapters import NAME
 from worker.training.bundle import describe, is_whole_model
 
-# These come first where a config is put together again: by them the other fields are right or wrong.
+# These fields are set first when a config is rebuilt, since they decide whether the others are valid.
 MODES = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
 
 
-def mend_generation_config(model: Any, events: EventWriter) -> None:
-    """Leave out of the base's generation config what transformers refuses to save, and say so."""
+def repair_generation_config(model: Any, events: EventWriter) -> None:
+    """Remove the fields of the base's generation config that transformers refuses to save, and write a notice."""
     config, left_out = without_contradictions(model.generation_config)
     if left_out:
         model.generation_config = config
@@ -34,17 +34,17 @@ def mend_generation_config(model: Any, events: EventWriter) -> None:
 
 
 def without_contradictions(config: GenerationConfig) -> tuple[GenerationConfig, dict[str, Any]]:
-    """A config that can be saved, with all of this one's fields that allow it; and the others, as they were."""
+    """A config that can be saved, with as many of this one's fields as possible, and the values of the others."""
     if _can_be_saved(config):
         return config, {}
     fields = config.to_diff_dict()
-    usual, kept, left_out = GenerationConfig(), GenerationConfig(), {}
+    defaults, rebuilt, left_out = GenerationConfig(), GenerationConfig(), {}
     for name in sorted(fields, key=lambda name: name not in MODES):
-        setattr(kept, name, getattr(config, name))
-        if not _can_be_saved(kept):
-            setattr(kept, name, getattr(usual, name, None))
+        setattr(rebuilt, name, getattr(config, name))
+        if not _can_be_saved(rebuilt):
+            setattr(rebuilt, name, getattr(defaults, name, None))
             left_out[name] = fields[name]
-    return kept, left_out
+    return rebuilt, left_out
 
 
 def _can_be_saved(config: GenerationConfig) -> bool:
@@ -58,11 +58,11 @@ def _can_be_saved(config: GenerationConfig) -> bool:
 def rehearse_saving(
     model: Any, tokenizer: PreTrainedTokenizerBase, order: TrainingOrder, resolved: dict[str, Any]
 ) -> None:
-    """Write all of the bundle but its weights and its probe, and see that there is room for the weights.
+    """Write the bundle without its weights and probe to a temporary folder, and check that the weights would fit.
 
-    Raises SystemFault, before anything is trained.
+    Called before the first step. Raises SystemFault if the bundle could not be saved.
     """
-    with named("save_failed", "what is to be trained could not be saved", "no step was trained; the log has the trace"):
+    with named("save_failed", "the adapter could not be saved", "no step was trained; the log has the trace"):
         _check_room(model, order)
         with TemporaryDirectory(dir=order.adapter_dir.parent) as name:
             folder = Path(name)
@@ -75,7 +75,7 @@ def rehearse_saving(
 
 
 def _check_room(model: Any, order: TrainingOrder) -> None:
-    """Raises DiskFullFault where the weights alone do not fit: in the bundle, or before in the last checkpoint."""
+    """Raises DiskFullFault if the weights do not fit on the disk: in the last step's checkpoint, then in the bundle."""
     weights = list(model.parameters())
     trained = _bytes(each for each in weights if each.requires_grad)
     needed = _bytes(weights) if is_whole_model(order.spec) else trained
@@ -84,7 +84,7 @@ def _check_room(model: Any, order: TrainingOrder) -> None:
     free = shutil.disk_usage(order.adapter_dir.parent).free
     if free < needed:
         raise DiskFullFault(
-            f"what is to be trained takes {needed / 1e6:,.0f} MB on the disk, and {free / 1e6:,.0f} are free"
+            f"the trained weights will take {needed / 1e6:,.0f} MB on the disk, and {free / 1e6:,.0f} MB are free"
         )
 
 
@@ -93,8 +93,8 @@ def _bytes(weights: Any) -> int:
 
 
 @contextmanager
-def whole_or_absent(order: TrainingOrder) -> Iterator[None]:
-    """Leave no half of a bundle on the disk. Raises DiskFullFault where that is why the writing failed."""
+def complete_or_absent(order: TrainingOrder) -> Iterator[None]:
+    """Remove an incomplete bundle if the block fails. Raises DiskFullFault if it failed because the disk is full."""
     try:
         with noticing_a_full_disk(order.adapter_dir.parent):
             yield

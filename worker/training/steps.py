@@ -1,7 +1,7 @@
-"""The figures of every step, read off the device without making it wait.
+"""Reads the figures of every step from the device without making the device wait.
 
-On a GPU the values of a step are copied while the next step is computed and read behind that one; on a CPU they are
-there at once.
+On a GPU the values of a step are copied while the next step is computed, and read after that one. On a CPU they are
+available at once.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Value: TypeAlias = float | torch.Tensor
 
 @dataclass(frozen=True)
 class StepFigures:
-    """One optimizer step. `loss` and `grad_norm` may be no finite numbers; `tokens` counts since the first step."""
+    """One optimizer step. `loss` and `grad_norm` may be NaN or infinite; `tokens` counts from the first step on."""
 
     step: int
     epoch: float
@@ -26,7 +26,7 @@ class StepFigures:
 
 @dataclass
 class _Copied:
-    """Values on their way to the CPU; `done` is set behind the copy on a GPU."""
+    """Values that are being copied to the CPU. `done`: the event after the copy; None on a CPU."""
 
     step: int
     epoch: float
@@ -51,49 +51,50 @@ class _Copied:
 
 @dataclass
 class StepReader:
-    """Adds up the micro-batches of a step on their device. `tokens` goes on counting behind a checkpoint."""
+    """Adds up the micro-batches of a step on their device. `tokens`: the count up to the checkpoint, if any."""
 
     tokens: int | torch.Tensor = 0
     _loss: Value = 0.0
-    _waiting: _Copied | None = field(default=None, repr=False)
+    _pending: _Copied | None = field(default=None, repr=False)
 
     def add(self, loss: torch.Tensor, tokens: int | torch.Tensor) -> None:
-        """A micro-batch: its part of the step's loss, and its tokens, padding left out."""
+        """Add a micro-batch: its part of the step's loss, and its number of tokens without padding."""
         self._loss = self._loss + loss.detach().float()
         self.tokens = self.tokens + tokens
 
     def end_step(
         self, step: int, epoch: float, learning_rate: float | None, grad_norm: Value | None
     ) -> StepFigures | None:
-        """The newest figures that are there: on a CPU of this step, on a GPU of the step before."""
+        """Close the step and return the newest available figures: this step's on a CPU, the previous one's on a GPU."""
         values = (self._loss, 0.0 if grad_norm is None else grad_norm, self.tokens)
         copied, done = _copy(values)
         self._loss = 0.0
         before = self.read_last()
-        self._waiting = _Copied(step, epoch, learning_rate, grad_norm is not None, copied, done)
+        self._pending = _Copied(step, epoch, learning_rate, grad_norm is not None, copied, done)
         return before if done is not None else self.read_last()
 
     def read_last(self) -> StepFigures | None:
-        """The figures of the last step, once; waits for the device."""
-        waiting, self._waiting = self._waiting, None
-        return waiting.read() if waiting is not None else None
+        """The figures of the last step, or None if they were returned before. Waits for the device."""
+        pending, self._pending = self._pending, None
+        return pending.read() if pending is not None else None
 
 
 def _copy(values: tuple[Value, ...]) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """On the CPU as float64, which holds every count of tokens; behind the event where they come from a GPU."""
+    """Copy values to the CPU as float64, which is exact for every count of tokens. If they come from a GPU, they are
+    valid only after the returned event."""
     device = next((value.device for value in values if isinstance(value, torch.Tensor) and value.is_cuda), None)
     if device is None:
         return torch.tensor([float(value) for value in values], dtype=torch.float64), None
-    there = torch.stack([_on(device, value) for value in values])
-    copied = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
-    copied.copy_(there, non_blocking=True)
+    on_device = torch.stack([_on(device, value) for value in values])
+    copied = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
+    copied.copy_(on_device, non_blocking=True)
     done = torch.cuda.Event()
     done.record()
     return copied, done
 
 
 def _on(device: torch.device, value: Value) -> torch.Tensor:
-    """A number is written by a kernel: a copy from the CPU would wait for all that the GPU has to do."""
+    """A float64 scalar on the device. A number is filled in by a kernel: copying it would wait for the GPU's queue."""
     if isinstance(value, torch.Tensor) and value.is_cuda:
         return value.to(torch.float64)
     return torch.full((), float(value), dtype=torch.float64, device=device)

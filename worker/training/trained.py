@@ -1,4 +1,4 @@
-"""What of a model is trained: LoRA on linear layers, and the modules that are trained whole."""
+"""Reports what is trained of a model: LoRA on linear layers, and the modules that are trained in full."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ MARK = f".modules_to_save.{NAME}."
 
 
 def trained_modules(order: TrainingOrder, model: Any) -> dict[str, Any]:
-    """The lora fields in force: Unsloth moves embeddings and head from `target_modules` to `modules_to_save`."""
+    """The lora fields that are really used: Unsloth moves embeddings and head to `modules_to_save`."""
     if not isinstance(model, PeftModel):
         return {}
     saved = model.peft_config[NAME].modules_to_save
@@ -25,32 +25,33 @@ def trained_modules(order: TrainingOrder, model: Any) -> dict[str, Any]:
 
 
 def report_trained(order: TrainingOrder, model: Any, resolved: dict[str, Any], events: EventWriter) -> None:
-    """The numbers of parameters, and a notice where a module that LoRA was asked for is trained whole."""
+    """Report the numbers of parameters, and write notices for target modules that are trained in full and for
+    embeddings that are no longer tied."""
     trainable, total = count_parameters(model)
     events.write(DataPrepared(report={"parameters": {"trainable": trainable, "total": total}}))
     if not isinstance(model, PeftModel):
         return
-    asked = order.spec.lora.target_modules
-    moved = [name for name in asked if name not in resolved["lora.target_modules"]]
+    requested = order.spec.lora.target_modules
+    moved = [name for name in requested if name not in resolved["lora.target_modules"]]
     whole = sum(parameter.numel() for name, parameter in model.named_parameters() if MARK in name)
     if moved:
         message = (
-            f"{' and '.join(moved)} of lora.target_modules {'is' if len(moved) == 1 else 'are'} trained whole and not "
-            f"by LoRA: {whole:,} of the {trainable:,} trained parameters are of modules trained whole"
+            f"{' and '.join(moved)} of lora.target_modules {'is' if len(moved) == 1 else 'are'} trained in full, not "
+            f"by LoRA: {whole:,} of the {trainable:,} trained parameters belong to modules that are trained in full"
         )
         saved = resolved["lora.modules_to_save"]
-        events.notice("trained_whole", message, field="lora.target_modules", requested=asked, effective=saved)
+        events.notice("trained_whole", message, field="lora.target_modules", requested=requested, effective=saved)
     if whole and _are_untied(model):
         message = (
-            "embed_tokens and lm_head are one tensor in the base: what is trained of them is a copy of its own, and "
-            "the adapter no longer ties them"
+            "embed_tokens and lm_head are one tensor in the base: the adapter trains a separate copy and no longer "
+            "ties them"
         )
         field = "lora.target_modules" if moved else "lora.modules_to_save"
         events.notice("embeddings_untied", message, field=field, requested=moved or resolved["lora.modules_to_save"])
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
-    """(trainable, all); those of quantised weights are counted as they were before."""
+    """The numbers of trainable and of all parameters. Quantised weights count as before their quantisation."""
     if isinstance(model, PeftModel):
         trainable, total = model.get_nb_trainable_parameters()
         return int(trainable), int(total)
@@ -58,7 +59,7 @@ def count_parameters(model: Any) -> tuple[int, int]:
 
 
 def _are_untied(model: Any) -> bool:
-    """Whether the base ties its embeddings, and the model that is trained does not."""
+    """Whether the base ties its embeddings and the trained model does not."""
     entry, head = model.get_input_embeddings(), model.get_output_embeddings()
     return bool(model.config.tie_word_embeddings) and entry.weight.data_ptr() != head.weight.data_ptr()
 

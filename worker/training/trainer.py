@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, built by the spec over the rows that the checker made."""
+"""Builds TRL's SFTTrainer from the spec and the rows that the checker made."""
 
 from pathlib import Path
 from typing import Any
@@ -25,30 +25,30 @@ def build_trainer(
     order: TrainingOrder,
     hardware: Hardware,
     callback: EventCallback,
-    keeper: Checkpointer,
+    checkpointer: Checkpointer,
 ) -> Any:
-    """The trainer with every argument of the spec; Unsloth's own where embeddings have their own learning rate."""
+    """The trainer with all arguments of the spec. It is Unsloth's if embeddings have their own learning rate."""
     arguments = trainer_arguments(order, hardware, evaluates=evaluation is not None)
     splits = order.spec.training.embedding_learning_rate is not None
     trainer_class, config_class = (UnslothTrainer, UnslothTrainingArguments) if splits else (SFTTrainer, SFTConfig)
-    return resumable(trainer_class, keeper)(
+    return resumable(trainer_class, checkpointer)(
         model=model,
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=evaluation,
         args=config_class(**arguments),
-        callbacks=[CheckpointCallback(keeper), callback],
+        callbacks=[CheckpointCallback(checkpointer), callback],
     )
 
 
 def read_rows(path: Path) -> Dataset:
-    """The checker's rows, mapped into memory: TRL takes them as prepared, and neither renders nor masks them again."""
-    disable_caching()  # what is mapped goes to a temporary folder: beside the rows nothing may be written
+    """The checker's rows, mapped into memory. They have ids and labels, so TRL neither renders nor masks them again."""
+    disable_caching()  # datasets then writes to a temporary folder: the rows' folder may not be written
     return Dataset.from_file(str(path)).select_columns([INPUT_IDS, LABELS])
 
 
 def report_packing(trainer: Any, train: Dataset, events: EventWriter) -> None:
-    """Packed rows are counted in steps; the user counts in rows."""
+    """Report how many packed rows the user's rows became, since steps count packed rows."""
     if trainer.args.packing:
         packed = {"rows": len(train), "packed_rows": len(trainer.train_dataset)}
         events.write(DataPrepared(report={"packing": packed}))

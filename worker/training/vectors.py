@@ -1,4 +1,4 @@
-"""Whether the base was ever trained on the tokens of the rows, looked at where no checker could: in loaded weights."""
+"""Looks for untrained control tokens in the loaded weights of a hub base, whose files the checker does not have."""
 
 from collections.abc import Collection
 from typing import Any
@@ -10,7 +10,7 @@ from worker.untrained import Reader, Vectors, Weights, find_untrained
 
 
 def notice_untrained(model: Any, order: TrainingOrder, events: EventWriter) -> None:
-    """For a base of the hub; that of a folder has been looked at by the checker."""
+    """Write a notice about untrained tokens of a hub base. The checker has done this for a local base."""
     if order.base.is_local:
         return
     notice = find_untrained(
@@ -21,7 +21,7 @@ def notice_untrained(model: Any, order: TrainingOrder, events: EventWriter) -> N
 
 
 def loaded_weights(model: Any) -> Weights:
-    """Those of a model without LoRA."""
+    """The input embeddings and the head of a model without LoRA."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     is_tied = head is None or head.weight is embeddings.weight
     return Weights(_reader(embeddings.weight), None if is_tied else _reader(head.weight))
@@ -29,7 +29,7 @@ def loaded_weights(model: Any) -> Weights:
 
 def _reader(matrix: Any) -> Reader:
     def read(tokens: Collection[int]) -> Vectors:
-        """Nothing of a matrix that is quantised."""
+        """Returns no vectors of a quantised matrix."""
         own = [token for token in tokens if token < matrix.shape[0] and matrix.is_floating_point()]
         return dict(zip(own, matrix[own].detach().float().cpu().numpy(), strict=True)) if own else {}
 

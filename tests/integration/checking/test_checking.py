@@ -133,7 +133,7 @@ def test_modules_of_one_file_of_weights_are_known_by_its_header(hub: Hub, tmp_pa
     failed = failure(check(hub, tmp_path, model={"model_name": "org/tiny"}, lora=lora))
 
     assert (failed.code, failed.param) == ("unknown_target_module", "lora.target_modules.1")
-    assert "found input_layernorm, which is no linear module" in failed.message
+    assert "found input_layernorm, which is not a linear module" in failed.message
     assert failed.hint is not None
     assert failed.hint.endswith("down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj")
 

@@ -142,5 +142,5 @@ def test_a_stream_that_is_longer_than_was_said_is_cut_off(tmp_path: Path) -> Non
         argv = [sys.executable, "-c", code]
         done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
 
-    assert "is longer than the 10 bytes that the hub has said" in done.stderr
+    assert "is longer than the 10 bytes that the hub announced" in done.stderr
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 2**20

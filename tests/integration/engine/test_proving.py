@@ -299,7 +299,7 @@ def test_a_model_that_is_not_finite_has_no_probe(served_model: ServedModel, tmp_
     shutil.copytree(served_model.adapters["small"].folder, bundle)
     with_tensors(lambda tensors: {key: value * torch.nan for key, value in tensors.items()})(bundle)
 
-    with pytest.raises(UserError, match="no finite numbers") as refused:
+    with pytest.raises(UserError, match="logits are not finite") as refused:
         probe_of(served_model.base.folder, bundle)
 
     assert refused.value.failure.param == "training.learning_rate"

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from app.adapters import repository as adapters
+from app.contracts.order import TrainingOrder
 from app.database.connection import Database
 from app.jobs import repository
 from app.jobs.queue import termination
 from app.jobs.queue.claims import Claim
 from app.jobs.states import JobStatus, Stage
+from app.jobs.views.logs import attempt_dir
 from tests.support.jobs import read
 from tests.support.waiting import wait_for
 from tests.support.workers import (
@@ -32,6 +34,7 @@ from tests.support.workers import (
     work,
 )
 from worker import checkpoints
+from worker.confinement.allowed import of_fetching, of_training
 from worker.supervising import lifecycle
 
 
@@ -248,3 +251,28 @@ def test_a_frozen_guardian_does_not_keep_a_job_that_is_to_be_cancelled(
         subprocess.run(["pgrep", "-f", f"stand_in_trainer .*{job_id}"], capture_output=True, check=False).returncode
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("confinement", "is_training_confined", "is_fetching_confined"),
+    [("auto", False, True), ("on", True, True), ("off", False, False)],
+)
+def test_on_a_gpu_host_the_download_of_a_base_is_confined_unless_confinement_is_off(
+    database: Database,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    confinement: str,
+    is_training_confined: bool,
+    is_fetching_confined: bool,
+) -> None:
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr("worker.supervising.orders.NVIDIA_CONTROL", tmp_path / "nvidiactl")
+    job_id = add_training(database)
+
+    work(database, home, confinement=confinement)
+
+    path = attempt_dir(settings_of(home).job_dir(job_id), 1) / "order.json"
+    order = TrainingOrder.model_validate_json(path.read_text())
+    assert of_training(order).has_walls is is_training_confined
+    assert of_fetching(order).has_walls is is_fetching_confined

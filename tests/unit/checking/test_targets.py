@@ -19,10 +19,10 @@ def test_linear_modules_and_embeddings_beside_them_are_taken(targets: list[str])
 @pytest.mark.parametrize(
     ("targets", "param", "said"),
     [
-        (["q_proj", "input_layernorm"], "lora.target_modules.1", "input_layernorm, which is no linear module"),
-        (["q_porj"], "lora.target_modules.0", "q_porj, which is no module of org/model, expected .* mean q_proj?"),
+        (["q_proj", "input_layernorm"], "lora.target_modules.1", "input_layernorm, which is not a linear module"),
+        (["q_porj"], "lora.target_modules.0", "q_porj, which is not a module of org/model, expected .* mean q_proj?"),
         (["q_proj", "norm", "c_attn"], "lora.target_modules.1", "norm, .*(and 1 more)"),
-        (["embed_tokens", "lm_head"], "lora.target_modules", "no module for LoRA to sit on"),
+        (["embed_tokens", "lm_head"], "lora.target_modules", "no module to which LoRA can be added"),
     ],
 )
 def test_others_are_refused_by_their_place(targets: list[str], param: str, said: str) -> None:
