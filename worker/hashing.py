@@ -1,4 +1,4 @@
-"""SHA-256 over files and folders: what tells one content from another, without torch."""
+"""SHA-256 hashes that identify the content of files and folders, computed without torch."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_folder(folder: Path) -> str:
-    """Over the names and contents of all files."""
+    """The hash over the names and contents of all files in the folder, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + bytes.fromhex(hash_file(path)))
@@ -20,5 +20,5 @@ def hash_folder(folder: Path) -> str:
 
 
 def bundle_version(folder: Path) -> str:
-    """The version of a trained adapter: the first digits of the hash over its bundle's files."""
+    """The version of a trained adapter: the first VERSION_DIGITS digits of the hash of its bundle."""
     return hash_folder(folder)[:VERSION_DIGITS]

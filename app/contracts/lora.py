@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# What the shapes of the tensors depend on, and what they are multiplied with.
+# The fields, besides the modules, that must be equal for the weights to have the same effect: shapes and scaling.
 COMPARED = ("r", "lora_alpha", "use_rslora", "bias")
 
 

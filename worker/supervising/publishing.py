@@ -49,7 +49,7 @@ def find_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path | 
 def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
     """Move the bundle to its published folder, unless it is there already, and return that folder.
 
-    Raises NotPlaced, and DiskFull if there is no room.
+    Raises NotPlaced, and DiskFullFault if there is no room.
     """
     target = published_folder(settings, job_id, saved)
     try:

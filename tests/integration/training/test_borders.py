@@ -56,7 +56,7 @@ def test_rows_that_are_kept_apart_pass(base: Path, tmp_path: Path, make: Callabl
 
 @pytest.mark.parametrize("make", [packed, padding_free])
 def test_rows_that_see_each_other_are_refused(base: Path, tmp_path: Path, make: Callable[..., Trainer]) -> None:
-    with pytest.raises(UserError, match="see each other") as refused:
+    with pytest.raises(UserError, match="attend to each other") as refused:
         check_packing_boundaries(make(base, tmp_path, run_together))
 
     assert (refused.value.failure.code, refused.value.failure.param) == ("rows_leak", "training.packing")
