@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class EngineServer(uvicorn.Server):
-    """A server that tells the engine before it waits for the connections to end."""
+    """A server that closes the engine before it waits for the connections to end."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
@@ -57,7 +57,7 @@ def main() -> None:
     os.umask(UMASK)
     options = read_options(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every token of a probe
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line for every token of a probe
     transformers_logging.disable_progress_bar()
     try:
         listener = None if options.socket is None else listen(options.socket)
@@ -78,11 +78,13 @@ def main() -> None:
         EngineServer(config, engine).run(None if listener is None else [listener])
     finally:
         if not engine.join(GRACE_SECONDS):
-            os._exit(0)  # a model that is being loaded cannot be interrupted otherwise
+            os._exit(0)  # loading a model cannot be interrupted in another way
 
 
 def _host_rules() -> HostRules:
-    """As the API's: an engine in a network of its own is told its name, and that the network is trusted."""
+    """The same rules as the API's. In a container network, variables give the engine's host name and say to trust the
+    network.
+    """
     return HostRules.of(os.environ.get(HOSTS_VARIABLE, ""), "", trusts_network=_trusts_network())
 
 
@@ -101,7 +103,7 @@ def _engine(options: argparse.Namespace) -> BatchingEngine | VllmEngine:
 
 
 def read_options(words: Sequence[str]) -> argparse.Namespace:
-    """Raises SystemExit 2 for words, and for variables of the environment, that make no sense."""
+    """Parse the command line. Raises SystemExit 2 if an argument or an environment variable is invalid."""
     parser = argparse.ArgumentParser(prog="python -m worker.inference", description=__doc__)
     _add_places(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
@@ -110,14 +112,14 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
         "--cache-bytes",
         type=_read_by(read_bytes),
         default=os.environ.get(CACHE_VARIABLE),
-        help=f"of keys and values, of all models in memory together; default: ${CACHE_VARIABLE}, or by free memory",
+        help=f"bytes of keys and values of all models in memory; default: ${CACHE_VARIABLE}, or by free memory",
     )
-    parser.add_argument("--cache", type=Path, help="where hashes of base models are kept; default: cache in the home")
+    parser.add_argument("--cache", type=Path, help="folder for the hashes of base models; default: cache in the home")
     parser.add_argument(
         "--max-hub-bytes",
         type=int,
         default=os.environ.get(MAX_BYTES_VARIABLE, MOST_BYTES),
-        help=f"of one model that is downloaded from the hub; default: ${MAX_BYTES_VARIABLE}, or {MOST_BYTES}",
+        help=f"most bytes to download for one model of the hub; default: ${MAX_BYTES_VARIABLE}, or {MOST_BYTES}",
     )
     _add_vllm(parser)
     options = parser.parse_args(words)
@@ -131,7 +133,7 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _settle(options: argparse.Namespace) -> None:
-    """What follows from several words, and the secrets. Raises ValueError."""
+    """Check options against each other, fill in defaults and read the secrets. Raises ValueError."""
     options.roots = Roots.of(options.home, options.models)
     options.cache = options.cache or options.roots.home / "cache"
     key = read_secret(KEY_VARIABLE, os.environ)
@@ -151,10 +153,14 @@ def _settle(options: argparse.Namespace) -> None:
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", type=Path, help="the unix socket to listen on; default: run/engine.sock in home")
-    parser.add_argument("--host", help=f"listen on a port instead, for who names {KEY_VARIABLE}; default: 127.0.0.1")
+    parser.add_argument(
+        "--host", help=f"listen on a port instead, for clients that send {KEY_VARIABLE}; default: 127.0.0.1"
+    )
     parser.add_argument("--port", type=int, help="default: 8100")
     home, models = os.environ.get("TUNESMITH_HOME", "~/.tunesmith"), os.environ.get("TUNESMITH_MODELS_DIR")
-    parser.add_argument("--home", type=Path, default=Path(home), help="of the service; default: $TUNESMITH_HOME")
+    parser.add_argument(
+        "--home", type=Path, default=Path(home), help="home folder of the service; default: $TUNESMITH_HOME"
+    )
     parser.add_argument(
         "--models",
         type=Path,
@@ -164,25 +170,27 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_vllm(parser: argparse.ArgumentParser) -> None:
-    """Device, dtype and cache are vLLM's own where it answers."""
+    """With these options vLLM chooses device, dtype and cache itself."""
     parser.add_argument(
         "--vllm-url",
         type=_read_by(read_url),
         default=os.environ.get(URL_VARIABLE),
-        help=f"answer through the vLLM server there, whose API key is in {VLLM_KEY}; default: ${URL_VARIABLE}",
+        help=f"answer through the vLLM server at this URL, whose API key is in {VLLM_KEY}; default: ${URL_VARIABLE}",
     )
     parser.add_argument(
         "--vllm-command",
         type=_read_by(read_command),
         default=os.environ.get(COMMAND_VARIABLE),
         help="answer through a vLLM that is started with this command, such as 'vllm serve --max-lora-rank 64', for "
-        f"the base that is asked; default: ${COMMAND_VARIABLE}",
+        f"the requested base; default: ${COMMAND_VARIABLE}",
     )
-    parser.add_argument("--vllm-log", type=Path, help="what that vLLM writes is appended here; default: with the rest")
+    parser.add_argument(
+        "--vllm-log", type=Path, help="file to which the output of vLLM is appended; default: the engine's own output"
+    )
 
 
 def _read_by(read: Callable[[str], T]) -> Callable[[str], T]:
-    """argparse tells the words of its own error only."""
+    """Wrap a parser so that argparse shows its message: it shows only those of its own error class."""
 
     def checked(text: str) -> T:
         try:

@@ -1,4 +1,4 @@
-"""What an engine is: token ids in, token ids out. Text, templates and HTTP are not its business."""
+"""The interface of an engine: token ids in, token ids out. It knows nothing of text, templates or HTTP."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from app.contracts.variant import BaseVariant
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A whole model on this host's disk; all but the name, which is for people, tells it from others.
+    """A complete model on this host's disk. The name is for people and does not identify it; all other fields do.
 
-    `revision` is that of the files where those may be replaced, `scaled_to` the positions to which RoPE is scaled
-    linearly. `files` are the stamps of the files (`worker.base_files`) as they were when the revision was found; none:
-    nobody replaces them.
+    `revision` is the hash of the files if they may be replaced. `scaled_to` is the number of positions to which RoPE is
+    scaled linearly. `files` are the stamps of the files (`worker.base_files`) at the time of the revision; empty if the
+    files never change.
     """
 
     name: str
@@ -28,9 +28,9 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """A LoRA bundle on this host's disk. The name is `id@version`: one name, one content.
+    """A LoRA bundle on this host's disk. The name is `id@version` and identifies the content.
 
-    A checkpoint is one too, with a trainer's own files beside the adapter's.
+    A checkpoint is a bundle too, with the trainer's own files beside the adapter's.
     """
 
     name: str
@@ -39,19 +39,19 @@ class AdapterFolder:
 
 
 class Walk(Protocol):
-    """The way of one answer through a grammar."""
+    """The position of one answer in a grammar."""
 
     def restrict(self, scores: Any) -> Any:
-        """The scores [1, vocabulary] with those of all tokens that may not come next at minus infinity."""
+        """The scores [1, vocabulary], with minus infinity for every token that must not come next."""
         ...
 
     def accept(self, token: int) -> None:
-        """Go on behind a token that was chosen."""
+        """Advance by a token that was chosen."""
         ...
 
 
 class Grammar(Protocol):
-    """What an answer may consist of. It is shared; each answer begins a walk of its own."""
+    """The rules that an answer must follow. A grammar is shared; each answer begins its own walk."""
 
     def begin(self) -> Walk: ...
 
@@ -60,8 +60,8 @@ class Grammar(Protocol):
 class TokenRequest:
     """One answer to compute. Without an adapter the base model answers, with all adapters off.
 
-    `eos_ids` end the answer beside those that the model itself names. `scored` has, step by step, the tokens whose
-    log-probabilities `Token.top` tells in place of the likeliest ones; behind its end nothing changes.
+    `eos_ids` end the answer in addition to the end tokens of the model. `scored` lists, for each step, the tokens whose
+    log-probabilities `Token.top` contains instead of the most likely ones; later steps are not affected.
     """
 
     base: ModelFolder
@@ -75,11 +75,11 @@ class TokenRequest:
 
 @dataclass(frozen=True)
 class Token:
-    """The next token of the answer; one that ends it is never told.
+    """The next token of the answer. A token that ends the answer is never yielded.
 
-    With `Sampling.logprobs`: its log-probability from the model's own scores, and the best (id, log-probability) pairs.
-    With `TokenRequest.scored`: the pairs of the tokens that the request names for this step.
-    `is_followed`: the next event is there already, so whoever writes may write this one with it.
+    With `Sampling.logprobs`, `logprob` comes from the model's unmodified scores, and `top` has the best (id,
+    log-probability) pairs. With `TokenRequest.scored`, `top` has the pairs of the tokens that the request lists for
+    this step. `is_followed`: the next event is available already, so both may be written together.
     """
 
     id: int
@@ -90,9 +90,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Ended:
-    """The answer is complete. `completion_tokens` counts every token that was chosen, the end token too.
+    """The answer is complete. `completion_tokens` counts every token that was chosen, including the end token.
 
-    `cached_tokens` counts the prompt tokens that need not be read anew.
+    `cached_tokens` counts the prompt tokens whose keys and values were cached.
     """
 
     reason: Literal["stop", "length"]
@@ -104,7 +104,7 @@ TokenEvent = Token | Ended | EngineError
 
 
 class Refusal(Exception):
-    """An answer that cannot be given, in the words that the client may read."""
+    """An answer that cannot be given, with a message for the client."""
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -118,14 +118,14 @@ class Refusal(Exception):
 
 
 class Engine(Protocol):
-    """Loads what a request names, and answers it."""
+    """Loads the model that a request names, and answers the request."""
 
     def health(self) -> EngineHealth: ...
 
     def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        """Yield the tokens of the answer, then exactly one `Ended` or `EngineError`. Closing it cancels."""
+        """Yield the tokens of the answer, then exactly one `Ended` or `EngineError`. Closing the generator cancels."""
         ...
 
     def close(self) -> None:
-        """End every answer with an error and refuse further ones."""
+        """End every answer with an error and refuse further requests."""
         ...

@@ -1,4 +1,4 @@
-"""From an order to its events: find the files, read the messages, let the engine compute, write text."""
+"""Answers one order: finds the files, encodes the messages, runs the engine and decodes its tokens."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -33,7 +33,7 @@ from worker.rendering.renderer import NoTokenizer
 
 @dataclass(frozen=True)
 class Responder:
-    """Who answers: a base, with an adapter or not, and the folder whose tokenizer counts."""
+    """The model that answers: a base, with or without an adapter, and the language whose tokenizer is used."""
 
     base: ModelFolder
     adapter: AdapterFolder | None
@@ -41,7 +41,7 @@ class Responder:
 
 
 async def answer(order: GenerateOrder, engine: Engine, sources: Sources) -> AsyncGenerator[EngineEvent, None]:
-    """Yield pieces of the answer, then exactly one `Finish` or `EngineError`. Closing it cancels."""
+    """Yield pieces of the answer, then exactly one `Finish` or `EngineError`. Closing the generator cancels."""
     deadline = asyncio.get_running_loop().time() + order.timeout if order.timeout is not None else None
     async with aclosing(_answer(order, engine, sources)) as events:
         event: EngineEvent = TextDelta(text="")
@@ -53,7 +53,7 @@ async def answer(order: GenerateOrder, engine: Engine, sources: Sources) -> Asyn
 async def _next(
     events: AsyncGenerator[EngineEvent, None], deadline: float | None, timeout_seconds: float | None
 ) -> EngineEvent:
-    """The next event; the error of an answer that took too long in its place, behind which there is none."""
+    """The next event, or the timeout error if the deadline passes first; no event follows that error."""
     try:
         async with asyncio.timeout_at(deadline) as patience:
             return await anext(events)
@@ -79,7 +79,9 @@ async def _answer(order: GenerateOrder, engine: Engine, sources: Sources) -> Asy
 
 
 async def find_responder(order: GenerateOrder, sources: Sources) -> Responder:
-    """Raises Refusal when a base is not to be had, or a bundle is not one."""
+    """Find the model and its language. Raises Refusal if the base is not available, or the adapter's folder is not a
+    bundle.
+    """
     ref = order.adapter
     if ref is None:
         base = await sources.find(order.base)
@@ -110,7 +112,7 @@ def _language_of(ref: AdapterRef, bundle: AdapterFolder) -> Language:
 
 
 def read_order(order: GenerateOrder, responder: Responder) -> TokenRequest:
-    """What the engine is to compute. Raises Refusal for what this model's language cannot read."""
+    """The request for the engine. Raises Refusal for anything that this model's tokenizer or template cannot encode."""
     language, sampling = responder.language, order.sampling
     check_known(sampling.stop_token_ids, language.vocabulary, "stop_token_ids")
     check_known(sampling.logit_bias, language.vocabulary, "logit_bias")
@@ -132,7 +134,9 @@ def _read(language: Language, order: GenerateOrder) -> list[int]:
 
 
 def _shrunk(sampling: Sampling, context: int | None, prompt_tokens: int) -> Sampling:
-    """As many tokens as still fit; a prompt that fills the context is left for the engine to refuse."""
+    """The sampling with max_new_tokens reduced to what still fits. If the prompt fills the context, the engine refuses
+    it.
+    """
     room = sampling.max_new_tokens if context is None else min(sampling.max_new_tokens, context - prompt_tokens)
     if room < max(1, sampling.min_tokens):
         return sampling
@@ -142,7 +146,7 @@ def _shrunk(sampling: Sampling, context: int | None, prompt_tokens: int) -> Samp
 async def _write(
     request: TokenRequest, order: GenerateOrder, language: Language, engine: Engine
 ) -> AsyncGenerator[EngineEvent, None]:
-    """Tokens become text; a stop string ends the answer and the computing."""
+    """Decode tokens to text. A stop string ends the answer and the computation."""
     writer = _writer(request, order, language)
     asked = request.prompt_ids if order.wording.return_token_ids else None
     count, cached = 0, 0
@@ -171,7 +175,7 @@ async def _write(
 
 
 def _piece_of(event: TokenEvent, writer: Writer) -> TextDelta | None:
-    """What can be written with an event; of a failed answer, what its reader had not been given yet."""
+    """The text that can be sent with an event; for a failed answer, the text that was not sent yet."""
     match event:
         case Token():
             return writer.feed(event)
@@ -182,7 +186,7 @@ def _piece_of(event: TokenEvent, writer: Writer) -> TextDelta | None:
 
 
 def _echo(request: TokenRequest, order: GenerateOrder, language: Language) -> str:
-    """What stands before the answer: the prompt, where that is asked for."""
+    """The prompt as text, if the order wants it before the answer."""
     if not order.wording.echo:
         return ""
     written = language.write(request.prompt_ids, skip_special_tokens=order.wording.skip_special_tokens)
@@ -211,12 +215,14 @@ def _usage(request: TokenRequest, completion_tokens: int, cached_tokens: int) ->
 
 
 def _blame(order: GenerateOrder, error: EngineError) -> EngineError:
-    """A trained model that cannot be loaded is a rejected adapter, not a missing base. A prompt has its own name."""
+    """Attribute an error: a trained model that cannot be loaded is a rejected adapter, not a missing base, and the
+    error of a raw prompt names `prompt` as its parameter.
+    """
     if error.param == "prompt":
         asked = ("prompt", "messages", "prompt_token_ids")
         name = next(name for name in asked if getattr(order, name) is not None)
         message = f"{name}: {error.message}"
-        if error.code == CONTEXT_EXCEEDED:  # OpenAI's sentence, which clients read
+        if error.code == CONTEXT_EXCEEDED:  # this is OpenAI's sentence, which clients parse
             message = error.message if name == "messages" else error.message.replace("messages", "prompt")
         error = error.model_copy(update={"param": name, "message": message})
     ref: AdapterRef | None = order.adapter

@@ -1,4 +1,4 @@
-"""HTTP of the engine process, for API and workers: orders in, one event a line out."""
+"""The HTTP interface of the engine process for API and workers: it takes orders and answers one event per line."""
 
 import asyncio
 import logging
@@ -38,11 +38,11 @@ def create_app(
     *,
     key: str | None = None,
 ) -> FastAPI:
-    """The engine's routes around one engine. Without `holds` it takes no memory that a training could need.
+    """The HTTP application of one engine. Without `holds` the engine never gives memory to trainings.
 
-    `roots`: the folders whose files are opened. `key`: what every request has to name; None behind a unix socket.
-    `rules` say whose requests are answered; without them those of this machine. `cache` is the folder where hashes of
-    base models are kept, `most_hub_bytes` the bound of one that is downloaded.
+    `roots` are the folders whose files may be opened. `key` is the key that every request must send; None if a unix
+    socket controls access. `rules` say which clients are answered; without them only those of this machine. `cache` is
+    the folder for the hashes of base models, `most_hub_bytes` the size limit of a model that is downloaded.
     """
     app = FastAPI(title="Tunesmith engine", openapi_url=None)
     if key is not None:
@@ -102,7 +102,9 @@ def _add_yielding(app: FastAPI, holds: Holds) -> None:
 
 
 class EventStream(Response):
-    """Events as lines of JSON. The first event decides the status; a client that goes away ends the generation."""
+    """Events as lines of JSON. The first event decides the status. If the client disconnects, the generation is
+    cancelled.
+    """
 
     def __init__(self, events: AsyncGenerator[EngineEvent, None]) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class EventStream(Response):
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
-            sending.cancel()  # closes the events, which stops the engine
+            sending.cancel()  # this closes the events, which cancels the answer
             outcomes = await asyncio.gather(sending, leaving, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):

@@ -1,4 +1,4 @@
-"""What a loaded model can read, and where its answers end."""
+"""Checks the limits of a loaded model: its vocabulary, its context length and its end tokens."""
 
 from typing import Any
 
@@ -8,43 +8,43 @@ from worker.inference.engine import Refusal
 
 
 def check_fits(model: Any, prompt_ids: list[int], max_new_tokens: int) -> None:
-    """Raises Refusal for a prompt that the model cannot read, before anything is computed."""
+    """Raises Refusal if the model cannot read the prompt, before anything is computed."""
     check_prompt(model, prompt_ids)
     check_length(model_limit(model), len(prompt_ids), max_new_tokens)
 
 
 def check_prompt(model: Any, prompt_ids: list[int]) -> None:
-    """Raises Refusal for no tokens, and for one that the model does not have."""
+    """Raises Refusal if the prompt is empty, or has a token that the model does not have."""
     config = model.config.get_text_config()
     if not prompt_ids:
-        raise Refusal(422, "empty_prompt", "the prompt has no tokens, at least one is needed", "prompt")
+        raise Refusal(422, "empty_prompt", "the prompt has no tokens, expected at least one", "prompt")
     unknown = next((token for token in prompt_ids if not 0 <= token < config.vocab_size), None)
     if unknown is not None:
-        message = f"the tokenizer gives token {unknown}, the model knows {config.vocab_size}: they do not fit together"
+        message = f"the tokenizer gives token {unknown}, but the model has only {config.vocab_size} tokens"
         raise Refusal(409, "tokenizer_mismatch", message)
 
 
 def check_length(limit: int | None, prompt_tokens: int, max_new_tokens: int) -> None:
-    """Raises Refusal for prompt and answer that are together longer than the model reads; None: it does not say."""
+    """Raises Refusal if prompt and answer together are longer than `limit` tokens. None: no limit is known."""
     if limit is not None and prompt_tokens + max_new_tokens > limit:
         raise _too_long(prompt_tokens, max_new_tokens, limit)
 
 
 def model_limit(model: Any) -> int | None:
-    """How many tokens the model reads, prompt and answer together; None when it does not say."""
+    """The context length in tokens, prompt and answer together. Returns None if the config does not give it."""
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return limit
 
 
 def check_cache_holds(cache_tokens: int, prompt_tokens: int, max_new_tokens: int) -> None:
-    """Raises Refusal for an answer whose keys and values do not fit into the cache. Its last token has none."""
+    """Raises Refusal if the keys and values of an answer do not fit into the cache. Its last token needs none."""
     if prompt_tokens + max_new_tokens - 1 > cache_tokens:
-        where = f" in this engine's memory ({CACHE_VARIABLE} says how much it has)"
+        where = f" in this engine's memory ({CACHE_VARIABLE} sets how much it has)"
         raise _too_long(prompt_tokens, max_new_tokens, cache_tokens + 1, where)
 
 
 def _too_long(prompt_tokens: int, max_new_tokens: int, limit: int, where: str = "") -> Refusal:
-    """With OpenAI's code and sentences: agents know from them that a conversation has to be shortened."""
+    """The refusal with OpenAI's code and sentences, by which agents recognise that they must shorten a conversation."""
     known = f"This model's maximum context length is {limit} tokens{where}."
     room = limit - prompt_tokens
     if room <= 0:
@@ -59,6 +59,6 @@ def _too_long(prompt_tokens: int, max_new_tokens: int, limit: int, where: str = 
 
 
 def end_tokens(model: Any) -> set[int]:
-    """The end-of-sequence tokens that the model's generation config names: none, one or several."""
+    """The end-of-sequence tokens that the model's generation config names, possibly none."""
     named = model.generation_config.eos_token_id
     return set(named if isinstance(named, list) else [] if named is None else [named])

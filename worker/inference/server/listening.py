@@ -1,4 +1,4 @@
-"""Where the engine listens, and whom it answers: whoever can open its unix socket, or names its key."""
+"""Where the engine listens and which clients it answers: those that can open its unix socket, or send its key."""
 
 import hmac
 import socket
@@ -11,16 +11,16 @@ from app.known_hosts import Refused
 from app.processes.engine_address import KEY_VARIABLE, LONGEST_SOCKET_PATH, WRONG_KEY, is_listened_on
 
 NO_KEY = (
-    f"an engine that listens on a port is reached by every user of this host: it needs a key in {KEY_VARIABLE} (or, in "
-    f"a file, {KEY_VARIABLE}_FILE), which API and workers name; `openssl rand -hex 32` makes one; without --host and "
+    f"every user of this host can reach an engine that listens on a port: it needs a key in {KEY_VARIABLE} (or, in "
+    f"a file, {KEY_VARIABLE}_FILE), which API and workers send; `openssl rand -hex 32` creates one; without --host and "
     "--port it listens on a unix socket in its home, which only this user can open"
 )
 
 
 def listen(path: Path) -> socket.socket:
-    """A listening socket that only this user can open. What a dead engine left there is replaced.
+    """A listening unix socket that only this user can open. It replaces the socket of an engine that no longer runs.
 
-    Raises ValueError for a path that is too long, or at which another engine listens.
+    Raises ValueError if the path is too long, or another engine listens on it.
     """
     if len(bytes(path)) > LONGEST_SOCKET_PATH:
         raise ValueError(f"{path} should have at most {LONGEST_SOCKET_PATH} bytes to be a unix socket")
@@ -29,13 +29,13 @@ def listen(path: Path) -> socket.socket:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))  # by the umask of the engine nobody else can open it, from its first moment
+    listener.bind(str(path))  # the engine's umask keeps others out from the start
     path.chmod(0o600)
     return listener
 
 
 class Keyed:
-    """ASGI middleware: answers those who name the key. `respond` makes the application that answers all others."""
+    """ASGI middleware that lets requests with the key pass. `respond` makes the application that answers all others."""
 
     def __init__(self, app: ASGIApp, key: str, respond: Callable[[Refused], ASGIApp]) -> None:
         self._app = app
@@ -47,7 +47,7 @@ class Keyed:
         await app(scope, receive, send)
 
     def _is_named(self, scope: Scope) -> bool:
-        """In a time that tells nothing of the key."""
+        """Compare in constant time, so that the duration reveals nothing of the key."""
         named = [value for name, value in scope["headers"] if name == b"authorization"]
         return len(named) == 1 and hmac.compare_digest(named[0], self._expected)
 

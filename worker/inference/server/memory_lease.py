@@ -1,7 +1,7 @@
-"""Lets trainings have the memory of an engine: it is away as long as one of them holds it there.
+"""Gives the engine's memory to trainings: the engine keeps away from it as long as a training holds it.
 
-in service ──first hold──> ending: nobody is let in, answers under way have a grace ──> away: no model is in memory
-     ^────────────────────────── the last hold was released, or ran out ──────────────────────────┘
+in service ──first hold──> ending: no request is accepted, running answers have a grace ──> away: no model is in memory
+     ^────────────────────────── the last hold was released, or expired ──────────────────────────┘
 """
 
 import asyncio
@@ -16,27 +16,27 @@ from app.contracts.memory_lease import YieldOrder, YieldState, this_cpu
 from worker.inference.engine import Refusal
 
 GRACE_SECONDS = 10.0
-# Of one engine; a host has a slot for each of its GPUs.
+# The limit of one engine; each GPU of a host has one slot for trainings.
 MOST_HOLDS = 64
-# Nobody knows when a training ends; whoever asks again so late is not much too late.
+# The end of a training is unknown; this is a short time to wait in vain.
 RETRY_AFTER_SECONDS = 30
 log = logging.getLogger(__name__)
 
 
 class StepsAside(Protocol):
-    """An engine that can give its memory away for a while. All may be called from any thread, and be repeated."""
+    """An engine that can give its memory away for a while. All methods are thread-safe and safe to repeat."""
 
     @property
     def is_away(self) -> bool:
-        """Whether nothing is in memory, nor will be before `come_back`."""
+        """Whether no model is in memory, nor will be before `come_back`."""
         ...
 
     def step_aside(self, reason: EngineError) -> None:
-        """Let nobody in any more, and let go of the memory once the answers under way have ended."""
+        """Refuse new requests, and free the memory once the running answers have ended."""
         ...
 
     def end_answers(self) -> None:
-        """End the answers that are still under way, with the reason why it steps aside."""
+        """End the running answers with the reason that was given to `step_aside`."""
         ...
 
     def come_back(self) -> None: ...
@@ -49,10 +49,10 @@ class Hold:
 
 
 class Holds:
-    """Who keeps the engine away. For one event loop, by whose monotonic clock holds run out."""
+    """The holds on the engine's memory. For one event loop, whose monotonic clock decides when a hold expires."""
 
     def __init__(self, engine: StepsAside, grace_seconds: float = GRACE_SECONDS) -> None:
-        """`grace_seconds`: what the answers under way have before they are ended."""
+        """`grace_seconds`: how long running answers may continue before they are ended."""
         self._engine = engine
         self._grace_seconds = grace_seconds
         self._holds: dict[str, Hold] = {}
@@ -60,23 +60,23 @@ class Holds:
         self._ending: asyncio.TimerHandle | None = None
 
     def hold(self, order: YieldOrder) -> YieldState:
-        """Begin or renew a hold. Raises Refusal 429 where too many hold the engine already."""
+        """Begin or renew a hold. Raises Refusal 429 if there are too many holds."""
         if order.holder not in self._holds and len(self._holds) >= MOST_HOLDS:
-            raise Refusal(429, "too_many_holds", f"{MOST_HOLDS} hold the engine already", "holder")
+            raise Refusal(429, "too_many_holds", f"{MOST_HOLDS} jobs hold the engine already", "holder")
         self._drop(order.holder)
         runs_out = asyncio.get_running_loop().call_later(order.lease_seconds, self._run_out, order.holder)
         self._holds[order.holder] = Hold(order.job_id, runs_out)
         return self._settle()
 
     def release(self, holder: str) -> YieldState:
-        """Safe to repeat. Raises Refusal 409 for one who holds nothing, while others keep the engine away."""
+        """Release a hold; safe to repeat. Raises Refusal 409 for one without a hold while others keep the engine away."""
         if self._holds and holder not in self._holds:
-            raise Refusal(409, "not_the_holder", "only who holds the engine can let go of it", "holder")
+            raise Refusal(409, "not_the_holder", "only a holder of the engine can release it", "holder")
         self._drop(holder)
         return self._settle()
 
     def _run_out(self, holder: str) -> None:
-        log.warning("nobody has renewed the hold for %s", self._holds[holder].job_id)
+        log.warning("the hold for %s expired: it was not renewed", self._holds[holder].job_id)
         self.release(holder)
 
     def _drop(self, holder: str) -> None:
@@ -85,7 +85,7 @@ class Holds:
             hold.runs_out.cancel()
 
     def _settle(self) -> YieldState:
-        """Tell the engine what has changed for it."""
+        """Call the engine if the holds changed its state."""
         held_for = sorted({hold.job_id for hold in self._holds.values()})
         if held_for != self._held_for:
             self._held_for = held_for
@@ -114,18 +114,18 @@ def _reason(jobs: list[str]) -> EngineError:
     return EngineError(
         status=503,
         code="engine_unavailable",
-        message=f"the engine has stepped aside: {trains} in the memory that it answers from; it comes back afterwards",
+        message=f"the engine has stepped aside: {trains} in the memory that it needs; it comes back afterwards",
         retry_after_seconds=RETRY_AFTER_SECONDS,
     )
 
 
 def place_of(device: str) -> str:
-    """What the memory of a device belongs to: the GPU's UUID, or this host's CPU."""
+    """The owner of a device's memory: the GPU's UUID, or this host's CPU."""
     if not device.startswith("cuda"):
         return this_cpu()
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def memory_held(device: str) -> int | None:
-    """Bytes of the GPU that this process has for its models; None on a CPU."""
+    """Bytes of GPU memory that this process has reserved for its models. Returns None on a CPU."""
     return torch.cuda.memory_reserved(device) if device.startswith("cuda") else None

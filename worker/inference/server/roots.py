@@ -1,10 +1,10 @@
-"""The folders whose files the engine opens for whoever asks it: bases, adapters, and what jobs have made.
+"""The folders whose files the engine may open: bases, adapters, and files of jobs.
 
     models/**    adapters/**    jobs/*/checkpoints/**    jobs/*/attempts/**    jobs/*/data/**  (a tokenizer only)
 
-A path counts with its links resolved, as in the API (`app.sources`): one that leads out of its folder is refused. The
-models folder itself may be a link, and the files of a model may be links, as in a hub cache: the operator put them
-there. Whether anything exists at a path that is refused is not told.
+Links are resolved first, as in the API (`app.sources`): a path that leads out of its folder is refused. The models
+folder itself may be a link, and the files of a model may be links, as in a hub cache: the operator created them. A
+refusal does not reveal whether anything exists at the path.
 """
 
 from dataclasses import dataclass
@@ -20,19 +20,21 @@ LANGUAGE = frozenset({"data"})
 
 @dataclass(frozen=True)
 class Roots:
-    """`home` is that of the service, `models` the operator's folder of base models. Both have their links resolved."""
+    """`home` is the home folder of the service, `models` the operator's folder of base models. Their links are
+    resolved.
+    """
 
     home: Path
     models: Path
 
     @classmethod
     def of(cls, home: Path, models: Path | None = None) -> "Roots":
-        """Without a folder of its own, models are below the home."""
+        """Without `models` the base models are in the folder `models` of the home."""
         root = home.expanduser().resolve()
         return cls(root, (models or root / "models").expanduser().resolve())
 
     def check(self, base: BaseRef, adapter: AdapterRef | None) -> None:
-        """Raises Refusal 403 for an order that names a path elsewhere."""
+        """Raises Refusal 403 if an order names a path outside the roots."""
         if base.is_local and not _is_below(base.source, self.models):
             raise _elsewhere("base.source")
         if adapter is None:
@@ -58,7 +60,7 @@ def _is_below(path: str, root: Path) -> bool:
 
 
 def _resolved(path: str) -> Path | None:
-    """None for what is no absolute path: a NUL, a circle of links."""
+    """Returns None for a path that is not absolute, contains NUL, or has a cycle of links."""
     try:
         return Path(path).resolve() if path.startswith("/") else None
     except (OSError, ValueError, RuntimeError):
@@ -66,5 +68,5 @@ def _resolved(path: str) -> Path | None:
 
 
 def _elsewhere(field: str) -> Refusal:
-    message = f"{field}: found a path outside of the folders that this engine reads (its home and its models folder)"
+    message = f"{field}: found a path outside the folders that this engine reads (its home and its models folder)"
     return Refusal(403, "path_not_allowed", message, field)

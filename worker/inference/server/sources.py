@@ -1,6 +1,6 @@
-"""Where the weights of a base model are on this host; what is only on the hub is downloaded, once, safetensors only.
+"""Finds the weights of a base model on this host. A model that is only on the hub is downloaded once, safetensors only.
 
-The files of a folder may be replaced under its name at any time: every request looks at them.
+The files of a folder may be replaced at any time, so every request checks them.
 """
 
 import asyncio
@@ -26,26 +26,30 @@ from worker.base_files import BaseFiles, stamps
 from worker.downloads import NoRoomToDownload, TooLargeToDownload, fetch_model
 from worker.inference.engine import ModelFolder, Refusal
 
-# Of a revision that is shown to people: as much as tells two apart.
+# Characters of a revision that a message shows: enough to distinguish two.
 SHOWN = 19
 
 
 class Sources:
-    """Finds base models. A hub name keeps its revision for the life of the process, a folder that of its files."""
+    """Finds base models. A hub name keeps its revision until the process ends; a folder has the revision of its current
+    files.
+    """
 
     def __init__(self, cache: Path | None = None, most_bytes: int = MOST_BYTES) -> None:
-        """`cache`: the folder where hashes of files are kept, for other processes as well. `most_bytes`: of one model
-        that is downloaded."""
+        """`cache` is the folder for hashes of files, shared with other processes. `most_bytes` is the size limit of a
+        model that is downloaded.
+        """
         self._most_bytes = most_bytes
         self._fetched: dict[BaseRef, asyncio.Task[Path]] = {}
         self._base_files = BaseFiles(cache)
         self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def find(self, base: BaseRef) -> ModelFolder:
-        """The model's folder. Raises Refusal `model_unavailable` when there is none, or the hub does not give it, and
-        409 `base_replaced` when the folder has other weights than those that are asked for."""
+        """The model's folder. Raises Refusal `model_unavailable` if it does not exist or the hub does not provide it,
+        and 409 `base_replaced` if the folder has other weights than the requested ones.
+        """
         if base.is_local:
-            async with self._looking[base.source]:  # of many who ask at once, one has the files hashed
+            async with self._looking[base.source]:  # of simultaneous requests only one hashes the files
                 found = await run_in_threadpool(self._look, Path(base.source))
             if base.revision is not None and found.revision not in (None, base.revision):
                 raise replaced(found, base.revision)
@@ -63,15 +67,15 @@ class Sources:
 
 
 def _is_there(task: asyncio.Task[Path]) -> bool:
-    """Whether a download has succeeded, and is still in the hub's cache, which may be trimmed."""
+    """Whether a download has succeeded and is still in the hub's cache, from which files may be deleted."""
     return not task.cancelled() and task.exception() is None and task.result().is_dir()
 
 
 def replaced(base: ModelFolder, wanted: str) -> Refusal:
-    """For an adapter that was trained on weights which the base does not have any more."""
-    message = f"the base model {base.name!r} has other files now than the adapter was trained on"
+    """The refusal for an adapter whose base has different weights now."""
+    message = f"the base model {base.name!r} has other files than the adapter was trained on"
     which = f"{wanted[:SHOWN]}… then, {(base.revision or '')[:SHOWN]}… now"
-    help_ = "put the old files back under this name, or train anew on the new ones"
+    help_ = "restore the old files under this name, or train a new adapter on the new ones"
     return Refusal(409, BASE_REPLACED, f"{message} ({which}): {help_}", "adapter")
 
 
@@ -85,9 +89,11 @@ def _download(base: BaseRef, most_bytes: int) -> Path:
         raise unavailable(404, base.source, "is gated: this host's hub account has no access to it") from None
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
         where = f" at revision {base.revision!r}" if base.revision else ""
-        raise unavailable(404, base.source, f"is not on the hub{where}, or not for this host's account") from None
+        raise unavailable(
+            404, base.source, f"is not on the hub{where}, or this host's account has no access to it"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError):
-        raise unavailable(503, base.source, "is not on this host and the hub cannot be reached") from None
+        raise unavailable(503, base.source, "is not on this host, and the hub cannot be reached") from None
     except UNUSABLE:
         reason = broken_proxy()
         if reason is None:

@@ -1,6 +1,6 @@
-"""The waiting room of an engine: bounded, first come first served. The engine's thread calls tickets in.
+"""The bounded queue of an engine, first come, first served. The engine's thread takes tickets from it.
 
-whoever asks ──> answers: enter ──> token, token, … under a watch ──> one last event ──> leave
+answers(): enter ──> token, token, … with a time limit ──> one last event ──> leave
 """
 
 import asyncio
@@ -14,13 +14,13 @@ from app.contracts.generation import EngineError
 from worker.inference.engine import Refusal, Token, TokenEvent, TokenRequest
 
 STOPPING = (503, "engine_stopping", "the engine stopped before the answer was complete")
-NOBODY = (499, "cancelled", "nobody waits for the answer any more")
-# A model that is loaded, and everybody before in the queue, may keep an answer for so long.
+NOBODY = (499, "cancelled", "the client no longer waits for the answer")
+# An answer may wait this long for a model to load and for the requests before it.
 PATIENCE_SECONDS = 900.0
 
 
 class Ticket:
-    """One request on its way: events go from the engine's thread to the event loop that asked."""
+    """One request. Its events go from the engine's thread to the event loop that made the request."""
 
     def __init__(self, request: TokenRequest) -> None:
         self.request = request
@@ -29,17 +29,17 @@ class Ticket:
         self._loop = asyncio.get_running_loop()
 
     def put(self, event: TokenEvent) -> None:
-        """Hand on an event, from any thread. A loop that is gone has nobody left who would read it."""
+        """Pass on an event, from any thread. If the loop has been closed, nobody reads it and the ticket is stopped."""
         self.put_all([(self, event)])
 
     @property
     def has_next(self) -> bool:
-        """Whether an event waits to be read: whoever reads is slower than the engine."""
+        """Whether an event waits to be read, that is, the reader is slower than the engine."""
         return not self._events.empty()
 
     @staticmethod
     def put_all(events: list[tuple["Ticket", TokenEvent]]) -> None:
-        """Hand on events in their order; a loop is woken once, which costs as much as many events."""
+        """Pass on events in order. Each loop is woken once, because waking is expensive."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, TokenEvent]]] = {}
         for ticket, event in events:
             by_loop.setdefault(ticket._loop, []).append((ticket, event))
@@ -51,7 +51,9 @@ class Ticket:
                     ticket.stop(*NOBODY)
 
     async def next(self, patience_seconds: float) -> TokenEvent:
-        """The next event; an error 504 `engine_stalled`, and a request to stop, when none comes for so long."""
+        """The next event. If none comes within `patience_seconds`, the ticket is stopped and the error 504
+        `engine_stalled` returned.
+        """
         try:
             return self._events.get_nowait()
         except asyncio.QueueEmpty:
@@ -60,10 +62,10 @@ class Ticket:
             async with asyncio.timeout(patience_seconds):
                 return await self._events.get()
         except TimeoutError:
-            return self.stop(504, "engine_stalled", f"the answer stood still for {patience_seconds:g} seconds")
+            return self.stop(504, "engine_stalled", f"the answer made no progress for {patience_seconds:g} seconds")
 
     def stop(self, status: int, code: str, message: str) -> EngineError:
-        """Ask for the end of the answer; it is checked before every token."""
+        """Ask the engine to end the answer; it checks this before every token."""
         self.stop_reason = EngineError(status=status, code=code, message=message)
         return self.stop_reason
 
@@ -74,23 +76,23 @@ def _put_now(events: list[tuple[Ticket, TokenEvent]]) -> None:
 
 
 class Room(Protocol):
-    """Where an engine lets tickets in."""
+    """The part of an engine that accepts tickets."""
 
     def enter(self, ticket: Ticket) -> None:
         """Raises Refusal."""
         ...
 
     def leave(self, ticket: Ticket) -> None:
-        """Whoever asked has gone, with the last event or without. Safe to repeat."""
+        """The client no longer reads, whether it has the last event or not. Safe to repeat."""
         ...
 
 
 async def answers(
     request: TokenRequest, room: Room, patience_seconds: float = PATIENCE_SECONDS
 ) -> AsyncGenerator[TokenEvent, None]:
-    """What `Engine.generate` promises, for every engine: tokens, then exactly one last event; closing it cancels.
+    """`Engine.generate` for every engine: yield tokens, then exactly one last event. Closing the generator cancels.
 
-    Whatever the engine hangs in, whoever asked hears of it: an answer may stand still for so long and no longer.
+    An answer without progress for `patience_seconds` ends with an error, whatever blocks the engine.
     """
     ticket = Ticket(request)
     try:
@@ -107,7 +109,7 @@ async def answers(
 
 
 class WaitingRoom:
-    """Holds tickets until the engine's thread takes them, and knows those that it serves."""
+    """Holds tickets until the engine's thread takes them, and the set of those that are being served."""
 
     def __init__(self, places: int) -> None:
         self._places = places
@@ -120,7 +122,7 @@ class WaitingRoom:
 
     @property
     def shut_reason(self) -> EngineError | None:
-        """Why nobody is let in at present."""
+        """Why new tickets are refused at present; None if they are accepted."""
         return self._shut
 
     @property
@@ -128,7 +130,7 @@ class WaitingRoom:
         return self._is_closed
 
     def enter(self, ticket: Ticket) -> None:
-        """Raises Refusal 429 `engine_busy` when all places are taken, 503 when the engine stops or steps aside."""
+        """Raises Refusal 429 `engine_busy` if the queue is full, 503 if the engine stops or steps aside."""
         with self._changed:
             if self._is_closed:
                 raise Refusal(*STOPPING)
@@ -140,7 +142,7 @@ class WaitingRoom:
             self._notify()
 
     def leave(self, ticket: Ticket) -> None:
-        """Whoever asked has gone: give up the place, or stop the answer that is under way. Safe to repeat."""
+        """The client no longer reads: remove its ticket, or stop the answer in progress. Safe to repeat."""
         with self._changed:
             ticket.stop(499, "cancelled", "the request was cancelled")
             if ticket in self._waiting:
@@ -148,17 +150,17 @@ class WaitingRoom:
             self._notify()
 
     def first(self) -> Ticket | None:
-        """The ticket whose turn it is; it stays where it is."""
+        """The first ticket in the queue, without removing it."""
         with self._changed:
             return self._waiting[0] if self._waiting else None
 
     def take(self, ticket: Ticket) -> bool:
-        """Begin to serve a ticket; false when it has left meanwhile."""
+        """Begin to serve a ticket. Returns False if it has left."""
         with self._changed:
             return ticket in self._waiting and self._begin(ticket) is ticket
 
     def put_back(self, ticket: Ticket) -> bool:
-        """Let a ticket that could not be served yet wait at the head of the queue; false when it has been stopped."""
+        """Return a ticket that cannot be served yet to the head of the queue. Returns False if it has been stopped."""
         with self._changed:
             ticket.stop_reason = ticket.stop_reason or self._shut
             if ticket.stop_reason is None:
@@ -167,12 +169,12 @@ class WaitingRoom:
             return ticket.stop_reason is None
 
     def let_pass(self, is_first: Callable[[Ticket], bool]) -> None:
-        """Bring forward the waiting tickets of a kind, in their order."""
+        """Move the tickets for which `is_first` is true to the front, in their order."""
         with self._changed:
             self._waiting = deque(sorted(self._waiting, key=lambda ticket: not is_first(ticket)))
 
     def done(self, ticket: Ticket) -> None:
-        """A ticket was served."""
+        """Remove a ticket that was served."""
         with self._changed:
             self._serving.discard(ticket)
 
@@ -182,14 +184,14 @@ class WaitingRoom:
             return list(self._serving)
 
     def notify(self) -> None:
-        """Something that the engine's thread rests for has happened."""
+        """Wake the engine's thread from `rest`."""
         with self._changed:
             self._notify()
 
     def rest(self, seconds: float | None = None) -> bool:
-        """Wait for a change: a ticket that came or left, a notice, or the end. One before this call counts.
+        """Wait for a change: a ticket that came or left, a `notify`, or the end. A change before this call counts too.
 
-        False when there was none for so many seconds; None: wait for as long as it takes.
+        Returns False if there was none within `seconds`; None waits without limit.
         """
         with self._changed:
             has_changed = self._changed.wait_for(lambda: self._has_news or self._is_closed, seconds)
@@ -197,7 +199,7 @@ class WaitingRoom:
             return has_changed
 
     def shut(self, reason: EngineError) -> None:
-        """Send away everybody who waits, and whoever comes before `open`; who is being served stays. Safe to repeat."""
+        """Refuse all waiting tickets, and new ones until `open`. Tickets that are being served stay. Safe to repeat."""
         with self._changed:
             self._shut = reason
             for ticket in self._waiting:
@@ -207,19 +209,19 @@ class WaitingRoom:
             self._notify()
 
     def stop_served(self) -> None:
-        """While it is shut: stop the answers under way for the same reason."""
+        """While shut: stop the answers in progress with the reason that was given to `shut`."""
         with self._changed:
             for ticket in self._serving:
                 ticket.stop_reason = ticket.stop_reason or self._shut
             self._notify()
 
     def open(self) -> None:
-        """Let in who comes. Safe to repeat."""
+        """Accept new tickets again. Safe to repeat."""
         with self._changed:
             self._shut = None
 
     def close(self) -> None:
-        """Stop the answers under way and send everybody else away. Safe to repeat."""
+        """Stop the answers in progress and refuse all other tickets, for good. Safe to repeat."""
         with self._changed:
             self._is_closed = True
             for ticket in self._serving:
@@ -230,7 +232,7 @@ class WaitingRoom:
             self._changed.notify_all()
 
     def count(self) -> tuple[int, bool]:
-        """How many wait, and whether one is being served."""
+        """How many tickets wait, and whether one is being served."""
         with self._changed:
             return len(self._waiting), bool(self._serving)
 

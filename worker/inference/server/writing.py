@@ -1,4 +1,4 @@
-"""From the tokens of an answer to its text, piece by piece, with what each token was worth where that is asked."""
+"""Decodes the tokens of an answer to text, piece by piece, with scores and ids if requested."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from worker.inference.engine import Token
 from worker.inference.text.chat_text import REPLACEMENT, Detokenizer, StopScanner
 from worker.inference.text.language import Language
 
-# So many ids decide how a decoder writes the one behind them.
+# This many previous ids can change how a decoder writes the next one.
 LONGEST_CONTEXT = 8
 
 
 @dataclass(frozen=True)
 class _Held:
-    """A token whose text begins behind so many characters of the answer."""
+    """A token, and the offset in characters at which its text begins in the answer."""
 
     start: int
     token: Token
 
 
 class Writer:
-    """Writes one answer. Tokens of a stop string that is left out are no part of it: no text, no scores, no ids."""
+    """Writes one answer. The tokens of an excluded stop string are left out, with their text, scores and ids."""
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class Writer:
         before: Sequence[int] = (),
         stop_after: tuple[str, ...] = (),
     ) -> None:
-        """`before` are the ids of a raw prompt, which the answer goes on from in the middle of a text.
+        """`before` are the ids of a raw prompt, because the answer may continue in the middle of a word.
 
-        `stop_after` are further stop strings, which are part of the answer whatever the wording says.
+        `stop_after` are further stop strings, which always remain part of the answer.
         """
         self._language = language
         write = partial(language.write, skip_special_tokens=wording.skip_special_tokens)
@@ -56,9 +56,10 @@ class Writer:
         return self._stops.has_stopped
 
     def feed(self, token: Token) -> TextDelta | None:
-        """The piece that has become certain with a token, if there is one.
+        """The piece of text that this token completes, if any.
 
-        Text alone waits for a token that is there already: under load it is written in fewer, longer pieces.
+        If only text was requested, a token waits for one that is available already: under load fewer, longer pieces are
+        written.
         """
         if token.is_followed and self._is_plain:
             self._letters.hold(token.id)
@@ -70,11 +71,11 @@ class Writer:
         return self._piece(self._stops.feed(text), is_last=False)
 
     def catch_up(self) -> TextDelta | None:
-        """The text of tokens that waited for the next one, which is not to come."""
+        """The text of tokens that waited for a next one, when none will come."""
         return self._piece(self._letters.catch_up(), is_last=False) if self._is_plain else None
 
     def finish(self) -> TextDelta | None:
-        """What was held back, after the last token."""
+        """The text that was held back, after the last token."""
         text = self._stops.feed(self._letters.finish())
         return self._piece(text + self._stops.finish(), is_last=not self._stops.has_stopped)
 
@@ -101,6 +102,6 @@ class Writer:
 
 
 def _context(before: Sequence[int], write: Callable[[list[int]], str]) -> list[int]:
-    """The last ids before an answer, without those of a character that is not whole."""
+    """The last ids before an answer, or none if they end within a character."""
     ids = list(before[-LONGEST_CONTEXT:])
     return [] if write(ids).endswith(REPLACEMENT) else ids
