@@ -18,12 +18,12 @@ from app.contracts.schemas import compile_cost
 from tests.integration.engine.model_caches import ServedModel
 from tests.support.waiting import wait_for
 from worker.inference.engine import Refusal
-from worker.inference.text.grammar import QUICK_EFFORT, GrammarMaker, GrammarShelf
+from worker.inference.text.grammar import QUICK_COST, GrammarCache, GrammarMaker
 from worker.inference.text.language import load_language
 from worker.inference.text.schema_child import MOST_GRAMMAR_BYTES, Unkept, compile_schema, compiler_for
 from worker.inference.text.schema_compiler import MOST_SECONDS, SchemaCompilerPool, compile_apart
 
-SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_EFFORT + 1}
+SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_COST + 1}
 QUICK: dict[str, Any] = {"type": "string", "maxLength": 3}
 # No client may send a pattern: this one takes minutes.
 ENDLESS = '{"type": "string", "pattern": "^(([a-z]?){100}){100}$"}'
@@ -44,7 +44,7 @@ def info(tokenizer: Any) -> Any:
 @pytest.fixture
 def maker(tokenizer: Any) -> GrammarMaker:
     return GrammarMaker(
-        tokenizer, frozenset({tokenizer.eos_token_id}), SchemaCompilerPool(most_waiting=1), GrammarShelf()
+        tokenizer, frozenset({tokenizer.eos_token_id}), SchemaCompilerPool(most_waiting=1), GrammarCache()
     )
 
 
@@ -61,7 +61,7 @@ def test_a_slow_schema_is_made_once_while_a_quick_one_passes_it(maker: GrammarMa
 
     grammars, quick_was_first = asyncio.run(ask())
 
-    assert compile_cost(SLOW) > QUICK_EFFORT >= compile_cost(QUICK)
+    assert compile_cost(SLOW) > QUICK_COST >= compile_cost(QUICK)
     assert quick_was_first
     assert len(set(map(id, grammars))) == 1
     assert holds(grammars[0], tokenizer, '"' + "a" * SLOW["maxLength"] + '"')
@@ -91,9 +91,9 @@ def test_who_finds_the_queue_full_is_told_to_come_again(maker: GrammarMaker) -> 
 
 
 def test_adapters_of_one_tokenizer_share_what_one_of_them_had_made(tokenizer: Any) -> None:
-    shelf, ends = GrammarShelf(), frozenset({tokenizer.eos_token_id})
-    makers = [GrammarMaker(tokenizer, ends, shelf=shelf) for _ in range(2)]
-    other = GrammarMaker(tokenizer, ends | {5}, shelf=shelf)
+    cache, ends = GrammarCache(), frozenset({tokenizer.eos_token_id})
+    makers = [GrammarMaker(tokenizer, ends, cache=cache) for _ in range(2)]
+    other = GrammarMaker(tokenizer, ends | {5}, cache=cache)
 
     first, second, third = (asyncio.run(maker.grammar_of(a_format(QUICK))) for maker in (*makers, other))
 
@@ -101,7 +101,7 @@ def test_adapters_of_one_tokenizer_share_what_one_of_them_had_made(tokenizer: An
 
 
 def test_grammars_are_kept_up_to_a_number_of_bytes(tokenizer: Any) -> None:
-    maker = GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), shelf=GrammarShelf(most_bytes=1))
+    maker = GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), cache=GrammarCache(most_bytes=1))
 
     first, _, again = (asyncio.run(maker.grammar_of(a_format(schema))) for schema in (QUICK, {"type": "null"}, QUICK))
 
@@ -110,11 +110,11 @@ def test_grammars_are_kept_up_to_a_number_of_bytes(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize(("status", "times"), [(422, 1), (429, 2), (503, 2)])
 def test_what_is_the_schemas_fault_is_kept_and_all_else_tried_again(status: int, times: int) -> None:
-    shelf, tried = GrammarShelf(), []
+    cache, tried = GrammarCache(), []
     error = EngineError(status=status, code="x", message="x")
 
     for _ in range(2):
-        shelf.find("tokenizer", "schema", lambda made: tried.append(made) or made.set_result(error))  # type: ignore[func-returns-value]
+        cache.find("tokenizer", "schema", lambda made: tried.append(made) or made.set_result(error))  # type: ignore[func-returns-value]
 
     assert len(tried) == times
 

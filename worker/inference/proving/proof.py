@@ -1,10 +1,10 @@
-"""Holds an adapter against the probe that its trainer left in its bundle, through the very path that serves it.
+"""Compares an adapter with the probe that its trainer saved in the bundle, through the same path that serves it.
 
-An adapter is proved on its base as the files hold it; one that was trained on a quantised base and is another one there
-is proved on the values that its trainer had, or not at all. Whoever asks it later is answered on the same.
+An adapter is proved on the original base. If it was trained on a quantised base that differs too much from it, it is
+proved on the de-quantised values that its trainer used, or not at all. Requests are answered on the same base.
 
-The recorded steps are asked of the engine as an answer that is dictated: it has no choice of the tokens, and tells how
-likely it finds them; with the adapter and without, so that the adapter is known by what it changes.
+The recorded tokens are replayed by teacher forcing: the engine returns their log-probabilities, with and without the
+adapter, so that the adapter is identified by what it changes.
 """
 
 import asyncio
@@ -37,35 +37,35 @@ from worker.rendering.question import question_ids
 from worker.rendering.renderer import NoTokenizer
 from worker.weights import digest_of
 
-# Refusals that say something of the engine or its host, and nothing of the adapter.
+# Statuses of refusals that are about the engine or its host, not about the adapter.
 PASSING = frozenset({429, 499, 500, 502, 503, 504})
-# Refusals of an engine that cannot serve what another one may.
+# Codes of refusals for which another engine may serve the adapter.
 ELSEWHERE = frozenset({"base_not_served", "unsupported_by_engine"})
-# Refusals that say something of the base, or of the engine, and nothing of the adapter.
+# Codes of refusals that are about the base or the engine, not about the adapter.
 NO_VERDICT = ELSEWHERE | {BASE_REPLACED}
 NOT_FINITE = "model_not_finite"
-# Variants that are all of what quantising does: 8 bits round what goes into a layer as well.
+# Variants that contain the whole effect of quantisation; with 8 bits the inputs of a layer are rounded as well.
 ALL_IN_WEIGHTS = frozenset({"dequant-nf4", "dequant-fp4"})
 
 
 @dataclass(frozen=True)
 class ForcedTokens:
-    """A grammar of one single answer."""
+    """A grammar that allows exactly one sequence of tokens."""
 
     ids: tuple[int, ...]
 
-    def begin(self) -> "Reading":
-        return Reading(self.ids)
+    def begin(self) -> "ForcedWalk":
+        return ForcedWalk(self.ids)
 
 
-class Reading:
-    """The way through a dictation; behind its end every token may come."""
+class ForcedWalk:
+    """The position in the forced tokens; after their end every token is allowed."""
 
     def __init__(self, ids: tuple[int, ...]) -> None:
         self._left = list(ids)
 
     def restrict(self, scores: Any) -> Any:
-        """Raises Refusal 409 for a token that the model does not have."""
+        """Raises Refusal 409 if a token is not in the model's vocabulary."""
         if not self._left:
             return scores
         check_has(self._left[:1], scores.shape[-1])
@@ -78,15 +78,15 @@ class Reading:
 
 
 class Answers(Protocol):
-    """What of an engine a proof needs."""
+    """The part of an engine that a proof needs."""
 
     def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]: ...
 
 
 async def prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
-    """Whether the engine says with the adapter what its trainer saw.
+    """Whether the engine with the adapter computes what its trainer computed.
 
-    Raises Refusal where that cannot be found out now: the engine is busy or stops, the base is not to be had.
+    Raises Refusal if that cannot be decided now: the engine is busy or stops, or the base is not available.
     """
     try:
         return await _prove(order, engine, sources)
@@ -99,8 +99,8 @@ async def prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
 
 
 def is_about_the_adapter(error: EngineError, adapter: AdapterRef) -> bool:
-    """Whether a refusal is a verdict on the adapter, and no other time or engine would help."""
-    if error.code == "model_unavailable":  # the base, unless the bundle is a whole model
+    """Whether a refusal is a verdict on the adapter, so that another time or engine would not help."""
+    if error.code == "model_unavailable":  # this is about the base, unless the bundle is a full model
         return adapter.kind == "full"
     if error.code in NO_VERDICT:
         return False
@@ -132,7 +132,9 @@ async def _prove(order: ProofOrder, engine: Engine, sources: Sources) -> Proof:
 
 
 async def _on_variant(probe: Probe, engine: Engine, base: ModelFolder, bundle: AdapterFolder) -> Proof:
-    """The values are the trainer's own there: of 4 bits, not even rounding is left to be allowed for."""
+    """Prove the adapter on the trainer's own de-quantised values: no difference by quantisation to 4 bits is left to
+    allow for.
+    """
     is_exact = base.variant is not None and base.variant.name in ALL_IN_WEIGHTS
     proof = await hold_against(probe.model_copy(update={"quantised": not is_exact}), engine, base, bundle)
     return proof.model_copy(update={"base_variant": base.variant})
@@ -146,9 +148,9 @@ def _better(plain: Proof, other: Proof) -> Proof:
 
 
 async def hold_against(probe: Probe, engine: Answers, base: ModelFolder, adapter: AdapterFolder | None) -> Proof:
-    """What comes of the probe of an adapter, or of a whole model. Raises Refusal where the engine does not answer."""
+    """The proof of an adapter, or of a full model. Raises Refusal if the engine does not answer."""
     who = [(base, None)] if adapter is None else [(base, adapter), (base, None)]
-    asked = [_listen(engine, *each, prompt) for each in who for prompt in probe.prompts]
+    asked = [_replay(engine, *each, prompt) for each in who for prompt in probe.prompts]
     answers = await asyncio.gather(*asked)
     for answer in answers:
         if isinstance(answer, EngineError):
@@ -159,17 +161,15 @@ async def hold_against(probe: Probe, engine: Answers, base: ModelFolder, adapter
 
 
 def check_version(bundle: AdapterFolder, version: str) -> None:
-    """Raises Refusal 409 for a bundle whose files are not those that its trainer wrote, to the byte."""
+    """Raises Refusal 409 if the bundle's files are not exactly those that its trainer wrote."""
     check_folder(bundle)
     found = bundle_version(bundle.folder)
     if found != version:
-        raise rejected(
-            bundle, f"its files have changed since it was saved: their hash is {found} in place of {version}"
-        )
+        raise rejected(bundle, f"its files have changed since it was saved: their hash is {found}, expected {version}")
 
 
 def read_probe(bundle: AdapterFolder) -> Probe:
-    """Raises Refusal 409 for a bundle that has no probe, or could not be asked in the words that it was trained on."""
+    """Raises Refusal 409 if the bundle has no probe, or cannot be asked in the format that it was trained on."""
     check_folder(bundle)
     try:
         language = load_language(bundle.folder)
@@ -177,7 +177,7 @@ def read_probe(bundle: AdapterFolder) -> Probe:
     except NoTokenizer as error:
         raise rejected(bundle, str(error)) from None
     except FileNotFoundError:
-        raise rejected(bundle, f"{PROBE} is missing: nothing tells what its trainer saw") from None
+        raise rejected(bundle, f"{PROBE} is missing: it has no record of what its trainer computed") from None
     except OSError:
         probe = None
     if probe is None:
@@ -187,17 +187,17 @@ def read_probe(bundle: AdapterFolder) -> Probe:
 
 
 def check_weights(adapter: AdapterFolder, bundle: Bundle, probe: Probe) -> None:
-    """Raises Refusal 409 where the files hold other weights than the trainer had in memory, or count them otherwise."""
+    """Raises Refusal 409 if the weights or their scales differ from those that the trainer had in memory."""
     recorded = probe.weights
     if recorded is None:
         return
     if digest_of(bundle.tensors) != recorded.sha256:
-        raise rejected(adapter, "its weights are not those that the trainer had in memory when the training was over")
+        raise rejected(adapter, "its weights are not those that the trainer had in memory at the end of the training")
     found = {path: part.scaling for path, part in bundle.peft_shape.parts.items()}
     for path in sorted(found.keys() | recorded.scalings.keys()):
         there, here = recorded.scalings.get(path), found.get(path)
         if there is None or here is None or not isclose(there, here, rel_tol=1e-6):
-            raise rejected(adapter, f"its layer {path} is multiplied by {there} in the trainer, and by {here} here")
+            raise rejected(adapter, f"its layer {path} is scaled by {there} in the trainer, and by {here} here")
 
 
 def _check_files(adapter: AdapterFolder, base: ModelFolder, probe: Probe) -> None:
@@ -205,7 +205,7 @@ def _check_files(adapter: AdapterFolder, base: ModelFolder, probe: Probe) -> Non
 
 
 def check_language(bundle: AdapterFolder, language: Language, probe: Probe) -> None:
-    """Raises Refusal 409 where tokenizer and template make other ids of a question than they did in the trainer."""
+    """Raises Refusal 409 if tokenizer and template encode a question differently than in the trainer."""
     for prompt in probe.prompts:
         if prompt.question is None:
             continue
@@ -218,10 +218,10 @@ def check_language(bundle: AdapterFolder, language: Language, probe: Probe) -> N
             raise rejected(bundle, reason)
 
 
-async def _listen(
+async def _replay(
     engine: Answers, base: ModelFolder, adapter: AdapterFolder | None, prompt: ProbePrompt
 ) -> list[Scores] | EngineError:
-    """What the engine finds of each recorded step, or its refusal."""
+    """The engine's log-probabilities for each recorded step, or its refusal."""
     said = tuple(step.id for step in prompt.steps)
     scored = tuple(tuple(token for token, _ in step.top) for step in prompt.steps)
     sampling = Sampling(temperature=0, max_new_tokens=len(said), ignore_eos=True)
@@ -236,6 +236,6 @@ async def _listen(
                     return event
     asked = [set(step) for step in scored]
     if len(heard) != len(asked) or any(one - there.keys() for one, there in zip(asked, heard, strict=True)):
-        message = "the engine did not tell all log-probabilities that it was asked for"
+        message = "the engine did not return all requested log-probabilities"
         return EngineError(status=500, code="engine_failed", message=message)
     return heard

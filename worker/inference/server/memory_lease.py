@@ -69,7 +69,7 @@ class Holds:
         return self._settle()
 
     def release(self, holder: str) -> YieldState:
-        """Release a hold; safe to repeat. Raises Refusal 409 for one without a hold while others keep the engine away."""
+        """Release a hold; safe to repeat. Raises Refusal 409 if this holder has none but others have one."""
         if self._holds and holder not in self._holds:
             raise Refusal(409, "not_the_holder", "only a holder of the engine can release it", "holder")
         self._drop(holder)

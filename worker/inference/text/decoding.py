@@ -12,11 +12,11 @@ from worker.inference.text.sampling import TokenChooser
 
 
 def decode(model: Any, prompt_ids: list[int], chooser: TokenChooser, *, use_cache: bool) -> Iterator[Token]:
-    """Yield the tokens that follow the prompt, without end: whoever reads them knows when the answer is over.
+    """Yield the tokens that follow the prompt, without end: the caller decides when the answer is complete.
 
-    Nothing is computed ahead: the next token is computed when it is asked for.
+    The next token is computed only when it is requested.
     """
-    # Scores of the last position only: of a long prompt they would not fit into memory.
+    # Only the scores of the last position: for a long prompt all of them would not fit into memory.
     options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache = DynamicCache(config=model.config) if use_cache else None
     ids = torch.tensor([prompt_ids], device=model.device)

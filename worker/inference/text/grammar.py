@@ -1,4 +1,4 @@
-"""Answers that are JSON, or JSON of one schema: which tokens may come next, by xgrammar."""
+"""Constrains answers to JSON, or to one JSON schema, with xgrammar."""
 
 import asyncio
 import hashlib
@@ -22,25 +22,25 @@ from worker.inference.engine import Refusal, Walk
 from worker.inference.text.schema_child import Unkept, compile_schema, compiler_for, rules_of
 from worker.inference.text.schema_compiler import SchemaCompilerPool
 
-# Over all tokenizers; each is at most `schema_child.MOST_GRAMMAR_BYTES`.
+# Limits over all tokenizers. One grammar has at most `schema_child.MOST_GRAMMAR_BYTES`.
 KEPT_FORMATS = 64
 KEPT_BYTES = 2**28
-# Up to so much `compile_cost` a schema takes two seconds at most, of a vocabulary of 128,000 tokens: less than a
-# process.
-QUICK_EFFORT = 40
+# A schema of at most this `compile_cost` compiles in two seconds with a vocabulary of 128,000 tokens, which is faster
+# than starting a process.
+QUICK_COST = 40
 BITS = 32
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 FIELD = "response_format"
 CANNOT = (422, "response_format_not_possible")
-WORKSHOP = SchemaCompilerPool()
+COMPILER_POOL = SchemaCompilerPool()
 log = logging.getLogger(__name__)
 Made: TypeAlias = "Future[JsonGrammar | EngineError]"
 
 
-class GrammarShelf:
-    """Grammars by the content of tokenizer and schema: all adapters of a base share what one of them had made.
+class GrammarCache:
+    """Grammars by the content of tokenizer and schema, shared by all adapters of a base.
 
-    The least recently used go first, where there are too many or they take too many bytes.
+    The least recently used grammars are dropped if there are too many or they take too many bytes.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
@@ -49,9 +49,9 @@ class GrammarShelf:
         self._made: OrderedDict[tuple[str, str], Made] = OrderedDict()
 
     def find(self, tokenizer: str, schema: str, make: Callable[[Made], None]) -> Made:
-        """The grammar; where it is not there, `make` has to fill what is put in its place.
+        """The future of a grammar. If it is not cached, `make` is called and must fill the new future.
 
-        The same schema in many requests is made once. A refusal is kept too, where it is the schema's fault.
+        A schema is compiled once for many requests. A refusal is cached too if the schema is the reason.
         """
         with self._lock:
             found = self._made.get((tokenizer, schema))
@@ -70,21 +70,23 @@ class GrammarShelf:
         return sum(grammar.nbytes for grammar in found if isinstance(grammar, JsonGrammar))
 
 
-SHELF = GrammarShelf()
+GRAMMARS = GrammarCache()
 
 
 class GrammarMaker:
-    """Makes the grammars of one tokenizer, each once. An answer may end with `eos_ids` where its grammar is whole."""
+    """Makes the grammars of one tokenizer, each once. An answer may end with one of `eos_ids` where its grammar is
+    complete.
+    """
 
     def __init__(
         self,
         tokenizer: Any,
         eos_ids: frozenset[int],
-        schema_compiler: SchemaCompilerPool = WORKSHOP,
-        shelf: GrammarShelf = SHELF,
+        schema_compiler: SchemaCompilerPool = COMPILER_POOL,
+        cache: GrammarCache = GRAMMARS,
     ) -> None:
         self._schema_compiler = schema_compiler
-        self._shelf = shelf
+        self._cache = cache
         self._has_end = bool(eos_ids)
         if self._has_end:
             self._info = xgrammar.TokenizerInfo.from_huggingface(
@@ -95,10 +97,11 @@ class GrammarMaker:
             self._sha256 = hashlib.sha256(self._tokenizer.encode()).hexdigest()
 
     async def grammar_of(self, response_format: ResponseFormat) -> "JsonGrammar | None":
-        """The grammar of a format, None for free text. One that takes long is made elsewhere, while others answer.
+        """The grammar of a format, or None for free text. A slow one is compiled in another process, while the engine
+        answers.
 
-        Raises Refusal 422 `response_format_not_possible` for what cannot be kept, 429 or 503 where it cannot be made
-        at present. Whoever leaves meanwhile leaves it to those who ask for the same.
+        Raises Refusal 422 `response_format_not_possible` if the schema cannot be enforced, 429 or 503 if it cannot be
+        compiled at present. If the caller is cancelled, compilation continues for other requests.
         """
         if response_format.type == "text":
             return None
@@ -113,13 +116,13 @@ class GrammarMaker:
 
     def _find(self, schema: dict[str, Any]) -> Made:
         text = json.dumps(schema)
-        make = self._quickly if compile_cost(schema) <= QUICK_EFFORT else self._apart
-        return self._shelf.find(self._sha256, text, lambda made: make(text, made))
+        make = self._quickly if compile_cost(schema) <= QUICK_COST else self._apart
+        return self._cache.find(self._sha256, text, lambda made: make(text, made))
 
     def _quickly(self, schema: str, made: Made) -> None:
         try:
             made.set_result(self._grammar(compile_schema(self._compiler, schema), schema))
-        except Exception as error:  # noqa: BLE001  whoever waits for it has to hear of it
+        except Exception as error:  # noqa: BLE001  whoever waits must be given the error
             made.set_result(_refusal(error))
 
     def _apart(self, schema: str, made: Made) -> None:
@@ -127,7 +130,7 @@ class GrammarMaker:
             try:
                 grammar = xgrammar.CompiledGrammar.deserialize_json(compiled.result(), self._info)
                 made.set_result(self._grammar(grammar, schema))
-            except Exception as error:  # noqa: BLE001  whoever waits for it has to hear of it
+            except Exception as error:  # noqa: BLE001  whoever waits must be given the error
                 made.set_result(_refusal(error))
 
         try:
@@ -140,7 +143,7 @@ class GrammarMaker:
 
 
 class JsonGrammar:
-    """A compiled grammar. It is never changed, and may be shared."""
+    """A compiled grammar. It is immutable and may be shared."""
 
     def __init__(self, compiled: Any, vocabulary: int, schema: str) -> None:
         self._compiled = compiled
@@ -153,7 +156,7 @@ class JsonGrammar:
 
     @cached_property
     def written(self) -> str:
-        """The same in xgrammar's EBNF, for an engine in another process that walks by itself."""
+        """The grammar in xgrammar's EBNF, for an engine in another process."""
         return rules_of(self._schema)
 
     def begin(self) -> Walk:
@@ -161,14 +164,16 @@ class JsonGrammar:
 
 
 class JsonWalk:
-    """The way of one answer over a vocabulary of so many tokens."""
+    """The position of one answer in a grammar, over `vocabulary` tokens."""
 
     def __init__(self, matcher: Any, vocabulary: int) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
 
     def restrict(self, scores: Any) -> Any:
-        """Tokens that the tokenizer does not know, where a model has more scores than it has tokens, are out too."""
+        """Also forbids ids beyond the tokenizer's vocabulary: a model may have more scores than the tokenizer has
+        tokens.
+        """
         if self._matcher.is_terminated():
             return torch.full_like(scores, -torch.inf)
         words = xgrammar.allocate_token_bitmask(1, self._vocabulary)
@@ -182,21 +187,23 @@ class JsonWalk:
 
     def accept(self, token: int) -> None:
         if not self._matcher.is_terminated() and not self._matcher.accept_token(token):
-            raise RuntimeError(f"the grammar does not take the token {token}, which it had allowed")
+            raise RuntimeError(f"the grammar rejects the token {token}, which it had allowed")
 
 
 def _refusal(error: Exception) -> EngineError:
-    """What whoever asked for the grammar is told."""
+    """The error for the requests that wait for the grammar."""
     if isinstance(error, Unkept):
-        message = f"response_format: this schema cannot be kept: {error}"
+        message = f"response_format: this schema cannot be enforced: {error}"
         return EngineError(status=CANNOT[0], code=CANNOT[1], message=message, param=FIELD)
     if isinstance(error, Refusal):
         return error.error
     log.error("a schema could not be compiled", exc_info=error)
-    return EngineError(status=500, code="engine_failed", message="the schema could not be compiled; the log tells more")
+    return EngineError(
+        status=500, code="engine_failed", message="the schema could not be compiled; see the engine's log"
+    )
 
 
 def _may_be_tried_again(made: Made) -> bool:
-    """It failed for another reason than the schema."""
+    """Whether it failed for another reason than the schema."""
     found = made.result() if made.done() else None
     return isinstance(found, EngineError) and found.status != CANNOT[0]

@@ -1,7 +1,7 @@
-"""How one model reads and writes: its renderer, which training used as well, and its own end tokens.
+"""Encodes and decodes for one model, with the renderer that training used and the model's own end tokens.
 
-An adapter's bundle holds the tokenizer that it was trained with; the base's answers for base requests only. Adapters
-whose tokenizer files are the same to the byte share one language: each would take tens of megabytes of its own.
+An adapter's bundle contains the tokenizer that it was trained with; the tokenizer of the base is used for base requests
+only. Adapters with identical tokenizer files share one language, because each takes tens of megabytes.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from worker.inference.text.token_text import bytes_of
 from worker.rendering.refusal import RowRefused, TemplateRefused
 from worker.rendering.renderer import AS_TRAINED, NoTokenizer, Renderer, load_renderer
 
-# Files of a model or a bundle that say nothing of its language; no tokenizer has a file as large as weights are.
+# Files of a model or bundle that do not affect its language. No tokenizer file is as large as weights.
 SILENT = (".safetensors", ".safetensors.index.json", ADAPTER_CONFIG, PROBE, "tunesmith.json", "README.md")
 LARGEST_FILE_BYTES = 2**27
 
 
 @dataclass(frozen=True)
 class Language:
-    """A renderer and the tokens that end an answer: those of its folder's tokenizer and generation config."""
+    """A renderer and the tokens that end an answer, from the tokenizer and the generation config of a folder."""
 
     renderer: Renderer
     eos_ids: frozenset[int]
@@ -42,19 +42,19 @@ class Language:
         return GrammarMaker(self.renderer.tokenizer, self.eos_ids)
 
     async def grammar_of(self, response_format: ResponseFormat) -> JsonGrammar | None:
-        """As `GrammarMaker.grammar_of`; it is made at the first of these calls, which takes a second."""
+        """See `GrammarMaker.grammar_of`. The first call takes about a second."""
         maker = await run_in_threadpool(lambda: self.grammars)
         return await maker.grammar_of(response_format)
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens there are; their ids begin at 0."""
+        """The number of tokens; their ids begin at 0."""
         return len(self.renderer.tokenizer)
 
     def read_messages(
         self, messages: list[Message], tools: list[dict[str, Any]] | None = None, form: ChatForm = AS_TRAINED
     ) -> list[int]:
-        """The ids of a chat, ready for the assistant's turn: those that training saw before an answer.
+        """The ids of a chat up to the start of the assistant's message, the same as in training.
 
         Raises Refusal `no_chat_template`, `template_refused`, `special_tokens_in_content`, `unknown_template_variable`.
         """
@@ -64,27 +64,27 @@ class Language:
             raise Refusal(422, refused.code, str(refused)[:500], refused.field or "messages") from None
 
     def read_prompt(self, prompt: str) -> list[int]:
-        """The ids of raw text behind one BOS, where the tokenizer puts one."""
+        """The ids of raw text, after one BOS if the tokenizer uses one."""
         return self.renderer.text_ids(prompt)
 
     def write(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of ids, special tokens left out or not, nothing tidied up."""
+        """The text of ids, with or without special tokens, without any clean-up."""
         text: str = self.renderer.tokenizer.decode(
             ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
         return text
 
     def spell(self, token: int) -> tuple[str, list[int] | None]:
-        """A single token as text, special ones too, and its bytes where the tokenizer tells them."""
+        """A single token as text, also if it is special, and its bytes if the tokenizer reveals them."""
         text = str(self.renderer.tokenizer.decode([token], clean_up_tokenization_spaces=False))
         return text, bytes_of(self.renderer.tokenizer.convert_ids_to_tokens(token), text)
 
 
 @lru_cache(maxsize=32)
-def load_language(folder: Path, files: tuple[Any, ...] = ()) -> Language:  # noqa: ARG001  part of the cache's key
+def load_language(folder: Path, files: tuple[Any, ...] = ()) -> Language:  # noqa: ARG001  it is part of the cache's key
     """The language of a model or bundle folder. Raises NoTokenizer.
 
-    `files` are the stamps of files that may change (`worker.base_files`); those of a bundle never do.
+    `files` are the stamps of files that may change (`worker.base_files`); the files of a bundle never change.
     """
     digest = _digest_of(folder)
     language = _loaded.get(digest)
@@ -97,7 +97,7 @@ _loaded: WeakValueDictionary[str, Language] = WeakValueDictionary()
 
 
 def _digest_of(folder: Path) -> str:
-    """Of the names and contents of the files that a language is made of."""
+    """A digest of the names and contents of the files that define a language."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(SILENT)):
         size = path.stat().st_size
@@ -119,7 +119,7 @@ def _load(folder: Path) -> Language:
 def load_job_language(folder: Path) -> Language:
     """The language of a job's tokenizer folder, which never changes once a training has begun. Raises NoTokenizer.
 
-    It ends answers as the bundle will: with the tokenizer's end token, and those of its template.
+    It ends answers as the bundle will: with the end token of the tokenizer, and those of its template.
     """
     language = load_language(folder)
     ends = language.renderer.tokenizer.convert_tokens_to_ids(list(language.renderer.end_tokens))
@@ -127,7 +127,7 @@ def load_job_language(folder: Path) -> Language:
 
 
 def _named_ends(folder: Path) -> set[int]:
-    """The end tokens of `generation_config.json`: none, one or several."""
+    """The end tokens of `generation_config.json`, possibly none."""
     try:
         named = json.loads((folder / GENERATION_CONFIG).read_text(encoding="utf-8"))["eos_token_id"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,7 +1,7 @@
-"""How the next token is chosen: penalties, bias, grammar, temperature, top_k, top_p, min_p, in this order.
+"""Chooses the next token: penalties, bias, grammar, temperature, top_k, top_p, min_p, in this order.
 
-The filters are transformers' own (`transformers.generation.logits_process`), so answers are those of `generate`.
-Everything here is of one answer alone: in which company its scores were computed makes no difference.
+The filters are those of transformers (`transformers.generation.logits_process`), so answers are those of `generate`.
+Each answer has its own state: its neighbours in a batch make no difference.
 """
 
 import math
@@ -21,25 +21,25 @@ from transformers import (
 from app.contracts.generation import IMPOSSIBLE, Sampling
 from worker.inference.engine import Refusal, Token, TokenRequest, Walk
 
-# Values as small as the contract allows must not become 0 or infinity in float32.
+# The smallest values that the contract allows must not become 0 or infinity in float32.
 TINY = torch.finfo(torch.float32).tiny
 LARGEST = torch.finfo(torch.float32).max
 
 
 def answer_ends(request: TokenRequest, model_ends: Collection[int]) -> frozenset[int]:
-    """The tokens that end this answer: end-of-sequence tokens unless they are ignored, and its own stop tokens."""
+    """The tokens that end this answer: its stop tokens, and the end-of-sequence tokens unless they are ignored."""
     eos: frozenset[int] = frozenset() if request.sampling.ignore_eos else request.eos_ids | frozenset(model_ends)
     return eos | frozenset(request.sampling.stop_token_ids)
 
 
 def is_plain_greedy(request: TokenRequest) -> bool:
-    """Whether the token of the best score is always the answer's, so that an engine may choose for many at once."""
+    """Whether the answer is always the token with the highest score, so that an engine may choose for many at once."""
     is_greedy = request.sampling.temperature == 0
     return is_greedy and is_default_but_for(request, "temperature", "top_k", "top_p", "min_p")
 
 
 def is_default_but_for(request: TokenRequest, *names: str) -> bool:
-    """Whether nothing but these fields of the sampling has a say in which token is chosen."""
+    """Whether all sampling fields that affect the choice of a token, except these, have their default."""
     others = {name: getattr(request.sampling, name) for name in (*_NOT_OF_THE_CHOICE, *names)}
     return request.grammar is None and request.sampling == Sampling(**others)
 
@@ -48,7 +48,7 @@ _NOT_OF_THE_CHOICE = ("max_new_tokens", "seed", "stop", "stop_token_ids", "ignor
 
 
 class TokenChooser:
-    """Chooses the tokens of one answer. The dice are its own: one seed, one answer on the same device."""
+    """Chooses the tokens of one answer with its own random generator: on one device a seed gives one answer."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class TokenChooser:
         walk: Walk | None = None,
         scored: Sequence[tuple[int, ...]] = (),
     ) -> None:
-        """`ends` are what `answer_ends` gives; `walk` is the beginning of the request's grammar.
+        """`ends` is the result of `answer_ends`; `walk` is the start of the request's grammar.
 
-        `scored` are the request's: the tokens of each step whose log-probabilities are told.
+        `scored` lists for each step the tokens whose log-probabilities are returned.
         """
         self._sampling = sampling
         self._device = device
@@ -72,15 +72,15 @@ class TokenChooser:
         self._penalty = _penalty(sampling)
         self._filters = _filters(sampling)
         self._bias: Any = None
-        self._dice = torch.Generator(device)
+        self._rng = torch.Generator(device)
         if sampling.seed is None:
-            self._dice.seed()
+            self._rng.seed()
         else:
-            self._dice.manual_seed(sampling.seed)
+            self._rng.manual_seed(sampling.seed)
 
     @classmethod
     def of(cls, request: TokenRequest, model_ends: Collection[int], device: Any) -> "TokenChooser":
-        """The chooser of one request on a model that names these end tokens."""
+        """The chooser of one request, for a model with these end tokens."""
         walk = request.grammar.begin() if request.grammar is not None else None
         ends = answer_ends(request, model_ends)
         return cls(request.sampling, device, ends=ends, walk=walk, scored=request.scored)
@@ -88,17 +88,17 @@ class TokenChooser:
     def choose(self, ids: Any, logits: Any) -> Token:
         """The next token after `ids` [1, length], from `logits` [1, vocabulary].
 
-        Raises Refusal when the model gave no finite numbers, or when nothing that it knows may come next.
+        Raises Refusal if the scores are not finite, or if no token may come next.
         """
         raw = logits.float()
-        if not math.isfinite(raw.max().item()):  # NaN and infinity; single tokens may be at minus infinity
-            raise Refusal(500, "model_not_finite", "the model gave scores that are no finite numbers")
+        if not math.isfinite(raw.max().item()):  # NaN or infinity; single tokens may have minus infinity
+            raise Refusal(500, "model_not_finite", "the model gave scores that are not finite numbers")
         scores = self._allowed(self._biased(self._penalised(ids, raw)))
         token = self._draw(ids, scores)
         self._written[token] += 1
         if self._walk is not None:
             self._walk.accept(token)
-        return self._told(token, raw)
+        return self._with_scores(token, raw)
 
     def _penalised(self, ids: Any, scores: Any) -> Any:
         if self._penalty is not None:
@@ -111,7 +111,7 @@ class TokenChooser:
         return scores.scatter_add(-1, tokens, -scores.new_tensor([lost]))
 
     def _biased(self, scores: Any) -> Any:
-        """Raises Refusal for a bias of a token that the model does not have."""
+        """Raises Refusal if a biased token is not in the model's vocabulary."""
         bias = self._sampling.logit_bias
         if not bias:
             return scores
@@ -122,7 +122,7 @@ class TokenChooser:
         return scores + self._bias
 
     def _allowed(self, scores: Any) -> Any:
-        """What a grammar and the least length leave. Raises Refusal where that is nothing."""
+        """The scores of the tokens that the grammar and min_tokens allow."""
         if self._walk is not None:
             scores = self._walk.restrict(scores)
         if self._written.total() < self._sampling.min_tokens:
@@ -138,9 +138,9 @@ class TokenChooser:
         if self._sampling.temperature == 0:
             return int(best)
         scores = self._filters(ids, (scores - top) / max(self._sampling.temperature, TINY))
-        return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self._dice).item())
+        return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self._rng).item())
 
-    def _told(self, token: int, raw: Any) -> Token:
+    def _with_scores(self, token: int, raw: Any) -> Token:
         scored = self._scored[self._written.total() - 1 :][:1]
         wanted = self._sampling.logprobs
         if wanted is None and not scored:
@@ -157,18 +157,20 @@ class TokenChooser:
 
 
 def check_known(tokens: Collection[int], vocabulary: int, param: str) -> None:
-    """Raises Refusal 422 for the first token that the model does not have."""
+    """Raises Refusal 422 if a token is not in the model's vocabulary."""
     unknown = next((token for token in tokens if not 0 <= token < vocabulary), None)
     if unknown is not None:
-        message = f"{param}: found token {unknown}, the model knows the tokens 0 to {vocabulary - 1}"
+        message = f"{param}: found token {unknown}, the model has the tokens 0 to {vocabulary - 1}"
         raise Refusal(422, "unknown_token", message, param)
 
 
 def check_has(tokens: Collection[int], vocabulary: int) -> None:
-    """Raises Refusal 409 for the first token of a probe that a model of so many tokens does not have."""
+    """Raises Refusal 409 if a token of a probe is not in the model's vocabulary."""
     unknown = next((token for token in tokens if token >= vocabulary), None)
     if unknown is not None:
-        raise Refusal(409, "tokenizer_mismatch", f"the probe has token {unknown}, the model knows {vocabulary}")
+        raise Refusal(
+            409, "tokenizer_mismatch", f"the probe has token {unknown}, the model has only {vocabulary} tokens"
+        )
 
 
 def _penalty(sampling: Sampling) -> Any | None:

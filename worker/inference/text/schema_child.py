@@ -1,4 +1,4 @@
-"""`python -m worker.inference.text.schema_child`: compiles schemas for `worker.inference.text.schema_compiler`, in a
+"""`python -m worker.inference.text.schema_child`: compiles schemas for `worker.inference.text.schema_compiler` in a
 limited process.
 """
 
@@ -11,21 +11,21 @@ import xgrammar
 
 from worker.confinement.limited_child import serve
 
-# Of the compiled grammar: the engine keeps some tens.
+# The limit for one compiled grammar; the engine keeps some tens of them.
 MOST_GRAMMAR_BYTES = 32 * 2**20
 LONGEST_WHITESPACE = 16
 LONGEST_REASON = 300
 LOWEST_PRIORITY = 10
 PR_SET_PDEATHSIG = 1
-# A character of a string that is no escape: neither a control character nor half of a surrogate pair (RFC 8259).
+# A string character that needs no escape: neither a control character nor half of a surrogate pair (RFC 8259).
 CHARACTER = r"[^\"\\\0-\x1f\ud800-\udfff]"
 HEX = "[0-9A-Fa-f]"
-# An escaped character: half of a surrogate pair is none without its other half.
+# An escaped character; half of a surrogate pair needs its other half.
 ESCAPED = (
     f'("u" [0-9A-CE-Fa-ce-f] {HEX} {HEX} {HEX}) | ("u" [Dd] [0-7] {HEX} {HEX}) | '
     f'("u" [Dd] [89ABab] {HEX} {HEX} "\\\\u" [Dd] [C-Fc-f] {HEX} {HEX})'
 )
-# What xgrammar 0.2 writes in their place, without a length, with one, and as an escape.
+# What xgrammar 0.2 writes instead: without a length limit, with one, and for an escape.
 LOOSE = {
     r"[^\0-\x1f\"\\\r\n]": CHARACTER,
     r"[^\"\\\r\n]": CHARACTER,
@@ -34,18 +34,18 @@ LOOSE = {
 
 
 class Unkept(Exception):
-    """A schema that cannot be kept; the message says why."""
+    """A schema that cannot be enforced; the message says why."""
 
 
 def compiler_for(tokenizer: Any) -> Any:
-    """A compiler for a tokenizer as xgrammar knows it."""
+    """A compiler for a tokenizer, which is given as xgrammar's TokenizerInfo."""
     return xgrammar.GrammarCompiler(tokenizer, max_threads=1, cache_enabled=False)
 
 
 def rules_of(schema: str) -> str:
-    """A schema in xgrammar's EBNF, its strings as JSON has them. Raises what xgrammar does.
+    """A schema in xgrammar's EBNF, restricted to valid JSON strings. Raises the errors of xgrammar.
 
-    xgrammar itself lets halves of surrogate pairs into strings, and control characters into those of a bounded length.
+    xgrammar itself allows halves of surrogate pairs in strings, and control characters in those of limited length.
     """
     rules = str(xgrammar.Grammar.from_json_schema(schema, max_whitespace_cnt=LONGEST_WHITESPACE))
     for loose, strict in LOOSE.items():
@@ -70,7 +70,7 @@ def compile_schema(compiler: Any, schema: str) -> Any:
 
 
 def answer(request: dict[str, str]) -> dict[str, str]:
-    """The `grammar` of a `schema` for a `tokenizer`, all as text, or the `reason` why there is none."""
+    """The `grammar` of a `schema` for a `tokenizer`, all as text, or the `reason` why it cannot be compiled."""
     info = xgrammar.TokenizerInfo.deserialize_json(request["tokenizer"])
     try:
         return {"grammar": compile_schema(compiler_for(info), request["schema"]).serialize_json()}
@@ -79,7 +79,7 @@ def answer(request: dict[str, str]) -> dict[str, str]:
 
 
 def main() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with the engine, in the middle of its work too
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it dies with the engine, also while it works
     os.nice(LOWEST_PRIORITY)
     serve(answer)
 

@@ -1,4 +1,4 @@
-"""Where schemas are compiled that may take long: one at a time, in a process that can be ended, with a short queue."""
+"""Compiles slow schemas one at a time in a process that can be killed, with a short queue."""
 
 import logging
 import queue
@@ -13,7 +13,7 @@ from worker.inference.text.schema_child import Unkept
 
 MOST_WAITING = 8
 MOST_SECONDS = 10
-# By the clock: the kernel counts the computing time of the child, which may take longer where others use the cores.
+# Wall-clock limit. The kernel limits CPU time; wall-clock time may be longer if others use the cores.
 LONGEST_SECONDS = 120.0
 CHILD = "worker.inference.text.schema_child"
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class SchemaCompilerPool:
-    """A queue, and a thread that runs the children. The thread ends with the process, and its child with it."""
+    """A queue, and a thread that runs the child processes. The thread, and its child, end with the process."""
 
     def __init__(self, most_waiting: int = MOST_WAITING, most_seconds: int = MOST_SECONDS) -> None:
         self._waiting: queue.Queue[tuple[str, str, Future[str]]] = queue.Queue(most_waiting)
@@ -30,14 +30,15 @@ class SchemaCompilerPool:
         self._thread: threading.Thread | None = None
 
     def put(self, tokenizer: str, schema: str) -> Future[str]:
-        """The compiled grammar, once it is there; the future raises Unkept, or Refusal where it is not the schema's
-        fault. Raises Refusal 429 `engine_busy` at once where the queue is full.
+        """The future of a compiled grammar. It raises Unkept, or Refusal if the schema is not the reason.
+
+        Raises Refusal 429 `engine_busy` at once if the queue is full.
         """
         made: Future[str] = Future()
         try:
             self._waiting.put_nowait((tokenizer, schema, made))
         except queue.Full:
-            message = f"{self._waiting.maxsize} schemas wait to be prepared already; try again later"
+            message = f"{self._waiting.maxsize} schemas are waiting to be compiled already; try again later"
             raise Refusal(429, "engine_busy", message) from None
         with self._lock:
             if self._thread is None:
@@ -50,18 +51,20 @@ class SchemaCompilerPool:
             tokenizer, schema, made = self._waiting.get()
             try:
                 made.set_result(compile_apart(tokenizer, schema, self._most_seconds))
-            except Exception as error:  # noqa: BLE001  whoever waits for it has to hear of it
+            except Exception as error:  # noqa: BLE001  whoever waits must be given the error
                 made.set_exception(error)
 
 
 def compile_apart(tokenizer: str, schema: str, most_seconds: float) -> str:
-    """The grammar as text, made in a process of its own. Raises Unkept, Refusal 503 where the process fails."""
+    """Compile a schema in a process of its own; returns the grammar as text. Raises Unkept, and Refusal 503 if the
+    process fails.
+    """
     try:
         with closing(LimitedProcess(CHILD, Process.GRAMMAR, longest_seconds=LONGEST_SECONDS)) as child:
             answer, _ = child.call({"tokenizer": tokenizer, "schema": schema}, most_seconds)
     except CallFailed as failed:
         if failed.computed_too_long:
-            message = f"preparing it takes more than {most_seconds:g} seconds of computing: make it smaller"
+            message = f"compiling it takes more than {most_seconds:g} seconds of CPU time: make it smaller"
             raise Unkept(message) from None
         log.error("a schema could not be compiled: its process %s", failed)
         raise _failed(str(failed)) from None
@@ -71,4 +74,4 @@ def compile_apart(tokenizer: str, schema: str, most_seconds: float) -> str:
 
 
 def _failed(what: str) -> Refusal:
-    return Refusal(503, "engine_unavailable", f"the process that prepares schemas {what}; try again later")
+    return Refusal(503, "engine_unavailable", f"the process that compiles schemas {what}; try again later")
