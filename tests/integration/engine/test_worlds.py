@@ -218,7 +218,7 @@ def test_a_request_that_company_leaves_no_room_for_is_answered_without_it(biased
 
     assert model_cache.names == [served_model.name]
     assert not model_cache.is_too_cramped_for(cramped)
-    model_cache.let_go()
+    model_cache.unload_all()
 
 
 def test_what_a_model_takes_is_told_by_its_files(biased_world: ServedModel) -> None:

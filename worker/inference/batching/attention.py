@@ -1,4 +1,4 @@
-"""Attention over the paged cache, as one of transformers' attention functions: it takes the plan as a keyword."""
+"""Attention over the paged cache, registered as a transformers attention function that takes the plan as a keyword."""
 
 from typing import Any
 
@@ -7,13 +7,15 @@ from transformers import AttentionInterface
 from worker.inference.batching.plan import BatchPlan, Scoring
 
 NAME = "tunesmith_paged"
-# Arguments of transformers' models that say nothing about the numbers, or are None where they do not apply.
+# Arguments of transformers' models that do not affect the result, or are None where they do not apply.
 HARMLESS = {"dropout", "position_ids", "use_cache", "cache_position", "output_attentions", "output_hidden_states"}
 HARMLESS |= {"position_embeddings", "past_key_values", "return_dict", "is_causal", "output_router_logits"}
 
 
 class NotBatchable(Exception):
-    """This model or adapter cannot be computed in a mixed batch; the text says why. It is served one at a time."""
+    """This model or adapter cannot be computed in a mixed batch; the message says why. It is served one request at a
+    time.
+    """
 
 
 def paged_attention(
@@ -29,9 +31,10 @@ def paged_attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Any, None]:
-    """`query` [1, heads, tokens, size], `key` and `value` with their own heads; returns [1, tokens, heads, size].
+    """`query` [1, heads, tokens, size]; `key` and `value` have their own number of heads. Returns [1, tokens, heads,
+    size].
 
-    Raises NotBatchable for a kind of attention that is not known here.
+    Raises NotBatchable for a kind of attention that is not supported.
     """
     _check(module, plan, attention_mask, others)
     assert plan is not None
@@ -44,14 +47,14 @@ def paged_attention(
 
 def _check(module: Any, plan: BatchPlan | None, attention_mask: Any, others: dict[str, Any]) -> None:
     if plan is None:
-        raise NotBatchable("the model does not hand keywords on to its attention")
+        raise NotBatchable("the model does not pass keywords on to its attention")
     if attention_mask is not None:
-        raise NotBatchable("the model makes an attention mask of its own")
+        raise NotBatchable("the model creates its own attention mask")
     if getattr(module, "layer_idx", None) is None:
         raise NotBatchable("its attention layers are not numbered")
     unknown = sorted(name for name, given in others.items() if given is not None and name not in HARMLESS)
     if unknown:
-        raise NotBatchable(f"its attention takes {unknown[0]}")
+        raise NotBatchable(f"its attention has the argument {unknown[0]}")
 
 
 AttentionInterface.register(NAME, paged_attention)

@@ -1,7 +1,7 @@
-"""The blocks of the cache: who has them, and which of them hold a beginning that another request can go on from.
+"""The blocks of the cache: which sequence has them, and which hold a prefix that another request can reuse.
 
-A full block is known by the digest of everything before it, of its tokens, and of the adapter that computed it: another
-adapter, or another version of it, never finds it. A block that nobody uses keeps its content until its place is needed.
+A full block is identified by a digest of everything before it, of its tokens, and of the adapter version that computed
+it, so another adapter never finds it. A block without users keeps its content until it is needed.
 """
 
 import array
@@ -12,23 +12,23 @@ from hashlib import blake2b
 
 @dataclass
 class Holding:
-    """The blocks of one sequence, in its order. The first `shared_tokens` tokens were computed by an earlier one."""
+    """The blocks of one sequence, in order. The first `shared_tokens` tokens were computed by an earlier sequence."""
 
     blocks: list[int]
     shared_tokens: int
     digest: bytes
-    published: int  # blocks that others can find already
+    published: int  # the number of blocks that others can find already
 
 
 class BlockPool:
-    """Counts the uses of every block. Block 0 is never given away, and those that were never used come last."""
+    """Counts the users of every block. Block 0 is never given away. Blocks that were never used are given away last."""
 
     def __init__(self, blocks: int, block_tokens: int) -> None:
         self.block_tokens = block_tokens
         self.total = blocks - 1
-        self.used = 0  # the first blocks, which somebody has had since the beginning or since `forget`
-        self._free: list[int] = []  # of the used ones, those that hold nothing any more
-        self._idle: OrderedDict[int, bytes] = OrderedDict()  # used by nobody, still known; least recently used first
+        self.used = 0  # the first blocks: they were used since the beginning or `forget`
+        self._free: list[int] = []  # used blocks without content
+        self._idle: OrderedDict[int, bytes] = OrderedDict()  # no user, but content; least recently used first
         self._uses: dict[int, int] = {}
         self._known: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
@@ -41,7 +41,7 @@ class BlockPool:
         return -(-tokens // self.block_tokens)
 
     def take(self, owner: str, prompt: list[int], tokens: int) -> Holding | None:
-        """Blocks for `tokens` tokens, of which the prompt's beginning may be shared; None when too few are free.
+        """Blocks for `tokens` tokens, which may share a prefix of the prompt. Returns None if too few blocks are free.
 
         At least one token of the prompt is left to compute.
         """
@@ -56,7 +56,7 @@ class BlockPool:
         return Holding(blocks, len(shared) * self.block_tokens, digest, len(shared))
 
     def publish(self, holding: Holding, tokens: list[int], computed: int) -> None:
-        """Let others find the blocks that the first `computed` of these tokens fill."""
+        """Let other sequences find the blocks that the first `computed` of these tokens fill."""
         size = self.block_tokens
         while (holding.published + 1) * size <= computed:
             number = holding.published
@@ -68,7 +68,7 @@ class BlockPool:
                 self._digests[block] = holding.digest
 
     def give_back(self, holding: Holding) -> None:
-        """The last blocks are forgotten first: a beginning is worth more than what follows it."""
+        """Return blocks. The last blocks of a sequence are forgotten first, because a prefix is reused more often."""
         for block in reversed(holding.blocks):
             self._uses[block] -= 1
             if self._uses[block] == 0:
@@ -80,7 +80,7 @@ class BlockPool:
         holding.blocks = []
 
     def forget(self) -> None:
-        """Begin anew: nothing that was computed is found again. No sequence may hold a block."""
+        """Forget all content: nothing is found again. No sequence may hold a block."""
         assert not self._uses
         self.used = 0
         for kept in (self._free, self._idle, self._known, self._digests):

@@ -1,4 +1,4 @@
-"""Keys and values of all sequences, in one pair of tensors a layer: [places, heads, head size]."""
+"""Keys and values of all sequences, in two tensors per layer: [places, heads, head size]."""
 
 from typing import Any
 
@@ -6,17 +6,19 @@ from worker.inference.batching.tensors import Zeros
 
 
 class KeyValueCache:
-    """A layer is made when it is first written to. Place 0 and its block belong to nobody, never read unmasked."""
+    """The tensors of a layer are created by its first write. Place 0 and its block belong to no sequence and are always
+    masked.
+    """
 
     def __init__(self, places: int) -> None:
         self.places = places
         self.layers: dict[int, tuple[Any, Any]] = {}
-        self.windows: dict[int, int | None] = {}  # how far back each layer last looked; None: to the beginning
+        self.windows: dict[int, int | None] = {}  # the attention window of each layer; None: unlimited
         self._zeros: list[Zeros] = []
 
     @classmethod
     def like(cls, small: "KeyValueCache", places: int) -> "KeyValueCache":
-        """An empty cache for the model that wrote to `small`."""
+        """An empty cache with the shapes of `small`."""
         cache = cls(places)
         for index, (keys, values) in small.layers.items():
             cache._add(index, keys, values)
@@ -35,13 +37,13 @@ class KeyValueCache:
         return own_keys, own_values
 
     def clear(self, places: Any) -> None:
-        """Forget what stands there: a masked key counts 0 times its value, and 0 times NaN is NaN."""
+        """Set these places to zero: a masked value counts 0 times, and 0 times NaN is NaN."""
         for keys, values in self.layers.values():
             keys.index_fill_(0, places, 0)
             values.index_fill_(0, places, 0)
 
     def reset(self) -> None:
-        """Forget everything; on a CPU the system has the memory back."""
+        """Forget everything. On a CPU the memory is returned to the system."""
         for zeros in self._zeros:
             zeros.reset()
 

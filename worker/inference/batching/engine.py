@@ -1,8 +1,8 @@
-"""The engine for many at once: one thread steps a batch in which every answer has its own adapter, dice and end.
+"""The batching engine: one thread runs steps of a batch in which every answer has its own adapter, seed and end.
 
 generate ──> waiting room ──> loads (an adapter is read) ──> batch: step, step, … ──> one last event
-                 │                                             ▲ first come first served; who does not fit, waits
-                 └──> alone: a model that answers no batch, one request at a time, when nothing else runs
+                 │                                             ▲ first come, first served; what does not fit waits
+                 └──> alone: a model that cannot answer in batches, one request at a time, when nothing else runs
 """
 
 import logging
@@ -30,10 +30,11 @@ log = logging.getLogger(__name__)
 
 
 class BatchingEngine:
-    """Answers from one base model with many adapters at a time; from another base when all before is answered.
+    """Answers from one base model at a time with many adapters. It changes the base when all earlier requests are
+    answered.
 
-    An adapter that no batch can hold is merged into its base, which is another base then. Bases that were asked before
-    stay in memory where there is room for them.
+    An adapter that no batch can compute is merged into its base, which then counts as another base. Bases that answered
+    before stay in memory while there is room.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class BatchingEngine:
         memory: Memory | None = None,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """`patience_seconds`: how long an answer may stand still before its request ends with an error.
+        """`patience_seconds`: an answer that makes no progress for this long ends with an error.
 
-        `idle_seconds`: after so long without a request, memory that is kept for later ones is given back on a CPU.
+        `idle_seconds`: on a CPU, memory that is kept for later requests is freed after this long without a request.
         """
         self._placement = placement
         self._place = place_of(placement.device)
@@ -86,7 +87,7 @@ class BatchingEngine:
 
     @property
     def is_away(self) -> bool:
-        """The engine's thread has let go of all since it was asked to; what comes before `come_back` is sent away."""
+        """Whether the engine's thread has freed all memory; requests are refused until `come_back`."""
         return self._aside_for is not None and self._aside_for is self._room.shut_reason
 
     def step_aside(self, reason: EngineError) -> None:
@@ -99,7 +100,7 @@ class BatchingEngine:
         self._room.open()
 
     def count_blocks(self) -> tuple[int, int]:
-        """Free and all blocks of keys and values; none while no base answers in batches."""
+        """The number of free blocks and of all blocks of keys and values; zeros while no base answers in batches."""
         host = self._model_cache.host
         return (host.blocks.free, host.blocks.total) if host is not None else (0, 0)
 
@@ -110,7 +111,7 @@ class BatchingEngine:
         self._room.close()
 
     def join(self, seconds: float) -> bool:
-        """Wait for the engine's thread after `close`; false when it is still in the middle of something."""
+        """Wait for the engine's thread after `close`. Returns False if it is still busy."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -123,10 +124,12 @@ class BatchingEngine:
             except Exception as error:  # noqa: BLE001  no failure may end the engine's thread
                 self._start_over(error)
         self._end_all(None)
-        self._model_cache.let_go()
+        self._model_cache.unload_all()
 
     def _turn(self) -> bool:
-        """Whatever can be done now: receive adapters, begin answers, one step of all. False when there was nothing."""
+        """Do what can be done now: receive adapters, begin answers, run one step. Returns False if there was nothing to
+        do.
+        """
         self._make_room()
         has_received = self._receive()
         has_begun = self._begin_answers()
@@ -134,14 +137,14 @@ class BatchingEngine:
         return (host is not None and host.step()) or has_begun or has_received or self._prepare()
 
     def _prepare(self) -> bool:
-        """Use an idle moment; false when there is nothing to use it for."""
+        """Use an idle moment to prepare later steps. Returns False if there is nothing to prepare."""
         host = self._model_cache.host
         return host is not None and self._room.shut_reason is None and host.prepare()
 
     def _make_room(self) -> None:
         reason = self._room.shut_reason
         if reason is not None and reason is not self._aside_for and not self._is_at_work():
-            self._model_cache.let_go()
+            self._model_cache.unload_all()
             self._aside_for = reason
 
     def _receive(self) -> bool:
@@ -158,14 +161,14 @@ class BatchingEngine:
         return bool(arrivals)
 
     def _give_back(self, arrival: Arrival) -> bool:
-        """Let a ticket wait at the head of the queue again; false when it was stopped, which is the next thing told."""
+        """Return a ticket to the head of the queue. If it was stopped, end it and return False."""
         if self._room.put_back(arrival.ticket):
             return True
         self._arrived.append(Arrival(arrival.ticket, None))
         return False
 
     def _begin_answers(self) -> bool:
-        """Let in who can be let in, in the order of arrival; whoever does not fit keeps back all behind it."""
+        """Begin waiting answers in order of arrival; the first that does not fit blocks all after it."""
         has_begun = False
         while self._arrived:
             if not self._join(self._arrived[0]):
@@ -177,7 +180,7 @@ class BatchingEngine:
         return has_begun
 
     def _call_in(self, ticket: Ticket) -> bool:
-        """Serve the ticket at the head of the queue, or refuse it; false when it has to wait."""
+        """Serve or refuse the ticket at the head of the queue. Returns False if it has to wait."""
         try:
             return self._serve(ticket)
         except torch.AcceleratorError:
@@ -209,7 +212,7 @@ class BatchingEngine:
         return self._join(arrival) or not self._give_back(arrival)
 
     def _is_at_hand(self, ticket: Ticket) -> bool:
-        """Whether the ticket's world answers now; it does so as soon as nobody is answered in another one."""
+        """Whether the ticket's model answers now, or can, because no other model has answers in progress."""
         model_cache = self._model_cache
         wanted = model_cache.of(ticket.request)
         is_here = model_cache.now == wanted
@@ -226,7 +229,7 @@ class BatchingEngine:
         return bool(self._arrived or (host is not None and host.running) or (loads is not None and loads.count()))
 
     def _join(self, arrival: Arrival) -> bool:
-        """Give an answer its place in the batch; false while there is none."""
+        """Add an answer to the batch. Returns False while there is no place for it."""
         ticket = arrival.ticket
         if ticket.stop_reason is not None:
             self._finish(ticket, ticket.stop_reason)
@@ -245,26 +248,26 @@ class BatchingEngine:
         except Refusal as refusal:
             self._finish(ticket, refusal.error)
         except Exception as error:
-            self._model_cache.let_go()  # the next request begins from the files again
+            self._model_cache.unload_all()  # the next request reads the files again
             if isinstance(error, torch.AcceleratorError):
                 raise
             self._finish(ticket, event_of(error))
 
     def _finish(self, ticket: Ticket, event: TokenEvent) -> None:
         if isinstance(event, EngineError) and event.code == OUT_OF_MEMORY:
-            self._model_cache.let_go_of_others()
+            self._model_cache.unload_others()
         self._room.done(ticket)
         ticket.put(event)
 
     def _start_over(self, error: Exception) -> None:
-        """Nothing of what is in memory can be trusted: end every answer, and begin from the files again."""
+        """The content of the memory cannot be trusted: end every answer, and read all files again."""
         self._end_all(event_of(error))
-        self._model_cache.let_go()
-        if isinstance(error, torch.AcceleratorError):  # no later call on this device can succeed in this process
+        self._model_cache.unload_all()
+        if isinstance(error, torch.AcceleratorError):  # this process cannot use the device any more
             self._on_broken_device()
 
     def _end_all(self, event: EngineError | None) -> None:
-        """End all that is being served, each with its own reason to stop if it has one."""
+        """End all answers in progress, each with its own stop reason if it has one, else with `event`."""
         self._arrived.clear()
         for ticket in self._room.served():
             self._finish(ticket, ticket.stop_reason or event or ticket.stop(*STOPPING))

@@ -1,4 +1,4 @@
-"""One base model with all that answers from it in batches. For one thread; it knows nothing of waiting or loading."""
+"""One base model that answers in batches. Not thread-safe; queues and loading are elsewhere."""
 
 import logging
 from collections.abc import Callable
@@ -26,17 +26,20 @@ from worker.inference.server.limits import check_cache_holds, check_fits, end_to
 from worker.inference.server.waiting import Ticket
 
 CHUNK_TOKENS = 512
-PACKED_CHUNK_TOKENS = 960  # with 64 answers beside them they fill one of the larger shapes
+PACKED_CHUNK_TOKENS = 960  # together with 64 answers they fill one of the larger shapes
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Sizes that are fixed while an engine runs.
+    """Limits that are fixed while an engine runs.
 
-    `cache_bytes`: of keys and values of all models in memory together; None: by the memory that is free.
-    `cache_tokens`: of each model, whatever their bytes; None: by the bytes.
-    `chunk_tokens`: of all prompts that one step reads; None: what keeps the device at work and answers flowing.
+    `cache_bytes`: for keys and values of all models in memory together; None: decided by the free memory.
+
+    `cache_tokens`: for each model; None: decided by the bytes.
+
+    `chunk_tokens`: prompt tokens that one step reads; None: a number that uses the device well without delaying
+    answers.
     """
 
     answers: int = 64
@@ -48,7 +51,7 @@ class BatchLimits:
 
 
 class BatchHost:
-    """Answers many requests at once. Made of a model that cannot, it raises NotBatchable and leaves it as it was."""
+    """Answers many requests at once. Raises NotBatchable, and leaves the model unchanged, if the model cannot."""
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class BatchHost:
         finish: Callable[[Ticket, TokenEvent], None],
         on_growth: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_growth` is called before keys and values are written to memory that this host did not have before."""
+        """`on_growth` is called before keys and values are written to memory that this host did not use before."""
         support = try_batching(model)
         self.reader = AdapterReader(model, frozenset(support.siblings))
         self.running: list[Sequence] = []
@@ -67,7 +70,7 @@ class BatchHost:
         self._finish = finish
         self._on_growth = on_growth
         self._limits = limits
-        self._awaited: tuple[list[Sequence], Choices] | None = None  # of the last step, not read yet
+        self._awaited: tuple[list[Sequence], Choices] | None = None  # the choices of the last step, not read yet
         self._ends = end_tokens(model)
         size = limits.block_tokens
         block_bytes = size * support.small_cache.bytes_per_place()
@@ -91,37 +94,38 @@ class BatchHost:
 
     @property
     def places(self) -> int:
-        """How many answers it computes at once."""
+        """The number of answers that it computes at once."""
         return self._limits.answers
 
     @property
     def cache_tokens(self) -> int:
-        """The tokens whose keys and values it can have at once."""
+        """The number of tokens whose keys and values fit into the cache."""
         return self.blocks.total * self.blocks.block_tokens
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the keys and values that it has memory for."""
+        """The bytes of all keys and values that fit into the cache."""
         is_grown = self._model.device.type == "cpu"
         return (self.blocks.used if is_grown else self.blocks.total + 1) * self._block_bytes
 
     def give_back(self) -> None:
-        """Forget all that is kept for later requests only; its memory is the system's again.
+        """Forget everything that is kept for later requests and return its memory to the system.
 
-        No answer may be under way. For a CPU: a GPU has its memory as a whole, and graphs are recorded over it.
+        No answer may be in progress. Use it on a CPU only: on a GPU the memory is one piece, over which graphs are
+        recorded.
         """
         self.blocks.forget()
         self._cache.reset()
         self.slots.empty()
 
     def check(self, ticket: Ticket) -> None:
-        """Raises Refusal for a request that this model or this cache can never answer."""
+        """Raises Refusal if this model or this cache can never answer the request."""
         prompt, most = ticket.request.prompt_ids, ticket.request.sampling.max_new_tokens
         check_fits(self._model, prompt, most)
         check_cache_holds(self.cache_tokens, len(prompt), most)
 
     def admit(self, ticket: Ticket, weights: LoraWeights | None) -> bool:
-        """Begin to answer a request that was checked; false while there is no place for it."""
+        """Begin to answer a checked request. Returns False while there is no place for it."""
         request = ticket.request
         prompt, most = request.prompt_ids, request.sampling.max_new_tokens
         if not self._rows:
@@ -144,9 +148,10 @@ class BatchHost:
         return True
 
     def _prepare(self, sequence: Sequence, used: int) -> None:
-        """Of its blocks those beyond the first `used` are zeros still.
+        """Clear reused blocks; those beyond the first `used` are still zero.
 
-        A failure here is the failure of this answer; it then ends with its error at the next step."""
+        A failure affects only this answer, which ends with its error at the next step.
+        """
         try:
             size, holding = self.blocks.block_tokens, sequence.holding
             self._tables.set(sequence.row, holding.blocks)
@@ -160,9 +165,9 @@ class BatchHost:
             sequence.last = event_of(error)
 
     def step(self) -> bool:
-        """Bring every answer forward by a step, or end it; false when there was none. Device failures pass through.
+        """Advance every answer by one step, or end it. Returns False if there was none. Device errors are passed on.
 
-        On a GPU the next step is under way before the tokens of the last one are read and told.
+        On a GPU the next step starts before the tokens of the last one are read and sent.
         """
         self._end_finished()
         if not self.running:
@@ -177,15 +182,19 @@ class BatchHost:
         return True
 
     def prepare(self) -> bool:
-        """Get one more kind of step ready, while nobody waits for an answer; false when there is nothing left to do."""
+        """Prepare one more shape of a step, while no answer is in progress. Returns False if none is left."""
         return not self.running and self._runner.prepare()
 
     def close(self) -> None:
-        """Give the model its own layers back. Its attention stays the paged one: load it anew for another use."""
+        """Restore the layers of the model. Its attention stays the paged one, so load the model again for
+        another use.
+        """
         self.slots.unwrap()
 
     def _next_work(self) -> list[NextTokens]:
-        """Every answer gets its next token; prompts share the tokens of a chunk, the earliest first."""
+        """The work of the next step: one token for every answer, and a chunk of tokens for prompts, the
+        earliest first.
+        """
         work, left = [], self._chunk_tokens
         for sequence in self.running:
             if sequence.is_complete:
@@ -198,7 +207,9 @@ class BatchHost:
         return work
 
     def _advance(self, work: list[NextTokens]) -> None:
-        """What fails in company is tried in halves: a step only repeats itself, so whoever is not at fault goes on."""
+        """Run the work. If it fails, try it in halves, so that only the answer at fault fails. A step may be
+        repeated.
+        """
         try:
             readers, scores = self._runner.step(work)
         except torch.AcceleratorError:
@@ -208,7 +219,7 @@ class BatchHost:
             if len(work) == 1:
                 work[0].sequence.last = event_of(error)
                 return
-            error.__traceback__ = None  # its frames hold tensors
+            error.__traceback__ = None  # its frames keep tensors alive
             middle = len(work) // 2
             self._advance(work[:middle])
             self._advance(work[middle:])
@@ -223,7 +234,7 @@ class BatchHost:
             self._await(sequences, choices)
 
     def _await(self, sequences: list[Sequence], choices: Choices) -> None:
-        """Go on without knowing what was chosen, where the device can."""
+        """Continue before the choices are known, if the device can."""
         for sequence in sequences:
             sequence.expect()
         self._awaited = (sequences, choices)
@@ -233,11 +244,11 @@ class BatchHost:
             self._runner.remember(choices.best)
 
     def _settle(self) -> None:
-        """Read and tell what was chosen last; what was chosen for an answer that has ended is nothing."""
+        """Read the last choices and send them. Choices for answers that have ended are dropped."""
         if self._awaited is None:
             return
         (sequences, choices), self._awaited = self._awaited, None
-        told: list[tuple[Ticket, TokenEvent]] = []
+        events: list[tuple[Ticket, TokenEvent]] = []
         for sequence, token in zip(sequences, choices.read(), strict=True):
             if sequence.last is not None:
                 continue
@@ -245,12 +256,12 @@ class BatchHost:
                 sequence.last = event_of(token)
                 continue
             if (part := sequence.take(token)) is not None:
-                told.append((sequence.ticket, part))
+                events.append((sequence.ticket, part))
             self._publish(sequence)
-        Ticket.put_all(told)
+        Ticket.put_all(events)
 
     def _publish(self, sequence: Sequence) -> None:
-        """Let others find what it has computed, as far as the host knows the tokens."""
+        """Let other sequences reuse what was computed, as far as the host knows the tokens."""
         self.blocks.publish(sequence.holding, sequence.tokens, min(sequence.computed, sequence.known))
 
     def _end_finished(self) -> None:
@@ -262,7 +273,7 @@ class BatchHost:
                 self._finish(sequence.ticket, last)
 
     def _end(self, sequence: Sequence) -> None:
-        """Free all that an answer holds."""
+        """Free everything that an answer holds."""
         self.running.remove(sequence)
         self.blocks.give_back(sequence.holding)
         self._rows.append(sequence.row)

@@ -1,4 +1,4 @@
-"""From an adapter's folder to the weights of a slot. PEFT itself says which layer it changes and how strongly."""
+"""Reads an adapter's folder to the weights of a slot. PEFT decides which layers change and with which scale."""
 
 import json
 from collections import OrderedDict
@@ -17,7 +17,7 @@ from worker.inference.models.peft_shapes import PeftShape, PeftShapes
 
 PREFIX = "base_model.model."
 MAX_RANK = 512
-# Parts of an adapter that are more than two small matrices beside a linear layer.
+# Config fields of an adapter for more than two small matrices beside a linear layer.
 MORE_THAN_LORA = (
     "use_dora",
     "modules_to_save",
@@ -30,9 +30,9 @@ MORE_THAN_LORA = (
 
 
 def more_than_lora(adapter: AdapterFolder) -> str | None:
-    """The part of the adapter that a mixed batch cannot compute, by its name in the config; None where none is seen.
+    """The config name of a part that a mixed batch cannot compute. Returns None if none is found.
 
-    It reads no weights. The check of the whole bundle tells what is wrong with one that cannot be read.
+    It reads no weights. Files that cannot be read are reported later, by the check of the whole bundle.
     """
     try:
         raw = json.loads((adapter.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def more_than_lora(adapter: AdapterFolder) -> str | None:
 
 
 class AdapterReader:
-    """Reads adapters of one base and remembers what their configs mean for it."""
+    """Reads adapters of one base, and caches what their configs mean for it."""
 
     def __init__(self, model: Any, linear_paths: frozenset[str]) -> None:
         self._peft_shapes = PeftShapes(model.config)
@@ -57,24 +57,24 @@ class AdapterReader:
         self._device = model.device
 
     def read(self, adapter: AdapterFolder) -> LoraWeights:
-        """Raises Refusal 409 for a bundle that does not fit its base, NotBatchable for more than LoRA."""
+        """Read an adapter. Raises Refusal 409 if it does not fit its base, NotBatchable if it is more than LoRA."""
         bundle = validate_bundle(adapter, self._peft_shapes)
         self._check_parts(bundle.peft_shape)
         left, parts = dict(bundle.tensors), bundle.peft_shape.parts
         pairs = {path: tuple(left.pop(f"{PREFIX}{path}.lora_{matrix}.weight") for matrix in "AB") for path in parts}
         if left:
-            raise NotBatchable(f"{next(iter(left))} is no pair of LoRA matrices")
-        shelf = self._shelf_for(pairs.values())
+            raise NotBatchable(f"{next(iter(left))} is not a pair of LoRA matrices")
+        places = self._allocate(pairs.values())
         for path, (down, up) in pairs.items():
             scaled = (up.float() * parts[path].scaling).t()
-            pairs[path] = (_put(next(shelf), down), _put(next(shelf), scaled))
+            pairs[path] = (_put(next(places), down), _put(next(places), scaled))
         weights = LoraWeights(adapter.name, pairs, sum(part.nbytes for pair in pairs.values() for part in pair))
         if weights.rank > MAX_RANK:
             raise NotBatchable(f"rank {weights.rank} is above {MAX_RANK}")
         return weights
 
-    def _shelf_for(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
-        """Room for A and B of each pair, in one piece of memory from which a GPU can fetch by itself."""
+    def _allocate(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+        """Allocate A and B of each pair in one piece of memory, pinned if a GPU reads it."""
         sizes = [part.numel() for pair in pairs for part in pair]
         kind = {"dtype": self._dtype, "pin_memory": self._device.type == "cuda"}
         return iter(torch.empty(sum(sizes), **kind).split(sizes))
@@ -92,9 +92,9 @@ def _put(place: Any, tensor: Any) -> Any:
 
 
 class AdapterCache:
-    """Adapters that were read for any base, in memory of the host, up to a number of bytes in all.
+    """Adapters of all bases in host memory, up to a total number of bytes.
 
-    What one base has put there no other one finds; the least recently used goes first.
+    An owner finds only its own adapters. The least recently used is dropped first.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -111,7 +111,7 @@ class AdapterCache:
             del self._weights[key]
 
     def put(self, owner: object, weights: LoraWeights) -> None:
-        """The newest stays, however large it is."""
+        """Add an adapter. The newest stays, whatever its size."""
         self._weights[owner, weights.name] = weights
         while len(self._weights) > 1 and sum(one.nbytes for one in self._weights.values()) > self._most_bytes:
             self._weights.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Reads adapters from disk on a thread of its own, while answers go on."""
+"""Reads adapters from disk on a separate thread, while the engine answers."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +12,7 @@ from worker.inference.server.waiting import Ticket
 
 @dataclass(frozen=True)
 class Arrival:
-    """A ticket whose adapter was read, or could not be."""
+    """A ticket whose adapter was read, or could not be read."""
 
     ticket: Ticket
     weights: LoraWeights | None
@@ -20,29 +20,29 @@ class Arrival:
 
 
 class Loads:
-    """Tickets that wait for an adapter to be read. An adapter that many ask for is read once."""
+    """Tickets that wait for an adapter. An adapter is read once for all of them."""
 
-    def __init__(self, reader: AdapterReader, shelf: AdapterCache, on_news: Callable[[], None]) -> None:
+    def __init__(self, reader: AdapterReader, cache: AdapterCache, on_news: Callable[[], None]) -> None:
         self._reader = reader
         self._on_news = on_news
-        self._shelf = shelf
+        self._cache = cache
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="adapters")
         self._reads: dict[AdapterFolder, Future[LoraWeights]] = {}
         self._tickets: list[tuple[Ticket, AdapterFolder]] = []
 
     def find(self, adapter: AdapterFolder) -> LoraWeights | None:
         """The adapter, if it is in memory."""
-        return self._shelf.get(self, adapter.name)
+        return self._cache.get(self, adapter.name)
 
     def wait_for(self, adapter: AdapterFolder, ticket: Ticket) -> None:
-        """Have the adapter read; the ticket is among the arrivals then."""
+        """Start to read the adapter; the ticket will be among the arrivals."""
         if adapter not in self._reads:
             self._reads[adapter] = self._thread.submit(self._reader.read, adapter)
             self._reads[adapter].add_done_callback(lambda _: self._on_news())
         self._tickets.append((ticket, adapter))
 
     def arrivals(self) -> list[Arrival]:
-        """Tickets whose waiting is over, in the order in which they came: those that were stopped as well."""
+        """Tickets that no longer wait, including stopped ones, in the order in which they came."""
         ready = [(t, a) for t, a in self._tickets if self._reads[a].done() or t.stop_reason is not None]
         self._tickets = [one for one in self._tickets if one not in ready]
         arrived = [self._arrival(ticket, self._reads[adapter]) for ticket, adapter in ready]
@@ -53,8 +53,8 @@ class Loads:
         return len(self._tickets)
 
     def give_back(self) -> None:
-        """Forget the adapters that were read; whoever asks for one has it read again."""
-        self._shelf.clear(self)
+        """Forget the adapters that were read; later requests read them again."""
+        self._cache.clear(self)
 
     def close(self) -> None:
         self.give_back()
@@ -66,5 +66,5 @@ class Loads:
         error = read.exception()
         if error is not None:
             return Arrival(ticket, None, error if isinstance(error, Exception) else RuntimeError(str(error)))
-        self._shelf.put(self, read.result())
+        self._cache.put(self, read.result())
         return Arrival(ticket, read.result())

@@ -1,7 +1,7 @@
-"""Several LoRA adapters in one forward pass: every token takes the weights of its own slot, and of no other.
+"""Several LoRA adapters in one forward pass: every token is multiplied with the weights of its own slot only.
 
-All slots' matrices lie in one tensor a layer. How a token is multiplied with those of its slot is the pass's own
-choice, see Products. Layers that are given the same numbers (q, k and v; gate and up) share the product with A.
+The matrices of all slots are in one tensor per layer; see Products for how they are applied. Layers with the same input
+(q, k and v; gate and up) compute the product with A together.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from worker.inference.batching.tensors import Zeros
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """A checked adapter: `pairs` maps a module's path to A [r, in] and to B as [r, out], scaling folded into B."""
+    """A checked adapter: `pairs` maps a module's path to A [r, in] and to B as [r, out], with the scale multiplied into
+    B.
+    """
 
     name: str
     pairs: dict[str, tuple[Any, Any]]
@@ -27,31 +29,31 @@ class LoraWeights:
 
 
 class Products(Protocol):
-    """The two products of a pass, each token with the matrices of its own slot."""
+    """The two LoRA products of a pass, each token with the matrices of its own slot."""
 
     def down(self, hidden: Any, weights: Any) -> Any:
-        """`hidden` [tokens, in] times A; `weights` [slots, layers, rank, in]. What it gives is for `up` alone."""
+        """`hidden` [tokens, in] times A; `weights` [slots, layers, rank, in]. Only `up` may use the result."""
         ...
 
     def up(self, found: Any, place: int, weights: Any, output: Any) -> None:
-        """Add to `output` [tokens, out] what was found for a layer, times B; `weights` [slots, rank, out]."""
+        """Add to `output` [tokens, out] the part of `found` for one layer, times B; `weights` [slots, rank, out]."""
         ...
 
 
 class MaskedProducts:
-    """One product with all of A, a mask that leaves every token the numbers of its own slot, one with all of B.
+    """One product with all of A, a mask that keeps for every token the numbers of its own slot, and one product with
+    all of B.
 
-    The sum over the other slots is a sum of zeros, exactly, as long as all weights are finite: `adapters.py` sees to
-    that.
+    The other slots add exact zeros if all weights are finite, which `models/adapters.py` checks.
     """
 
     def __init__(self, slots: Any, live: int, dtype: Any) -> None:
-        """`slots` [tokens], 0 for the base; `live` is the highest slot that may occur among them."""
+        """`slots` [tokens] has 0 for the base; `live` is the highest slot among them."""
         self._live = live
         self._mask = (slots[:, None] == torch.arange(1, live + 1, device=slots.device)).to(dtype)
 
     def down(self, hidden: Any, weights: Any) -> Any:
-        """[layers, tokens, live slots x rank]."""
+        """Returns [layers, tokens, live slots x rank]."""
         _, layers, rank, size = weights.shape
         found = hidden @ weights[: self._live].view(-1, size).t()
         parts = found.unflatten(1, (self._live, layers, rank)).permute(2, 0, 1, 3)
@@ -62,7 +64,7 @@ class MaskedProducts:
 
 
 class Owners:
-    """Whose the tokens of the pass under way are; all layers read it. `dtype` is that of all adapters."""
+    """The products for the tokens of the current pass, which all layers read. `dtype` is that of all adapters."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
@@ -70,12 +72,12 @@ class Owners:
         self._last: tuple[Any, Any, Any] = (None, None, None)
 
     def set(self, products: Products | None) -> None:
-        """None: all tokens are the base's own."""
+        """Set the products of the next pass; None if all tokens are answered by the base."""
         self.products = products
         self._last = (None, None, None)
 
     def down(self, downs: "Downs", hidden: Any) -> Any:
-        """The first product, computed once for the layers that are given `hidden` one after another."""
+        """The product with A, computed once for successive layers with the same `hidden`."""
         assert self.products is not None
         if self._last[0] is not downs or self._last[1] is not hidden:
             self._last = (downs, hidden, self.products.down(hidden.flatten(0, -2), downs.weights))
@@ -83,7 +85,7 @@ class Owners:
 
 
 class Downs:
-    """The A matrices of all slots for the layers that are given the same numbers: [slots, layers, rank, in]."""
+    """The A matrices of all slots for layers with the same input: [slots, layers, rank, in]."""
 
     def __init__(self, dtype: Any, slots: int, rank: int, layers: int, size: int, device: Any) -> None:
         self._shape = (slots, layers)
@@ -105,10 +107,10 @@ class Downs:
 
 
 class MultiLoraLinear(nn.Module):  # type: ignore[misc]
-    """A linear layer of the base with the weights of all slots beside it."""
+    """A linear layer of the base, with the weights of all slots added to it."""
 
     def __init__(self, base: Any, owners: Owners, downs: Downs, place: int, slots: int, rank: int) -> None:
-        """`place`: which layer of `downs` it is. The base's own weight may be packed, if it is quantised."""
+        """`place` is the index of the layer in `downs`. The base's own weight may be packed, if it is quantised."""
         super().__init__()
         self.base = base
         self._owners = owners
@@ -122,12 +124,12 @@ class MultiLoraLinear(nn.Module):  # type: ignore[misc]
         return Zeros(shape, self._owners.dtype, self.base.weight.device).tensor
 
     def widen(self, rank: int, live: int) -> None:
-        """Make room for a larger rank; the first `live` slots keep their weights. Its `downs` are widened beside it."""
+        """Increase the rank; the first `live` slots keep their weights. The caller widens `downs` too."""
         old, self._ups = self._ups, self._room(rank)
         self._ups[:live, : old.shape[1]] = old[:live]
 
     def put(self, slot: int, pair: tuple[Any, Any] | None) -> None:
-        """Put an adapter's A and B into a slot; None leaves the slot without effect."""
+        """Put an adapter's A and B into a slot; None clears the slot."""
         self._downs.put(slot, self._place, None if pair is None else pair[0])
         up = self._ups[slot - 1].zero_()
         if pair is not None:
@@ -144,17 +146,17 @@ class MultiLoraLinear(nn.Module):  # type: ignore[misc]
 
 
 class AdapterSlots:
-    """The fixed slots of one model. Which adapter is where, who uses it, and which one makes room."""
+    """The fixed slots of one model: which adapter is in which slot, who uses it, and which one is replaced."""
 
     def __init__(
         self, model: Any, slots: int, dtype: Any, siblings: dict[str, tuple[str, ...]], *, rank_step: int = 1
     ) -> None:
-        """`siblings`: for each linear layer those that are given the same numbers one after another, itself too.
+        """`siblings`: for each linear layer the successive layers with the same input, including itself.
 
         `rank_step`: the rank of the slots is a multiple of it.
         """
         self.owners = Owners(dtype)
-        self.version = 0  # grows when a layer or a shape changes: what was recorded with the old ones is void
+        self.version = 0  # grows when a layer or a shape changes, which makes recorded graphs invalid
         self._model = model
         self.count = slots
         self._rank = self._rank_step = rank_step
@@ -169,7 +171,7 @@ class AdapterSlots:
         return list(self._held)
 
     def use(self, weights: LoraWeights) -> int | None:
-        """The slot of this adapter, held until `leave`; None when answers under way hold all slots."""
+        """The slot of this adapter, in use until `leave`. Returns None if answers in progress use all slots."""
         slot = self._held.pop(weights.name, None)
         if slot is None:
             slot = self._free_slot()
@@ -184,7 +186,7 @@ class AdapterSlots:
         self._users[name] -= 1
 
     def empty(self) -> None:
-        """Forget all adapters, and let go of the memory of their slots. No answer may use one."""
+        """Forget all adapters and free the memory of their slots. No answer may use one."""
         assert not any(self._users.values())
         self.unwrap()
         self._held.clear()
@@ -193,7 +195,7 @@ class AdapterSlots:
         self.version += 1
 
     def unwrap(self) -> None:
-        """Give the model its own layers back."""
+        """Restore the layers of the model."""
         for path, layer in self._layers.items():
             _replace(self._model, path, layer.base)
         self._layers.clear()

@@ -1,4 +1,4 @@
-"""What fits into the memory of a device: models, and beside one that is loaded its tokens' keys and values."""
+"""How many models, keys and values fit into the memory of a device."""
 
 import ctypes
 import os
@@ -10,29 +10,29 @@ import torch
 from app.contracts.memory_lease import ENGINE_SHARE
 from worker.model_card import count_numbers
 
-# Of an answer, prompt and all, when many are answered at once; a longer one takes the place of others.
+# The usual length of an answer with its prompt, when many are answered at once; a longer one uses the place of others.
 USUAL_TOKENS = 2048
-# Of keys and values on a CPU, where the operator has named no other number.
+# The limit for keys and values on a CPU, if the operator has set none.
 MOST_CPU_BYTES = 2**30
 PAGE = os.sysconf("SC_PAGE_SIZE")
 KIB = 1024
 
 
 class Memory:
-    """Bytes of a device, measured when they are asked for."""
+    """The memory of a device in bytes, measured at each call."""
 
     def __init__(self, device: str) -> None:
         self._device = device
 
     def free(self) -> int:
-        """What more this process could have."""
+        """Bytes that this process can still allocate."""
         if self._device.startswith("cuda"):
-            torch.cuda.empty_cache()  # what is reserved then is held: by tensors, or by graphs for their own
+            torch.cuda.empty_cache()  # memory that is still reserved afterwards is in use, by tensors or graphs
             return int(torch.cuda.mem_get_info(self._device)[0])
         return min(_available_on_host(), _room_in_group())
 
     def held(self) -> int:
-        """What this process has."""
+        """Bytes that this process uses."""
         if self._device.startswith("cuda"):
             return int(torch.cuda.memory_reserved(self._device))
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
@@ -44,23 +44,25 @@ def _available_on_host() -> int:
 
 
 def _room_in_group(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Of the container, by its own mount of cgroup v2; what the host has where there is no limit."""
+    """Free bytes of the container, from its own mount of cgroup v2; without a limit, the memory of the host."""
     try:
         most, current = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
         return max(0, int(most) - int(current))
-    except (OSError, ValueError):  # another cgroup, or "max"
+    except (OSError, ValueError):  # no cgroup v2, or "max"
         return _available_on_host()
 
 
 def weight_bytes(folder: Path, dtype: Any) -> int:
-    """Of a model's weights once they are loaded in this type, by the shapes in its files; never too few."""
+    """The bytes of a model's weights once they are loaded in this dtype, from the shapes in its files. Never
+    too low.
+    """
     return count_numbers(folder) * int(dtype.itemsize)
 
 
 def cache_bound(device: str) -> int | None:
-    """The bytes of keys and values of all models together where the operator has named no number.
+    """The default limit in bytes for the keys and values of all models together.
 
-    None on a GPU: there each model takes its share of what is free when it is loaded.
+    Returns None on a GPU: there each model takes a share of the free memory when it is loaded.
     """
     if device.startswith("cuda"):
         return None
@@ -68,9 +70,10 @@ def cache_bound(device: str) -> int | None:
 
 
 def cache_places(bytes_per_place: int, answers: int, longest: int | None, device: Any, most_bytes: int | None) -> int:
-    """Tokens that the cache may hold on this device now: at most those of so many usual answers, or of one longest.
+    """The number of tokens that the cache may hold on this device now: at most `answers` usual answers, or one
+    `longest`.
 
-    `most_bytes` None: what is free decides. On a GPU it decides in any case.
+    `most_bytes` None: the free memory decides. On a GPU it always decides.
     """
     rooms = [] if most_bytes is None else [most_bytes]
     if device.type == "cuda":
@@ -80,7 +83,7 @@ def cache_places(bytes_per_place: int, answers: int, longest: int | None, device
 
 
 def return_freed_memory() -> None:
-    """Give the system what this process has freed: the C library keeps it for later otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others do not
+    """Return freed memory to the system, which the C library would keep for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
     if trim is not None:
         trim(0)

@@ -1,8 +1,8 @@
-"""What is in memory: base models, and what becomes of one with an adapter merged into it; one answers at a time.
+"""The models in memory: bases, and bases with an adapter merged into them. One of them answers at a time.
 
-Each has weights, keys and values, slots and a prefix cache of its own, so no trace of one can reach another; and a
-model into which an adapter was merged never answers for its base, nor for another adapter. They stay as long as half of
-the memory is free, then the one that answered longest ago makes room.
+Each has its own weights, keys and values, slots and prefix cache, so nothing of one can reach another. A merged model
+never answers for its base or for another adapter. Models stay while half of the memory is free; then the least recently
+used is unloaded.
 """
 
 import gc
@@ -27,16 +27,17 @@ from worker.inference.models.resident import Resident
 from worker.inference.server.limits import model_limit
 from worker.inference.server.waiting import Ticket
 
-# Of adapters that were read, for all bases together. A CPU's slots lie in the same memory, and hold them once more.
-GPU_SHELF_BYTES = 2 * 2**30
-CPU_SHELF_BYTES = 2**28
+# The limit for adapters that were read, over all bases. On a CPU it is smaller, because the slots are copies in the
+# same memory.
+GPU_ADAPTER_BYTES = 2 * 2**30
+CPU_ADAPTER_BYTES = 2**28
 MOST_REMEMBERED = 4096
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A base, or what it becomes with the adapter that no mixed batch can hold."""
+    """A base, or a base with an adapter merged into it that no mixed batch can compute."""
 
     base: ModelFolder
     merged: AdapterFolder | None = None
@@ -51,9 +52,11 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A world in memory: a host that answers in batches, or a model that answers one request at a time, and why.
+    """A model in memory. It answers in batches (`host`), or one request at a time (`resident`) for the reason in
+    `why_alone`.
 
-    `longest`: the tokens of an answer for which memory may be found once no other world is there; None: all is taken.
+    `longest`: the longest answer in tokens that fits if all other models are unloaded. None: the memory is already
+    reserved.
     """
 
     host: BatchHost | None = None
@@ -67,7 +70,7 @@ class Loaded:
         return 0 if self.host is None else self.host.cache_bytes
 
     def give_back(self) -> None:
-        """See `BatchHost.give_back`; the adapters that were read for it go too."""
+        """See `BatchHost.give_back`. The adapters that were read for it are dropped too."""
         if self.loads is not None and self.host is not None:
             self.host.give_back()
             self.loads.give_back()
@@ -83,7 +86,7 @@ NOTHING = Loaded()
 
 
 class ModelCache:
-    """Keeps worlds and knows which one a request needs. For one thread; what is only read may be read by any."""
+    """Keeps models in memory and selects the one for a request. Not thread-safe, but any thread may read properties."""
 
     def __init__(
         self,
@@ -97,17 +100,17 @@ class ModelCache:
         self._is_on_gpu = placement.device.startswith("cuda")
         self.most_cache_bytes = limits.cache_bytes or cache_bound(placement.device)
         self._limits = replace(limits, cache_bytes=self.most_cache_bytes)
-        self._shelf = AdapterCache(GPU_SHELF_BYTES if self._is_on_gpu else CPU_SHELF_BYTES)
+        self._adapters = AdapterCache(GPU_ADAPTER_BYTES if self._is_on_gpu else CPU_ADAPTER_BYTES)
         self._finish = finish
         self._on_news = on_news
         self._memory = memory
-        self._loaded: dict[ServedModel, Loaded] = {}  # that of now last; never changed, always replaced
+        self._loaded: dict[ServedModel, Loaded] = {}  # the current model is last; the dict is replaced, never changed
         self._more_than_lora: dict[AdapterFolder, str | None] = {}
         self._peft_shapes: dict[ModelFolder, PeftShapes] = {}
 
     @property
     def now(self) -> ServedModel | None:
-        """The one that answers."""
+        """The model that answers now."""
         return next(reversed(self._loaded), None)
 
     @property
@@ -128,21 +131,23 @@ class ModelCache:
 
     @property
     def alone(self) -> str | None:
-        """Why the world of now answers one request at a time; None when it answers in batches, or there is none."""
+        """Why the current model answers one request at a time. Returns None if it answers in batches, or there is no
+        model.
+        """
         return self._here.why_alone
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of keys and values of all that is in memory."""
+        """Bytes of keys and values of all models in memory."""
         return sum(loaded.cache_bytes for loaded in self._loaded.values())
 
     @property
     def names(self) -> list[str]:
-        """All that is in memory, that of now first."""
+        """The names of all models in memory, the current one first."""
         return [served_model.name for served_model in reversed(self._loaded)]
 
     def of(self, request: TokenRequest) -> ServedModel:
-        """The world that a request needs, as far as it is known before the adapter is read."""
+        """The model that a request needs, as far as it is known before the adapter is read."""
         adapter = request.adapter
         if adapter is None:
             return ServedModel(request.base)
@@ -151,17 +156,19 @@ class ModelCache:
         return ServedModel(request.base, None if self._more_than_lora[adapter] is None else adapter)
 
     def beside(self, request: TokenRequest) -> AdapterFolder | None:
-        """The adapter that answers beside the base of now; None too when it is part of its weights."""
+        """The adapter that answers with the current base. Returns None if it is merged into the weights."""
         return request.adapter if self.now is None or self.now.merged is None else None
 
     def keep_merged(self, adapter: AdapterFolder, reason: str | None) -> None:
-        """Remember why an adapter needs more than a mixed batch can do; None: it does not, as far as is known."""
+        """Remember why a mixed batch cannot compute an adapter; None if it can, as far as is known."""
         self._more_than_lora[adapter] = reason
         if len(self._more_than_lora) > MOST_REMEMBERED:
             del self._more_than_lora[next(iter(self._more_than_lora))]
 
     def is_too_cramped_for(self, request: TokenRequest) -> bool:
-        """Whether the world of now has no room for the request, and may have it once it is the only one."""
+        """Whether the request does not fit into the current model's memory, but may if all other models are
+        unloaded.
+        """
         host, longest = self.host, self._here.longest
         if host is None or longest is None or len(self._loaded) < 2:
             return False
@@ -169,17 +176,18 @@ class ModelCache:
         return host.cache_tokens < tokens - 1 < longest
 
     def enter(self, served_model: ServedModel, *, is_only: bool = False) -> None:
-        """Let the world answer; it is loaded if it is not in memory, and with `is_only` after all others have gone.
+        """Make this the current model, and load it unless it is in memory. With `is_only` all others are unloaded
+        first.
 
-        Raises Refusal: for an adapter that does not fit before anything is given up.
+        Raises Refusal. If the reason is an adapter that does not fit, nothing is unloaded before.
         """
         if served_model in self._loaded and not is_only:
             self._loaded = {**self._others(served_model), served_model: self._loaded[served_model]}
             return
         bundle = self._read(served_model)
         if is_only:
-            self.let_go()
-        self._let_go_of_replaced(served_model.base)
+            self.unload_all()
+        self._unload_replaced(served_model.base)
         self._make_room(served_model)
         loaded = self._load_somehow(served_model, bundle)
         self._loaded = {**self._loaded, served_model: loaded}
@@ -196,28 +204,30 @@ class ModelCache:
             self._peft_shapes[served_model.base] = PeftShapes(load_config(served_model.base))
         return validate_bundle(served_model.merged, self._peft_shapes[served_model.base])
 
-    def _let_go_of_replaced(self, base: ModelFolder) -> None:
-        """Nobody asks for weights again whose files are not there any more."""
+    def _unload_replaced(self, base: ModelFolder) -> None:
+        """Unload models whose files were replaced: no request can use them any more."""
         for other in list(self._loaded):
             if other.base.folder == base.folder and other.base.revision != base.revision:
                 log.info("the files of %s were replaced", other.name)
-                self._let_go_of(other)
+                self._unload(other)
 
     def _make_room(self, served_model: ServedModel) -> None:
-        """Let go of worlds, those that answered longest ago first, until the others and this one are half at most."""
+        """Unload the least recently used models until the others and this one take at most half of the memory."""
         needed = weight_bytes(served_model.base.folder, self._placement.dtype)
         while self._loaded and (self._is_cache_taken() or self._memory.held() + needed > self._memory.free()):
             oldest = next(iter(self._loaded))
             log.info("%s makes room for %s", oldest.name, served_model.name)
-            self._let_go_of(oldest)
+            self._unload(oldest)
 
     def _is_cache_taken(self) -> bool:
-        """Whether others hold most of the cache's bytes for good, as they do on a GPU."""
+        """Whether other models hold most of the cache's bytes permanently, as they do on a GPU."""
         bound = self.most_cache_bytes
         return bound is not None and self._is_on_gpu and 2 * self.cache_bytes > bound
 
     def _bound_cache(self) -> None:
-        """On a CPU, let those that answered longest ago give back what they can until all are within the bound."""
+        """On a CPU, free what is kept for later requests, of the least recently used models first, down to the
+        limit.
+        """
         if self._is_on_gpu:
             return
         for loaded in list(self._loaded.values())[:-1]:
@@ -226,14 +236,16 @@ class ModelCache:
             loaded.give_back()
 
     def _load_somehow(self, served_model: ServedModel, bundle: Bundle | None) -> Loaded:
-        """What was measured may be wrong: where memory is too little in company, it is tried once more without."""
+        """Load a model. If memory is too small beside others, unload them and try once more: the estimate may
+        be wrong.
+        """
         try:
             return self._load(served_model, bundle)
         except Exception as error:
             if not (is_out_of_memory(error) and self._loaded):
                 raise
         log.warning("%s does not fit beside %s", served_model.name, ", ".join(self.names))
-        self.let_go()
+        self.unload_all()
         return self._load(served_model, bundle)
 
     def _load(self, served_model: ServedModel, bundle: Bundle | None) -> Loaded:
@@ -253,30 +265,30 @@ class ModelCache:
             host = BatchHost(model, limits, self._finish, self._bound_cache)
         except NotBatchable as error:
             return Loaded(resident=Resident(model, max(2, self._limits.adapters)), why_alone=str(error))
-        if longest is not None and not self._is_on_gpu:  # company takes nothing from it there
+        if longest is not None and not self._is_on_gpu:  # on a GPU other models take nothing from it
             longest = min(longest, host.cache_tokens)
-        return Loaded(host=host, loads=Loads(host.reader, self._shelf, self._on_news), longest=longest)
+        return Loaded(host=host, loads=Loads(host.reader, self._adapters, self._on_news), longest=longest)
 
     def give_back(self) -> None:
-        """On a CPU, let go of what is kept for later requests only; models stay. No answer may be under way."""
+        """On a CPU, free what is kept for later requests; models stay. No answer may be in progress."""
         if self._is_on_gpu:
             return
         for loaded in self._loaded.values():
             loaded.give_back()
         _collect()
 
-    def let_go_of_others(self) -> None:
-        """Keep the world of now alone."""
+    def unload_others(self) -> None:
+        """Unload all models but the current one."""
         for served_model in list(self._loaded)[:-1]:
-            self._let_go_of(served_model)
+            self._unload(served_model)
 
-    def let_go(self) -> None:
-        """Free the memory of all."""
+    def unload_all(self) -> None:
+        """Unload all models."""
         for served_model in list(self._loaded):
-            self._let_go_of(served_model)
+            self._unload(served_model)
         _collect()
 
-    def _let_go_of(self, served_model: ServedModel) -> None:
+    def _unload(self, served_model: ServedModel) -> None:
         self._loaded[served_model].close()
         self._loaded = self._others(served_model)
         _collect()

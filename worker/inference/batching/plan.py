@@ -1,4 +1,6 @@
-"""One forward pass over packed tokens: what each token is, where its keys go, and which keys it sees."""
+"""One forward pass over packed tokens: the tokens, where their keys are stored, and which keys each of them
+attends to.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from worker.inference.batching.tensors import to_device
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a layer weighs keys. `window`: the nearest keys alone are seen, so many of them, the own one counted."""
+    """How a layer scores keys. `window`: only this many nearest keys are visible, including the token's own."""
 
     scale: float
     softcap: float | None = None
@@ -20,7 +22,7 @@ class Scoring:
 
 
 class Attending(Protocol):
-    """Knows which tokens of the pack belong together, and which of the stored keys each of them sees."""
+    """Knows which tokens of the pack belong together, and which stored keys each of them attends to."""
 
     def attend(self, query: Any, stored: tuple[Any, Any], scoring: Scoring) -> Any:
         """`query` [heads, tokens, size], `stored` [places, key heads, size]; returns [tokens, heads, size]."""
@@ -29,10 +31,10 @@ class Attending(Protocol):
 
 @dataclass(frozen=True)
 class Kernels:
-    """What a GPU computes in kernels of our own; see paging, lora_kernel and rotary_kernel.
+    """Our own GPU kernels; see paging, lora_kernel and rotary_kernel.
 
-    `attending` takes a table of blocks, the tokens in each, and query blocks of single tokens and of prompts;
-    `products` takes blocks of owners; `rotate` puts positions into queries and keys.
+    `attending` takes a table of blocks, the tokens per block, and query blocks of single tokens and of prompts;
+    `products` takes blocks of tokens with one adapter; `rotate` applies rotary positions to queries and keys.
     """
 
     attending: Callable[[Any, int, Any, Any], Attending]
@@ -54,7 +56,9 @@ class BatchPlan:
 
 
 def run(model: Any, plan: BatchPlan, keep: Any) -> Any:
-    """Scores [kept, vocabulary] of the tokens `keep` [kept] of the plan; their keys are in the cache then."""
+    """Run the pass; returns the scores [kept, vocabulary] of the tokens `keep` [kept]. All keys are in the cache
+    afterwards.
+    """
     output = model(
         input_ids=plan.tokens[None],
         position_ids=plan.positions[None],
@@ -66,7 +70,9 @@ def run(model: Any, plan: BatchPlan, keep: Any) -> Any:
 
 
 class Tables:
-    """Which blocks hold the keys of which sequence, on the device. Row 0 is nobody's and points at block 0, no keys."""
+    """The block table on the device: the blocks of each sequence. Row 0 is unused and points at block 0, which has no
+    keys.
+    """
 
     def __init__(self, rows: int, blocks: int, block_tokens: int, device: str) -> None:
         self.block_tokens = block_tokens
@@ -74,14 +80,14 @@ class Tables:
         self._within = torch.arange(block_tokens, device=device)
 
     def set(self, row: int, blocks: list[int]) -> None:
-        """Give a row its blocks; what it does not have points at block 0."""
+        """Set the blocks of a row; the rest of the row points at block 0."""
         self.blocks[row].copy_(to_device(blocks + [0] * (self.blocks.shape[1] - len(blocks)), self.blocks.device))
 
     def places(self, rows: Any, blocks: int) -> Any:
-        """Places in the cache of the first `blocks` blocks of these rows: [rows, blocks x block_tokens]."""
+        """The places in the cache of the first `blocks` blocks of these rows: [rows, blocks x block_tokens]."""
         starts = self.blocks[rows, :blocks] * self.block_tokens
         return (starts[..., None] + self._within).flatten(1)
 
     def places_of(self, rows: Any, positions: Any) -> Any:
-        """The place in the cache of one position of each row: [tokens]."""
+        """The place in the cache of one position in each row: [tokens]."""
         return self.blocks[rows, positions // self.block_tokens] * self.block_tokens + positions % self.block_tokens

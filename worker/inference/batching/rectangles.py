@@ -1,4 +1,4 @@
-"""Attention over the paged cache in plain torch: each rectangle of tokens has its keys gathered and masked."""
+"""Attention over the paged cache in plain torch: the keys of each rectangle of tokens are gathered and masked."""
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from worker.inference.batching.plan import Scoring
 class Rectangle:
     """Query tokens in the pack: `rows` sequences of `length` tokens each.
 
-    A batch of decode steps is one of length 1; a chunk of a prompt is one of one row. `gather` [rows, keys]
-    names the place of every key of a row in the cache, in the order of the sequence; `positions` [rows, length].
+    Decode steps form one rectangle of length 1; a chunk of a prompt forms one with a single row. `gather` [rows, keys]
+    has the place of every key of a row in the cache, in the order of the sequence; `positions` [rows, length].
     """
 
     def __init__(self, first: int, positions: Any, gather: Any) -> None:
@@ -30,9 +30,9 @@ class Rectangle:
         return self.first + count
 
     def attend(self, heads: Any, stored: tuple[Any, Any], scoring: Scoring) -> Any:
-        """`heads` [key heads, queries a key head, tokens of the pack, size]; returns [own tokens, heads, size].
+        """`heads` [key heads, queries per key head, tokens of the pack, size]; returns [own tokens, heads, size].
 
-        The queries of a key head share its keys: they are folded into one longer query, so no key is copied.
+        The queries that share a key head are folded into one longer query, so no key is copied.
         """
         shape = (self.rows, self.length)
         query = heads[:, :, self.first : self.last].unflatten(2, shape).permute(2, 0, 1, 3, 4)
@@ -46,7 +46,9 @@ class Rectangle:
         return answer.unflatten(2, (query.shape[2], self.length)).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
 
     def _mask(self, window: int | None) -> Any:
-        """Which keys a query sees, [rows, length, keys]: itself and earlier ones, of a window the nearest only."""
+        """The mask [rows, length, keys]: a query attends to its own and earlier keys, within a window only to the
+        nearest.
+        """
         if window not in self._masks:
             keys = torch.arange(self._gather.shape[1], device=self._gather.device)
             own = self._positions[..., None]
@@ -57,7 +59,7 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Rectangles:
-    """All tokens of a pack, in its order."""
+    """All tokens of a pack, in order."""
 
     parts: Rows[Rectangle]
 

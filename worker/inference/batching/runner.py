@@ -1,4 +1,4 @@
-"""Runs one step of the model: a chunk of every prompt that is being read, and the next token of every answer."""
+"""Runs one step of the model: a chunk of every prompt in progress, and the next token of every answer."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from worker.inference.batching.sequence import NextTokens
 
 
 class Runner:
-    """Computes exactly the tokens that there are, in plain torch; the host must know all of them."""
+    """Computes exactly the given tokens, in plain torch; the host must know all of them."""
 
     is_ahead = False
 
@@ -23,9 +23,11 @@ class Runner:
         self._slots = slots
 
     def step(self, work: list[NextTokens]) -> tuple[list[NextTokens], Any]:
-        """Do the work; returns those that choose a token now and their scores [answers, vocabulary], in one order.
+        """Run the work. Returns the items that choose a token now, and their scores [answers, vocabulary] in the same
+        order.
 
-        The scores are good until the next step. Single tokens are one rectangle, a chunk of a prompt is one of its own.
+        The scores are valid until the next step. Single tokens form one rectangle; each chunk of a prompt forms its
+        own.
         """
         with torch.inference_mode():
             ordered = in_order(work)
@@ -46,11 +48,11 @@ class Runner:
             return readers, run(self._model, plan, self._last_places(ordered))
 
     def prepare(self) -> bool:
-        """See PackedRunner; here there is nothing to get ready."""
+        """See PackedRunner; here nothing is prepared."""
         return False
 
     def remember(self, best: Any) -> None:
-        """See PackedRunner; here the host knows what was chosen before the next step."""
+        """See PackedRunner; here the host knows the choices before the next step."""
 
     def _inputs(self, work: list[NextTokens]) -> Any:
         """Tokens, positions, rows and slots of the pack: [4, tokens], on the device."""
@@ -75,7 +77,7 @@ class Runner:
 
 
 def in_order(work: list[NextTokens]) -> list[NextTokens]:
-    """Single tokens first; what is of one adapter stands together."""
+    """Sort the work: single tokens first, and tokens of one adapter together."""
     return sorted(work, key=lambda one: (one.count > 1, one.sequence.slot))
 
 

@@ -1,7 +1,8 @@
-"""Chooses the next tokens of a whole batch on the device; answers with special wishes one by one, on the host.
+"""Chooses the next tokens of a batch on the device. Answers with other sampling options are sampled one by one.
 
-A draw is what `torch.multinomial` does with one sample: the largest of probability over exponential noise. The noise of
-each answer comes from its own dice, so a seed gives the answer that `TokenChooser` gives, in any company.
+A draw equals `torch.multinomial` with one sample: the largest ratio of probability and exponential noise. The noise of
+each answer comes from its own generator, so a seed gives the same answer as `TokenChooser`, whatever else is in the
+batch.
 """
 
 import math
@@ -17,26 +18,26 @@ from worker.inference.text.sampling import TINY, TokenChooser, is_default_but_fo
 
 
 class Draw:
-    """The temperature and the dice of an answer that has no other wishes."""
+    """The temperature and the random generator of an answer without other sampling options."""
 
     def __init__(self, sampling: Sampling, device: Any) -> None:
         self.temperature = max(sampling.temperature, TINY)
-        self.dice = torch.Generator(device)
+        self.rng = torch.Generator(device)
         if sampling.seed is None:
-            self.dice.seed()
+            self.rng.seed()
         else:
-            self.dice.manual_seed(sampling.seed)
+            self.rng.manual_seed(sampling.seed)
 
     @classmethod
     def of(cls, request: TokenRequest, device: Any) -> "Draw | None":
-        """None for an answer that needs a TokenChooser."""
+        """Returns None for an answer that needs a TokenChooser."""
         if request.sampling.temperature == 0 or not is_default_but_for(request, "temperature"):
             return None
         return cls(request.sampling, device)
 
 
 class Choosing(Protocol):
-    """What this module needs to know of an answer under way."""
+    """What this module needs to know of an answer in progress."""
 
     tokens: list[int]
     draw: Draw | None
@@ -44,17 +45,17 @@ class Choosing(Protocol):
 
     @property
     def known(self) -> int:
-        """How many of its tokens the host knows."""
+        """The number of its tokens that the host knows."""
         ...
 
 
 class Choices:
-    """The next tokens of a batch. The device has them at once, the host when it asks, and waits for them only then."""
+    """The next tokens of a batch. The device has them at once; the host waits for them only in `read`."""
 
     def __init__(self, answers: Rows[Choosing], scores: Any) -> None:
         """`scores` [answers, vocabulary] may change afterwards if no answer `needs_host`."""
         self.needs_host = any(answer.chooser is not None for answer in answers)
-        self.best: Any = None  # [answers], on the device; the choice of a TokenChooser is not in it
+        self.best: Any = None  # [answers], on the device, without choices of a TokenChooser
         self._answers = answers
         self._scores: Any = scores if self.needs_host else None
         self._error: Exception | None = None
@@ -73,23 +74,23 @@ class Choices:
             draws = [draw for answer in self._answers if (draw := answer.draw) is not None]
             best[rows] = _drawn(draws, scores[rows].float(), top[rows])
         self.best = best
-        self._told = torch.stack([best.double(), top.double()])
+        self._results = torch.stack([best.double(), top.double()])
         self._event = None
-        if self._told.is_cuda:
-            self._told = self._told.to("cpu", non_blocking=True)
+        if self._results.is_cuda:
+            self._results = self._results.to("cpu", non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
 
     def read(self) -> list[Token | Exception]:
-        """The next token of each answer, or why it has none.
+        """The next token of each answer, or the error of that answer.
 
-        What goes wrong for one answer is told in its place: the dice of the others must not be thrown twice.
+        An error is returned, not raised: choosing again for the other answers would advance their generators twice.
         """
         if self._error is not None:
             return [self._error] * len(self._answers)
         if self._event is not None:
             self._event.synchronize()
-        best, top = self._told.tolist()
+        best, top = self._results.tolist()
         return [
             _alone(answer, self._scores[number : number + 1])
             if answer.chooser is not None
@@ -103,13 +104,13 @@ def _drawn(draws: list[Draw], scores: Any, top: Any) -> Any:
     chances = ((scores - top[:, None]) / temperatures[:, None]).softmax(dim=-1)
     noise = torch.empty_like(chances)
     for row, draw in zip(noise, draws, strict=True):
-        row.exponential_(generator=draw.dice)
+        row.exponential_(generator=draw.rng)
     return (chances / noise).argmax(dim=-1)
 
 
 def _checked(best: int, top: float) -> Token | Exception:
     if not math.isfinite(top):
-        return Refusal(500, "model_not_finite", "the model gave scores that are no finite numbers")
+        return Refusal(500, "model_not_finite", "the model gave scores that are not finite numbers")
     return Token(best)
 
 

@@ -1,4 +1,4 @@
-"""One answer under way in the batching engine."""
+"""One answer in progress in the batching engine."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +9,13 @@ from worker.inference.engine import Ended, Token, TokenEvent
 from worker.inference.server.waiting import Ticket
 from worker.inference.text.sampling import TokenChooser, answer_ends, is_plain_greedy
 
-UNKNOWN = -1  # the token of a place whose token is being chosen
+UNKNOWN = -1  # stands for a token that is being chosen
 
 
 class Sequence:
-    """Its tokens, how many of them are in the cache, and who chooses the next one.
+    """The tokens of an answer, how many of them are in the cache, and how the next one is chosen.
 
-    `chooser` is None for greedy answers and those of a plain draw, which are chosen for the whole batch at once.
+    `chooser` is None for greedy answers and plain draws, which are chosen for the whole batch at once.
     """
 
     def __init__(self, ticket: Ticket, holding: Holding, *, row: int, slot: int, model_ends: set[int]) -> None:
@@ -32,10 +32,10 @@ class Sequence:
         self._ends = answer_ends(request, model_ends)
         self._shared_tokens = holding.shared_tokens
         self._written = 0
-        self._expected = 0  # tokens written, or being chosen
+        self._expected = 0  # the number of tokens that were written or are being chosen
 
     def decide_how(self, model_ends: set[int], device: str) -> None:
-        """Take the quickest way of choosing that gives the answer of TokenChooser."""
+        """Select the fastest way of choosing that gives the same answer as TokenChooser."""
         request = self.ticket.request
         if is_plain_greedy(request):
             return
@@ -45,34 +45,34 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens that are known, on the device at least, and not yet in the cache."""
+        """The number of tokens that the device knows and that are not in the cache yet."""
         return len(self.tokens) - self.computed
 
     @property
     def adapter(self) -> str | None:
-        """The adapter in its slot; of a model that an adapter was merged into, there is none."""
+        """The adapter in its slot. Returns None for a model with the adapter merged into it."""
         named = self.ticket.request.adapter
         return None if named is None or self.slot == 0 else named.name
 
     @property
     def is_complete(self) -> bool:
-        """Whether all tokens that it may have are chosen, or are being chosen."""
+        """Whether all tokens that it may have are chosen or being chosen."""
         return self._expected == self.ticket.request.sampling.max_new_tokens
 
     @property
     def known(self) -> int:
-        """How many of its tokens are known on the host: one that is still being chosen is not."""
+        """The number of tokens that the host knows; one that is being chosen does not count."""
         return len(self.tokens) - (self._expected - self._written)
 
     def expect(self) -> None:
-        """Its next token is being chosen: the device knows it before the host does."""
+        """Note that its next token is being chosen: the device knows it before the host does."""
         self._expected += 1
         self.tokens.append(UNKNOWN)
 
     def take(self, token: Token) -> Token | None:
-        """Learn the token that was expected first; returns it if it is part of the answer.
+        """Take the oldest expected token; returns it if it is part of the answer.
 
-        Notes in `last` when it was the last one.
+        Sets `last` if it was the last one.
         """
         self.tokens[self.known] = token.id
         self._written += 1
@@ -96,5 +96,5 @@ class NextTokens:
 
     @property
     def gives_token(self) -> bool:
-        """Whether all that is known is read by this step, so that its last scores choose the next token."""
+        """Whether this step reads all known tokens, so that its last scores choose the next token."""
         return self.count == self.sequence.pending

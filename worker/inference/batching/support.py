@@ -1,8 +1,8 @@
-"""Which models can answer in mixed batches: those that give the numbers of transformers' own forward when they do.
+"""Decides which models can answer in mixed batches: those whose scores equal those of transformers' own forward.
 
-It is not read off a list of names but tried, once a model: a prompt in two chunks and a decode step, through the paged
-cache, against one plain forward. Whatever differs, raises or looks at the whole batch is left to the serial engine.
-On a GPU the attention kernel is tried first; where that one fails, attention in plain torch is.
+It is tested once per model, not read from a list of names: a prompt in two chunks and a decode step, through the paged
+cache, are compared with one plain forward. Models that differ, raise or look at the whole batch are served one request
+at a time. On a GPU the attention kernel is tested first, then attention in plain torch.
 """
 
 import logging
@@ -21,8 +21,8 @@ from worker.inference.batching.rectangles import Rectangle, Rectangles
 
 PROBE_TOKENS = 40
 LAYER_TYPES = {"full_attention", "sliding_attention"}
-BATCH_ROPES = {"dynamic", "longrope"}  # their angles depend on the longest sequence of the batch
-# Relative difference of the scores (norm of the difference over norm) that rounding explains.
+BATCH_ROPES = {"dynamic", "longrope"}  # their angles depend on the longest sequence in the batch
+# The relative difference of the scores (norm of the difference over norm) that rounding explains.
 TOLERANCE = {torch.float32: 1e-3}
 HALF_TOLERANCE = 5e-2
 log = logging.getLogger(__name__)
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Support:
-    """What the trial showed: a small cache with the model's shapes, and the linear layers that see every token.
+    """The result of the test: a small cache with the model's shapes, and the linear layers that get every token.
 
-    `siblings`: for each of these layers those that are given the same numbers one after another, itself too.
-    `kernels`: None: plain torch computes all.
+    `siblings`: for each of these layers the successive layers with the same input, including itself. `kernels` None:
+    plain torch computes everything.
     """
 
     small_cache: KeyValueCache
@@ -42,7 +42,7 @@ class Support:
 
 
 def try_batching(model: Any) -> Support:
-    """Switch the model to the paged attention. Raises NotBatchable, and leaves the model as it was then."""
+    """Switch the model to paged attention. Raises NotBatchable, and restores the model then."""
     _check_config(model.config.get_text_config())
     tokens = _probe_tokens(model)
     usual = model.config._attn_implementation
@@ -61,7 +61,7 @@ def try_batching(model: Any) -> Support:
 
 
 def kernels_for(device: Any) -> Kernels | None:
-    """The kernels for a GPU, where they can run."""
+    """The kernels for a GPU. Returns None if they cannot run on the device."""
     if device.type != "cuda":
         return None
     try:
@@ -84,7 +84,7 @@ def _try_ways(model: Any, tokens: Any, expected: Any) -> Support:
             return _try(model, tokens, expected, kernels)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
-        except Exception as error:  # noqa: BLE001  Triton's compiler raises what it likes; plain torch remains
+        except Exception as error:  # noqa: BLE001  Triton's compiler raises any type; plain torch is tried next
             log.warning("the attention kernel does not fit this model or GPU, plain torch is tried: %s", error)
     try:
         return _try(model, tokens, expected, None)
@@ -112,7 +112,7 @@ def _probe_tokens(model: Any) -> Any:
     config = model.config.get_text_config()
     count = min(PROBE_TOKENS, getattr(config, "max_position_embeddings", None) or PROBE_TOKENS)
     if count < 4:
-        raise NotBatchable(f"it reads {count} tokens")
+        raise NotBatchable(f"its context has only {count} tokens")
     return (torch.arange(count, device=model.device) * 7919 + 11).remainder(config.vocab_size)[None]
 
 
@@ -135,17 +135,21 @@ def _try(model: Any, tokens: Any, expected: Any, kernels: Kernels | None) -> Sup
 
 
 def _check_windows(config: Any, windows: dict[int, int | None]) -> None:
-    """A window longer than the trial shows no difference: its layers must hand it to the attention by themselves."""
+    """Check that sliding windows reach the attention: the test is shorter than a window, so its scores cannot
+    show it.
+    """
     types = getattr(config, "layer_types", None)
     is_used = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    asked = (config.num_hidden_layers if types is None else types.count("sliding_attention")) if is_used else 0
-    told = sum(window is not None for window in windows.values())
-    if asked != told:
-        raise NotBatchable(f"{asked} of its layers have a window, {told} tell it to their attention")
+    expected = (config.num_hidden_layers if types is None else types.count("sliding_attention")) if is_used else 0
+    found = sum(window is not None for window in windows.values())
+    if expected != found:
+        raise NotBatchable(f"{expected} of its layers have a window, but {found} pass it to their attention")
 
 
 def _forward(model: Any, tokens: Any, first: int, cache: KeyValueCache, kernels: Kernels | None) -> Any:
-    """Scores of the last of `tokens`, which stand at `first` and after; place p + 1 of the cache holds position p."""
+    """Scores of the last of `tokens`, the first of which has the position `first`. Position p is stored in
+    place p + 1.
+    """
     last, device = first + len(tokens), tokens.device
     positions = torch.arange(first, last, device=device)
     places = torch.arange(1, last + 1, device=device)[None]
@@ -160,13 +164,13 @@ def _forward(model: Any, tokens: Any, first: int, cache: KeyValueCache, kernels:
 
 
 class _Linears:
-    """Notes the linear layers, quantised ones too, that are given every token of the pack, in every forward."""
+    """Records the linear layers, including quantised ones, that get every token of the pack in every forward."""
 
     def __init__(self, model: Any) -> None:
         self._paths = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
         self._model = model
         self._handles: list[Any] = []
-        self._called: dict[str, int] = {}  # by path: which of the different inputs of a forward it was given
+        self._called: dict[str, int] = {}  # by path: the number of its input among the inputs of a forward
         self._inputs = 0
         self._last: Any = None
 
@@ -184,7 +188,7 @@ class _Linears:
         self._last = None
 
     def siblings(self) -> dict[str, tuple[str, ...]]:
-        """For each layer those that were given the same tensor one after another in the last forward."""
+        """For each layer the successive layers that had the same input tensor in the last forward."""
         groups: dict[int, list[str]] = {}
         for path, number in self._called.items():
             if path in self._paths:

@@ -1,4 +1,4 @@
-"""Small tensors on their way to the device, and large ones whose memory is taken as it is used."""
+"""Copies small tensors to the device without waiting, and allocates large tensors of zeros lazily."""
 
 import mmap
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ import torch
 
 
 def to_device(numbers: Sequence[Any], device: Any, dtype: Any = None) -> Any:
-    """A tensor of these numbers. The host does not wait until what the device has to do before is done."""
+    """A tensor of these numbers on the device. The host does not wait for earlier work of the device."""
     tensor = torch.tensor(numbers, dtype=dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class Zeros:
-    """A tensor of zeros. On a CPU the system gives it memory page by page, when a page is first written to."""
+    """A tensor of zeros. On a CPU the system allocates a page when it is first written to."""
 
     def __init__(self, shape: Sequence[int], dtype: Any, device: Any) -> None:
         count = prod(shape)
@@ -25,12 +25,12 @@ class Zeros:
             self.tensor = torch.zeros(tuple(shape), dtype=dtype, device=device)
             return
         self._pages = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(OSError):  # a kernel that has no huge pages; with them a first number would take two megabytes
+        with suppress(OSError):  # without huge pages in the kernel; with them a first number would take 2 MB
             self._pages.madvise(mmap.MADV_NOHUGEPAGE)
         self.tensor = torch.frombuffer(self._pages, dtype=dtype, count=count).view(tuple(shape))
 
     def reset(self) -> None:
-        """Make all of it zeros again; on a CPU the system has its memory back."""
+        """Reset all to zeros. On a CPU the memory is returned to the system."""
         if self._pages is None:
             self.tensor.zero_()
         else:

@@ -1,7 +1,8 @@
-"""Checks a LoRA bundle against its base before a weight of it is used. What does not fit exactly is refused by name.
+"""Checks a LoRA bundle against its base before any weight is used. A bundle that does not fit exactly is refused with
+the reason.
 
-vLLM and PEFT load an adapter with wrong keys and then answer as the base (research/serving.md, section 5); here that is
-a 409.
+vLLM and PEFT load an adapter with wrong keys and then answer as the base (research/serving.md, section 5); here it is
+refused with 409.
 """
 
 import json
@@ -21,7 +22,7 @@ from worker.inference.models.peft_shapes import PeftShape, PeftShapes
 
 BIAS = ".bias"
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-# Other initialisations change the base weights when a layer is made, for every adapter on it.
+# Other initialisations change the weights of the base when a layer is created, for every adapter on it.
 HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 MISFITS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError)
 
@@ -36,21 +37,23 @@ class Bundle:
 
     @property
     def bound_part(self) -> str | None:
-        """By its name in the config, the part that cannot be kept apart from the base; None where there is none."""
+        """The config name of a part that cannot be kept apart from the base. Returns None if there is none."""
         if self.config.bias != "none":
             return "bias"
         return "target_parameters" if self.config.target_parameters else None
 
 
 def check_folder(adapter: AdapterFolder) -> None:
-    """Raises Refusal for a folder that is missing, leads out of itself, or holds pickles, as only a checkpoint may."""
+    """Raises Refusal if the folder is missing, has links that lead out of it, or holds pickles, which only a checkpoint
+    may.
+    """
     root = adapter.folder.resolve()
     if not root.is_dir():
         raise rejected(adapter, "its folder is missing")
     try:
         paths = list(root.rglob("*"))
     except OSError:
-        raise rejected(adapter, "its folder went away") from None
+        raise rejected(adapter, "its folder was deleted") from None
     for path in paths:
         if not path.resolve().is_relative_to(root):
             raise rejected(adapter, f"{path.relative_to(root)} leads out of its folder")
@@ -59,7 +62,7 @@ def check_folder(adapter: AdapterFolder) -> None:
 
 
 def validate_bundle(adapter: AdapterFolder, peft_shapes: PeftShapes) -> Bundle:
-    """Read a bundle and hold it against its base. Raises Refusal 409 `adapter_rejected` with the reason."""
+    """Read a bundle and check it against its base. Raises Refusal 409 `adapter_rejected` with the reason."""
     check_folder(adapter)
     config = _read_config(adapter)
     tensors = _read_tensors(adapter)
@@ -72,7 +75,7 @@ def validate_bundle(adapter: AdapterFolder, peft_shapes: PeftShapes) -> Bundle:
         if not are_finite(tensor):
             raise rejected(adapter, f"{key} holds numbers that are not finite")
     if not any(key.endswith(BIAS) for key in tensors):
-        config.bias = "none"  # the base has none that could have been trained
+        config.bias = "none"  # the base has no bias that could have been trained
     return Bundle(config, tensors, peft_shape)
 
 
@@ -101,9 +104,9 @@ def _read_json(adapter: AdapterFolder, path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise rejected(adapter, f"{path.name} is missing") from None
     except (OSError, ValueError):
-        raise rejected(adapter, f"{path.name} is no JSON") from None
+        raise rejected(adapter, f"{path.name} is not valid JSON") from None
     if not isinstance(raw, dict):
-        raise rejected(adapter, f"{path.name} is no JSON object")
+        raise rejected(adapter, f"{path.name} is not a JSON object")
     return raw
 
 
@@ -112,7 +115,7 @@ def _read_tensors(adapter: AdapterFolder) -> dict[str, Any]:
     if not path.is_file():
         raise rejected(adapter, f"{ADAPTER_WEIGHTS} is missing")
     try:
-        # A file that was only mapped and is removed by another host kills whoever reads on in it.
+        # If another host deletes a file that is only mapped, reading on in it kills this process.
         tensors: dict[str, Any] = load(path.read_bytes()) if adapter.is_checkpoint else load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise rejected(adapter, f"{ADAPTER_WEIGHTS} cannot be read ({error})") from None
@@ -122,7 +125,7 @@ def _read_tensors(adapter: AdapterFolder) -> dict[str, Any]:
 def _check_keys(adapter: AdapterFolder, tensors: dict[str, Any], expected: dict[str, Any]) -> None:
     unexpected = sorted(tensors.keys() - expected.keys())
     if unexpected:
-        raise rejected(adapter, f"{unexpected[0]} is no adapter weight of this base ({len(unexpected)} such keys)")
+        raise rejected(adapter, f"{unexpected[0]} is not an adapter weight of this base ({len(unexpected)} such keys)")
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
         raise rejected(adapter, f"{missing[0]} is missing ({len(missing)} missing keys)")
@@ -132,7 +135,7 @@ def _check_keys(adapter: AdapterFolder, tensors: dict[str, Any], expected: dict[
 
 
 def are_finite(tensor: Any) -> bool:
-    """Whether all numbers of a tensor are; its smallest and largest tell, and cost a fifth of asking each."""
+    """Whether all numbers are finite. Checking only the smallest and the largest takes a fifth of the time."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
     return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))

@@ -1,7 +1,7 @@
-"""Loads a base model from its folder: safetensors only, no code of the folder, nothing missing and nothing made up.
+"""Loads a base model from its folder: safetensors only, no code from the folder, and no missing weights.
 
-A base that a trainer has quantised on the way in is loaded in that way too where it is asked for (`BaseVariant`), and
-taken back to full precision at once: it has the values that were trained on, and computes like any other base.
+If a de-quantised base is requested (`BaseVariant`), it is quantised while loading, as the trainer did, and converted
+back to full precision at once: it has the values that were trained on, and computes like any other base.
 """
 
 import logging
@@ -21,23 +21,25 @@ from worker.inference.server.sources import unavailable
 from worker.rope import scale
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What transformers raises for a folder that it cannot make a model of.
+# Errors that transformers raises for a folder from which it cannot load a model.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 log = logging.getLogger(__name__)
-# PEFT and transformers replace parts of torch for the whole process while they make a model without memory.
+# PEFT and transformers patch torch for the whole process while they create a model on the `meta` device.
 MAKING = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the weights go and in which type."""
+    """The device and dtype of the weights."""
 
     device: str
     dtype: Any
 
     @classmethod
     def choose(cls, device: str, dtype: str) -> "Placement":
-        """`auto` takes the first GPU where there is one; there bfloat16 (float16 before Ampere), float32 on a CPU."""
+        """`auto` selects the first GPU if there is one, with bfloat16 (float16 before Ampere), else the CPU with
+        float32.
+        """
         if device == "auto":
             device = "cuda:0" if torch.cuda.is_available() else "cpu"
         if dtype != "auto":
@@ -48,7 +50,7 @@ class Placement:
 
 
 def load_base(base: ModelFolder, placement: Placement) -> Any:
-    """The model, ready to answer. Raises Refusal `model_unavailable`; out-of-memory errors pass through."""
+    """Load the model, ready to answer. Raises Refusal `model_unavailable`; out-of-memory errors are passed on."""
     _check_files(base)
     how = {} if base.variant is None else {"quantization_config": quantisation_of(base.variant, placement)}
     if base.scaled_to is not None:
@@ -74,12 +76,12 @@ def load_base(base: ModelFolder, placement: Placement) -> Any:
     _check_complete(base, found)
     own_memory(model, base.folder)
     if base.files and base.files != stamps(base.folder):
-        raise unavailable(503, base.name, "was replaced while it was loaded; ask again")
+        raise unavailable(503, base.name, "was replaced while it was loaded; try again")
     return model.eval()
 
 
 def quantisation_of(variant: BaseVariant, placement: Placement) -> Any:
-    """What makes transformers quantise a model when it loads it."""
+    """The quantisation config with which transformers quantises a model while loading it."""
     kept = None if variant.kept is None else list(variant.kept)
     if variant.name == "dequant-int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
@@ -93,13 +95,13 @@ def quantisation_of(variant: BaseVariant, placement: Placement) -> Any:
 
 
 def load_config(base: ModelFolder) -> Any:
-    """The model's config alone, with its weights there to be loaded. Raises Refusal `model_unavailable`."""
+    """The model's config; also checks that its weights exist. Raises Refusal `model_unavailable`."""
     _check_files(base)
     return read_config(base)
 
 
 def read_config(base: ModelFolder) -> Any:
-    """The config as transformers reads it, whether weights are there or not. Raises Refusal `model_unavailable`."""
+    """The config as transformers reads it, even without weights. Raises Refusal `model_unavailable`."""
     try:
         config = AutoConfig.from_pretrained(str(base.folder), trust_remote_code=False, local_files_only=True)
         if base.scaled_to is not None:
@@ -124,7 +126,9 @@ def _check_files(base: ModelFolder) -> None:
 
 
 def _check_complete(base: ModelFolder, found: dict[str, Any]) -> None:
-    """transformers fills what is missing with random numbers; such a model must not answer."""
+    """Raises Refusal if weights are missing: transformers fills them with random numbers, and such a model must not
+    answer.
+    """
     for kind in ("missing_keys", "mismatched_keys"):
         wrong = sorted(str(key) for key in found[kind])
         if wrong:
@@ -132,6 +136,6 @@ def _check_complete(base: ModelFolder, found: dict[str, Any]) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """A GPU says it by type, the CPU allocator only in words."""
+    """Whether memory ran out. A GPU has an exception type for it, the CPU allocator only a message."""
     words = ("can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

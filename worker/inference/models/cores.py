@@ -1,4 +1,4 @@
-"""Import this before torch: OpenMP reads its variables once, when it is loaded."""
+"""Import this before torch: OpenMP reads its environment variables once, when it is loaded."""
 
 import os
 

@@ -1,6 +1,6 @@
-"""Makes one model of a base and an adapter: what is more than LoRA on linear layers becomes part of the weights.
+"""Merges an adapter into its base, for adapters that have more than LoRA on linear layers.
 
-PEFT merges layer by layer; each layer is in float32 meanwhile, so that a coarser type rounds once.
+PEFT merges layer by layer. Each layer is in float32 meanwhile, so that a coarser dtype is rounded only once.
 """
 
 from collections import Counter
@@ -17,25 +17,25 @@ from worker.inference.models.adapters import Bundle, rejected
 from worker.inference.models.resident import MixedUp
 
 MERGED = "merged"
-# What PEFT raises for a layer that it cannot merge.
+# Errors that PEFT raises for a layer that it cannot merge.
 UNMERGEABLE = (ValueError, TypeError, NotImplementedError)
 
 
 def merge(adapter: AdapterFolder, bundle: Bundle, base: Any) -> Any:
-    """A plain model that answers as the base with the adapter does. The base is used up.
+    """A plain model that answers as the base with the adapter does. The base must not be used afterwards.
 
-    Raises Refusal 409 `adapter_rejected` for an adapter that PEFT cannot merge, or whose merged weights are not finite.
+    Raises Refusal 409 `adapter_rejected` if PEFT cannot merge the adapter, or the merged weights are not finite.
     """
     if getattr(base, "is_quantized", False):
-        base = base.dequantize(dtype=base.dtype)  # merged weights that are quantised again would be others
+        base = base.dequantize(dtype=base.dtype)  # quantising merged weights again would change them
     wrapped = PeftModel(base, bundle.config, adapter_name=MERGED)
     left = set_peft_model_state_dict(wrapped, bundle.tensors, adapter_name=MERGED).unexpected_keys
     if left:
-        raise MixedUp(f"{left[0]} of {adapter.name} went nowhere")
+        raise MixedUp(f"{left[0]} of {adapter.name} was not loaded")
     try:
         with torch.no_grad():
             _merge_layers(base)
-            model = wrapped.base_model.merge_and_unload()  # modules and tokens that were trained as a whole
+            model = wrapped.base_model.merge_and_unload()  # for modules and tokens that were trained in full
     except UNMERGEABLE as error:
         raise rejected(adapter, f"it cannot be merged into its base ({error})") from None
     for name, weights in model.named_parameters():
@@ -50,14 +50,14 @@ def _merge_layers(base: Any) -> None:
         plain = layer.get_base_layer()
         dtype = next(plain.parameters()).dtype
         for name, weights in list(plain.named_parameters(recurse=False)):
-            if users[id(weights)] > 1:  # tied to another layer, which the adapter leaves as it is
+            if users[id(weights)] > 1:  # tied to another layer, which the adapter must not change
                 setattr(plain, name, nn.Parameter(weights.detach().clone(), requires_grad=False))
         layer.float()
         base.set_submodule(path, _merged(layer).to(dtype))
 
 
 def _outermost(base: Any) -> Iterator[tuple[str, Any]]:
-    """LoRA layers that are in no other one: those of the parameters of experts are nested."""
+    """LoRA layers that are not inside another one: those on the parameters of experts are nested."""
     outer: str | None = None
     for path, layer in base.named_modules():
         if isinstance(layer, LoraLayer) and (outer is None or not path.startswith(f"{outer}.")):

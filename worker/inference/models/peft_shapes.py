@@ -1,6 +1,6 @@
-"""What PEFT makes of an adapter's config on a base: the weights that belong to it and the layers that it changes.
+"""What PEFT creates from an adapter's config on a base: the shapes of the weights and the layers that change.
 
-PEFT itself is asked, on a copy of the base without memory (`meta` device): the serving model is never touched by it.
+PEFT itself computes this on a copy of the base without memory (`meta` device), so it never touches the serving model.
 """
 
 import json
@@ -20,13 +20,13 @@ from worker.inference.models.bases import MAKING
 
 CANDIDATE = "candidate"
 MOST_CONFIGS = 64
-# Where an adapter comes from changes nothing of it.
+# Config fields about the origin of an adapter, which do not affect its shape.
 ORIGIN = ("base_model_name_or_path", "revision", "peft_version")
 
 
 @dataclass(frozen=True)
 class LoraPart:
-    """What an adapter does to one layer. A plain one is two matrices beside an `nn.Linear`."""
+    """How an adapter changes one layer. A plain part is two matrices beside an `nn.Linear`."""
 
     scaling: float
     is_plain: bool
@@ -41,7 +41,7 @@ class PeftShape:
 
 
 class PeftShapes:
-    """Those of one base. A config that was seen before costs nothing. For any thread."""
+    """The shapes for one base. Results are cached by config. Thread-safe."""
 
     def __init__(self, base_config: Any) -> None:
         self._base_config = base_config
@@ -49,19 +49,23 @@ class PeftShapes:
         self._lock = threading.Lock()
 
     def of(self, config: Any) -> PeftShape:
-        """Raises whatever PEFT does for a config that does not fit the base."""
+        """The shape of an adapter with this config. Raises the errors of PEFT for a config that does not fit
+        the base.
+        """
         fields = {name: value for name, value in config.to_dict().items() if name not in ORIGIN}
         key = json.dumps(fields, default=sorted, sort_keys=True)
         with self._lock:
             if key not in self._made:
-                self._made[key] = _draw(self._base_config, deepcopy(config))  # PEFT writes into a config that it uses
+                self._made[key] = _build(
+                    self._base_config, deepcopy(config)
+                )  # PEFT changes the config that it is given
             self._made.move_to_end(key)
             while len(self._made) > MOST_CONFIGS:
                 self._made.popitem(last=False)
             return self._made[key]
 
 
-def _draw(base_config: Any, config: Any) -> PeftShape:
+def _build(base_config: Any, config: Any) -> PeftShape:
     with MAKING:
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(base_config, trust_remote_code=False)

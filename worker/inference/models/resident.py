@@ -1,4 +1,4 @@
-"""One base model in memory with the adapters attached to it; never two of them in one answer."""
+"""One base model in memory with its adapters; an answer uses at most one of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from worker.inference.models.peft_shapes import PeftShapes
 
 
 class MixedUp(RuntimeError):
-    """The model is not in the state that the answer needs. No answer may come from it."""
+    """The model is not in the state that the answer needs, so it must not answer."""
 
 
 class Resident:
-    """Keeps up to `max_adapters`, at least 2; the one that was used longest ago makes room. For one thread."""
+    """Keeps up to `max_adapters` adapters, at least 2, and drops the least recently used. Not thread-safe."""
 
     def __init__(self, model: Any, max_adapters: int) -> None:
         self.model = model
@@ -28,7 +28,9 @@ class Resident:
         self._peft_shapes = PeftShapes(model.config)
 
     def ensure_adapter(self, adapter: AdapterFolder) -> None:
-        """Have the adapter in memory. Raises Refusal when it does not fit this base; the model is as before then."""
+        """Load the adapter unless it is in memory. Raises Refusal if it does not fit this base; the model is unchanged
+        then.
+        """
         if adapter.name in self.adapters:
             self.adapters.remove(adapter.name)
         else:
@@ -47,12 +49,14 @@ class Resident:
             self._peft.add_adapter(name, bundle.config)
         left = set_peft_model_state_dict(self._peft, bundle.tensors, adapter_name=name).unexpected_keys
         if left:
-            raise MixedUp(f"{left[0]} of {name} went nowhere")
-        self._peft.eval()  # PEFT makes layers for training, with the dropout that the adapter was trained with
+            raise MixedUp(f"{left[0]} of {name} was not loaded")
+        self._peft.eval()  # PEFT creates layers in training mode, with the dropout of the training
 
     @contextmanager
     def answering_as(self, name: str | None) -> Iterator[Any]:
-        """The model with exactly this adapter in force, or with none. Raises MixedUp rather than give another."""
+        """Yield the model with exactly this adapter active, or with none. Raises MixedUp if that state cannot be
+        reached.
+        """
         if name is None and self._peft is None:
             yield self.model
         elif name is None:
@@ -65,10 +69,10 @@ class Resident:
             yield self.model
 
     def _check_state(self, name: str | None) -> None:
-        """Ask every layer, not PEFT's summary: a layer that was left behind would answer for another adapter."""
+        """Check every layer, not PEFT's summary: a layer with another adapter would give wrong answers."""
         for path, layer in self.model.named_modules():
             if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper) and not _is_in_state(layer, name):
-                raise MixedUp(f"{path}: adapters {layer.active_adapters} are active, {name or 'none'} was asked for")
+                raise MixedUp(f"{path}: adapters {layer.active_adapters} are active, expected {name or 'none'}")
 
 
 def _is_in_state(layer: Any, name: str | None) -> bool:

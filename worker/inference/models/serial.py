@@ -1,4 +1,4 @@
-"""Answers one request alone, with a model that answers in no batch, and says how a request ends that failed."""
+"""Answers one request at a time, for models that cannot answer in batches, and converts errors to events."""
 
 import logging
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def answer_alone(resident: Resident, ticket: Ticket, adapter: AdapterFolder | None) -> TokenEvent:
-    """Answer one ticket up to its last event, which is returned, with an adapter that is in memory. Raises Refusal."""
+    """Answer one ticket with an adapter that is in memory; returns its last event. Raises Refusal."""
     request = ticket.request
     check_fits(resident.model, request.prompt_ids, request.sampling.max_new_tokens)
     eos = end_tokens(resident.model)
@@ -31,17 +31,17 @@ def answer_alone(resident: Resident, ticket: Ticket, adapter: AdapterFolder | No
                 return Ended("length", count)
             if ticket.stop_reason is not None:
                 return ticket.stop_reason
-    raise AssertionError("decoding has no end of its own")
+    raise AssertionError("decoding never ends by itself")
 
 
 def event_of(error: Exception) -> EngineError:
-    """How a request ends that failed with this error; it is logged unless it is a refusal."""
+    """The event for a request that failed with this error, which is logged unless it is a refusal."""
     if isinstance(error, Refusal):
         return error.error
     log.error("a request failed: %s", type(error).__name__, exc_info=error)
-    error.__traceback__ = None  # its frames hold tensors
+    error.__traceback__ = None  # its frames keep tensors alive
     if is_out_of_memory(error):
         message = "the engine ran out of memory: ask for fewer tokens, or for a smaller model"
         return EngineError(status=503, code=OUT_OF_MEMORY, message=message)
-    message = f"the engine failed ({type(error).__name__}); its log tells more"
+    message = f"the engine failed ({type(error).__name__}); see its log"
     return EngineError(status=500, code="engine_failed", message=message)

@@ -1,6 +1,6 @@
-"""Layers that transformers writes as many small operations, each in one kernel, wherever that gives the same numbers.
+"""Replaces layers that transformers computes in many small operations by one kernel each, if the results are the same.
 
-A decode step of a small model is bound by how many kernels it has, not by what they compute.
+A decode step of a small model is limited by the number of its kernels, not by what they compute.
 """
 
 import sys
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch.nn.functional import rms_norm
 
-ROTARY = "apply_rotary_pos_emb"  # of the module that defines a model, in transformers
+ROTARY = "apply_rotary_pos_emb"  # a function in the transformers module that defines a model
 TRIED_TOKENS = 4
-# Relative difference that rounding explains, in the precisions that models are served in.
+# The relative difference that rounding explains, for the dtypes that models are served in.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 Rotate = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
 
 def fuse_norms(model: Any) -> Callable[[], None]:
-    """Replace the RMS norms of a model on a GPU; returns what gives it its own back."""
+    """Replace the RMS norms of a model on a GPU. Returns a function that restores them."""
     norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm")]
     fused = [] if model.device.type != "cuda" else [module for module in norms if _fuse(module)]
 
@@ -45,9 +45,9 @@ def _fuse(module: Any) -> bool:
 
 
 def fuse_rotary(model: Any, rotate: Rotate) -> None:
-    """Let the code of this kind of model use `rotate` for what it was made for; anything else goes its old way.
+    """Let models of this architecture use `rotate` for the shapes that it supports, and their own code for all others.
 
-    It is for the whole process and stays: what is computed does not change.
+    The change is permanent and applies to the whole process; the results are the same.
     """
     home = sys.modules[type(model).__module__]
     usual = getattr(home, ROTARY, None)
@@ -68,7 +68,7 @@ def fuse_rotary(model: Any, rotate: Rotate) -> None:
 
 
 def _numbers(like: Any, *shape: int) -> Any:
-    """Drawn on the host: the dice of a GPU are nobody's while a graph is recorded."""
+    """Random numbers, drawn on the host: a GPU's generator cannot be used while a graph is recorded."""
     return torch.randn(*shape).to(like.device, like.dtype)
 
 

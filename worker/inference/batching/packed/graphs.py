@@ -1,6 +1,6 @@
-"""Passes of fixed shapes as CUDA graphs: a pass is bound by the launches of its kernels, a replay has one.
+"""Passes of fixed shapes as CUDA graphs: launching its kernels limits a pass, and a graph needs one launch.
 
-A graph is recorded when its shape is first needed. All of them share one pool of memory, and run one after another.
+A graph is recorded when its shape is first needed. All graphs share one pool of memory, and run one after another.
 """
 
 import logging
@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-RECORDING = threading.Lock()  # there is one recording at a time in a process
+RECORDING = threading.Lock()  # a process can record only one graph at a time
 log = logging.getLogger(__name__)
 
 
 class Graphs:
-    """`compute` takes a key and its inputs, a tensor of a length that the key decides, and leaves its result in place.
+    """Runs `compute`, which gets a key and its inputs (a tensor whose length depends on the key) and leaves its result
+    in place.
 
-    Without a GPU it is called anew each time.
+    Without a GPU it is called directly each time.
     """
 
     def __init__(self, compute: Callable[[Any, Any], None], device: Any) -> None:
@@ -30,7 +31,7 @@ class Graphs:
         self._can_prepare = True
 
     def run(self, key: Hashable, inputs: Any, version: int) -> None:
-        """`inputs` are on the host. What was recorded for another version of the layers is forgotten."""
+        """Run one pass; `inputs` are on the host. Graphs of another `version` of the layers are dropped."""
         self._renew(version)
         if self._can_record and (key in self._recorded or self._record(key, inputs)):
             graph, own_inputs = self._recorded[key]
@@ -40,9 +41,9 @@ class Graphs:
             self._compute(key, inputs.to(self._device))
 
     def prepare(self, keys: Iterable[Hashable], inputs: Callable[[Any], Any], version: int) -> bool:
-        """Record the first of these keys that is not recorded yet; false when none is left, or no memory for it.
+        """Record the first of these keys without a graph. Returns False if none is left, or there is no memory for it.
 
-        What is short of memory in an idle moment is no reason to give up what answers: it is not tried again.
+        If memory is short in an idle moment, the engine continues without this graph, and does not try again.
         """
         self._renew(version)
         if not (self._can_record and self._can_prepare):
@@ -58,10 +59,11 @@ class Graphs:
     def _record(self, key: Hashable, inputs: Any) -> bool:
         own_inputs = inputs.to(self._device)
         graph = torch.cuda.CUDAGraph()
-        self._compute(key, own_inputs)  # libraries set themselves up outside the recording
+        self._compute(key, own_inputs)  # libraries have to initialise before the recording
         torch.cuda.current_stream().synchronize()
         try:
-            # Another thread may read an adapter meanwhile: its calls are no part of the recording, and no fault in it.
+            # Another thread may read an adapter meanwhile: its CUDA calls must neither be recorded nor break the
+            # recording.
             with RECORDING, torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._compute(key, own_inputs)
         except torch.OutOfMemoryError:

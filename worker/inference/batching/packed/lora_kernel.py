@@ -1,7 +1,8 @@
-"""LoRA of many adapters as two Triton kernels: neighbouring tokens of one slot read the matrices of that slot alone.
+"""LoRA of many adapters as two Triton kernels: a block of neighbouring tokens of one slot reads only that slot's
+matrices.
 
-The first one multiplies by A, its inner dimension shared among several programs; the second adds up what they found,
-multiplies by B and adds that to the layer's output.
+The first kernel multiplies by A, with the inner dimension split among several programs. The second adds up their
+results, multiplies by B and adds that to the layer's output.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ import triton.language as tl
 
 from worker.inference.batching.packed.packs import OWNED_TOKENS
 
-INNER = 128  # of the inner dimension, in one go
-SHARE = 512  # of the inner dimension, at least, for each of those who share it
+INNER = 128  # of the inner dimension, at a time
+SHARE = 512  # of the inner dimension, at least, for each program
 MOST_SHARES = 16
 COLUMNS = 128
-RANKS = 16  # of the rank, in one go; all ranks are multiples of it
+RANKS = 16  # of the rank, at a time; all ranks are multiples of it
 
 
 @triton.jit(do_not_specialize=["blocks_count", "tokens"])  # type: ignore[untyped-decorator]
@@ -25,7 +26,7 @@ def _down(  # type: ignore[no-untyped-def]
     hidden, weights, blocks, found, blocks_count, tokens, hidden_row, rank, size,
     LAYERS: tl.constexpr, TOKENS: tl.constexpr, RANKS: tl.constexpr, INNER: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, layer and part of its rank, share): `found` [shares, layers, tokens, rank]."""
+    """Program (block, layer and part of its rank, share): writes `found` [shares, layers, tokens, rank]."""
     number, part, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     count = tl.load(blocks + blocks_count + number)
     if count == 0:
@@ -51,7 +52,7 @@ def _up(  # type: ignore[no-untyped-def]
     found, weights, blocks, output, blocks_count, tokens, layer, output_row, rank, size,
     LAYERS: tl.constexpr, TOKENS: tl.constexpr, RANKS: tl.constexpr, COLUMNS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, columns of the output): adds to `output` [tokens, size] in its place."""
+    """Program (block, columns of the output): adds to `output` [tokens, size] in place."""
     number, part = tl.program_id(0), tl.program_id(1)
     count = tl.load(blocks + blocks_count + number)
     if count == 0:
@@ -77,12 +78,14 @@ def _up(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class BlockProducts:
-    """`blocks` [3, blocks]: neighbouring tokens of one slot: the first one's place, how many (0: nobody), the slot."""
+    """`blocks` [3, blocks]: for neighbouring tokens of one slot, the place of the first, their number (0: unused) and
+    the slot.
+    """
 
     blocks: Any
 
     def down(self, hidden: Any, weights: Any) -> Any:
-        """See Products; [shares, layers, tokens, rank], to be added up."""
+        """See Products. Returns [shares, layers, tokens, rank], to be added up."""
         _, layers, rank, size = weights.shape
         tokens, shares = len(hidden), min(MOST_SHARES, triton.next_power_of_2(triton.cdiv(size, SHARE)))
         found = hidden.new_empty(shares, layers, tokens, rank, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Runs one step of the model in a pack of a fixed shape, which is replayed from a recorded graph on a GPU."""
+"""Runs one step of the model in a pack of a fixed shape, which a GPU replays from a recorded graph."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from worker.inference.batching.sequence import UNKNOWN, NextTokens
 
 
 class PackedRunner:
-    """What Runner does, with shapes of few kinds; nothing of a pass waits for the device."""
+    """The same as Runner, with a few fixed shapes; no part of a pass waits for the device."""
 
     is_ahead = True
 
@@ -28,7 +28,7 @@ class PackedRunner:
         answers: int,
         chunk_tokens: int,
     ) -> None:
-        """`answers`: the most sequences of a step; `chunk_tokens`: the most tokens of prompts in it."""
+        """`answers`: the most sequences in a step; `chunk_tokens`: the most prompt tokens in it."""
         self._model = model
         self._tables = tables
         self._cache = cache
@@ -36,7 +36,7 @@ class PackedRunner:
         self._kernels = kernels
         self._answers = answers
         self._shapes = Shape.all_of(answers, chunk_tokens, slots.count)
-        # One place for the results of all graphs: scores [answers, vocabulary], and whose they are, [answers].
+        # All graphs write their results here: scores [answers, vocabulary], and their rows [answers].
         self._scores: Any = None
         self._readers = torch.zeros(answers, dtype=torch.int64, device=model.device)
         self._chosen = torch.zeros(answers + 1, dtype=torch.int64, device=model.device)  # by row
@@ -52,18 +52,20 @@ class PackedRunner:
         return readers, None if self._scores is None else self._scores[: len(readers)]
 
     def prepare(self) -> bool:
-        """Record one more kind of step before it is needed; false when there is none left."""
+        """Record one more shape before it is needed. Returns False if none is left."""
         with torch.inference_mode():
             shapes = [shape for shape in self._shapes if self._slots.version or not shape.owned]
             return self._graphs.prepare(shapes, lambda shape: shape.fill([]), self._slots.version)
 
     def remember(self, best: Any) -> None:
-        """The tokens chosen after the last step, [answers]: the next step may begin before the host knows them."""
+        """Store the tokens chosen after the last step, [answers]: the next step may begin before the host knows
+        them.
+        """
         with torch.inference_mode():
             self._chosen.index_copy_(0, self._readers[: len(best)], best)
 
     def _compute(self, shape: Shape, inputs: Any) -> None:
-        """One forward pass; its scores are in their place then."""
+        """Run one forward pass; it leaves the scores in `_scores`."""
         (tokens, positions, rows, slots), (keep,), singles, prompts, owned = shape.parts(inputs)
         tokens = torch.where(tokens == UNKNOWN, self._chosen[rows], tokens)
         self._slots.owners.set(self._kernels.products(owned) if shape.owned else None)

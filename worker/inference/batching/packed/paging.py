@@ -1,8 +1,8 @@
 """Attention over the paged cache as a Triton kernel: no copies of keys, no mask in memory, fixed shapes for graphs.
 
-A program answers for a few neighbouring tokens of one sequence and the query heads of one key head. It walks over the
-sequence's keys block by block and keeps a running softmax (Dao et al., FlashAttention-2). Where programs are few, a
-sequence's keys are shared among several of them (flash-decoding), and a second kernel adds up what they found.
+A program computes a few neighbouring tokens of one sequence and the query heads of one key head. It reads the
+sequence's keys block by block with a running softmax (Dao et al., FlashAttention-2). If there are few programs, several
+of them share a sequence's keys (flash-decoding), and a second kernel combines their results.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ import triton.language as tl
 from worker.inference.batching.packed.packs import QUERY_TOKENS
 from worker.inference.batching.plan import Scoring
 
-LEAST_ROWS = 16  # of a product on tensor cores
-MOST_HEADS = 8  # query heads of a program that reads a prompt
-BUSY_PROGRAMS = 256  # as many keep a GPU at work
+LEAST_ROWS = 16  # the least rows of a product on tensor cores
+MOST_HEADS = 8  # the most query heads of a program that reads a prompt
+BUSY_PROGRAMS = 256  # this many programs keep a GPU busy
 MOST_SHARES = 16
 LARGE_KEY_BYTES = 512
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _seen(scores, at, is_key, own, softcap, WINDOW: tl.constexpr, HAS_CAP: tl.constexpr):  # type: ignore
-    """The scores of keys at positions `at` for queries at `own`: minus infinity where a query does not see the key."""
+    """The scores of keys at positions `at` for queries at `own`: minus infinity if the query must not see the key."""
     if HAS_CAP:
         scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
     is_seen = is_key[None, :] & (at[None, :] <= own[:, None])
@@ -35,7 +35,7 @@ def _seen(scores, at, is_key, own, softcap, WINDOW: tl.constexpr, HAS_CAP: tl.co
 
 @triton.jit
 def _take_in(scores, value, largest, total, found):  # type: ignore[no-untyped-def]
-    """Go on with the running softmax: its largest score, the sum of its weights, and the values that they weigh."""
+    """Update the running softmax: its largest score, the sum of its weights, and the weighted sum of values."""
     top = tl.maximum(largest, tl.max(scores, 1))
     level = tl.where(top == float("-inf"), 0.0, top)
     weights, fading = tl.exp(scores - level[:, None]), tl.exp(largest - level)
@@ -51,7 +51,7 @@ def _attend(  # type: ignore[no-untyped-def]
     GROUP: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, SHARES: tl.constexpr, WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
 ):  # fmt: skip
-    """Program (query block, heads, share). `GROUP` query heads share a key head, a program takes `HEADS` of them."""
+    """Program (query block, heads, share). `GROUP` query heads share a key head; a program computes `HEADS` of them."""
     number, part, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first, count = tl.load(blocks + number), tl.load(blocks + blocks_count + number)
     row, position = tl.load(blocks + 2 * blocks_count + number), tl.load(blocks + 3 * blocks_count + number)
@@ -99,7 +99,9 @@ def _add_up(  # type: ignore[no-untyped-def]
     shared, totals, blocks, answer, heads, blocks_count, tokens,
     SIZE: tl.constexpr, WIDTH: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    """Program (query block of one token, head): the shares' answers, each by its part of the softmax's sum."""
+    """Program (query block of one token, head): adds the results of the shares, weighted by their part of the softmax's
+    sum.
+    """
     number, head = tl.program_id(0), tl.program_id(1)
     first, count = tl.load(blocks + number), tl.load(blocks + blocks_count + number)
     if count == 0:
@@ -116,11 +118,11 @@ def _add_up(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class QueryBlocks:
-    """Who asks: neighbouring tokens of one sequence, that stand in the pack beside each other.
+    """The queries of a pass, in blocks of neighbouring tokens of one sequence.
 
-    `singles` and `prompts` [4, blocks] hold the first token's place in the pack, how many there are (0: nobody), the
-    sequence's row in `table` [rows, blocks], and the first one's position. A block of `singles` has one token, one of
-    `prompts` up to QUERY_TOKENS.
+    `singles` and `prompts` [4, blocks] have the place of the first token in the pack, the number of tokens (0: unused),
+    the sequence's row in `table` [rows, blocks], and the position of the first token. A block of `singles` has one
+    token, one of `prompts` up to QUERY_TOKENS.
     """
 
     table: Any
@@ -131,7 +133,7 @@ class QueryBlocks:
     def attend(self, query: Any, stored: tuple[Any, Any], scoring: Scoring) -> Any:
         """`query` [heads, tokens, size], `stored` [places, key heads, size]; returns [tokens, heads, size].
 
-        Tokens of nobody have zeros.
+        The results of unused tokens are zeros.
         """
         answer = query.new_zeros(query.shape[1], query.shape[0], query.shape[2])
         if self.prompts.shape[1]:
@@ -173,5 +175,5 @@ class QueryBlocks:
 
 
 def _shares(programs: int) -> int:
-    """How many programs share the keys of one sequence."""
+    """The number of programs that share the keys of one sequence."""
     return min(MOST_SHARES, int(triton.next_power_of_2(max(1, BUSY_PROGRAMS // programs))))

@@ -1,4 +1,4 @@
-"""Rotary positions of queries and keys in one Triton kernel instead of ten of torch's."""
+"""Applies rotary positions to queries and keys in one Triton kernel instead of ten kernels of torch."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def _turn(  # type: ignore[no-untyped-def]
     given, turned, cosine, sine, token, angle, row, head_step,
     HEADS: tl.constexpr, HEADS_WIDTH: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """All heads of one token."""
+    """Rotate all heads of one token."""
     head, depth = tl.arange(0, HEADS_WIDTH), tl.arange(0, WIDTH)
     is_depth = depth < HALF
     mask = (head < HEADS)[:, None] & is_depth[None, :]
@@ -43,7 +43,9 @@ def _rotate(  # type: ignore[no-untyped-def]
 
 
 def rotate(query: Any, key: Any, cosine: Any, sine: Any) -> tuple[Any, Any]:
-    """`query`, `key` [1, heads, tokens, size], `cosine`, `sine` [1, tokens, size]; what Llama's positions give."""
+    """Llama's rotary positions of `query` and `key` [1, heads, tokens, size], with `cosine` and `sine` [1, tokens,
+    size].
+    """
     _, heads, tokens, size = query.shape
     key_heads = key.shape[1]
     turned = torch.empty(tokens, heads, size, device=query.device, dtype=query.dtype)
