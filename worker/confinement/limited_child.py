@@ -1,8 +1,7 @@
-"""The side of a limited process (`worker.confinement.limited_process`) that computes: it answers one request after
-another.
+"""The child side of a limited process (`worker.confinement.limited_process`): it answers one request after another.
 
-A request and an answer are JSON behind a frame. The kernel ends the process where a request takes more computing than
-its frame allows, and gives it no more memory than its command line says.
+Requests and answers are JSON with a frame before it. The kernel kills the process if a request uses more CPU time than
+its frame allows, and limits its memory to what the command line says.
 """
 
 import json
@@ -15,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# In front of the JSON: the seconds of computing that a request may take, or that its answer took, and its bytes.
+# Before the JSON: the CPU seconds that a request may use, or that its answer used, and the number of bytes.
 FRAME = struct.Struct("!dQ")
 ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def serve(answer: Callable[[Any], object]) -> None:
-    """Answer what comes through standard input, which is a socket, until its other end is closed."""
+    """Answer requests from standard input, which is a socket, until the other end is closed."""
     _limit_memory(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and this process with it
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -42,12 +41,12 @@ def _answer(answer: Callable[[Any], object], seconds: float, request: bytes, ans
 
 
 def encoded(value: object) -> bytes:
-    """As JSON. A text may hold half of a surrogate pair."""
+    """JSON as bytes. A text may contain half of a surrogate pair."""
     return ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
 def _limit_memory(most_bytes: int) -> None:
-    """`most_bytes` of address space, beside what the process and its libraries take themselves."""
+    """Allow `most_bytes` of address space in addition to what the process and its libraries use already."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     size = pages * resource.getpagesize() + most_bytes

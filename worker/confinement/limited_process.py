@@ -1,9 +1,9 @@
-"""Processes that compute with what strangers wrote, within limits of time and memory that they cannot get around.
+"""Processes that handle untrusted input within strict limits of time and memory.
 
 caller ──request──> child (`worker.confinement.limited_child`) ──answer──> caller
 
-The kernel ends a child that computes for too long, and this side one that takes too long by the clock. A pool keeps its
-processes from call to call, and starts another one in place of one that has ended.
+The kernel kills a child that uses too much CPU time; this side kills one that takes too long by the clock. A pool
+reuses its processes, and replaces one that has ended.
 """
 
 import json
@@ -20,18 +20,20 @@ from typing import Any
 from app.processes.environments import Process, for_child
 from worker.confinement.limited_child import FRAME, encoded
 
-# By the clock, for one call: more than any may compute, since other processes may be using the cores.
+# Wall-clock seconds for one call: more than any CPU limit, because other processes may use the cores.
 LONGEST_SECONDS = 60.0
-# Of address space, beside what a process and its libraries take themselves.
+# Address space, in addition to what a process and its libraries use themselves.
 MOST_BYTES = 2 * 2**30
-# Until a process has ended that has closed its socket.
+# Seconds that a process may take to end after it closed its socket.
 ENDING_SECONDS = 5.0
-# What callers may put into one process of a pool; then another one begins.
+# The most objects that callers may store in one process of a pool; then a new process starts.
 MOST_KEPT = 64
 
 
 class CallFailed(Exception):
-    """A process ended before it answered. `computed_too_long` says that the kernel has ended it for that."""
+    """A process ended before it answered. `computed_too_long`: the kernel killed it because it used too much
+    CPU time.
+    """
 
     def __init__(self, reason: str, *, computed_too_long: bool = False) -> None:
         super().__init__(reason)
@@ -39,7 +41,7 @@ class CallFailed(Exception):
 
 
 class LimitedProcess:
-    """A process of its own that runs a module, and answers one call at a time until it is closed."""
+    """A process that runs a module, and answers one call at a time until it is closed."""
 
     def __init__(
         self, module: str, kind: Process, *, longest_seconds: float = LONGEST_SECONDS, most_bytes: int = MOST_BYTES
@@ -56,16 +58,16 @@ class LimitedProcess:
             )
         self._parent = os.getpid()
         self.pid = self._child.pid
-        # What callers have put there, by names of their own.
+        # The keys of what callers have stored there.
         self.kept: set[str] = set()
 
     @property
     def is_usable(self) -> bool:
-        """False where it has ended, or belongs to the process that this one was forked from."""
+        """Whether it can be called: it has not ended, and was not started before this process was forked."""
         return self._parent == os.getpid() and self._child.poll() is None
 
     def call(self, request: object, most_seconds: float) -> tuple[Any, float]:
-        """The answer, and the seconds of computing that it took. Raises CallFailed; then the process has ended."""
+        """The answer, and the CPU seconds that it used. Raises CallFailed; then the process has ended."""
         body = encoded(request)
         try:
             self._socket.sendall(FRAME.pack(most_seconds, len(body)) + body)
@@ -84,7 +86,7 @@ class LimitedProcess:
         return json.loads(answer.decode("utf-8", "surrogatepass")), seconds
 
     def _wait(self) -> int:
-        """The exit code of a process that has closed its socket, as one does that ends."""
+        """The exit code of a process that has closed its socket because it is ending."""
         try:
             return self._child.wait(ENDING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -101,7 +103,7 @@ class LimitedProcess:
 
 
 class ProcessPool:
-    """A few processes of one kind for any number of threads, each started when it is first needed."""
+    """A few processes of one kind for any number of threads. Each is started when it is first needed."""
 
     def __init__(self, start: Callable[[], LimitedProcess], size: int) -> None:
         self._start = start
@@ -111,7 +113,9 @@ class ProcessPool:
 
     @contextmanager
     def process(self) -> Iterator[LimitedProcess]:
-        """A process of the caller's own for as long. It waits for one: every call before it ends in bounded time."""
+        """Yield a process for the caller's exclusive use. Waiting for one takes limited time, because every
+        call does.
+        """
         process = self._places.get()
         try:
             if process is not None and (not process.is_usable or len(process.kept) >= MOST_KEPT):
@@ -120,7 +124,7 @@ class ProcessPool:
             process = process or self._start()
             yield process
         except BaseException:
-            if process is not None and process.is_usable:  # nobody has read its answer
+            if process is not None and process.is_usable:  # its answer was not read
                 process.close()
             raise
         finally:

@@ -1,1 +1,1 @@
-"""How messages become text and token ids: the same for checker, trainer and engine. Never imports torch."""
+"""Renders messages to text and token ids, the same for checker, trainer and engine. It never imports torch."""

@@ -1,4 +1,4 @@
-"""What a chat template makes of an answer: the text that is learned is the answer's, or the difference has a name."""
+"""Compares an answer with the text that its chat template writes for it, and names the difference."""
 
 import json
 import re
@@ -10,25 +10,26 @@ from worker.rendering.refusal import RowRefused
 
 THINKING, END_OF_THINKING = "<think>", "</think>"
 THOUGHT = re.compile("</?think>")
-# Characters of a text that a report shows.
+# The number of characters of a text that a report shows.
 SHOWN = 80
 
 
 @dataclass
 class Difference:
-    """`findings` are codes of `worker.rendering.rows.FINDINGS`, `added` what stands in the learned text beside the
-    answer, `is_changed` that the answer itself does not stand there."""
+    """`findings` are codes of `worker.rendering.rows.FINDINGS`. `added` are texts that the template added to the
+    answer. `is_changed`: the answer itself is not in the learned text.
+    """
 
     findings: set[str] = field(default_factory=set)
     added: list[str] = field(default_factory=list)
     is_changed: bool = False
 
 
-def compare(message: Message, learned: str, asked: str, end_tokens: Sequence[str]) -> Difference:
-    """An answer held against the text that is learned for it, which stands behind `asked`."""
+def compare(message: Message, learned: str, before: str, end_tokens: Sequence[str]) -> Difference:
+    """Compare an answer with the text `learned` for it, which follows the text `before`."""
     found = Difference()
     content, body = message.content.strip(), _without_end(learned, end_tokens)
-    if _is_unpaired(asked.rstrip().endswith(THINKING), body):
+    if _is_unpaired(before.rstrip().endswith(THINKING), body):
         found.findings.add("thinking_unpaired")
     if content in body:
         _note_added(found, message, _around(content, body))
@@ -47,19 +48,19 @@ def compare(message: Message, learned: str, asked: str, end_tokens: Sequence[str
 def answer_changed(index: int) -> RowRefused:
     return RowRefused(
         "answer_changed",
-        found="a chat template that writes something else than this answer",
-        expected="a template that keeps answers as they are",
+        found="a chat template that changes this answer",
+        expected="a template that does not change answers",
         field=f"messages[{index}].content",
     )
 
 
 def escaped(content: str) -> str:
-    """As templates write what stands inside of JSON."""
+    """The text as a template writes it inside a JSON string."""
     return json.dumps(content, ensure_ascii=False)[1:-1]
 
 
 def shown(text: str) -> str:
-    """A text as a report shows it."""
+    """A text as a report shows it: quoted, and shortened."""
     return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
 
 
@@ -70,7 +71,7 @@ def _without_end(learned: str, end_tokens: Sequence[str]) -> str:
 
 
 def _is_unpaired(is_open: bool, body: str) -> bool:
-    """Whether a text closes a thought that is not open, or leaves one open."""
+    """Whether the text closes a thinking block that is not open, or leaves one open."""
     for mark in THOUGHT.findall(body):
         if is_open == (mark == THINKING):
             return True
@@ -79,7 +80,9 @@ def _is_unpaired(is_open: bool, body: str) -> bool:
 
 
 def _around(content: str, body: str) -> tuple[str, str]:
-    """What stands before and behind a content, at the end of a text or at its start where that may be."""
+    """The texts before and after the content, which is at the end of the body if possible, else at its first
+    occurrence.
+    """
     if body.endswith(content):
         return body[: len(body) - len(content)], ""
     before, _, behind = body.partition(content)
@@ -87,7 +90,7 @@ def _around(content: str, body: str) -> tuple[str, str]:
 
 
 def _note_added(found: Difference, message: Message, around: tuple[str, str]) -> None:
-    """Tool calls are not of the content, and no addition."""
+    """Note added texts. Tool calls are not part of the content and do not count as added."""
     names = [str(call["function"]["name"]) for call in message.tool_calls or []]
     for text in around:
         if text.strip() and not any(name in text for name in names):

@@ -1,4 +1,4 @@
-"""A chat template as checker, trainer and engine use it: a limited process compiles and renders it."""
+"""A chat template for checker, trainer and engine. It is compiled and rendered in a limited process."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,23 +10,23 @@ from worker.confinement.limited_process import CallFailed, LimitedProcess, Proce
 from worker.rendering.refusal import TemplateRefused
 from worker.rendering.work import Work
 
-# Characters of a template: the longest public ones have 40,000.
+# Most characters of a template; the longest public ones have 40,000.
 MAX_SOURCE = 256 * 1024
-# Seconds of computing for one render. 2,000 messages take a hundredth of a second with most public templates, and one
-# second with those that look back from every message over all before it.
+# CPU seconds for one render. 2,000 messages take 0.01 s with most public templates, and 1 s with those that read all
+# earlier messages again for each message.
 MOST_SECONDS = 2.0
-# Seconds of computing in which a template is compiled: the public ones take up to a fifth of a second.
+# CPU seconds for compiling a template; public ones take up to 0.2 s.
 COMPILE_SECONDS = 5.0
-# A template that takes long leaves a process for others.
+# With several processes a slow template does not block the others.
 PROCESSES = 2
 POOL = ProcessPool(partial(LimitedProcess, "worker.rendering.render_child", Process.RENDER), PROCESSES)
 
 
 class ChatTemplate:
-    """One template; threads may share it.
+    """One template. Thread-safe.
 
-    `uses_date` says whether it asks for the day on which it is used, so that its text is not the same tomorrow.
-    `variables` are the names that it reads and that neither it nor a chat gives a value.
+    `uses_date` says whether it reads the current date, so that its text changes from day to day. `variables` are the
+    names that it reads and that neither it nor a chat defines.
     """
 
     def __init__(self, source: str, pool: ProcessPool = POOL) -> None:
@@ -50,8 +50,8 @@ class ChatTemplate:
         variables: Mapping[str, Any],
         work: Work | None = None,
     ) -> str:
-        """The text of a chat. `variables`: what else the template may read. `work`: what it and other renders may take
-        together. Raises TemplateRefused.
+        """The text of a chat. `variables` are further variables of the template. `work` is the budget that it shares
+        with other renders. Raises TemplateRefused.
         """
         seconds = MOST_SECONDS if work is None else min(MOST_SECONDS, work.left)
         if seconds <= 0:
@@ -81,7 +81,7 @@ def _call(process: LimitedProcess, request: dict[str, Any], seconds: float) -> t
 
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
-    """Raises TemplateRefused where that is the answer."""
+    """Raises TemplateRefused if the child answered with a refusal."""
     if "refused" in answer:
         raise TemplateRefused(answer["refused"])
     return answer

@@ -1,8 +1,8 @@
-"""Control tokens in what people wrote: `<|im_end|>` in a message is text, and never ends a turn.
+"""Hides control tokens in messages: `<|im_end|>` in a message is text, and never ends a message.
 
-Tokenizers look for control tokens before anything else, so one that stands in a message would become a real one. A
-guard character put behind its first character hides it from them; the tokens of the guard are taken out again, and
-what is left spells the same text in ordinary tokens.
+Tokenizers search for control tokens first, so one in a message would become a real one. A guard character after its
+first character prevents that. The tokens of the guard are removed again, and the rest encodes the same text in ordinary
+tokens.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from worker.rendering.refusal import RowRefused
 
-# A noncharacter: no text has a reason to hold it, and every tokenizer with byte fallback can spell it.
+# A noncharacter: texts have no reason to contain it, and every tokenizer with byte fallback can encode it.
 GUARD = "\ufdd0"
 Offset = tuple[int, int]
 
@@ -27,7 +27,7 @@ class ControlTokens:
         return self._pattern is not None and self._pattern.search(text) is not None
 
     def found_in(self, value: Any) -> set[str]:
-        """Those that the texts of a JSON value hold."""
+        """The control tokens in the texts of a JSON value."""
         return (
             set()
             if self._pattern is None
@@ -35,9 +35,9 @@ class ControlTokens:
         )
 
     def guard(self, value: Any) -> Any:
-        """The same JSON value with every control token in it hidden. Raises RowRefused where that cannot be done."""
+        """The same JSON value with every control token hidden. Raises RowRefused if one cannot be hidden."""
         if any(GUARD in text for text in texts_in(value)):
-            raise _unspeakable("beside U+FDD0, by which they would be hidden")
+            raise _not_hideable("together with U+FDD0, which is needed to hide them")
         return self._hidden(value)
 
     def _hidden(self, value: Any) -> Any:
@@ -56,25 +56,25 @@ class ControlTokens:
             return text
         hidden = self._pattern.sub(lambda found: found[0][0] + GUARD + found[0][1:], text)
         if self.are_in(hidden):
-            raise _unspeakable("of one character, which cannot be hidden")
+            raise _not_hideable("of one character, which cannot be hidden")
         return hidden
 
 
 def without_guards(text: str, offsets: Sequence[Offset]) -> list[bool]:
-    """For each token whether it stays. Raises RowRefused when a token spells a guard together with real text."""
+    """For each token whether it is kept. Raises RowRefused if a token contains a guard and other text."""
     if GUARD not in text:
         return [True] * len(offsets)
     keeps = []
     for start, end in offsets:
         piece = text[start:end]
         if GUARD in piece and piece.strip(GUARD):
-            raise _unspeakable("that this tokenizer cannot spell as text")
+            raise _not_hideable("that this tokenizer cannot encode as text")
         keeps.append(GUARD not in piece)
     return keeps
 
 
 def texts_in(value: Any) -> Iterable[str]:
-    """All texts of a JSON value, keys included."""
+    """All texts of a JSON value, including keys."""
     match value:
         case str():
             yield value
@@ -87,7 +87,7 @@ def texts_in(value: Any) -> Iterable[str]:
                 yield from texts_in(item)
 
 
-def _unspeakable(which: str) -> RowRefused:
+def _not_hideable(which: str) -> RowRefused:
     return RowRefused(
         "special_tokens_in_content",
         found=f"control tokens {which}",

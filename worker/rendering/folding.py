@@ -1,10 +1,10 @@
-"""What a chat template has no place for, put where it has one: a system message in a user turn, tools as text.
+"""Moves what a chat template does not support: a system message into a user message, tools into text.
 
-    definitions   <tools> … </tools>, one JSON a line, at the end of the system message
-    a call        <tool_call>{"name": …, "arguments": …}</tool_call>, behind the words of the answer
-    results       <tool_response> … </tool_response>, those that follow each other in one user turn
+    definitions   <tools> … </tools>, one JSON object per line, at the end of the system message
+    a call        <tool_call>{"name": …, "arguments": …}</tool_call>, after the text of the answer
+    results       <tool_response> … </tool_response>, successive ones in one user message
 
-These are the marks that Hermes and Qwen models are trained with, and that inference servers parse.
+Hermes and Qwen models are trained with these marks, and inference servers parse them.
 """
 
 import json
@@ -22,7 +22,9 @@ INTRODUCTION = (
 
 
 def fold_system(messages: Sequence[Message]) -> Sequence[Message]:
-    """A leading system message stands at the head of the user turn behind it; the same messages where there is none."""
+    """Put a leading system message at the start of the next user message. Without one the messages are returned
+    unchanged.
+    """
     if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
         return messages
     system, user = messages[0], messages[1]
@@ -31,14 +33,14 @@ def fold_system(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def fold_tools(messages: Sequence[Message], tools: Tools | None) -> Sequence[Message]:
-    """The same chat with its tools as text; the same messages where there are none."""
+    """The same chat with its tools as text. Without tools the messages are returned unchanged."""
     if not tools and not any(message.tool_calls or message.role == "tool" for message in messages):
         return messages
-    spoken = [_spoken(message) for message in messages]
+    spoken = [_as_text(message) for message in messages]
     return list(_together(_introduced(spoken, tools) if tools else spoken))
 
 
-def _spoken(message: Message) -> Message:
+def _as_text(message: Message) -> Message:
     if not message.tool_calls:
         return message
     calls = "\n".join(_marked("tool_call", _call(call)) for call in message.tool_calls)

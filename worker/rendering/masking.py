@@ -1,9 +1,10 @@
-"""Which characters of a rendered chat are learned, found from the template itself: no marker strings are guessed.
+"""Finds the characters of a rendered chat that are trained on. It uses the template itself and guesses no marker
+strings.
 
-Most chats are rendered once: an answer stands behind what the template asks for answers with, up to its end token.
-Where that is not so plain, the chat is rendered up to each learned turn as well: where the whole text begins with such
-a part, the part's end is where the turn begins or ends. A template that renders a turn differently once others follow
-(it leaves earlier thinking out) is asked again with other words in that turn: what changes is what the turn says.
+Most chats are rendered once: an answer is between the template's generation prompt and its end token. Otherwise the
+chat is also rendered up to each trained message: if the whole text starts with that part, the message starts or ends
+where the part ends. A template that renders a message differently once others follow (it leaves out earlier thinking)
+is rendered again with other content in that message: the characters that change are its content.
 """
 
 from bisect import bisect_left
@@ -19,27 +20,29 @@ from worker.rendering.refusal import RowRefused
 from worker.rendering.work import Work
 
 Span = tuple[int, int]
-# Renders messages, with the prompt for the next answer behind them or not.
+# Renders messages, with the generation prompt at the end or without it.
 Render = Callable[[Sequence[Message], bool], str]
-# Two texts that share no first and no last character, so that one of them differs from any answer at both ends.
+# Two texts with different first and last characters, so that one of them differs from any answer at both ends.
 PROBES = ("Qx0J", "Zk7W")
 
 
 @dataclass(frozen=True)
 class LearnedSpan:
-    """Characters [start, end) of a learned turn. `is_asked_for`: /generate would ask for it by the text before it."""
+    """Span [start, end) of an assistant message that is trained on. `follows_prompt`: the text before it equals the
+    generation prompt that /generate would send.
+    """
 
     start: int
     end: int
-    is_asked_for: bool = True
+    follows_prompt: bool = True
 
 
 class Prefixes:
-    """A chat and its text, and the texts of its beginnings; each is rendered once.
+    """A chat, its text, and the texts of its prefixes, each rendered once.
 
-    `answer_prompt` is what the template asks for an answer with, and `has_marks` says that it holds a control token, so
-    that no message can. `closing` is what the text ends with where it asks. `hidden` are the control tokens that were
-    found in messages. `work` is what all renders of the chat may take together.
+    `answer_prompt` is the template's generation prompt. `has_marks`: it contains a control token, so no message can
+    contain it. `closing` is the end of a text that was rendered with the generation prompt. `hidden` are the control
+    tokens that were found in messages. `work` is the budget for all renders of the chat.
     """
 
     def __init__(
@@ -68,9 +71,9 @@ class Prefixes:
 
     @cached_property
     def marked(self) -> dict[int, int]:
-        """Where each answer begins, by its index: behind the answer prompts, if there are as many as answers.
+        """The start of each answer, by message index: after the generation prompts, if there are as many as answers.
 
-        Most templates are done with by this, at one rendering a chat. Empty where it cannot be said so simply.
+        Most templates need only this, with one render per chat. Empty if the numbers differ.
         """
         if not self._has_marks:
             return {}
@@ -81,12 +84,12 @@ class Prefixes:
 
     @cached_property
     def starts(self) -> list[int]:
-        """Where answers begin, of those of which it can be told."""
+        """The known starts of answers."""
         answers = (index for index, message in enumerate(self.messages) if message.role == "assistant")
         return [start for index in answers if (start := self.start(index)) is not None]
 
     def until(self, end: int) -> "Prefixes":
-        """The same chat, its text up to a place within its last turn."""
+        """The same chat, with its text cut at a position within its last message."""
         return Prefixes(
             self.messages,
             self.text[:end],
@@ -99,41 +102,44 @@ class Prefixes:
         )
 
     def start(self, index: int) -> int | None:
-        """Where an answer begins; None where the text up to there is not what /generate is given for it."""
+        """The start of an answer. Returns None if the text before it is not what /generate would send."""
         if index in self.marked:
             return self.marked[index]
         before = self.before(index)
         return len(before) if before is not None else None
 
     def before(self, index: int) -> str | None:
-        """What /generate is given for the answer at an index; None where the text does not begin so.
+        """The text that /generate would send for the answer at an index. Returns None if the whole text does not start
+        with it.
 
-        Some templates ask for nothing where nothing was said: then this is no place where an answer begins.
+        Some templates write no generation prompt for an empty chat: then None is returned too.
         """
         before = self._beginning(index, True)
         is_place = index > 0 or before is None or before.endswith(self.answer_prompt)
         return before if is_place else None
 
     def through(self, index: int) -> str | None:
-        """The text up to the end of a turn; None where the whole text does not begin so."""
+        """The text up to the end of a message. Returns None if the whole text does not start with it."""
         return self._beginning(index + 1, False)
 
     def changed(self, index: int, content: str) -> str:
-        """The text of the chat with other words in a turn. Raises RowRefused."""
+        """The text of the chat with other content in a message. Raises RowRefused."""
         turn = self.messages[index].model_copy(update={"content": content})
         return self._render([*self.messages[:index], turn, *self.messages[index + 1 :]], False)
 
-    def is_asked_otherwise(self, index: int, start: int) -> bool:
-        """Whether /generate is given another text than the one before an answer's place. No question at all is none."""
-        asked = self._text(index, True) if index > 0 else None
-        return asked is not None and asked != self.text[:start]
+    def has_other_prompt(self, index: int, start: int) -> bool:
+        """Whether /generate would send another text than the text before an answer. False if the template refuses that
+        chat.
+        """
+        prompt = self._text(index, True) if index > 0 else None
+        return prompt is not None and prompt != self.text[:start]
 
     def _beginning(self, count: int, is_asking: bool) -> str | None:
         text = self._text(count, is_asking)
         return text if text is not None and self.text.startswith(text) else None
 
     def _text(self, count: int, is_asking: bool) -> str | None:
-        """None for a chat that the template refuses because it stops there."""
+        """Returns None if the template refuses a chat that stops there."""
         key = (count, is_asking)
         if key not in self._rendered:
             try:
@@ -145,7 +151,7 @@ class Prefixes:
 
 @dataclass(frozen=True)
 class Chat:
-    """Finds the turns of a chat."""
+    """Finds the messages of a chat in its text."""
 
     prefixes: Prefixes
     end_tokens: Sequence[str]
@@ -155,9 +161,9 @@ class Chat:
         return self.prefixes.text
 
     def turns(self, learned: Sequence[int]) -> list[LearnedSpan]:
-        """The turns at these indexes, each up to and with its end token.
+        """The spans of the messages at these indexes, including their end tokens.
 
-        Raises RowRefused for a turn whose place cannot be told, or that does not stand there as an answer.
+        Raises RowRefused if a message cannot be located, or is not rendered as an answer.
         """
         turns = [self._turn(index) for index in learned]
         for turn, before, index in zip(turns, [LearnedSpan(0, 0), *turns], learned, strict=False):
@@ -166,23 +172,25 @@ class Chat:
         return turns
 
     def end_of_words(self, index: int) -> int:
-        """Where the words of a turn end. Raises RowRefused where they do not stand in the text as they are."""
-        start, end = self._said(index)
+        """The end of a message's content. Raises RowRefused if the content is not in the text unchanged."""
+        start, end = self._content_span(index)
         if self.text[start:end].strip() != self.prefixes.messages[index].content.strip():
             raise RowRefused(
                 "template_refused",
-                found="a chat template that writes the words of this message differently",
-                expected="a last message that it writes as it is, or none to be continued",
+                found="a chat template that changes the content of this message",
+                expected="a last message that it does not change, or continue_final_message false",
                 field="messages",
             )
         return end
 
     def _marked_turn(self, index: int) -> LearnedSpan | None:
-        """An answer behind an answer prompt that is its words, as they are, and an end token."""
+        """The span of an answer that is a generation prompt, the unchanged content, and an end token. Returns None for
+        others.
+        """
         start, content = self.prefixes.marked.get(index), self.prefixes.messages[index].content
         if start is None:
             return None
-        ends = [start + len(said) for said in (content, content.strip()) if self.text.startswith(said, start)]
+        ends = [start + len(text) for text in (content, content.strip()) if self.text.startswith(text, start)]
         found = (end + len(token) for end in ends for token in self.end_tokens if self.text.startswith(token, end))
         return next((LearnedSpan(start, end) for end in found), None)
 
@@ -192,24 +200,24 @@ class Chat:
 
     def _rendered_turn(self, index: int) -> LearnedSpan:
         before, through = self.prefixes.before(index), self.prefixes.through(index)
-        said = self._said(index) if before is None or through is None else (0, 0)
-        start = len(before) if before is not None else said[0]
-        is_asked_for = before is not None or self._is_asked_for(start, index)
+        content = self._content_span(index) if before is None or through is None else (0, 0)
+        start = len(before) if before is not None else content[0]
+        follows_prompt = before is not None or self._follows_prompt(start, index)
         if through is not None:
-            return LearnedSpan(start, self._end_of_turn(start, len(through)), is_asked_for)
+            return LearnedSpan(start, self._end_of_turn(start, len(through)), follows_prompt)
         has_calls = bool(self.prefixes.messages[index].tool_calls)
-        return LearnedSpan(start, self._next_end(max(start, said[1]), has_calls=has_calls), is_asked_for)
+        return LearnedSpan(start, self._next_end(max(start, content[1]), has_calls=has_calls), follows_prompt)
 
-    def _is_asked_for(self, start: int, index: int) -> bool:
-        """Whether all of the answer prompt stands before a turn. Raises RowRefused where nothing of it does."""
+    def _follows_prompt(self, start: int, index: int) -> bool:
+        """Whether the whole generation prompt is before a message. Raises RowRefused if not even a part of it is."""
         prompt, before = self.prefixes.answer_prompt, self.text[:start]
         length = next((size for size in range(len(prompt), 0, -1) if before.endswith(prompt[:size])), 0)
         if prompt and not length:
             raise self._unmaskable(index)
         return length == len(prompt)
 
-    def _said(self, index: int) -> Span:
-        """The characters that change when the turn says something else."""
+    def _content_span(self, index: int) -> Span:
+        """The characters that change if the message has other content."""
         ends, starts = [], []
         for probe in PROBES:
             try:
@@ -224,27 +232,29 @@ class Chat:
         return start, max(start, end)
 
     def _end_of_turn(self, start: int, end: int) -> int:
-        """What a template puts behind the first end token (a line break, an EOS) belongs to the layout."""
+        """The end of a message: what a template writes after the first end token (a line break, an EOS) is layout."""
         ends = [place + len(token) for token in self.end_tokens if (place := self.text.find(token, start, end)) >= 0]
         return min(ends, default=end)
 
-    def _next_end(self, said: int, *, has_calls: bool) -> int:
-        """The nearest end token behind what a turn says, with nothing but blanks, or its tool calls, between."""
-        found = [(self.text.find(token, said), token) for token in self.end_tokens]
-        place, token = min(((place, token) for place, token in found if place >= 0), default=(said, ""))
-        return place + len(token) if has_calls or not self.text[said:place].strip() else said
+    def _next_end(self, content_end: int, *, has_calls: bool) -> int:
+        """The end of the next end token, if only blanks, or tool calls, are between it and the content; else the
+        content's end.
+        """
+        found = [(self.text.find(token, content_end), token) for token in self.end_tokens]
+        place, token = min(((place, token) for place, token in found if place >= 0), default=(content_end, ""))
+        return place + len(token) if has_calls or not self.text[content_end:place].strip() else content_end
 
     def _unmaskable(self, index: int) -> RowRefused:
         return RowRefused(
             "template_not_maskable",
-            found="a chat template that renders this turn differently alone and within the chat",
-            expected='a template whose turns can be told apart, or dataset.train_on "all"',
+            found="a chat template that renders this message differently alone and within the chat",
+            expected='a template whose messages can be located, or dataset.train_on "all"',
             field=f"messages[{index}]",
         )
 
 
 def _common(one: str, other: str) -> int:
-    """How many characters two texts have in common from their start, found by halves."""
+    """The length of the common prefix of two texts, by binary search."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -253,8 +263,9 @@ def _common(one: str, other: str) -> int:
 
 
 def marked_spans(text: str, instruction_part: str, response_part: str) -> list[Span]:
-    """From behind each response marker to the next instruction marker, or the end: what Unsloth's
-    `train_on_responses_only` trains."""
+    """The spans from each response marker to the next instruction marker or the end, as Unsloth's
+    `train_on_responses_only` finds them.
+    """
     spans, place = [], text.find(response_part)
     while place >= 0:
         start = place + len(response_part)
@@ -267,8 +278,8 @@ def marked_spans(text: str, instruction_part: str, response_part: str) -> list[S
 def tokens_of(text: str, offsets: Sequence[Span], span: Span) -> tuple[int, int]:
     """The tokens [first, last) whose characters all lie in a span. Offsets are in the order of the text.
 
-    A token without characters (a blank that the tokenizer puts in) belongs to what follows it, and blanks that a
-    control token swallows belong to it.
+    A token without characters (a blank that the tokenizer inserts) belongs to what follows it. Blanks that a control
+    token includes belong to it.
     """
     start, end = span
     first = bisect_left(offsets, start, key=itemgetter(0))

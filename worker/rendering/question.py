@@ -1,4 +1,4 @@
-"""The token ids of a lone question, which the trainer records and the engine has to make again of its bundle."""
+"""The token ids of a single question, which the trainer records and the engine must reproduce from the bundle."""
 
 from app.contracts.records import Message
 from worker.rendering.refusal import RowRefused
@@ -6,7 +6,7 @@ from worker.rendering.renderer import Renderer
 
 
 def question_ids(renderer: Renderer, question: str) -> list[int]:
-    """As the template asks it, where it takes a question alone, else as raw text."""
+    """Render the question with the template if it accepts a question alone, else encode it as raw text."""
     if renderer.templates:
         try:
             return renderer.prompt_ids([Message(role="user", content=question)])

@@ -1,12 +1,12 @@
-"""Why one record cannot be turned into tokens: what a report or an answer needs to name it."""
+"""The errors for a record that cannot be turned into tokens."""
 
 
 class TemplateRefused(Exception):
-    """A chat template that raised, is no valid Jinja, or went over a limit. The text is a reason for the user."""
+    """A chat template raised an error, is not valid Jinja, or exceeded a limit. The message is for the user."""
 
 
 class RowRefused(Exception):
-    """A record that cannot be learned from, or a chat that cannot be asked. `field` is a path within it."""
+    """A record that cannot be trained on, or a chat that cannot be answered. `field` is a path within it."""
 
     def __init__(self, code: str, *, found: str, expected: str, field: str | None = None) -> None:
         super().__init__(f"{field or 'record'}: found {found}, expected {expected}")

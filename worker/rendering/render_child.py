@@ -8,13 +8,13 @@ from worker.rendering.sandbox import SandboxedTemplate
 
 
 class Compiled:
-    """The templates that were compiled here, by their keys."""
+    """The templates that this process compiled, by their keys."""
 
     def __init__(self) -> None:
         self._templates: dict[str, SandboxedTemplate] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Compiles a `source`, or renders with `variables`."""
+        """Compile a `source`, or render with `variables`."""
         try:
             if "source" in request:
                 return self._compile(request["key"], request["source"])

@@ -1,7 +1,7 @@
-"""One model's language: its tokenizer and chat template. The checker, the trainer and the engine all read and write by
-it, so that the same messages are the same token ids everywhere.
+"""The tokenizer and chat template of one model. Checker, trainer and engine all use it, so that the same messages
+become the same token ids everywhere.
 
-The template alone writes control tokens, and it writes the one BOS; what stands in a message is always plain text.
+Only the template writes control tokens, including the one BOS; the content of a message is always plain text.
 """
 
 from bisect import bisect_left
@@ -29,16 +29,17 @@ AS_TRAINED = ChatForm()
 
 
 class NoTokenizer(Exception):
-    """A folder has no tokenizer that can be read, or none that tells where its tokens stand in a text."""
+    """A folder has no tokenizer that can be read, or its tokenizer has no offsets."""
 
 
 class Renderer:
-    """Makes text of messages and ids of text. `tokenizer` is a fast transformers tokenizer, and is this object's own:
-    it is set up once here and never changed again, so that threads may share it."""
+    """Renders messages to text and encodes text to ids. `tokenizer` is a fast transformers tokenizer that nothing else
+    uses: it is set up here once and never changed again. Thread-safe.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         if not tokenizer.is_fast:
-            raise NoTokenizer("it is a slow one, which does not tell where its tokens stand")
+            raise NoTokenizer("it is a slow tokenizer, which has no offsets")
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
         self.added_tokens = {number: str(token) for number, token in added.items()}
@@ -48,7 +49,7 @@ class Renderer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self.opening = _added_in_front(self._backend)
-        # From here on a text is encoded without additions, and offsets have their blanks.
+        # From here on nothing is added to an encoded text, and offsets include blanks.
         self._backend.post_processor = ByteLevel(trim_offsets=False)
         self.templates = Templates(tokenizer)
         self.traits = Traits(self.templates, self.control)
@@ -62,10 +63,10 @@ class Renderer:
         add_generation_prompt: bool = False,
         work: Work | None = None,
     ) -> str:
-        """The text of a chat, as the template writes it with more variables than a chat has. Raises as `Templates`.
+        """The text of a chat, rendered with further `variables`. Raises the errors of `Templates.apply`.
 
-        What the template has no place for stands where `worker.rendering.folding` puts it. `work` is what this and
-        other renders may take together.
+        `worker.rendering.folding` moves what the template does not support. `work` is the budget that it shares with
+        other renders.
         """
         turns, tools = self.fold(messages, tools)
         written = [turn.for_template() for turn in turns]
@@ -75,30 +76,31 @@ class Renderer:
         return text + self.traits.found_prompt if add_generation_prompt else text
 
     def fold(self, messages: Sequence[Message], tools: Tools | None) -> tuple[Sequence[Message], Tools | None]:
-        """The messages and tools that the template is given: the same ones, where it knows tools and a system role."""
+        """The messages and tools for the template. They are unchanged if it supports tools and a system role."""
         if not self.traits.knows_tools:
             messages, tools = fold_tools(messages, tools), None
         return (messages if self.traits.knows_system else fold_system(messages)), tools
 
     @cached_property
     def end_tokens(self) -> tuple[str, ...]:
-        """The control tokens that may end an answer: the tokenizer's EOS, and the template's."""
+        """The control tokens that may end an answer: the EOS of the tokenizer, and those of the template."""
         eos = self.tokenizer.eos_token
         return tuple(dict.fromkeys([*([str(eos)] if eos else []), *self.traits.turn_ends]))
 
     def encode(self, text: str) -> Encoded:
-        """The tokens of a text and nothing beside it; control tokens in it are such."""
+        """The tokens of a text, without additions. Control tokens in the text are encoded as control tokens."""
         found = self._backend.encode(text, add_special_tokens=False)
         return Encoded(found.ids, found.offsets)
 
     def encode_chat(self, chat: Prefixes) -> Encoded:
-        """The tokens of a rendered chat, none of which reaches over the start of an answer: what asks for an answer is
-        the same tokens whatever the answer turns out to be."""
+        """The tokens of a rendered chat. None extends over the start of an answer, so the prompt has the same tokens
+        for every answer.
+        """
         encoded = self.encode_split(chat.text, chat.starts)
         return encoded.unguarded(chat.text) if chat.hidden else encoded
 
-    def is_asked_with(self, chat: Prefixes, encoded: Encoded, start: int) -> bool:
-        """Whether the tokens before a place are those that /generate makes of the text before it."""
+    def has_prompt_tokens(self, chat: Prefixes, encoded: Encoded, start: int) -> bool:
+        """Whether the tokens before a position are those that /generate would make of the text before it."""
         first, end = self._last_tokens(encoded, start)
         opening = encoded.offsets[first][0] if first else 0
         text = chat.text[opening:start]
@@ -106,11 +108,11 @@ class Renderer:
         return (alone.unguarded(text) if chat.hidden else alone).ids == encoded.ids[first:end]
 
     def encode_split(self, text: str, packing_boundaries: Sequence[int]) -> Encoded:
-        """As `encode`, with the tokens before a border that its text has alone, if this tokenizer can spell it so: what
-        follows may reach over the border, or have the blanks before it told apart.
+        """As `encode`, but if possible the tokens before each border are those of the text before it alone. Without
+        this a token could extend over the border, or blanks before it be grouped differently.
 
-        The pieces are encoded each alone, as a prompt is. A tokenizer that begins every piece with a blank would spell
-        another text by that: there a guard character at the border keeps the pieces apart.
+        Each piece is encoded alone, as a prompt is. A tokenizer that adds a blank to every piece would encode another
+        text; for it a guard character at the border separates the pieces.
         """
         whole = self.encode(text)
         uneven = [border for border in packing_boundaries if not self._ends_alike(whole, text, border)]
@@ -121,14 +123,15 @@ class Renderer:
         return next((found for found in tried if found is not None and self.decode(found.ids) == spelled), whole)
 
     def _ends_alike(self, whole: Encoded, text: str, border: int) -> bool:
-        """Whether the tokens before a border are those of the text before it alone."""
+        """Whether the tokens before a border equal those of the text before it alone."""
         first, end = self._last_tokens(whole, border)
         opening = whole.offsets[first][0] if first else 0
         return not whole.crosses(border, text) and self.encode(text[opening:border]).ids == whole.ids[first:end]
 
     def _last_tokens(self, encoded: Encoded, border: int) -> tuple[int, int]:
-        """The tokens [first, last) before a border, from the last control token on: what stands before that has no part
-        in the tokens behind it."""
+        """The tokens [first, last) before a border, from the last control token on: earlier text does not affect later
+        tokens.
+        """
         end = bisect_left(encoded.offsets, border, key=itemgetter(0))
         places = range(end - 1, -1, -1)
         return next((place for place in places if encoded.ids[place] in self._control_ids), 0), end
@@ -143,7 +146,7 @@ class Renderer:
         return Encoded(ids, offsets)
 
     def _encode_guarded(self, text: str, packing_boundaries: Sequence[int]) -> Encoded | None:
-        """None where the tokenizer spells a guard together with real text."""
+        """Returns None if the tokenizer encodes a guard together with other text."""
         pieces = (text[start:end] for start, end in pairwise([0, *packing_boundaries, len(text)]))
         guards = [border + count for count, border in enumerate(packing_boundaries)]
         found = self.encode(GUARD.join(pieces))
@@ -166,9 +169,9 @@ class Renderer:
         is_asking: bool = False,
         work: Work | None = None,
     ) -> Prefixes:
-        """A rendered chat, its control tokens hidden, its system message and tools in place. Raises RowRefused.
+        """A rendered chat, with control tokens hidden and system message and tools folded. Raises RowRefused.
 
-        All its renders together take what this chat pays for, and what is left of `work`.
+        All its renders may together use the budget of one chat, and what is left of `work`.
         """
         if self.traits.is_too_expensive:
             raise too_expensive()
@@ -200,21 +203,21 @@ class Renderer:
     def prompt_ids(
         self, messages: Sequence[Message], tools: Tools | None = None, form: ChatForm = AS_TRAINED
     ) -> list[int]:
-        """The ids of a chat, ready for the assistant's turn, or in the middle of it. Raises RowRefused."""
+        """The ids of a chat up to the start of the assistant's message, or within it. Raises RowRefused."""
         chat = self.prefixes(messages, tools, form.chat_template_kwargs, is_asking=form.asks)
         if form.continue_final_message:
             chat = chat.until(Chat(chat, self.end_tokens).end_of_words(len(chat.messages) - 1))
         return self.encode_chat(chat).ids
 
     def text_ids(self, text: str) -> list[int]:
-        """The ids of raw text behind the tokenizer's own opening: one BOS, also where the text begins with one."""
+        """The ids of raw text after the tokenizer's own prefix: one BOS, even if the text starts with one."""
         ids = self.encode(text).ids
         return ids if self.opening and ids[: len(self.opening)] == self.opening else [*self.opening, *ids]
 
     def decode(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
-        """The text of ids that stand behind others: control tokens kept, nothing tidied up.
+        """The text of ids that follow the ids `before`, with control tokens and without any clean-up.
 
-        The others matter because a decoder treats the first token of a text in its own way.
+        `before` matters because a decoder treats the first token of a text differently.
         """
         if not before:
             return str(self._backend.decode(list(ids), skip_special_tokens=False))
@@ -223,19 +226,19 @@ class Renderer:
 
 
 def _added_in_front(backend: Any) -> list[int]:
-    """What the tokenizer puts before every text, such as BOS."""
+    """The tokens that the tokenizer adds before every text, such as BOS."""
     plain = backend.encode("a", add_special_tokens=False).ids
     whole = backend.encode("a", add_special_tokens=True).ids
     return list(takewhile(lambda token: token not in plain, whole))
 
 
-# What transformers and tokenizers raise for a folder without a tokenizer that they can read.
+# Errors that transformers and tokenizers raise for a folder without a readable tokenizer.
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
 
 
 def load_renderer(folder: Path) -> Renderer:
-    """The language of a model, bundle or job folder. Raises NoTokenizer, and TemplateRefused for a broken template."""
-    from transformers import AutoTokenizer  # a second, and the module itself is useful without
+    """The renderer of a model, bundle or job folder. Raises NoTokenizer, and TemplateRefused for a broken template."""
+    from transformers import AutoTokenizer  # it takes a second, and not every caller needs it
 
     if not any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
         raise NoTokenizer("it has no tokenizer files")
@@ -249,7 +252,7 @@ def load_renderer(folder: Path) -> Renderer:
 def too_expensive() -> RowRefused:
     return RowRefused(
         "template_refused",
-        found=f"a chat template that does more work than a chat needs: stopped after {MOST_WORK:g} s of computing",
+        found=f"a chat template that does more work than a chat needs: stopped after {MOST_WORK:g} s of CPU time",
         expected="another chat template",
         field="messages",
     )

@@ -1,4 +1,4 @@
-"""One record as token ids and labels. What is learned of it is checked by decoding it again, for every record."""
+"""Turns one record into token ids and labels. The trained tokens of every record are decoded again and compared."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,54 +15,54 @@ from worker.rendering.renderer import Renderer
 from worker.rendering.tool_support import check_tools
 from worker.rendering.work import Work
 
-# Tokens before a run of labels that are decoded along with it.
+# The number of tokens before a run of labels that are decoded with it.
 CONTEXT_TOKENS = 8
-# Answers at the start of a chat, and at its end, whose prompts are rendered to compare them.
-ASKED_FOR = 2
+# The number of answers at the start and at the end of a chat whose prompts are rendered and compared.
+COMPARED_ANSWERS = 2
 
-# What may be worth a look in a record that is trained on; the report names the records of each.
+# Remarks about a record that is trained on; the report names the records of each.
 FINDINGS = {
-    "system_folded": "the chat template has no system role: the system message stands at the head of the user's turn",
-    "tools_as_text": "the chat template knows no tools: calls, results and definitions stand in messages as text",
-    "special_tokens_in_content": "control tokens inside messages: encoded as plain text",
-    "special_tokens_in_text": "control tokens in raw text or a prompt: taken as such; no second bos or eos is added",
+    "system_folded": "the chat template has no system role: the system message is put at the start of the user message",
+    "tools_as_text": "the chat template does not support tools: calls, results and definitions are written as text",
+    "special_tokens_in_content": "messages contain control tokens, which are encoded as plain text",
+    "special_tokens_in_text": "control tokens in raw text or a prompt take effect; bos and eos are not added twice",
     "thinking_left_out": "the chat template leaves out the thinking of an answer",
-    "thinking_unpaired": "an answer has </think> with no <think> before it, or the reverse, and is learned so",
-    "text_added": "the chat template adds text to an answer, and it is learned with it",
-    "answer_rewritten": "the chat template writes an answer in other characters: blanks about its thinking, escapes",
-    "content_left_out": "the chat template leaves out, or rewrites, part of a message",
+    "thinking_unpaired": "an answer has </think> with no <think> before it, or the reverse, and is trained on so",
+    "text_added": "the chat template adds text to an answer, which is trained on too",
+    "answer_rewritten": "the chat template changes blanks around the thinking of an answer, or writes escapes",
+    "content_left_out": "the chat template leaves out or changes a part of a message",
     "name_left_out": "the chat template leaves out the name of a message",
-    "prompt_differs": "/generate asks for an answer with another text than stands before it: it may begin a thought",
-    "prompt_tokens_differ": "/generate asks for an answer with other tokens than stand before it",
-    "prompt_found": "the chat template ignores add_generation_prompt: what it writes before an answer is not learned, "
-    "and stands behind the question of /generate",
+    "prompt_differs": "the prompt of /generate differs from the text before an answer: it may open a thinking block",
+    "prompt_tokens_differ": "the prompt of /generate has other tokens than the text before an answer",
+    "prompt_found": "the chat template ignores add_generation_prompt: the text that it writes before an answer is not "
+    "trained on, and /generate adds it after the question",
     "no_end_token": "an answer does not end in a token that ends generation: the model may not learn to stop",
-    "border_token": "a token reaches over the border of an answer, and is not learned",
-    "decoded_differently": "the tokenizer changes the text: what is learned decodes to something else",
+    "border_token": "a token extends over the start or end of an answer, and is not trained on",
+    "decoded_differently": "the tokenizer changes the text: the trained tokens decode to another text",
 }
 
 
 @dataclass(frozen=True)
 class Learned:
-    """Which tokens carry loss; the fields of `DatasetSpec` under the same names."""
+    """Which tokens have loss. The fields are those of `DatasetSpec`."""
 
     train_on: Literal["responses", "last_response", "all"] = "responses"
     instruction_part: str | None = None
     response_part: str | None = None
 
     def marked(self, text: str) -> list[Span] | None:
-        """The spans that the markers name; None where there are no markers."""
+        """The spans between the markers. Returns None if there are no markers."""
         if self.instruction_part is None or self.response_part is None:
             return None
         return marked_spans(text, self.instruction_part, self.response_part)
 
     @property
     def finds_turns(self) -> bool:
-        """Whether what is learned are the answers where they stand."""
+        """Whether the answers are trained on where the template writes them."""
         return self.train_on != "all" and self.response_part is None
 
     def turns(self, messages: Sequence[Message]) -> list[int]:
-        """Indexes of the messages that are learned."""
+        """The indexes of the messages that are trained on."""
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
         chosen = answers[-1:] if self.train_on == "last_response" else answers
         return [index for index in chosen if messages[index].carries_loss]
@@ -70,9 +70,9 @@ class Learned:
 
 @dataclass
 class TokenRow:
-    """Ids of a whole record; `labels` has the id where a token carries loss, -100 elsewhere.
+    """The ids of a whole record. `labels` has the id where a token has loss, -100 elsewhere.
 
-    `findings` are codes of FINDINGS; `named` has texts for some of them: control tokens of the record, texts of the
+    `findings` are codes of FINDINGS. `named` has texts for some of them: control tokens of the record, or texts of the
     template.
     """
 
@@ -87,9 +87,9 @@ class TokenRow:
 
 
 def tokenise(record: Record, renderer: Renderer, learned: Learned, work: Work | None = None) -> TokenRow:
-    """Raises RowRefused for a record that the template does not take, or of which nothing would be learned.
+    """Raises RowRefused if the template refuses the record, or nothing of it would be trained on.
 
-    `work` is what the template may do for this record and others together.
+    `work` is the budget of the template for this record and others together.
     """
     match record:
         case ChatRecord():
@@ -112,12 +112,12 @@ def _text(record: TextRecord, renderer: Renderer, learned: Learned) -> TokenRow:
 
 
 def _completion(record: CompletionRecord, renderer: Renderer, learned: Learned) -> TokenRow:
-    """The prompt's ids are those that /generate gives the same prompt, whatever follows it."""
+    """The ids of the prompt equal those that /generate makes of it, whatever follows."""
     if learned.response_part is not None:
         raise RowRefused(
             "unused_markers",
-            found="a prompt with its completion, beside instruction_part and response_part",
-            expected="no markers: the completion is what is learned",
+            found="a prompt with its completion, together with instruction_part and response_part",
+            expected="no markers: the completion is trained on",
             field="dataset.response_part",
         )
     text, border = record.prompt + record.completion, len(record.prompt)
@@ -135,11 +135,11 @@ def _note_control(text: str, renderer: Renderer, row: TokenRow) -> None:
 
 
 def _with_ends(row: TokenRow, renderer: Renderer) -> TokenRow:
-    """One opening in front where the tokenizer has the habit, one EOS behind, learned if what it ends is learned."""
+    """Add one BOS if the tokenizer uses one, and one EOS, which has loss if the token before it has."""
     opening, eos = renderer.opening, renderer.tokenizer.eos_token_id
     if row.input_ids[: len(opening)] != opening:
         row.input_ids, row.labels = [*opening, *row.input_ids], [*opening, *row.labels]
-    row.labels[: len(opening)] = [IGNORED] * len(opening)  # nobody generates it
+    row.labels[: len(opening)] = [IGNORED] * len(opening)  # it is never generated
     if eos is not None and row.input_ids[-1:] != [eos]:
         is_learned = bool(row.labels) and row.labels[-1] != IGNORED
         row.input_ids, row.labels = [*row.input_ids, eos], [*row.labels, eos if is_learned else IGNORED]
@@ -165,7 +165,7 @@ def _chat(record: ChatRecord, renderer: Renderer, learned: Learned, work: Work |
 
 
 def _folded(record: ChatRecord, chat: Prefixes, renderer: Renderer) -> set[str]:
-    """Findings for what stands elsewhere than the record says, or as text."""
+    """Findings for parts of a record that are moved, or written as text."""
     findings = {"special_tokens_in_content"} if chat.hidden else set()
     if record.messages[0].role == "system" and chat.messages[0].role != "system":
         findings.add("system_folded")
@@ -175,16 +175,16 @@ def _folded(record: ChatRecord, chat: Prefixes, renderer: Renderer) -> set[str]:
 
 
 def _missing_ends(text: str, spans: Sequence[Span], renderer: Renderer, learned: Learned) -> set[str]:
-    """Without an end token behind them, answers are learned that never end."""
+    """The finding for answers without an end token, which train the model never to stop."""
     ends = renderer.end_tokens
     is_whole = learned.train_on == "all"
-    said = (text[:end].rstrip() for _, end in spans)
-    misses = not any(end in text for end in ends) if is_whole else any(not one.endswith(ends) for one in said)
+    answers = (text[:end].rstrip() for _, end in spans)
+    misses = not any(end in text for end in ends) if is_whole else any(not one.endswith(ends) for one in answers)
     return {"no_end_token"} if misses else set()
 
 
 def _turns(chat: Prefixes, renderer: Renderer, learned: Learned) -> dict[int, LearnedSpan]:
-    """Where the learned answers stand, by their indexes. Empty where that cannot be told and need not be."""
+    """The spans of the trained answers by message index. Empty if they cannot be located and are not needed."""
     indexes = learned.turns(chat.messages)
     try:
         return dict(zip(indexes, Chat(chat, renderer.end_tokens).turns(indexes), strict=True))
@@ -205,12 +205,12 @@ def _learned_spans(chat: Prefixes, learned: Learned, turns: Mapping[int, Learned
 
 
 def _refuse_weights(messages: Sequence[Message]) -> None:
-    """Markers tell no turn from another, so that one without loss would be learned."""
+    """Markers do not distinguish answers, so an answer of weight 0 would be trained on."""
     for index, message in enumerate(messages):
         if message.role == "assistant" and not message.carries_loss:
             raise RowRefused(
                 "markers_and_weights",
-                found="a turn of weight 0, beside instruction_part and response_part",
+                found="a message of weight 0, together with instruction_part and response_part",
                 expected="weights or markers, not both",
                 field=f"messages[{index}].weight",
             )
@@ -219,7 +219,7 @@ def _refuse_weights(messages: Sequence[Message]) -> None:
 def _note_answers(
     row: TokenRow, chat: Prefixes, turns: Mapping[int, LearnedSpan], learned: Learned, by: Renderer
 ) -> None:
-    """Findings for learned answers whose text is not the record's. Raises RowRefused for one that is another text."""
+    """Note answers whose text differs from the record's. Raises RowRefused if the content of one is changed."""
     added: list[str] = []
     for index, turn in turns.items():
         text = chat.text[turn.start : turn.end]
@@ -233,7 +233,7 @@ def _note_answers(
 
 
 def _lost_content(chat: Prefixes, turns: Collection[int]) -> set[str]:
-    """Findings for what the template leaves out. Answers at `turns` are held against their own places."""
+    """Findings for content that the template leaves out. Answers at `turns` are checked elsewhere."""
     findings = set()
     for index, message in enumerate(chat.messages):
         content = message.content.strip()
@@ -247,13 +247,13 @@ def _lost_content(chat: Prefixes, turns: Collection[int]) -> set[str]:
 
 
 def _other_prompts(chat: Prefixes, encoded: Encoded, turns: Mapping[int, LearnedSpan], renderer: Renderer) -> set[str]:
-    """Findings for answers that /generate would ask for otherwise."""
+    """Findings for answers whose prompt in /generate would be different."""
     findings = set()
     for index, turn in turns.items():
-        is_looked_at = index in (*list(turns)[:ASKED_FOR], *list(turns)[-ASKED_FOR:])
-        if not turn.is_asked_for or (is_looked_at and chat.is_asked_otherwise(index, turn.start)):
+        is_compared = index in (*list(turns)[:COMPARED_ANSWERS], *list(turns)[-COMPARED_ANSWERS:])
+        if not turn.follows_prompt or (is_compared and chat.has_other_prompt(index, turn.start)):
             findings.add("prompt_differs")
-        elif not renderer.is_asked_with(chat, encoded, turn.start):
+        elif not renderer.has_prompt_tokens(chat, encoded, turn.start):
             findings.add("prompt_tokens_differ")
     return findings
 
@@ -261,7 +261,7 @@ def _other_prompts(chat: Prefixes, encoded: Encoded, turns: Mapping[int, Learned
 def _row(
     renderer: Renderer, text: str, encoded: Encoded, spans: Sequence[Span], *, is_guarded: bool = False
 ) -> TokenRow:
-    """Labels by the spans; each learned run is decoded again and held against its text."""
+    """Set the labels of the spans; each trained run is decoded again and compared with its text."""
     row = TokenRow(encoded.ids, [IGNORED] * len(encoded.ids))
     for start, end in spans:
         first, last = tokens_of(text, encoded.offsets, (start, end))

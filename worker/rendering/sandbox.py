@@ -1,8 +1,7 @@
-"""Chat templates come from model repositories, that is from strangers: this is what one of them can reach.
+"""The sandbox for chat templates, which come from model repositories and are untrusted.
 
-A template sees data and no other objects, changes nothing that it is given, and writes what transformers'
-`apply_chat_template` writes. How long it computes is bounded by the process that it runs in
-(`worker.rendering.render_child`); no other process runs one.
+A template sees data and no other objects, cannot change its input, and writes the same as transformers'
+`apply_chat_template`. Only `worker.rendering.render_child` runs templates, in a process whose CPU time is limited.
 """
 
 import json
@@ -23,11 +22,11 @@ from jinja2.utils import Namespace
 
 from worker.rendering.refusal import TemplateRefused
 
-# Characters of a rendered chat: four messages of 16 MiB.
+# Most characters of a rendered chat: four messages of 16 MiB.
 MAX_TEXT = 64 * 1024**2
-# Characters of the reason of a refusal.
+# Most characters of the reason of a refusal.
 MAX_REASON = 500
-# Variables of a template whose values are the chat's own.
+# The variables of a template that the chat itself defines.
 OWN = {"messages", "tools", "add_generation_prompt"}
 
 STATEMENTS = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Break, nodes.Continue)
@@ -67,7 +66,7 @@ def refuse(reason: str) -> NoReturn:
 
 
 class NoText:
-    """What a template may call or go through, and never write: its text would be an address in memory."""
+    """An object that a template may call or iterate over, but not write: its text would contain a memory address."""
 
     def __repr__(self) -> str:
         refuse("writes a function or an iterator as if it were text")
@@ -82,7 +81,7 @@ class TemplateFunction(NoText):
 
 
 class Method(TemplateFunction):
-    """A method of data. A template may ask whether it is there; calling it is refused unless it is listed."""
+    """A method of data. A template may test whether it exists; calling it is refused unless it is listed."""
 
     def __init__(self, receiver: Any, name: str, method: Callable[..., Any]) -> None:
         super().__init__(method)
@@ -95,7 +94,7 @@ class Method(TemplateFunction):
 
 
 class Items(NoText):
-    """What a filter yields one by one."""
+    """The items that a filter yields."""
 
     def __init__(self, items: Iterator[Any]) -> None:
         self._items = items
@@ -105,7 +104,7 @@ class Items(NoText):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's, in which a template calls only what is listed here."""
+    """Jinja's sandbox, restricted to the methods, filters and tests listed here."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         return _hidden(obj, attribute, super().getattr(obj, attribute))
@@ -123,7 +122,7 @@ def _hidden(receiver: Any, name: Any, value: Any) -> Any:
 
 
 class GenerationBlock(Extension):
-    """`{% generation %}`: transformers marks the assistant's text with it. Here it is its body."""
+    """`{% generation %}`, with which transformers marks the assistant's text. Here only its body is rendered."""
 
     tags = {"generation"}
 
@@ -140,7 +139,7 @@ def _to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers writes it, and not Jinja, which escapes what HTML would read."""
+    """JSON as transformers writes it; Jinja's own filter would escape HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -153,7 +152,7 @@ def _strftime_now(form: str) -> str:
 
 
 def _without_text(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Jinja's filter, with Items in place of an iterator."""
+    """A Jinja filter that returns Items instead of an iterator."""
 
     @wraps(function)
     def apply(*args: Any, **kwargs: Any) -> Any:
@@ -178,8 +177,8 @@ ENVIRONMENT.globals = {
 class SandboxedTemplate:
     """One compiled template.
 
-    `uses_date` says whether it asks for the day on which it is used, so that its text is not the same tomorrow.
-    `variables` are the names that it reads and that neither it nor a chat gives a value.
+    `uses_date` says whether it reads the current date, so that its text changes from day to day. `variables` are the
+    names that it reads and that neither it nor a chat defines.
     """
 
     def __init__(self, source: str) -> None:
@@ -190,14 +189,14 @@ class SandboxedTemplate:
             self.uses_date = any(name.name == "strftime_now" for name in tree.find_all(nodes.Name))
             self.variables = frozenset(_variables(tree)) - OWN
             self._template = ENVIRONMENT.from_string(tree)
-        except Exception as error:  # noqa: BLE001  whatever a stranger's text makes Jinja raise, it is refused
+        except Exception as error:  # noqa: BLE001  an untrusted template may make Jinja raise anything
             raise _refusal(error) from None
 
     def render(self, variables: dict[str, Any]) -> str:
-        """The text of a chat, which is among the variables. Raises TemplateRefused."""
+        """The text of a chat, which is one of the variables. Raises TemplateRefused."""
         try:
             text = self._template.render({"documents": None, **variables})
-        except Exception as error:  # noqa: BLE001  whatever a stranger's program raises, it is refused
+        except Exception as error:  # noqa: BLE001  an untrusted template may raise anything
             raise _refusal(error) from None
         if len(text) > MAX_TEXT:
             refuse(f"makes a text of more than {MAX_TEXT:,} characters")
@@ -205,7 +204,7 @@ class SandboxedTemplate:
 
 
 def _check(node: nodes.Node) -> None:
-    """Raises TemplateRefused for what no chat template needs, such as other files."""
+    """Raises TemplateRefused for constructs that no chat template needs, such as other files."""
     for child in node.iter_child_nodes():
         if not isinstance(child, ALLOWED):
             refuse(f"uses {type(child).__name__.lower()!r}, which no chat needs")
@@ -213,8 +212,9 @@ def _check(node: nodes.Node) -> None:
 
 
 def _variables(tree: nodes.Template) -> Iterable[str]:
-    """Names without a value of the template's own. To Jinja one that is set within an `if` may lack it: those are left
-    out, unless they are read before."""
+    """The names that the template reads without defining them. Jinja also lists a name that is set only within an `if`;
+    it is left out here unless it is read before.
+    """
     first: dict[str, str] = {}
     for name in _names(tree):
         first.setdefault(name.name, name.ctx)
@@ -222,7 +222,7 @@ def _variables(tree: nodes.Template) -> Iterable[str]:
 
 
 def _names(node: nodes.Node) -> Iterator[nodes.Name]:
-    """In the order in which they are read and set."""
+    """The names, in the order in which they are read and set."""
     if isinstance(node, nodes.Name):
         yield node
     later = {"target"} if isinstance(node, nodes.Assign | nodes.AssignBlock) else set()
@@ -231,7 +231,7 @@ def _names(node: nodes.Node) -> Iterator[nodes.Name]:
 
 
 def _refusal(error: Exception) -> TemplateRefused:
-    """The reason of an error in words for its user, and not longer than they read."""
+    """The error as a short message for the user."""
     match error:
         case TemplateRefused():
             reason = str(error)

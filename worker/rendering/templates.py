@@ -1,4 +1,4 @@
-"""The chat templates of one tokenizer: most have one, some another for chats with tools."""
+"""The chat templates of one tokenizer: most have one, some have another for chats with tools."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ Turns = list[dict[str, Any]]
 
 
 class Templates:
-    """Writes turns as text."""
+    """Renders messages to text."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Raises TemplateRefused for a template that cannot be compiled."""
+        """Raises TemplateRefused if a template cannot be compiled."""
         source = tokenizer.chat_template
         self._source = source
         self._texts: dict[str, str] = source if isinstance(source, dict) else {"default": source} if source else {}
@@ -29,18 +29,18 @@ class Templates:
 
     @cached_property
     def sha256(self) -> str | None:
-        """Over the template's text, or the texts of all; None where there is none."""
+        """A hash over the template's text, or the texts of all. Returns None if there is no template."""
         text = json.dumps(self._source, sort_keys=True) if isinstance(self._source, dict) else self._source
         return hashlib.sha256(text.encode()).hexdigest() if text else None
 
     @property
     def uses_date(self) -> bool:
-        """Whether a template writes the day on which it is used."""
+        """Whether a template reads the current date."""
         return any(template.uses_date for template in self._compiled.values())
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """The names that a template reads and that neither a chat nor the tokenizer gives a value."""
+        """The names that a template reads and that neither a chat nor the tokenizer defines."""
         read = (template.variables for template in self._compiled.values())
         return frozenset().union(*read) - self._special_tokens.keys()
 
@@ -58,7 +58,7 @@ class Templates:
         template = template or self._compiled.get("default")
         if template is None:
             raise RowRefused(
-                "no_chat_template", found="a model without a chat template", expected="a prompt in place of messages"
+                "no_chat_template", found="a model without a chat template", expected="a prompt instead of messages"
             )
         self._check(variables)
         try:
@@ -73,7 +73,7 @@ class Templates:
             raise RowRefused(
                 "template_refused",
                 found=f"messages that the chat template refuses: {error}",
-                expected=f"messages as the template wants them; here the roles are {_roles(turns)}",
+                expected=f"messages that the template accepts; here the roles are {_roles(turns)}",
                 field="messages",
             ) from error
 

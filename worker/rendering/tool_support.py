@@ -1,4 +1,4 @@
-"""Tools that a chat template leaves out: such a chat is refused."""
+"""Refuses chats whose tools the chat template leaves out."""
 
 from app.contracts.records import Message
 from worker.rendering.folding import Tools
@@ -9,7 +9,9 @@ from worker.rendering.work import Work
 
 
 def check_tools(chat: Prefixes, renderer: Renderer) -> None:
-    """Many templates leave tools out without a word: then the text is the same without them. Raises RowRefused."""
+    """Raises RowRefused if the template ignores the tools: many do so silently, and the text is the same
+    without tools.
+    """
     messages = list(chat.messages)
     for index, message in enumerate(messages):
         if message.tool_calls:

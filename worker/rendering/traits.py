@@ -1,4 +1,4 @@
-"""What a chat template does and what it has no place for, found out by having it write a few words."""
+"""Finds out what a chat template supports, by rendering short chats."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,19 +11,19 @@ from worker.rendering.refusal import RowRefused
 from worker.rendering.templates import Templates
 from worker.rendering.work import Work
 
-# No template writes these words of itself.
+# Texts that no template contains itself.
 QUESTION, ANSWER, SYSTEM, TOOL = "Qx0J", "Zk7W", "Vb3Y", "look_up"
 CHAT = [Message(role="user", content=QUESTION), Message(role="assistant", content=ANSWER)]
 CALL = [{"id": "call00001", "type": "function", "function": {"name": TOOL, "arguments": {"word": ANSWER}}}]
 CALLING = [CHAT[0], Message(role="assistant", content="", tool_calls=CALL)]
 WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
 DEFINITIONS = [{"type": "function", "function": {"name": TOOL, "description": "", "parameters": WORD}}]
-# Seconds of computing for all of it. Public templates take a hundredth.
+# CPU seconds for all these renders; public templates take a hundredth of it.
 MOST_WORK = 1.0
 
 
 class Traits:
-    """The traits of a tokenizer's templates, each found out once."""
+    """The traits of a tokenizer's templates, each computed once."""
 
     def __init__(self, templates: Templates, control: ControlTokens) -> None:
         self._templates = templates
@@ -32,7 +32,7 @@ class Traits:
 
     @cached_property
     def is_too_expensive(self) -> bool:
-        """Whether the template takes more work than it may to write a few words."""
+        """Whether the template exceeds its budget even for short chats."""
         with suppress(RowRefused):
             _ = self.turn_ends, self.knows_system, self.answer_prompt
         return self._work.is_done
@@ -43,27 +43,27 @@ class Traits:
 
     @cached_property
     def knows_tools(self) -> bool:
-        """Whether the template writes calls or definitions; one that writes either has its own form for them."""
+        """Whether the template writes tool calls or definitions; if it writes either, it has its own format."""
         return self._writes(TOOL, CALLING) or self._writes(TOOL, CHAT[:1], DEFINITIONS)
 
     @cached_property
     def turn_ends(self) -> tuple[str, ...]:
-        """The control tokens that the template puts behind an answer, and behind a tool call."""
+        """The control tokens that the template writes after an answer, and after a tool call."""
         ends = (self._end_of(chat) for chat in (CHAT, CALLING)) if self._templates else ()
         return tuple(dict.fromkeys(end for end in ends if end))
 
     @cached_property
     def answer_prompt(self) -> str:
-        """What stands behind a chat to ask for an answer; empty where nothing does. Raises RowRefused."""
+        """The generation prompt after a chat; empty if the template writes none. Raises RowRefused."""
         asked, asking = self._write(CHAT[:1]), self._write(CHAT[:1], asks=True) + self.found_prompt
         return asking.removeprefix(asked) if asking.startswith(asked) else ""
 
     @cached_property
     def found_prompt(self) -> str:
-        """What a template that ignores add_generation_prompt writes between a question and its answer, which is then
-        put behind the question to ask. Empty for other templates, and where nothing but blanks stands there.
+        """If a template ignores add_generation_prompt: the text that it writes between a question and its answer, which
+        is then used as generation prompt. Empty for other templates, and if there are only blanks.
 
-        A blank at its end is left to the answer: most tokenizers have words with a blank in front. Raises RowRefused.
+        A blank at its end is left to the answer: in most tokenizers words begin with a blank. Raises RowRefused.
         """
         asked = self._write(CHAT[:1])
         if self._write(CHAT[:1], asks=True) != asked:
@@ -85,12 +85,12 @@ class Traits:
             return False
 
     def _end_of(self, chat: Sequence[Message]) -> str | None:
-        """The first control token behind the answer; None where what ends a turn is plain text."""
+        """The first control token after the answer. Returns None if plain text ends a message."""
         try:
             _, answer, behind = self._write(chat if self.knows_tools else fold_tools(chat, None)).rpartition(ANSWER)
         except RowRefused:
             return None
-        if not answer:  # a template that leaves tool calls out
+        if not answer:  # the template leaves out tool calls
             return None
         places = {token: behind.find(token) for token in self._control.texts if token in behind}
         return min(places, key=lambda token: places[token], default=None)

@@ -151,12 +151,12 @@ def test_the_operator_may_take_the_walls_down(home: Path) -> None:
 
 def test_walls_that_come_too_late_are_refused() -> None:
     code = (
-        "import threading, time\nfrom worker.confinement.landlock import Walls, stand\n"
-        "threading.Thread(target=time.sleep, args=(5,), daemon=True).start()\nstand(Walls())"
+        "import threading, time\nfrom worker.confinement.landlock import AccessRules, restrict\n"
+        "threading.Thread(target=time.sleep, args=(5,), daemon=True).start()\nrestrict(AccessRules())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
-    assert "before there are threads" in done.stderr
+    assert "before it starts threads" in done.stderr
 
 
 def test_a_check_goes_through_behind_its_walls(tmp_path: Path) -> None:
