@@ -233,7 +233,7 @@ def test_markers_beside_a_turn_without_loss_are_refused(renderer: Renderer) -> N
 
 
 def test_markers_for_a_completion_are_refused(renderer: Renderer) -> None:
-    with pytest.raises(RowRefused, match="the completion is what is learned"):
+    with pytest.raises(RowRefused, match="the completion is trained on"):
         row_of(renderer, CompletionRecord(prompt="a", completion="b"), **MARKERS)
 
 

@@ -56,7 +56,7 @@ def without_tokenizer(folder: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "wrong prefix": (
         with_tensors(lambda t: {key.replace("base_model.model.model.", "model."): t[key] for key in t}),
-        "model.layers.0.self_attn.q_proj.lora_A.weight is no adapter weight",
+        "model.layers.0.self_attn.q_proj.lora_A.weight is not an adapter weight",
     ),
     "truncated": (
         with_tensors(lambda t: {key: t[key] for key in t if "layers.1" not in key}),
@@ -69,7 +69,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "trained bias": (
         with_tensors(lambda t: {**t, KEY.replace("lora_A.weight", "bias"): torch.ones(64)}),
-        "q_proj.bias is no adapter weight",
+        "q_proj.bias is not an adapter weight",
     ),
     "another rank": (with_config(r=8), "has the shape (4, 64), the base needs (8, 64)"),
     "targets of another model": (with_config(target_modules=["c_attn"]), "c_attn"),
@@ -79,7 +79,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (with_file(WEIGHTS, None), f"{WEIGHTS} is missing"),
     "broken weights": (with_file(WEIGHTS, "garbage"), f"{WEIGHTS} cannot be read"),
     "no config": (with_file(CONFIG, None), f"{CONFIG} is missing"),
-    "broken config": (with_file(CONFIG, "{"), f"{CONFIG} is no JSON"),
+    "broken config": (with_file(CONFIG, "{"), f"{CONFIG} is not valid JSON"),
     "a pickle": (with_file("pytorch_model.bin", ""), "pytorch_model.bin may be a pickle"),
     "a way out": (leading_out, "notes.txt leads out of its folder"),
     "no tokenizer": (without_tokenizer, "it has no tokenizer files"),

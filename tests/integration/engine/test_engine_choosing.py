@@ -55,7 +55,7 @@ def test_a_bias_comes_behind_the_penalties_and_before_the_temperature() -> None:
 
 @pytest.mark.parametrize("field", ["logit_bias"])
 def test_a_token_that_the_model_lacks_is_refused(field: str) -> None:
-    with pytest.raises(Refusal, match="logit_bias: found token 3, the model knows the tokens 0 to 2") as refused:
+    with pytest.raises(Refusal, match="logit_bias: found token 3, the model has the tokens 0 to 2") as refused:
         greedy([0.0, 1.0, 2.0], logit_bias={3: 1.0})
 
     assert (refused.value.error.status, refused.value.error.param) == (422, field)

@@ -80,5 +80,5 @@ def test_top_k_comes_before_top_p() -> None:
 @pytest.mark.parametrize("scores", [[1.0, float("nan")], [1.0, float("inf")], [float("-inf"), float("-inf")]])
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_scores_that_are_no_numbers_are_an_error(scores: list[float], temperature: float) -> None:
-    with pytest.raises(Refusal, match="no finite numbers"):
+    with pytest.raises(Refusal, match="not finite numbers"):
         chosen(scores, temperature=temperature)

@@ -129,8 +129,8 @@ def with_another_template(folder: Path) -> None:
 NOT_THE_TRAINERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "one bit": (with_tensors(one_bit_turned), "its weights are not those that the trainer had"),
     "another type": (with_tensors(in_another_type), "its weights are not those that the trainer had"),
-    "another alpha": (with_config(lora_alpha=9), "is multiplied by 2.0 in the trainer, and by 2.25 here"),
-    "rank-stabilised": (with_config(use_rslora=True), "is multiplied by 2.0 in the trainer, and by 4.0 here"),
+    "another alpha": (with_config(lora_alpha=9), "is scaled by 2.0 in the trainer, and by 2.25 here"),
+    "rank-stabilised": (with_config(use_rslora=True), "is scaled by 2.0 in the trainer, and by 4.0 here"),
     "other tokenizer": (with_other_ids, "its tokenizer or its chat template is not the trainer's"),
     "other template": (with_another_template, "its tokenizer or its chat template is not the trainer's"),
 }
@@ -209,7 +209,7 @@ def test_on_another_base_it_is_not_proved(engine: Engine, served_model: ServedMo
 
     assert not proof.proved
     assert proof.reason is not None
-    assert "the base is another one" in proof.reason
+    assert "the base has other weights" in proof.reason
 
 
 def test_an_adapter_that_overflows_is_not_proved(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:

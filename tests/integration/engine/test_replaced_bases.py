@@ -52,7 +52,7 @@ def test_the_new_files_answer_and_the_old_adapter_says_so_until_the_old_ones_are
     assert after == ask(engine, served_model, served_model.other_base.folder) != before[0]
     assert isinstance(refused, EngineError)
     assert (refused.status, refused.code, refused.param) == (409, "base_replaced", "adapter")
-    assert f"{base.name!r} has other files now than the adapter was trained on" in refused.message
+    assert f"{base.name!r} has other files than the adapter was trained on" in refused.message
     assert len(others) <= 1
     assert [ask(engine, served_model, base), ask(engine, served_model, base, ref)] == before
 
@@ -114,5 +114,5 @@ def test_a_model_whose_files_change_while_it_is_loaded_does_not_answer(served_mo
     seen = ModelFolder("base", base, files=stamps(base))
     replace(base, served_model.other_base.folder)
 
-    with pytest.raises(Refusal, match="was replaced while it was loaded; ask again"):
+    with pytest.raises(Refusal, match="was replaced while it was loaded; try again"):
         load_base(seen, ON_CPU)

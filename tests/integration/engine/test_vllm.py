@@ -113,7 +113,7 @@ def test_an_adapter_of_another_strength_than_trained_never_reaches_vllm(
     error = refusal_of(vllm_engine, replace(a_request(served_model), adapter=bundle))
 
     assert (error.status, error.code) == (409, "adapter_rejected")
-    assert "is multiplied by 2.0 in the trainer, and by 2.25 here" in error.message
+    assert "is scaled by 2.0 in the trainer, and by 2.25 here" in error.message
     assert vllm_server.loads == []
 
 

@@ -114,7 +114,7 @@ def test_an_answer_behind_a_tool_is_continued() -> None:
 
 
 def test_words_that_the_template_writes_differently_cannot_be_continued() -> None:
-    with pytest.raises(RowRefused, match="writes the words of this message differently") as refused:
+    with pytest.raises(RowRefused, match="changes the content of this message") as refused:
         ids_of(Learner(QWEN_3), *TALK, assistant("<think>a</think>\n\nb"), continue_final_message=True)
 
     assert refused.value.field == "messages"

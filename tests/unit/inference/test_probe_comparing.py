@@ -68,7 +68,7 @@ def test_an_adapter_is_proved_by_what_the_bases_explain(trained: Shifts, base: S
 @pytest.mark.parametrize(
     ("trained", "base", "cause", "reason"),
     [
-        (STILL, (1.0, 1.0, 1.0), Unproved.BASE_DIFFERS, "the base is another one"),
+        (STILL, (1.0, 1.0, 1.0), Unproved.BASE_DIFFERS, "the base has other weights"),
         ((1.0, 1.0, 1.0), STILL, Unproved.ADAPTER_DIFFERS, "its log-probabilities are 1 from the trainer's"),
         ((-2.9, 1.5, 2.0), STILL, Unproved.CHANGES_NOTHING, "it changes nothing"),
     ],

@@ -181,7 +181,7 @@ def _scores(logprobs: CompletionLogprobs, index: int) -> dict[int, float]:
     """Return the log-probabilities at one place by token id. Raises Refusal for numbers that are not finite."""
     named = logprobs.top_logprobs[index]
     if logprobs.token_logprobs[index] is None or None in named.values():
-        raise Refusal(500, "model_not_finite", "the model gave scores that are no finite numbers")
+        raise Refusal(500, "model_not_finite", "the model gave scores that are not finite numbers")
     return {int(name.removeprefix(TOKEN_PREFIX)): score for name, score in named.items() if score is not None}
 
 
