@@ -36,8 +36,8 @@ def fold_tools(messages: Sequence[Message], tools: Tools | None) -> Sequence[Mes
     """The same chat with its tools as text. Without tools the messages are returned unchanged."""
     if not tools and not any(message.tool_calls or message.role == "tool" for message in messages):
         return messages
-    spoken = [_as_text(message) for message in messages]
-    return list(_together(_introduced(spoken, tools) if tools else spoken))
+    plain = [_as_text(message) for message in messages]
+    return list(_together(_introduced(plain, tools) if tools else plain))
 
 
 def _as_text(message: Message) -> Message:

@@ -15,7 +15,7 @@ import torch
 from app.contracts.generation import OUT_OF_MEMORY, EngineError, EngineHealth
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchLimits
-from worker.inference.batching.loads import Arrival
+from worker.inference.batching.loads import LoadResult
 from worker.inference.batching.memory import Memory
 from worker.inference.batching.model_cache import ModelCache
 from worker.inference.engine import Refusal, TokenEvent, TokenRequest
@@ -60,7 +60,7 @@ class BatchingEngine:
         self._room = WaitingRoom(places)
         memory = memory or Memory(placement.device)
         self._model_cache = ModelCache(placement, limits or BatchLimits(), self._finish, self._room.notify, memory)
-        self._arrived: deque[Arrival] = deque()
+        self._arrived: deque[LoadResult] = deque()
         self._aside_for: EngineError | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
@@ -118,7 +118,7 @@ class BatchingEngine:
     def _work(self) -> None:
         while not self._room.is_closed:
             try:
-                if not self._turn() and not self._room.rest(self._idle_seconds):
+                if not self._run_once() and not self._room.rest(self._idle_seconds):
                     self._model_cache.give_back()
                     self._room.rest()
             except Exception as error:  # noqa: BLE001  no failure may end the engine's thread
@@ -126,7 +126,7 @@ class BatchingEngine:
         self._end_all(None)
         self._model_cache.unload_all()
 
-    def _turn(self) -> bool:
+    def _run_once(self) -> bool:
         """Do what can be done now: receive adapters, begin answers, run one step. Returns False if there was nothing to
         do.
         """
@@ -160,11 +160,11 @@ class BatchingEngine:
                 self._arrived.append(arrival)
         return bool(arrivals)
 
-    def _give_back(self, arrival: Arrival) -> bool:
+    def _give_back(self, arrival: LoadResult) -> bool:
         """Return a ticket to the head of the queue. If it was stopped, end it and return False."""
         if self._room.put_back(arrival.ticket):
             return True
-        self._arrived.append(Arrival(arrival.ticket, None))
+        self._arrived.append(LoadResult(arrival.ticket, None))
         return False
 
     def _begin_answers(self) -> bool:
@@ -208,7 +208,7 @@ class BatchingEngine:
             return True
         if not self._room.take(ticket):
             return True
-        arrival = Arrival(ticket, weights)
+        arrival = LoadResult(ticket, weights)
         return self._join(arrival) or not self._give_back(arrival)
 
     def _is_at_hand(self, ticket: Ticket) -> bool:
@@ -228,7 +228,7 @@ class BatchingEngine:
         host, loads = self._model_cache.host, self._model_cache.loads
         return bool(self._arrived or (host is not None and host.running) or (loads is not None and loads.count()))
 
-    def _join(self, arrival: Arrival) -> bool:
+    def _join(self, arrival: LoadResult) -> bool:
         """Add an answer to the batch. Returns False while there is no place for it."""
         ticket = arrival.ticket
         if ticket.stop_reason is not None:

@@ -11,7 +11,7 @@ from worker.inference.server.waiting import Ticket
 
 
 @dataclass(frozen=True)
-class Arrival:
+class LoadResult:
     """A ticket whose adapter was read, or could not be read."""
 
     ticket: Ticket
@@ -19,7 +19,7 @@ class Arrival:
     error: Exception | None = None
 
 
-class Loads:
+class AdapterLoader:
     """Tickets that wait for an adapter. An adapter is read once for all of them."""
 
     def __init__(self, reader: AdapterReader, cache: AdapterCache, on_news: Callable[[], None]) -> None:
@@ -41,7 +41,7 @@ class Loads:
             self._reads[adapter].add_done_callback(lambda _: self._on_news())
         self._tickets.append((ticket, adapter))
 
-    def arrivals(self) -> list[Arrival]:
+    def arrivals(self) -> list[LoadResult]:
         """Tickets that no longer wait, including stopped ones, in the order in which they came."""
         ready = [(t, a) for t, a in self._tickets if self._reads[a].done() or t.stop_reason is not None]
         self._tickets = [one for one in self._tickets if one not in ready]
@@ -60,11 +60,11 @@ class Loads:
         self.give_back()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _arrival(self, ticket: Ticket, read: Future[LoraWeights]) -> Arrival:
+    def _arrival(self, ticket: Ticket, read: Future[LoraWeights]) -> LoadResult:
         if not read.done():
-            return Arrival(ticket, None)
+            return LoadResult(ticket, None)
         error = read.exception()
         if error is not None:
-            return Arrival(ticket, None, error if isinstance(error, Exception) else RuntimeError(str(error)))
+            return LoadResult(ticket, None, error if isinstance(error, Exception) else RuntimeError(str(error)))
         self._cache.put(self, read.result())
-        return Arrival(ticket, read.result())
+        return LoadResult(ticket, read.result())

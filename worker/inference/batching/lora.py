@@ -63,7 +63,7 @@ class MaskedProducts:
         output.addmm_(found[place], weights[: self._live].flatten(0, 1))
 
 
-class Owners:
+class PassProducts:
     """The products for the tokens of the current pass, which all layers read. `dtype` is that of all adapters."""
 
     def __init__(self, dtype: Any) -> None:
@@ -109,11 +109,11 @@ class Downs:
 class MultiLoraLinear(nn.Module):  # type: ignore[misc]
     """A linear layer of the base, with the weights of all slots added to it."""
 
-    def __init__(self, base: Any, owners: Owners, downs: Downs, place: int, slots: int, rank: int) -> None:
+    def __init__(self, base: Any, pass_products: PassProducts, downs: Downs, place: int, slots: int, rank: int) -> None:
         """`place` is the index of the layer in `downs`. The base's own weight may be packed, if it is quantised."""
         super().__init__()
         self.base = base
-        self._owners = owners
+        self._pass_products = pass_products
         self._downs = downs
         self._place = place
         self._slots = slots
@@ -121,7 +121,7 @@ class MultiLoraLinear(nn.Module):  # type: ignore[misc]
 
     def _room(self, rank: int) -> Any:
         shape = (self._slots, rank, self.base.out_features)
-        return Zeros(shape, self._owners.dtype, self.base.weight.device).tensor
+        return Zeros(shape, self._pass_products.dtype, self.base.weight.device).tensor
 
     def widen(self, rank: int, live: int) -> None:
         """Increase the rank; the first `live` slots keep their weights. The caller widens `downs` too."""
@@ -137,11 +137,11 @@ class MultiLoraLinear(nn.Module):  # type: ignore[misc]
 
     def forward(self, hidden: Any) -> Any:
         output = self.base(hidden)
-        if self._owners.products is None:
+        if self._pass_products.products is None:
             return output
         flat = output.flatten(0, -2)
-        found = self._owners.down(self._downs, hidden)
-        self._owners.products.up(found, self._place, self._ups, flat)
+        found = self._pass_products.down(self._downs, hidden)
+        self._pass_products.products.up(found, self._place, self._ups, flat)
         return flat.view_as(output)
 
 
@@ -155,7 +155,7 @@ class AdapterSlots:
 
         `rank_step`: the rank of the slots is a multiple of it.
         """
-        self.owners = Owners(dtype)
+        self.pass_products = PassProducts(dtype)
         self.version = 0  # grows when a layer or a shape changes, which makes recorded graphs invalid
         self._model = model
         self.count = slots
@@ -228,9 +228,9 @@ class AdapterSlots:
         base, siblings = self._model.get_submodule(path), self._siblings[path]
         if siblings not in self._downs:
             place = (base.in_features, base.weight.device)
-            self._downs[siblings] = Downs(self.owners.dtype, self.count, self._rank, len(siblings), *place)
+            self._downs[siblings] = Downs(self.pass_products.dtype, self.count, self._rank, len(siblings), *place)
         downs = self._downs[siblings]
-        return MultiLoraLinear(base, self.owners, downs, siblings.index(path), self.count, self._rank)
+        return MultiLoraLinear(base, self.pass_products, downs, siblings.index(path), self.count, self._rank)
 
 
 def _replace(model: Any, path: str, module: Any) -> None:

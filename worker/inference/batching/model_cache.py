@@ -16,7 +16,7 @@ import torch
 from worker.inference.batching.attention import NotBatchable
 from worker.inference.batching.host import BatchHost, BatchLimits
 from worker.inference.batching.loading import AdapterCache, more_than_lora
-from worker.inference.batching.loads import Loads
+from worker.inference.batching.loads import AdapterLoader
 from worker.inference.batching.memory import Memory, cache_bound, return_freed_memory, weight_bytes
 from worker.inference.engine import AdapterFolder, ModelFolder, TokenEvent, TokenRequest
 from worker.inference.models.adapters import Bundle, validate_bundle
@@ -60,7 +60,7 @@ class Loaded:
     """
 
     host: BatchHost | None = None
-    loads: Loads | None = None
+    loads: AdapterLoader | None = None
     resident: Resident | None = None
     why_alone: str | None = None
     longest: int | None = None
@@ -122,7 +122,7 @@ class ModelCache:
         return self._here.host
 
     @property
-    def loads(self) -> Loads | None:
+    def loads(self) -> AdapterLoader | None:
         return self._here.loads
 
     @property
@@ -267,7 +267,7 @@ class ModelCache:
             return Loaded(resident=Resident(model, max(2, self._limits.adapters)), why_alone=str(error))
         if longest is not None and not self._is_on_gpu:  # on a GPU other models take nothing from it
             longest = min(longest, host.cache_tokens)
-        return Loaded(host=host, loads=Loads(host.reader, self._adapters, self._on_news), longest=longest)
+        return Loaded(host=host, loads=AdapterLoader(host.reader, self._adapters, self._on_news), longest=longest)
 
     def give_back(self) -> None:
         """On a CPU, free what is kept for later requests; models stay. No answer may be in progress."""

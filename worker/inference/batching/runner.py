@@ -40,8 +40,8 @@ class Runner:
                 parts.append(Rectangle(first, positions[first:last].view(shape), gather))
                 first = last
             live = max(one.sequence.slot for one in ordered)
-            owners = self._slots.owners
-            owners.set(MaskedProducts(slots, live, owners.dtype) if live else None)
+            products = self._slots.pass_products
+            products.set(MaskedProducts(slots, live, products.dtype) if live else None)
             writes = self._tables.places_of(rows, positions)
             plan = BatchPlan(tokens, positions, writes, slots, self._cache, Rectangles(parts))
             readers = [one for one in ordered if one.gives_token]

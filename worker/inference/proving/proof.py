@@ -150,8 +150,8 @@ def _better(plain: Proof, other: Proof) -> Proof:
 async def hold_against(probe: Probe, engine: Answers, base: ModelFolder, adapter: AdapterFolder | None) -> Proof:
     """The proof of an adapter, or of a full model. Raises Refusal if the engine does not answer."""
     who = [(base, None)] if adapter is None else [(base, adapter), (base, None)]
-    asked = [_replay(engine, *each, prompt) for each in who for prompt in probe.prompts]
-    answers = await asyncio.gather(*asked)
+    replays = [_replay(engine, *each, prompt) for each in who for prompt in probe.prompts]
+    answers = await asyncio.gather(*replays)
     for answer in answers:
         if isinstance(answer, EngineError):
             raise Refusal(answer.status, answer.code, answer.message, answer.param)
@@ -222,20 +222,20 @@ async def _replay(
     engine: Answers, base: ModelFolder, adapter: AdapterFolder | None, prompt: ProbePrompt
 ) -> list[Scores] | EngineError:
     """The engine's log-probabilities for each recorded step, or its refusal."""
-    said = tuple(step.id for step in prompt.steps)
+    recorded = tuple(step.id for step in prompt.steps)
     scored = tuple(tuple(token for token, _ in step.top) for step in prompt.steps)
-    sampling = Sampling(temperature=0, max_new_tokens=len(said), ignore_eos=True)
-    request = TokenRequest(base, adapter, list(prompt.ids), frozenset(), sampling, ForcedTokens(said), scored)
-    heard: list[Scores] = []
+    sampling = Sampling(temperature=0, max_new_tokens=len(recorded), ignore_eos=True)
+    request = TokenRequest(base, adapter, list(prompt.ids), frozenset(), sampling, ForcedTokens(recorded), scored)
+    found: list[Scores] = []
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
             match event:
                 case Token(top=top):
-                    heard.append(dict(top))
+                    found.append(dict(top))
                 case EngineError():
                     return event
-    asked = [set(step) for step in scored]
-    if len(heard) != len(asked) or any(one - there.keys() for one, there in zip(asked, heard, strict=True)):
+    expected = [set(step) for step in scored]
+    if len(found) != len(expected) or any(one - there.keys() for one, there in zip(expected, found, strict=True)):
         message = "the engine did not return all requested log-probabilities"
         return EngineError(status=500, code="engine_failed", message=message)
-    return heard
+    return found

@@ -148,7 +148,7 @@ async def _write(
 ) -> AsyncGenerator[EngineEvent, None]:
     """Decode tokens to text. A stop string ends the answer and the computation."""
     writer = _writer(request, order, language)
-    asked = request.prompt_ids if order.wording.return_token_ids else None
+    prompt_ids = request.prompt_ids if order.wording.return_token_ids else None
     count, cached = 0, 0
     opening = _echo(request, order, language)
     async with aclosing(engine.generate(request)) as tokens:
@@ -170,7 +170,7 @@ async def _write(
                 yield piece
             if writer.has_stopped or isinstance(event, Ended):
                 reason = "stop" if writer.has_stopped or not isinstance(event, Ended) else event.reason
-                yield Finish(reason=reason, usage=_usage(request, count, cached), prompt_token_ids=asked)
+                yield Finish(reason=reason, usage=_usage(request, count, cached), prompt_token_ids=prompt_ids)
                 return
 
 
@@ -219,8 +219,8 @@ def _blame(order: GenerateOrder, error: EngineError) -> EngineError:
     error of a raw prompt names `prompt` as its parameter.
     """
     if error.param == "prompt":
-        asked = ("prompt", "messages", "prompt_token_ids")
-        name = next(name for name in asked if getattr(order, name) is not None)
+        fields = ("prompt", "messages", "prompt_token_ids")
+        name = next(name for name in fields if getattr(order, name) is not None)
         message = f"{name}: {error.message}"
         if error.code == CONTEXT_EXCEEDED:  # this is OpenAI's sentence, which clients parse
             message = error.message if name == "messages" else error.message.replace("messages", "prompt")

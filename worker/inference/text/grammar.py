@@ -122,7 +122,7 @@ class GrammarMaker:
     def _quickly(self, schema: str, made: Made) -> None:
         try:
             made.set_result(self._grammar(compile_schema(self._compiler, schema), schema))
-        except Exception as error:  # noqa: BLE001  whoever waits must be given the error
+        except Exception as error:  # noqa: BLE001  the waiting requests must get the error
             made.set_result(_refusal(error))
 
     def _apart(self, schema: str, made: Made) -> None:
@@ -130,7 +130,7 @@ class GrammarMaker:
             try:
                 grammar = xgrammar.CompiledGrammar.deserialize_json(compiled.result(), self._info)
                 made.set_result(self._grammar(grammar, schema))
-            except Exception as error:  # noqa: BLE001  whoever waits must be given the error
+            except Exception as error:  # noqa: BLE001  the waiting requests must get the error
                 made.set_result(_refusal(error))
 
         try:

@@ -51,7 +51,7 @@ class SchemaCompilerPool:
             tokenizer, schema, made = self._waiting.get()
             try:
                 made.set_result(compile_apart(tokenizer, schema, self._most_seconds))
-            except Exception as error:  # noqa: BLE001  whoever waits must be given the error
+            except Exception as error:  # noqa: BLE001  the waiting requests must get the error
                 made.set_exception(error)
 
 

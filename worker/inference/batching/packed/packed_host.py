@@ -68,7 +68,7 @@ class PackedRunner:
         """Run one forward pass; it leaves the scores in `_scores`."""
         (tokens, positions, rows, slots), (keep,), singles, prompts, owned = shape.parts(inputs)
         tokens = torch.where(tokens == UNKNOWN, self._chosen[rows], tokens)
-        self._slots.owners.set(self._kernels.products(owned) if shape.owned else None)
+        self._slots.pass_products.set(self._kernels.products(owned) if shape.owned else None)
         who = self._kernels.attending(self._tables.blocks, self._tables.block_tokens, singles, prompts)
         plan = BatchPlan(tokens, positions, self._tables.places_of(rows, positions), slots, self._cache, who)
         scores = run(self._model, plan, keep)

@@ -60,9 +60,9 @@ def _attend(  # type: ignore[no-untyped-def]
     parts: tl.constexpr = (GROUP + HEADS - 1) // HEADS
     head, line, depth = part // parts, tl.arange(0, ROWS), tl.arange(0, WIDTH)
     token, within = line // HEADS, (part % parts) * HEADS + line % HEADS
-    is_asked, is_stored = (token < count) & (within < GROUP), depth < SIZE
+    is_query, is_stored = (token < count) & (within < GROUP), depth < SIZE
     place = (first + token) * query_token + (head * GROUP + within) * query_head
-    asked = tl.load(query + place[:, None] + depth[None, :], mask=is_asked[:, None] & is_stored[None, :], other=0.0)
+    own_query = tl.load(query + place[:, None] + depth[None, :], mask=is_query[:, None] & is_stored[None, :], other=0.0)
     own, last = position + token, position + count
     lowest = position * 0
     if WINDOW > 0:
@@ -80,7 +80,7 @@ def _attend(  # type: ignore[no-untyped-def]
         start = (block * BLOCK_TOKENS + at % BLOCK_TOKENS) * key_place + head * key_head
         key = tl.load(keys + start[None, :] + depth[:, None], mask=is_key[None, :] & is_stored[:, None], other=0.0)
         value = tl.load(values + start[:, None] + depth[None, :], mask=is_key[:, None] & is_stored[None, :], other=0.0)
-        scores = tl.dot(asked, key, input_precision="ieee") * scale
+        scores = tl.dot(own_query, key, input_precision="ieee") * scale
         scores = _seen(scores, at, is_key, own, softcap, WINDOW, HAS_CAP)
         largest, total, found = _take_in(scores, value, largest, total, found)
     spot = (first + token) * (GROUP * (tl.num_programs(1) // parts)) + head * GROUP + within
@@ -88,9 +88,9 @@ def _attend(  # type: ignore[no-untyped-def]
         found = found / total[:, None]
     else:
         spot += share * tokens * (GROUP * (tl.num_programs(1) // parts))
-        tl.store(totals + 2 * spot, largest, mask=is_asked)
-        tl.store(totals + 2 * spot + 1, total, mask=is_asked)
-    mask = is_asked[:, None] & is_stored[None, :]
+        tl.store(totals + 2 * spot, largest, mask=is_query)
+        tl.store(totals + 2 * spot + 1, total, mask=is_query)
+    mask = is_query[:, None] & is_stored[None, :]
     tl.store(answer + spot[:, None] * SIZE + depth[None, :], found.to(answer.dtype.element_ty), mask=mask)
 
 

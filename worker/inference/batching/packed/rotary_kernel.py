@@ -8,8 +8,8 @@ import triton.language as tl
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _turn(  # type: ignore[no-untyped-def]
-    given, turned, cosine, sine, token, angle, row, head_step,
+def _rotate_heads(  # type: ignore[no-untyped-def]
+    given, rotated, cosine, sine, token, angle, row, head_step,
     HEADS: tl.constexpr, HEADS_WIDTH: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Rotate all heads of one token."""
@@ -24,22 +24,26 @@ def _turn(  # type: ignore[no-untyped-def]
         cos = tl.load(cosine + angles + half * HALF, mask=is_depth, other=0.0).to(tl.float32)[None, :]
         sin = tl.load(sine + angles + half * HALF, mask=is_depth, other=0.0).to(tl.float32)[None, :]
         result = first * cos - second * sin if half == 0 else second * cos + first * sin
-        spot = turned + (token * HEADS + head[:, None]) * (2 * HALF) + half * HALF + depth[None, :]
-        tl.store(spot, result.to(turned.dtype.element_ty), mask=mask)
+        spot = rotated + (token * HEADS + head[:, None]) * (2 * HALF) + half * HALF + depth[None, :]
+        tl.store(spot, result.to(rotated.dtype.element_ty), mask=mask)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _rotate(  # type: ignore[no-untyped-def]
-    query, key, turned_query, turned_key, cosine, sine, angle, query_row, query_head, key_row, key_head,
+    query, key, rotated_query, rotated_key, cosine, sine, angle, query_row, query_head, key_row, key_head,
     HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, HEADS_WIDTH: tl.constexpr, KEYS_WIDTH: tl.constexpr,
     HALF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Program (token, query or key)."""
     token = tl.program_id(0)
     if tl.program_id(1) == 0:
-        _turn(query, turned_query, cosine, sine, token, angle, query_row, query_head, HEADS, HEADS_WIDTH, HALF, WIDTH)
+        _rotate_heads(
+            query, rotated_query, cosine, sine, token, angle, query_row, query_head, HEADS, HEADS_WIDTH, HALF, WIDTH
+        )
     else:
-        _turn(key, turned_key, cosine, sine, token, angle, key_row, key_head, KEY_HEADS, KEYS_WIDTH, HALF, WIDTH)
+        _rotate_heads(
+            key, rotated_key, cosine, sine, token, angle, key_row, key_head, KEY_HEADS, KEYS_WIDTH, HALF, WIDTH
+        )
 
 
 def rotate(query: Any, key: Any, cosine: Any, sine: Any) -> tuple[Any, Any]:
@@ -48,13 +52,13 @@ def rotate(query: Any, key: Any, cosine: Any, sine: Any) -> tuple[Any, Any]:
     """
     _, heads, tokens, size = query.shape
     key_heads = key.shape[1]
-    turned = torch.empty(tokens, heads, size, device=query.device, dtype=query.dtype)
-    turned_key = torch.empty(tokens, key_heads, size, device=key.device, dtype=key.dtype)
+    rotated = torch.empty(tokens, heads, size, device=query.device, dtype=query.dtype)
+    rotated_key = torch.empty(tokens, key_heads, size, device=key.device, dtype=key.dtype)
     _rotate[(tokens, 2)](
-        query, key, turned, turned_key, cosine, sine, cosine.stride(1),
+        query, key, rotated, rotated_key, cosine, sine, cosine.stride(1),
         query.stride(2), query.stride(1), key.stride(2), key.stride(1),
         HEADS=heads, KEY_HEADS=key_heads,
         HEADS_WIDTH=triton.next_power_of_2(heads), KEYS_WIDTH=triton.next_power_of_2(key_heads),
         HALF=size // 2, WIDTH=triton.next_power_of_2(size // 2),
     )  # fmt: skip
-    return turned.transpose(0, 1)[None], turned_key.transpose(0, 1)[None]
+    return rotated.transpose(0, 1)[None], rotated_key.transpose(0, 1)[None]
