@@ -75,7 +75,7 @@ def test_all_models_together_stay_within_one_bound(make_engine: MakeEngine, serv
     assert len(engine.health().in_memory) == len(bases)
 
 
-@pytest.mark.parametrize("speaker", ["base", "wide"])
+@pytest.mark.parametrize("responder", ["base", "wide"])
 def test_what_an_idle_engine_kept_is_given_back_and_the_next_answer_is_right(
     make_engine: MakeEngine, served_model: ServedModel, responder: str
 ) -> None:

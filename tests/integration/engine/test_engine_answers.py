@@ -29,7 +29,7 @@ def test_the_speakers_of_this_world_answer_differently(served_model: ServedModel
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("speaker", SPEAKERS)
+@pytest.mark.parametrize("responder", SPEAKERS)
 def test_a_greedy_answer_is_that_of_generate(
     engine: SerialEngine, served_model: ServedModel, responder: str, use_cache: bool
 ) -> None:

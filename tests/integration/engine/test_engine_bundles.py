@@ -109,7 +109,7 @@ def test_a_damaged_bundle_is_rejected(
     assert reason in error.message
 
 
-@pytest.mark.parametrize("speaker", ["base", "small", "headed"])
+@pytest.mark.parametrize("responder", ["base", "small", "headed"])
 def test_a_rejected_bundle_leaves_nothing_behind(
     engine: SerialEngine, served_model: ServedModel, tmp_path: Path, responder: str
 ) -> None:
