@@ -1,4 +1,4 @@
-"""Whether a job can go on from what it names: an adapter's weights, or the checkpoint of a job that has ended."""
+"""Check whether a job can continue from what it names: an adapter, or a checkpoint of a job that has ended."""
 
 import json
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ from app.jobs.models import Job
 from app.jobs.states import ENDED
 from app.sources import invalid
 
-# What the base weights and the optimizer's state below a checkpoint depend on.
+# The fields on which the base weights and the optimizer's state of a checkpoint depend.
 BASE = ("model.model_name", "model.full_finetuning", "model.load_in_4bit", "model.load_in_8bit", "training.optim")
 
 
 def check(session: Session, settings: Settings, spec: JobSpec) -> str | None:
-    """The id of the adapter or job that the spec goes on from, which nobody deletes until the session ends.
+    """Return the id of the adapter or job that the spec continues from, or None if it names none.
 
-    Raises InvalidRequest for an origin that is not there, or that does not fit this spec.
+    It cannot be deleted until the session ends. Raises InvalidRequest if it does not exist or does not fit this spec.
     """
     if spec.continue_from is None:
         return None
     if spec.continue_from.adapter is not None:
         return _check_adapter(session, settings, spec, spec.continue_from.adapter)
-    assert spec.continue_from.job is not None, "one of both is given"
+    assert spec.continue_from.job is not None, "the spec names an adapter or a job"
     return _check_checkpoint(session, spec, spec.continue_from.job, spec.continue_from.step)
 
 
@@ -53,7 +53,7 @@ def _check_adapter(session: Session, settings: Settings, spec: JobSpec, name: st
 
 
 def _config_of(adapter: Adapter, settings: Settings) -> dict[str, Any]:
-    """peft's own description of the adapter, as far as it can be read here: the trainer compares all of it again."""
+    """Return peft's config of the adapter, or only its rank if the file cannot be read; the trainer compares again."""
     try:
         config = json.loads((settings.locate(adapter.path) / ADAPTER_CONFIG).read_text())
     except (OSError, ValueError):
@@ -78,12 +78,12 @@ def _check_checkpoint(session: Session, spec: JobSpec, job_id: str, step: int | 
     ends = spec.training.max_steps
     if ends is not None and ends <= begins:
         found = f"{ends}, and a checkpoint of step {begins}"
-        raise invalid("training.max_steps", "nothing_left", found, "more steps than the checkpoint has behind it")
+        raise invalid("training.max_steps", "nothing_left", found, "more steps than the checkpoint has done")
     return job.id
 
 
 def _step_of(job_id: str, kept: Sequence[int], step: int | None) -> int:
-    """The step to go on behind; `kept` are the steps of the checkpoints that are there, the newest first."""
+    """Return the step to continue after. `kept` are the steps of the stored checkpoints, the newest first."""
     if not kept:
         raise invalid("continue_from.job", "unknown_checkpoint", job_id, "a job that has kept a checkpoint")
     if step is not None and step not in kept:
@@ -93,7 +93,7 @@ def _step_of(job_id: str, kept: Sequence[int], step: int | None) -> int:
 
 
 def _check_base(job: Job, sent: JobSpec, spec: JobSpec) -> None:
-    """What the job was sent with fits, and so does what became of it: another optimizer where there is no GPU."""
+    """A value fits if it equals the sent or the resolved one: the check may have replaced the optimizer."""
     before, now = sent.model_dump(), spec.model_dump()
     for name in BASE:
         group, _, field = name.partition(".")

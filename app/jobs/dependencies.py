@@ -1,4 +1,4 @@
-"""What the routes of jobs ask for beside settings and database (`app.web.dependencies`)."""
+"""FastAPI dependencies of the job routes; settings and database are in `app.web.dependencies`."""
 
 from typing import Annotated, cast
 

@@ -1,4 +1,4 @@
-"""`POST /jobs/validate`: a hidden job that a checker claims like any other, waited for, read, and removed again."""
+"""`POST /jobs/validate`: make a hidden job, wait until a checker has checked it, read the result and remove the job."""
 
 import asyncio
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from app.jobs.views import data
 from app.jobs.views.data_schemas import RowView, Validation
 
 POLL_SECONDS = 0.15
-# A checker shows up every five seconds.
+# A checker updates its row every five seconds.
 CHECKER_IS_AWAY_AFTER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
 class DryRuns:
-    """The four steps of one validation: `start`, `wait`, `read`, and `end` whatever happened."""
+    """The four steps of one validation: `start`, `wait`, `read`, and in every case `end`."""
 
     database: Database
     settings: Settings
@@ -36,20 +36,20 @@ class DryRuns:
     longest: timedelta = repository.LONGEST_DRY_RUN
 
     def start(self, spec: JobSpec, sent: dict[str, Any]) -> str:
-        """The id of a dry run that waits for a checker. Raises all that a submit raises."""
+        """Store a dry run for a checker and return its id. Raises the same errors as submitting a job."""
         service.check(self.database, self.settings, spec, is_dry_run=True)
         with self.database.writer() as session:
             return service.submit(session, self.settings, self.notifier, spec, sent, is_dry_run=True).id
 
     async def wait(self, job_id: str) -> None:
-        """Return once it has ended. Raises Unavailable when no checker lives, or it takes too long."""
+        """Return when the dry run has ended. Raises Unavailable if no checker is alive, or if it takes too long."""
         try:
             async with asyncio.timeout(self.longest.total_seconds()):
                 while not await run_in_threadpool(self._has_ended, job_id):
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             within = f"{self.longest.total_seconds():.0f} seconds"
-            message = f"the check was not done within {within}: post the job, its check has no such limit"
+            message = f"the check was not done within {within}: submit the job instead, its check has no such limit"
             raise Unavailable(message, code="check_takes_too_long") from None
 
     def _has_ended(self, job_id: str) -> bool:
@@ -65,11 +65,11 @@ class DryRuns:
         return False
 
     def read(self, job_id: str, preview: int) -> Validation:
-        """What the check of an ended dry run found."""
+        """Return what the check found. Raises Unavailable if the dry run was cancelled or deleted meanwhile."""
         with self.database.reader() as session:
             job = repository.get(session, job_id)
         if job is None or job.status is JobStatus.CANCELLED:
-            raise Unavailable("the check was ended from outside before it was done", code="check_was_ended")
+            raise Unavailable("the check was cancelled before it was done", code="check_was_ended")
         return _validation(job, data.preview(self.settings, job, preview))
 
     def end(self, job_id: str) -> None:

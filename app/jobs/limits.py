@@ -1,7 +1,7 @@
-"""How much may wait at once. What is over a limit is refused with the name of the limit, and a time to come back.
+"""Limits on waiting jobs and running validations. A refusal names the limit, and the seconds after which to try again.
 
-The count and the new row are one transaction. On PostgreSQL requests of the same moment do not see each other's rows,
-so a limit may be passed by as many as arrive together.
+The count and the new row are one transaction. On PostgreSQL concurrent requests do not see each other's new rows, so
+they can exceed a limit together.
 """
 
 from sqlalchemy.orm import Session
@@ -11,11 +11,11 @@ from app.database.connection import utc_now
 from app.errors import TooMany
 from app.jobs import repository
 
-JOBS_COME_BACK_SECONDS, VALIDATIONS_COME_BACK_SECONDS = 60, 10
+JOBS_RETRY_SECONDS, VALIDATIONS_RETRY_SECONDS = 60, 10
 
 
 def check(session: Session, settings: Settings, *, is_dry_run: bool) -> None:
-    """Whether one more may be made. Raises TooMany."""
+    """Raise TooMany if no further job or dry run is allowed now."""
     if is_dry_run:
         _check_validations(session, settings.max_validations)
     else:
@@ -25,17 +25,17 @@ def check(session: Session, settings: Settings, *, is_dry_run: bool) -> None:
 def _check_waiting(session: Session, most: int) -> None:
     waiting = repository.count_waiting(session, most)
     if waiting >= most:
-        what = f"{waiting} jobs wait already: try again once some of them have begun"
-        raise _too_many(what, "too_many_waiting_jobs", "MAX_WAITING_JOBS", most, JOBS_COME_BACK_SECONDS)
+        what = f"{waiting} jobs are waiting already: try again once some of them have begun"
+        raise _too_many(what, "too_many_waiting_jobs", "MAX_WAITING_JOBS", most, JOBS_RETRY_SECONDS)
 
 
 def _check_validations(session: Session, most: int) -> None:
-    """Nobody waits any more for one that is older than the longest wait."""
+    """Runs older than the longest wait do not count: their clients are gone."""
     since = utc_now() - repository.LONGEST_DRY_RUN
     running = sum(run.finished_at is None and run.created_at > since for run in repository.dry_runs(session))
     if running >= most:
-        what = f"{running} validations run already: try again once some of them are answered"
-        raise _too_many(what, "too_many_validations", "MAX_VALIDATIONS", most, VALIDATIONS_COME_BACK_SECONDS)
+        what = f"{running} validations are running already: try again once some of them have ended"
+        raise _too_many(what, "too_many_validations", "MAX_VALIDATIONS", most, VALIDATIONS_RETRY_SECONDS)
 
 
 def _too_many(what: str, code: str, name: str, most: int, seconds: int) -> TooMany:

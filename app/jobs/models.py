@@ -1,4 +1,4 @@
-"""The tables of a job: the row that is the truth, its attempts, its numbered events, and the workers that serve it."""
+"""The tables of jobs: the job itself, its attempts, events and checkpoints, idempotency keys, and the workers."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from app.jobs.states import Desire, JobStatus, Stage
 
 
 def _partial(name: str, *columns: str, where: str, on_sqlite: str | None = None) -> Index:
-    """An index of the few rows for which a condition holds, in the words in which queries ask for it."""
+    """An index of the few rows for which a condition holds. Queries must repeat the condition as it is written here."""
     return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(on_sqlite or where))
 
 
@@ -78,7 +78,7 @@ class Job(Base):
 
 
 class Attempt(Base):
-    """One child process that worked on a job."""
+    """One try at a stage of a job, with a child process of its own."""
 
     __tablename__ = "attempts"
 
@@ -98,7 +98,7 @@ class Attempt(Base):
 
 
 class JobEvent(Base):
-    """What happened, numbered from 1 without gaps within a job."""
+    """One event of a job. The events of a job are numbered from 1 without gaps."""
 
     __tablename__ = "job_events"
 
@@ -113,14 +113,14 @@ class JobEvent(Base):
 
 
 class Checkpoint(Base):
-    """A complete checkpoint of a job, as `worker.checkpoints` left it on the disk."""
+    """A complete checkpoint of a job on the disk, written by `worker.checkpoints`."""
 
     __tablename__ = "checkpoints"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(Integer, primary_key=True)
     epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
-    path: Mapped[str] = mapped_column(Text)  # `Settings.locate`
+    path: Mapped[str] = mapped_column(Text)  # to be resolved with `Settings.locate`
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64), comment="of its manifest")
     seconds: Mapped[float] = mapped_column(Float, comment="how long the training stood still for it")
@@ -128,7 +128,7 @@ class Checkpoint(Base):
 
 
 class IdempotencyKey(Base):
-    """What a client called its POST /jobs, so that the same one sent twice makes one job."""
+    """The `Idempotency-Key` of a POST /jobs, so that the same request sent twice makes one job."""
 
     __tablename__ = "idempotency_keys"
 
@@ -140,13 +140,12 @@ class IdempotencyKey(Base):
     __table_args__ = (Index("ix_idempotency_keys_created", "created_at"),)
 
 
-# What the `device` of a worker without a GPU begins with.
+# The prefix of `Worker.device` of a worker without a GPU.
 CPU = "cpu"
 
 
 class Worker(Base):
-    """A worker process that has been seen; it is alive while `last_seen` moves, which is by the
-    clock of the database."""
+    """A worker process. It updates `last_seen`, by the clock of the database, while it is alive."""
 
     __tablename__ = "workers"
 

@@ -13,9 +13,9 @@ from app.database.connection import database_time, utc_now
 from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, Worker
 from app.jobs.states import ALIVE, ENDED, Desire, JobStatus, Stage, sources_of
 
-# No client waits longer for the answer of a dry run.
+# A dry run is answered, or given up, within this time.
 LONGEST_DRY_RUN = timedelta(seconds=600)
-# What a list does not show. Documents may be large, and a list has many.
+# Columns that a list does not show, because they may be large.
 DETAILS = (Job.spec, Job.resolved, Job.data_report, Job.notices, Job.result)
 
 
@@ -31,17 +31,17 @@ def get(session: Session, job_id: str) -> Job | None:
 
 
 def among(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
-    """Those of them that are there."""
+    """Return those of the jobs that exist."""
     return session.scalars(select(Job).where(Job.id.in_(job_ids))).all()
 
 
 def lock(session: Session, job_id: str) -> Job | None:
-    """The row, which nobody else changes or begins to go on from until the session ends."""
+    """Return the row, locked until the session ends: no other session changes it or makes a job continue from it."""
     return session.get(Job, job_id, with_for_update=True)
 
 
 def lock_against_removal(session: Session, job_id: str) -> Job | None:
-    """The row, which nobody deletes until the session ends; its worker may write to it."""
+    """Return the row. It cannot be deleted until the session ends, but its worker may write to it."""
     return session.get(Job, job_id, with_for_update={"read": True, "key_share": True})
 
 
@@ -50,7 +50,7 @@ def find_status(session: Session, job_id: str) -> str | None:
 
 
 def standing(session: Session, job_id: str) -> tuple[JobStatus, str | None, int] | None:
-    """Its status, its holder and the version of its spec, without the rest of the row; None for an unknown job."""
+    """Return the job's status, its worker and the version of its spec; None for an unknown job."""
     query = select(Job.status, Job.worker, Job.spec_version).where(Job.id == job_id)
     found = session.execute(query).one_or_none()
     return (found.status, found.worker, found.spec_version) if found is not None else None
@@ -59,8 +59,10 @@ def standing(session: Session, job_id: str) -> tuple[JobStatus, str | None, int]
 def page(
     session: Session, *, status: JobStatus | None = None, project: str | None = None, after: str | None, limit: int
 ) -> Sequence[Job]:
-    """Newest first, without dry runs; `after` is the id of the last job of the page before. `unknown` are those of a
-    status that only another version knows."""
+    """Return jobs, newest first, without dry runs. `after` is the id of the last job of the previous page.
+
+    With `status` UNKNOWN, returns the jobs whose status only another version knows.
+    """
     shown = select(Job).options(*(defer(document, raiseload=True) for document in DETAILS))
     query = shown.where(~Job.is_dry_run).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     if status is not None:
@@ -71,7 +73,7 @@ def page(
     last = session.scalar(select(Job.created_at).where(Job.id == after)) if after else None
     if last is not None:
         is_older = or_(Job.created_at < last, Job.id < after)
-        query = query.where(Job.created_at <= last, is_older)  # the first of both bounds the index
+        query = query.where(Job.created_at <= last, is_older)  # the first condition limits the index scan
     return session.scalars(query).all()
 
 
@@ -80,7 +82,7 @@ def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
 
 
 def attempts_of(session: Session, job_ids: Sequence[str]) -> Sequence[Attempt]:
-    """In the order in which each job had them."""
+    """Return the attempts of these jobs. Those of one job are in the order of their epochs."""
     query = select(Attempt).where(Attempt.job_id.in_(job_ids)).order_by(Attempt.job_id, Attempt.epoch)
     return session.scalars(query).all()
 
@@ -100,9 +102,9 @@ def count_events(session: Session, job_id: str, kind: str) -> int:
 def each_nth_event(
     session: Session, job_id: str, kind: str, *, nth: int, last: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(epoch, payload) of the first event of a kind, of each n-th behind it, and of the one whose number is `last`.
+    """Yield (epoch, payload) of the first event of a kind, of each n-th after it, and of the `last`-th.
 
-    Two queries: the first reads the index alone, and a planner that joins them may read it anew for each event.
+    These are two queries, because the first needs only the index, and a joined query may read the index for each event.
     """
     is_meant = (JobEvent.job_id == job_id, JobEvent.kind == kind)
     query = select(JobEvent.epoch, JobEvent.payload).where(*is_meant).order_by(JobEvent.seq)
@@ -115,41 +117,41 @@ def each_nth_event(
 
 
 def newest_events(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
-    """The number of the newest event of each of these jobs, without those that are gone."""
+    """Return the number of the newest event of each of these jobs, without those that were deleted."""
     rows = session.execute(select(Job.id, Job.last_seq).where(Job.id.in_(job_ids)))
     return {job_id: last_seq for job_id, last_seq in rows}
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
-    """Which checkpoints a job has, newest first: all that a client is told of them comes from here.
+    """Return the checkpoints of a job, newest first. Clients see only these rows.
 
-    The trainer writes them into the job's folder and the rows follow with its events, a heartbeat later. Only the
-    worker trusts the folder, for resuming (`worker.supervising.resuming`): it then finds a checkpoint that a killed
-    process wrote without an event, and puts the rows right. Whoever opens one has to expect that a newer one has taken
-    its place.
+    The trainer writes checkpoints into the job's folder, and the rows follow with its events, up to a heartbeat later.
+    Only the worker reads the folder, for resuming (`worker.supervising.resuming`): it then finds a checkpoint that a
+    killed process wrote without an event, and corrects the rows. A reader of a checkpoint must expect that it was
+    replaced by a newer one meanwhile.
     """
     query = select(Checkpoint).where(Checkpoint.job_id == job_id)
     return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
 
 
 def jobs_at_work(stage: Stage) -> Subquery:
-    """(project, jobs): how many of each project are held in a stage; projects without any are left out."""
+    """Select (project, jobs): how many jobs of each project are held by workers of a stage; no row for none."""
     is_held = (Job.worker.is_not(None), Job.status == stage.active)
     return select(Job.project, func.count().label("jobs")).where(*is_held).group_by(Job.project).subquery()
 
 
 def places(session: Session, stage: Stage, job_ids: Sequence[str], spec_version: int) -> dict[str, int]:
-    """The places of those of these jobs that wait, in the order in which `claims.claim` takes them while none ends.
+    """Return the queue positions (from 1) of those of these jobs that wait, if no running job ended meanwhile.
 
-    Only jobs up to a version of the spec are counted: the order for a worker that understands that one. Of equally
-    urgent jobs, `turn` is how many jobs of its project will be at work with it. Dry runs, which nobody sees, are not
-    counted.
+    The order is that of `claims.claim`: priority, then fair share between projects, then age. For fair share a job's
+    `turn` is the number of its project's jobs that will be running once it has started. Only specs up to `spec_version`
+    are counted, which a worker of that version understands. Dry runs are not counted.
     """
     rows = session.execute(_places(stage), {"job_ids": list(job_ids), "spec_version": spec_version})
     return {job_id: place for job_id, place in rows}
 
 
-@cache  # it takes longer to make than to execute
+@cache  # building this query takes longer than executing it
 def _places(stage: Stage) -> Select[str, int]:
     at_work = jobs_at_work(stage)
     is_understood = Job.spec_version <= bindparam("spec_version")
@@ -164,27 +166,27 @@ def _places(stage: Stage) -> Select[str, int]:
 
 
 def checkpoint(session: Session, job_id: str, step: int | None) -> Checkpoint | None:
-    """The newest, or the newest of a step."""
+    """Return the newest checkpoint, or the newest one of a step."""
     found = checkpoints(session, job_id)
     return next((one for one in found if step is None or one.step == step), None)
 
 
 def continued_by(session: Session, name: str) -> str | None:
-    """A job that has not ended and goes on from this job or adapter. Dry runs, which are never trained, do not."""
+    """Return the id of a job that has not ended and continues from this job or adapter, without dry runs."""
     is_alive = (Job.status.not_in(ENDED), ~Job.is_dry_run)
     return session.scalar(select(Job.id).where(Job.continues == name, *is_alive).limit(1))
 
 
 def uses_file(session: Session, file_id: str) -> bool:
-    """Whether a job that has not ended reads the file. A dry run counts while somebody waits for its answer."""
+    """Return whether a job that has not ended reads the file. A dry run counts while its request waits."""
     named = or_(Job.file_id == file_id, Job.eval_file_id == file_id)
-    is_left = or_(Job.desired == Desire.CANCEL, Job.created_at < utc_now() - LONGEST_DRY_RUN)
-    is_alive = and_(Job.status.not_in(ENDED), ~and_(Job.is_dry_run, is_left))
+    is_abandoned = or_(Job.desired == Desire.CANCEL, Job.created_at < utc_now() - LONGEST_DRY_RUN)
+    is_alive = and_(Job.status.not_in(ENDED), ~and_(Job.is_dry_run, is_abandoned))
     return session.scalar(select(Job.id).where(named, is_alive).limit(1)) is not None
 
 
 def append_event(session: Session, job: Job, kind: str, payload: dict[str, Any], at: datetime) -> None:
-    """Number an event behind the last one; the caller's UPDATE of the row has raised `last_seq` for it."""
+    """Store an event with the number `last_seq`, which the caller's UPDATE of the row has raised for it."""
     session.add(JobEvent(job_id=job.id, seq=job.last_seq, epoch=job.epoch, kind=kind, at=at, payload=payload))
 
 
@@ -197,7 +199,10 @@ def move(
     reason: str | None = None,
     **values: Any,
 ) -> Job | None:
-    """The one way a status changes: a guarded UPDATE and its event. None when somebody else was first."""
+    """Change a job's status with one guarded UPDATE, and store the event. No other function changes a status.
+
+    Returns None if the job's status does not allow the move (any more), or a guard does not hold.
+    """
     if target.is_final:
         values = {"finished_at": now, "worker": None, "slot": None, "phase": None, **values}
     statement = (
@@ -214,7 +219,7 @@ def move(
 
 
 def request(session: Session, job_id: str, desired: Desire, *guards: Any) -> Job | None:
-    """Leave a wish for the worker that holds the job. None when the job is not alive, or a guard does not hold."""
+    """Store what the user requested of the job. Returns None if the job has ended, or a guard does not hold."""
     statement = (
         update(Job)
         .where(Job.id == job_id, Job.status.in_(ALIVE), *guards)
@@ -226,13 +231,13 @@ def request(session: Session, job_id: str, desired: Desire, *guards: Any) -> Job
 
 
 def append_request(session: Session, job: Job, what: str, now: datetime) -> None:
-    """The event of a request that a worker is to carry out. The caller's UPDATE has locked the row."""
+    """Store the event of a request that a worker has to carry out. The caller's UPDATE has locked the row."""
     job.last_seq += 1
     append_event(session, job, "request", {"request": what}, now)
 
 
 def ask_for_checkpoint(session: Session, job_id: str) -> Job | None:
-    """None when the job is not training."""
+    """Count one more requested checkpoint. Returns None if the job is not running."""
     statement = (
         update(Job)
         .where(Job.id == job_id, Job.status == JobStatus.RUNNING)
@@ -244,7 +249,7 @@ def ask_for_checkpoint(session: Session, job_id: str) -> Job | None:
 
 
 def remove(session: Session, job_id: str) -> bool:
-    """Delete a job that is not alive, with its attempts and events. False when there is none, or it is alive."""
+    """Delete an ended job with its attempts and events. Returns False if it does not exist or has not ended."""
     for table in (JobEvent, Attempt, Checkpoint, IdempotencyKey):
         session.execute(delete(table).where(table.job_id == job_id))
     statement = delete(Job).where(Job.id == job_id, Job.status.not_in(ALIVE)).returning(Job.id)
@@ -252,22 +257,23 @@ def remove(session: Session, job_id: str) -> bool:
 
 
 def dry_runs(session: Session) -> Sequence[DryRun]:
-    """All that are there, which are few: those that somebody waits for, and those that are about to be removed."""
+    """Return all dry runs. They are few: those with a waiting request, and those that are about to be removed."""
     found = session.execute(select(Job.id, Job.created_at, Job.finished_at).where(Job.is_dry_run))
     return [DryRun(*row) for row in found]
 
 
 def count_waiting(session: Session, most: int) -> int:
-    """Jobs that nobody has begun to train, without dry runs; it stops to count at `most`."""
+    """Count the jobs whose training has not begun, without dry runs. Counting stops at `most`."""
     is_waiting = (Job.status.in_((JobStatus.VALIDATING, JobStatus.QUEUED)), ~Job.is_dry_run)
     waiting = select(Job.id).where(*is_waiting).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(waiting)) or 0
 
 
 def expired(session: Session, before: datetime, limit: int) -> Sequence[str]:
-    """Jobs that ended before a moment, the first to end first, without those that a job which is alive goes on from."""
-    heir = aliased(Job)
-    is_continued = select(heir.id).where(heir.continues == Job.id, heir.status.not_in(ENDED), ~heir.is_dry_run).exists()
+    """Return jobs that ended before a moment, oldest end first, without those that an unfinished job continues from."""
+    other = aliased(Job)
+    continues = (other.continues == Job.id, other.status.not_in(ENDED), ~other.is_dry_run)
+    is_continued = select(other.id).where(*continues).exists()
     is_over = (Job.finished_at < before, Job.status.not_in(ALIVE), ~Job.is_dry_run, ~is_continued)
     return session.scalars(select(Job.id).where(*is_over).order_by(Job.finished_at).limit(limit)).all()
 
@@ -281,14 +287,14 @@ def workers(session: Session) -> Sequence[Worker]:
 
 
 def able_workers(session: Session, within: timedelta) -> dict[Stage, int]:
-    """How many of each stage were seen within so long, and have no problem."""
+    """Return how many workers of each stage were seen within this time and have no problem."""
     is_able = (Worker.last_seen >= database_time(ago=within), Worker.problem.is_(None))
     query = select(Worker.stage, func.count()).where(*is_able).group_by(Worker.stage)
     return {Stage(stage): workers for stage, workers in session.execute(query)}
 
 
 def newest_spec_version(session: Session, stage: Stage, within: timedelta) -> int | None:
-    """The newest version of a spec that a worker understands which was seen within so long; None: none was."""
+    """Return the newest spec version of the workers that were seen within this time, or None if none was seen."""
     is_alive = (Worker.stage == stage, Worker.last_seen >= database_time(ago=within))
     return session.scalar(select(func.max(Worker.spec_version)).where(*is_alive))
 
@@ -298,6 +304,6 @@ def silent_workers(session: Session, for_longer_than: timedelta) -> Sequence[str
 
 
 def forget_workers(session: Session, names: Sequence[str], for_longer_than: timedelta) -> None:
-    """Those that have been silent all the while."""
+    """Delete those of the workers that are still silent."""
     is_silent = Worker.last_seen < database_time(ago=for_longer_than)
     session.execute(delete(Worker).where(Worker.name.in_(names), is_silent))

@@ -1,4 +1,4 @@
-"""HTTP for jobs."""
+"""The HTTP routes of jobs."""
 
 from typing import Annotated, Any
 
@@ -33,13 +33,13 @@ from app.web.dependencies import DatabaseDep, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-JobId = Annotated[str, "the id that POST /jobs answered"]
+JobId = Annotated[str, "the id that POST /jobs returned"]
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 router.include_router(data_router)
 
 
 class DeferredNotifier:
-    """Rings after the answer has been sent: a slow broker costs the client nothing."""
+    """Notifies the workers after the response has been sent, so that a slow broker does not delay the client."""
 
     def __init__(self, notifier: JobNotifier, tasks: BackgroundTasks) -> None:
         self._notifier, self._tasks = notifier, tasks
@@ -48,7 +48,11 @@ class DeferredNotifier:
         self._tasks.add_task(self._notifier.notify, stage)
 
 
-@router.post("", status_code=201, responses={200: {"model": JobDetail, "description": "made by the same key before"}})
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": JobDetail, "description": "the job that was made with the same key before"}},
+)
 def submit(
     spec: JobSpec,
     database: DatabaseDep,
@@ -58,9 +62,9 @@ def submit(
     response: Response,
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> JobDetail:
-    """Store a job and queue it. Everything that is wrong with it is said here, in one answer, where it can be.
+    """Store a job and queue it. All errors that can be found without the model are reported in one response.
 
-    A request that is sent again with the same `Idempotency-Key` within a day is answered 200, with the first job.
+    A request that is sent again with the same `Idempotency-Key` within a day is answered with 200 and the first job.
     """
     sent = spec.model_dump(mode="json", exclude_unset=True)
     idempotency.check_key(idempotency_key)
@@ -76,7 +80,9 @@ def submit(
         except idempotency.MadeMeanwhile:
             known = _made_by(database, idempotency_key, sent)
     if known is None:
-        raise Conflict("the job of this Idempotency-Key was deleted just now: send it again", code="job_was_deleted")
+        raise Conflict(
+            "the job of this Idempotency-Key was deleted just now: send the request again", code="job_was_deleted"
+        )
     response.status_code = 200
     return known
 
@@ -108,7 +114,7 @@ def list_jobs(
 
 @router.get("/{job_id}", response_model=JobDetail)
 async def get_job(job_id: JobId, polls: PollsDep) -> Response:
-    """A job as it is now. Poll it with `If-None-Match`, which is answered 304 while nothing has changed."""
+    """A job as it is now. A poll with `If-None-Match` is answered with 304 while nothing has changed."""
     return Response(await polls.answer(job_id), media_type="application/json")
 
 
@@ -121,28 +127,28 @@ def cancel(job_id: JobId, database: DatabaseDep) -> JobDetail:
 
 @router.post("/{job_id}/pause")
 def pause(job_id: JobId, database: DatabaseDep) -> JobDetail:
-    """Stop a job behind a checkpoint. A waiting job pauses at once, a running one at its next step."""
+    """Stop a job after a checkpoint. A waiting job pauses at once, a running one at its next step."""
     with database.writer() as session:
         return detail_of(session, service.pause(session, job_id))
 
 
 @router.post("/{job_id}/resume")
 def resume(job_id: JobId, database: DatabaseDep, notifier: NotifierDep, tasks: BackgroundTasks) -> JobDetail:
-    """Queue a paused job again; it goes on behind its newest checkpoint."""
+    """Queue a paused job again; it continues from its newest checkpoint."""
     with database.writer() as session:
         return detail_of(session, service.resume(session, DeferredNotifier(notifier, tasks), job_id))
 
 
 @router.post("/{job_id}/checkpoint", status_code=202)
 def checkpoint(job_id: JobId, database: DatabaseDep) -> JobDetail:
-    """Ask a running job for a checkpoint at its next step; it goes on."""
+    """Request a checkpoint of a running job at its next step; the training continues."""
     with database.writer() as session:
         return detail_of(session, service.ask_for_checkpoint(session, job_id))
 
 
 @router.get("/{job_id}/checkpoints")
 def checkpoints(job_id: JobId, database: DatabaseDep) -> CheckpointList:
-    """The checkpoints that are kept, newest first."""
+    """The stored checkpoints of a job, newest first."""
     with database.reader() as session:
         service.find(session, job_id)
         found = repository.checkpoints(session, job_id)
@@ -177,7 +183,7 @@ def events(
 async def stream(
     job_id: JobId, streams: StreamsDep, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamResponse:
-    """Events as they happen (SSE). `Last-Event-ID` replays what came after; the stream ends with the job."""
+    """Events as they happen (SSE), from the one after `Last-Event-ID` on. The stream ends when the job has ended."""
     after = _event_number(last_event_id)
     await streams.check(job_id)
     return StreamResponse(streams, job_id, after)
@@ -193,7 +199,7 @@ def _event_number(last_event_id: str | None) -> int:
 
 @router.get("/{job_id}/metrics")
 def metrics(job_id: JobId, database: DatabaseDep) -> Metrics:
-    """The logged steps and evaluations of the run, over all its attempts, each once; at most about 5,000 of each."""
+    """The logged steps and evaluations over all attempts, each once; at most about 5,000 of each."""
     with database.reader() as session:
         service.find(session, job_id)
         return series(session, job_id)

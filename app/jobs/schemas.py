@@ -1,4 +1,4 @@
-"""What the job routes answer."""
+"""The responses of the job routes."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,14 +10,14 @@ from app.contracts.stored import Unreadable
 from app.database.stored_fields import UNREADABLE, StoredView, show
 from app.jobs.states import Desire, JobStatus
 
-if TYPE_CHECKING:  # the command reads these models without a database
+if TYPE_CHECKING:  # the command line uses this module without SQLAlchemy
     from app.jobs.models import Attempt, Job, JobEvent
 
 STORED = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
 
 class TrainingProgress(StepMetrics):
-    """The newest step, logged or not."""
+    """The newest step, whether it was logged or not."""
 
     model_config = STORED
     percent: float = Field(description="of the optimizer steps")
@@ -25,10 +25,10 @@ class TrainingProgress(StepMetrics):
 
 
 class CheckProgress(CheckMetrics):
-    """How far the check of the data is, while the job is validating."""
+    """The progress of the data check while the job is validating."""
 
     model_config = STORED
-    percent: float | None = Field(description="of the bytes; null where the size is not known")
+    percent: float | None = Field(description="of the bytes; null if the size is not known")
 
 
 class QueueView(BaseModel):
@@ -51,7 +51,9 @@ class AttemptView(BaseModel):
     epoch: int
     stage: str
     worker: str
-    resume_step: int | None = Field(description="the step it went on behind; null: none yet, 0: from the beginning")
+    resume_step: int | None = Field(
+        description="the step it continued after; null: not known yet, 0: from the beginning"
+    )
     started_at: datetime
     ended_at: datetime | None
     outcome: str | None
@@ -67,7 +69,7 @@ class CheckpointView(BaseModel):
     attempt: int = Field(validation_alias="epoch")
     bytes: int
     sha256: str = Field(description="of its manifest, which holds the sha256 of every file")
-    seconds: float = Field(description="how long the training stood still for it")
+    seconds: float = Field(description="how long the training paused to save it")
     created_at: datetime
 
 
@@ -85,7 +87,9 @@ class JobView(StoredView):
     project: str
     labels: dict[str, str] = {}
     priority: int
-    status: JobStatus = Field(description="unknown: one that only another version has; such a job can be deleted")
+    status: JobStatus = Field(
+        description="unknown: a status that only another version knows; such a job can be deleted"
+    )
     phase: str | None
     cancel_requested: bool = False
     pause_requested: bool = False
@@ -132,8 +136,10 @@ class EventView(BaseModel):
         return cls(seq=event.seq, kind=event.kind, at=event.at, attempt=event.epoch, payload=payload)
 
     def flat(self) -> dict[str, Any]:
-        """The event's own fields beside its number, kind, time and attempt; `unreadable` in place of fields that
-        cannot be read."""
+        """Return the event's fields with its number, kind, time and attempt in one dict.
+
+        If the stored fields cannot be read, `unreadable` takes their place.
+        """
         return {**self.payload, **self.model_dump(mode="json", exclude={"payload"})}
 
 
@@ -145,19 +151,19 @@ class EventPage(BaseModel):
 
 
 class Metrics(BaseModel):
-    """The series of the run, one point a logging step: what a later attempt did again is not shown twice.
+    """The series of the run, one point for each logged step; steps that a later attempt repeated are shown once.
 
-    A series of more than 5,000 points is thinned to about as many.
+    A series of more than 5,000 points is thinned to about 5,000.
     """
 
     steps: list[dict[str, Any]]
     evals: list[dict[str, Any]]
-    every_nth_step: int = Field(description="1: all of them; n: each n-th that was logged, and the last")
-    every_nth_eval: int = Field(description="as every_nth_step, of the evaluations")
+    every_nth_step: int = Field(description="1: all points; n: each n-th logged point, and the last")
+    every_nth_eval: int = Field(description="the same for the evaluations")
 
 
 class LogPage(BaseModel):
-    """Text that the child processes printed. Offsets count bytes of the attempt's log, kept from `first_offset` on."""
+    """Text that the child processes printed. Offsets are in bytes; the log is kept from `first_offset` on."""
 
     attempt: int | None
     text: str
@@ -191,13 +197,13 @@ def detail(job: "Job", queue: QueueView | None, attempts: "list[Attempt]") -> Jo
 
 
 def _fields(job: "Job") -> dict[str, Any]:
-    """What both views read from the row."""
+    """Return the fields that both views read from the row."""
     own = {"object", "cancel_requested", "pause_requested", "unreadable"}
-    is_asked = {Desire.CANCEL: not job.status.is_final, Desire.PAUSE: job.status.can_be_paused}
-    wishes = {desire: job.desired is desire and is_open for desire, is_open in is_asked.items()}
+    is_cancelling = job.desired is Desire.CANCEL and not job.status.is_final
+    is_pausing = job.desired is Desire.PAUSE and job.status.can_be_paused
     return {
         **{name: getattr(job, name) for name in JobView.model_fields if name not in own},
-        "cancel_requested": wishes[Desire.CANCEL],
-        "pause_requested": wishes[Desire.PAUSE],
+        "cancel_requested": is_cancelling,
+        "pause_requested": is_pausing,
         "unreadable": ["status"] if job.status is JobStatus.UNKNOWN else [],
     }

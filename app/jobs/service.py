@@ -1,4 +1,4 @@
-"""The rules of jobs on the API's side: what may be submitted, cancelled and deleted."""
+"""The API's rules for jobs: which may be submitted, cancelled, paused, resumed and deleted."""
 
 import re
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import Desire, JobStatus, Stage
 from app.sources import invalid, resolve_dataset, resolve_model
 
-# A larger file is read once, by the checking stage, and not while the client waits.
+# A larger file is read only by the checking stage, not while the client waits.
 CHECKED_AT_SUBMIT_BYTES = 64 * 2**20
-# PostgreSQL takes no NUL in a text, so an id is looked at before the database is asked.
+# PostgreSQL refuses a NUL in a text, so an id is validated before it is used in a query.
 JOB_ID = re.compile(r"job-[a-z2-7]{24}")
 
 
 def check(database: Database, settings: Settings, spec: JobSpec, *, is_dry_run: bool = False) -> None:
-    """All that can be said of a spec without its model and without the hub. No connection is held while rows are read.
+    """Check everything in a spec that needs neither the model nor the hub. No connection is held while rows are read.
 
-    Raises InvalidRequest and InvalidDataset, and TooMany before anything is read.
+    Raises InvalidRequest and InvalidDataset, and TooMany before any row is read.
     """
     resolve_model(spec.model.model_name, spec.model.revision, settings.models)
     with database.reader() as session:
@@ -54,9 +54,10 @@ def submit(
     is_dry_run: bool = False,
     key: str | None = None,
 ) -> Job:
-    """Store a checked job and tell the workers.
+    """Store a checked job and notify the workers.
 
-    Raises InvalidRequest when a file of it was deleted meanwhile, TooMany, and `idempotency.MadeMeanwhile`.
+    Raises InvalidRequest if one of its files was deleted meanwhile, TooMany, and `idempotency.MadeMeanwhile` if another
+    request with the same key was first.
     """
     limits.check(session, settings, is_dry_run=is_dry_run)
     find_sources(session, settings, spec.dataset)
@@ -66,7 +67,7 @@ def submit(
     repository.append_event(session, job, "status", {"status": job.status.value}, job.created_at)
     if key is not None and not idempotency.keep(session, key, sent, job):
         raise idempotency.MadeMeanwhile
-    session.commit()  # a worker must be able to find the row before it hears the bell
+    session.commit()  # a worker must be able to find the row before it is notified
     notifier.notify(Stage.CHECK)
     return job
 
@@ -97,7 +98,7 @@ def new_job(spec: JobSpec, sent: dict[str, Any], *, is_dry_run: bool = False) ->
 
 
 def check_capabilities(spec: JobSpec, workers: Sequence[Worker]) -> None:
-    """Refuse what no training worker here can do. Workers that are yet to come may; so without any, all is accepted."""
+    """Raise InvalidRequest for a spec that no present training worker can run. Without any worker, all are accepted."""
     devices = {worker.device for worker in workers if worker.stage is Stage.TRAIN}
     has_only_cpus = bool(devices) and all(device.startswith(CPU) for device in devices)
     if has_only_cpus and spec.lora.loftq_config is not None:
@@ -106,14 +107,14 @@ def check_capabilities(spec: JobSpec, workers: Sequence[Worker]) -> None:
 
 
 def find_sources(session: Session, settings: Settings, dataset: DatasetSpec) -> dict[str, SourceFile]:
-    """The files that a spec names, by its fields. Raises InvalidRequest."""
+    """Return the files that a spec names, by the spec's field. Raises InvalidRequest if one does not exist."""
     sources = {"dataset.source": dataset.source, "dataset.eval_source": dataset.eval_source}
     found = {param: find_source(session, settings, source, param) for param, source in sources.items() if source}
     return {param: file for param, file in found.items() if file is not None}
 
 
 def check_rows(file: SourceFile, dataset: DatasetSpec, max_unpacked_bytes: int, param: str) -> None:
-    """Every row of a file, unless it is too large to read while the client waits. Raises InvalidDataset."""
+    """Check every row of a file, unless it is too large to read while the client waits. Raises InvalidDataset."""
     if file.path.stat().st_size > CHECKED_AT_SUBMIT_BYTES:
         return
     name, limit = file.filename, max_unpacked_bytes
@@ -125,17 +126,17 @@ def check_rows(file: SourceFile, dataset: DatasetSpec, max_unpacked_bytes: int, 
 
 
 def _discard(record: Record, place: Place) -> None:
-    """The form is checked here; the checking stage writes the rows."""
+    """Rows are only checked here; the checking stage writes them."""
 
 
 def find_source(session: Session, settings: Settings, source: Source, param: str) -> SourceFile | None:
-    """The file that a source means; None for the hub. Raises InvalidRequest when there is no such file."""
+    """Return the file of a source, or None for the hub. Raises InvalidRequest if there is no such file."""
     match source:
         case FileSource():
             row = files.lock_against_removal(session, source.file)
             if row is None:
                 raise invalid(
-                    f"{param}.file", "unknown_file", source.file, "the id of a file that POST /files answered"
+                    f"{param}.file", "unknown_file", source.file, "the id of a file that POST /files returned"
                 )
             return SourceFile(path=settings.file_path(row.id), filename=row.filename)
         case PathSource():
@@ -146,12 +147,15 @@ def find_source(session: Session, settings: Settings, source: Source, param: str
 
 
 def cancel(session: Session, job_id: str) -> Job:
-    """Cancel at once what no worker holds; ask the worker for the rest. Cancelling twice is the same as once."""
+    """Cancel a job at once if no worker holds it; otherwise its worker cancels it soon. Cancelling twice is no error.
+
+    Raises NotFound, and Conflict if the job has succeeded or failed.
+    """
     find(session, job_id)
     job = termination.end(session, job_id)
     session.commit()
     if job is None:
-        known = _find_anew(session, job_id)
+        known = _find_again(session, job_id)
         if known.status is not JobStatus.CANCELLED:
             raise _has_ended(known, "be cancelled")
         return known
@@ -159,43 +163,49 @@ def cancel(session: Session, job_id: str) -> Job:
 
 
 def pause(session: Session, job_id: str) -> Job:
-    """Stop a job behind a checkpoint, to be resumed there. Pausing twice is the same as once."""
+    """Stop a job after it has saved a checkpoint, from which it can be resumed. Pausing twice is no error.
+
+    Raises NotFound, and Conflict if the job has ended or is being cancelled.
+    """
     find(session, job_id)
     job = termination.pause(session, job_id)
     session.commit()
     if job is None:
-        raise _has_ended(_find_anew(session, job_id), "be paused")
+        raise _has_ended(_find_again(session, job_id), "be paused")
     return job
 
 
 def resume(session: Session, notifier: JobNotifier, job_id: str) -> Job:
-    """Let a paused job go on from its newest checkpoint. Resuming one that runs changes nothing."""
+    """Continue a paused job from its newest checkpoint. Resuming a running job changes nothing.
+
+    Raises NotFound, and Conflict if the job has ended or is being cancelled.
+    """
     find(session, job_id)
     job = termination.resume(session, job_id)
     session.commit()
     if job is None:
-        raise _has_ended(_find_anew(session, job_id), "be resumed")
+        raise _has_ended(_find_again(session, job_id), "be resumed")
     if job.status is JobStatus.QUEUED:
         notifier.notify(Stage.TRAIN)
     return job
 
 
 def ask_for_checkpoint(session: Session, job_id: str) -> Job:
-    """Ask a training for a checkpoint at its next step."""
+    """Request a checkpoint at the next step. Raises NotFound, and Conflict if the job is not running."""
     find(session, job_id)
     job = repository.ask_for_checkpoint(session, job_id)
     if job is not None:
         repository.append_request(session, job, "checkpoint", utc_now())
     session.commit()
     if job is None:
-        status = _find_anew(session, job_id).status.value
+        status = _find_again(session, job_id).status.value
         raise Conflict(f"{job_id} is {status}: only a running job makes checkpoints", code="job_not_running")
     return job
 
 
 def _has_ended(job: Job, what: str) -> Conflict:
     if job.status is JobStatus.UNKNOWN:
-        message = f"{job.id} has a status that only another version of Tunesmith knows: here it can only be deleted"
+        message = f"{job.id} has a status that only another version of Tunesmith knows: this version can only delete it"
         return Conflict(message, code="job_status_unknown")
     ends = "is being cancelled" if not job.status.is_final else f"has {_ENDS[job.status]}"
     return Conflict(f"{job.id} {ends} and cannot {what}", code="job_has_ended")
@@ -205,7 +215,7 @@ _ENDS = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus
 
 
 def find(session: Session, job_id: str) -> Job:
-    """Raises NotFound, also for a dry run: nobody but the request that waits for it knows it."""
+    """Return a job. Raises NotFound, also for a dry run, which only its own request may see."""
     job = repository.get(session, job_id) if JOB_ID.fullmatch(job_id) else None
     if job is None or job.is_dry_run:
         raise unknown_job(job_id)
@@ -217,33 +227,37 @@ def unknown_job(job_id: str) -> NotFound:
 
 
 def find_among(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
-    """Those of them that `find` finds."""
+    """Return those of the jobs that `find` would return."""
     found = repository.among(session, [job_id for job_id in job_ids if JOB_ID.fullmatch(job_id)])
     return [job for job in found if not job.is_dry_run]
 
 
-def _find_anew(session: Session, job_id: str) -> Job:
-    """The row as it is now, and not as this session has seen it before."""
+def _find_again(session: Session, job_id: str) -> Job:
+    """Read the row again, instead of returning what this session has loaded before."""
     session.expire_all()
     return find(session, job_id)
 
 
 def delete(session: Session, settings: Settings, job_id: str) -> None:
-    """Remove an ended job with its events, files and checkpoints. Its adapter stays until it is deleted itself."""
+    """Remove an ended job with its events, logs and checkpoints. Its adapter stays until it is deleted itself.
+
+    Raises NotFound, and Conflict if the job has not ended or another job continues from it.
+    """
     find(session, job_id)
-    job = repository.lock(session, job_id)  # nobody can go on from it from here on
+    job = repository.lock(session, job_id)  # from here on no new job can continue from it
     if job is None:
         raise unknown_job(job_id)
     if not job.status.is_final:
         raise Conflict(f"{job_id} is {job.status.value}: cancel it before you delete it", code="job_is_alive")
     user = repository.continued_by(session, job_id)
     if user is not None:
-        raise Conflict(f"{user} goes on from {job_id}: cancel it, or wait for its end", code="job_is_in_use")
+        raise Conflict(f"{user} continues from {job_id}: cancel it, or wait for its end", code="job_is_in_use")
     if not retention.remove(session, settings, job_id):
         raise Conflict(f"{job_id} changed meanwhile", code="job_is_alive")
 
 
 def check_after(session: Session, after: str | None) -> None:
+    """Raise InvalidRequest if the parameter `after` of a list names no job."""
     if after is None:
         return
     try:

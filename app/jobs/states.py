@@ -1,4 +1,4 @@
-"""The life of a job. Nothing outside this module says which status may follow which.
+"""The states of a job. Only this module says which status may follow which.
 
         ┌────────────────(dry run)────────────────┐
     validating ──────> queued <───────> running ──> succeeded
@@ -8,19 +8,20 @@
 
 | move                                      | who makes it                                                        |
 |-------------------------------------------|---------------------------------------------------------------------|
-| → validating                              | the API: a job is stored before its client hears of it              |
+| → validating                              | the API, before it answers the client                               |
 | validating → queued, succeeded, failed    | the checker that holds it                                           |
 | queued → running                          | the worker that claims it                                           |
 | running → succeeded, failed               | the worker that holds it                                            |
-| running → queued                          | its holder, at a fault or when it stops; whoever finds it dead      |
-| running → failed                          | whoever finds its holder dead once too often                        |
-| queued → paused, → cancelled              | the API, at once, where nobody holds the job                        |
-| validating, running → paused, cancelled   | the holder: pausing and cancelling are wishes in a column           |
+| running → queued                          | its worker, after a fault or on shutdown; the reconciler if it died |
+| running → failed                          | the reconciler, if the workers of the job died too often            |
+| queued → paused, → cancelled              | the API, at once, if no worker holds the job                        |
+| validating, running → paused, cancelled   | the worker, which reads the request in the column `desired`         |
 | paused → queued                           | the API                                                             |
 
-Each move is one UPDATE that names the status, and the fence, which it was decided by. A worker holds a `validating`
-job while it checks its sources and a `running` one while it trains. A dry run is a job that is only checked. A status
-that another version has stored is loaded as `unknown`: no move begins or ends there, and the job can be deleted.
+Each move is one UPDATE whose WHERE clause names the old status and, for a worker, its fence. A worker holds a
+`validating` job while it checks its sources and a `running` job while it trains. A dry run is a job that is only
+checked. A status that only another version knows is loaded as `unknown`: no move begins or ends there, and the job can
+be deleted.
 """
 
 from enum import StrEnum
@@ -46,8 +47,10 @@ class JobStatus(StrEnum):
 
 
 class Desire(StrEnum):
-    """What the user wants of the job; read by the worker at every heartbeat. What only another version knows is
-    `unknown`, and no worker of this one acts on it."""
+    """The state that the user requested. The worker reads it at every heartbeat.
+
+    A value that only another version knows is loaded as `unknown`, and workers of this version ignore it.
+    """
 
     RUN = "run"
     PAUSE = "pause"
@@ -56,7 +59,7 @@ class Desire(StrEnum):
 
 
 class Stage(StrEnum):
-    """The two kinds of work on a job, each with workers of its own: checking needs no GPU."""
+    """The two kinds of work on a job. Each has its own workers, because checking needs no GPU."""
 
     CHECK = "check"
     TRAIN = "train"
@@ -78,12 +81,12 @@ NEXT: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     **{status: frozenset() for status in (*ENDED, JobStatus.UNKNOWN)},
 }
-# What is stored of a job that goes on. Of one whose status is unknown nobody can say that.
+# The statuses of a job that has not ended. `unknown` is not one of them.
 ALIVE = frozenset(status for status in JobStatus if NEXT[status])
 
 
 def after_check(desired: Desire, *, is_dry_run: bool) -> JobStatus:
-    """What a job becomes whose check went well. A wish to end it that came at the last moment counts."""
+    """Return the next status of a job whose check succeeded. A request to cancel or pause it is respected."""
     if desired is Desire.CANCEL:
         return JobStatus.CANCELLED
     if is_dry_run:
@@ -92,9 +95,9 @@ def after_check(desired: Desire, *, is_dry_run: bool) -> JobStatus:
 
 
 def given_back(stage: Stage, desired: Desire) -> JobStatus:
-    """What a job becomes whose attempt ended without a result: what its user wants, else it waits for its stage again.
+    """Return the next status of a job whose attempt ended without a result: what its user requested, or waiting again.
 
-    A check that is to be paused is done first: it costs little, and tells whether there is anything to resume.
+    A job is not paused before its check is done: a check is cheap, and it shows whether the job can run at all.
     """
     if desired is Desire.CANCEL:
         return JobStatus.CANCELLED
@@ -102,5 +105,5 @@ def given_back(stage: Stage, desired: Desire) -> JobStatus:
 
 
 def sources_of(target: JobStatus) -> list[JobStatus]:
-    """The statuses that `target` may follow."""
+    """Return the statuses that `target` may follow."""
     return [status for status in JobStatus if target in NEXT[status]]

@@ -1,4 +1,4 @@
-"""What is read of the specs that stand in a job's row: as it was sent, and with what became of it."""
+"""The parts of a job's stored specs (`spec` as it was sent, `resolved` with defaults) that the service reads again."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from app.jobs.models import Job
 
 
 class ModelGroup(Stored):
-    """`rope_scaled_to`: of a resolved spec, where the check has scaled the model's context."""
+    """`rope_scaled_to`: only in a resolved spec, if the check has scaled the model's context."""
 
     model_name: str
     revision: str | None = None
@@ -29,7 +29,7 @@ class DatasetGroup(Stored):
 
 
 class StoredSpec(Stored):
-    """The fields that are asked for beside a training; of a training the whole `JobSpec` is asked for."""
+    """The fields that are read outside of a training. A training reads the whole `JobSpec`."""
 
     model: ModelGroup
     lora: LoraGroup = LoraGroup()
@@ -37,8 +37,8 @@ class StoredSpec(Stored):
 
 
 def is_understood(job: Job) -> bool:
-    """Whether a worker of this version can do what the job says. A field that is not known is one too many here: what
-    it asks for would be left out in silence."""
+    """Return whether a worker of this version can do all that the job requests. An unknown field means that it cannot,
+    because the field would silently be ignored."""
     try:
         JobSpec.model_validate(job.spec)
     except ValidationError:
@@ -47,9 +47,9 @@ def is_understood(job: Job) -> bool:
 
 
 def read_spec(job: Job, stored: dict[str, Any]) -> StoredSpec:
-    """The job's `spec` or `resolved`. Raises Conflict where it cannot be read."""
+    """Read the job's `spec` or `resolved`. Raises Conflict if this version cannot read it."""
     spec = read(StoredSpec, stored)
     if spec is None:
-        message = f"the spec of {job.id} is stored in a form which this version cannot read"
+        message = f"the spec of {job.id} is stored in a form that this version cannot read"
         raise Conflict(message, param="job_id", code="job_unreadable")
     return spec

@@ -1,4 +1,4 @@
-"""What is asked and kept of the attempts of a job: how often they failed, where they went on, what they left unread."""
+"""Queries about the attempts of a job: how often they failed, where they resumed, which of their events are stored."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from app.jobs.models import Attempt, JobEvent
 from app.jobs.states import Stage
 
-# Ends that say nothing against the job: its worker was stopped, its user paused it, its disk was full, the engine away
-# or in its way.
+# Outcomes that do not count as failures of the job: its worker was stopped, its user paused it, the disk was full, the
+# engine was away or used the memory.
 HANDED_BACK = frozenset(
     {
         "worker_stopped",
@@ -24,17 +24,16 @@ HANDED_BACK = frozenset(
     }
 )
 
-
-# Deaths that came from outside: whoever kills a host's processes again and again means no job by it. So many of them
-# are one fault, since a job may also be what kills its worker.
+# Crashes from outside, such as a killed process or a lost host. A job may also be the reason why its worker dies, so
+# this many of them count as one failure.
 FROM_OUTSIDE = frozenset({"worker_lost", "process_killed", "engine_died"})
 DEATHS_A_FAULT = 7
 
 
 def faults(session: Session, job_id: str, epoch: int) -> int:
-    """How often attempts up to this one failed where it failed: in its stage, behind the same step.
+    """Count the failures up to this attempt in the same stage after the same step.
 
-    An attempt that got as far as a new checkpoint makes good for those before it, so it counts 0.
+    Returns 0 if the attempt saved a new checkpoint: progress resets the failure count.
     """
     attempts = session.scalars(select(Attempt).where(Attempt.job_id == job_id, Attempt.epoch <= epoch)).all()
     this = next((attempt for attempt in attempts if attempt.epoch == epoch), None)
@@ -47,7 +46,7 @@ def faults(session: Session, job_id: str, epoch: int) -> int:
 
 
 def _has_progressed(session: Session, attempt: Attempt) -> bool:
-    """Whether it saved a step beyond all that were saved before, those included that turned out to be damaged."""
+    """Return whether the attempt saved a later step than any before, including checkpoints that were damaged."""
     is_saved = (JobEvent.job_id == attempt.job_id, JobEvent.kind == "checkpoint", JobEvent.epoch <= attempt.epoch)
     newest = select(func.max(JobEvent.seq)).where(*is_saved).group_by(JobEvent.epoch)  # the steps of an attempt ascend
     saved = select(JobEvent.epoch, JobEvent.payload).where(JobEvent.job_id == attempt.job_id, JobEvent.seq.in_(newest))
@@ -57,7 +56,7 @@ def _has_progressed(session: Session, attempt: Attempt) -> bool:
 
 
 def step_of(payload: dict[str, Any]) -> int | None:
-    """The step that an event is about; None where it says none."""
+    """Return the step of an event, or None if its payload has none."""
     step = payload.get("step")
     return step if isinstance(step, int) else None
 
@@ -81,13 +80,13 @@ def end(
 
 
 def of_stage(session: Session, job_id: str, stage: Stage) -> Sequence[Attempt]:
-    """All of them, the oldest first."""
+    """Return all attempts at a stage, the oldest first."""
     query = select(Attempt).where(Attempt.job_id == job_id, Attempt.stage == stage)
     return session.scalars(query.order_by(Attempt.epoch)).all()
 
 
 def stored_offset(session: Session, job_id: str, epoch: int) -> int:
-    """Bytes of the attempt's events file that are stored."""
+    """Return how many bytes of the attempt's events file are stored."""
     query = select(Attempt.events_offset).where(Attempt.job_id == job_id, Attempt.epoch == epoch)
     return session.scalar(query) or 0
 
@@ -103,7 +102,7 @@ def set_resume_step(session: Session, job_id: str, epoch: int, step: int) -> Non
 
 
 def superseded_behind(session: Session, job_id: str) -> dict[int, int]:
-    """For each training attempt the last step of it that counts, where a later one went on behind an earlier step."""
+    """Return the last step that counts of each training attempt after which a later one resumed at an earlier step."""
     limits: dict[int, int] = {}
     lowest: int | None = None
     for attempt in reversed(of_stage(session, job_id, Stage.TRAIN)):
@@ -115,7 +114,7 @@ def superseded_behind(session: Session, job_id: str) -> dict[int, int]:
 
 
 def closing_events(session: Session, job_id: str, epoch: int) -> Sequence[JobEvent]:
-    """What an attempt said at its end: that it has an adapter, and that it finished."""
+    """Return the last events of an attempt: adapter saved, finished, failed."""
     kinds = JobEvent.kind.in_(("adapter", "finished", "failed"))
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.epoch == epoch, kinds)
     return session.scalars(query.order_by(JobEvent.seq)).all()

@@ -1,7 +1,7 @@
-"""What a worker does to a job row: claim it, beat, store events, hand it on. It never commits.
+"""The worker's writes to a job row: claim it, send heartbeats, store events, end the attempt. It never commits.
 
-Every statement names the fence (job, epoch, worker); when another attempt owns the job it changes nothing and raises
-`Fenced`.
+Every statement names the fence (job, epoch, worker). If another attempt owns the job, nothing changes and `Fenced` is
+raised.
 """
 
 from collections.abc import Sequence
@@ -33,18 +33,18 @@ from app.jobs.repository import DETAILS, append_event, jobs_at_work, move
 from app.jobs.states import ALIVE, Desire, JobStatus, Stage, given_back
 from app.jobs.views.progress import checking_of, progress_of
 
-# No attempt is put off for longer than 600 s, by clocks that differ by less than the rest: what lies further ahead was
-# written by one that has been set back since.
+# No attempt is delayed by more than 600 s, and clocks differ by less than the other 300 s. A later `run_after` was
+# written by a clock that was wrong, so it is ignored.
 LONGEST_PAUSE = timedelta(seconds=900)
 
 
 class Fenced(Exception):
-    """The job belongs to another attempt, or has ended: drop what you were doing."""
+    """The job belongs to another attempt, or has ended. The caller must stop its work on the job."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on one job, until somebody raises its epoch."""
+    """The right to work on one job, until the job's epoch is raised."""
 
     job_id: str
     epoch: int
@@ -62,15 +62,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class RequestedState:
-    """What the user wants of a job that is held."""
+    """What the user has requested of a job that a worker holds."""
 
     desired: Desire
     checkpoints_asked: int
 
 
 def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime) -> Job | None:
-    """Give the best waiting job to a worker, or None when there is none: by priority, then the project with the fewest
-    jobs at work, then age.
+    """Give the best waiting job to a worker, or return None if there is none.
+
+    The best is the one of highest priority, then of the project with the fewest running jobs, then the oldest.
 
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
@@ -103,13 +104,13 @@ def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime)
 
 
 def leave(session: Session, job_id: str) -> None:
-    """Leave a waiting job, which this version does not understand, to workers of a newer one. No attempt is counted."""
+    """Leave a waiting job that this version does not understand to workers of a newer version. It is no attempt."""
     is_waiting = (Job.worker.is_(None), Job.status.in_([stage.waiting for stage in Stage]))
     session.execute(update(Job).where(Job.id == job_id, *is_waiting).values(spec_version=SPEC_VERSION + 1))
 
 
 def _is_free(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Nobody holds it, and a worker of this version may."""
+    """The job has no worker, is due, and has a spec that this version understands."""
     return (Job.worker.is_(None), _is_due(now), Job.spec_version <= SPEC_VERSION)
 
 
@@ -120,10 +121,10 @@ def _is_due(now: datetime) -> ColumnElement[bool]:
 def record(
     session: Session, claim: Claim, events: Sequence[AttemptEvent], offset: int, *, of_epoch: int | None = None
 ) -> RequestedState:
-    """One heartbeat: store what the child reported up to byte `offset` of its events file; learn the user's wish.
+    """Send one heartbeat: store the child's events up to byte `offset` of its events file.
 
-    A batch whose offset is stored already is not stored again: the commit before went well, though its answer was
-    lost. `of_epoch` names an earlier attempt of the job whose events were left unread.
+    Returns what the user has requested. A batch whose offset is stored already is skipped: its commit succeeded, and
+    only the response was lost. `of_epoch` names an earlier attempt whose events were not read. Raises Fenced.
     """
     epoch = claim.epoch if of_epoch is None else of_epoch
     if events and attempts.stored_offset(session, claim.job_id, epoch) >= offset:
@@ -135,7 +136,7 @@ def record(
 
 
 def tell(session: Session, claim: Claim, event: AttemptEvent, *, of_epoch: int | None = None) -> None:
-    """Store an event of the worker itself, which stands in no file. `of_epoch` names an earlier attempt it is about."""
+    """Store an event of the worker itself, which is in no file. `of_epoch` names an earlier attempt. Raises Fenced."""
     _append(session, claim, [event], claim.epoch if of_epoch is None else of_epoch)
 
 
@@ -162,7 +163,7 @@ def _fenced_update(session: Session, claim: Claim, **values: Any) -> Job:
 
 
 def _apply(job: Job, event: AttemptEvent) -> None:
-    """Keep on the row what a poll of the job wants to see."""
+    """Update the columns of the row that `GET /jobs/{id}` shows."""
     match event:
         case PhaseStarted():
             job.phase = event.phase.value
@@ -184,7 +185,7 @@ def _apply_checkpoint(session: Session, job_id: str, event: CheckpointSaved | Ch
     if isinstance(event, CheckpointSaved):
         values = {**event.model_dump(exclude={"kind", "at"}), "path": f"jobs/{job_id}/checkpoints/{name}"}
         session.merge(Checkpoint(job_id=job_id, epoch=epoch, created_at=event.at, **values))
-    session.flush()  # what a batch saves and removes is done in its order
+    session.flush()  # saves and removals of one batch must be done in their order
     if isinstance(event, CheckpointRemoved):
         is_named = Checkpoint.path.endswith(f"/{name}", autoescape=True)
         session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, is_named))
@@ -201,7 +202,7 @@ def with_values(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def lock(session: Session, claim: Claim) -> Job:
-    """The row, which nobody else changes until the session ends. Raises Fenced."""
+    """Return the row, locked until the session ends. Raises Fenced."""
     query = select(Job).where(Job.id == claim.job_id, *claim.guards).with_for_update()
     job = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
     if job is None:
@@ -220,7 +221,7 @@ def finish(
     exit_code: int | None = None,
     **values: Any,
 ) -> Job:
-    """End the attempt and the job's stage: on to the queue, back to it, or to the job's end. Raises Fenced."""
+    """End the attempt and move the job to `target`, without a worker. `values` are further columns. Raises Fenced."""
     values = {**FREE, "checking": None, **values}
     job = move(session, claim.job_id, target, now, *claim.guards, reason=reason, **values)
     if job is None:
@@ -235,10 +236,11 @@ FREE: dict[str, Any] = {"worker": None, "slot": None, "phase": None}
 def take_back(
     session: Session, job: Job, now: datetime, *, reason: str, max_attempts: int, pause: timedelta | None
 ) -> Job | None:
-    """Take a job from a holder that is dead. None when the holder moved meanwhile.
+    """Requeue (or fail) a job whose worker died. Returns None if the row changed since it was read, that is, the worker
+    is alive.
 
-    `job` is the row as it was seen; the epoch is raised to fence the old holder. What the user wants is read anew. A
-    job that was lost so often in the same place fails.
+    `job` is the row as it was read. The epoch is raised to fence the old worker, and what the user requested is read
+    again. The job fails if it failed `max_attempts` times in the same place.
     """
     stage = Stage.CHECK if job.status is JobStatus.VALIDATING else Stage.TRAIN
     seen = (Job.epoch == job.epoch, Job.beats == job.beats, Job.status == job.status)
@@ -263,7 +265,7 @@ def _lost(reason: str) -> dict[str, Any]:
 
 
 def held(session: Session) -> Sequence[Job]:
-    """Every job that a worker holds, without its documents. One whose status only another version has is left alone."""
+    """Return every job that a worker holds, without its documents and without jobs whose status is unknown here."""
     documents = (*DETAILS, Job.labels, Job.checking, Job.progress, Job.error)
     query = select(Job).options(*(defer(document, raiseload=True) for document in documents))
     return [job for job in session.scalars(query.where(Job.worker.is_not(None))) if job.status in ALIVE]
@@ -283,14 +285,14 @@ def _held_by(session: Session, worker: str) -> list[str]:
 
 
 def waiting_stages(session: Session, now: datetime) -> set[Stage]:
-    """The stages that have a job to claim."""
+    """Return the stages that have a job to claim."""
     is_free = _is_free(now)
     first = {stage: select(Job.id).where(Job.status == stage.waiting, *is_free).limit(1) for stage in Stage}
     return {stage for stage, query in first.items() if session.scalar(query) is not None}
 
 
 def seen(session: Session, worker: Worker) -> None:
-    """Store what a worker says of itself, with the moment by the clock of the database and the specs that it knows."""
+    """Store a worker's row with the current time of the database and the newest spec version that it understands."""
     worker = session.merge(worker)
     worker.spec_version = SPEC_VERSION
     worker.last_seen = database_time()

@@ -1,7 +1,7 @@
-"""The doorbell: a Celery message that says "there may be work", and nothing more.
+"""Notifies workers with a Celery message that says "there may be work", and nothing more.
 
-The database row is the truth, so a lost message costs only time (the reconciler rings again) and a doubled one finds
-nothing to claim.
+The database row is the truth: a lost message costs only time, because the reconciler notifies again, and a worker that
+gets a second message finds nothing to claim.
 """
 
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class JobNotifier(Protocol):
-    """Tells the workers of a stage to look for work. Never raises: an unheard bell is rung again."""
+    """Tells the workers of a stage to look for work. It never raises, because a lost message is sent again."""
 
     def notify(self, stage: Stage) -> None: ...
 
@@ -32,10 +32,10 @@ class CeleryNotifier:
         try:
             self._celery.send_task(TASK, args=[stage.value], queue=QUEUES[stage], retry=False)
         except (OperationalError, OSError) as error:
-            log.warning("the broker did not take the bell for %s: %s", stage, type(error).__name__)
+            log.warning("the broker did not accept the notification for %s: %s", stage, type(error).__name__)
 
     def problem(self) -> str | None:
-        """Why the broker takes no bells, or None. Waits for it for as long as a bell does."""
+        """Return why the broker accepts no notifications, or None. It waits as long as a notification does."""
         try:
             with self._celery.connection_for_write() as connection:
                 connection.connect()  # Redis is pinged
@@ -45,7 +45,7 @@ class CeleryNotifier:
 
 
 def make_celery(broker_url: str, prefix: str) -> Celery:
-    """Celery as a doorbell needs it: early ack, no prefetch, no results, short waits on a silent broker."""
+    """Return Celery configured for notifications: early ack, no prefetch, no results, short waits for the broker."""
     celery = Celery("tunesmith", broker=broker_url)
     celery.conf.update(
         task_ignore_result=True,
@@ -60,7 +60,7 @@ def make_celery(broker_url: str, prefix: str) -> Celery:
         broker_connection_max_retries=None,
         worker_send_task_events=False,
         worker_consumer="worker.supervising.consumer:TolerantConsumer",
-        worker_enable_remote_control=False,  # whoever writes to the broker could stop every worker
+        worker_enable_remote_control=False,  # any client of the broker could stop every worker
         broker_heartbeat=0,
         task_serializer="json",
         accept_content=["json"],

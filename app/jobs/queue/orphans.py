@@ -1,6 +1,6 @@
-"""What crashes left on the disk without a row: jobs, adapters and files go to the trash, half-removed ones for good.
+"""Removes what crashes left on the disk without a row: it moves jobs, adapters and files to the trash.
 
-Only where the home belongs to the database (`app.database.installation`).
+It does nothing unless the home belongs to the database (`app.database.installation`).
 """
 
 import os
@@ -22,31 +22,30 @@ from app.files import repository as files
 from app.jobs import repository
 from app.jobs.states import ENDED
 
-# A file is there a moment before its row, and a folder a moment after it.
+# A file is written shortly before its row, and a folder is removed shortly after its row.
 ORPHAN_AFTER_SECONDS = 3600.0
-ASIDE = ".deleted-"
+DELETED_PREFIX = ".deleted-"
 
 
 class AnotherInstallation(Exception):
-    """Home and database do not belong together; the message is a sentence for the operator."""
+    """The home and the database do not belong together. The message is for the operator."""
 
 
 def check_belongs(database: Database, settings: Settings) -> None:
-    """Mark a home that never was. Raises AnotherInstallation."""
+    """Check that home and database belong together, and mark a home that has no mark. Raises AnotherInstallation."""
     known, written = installation.of_database(database), installation.of_home(settings.root)
-    if written is None and not _is_strange(database, settings):
+    if written is None and not _is_of_another(database, settings):
         installation.mark(settings.root, known)
     elif written != known:
         whose = f"belongs to {written}" if written else "holds jobs, adapters or files that it does not know"
         raise AnotherInstallation(
-            f"the database is that of {known}, and the home {settings.root} {whose}: nothing is swept from it. Look "
-            "at TUNESMITH_DATABASE_URL and TUNESMITH_HOME; if the two are meant for each other, say so with `tunesmith "
-            "adopt`"
+            f"the database belongs to {known}, and the home {settings.root} {whose}: nothing is removed from it. Check "
+            "TUNESMITH_DATABASE_URL and TUNESMITH_HOME; if the two do belong together, run `tunesmith adopt`"
         )
 
 
-def _is_strange(database: Database, settings: Settings) -> bool:
-    """Whether there is something in the home and the database knows nothing of it."""
+def _is_of_another(database: Database, settings: Settings) -> bool:
+    """Return whether the home holds jobs, adapters or files, none of which is in the database."""
     named = {kind: [path.name for path in _named(settings.root / f"{kind}s", kind)] for kind in KINDS}
     with database.reader() as session:
         knows = any(KNOWN_TO_ROWS[kind](session, names) for kind, names in named.items())
@@ -54,10 +53,10 @@ def _is_strange(database: Database, settings: Settings) -> bool:
 
 
 def sweep_orphans(database: Database, settings: Settings, older_than: float = ORPHAN_AFTER_SECONDS) -> list[Path]:
-    """Throw away what a crash left on the disk: jobs, adapters and files without a row, and half-removed ones.
+    """Move jobs, adapters and files without a row to the trash, and delete half-removed ones.
 
-    `older_than` is in seconds. Returns what was swept. Whatever else an operator keeps there is left alone, and so is a
-    folder of which nothing is known. Raises AnotherInstallation, with nothing done.
+    `older_than` is in seconds. Returns what was removed. Other names are not touched, and neither is a folder none of
+    whose entries is in the database. Raises AnotherInstallation, with nothing done.
     """
     check_belongs(database, settings)
     swept: list[Path] = []
@@ -68,8 +67,8 @@ def sweep_orphans(database: Database, settings: Settings, older_than: float = OR
         with database.reader() as session:
             known = find_known(session, [path.name for path in named]) if named else set()
         orphans = [path for path in named if path.name not in known] if known else []
-        swept += [path for path in orphans if _goes_old(path, limit, trash.throw)]
-        swept += [path for path in folder.glob(f"{ASIDE}*") if _goes_old(path, limit, _remove)]
+        swept += [path for path in orphans if _removed_if_old(path, limit, trash.throw)]
+        swept += [path for path in folder.glob(f"{DELETED_PREFIX}*") if _removed_if_old(path, limit, _remove)]
         trash.empty(folder)
     return swept
 
@@ -87,8 +86,10 @@ def _with_row(session: Session, names: list[str]) -> set[str]:
 
 
 def _known_adapters(session: Session, names: list[str]) -> set[str]:
-    """Those with a row, and those that no ended job accounts for: one that runs stores the row at its end, and of one
-    that is not there the database may be an older copy."""
+    """Return the adapters with a row, and those whose job has not ended or is not in the database.
+
+    A running job stores the row at its end; a job may be missing because the database is an older copy.
+    """
     return _with_row(session, names) | {name for name in names if not _has_ended(session, name)}
 
 
@@ -103,17 +104,17 @@ KINDS: dict[str, Known] = {**KNOWN_TO_ROWS, "adapter": _known_adapters}
 
 
 def _named(folder: Path, kind: str) -> list[Path]:
-    """The entries that bear an id; they are listed before the rows are asked for."""
+    """Return the entries whose name is an id. The caller must list them before it queries the rows."""
     pattern = re.compile(rf"{kind}-[a-z2-7]{{24}}")
     return [path for path in folder.glob(f"{kind}-*") if pattern.fullmatch(path.name)]
 
 
-def _goes_old(path: Path, limit: float, away: Callable[[Path], object]) -> bool:
-    """Whether it was last changed before the limit, and is gone now. A link goes, and never what it leads to."""
+def _removed_if_old(path: Path, limit: float, remove: Callable[[Path], object]) -> bool:
+    """Remove what was last changed before the limit, and return whether it is gone. Links are not followed."""
     with suppress(FileNotFoundError):
         if path.lstat().st_mtime >= limit:
             return False
-        away(path)
+        remove(path)
     return not os.path.lexists(path)
 
 

@@ -1,6 +1,7 @@
-"""What is removed, and when: jobs on request, and at their age where the operator says so, with all that is theirs; dry
-runs, old keys and workers that are gone in passing. What a crash left on the disk without a row is for
-`app.jobs.queue.orphans`."""
+"""Removes ended jobs, on request or at an age that the operator chose, and old dry runs, keys and workers.
+
+What a crash left on the disk without a row is removed by `app.jobs.queue.orphans`.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -14,19 +15,19 @@ from app.database.connection import Database, utc_now
 from app.jobs import idempotency, repository
 from app.jobs.queue.termination import end
 
-# An answer is read from an ended dry run within moments; whose request is gone is swept after so long.
+# The request reads an ended dry run at once; one that is still there after this time has lost its request.
 DRY_RUN_IS_READ_WITHIN = timedelta(minutes=1)
 DRY_RUN_IS_ABANDONED_AFTER = timedelta(hours=1)
 WORKER_IS_FORGOTTEN_AFTER = timedelta(days=1)
-# In one round, so that a first sweep of years of jobs holds nobody up.
+# The most jobs that one sweep removes, so that the first sweep of an old installation is short.
 EXPIRED_AT_ONCE = 20
 
 
 def remove(session: Session, settings: Settings, job_id: str) -> bool:
-    """Rows and folder of an ended job. False, and nothing was done, when it is not there or has not ended.
+    """Remove rows and folder of an ended job. Returns False, with nothing done, if it does not exist or has not ended.
 
-    The rows go first: cut off between the two, a folder is left that nobody can name, which `app.jobs.queue.orphans`
-    sweeps.
+    The rows go first. After a crash between the two a folder without a row is left, which `app.jobs.queue.orphans`
+    removes.
     """
     if not repository.remove(session, job_id):
         session.rollback()
@@ -37,7 +38,7 @@ def remove(session: Session, settings: Settings, job_id: str) -> bool:
 
 
 def end_dry_run(session: Session, settings: Settings, job_id: str) -> None:
-    """Nobody waits for its answer: it is removed, or ended by the checker that holds it and swept afterwards."""
+    """Remove a dry run whose request is over. If a checker holds it, it is cancelled and removed by a later sweep."""
     job = end(session, job_id)
     session.commit()
     if job is None or job.status.is_final:
@@ -45,8 +46,8 @@ def end_dry_run(session: Session, settings: Settings, job_id: str) -> None:
 
 
 def sweep(database: Database, settings: Settings) -> None:
-    """Remove what has had its time: dry runs whose requests are gone, jobs, keys, workers. Safe to run anywhere, any
-    number of times."""
+    """Remove expired jobs, abandoned dry runs, old keys and workers that are gone. Safe to repeat and to run twice at
+    once."""
     with database.reader() as session:
         over = [run.id for run in repository.dry_runs(session) if _is_over(run)]
         expired = _expired(session, settings.keep_jobs_days)
@@ -78,7 +79,7 @@ def _expired(session: Session, keep_days: int | None) -> Sequence[str]:
 
 
 def _expire(session: Session, settings: Settings, job_id: str) -> None:
-    """Remove an ended job, unless somebody began to go on from it meanwhile."""
+    """Remove an ended job, unless another job continues from it."""
     repository.lock(session, job_id)
     if repository.continued_by(session, job_id) is None:
         remove(session, settings, job_id)

@@ -1,8 +1,8 @@
-"""What a user may wish of a job that is there: its end, a pause, and to go on.
+"""Cancels, pauses and resumes a job for its user.
 
-The wish is written first: its UPDATE locks the row, so that no worker takes the job, or gives it back, before it is
-seen whether somebody holds the job. Each wish that changes something writes one event: the new status, or where a
-worker has to bring that about, the request.
+The requested state is written first. That UPDATE locks the row, so no worker can claim or release the job before the
+second UPDATE tests whether a worker holds it. Each request that changes something writes one event: the new status, or
+the request if a worker has to carry it out.
 """
 
 from typing import Any
@@ -16,42 +16,44 @@ from app.jobs.states import Desire, JobStatus
 
 
 def end(session: Session, job_id: str) -> Job | None:
-    """Cancel at once what no worker holds; leave the wish for the worker else. None when it has ended."""
-    asked, is_new = _ask(session, job_id, Desire.CANCEL)
-    if asked is None:
+    """Cancel a job at once if no worker holds it, else request it of the worker. Returns None if the job has ended."""
+    job, is_new = _request(session, job_id, Desire.CANCEL)
+    if job is None:
         return None
     moved = repository.move(session, job_id, JobStatus.CANCELLED, utc_now(), Job.worker.is_(None))
-    return moved or _leave(session, asked, "cancel", is_new=is_new)
+    return moved or _append_request(session, job, "cancel", is_new=is_new)
 
 
 def pause(session: Session, job_id: str) -> Job | None:
-    """Pause at once what waits for its training; leave the wish for the worker else. None when it cannot be paused."""
-    asked, is_new = _ask(session, job_id, Desire.PAUSE, Job.desired != Desire.CANCEL)
-    if asked is None:
+    """Pause a queued job at once, else request it of the worker.
+
+    Returns None if the job has ended or is being cancelled.
+    """
+    job, is_new = _request(session, job_id, Desire.PAUSE, Job.desired != Desire.CANCEL)
+    if job is None:
         return None
     waits = (Job.worker.is_(None), Job.status == JobStatus.QUEUED)
     moved = repository.move(session, job_id, JobStatus.PAUSED, utc_now(), *waits)
-    return moved or _leave(session, asked, "pause", is_new=is_new)
+    return moved or _append_request(session, job, "pause", is_new=is_new)
 
 
 def resume(session: Session, job_id: str) -> Job | None:
-    """Queue a paused job; take the wish back where it is not paused yet. None where it has ended, or is to end."""
-    asked, is_new = _ask(session, job_id, Desire.RUN, Job.desired != Desire.CANCEL)
-    if asked is None:
+    """Queue a paused job, or withdraw the request to pause it. Returns None if it has ended or is being cancelled."""
+    job, is_new = _request(session, job_id, Desire.RUN, Job.desired != Desire.CANCEL)
+    if job is None:
         return None
     is_paused = Job.status == JobStatus.PAUSED
     moved = repository.move(session, job_id, JobStatus.QUEUED, utc_now(), is_paused, run_after=None, error=None)
-    return moved or _leave(session, asked, "resume", is_new=is_new)
+    return moved or _append_request(session, job, "resume", is_new=is_new)
 
 
-def _ask(session: Session, job_id: str, desired: Desire, *guards: Any) -> tuple[Job | None, bool]:
-    """The job with the wish in its row, which is locked; and whether the wish is another one than before."""
+def _request(session: Session, job_id: str, desired: Desire, *guards: Any) -> tuple[Job | None, bool]:
+    """Store the requested state, which locks the row. Returns the job, and whether the request differs from before."""
     changed = repository.request(session, job_id, desired, Job.desired != desired, *guards)
     return changed or repository.request(session, job_id, desired, *guards), changed is not None
 
 
-def _leave(session: Session, job: Job, what: str, *, is_new: bool) -> Job:
-    """The job as it is, for a worker to do what was asked."""
+def _append_request(session: Session, job: Job, what: str, *, is_new: bool) -> Job:
     if is_new:
         repository.append_request(session, job, what, utc_now())
     return job

@@ -1,4 +1,4 @@
-"""The rows of a job, as its checker left them for the trainer: in pages, or one of them split by what is learned."""
+"""Shows the rows that the checker wrote for the trainer: pages of counts, or one row split into trained parts."""
 
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,10 @@ TOKENIZER_FILE = f"{TOKENIZER}/tokenizer.json"
 
 
 def page(settings: Settings, job: Job, name: Split, *, after: int, limit: int) -> RowPage:
-    """Up to `limit` rows with record numbers above `after`. Raises Conflict without data, NotFound without the set."""
+    """Return up to `limit` rows with record numbers above `after`.
+
+    Raises Conflict if the job has no rows (yet), and NotFound if it has no such split.
+    """
     rows = _opened(_folder(settings, job), job, name)
     found = [_summary(counts) for counts in islice(rows.after(after), limit + 1)]
     shown, last = found[:limit], next((row.record for row in reversed(found[:limit])), None)
@@ -26,15 +29,15 @@ def page(settings: Settings, job: Job, name: Split, *, after: int, limit: int) -
 
 
 def row(settings: Settings, job: Job, record: int, name: Split | None) -> RowView:
-    """A record by its number in its source. Without a split it is looked for in all rows of the training source.
+    """Return a record by its number in its source. Without a split, all rows of the training source are searched.
 
-    Raises Conflict without data, and NotFound for a record that no row was made of, with the reason.
+    Raises Conflict if the job has no rows (yet), and NotFound, with the reason, if the record became no row.
     """
     folder = _folder(settings, job)
     if name is not None:
         _opened(folder, job, name)
-    asked = [name] if name is not None else dropped_rows.sets_of_source(job)
-    for known in asked:
+    searched = [name] if name is not None else dropped_rows.sets_of_source(job)
+    for known in searched:
         if found := _found(folder, known, record):
             return _view(found, known, _decoder(folder))
     others = dropped_rows.sets_beside(job, name)
@@ -43,7 +46,7 @@ def row(settings: Settings, job: Job, record: int, name: Split | None) -> RowVie
 
 
 def preview(settings: Settings, job: Job, count: int) -> list[RowView]:
-    """The first rows of the training set; none where a check ended before it had written them."""
+    """Return the first rows of the training set, or none if the check ended before it wrote them."""
     folder = settings.data_dir(job.id)
     path = folder / TRAIN_ROWS
     if not count or not path.exists() or not (folder / TOKENIZER_FILE).exists():
@@ -62,7 +65,7 @@ def _found(folder: Path, name: Split, record: int) -> StoredRow | None:
 def _folder(settings: Settings, job: Job) -> Path:
     folder = settings.data_dir(job.id)
     if job.status is JobStatus.VALIDATING or not (folder / TRAIN_ROWS).exists():
-        message = f"{job.id} is {job.status.value} and has no rows to show: they are there once its check has gone well"
+        message = f"{job.id} is {job.status.value} and has no rows to show: they exist once its check has succeeded"
         raise Conflict(message, param="job_id", code="data_not_ready")
     return folder
 
@@ -70,9 +73,7 @@ def _folder(settings: Settings, job: Job) -> Path:
 def _opened(folder: Path, job: Job, name: Split) -> RowFile:
     path = folder / FILES[name]
     if not path.exists():
-        message = (
-            f"{job.id} has no {name} rows: its spec names no eval_source, and no eval_fraction that sets rows aside"
-        )
+        message = f"{job.id} has no {name} rows: its spec has no eval_source, and no eval_fraction that takes a row"
         raise NotFound(message, param="split", code="unknown_split")
     return RowFile(path)
 

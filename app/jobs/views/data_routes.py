@@ -1,4 +1,4 @@
-"""HTTP for what a job learns: its rows, and the check of a spec that is not submitted."""
+"""The HTTP routes for a job's rows, and for the check of a spec that is not submitted."""
 
 from typing import Annotated
 
@@ -30,11 +30,11 @@ async def validate(
     notifier: NotifierDep,
     preview: Annotated[int, Query(ge=0, le=20, description="how many of the first rows to show")] = 3,
 ) -> Validation:
-    """Check a spec and every row of its data, as POST /jobs would, without a job that stays.
+    """Check a spec and every row of its data as POST /jobs would, without submitting a job.
 
     The prepared rows stay in the cache for a while, so that a job of the same spec need not prepare them again.
 
-    What POST /jobs refuses is refused here too; what a job's check refuses is `valid: false` with the job's error.
+    What POST /jobs refuses is refused here too. An error that the job's check would find is shown with `valid: false`.
     """
     dry_runs = DryRuns(database, settings, notifier)
     sent = spec.model_dump(mode="json", exclude_unset=True)
@@ -48,17 +48,19 @@ async def validate(
 
 @router.get("/{job_id}/data")
 def rows(
-    job_id: Annotated[str, "the id that POST /jobs answered"],
+    job_id: Annotated[str, "the id that POST /jobs returned"],
     database: DatabaseDep,
     settings: SettingsDep,
-    split: Annotated[Split | None, Query(description="default: train; of a record: wherever it is")] = None,
+    split: Annotated[Split | None, Query(description="default: train; with `record`: the split that has it")] = None,
     record: Annotated[
         int | None, Query(ge=1, le=MOST_RECORDS, description="show this record, by its number in its source")
     ] = None,
-    after: Annotated[int | None, Query(ge=0, le=MOST_RECORDS, description="rows of larger record numbers")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=MOST_RECORDS, description="show rows with larger record numbers")
+    ] = None,
     limit: Annotated[int | None, Query(ge=1, le=LONGEST_PAGE, description=f"default: {USUAL_PAGE}")] = None,
 ) -> RowPage | RowView:
-    """The rows that a job trains on: a page of them in numbers, or with `record` one as it is learned."""
+    """The rows that a job trains on: a page of counts, or with `record` the text and tokens of one row."""
     with database.reader() as session:
         job = service.find(session, job_id)
     if record is None:

@@ -1,4 +1,4 @@
-"""What the routes answer that show rows as they are learned."""
+"""The responses of the routes that show a job's rows."""
 
 from typing import Any, Literal
 
@@ -10,35 +10,35 @@ Split = Literal["train", "eval"]
 
 
 class RowSummary(BaseModel):
-    """One row in numbers."""
+    """The counts of one row."""
 
     record: int = Field(description="number of the record in its source, from 1")
-    tokens: int = Field(description="as many as are trained on, after the cut to max_seq_length")
+    tokens: int = Field(description="tokens of the row, after the cut to max_seq_length")
     supervised_tokens: int = Field(description="tokens that carry loss")
-    cut_tokens: int = Field(description="tokens that were cut off behind")
+    cut_tokens: int = Field(description="tokens that were cut off at the end")
 
 
 class RowPage(BaseModel):
-    """Rows of one set, in the order of the source. Ask for the next page with `after` = `last_record`."""
+    """Rows of one split, in the order of the source. Request the next page with `after` = `last_record`."""
 
     object: Literal["list"] = "list"
     split: Split
     data: list[RowSummary]
-    rows: int = Field(description="of the whole set")
-    last_record: int | None = Field(description="of this page; null where it is empty")
+    rows: int = Field(description="of the whole split")
+    last_record: int | None = Field(description="the last record number of this page; null if it is empty")
     has_more: bool
 
 
 class SpanView(BaseModel):
-    """Neighbouring tokens that are all trained, or all not."""
+    """Neighbouring tokens that are either all trained on, or all not."""
 
-    text: str = Field(description="a character that several tokens make belongs to the span that completes it")
+    text: str = Field(description="a character of several tokens belongs to the span of the last one")
     trained: bool
     token_ids: list[int]
 
 
 class RowView(RowSummary):
-    """One row as it is learned, decoded from the very ids that the trainer reads."""
+    """One row, decoded from the token ids that the trainer reads."""
 
     object: Literal["row"] = "row"
     split: Split
@@ -47,12 +47,12 @@ class RowView(RowSummary):
 
 
 class Validation(BaseModel):
-    """What POST /jobs would find out about a spec."""
+    """What POST /jobs and the job's check would find out about a spec."""
 
     object: Literal["validation"] = "validation"
     valid: bool = Field(description="whether the job would be queued for training")
     resolved_spec: dict[str, Any] = Field(description="with defaults, and what the check chose for auto")
     data_report: dict[str, Any] | None
     notices: list[dict[str, Any]]
-    error: JobError | None = Field(description="why it is not valid")
+    error: JobError | None = Field(description="why the spec is not valid")
     preview: list[RowView] = Field(description="the first rows of the training set, as they would be learned")

@@ -1,4 +1,4 @@
-"""What `GET /jobs/{id}` shows: the row, its attempts, and where the job waits. Read for many jobs at once."""
+"""What `GET /jobs/{id}` shows: the job, its attempts and its place in the queue, read for many jobs at once."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def detail_of(session: Session, job: Job) -> JobDetail:
 
 
 def read_details(session: Session, job_ids: Sequence[str]) -> dict[str, JobDetail]:
-    """By id, without those that `service.find` does not find. The number of queries is that for one job."""
+    """Return details by id, without jobs that `service.find` does not find. It takes as many queries as for one job."""
     return _details(session, service.find_among(session, job_ids))
 
 
@@ -36,7 +36,7 @@ def _details(session: Session, jobs: Sequence[Job]) -> dict[str, JobDetail]:
 
 
 def _waiting(jobs: Sequence[Job]) -> dict[tuple[Stage, int], list[Job]]:
-    """By what a worker has to be for them, and has to understand."""
+    """Group the waiting jobs by the stage and the spec version that their worker must have."""
     found: defaultdict[tuple[Stage, int], list[Job]] = defaultdict(list)
     for job in jobs:
         stage = next((stage for stage in Stage if stage.waiting is job.status), None)
@@ -48,13 +48,13 @@ def _waiting(jobs: Sequence[Job]) -> dict[tuple[Stage, int], list[Job]]:
 def _queues(
     session: Session, stage: Stage, spec_version: int, waiting: Sequence[Job], attempts: Mapping[str, list[Attempt]]
 ) -> dict[str, QueueView]:
-    """Where they stand, and why they wait."""
+    """Return the queue position of each waiting job, and the reason why it waits."""
     now = utc_now()
     places = repository.places(session, stage, [job.id for job in waiting], spec_version)
     newest = repository.newest_spec_version(session, stage, WORKER_IS_AWAY_AFTER)
     absence = _no_worker(spec_version, stage, newest) if newest is None or newest < spec_version else None
     return {
-        # A job that somebody has claimed between two queries is the next one.
+        # A job that was claimed between the two queries has no position any more: it is shown as the next one.
         job.id: QueueView(position=place, reason=absence or _reason(job, place, attempts.get(job.id, []), now))
         for job in waiting
         for place in [places.get(job.id, 1)]
@@ -62,10 +62,10 @@ def _queues(
 
 
 def _no_worker(spec_version: int, stage: Stage, newest: int | None) -> str:
-    """Why no worker that is there takes it; `newest` is the newest version of a spec that one of them understands."""
+    """Say why no present worker takes the job. `newest` is the newest spec version that one of them understands."""
     if newest is None:
         return f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
-    versions = f"it needs version {spec_version}, the workers that are there have {newest}"
+    versions = f"it needs version {spec_version}, the present workers have {newest}"
     return f"its spec is of a newer version: it waits for a worker that understands it ({versions})"
 
 

@@ -1,4 +1,4 @@
-"""Why a record of a dataset is not among the rows of a job, as far as the reports of its check tell."""
+"""Explains why a record of a dataset is not among the rows of a job, from the reports of its check."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,28 +15,28 @@ REPORTS: dict[Split, str] = {"train": TRAIN_REPORT, "eval": EVAL_REPORT}
 
 
 class _SourceReport(Stored):
-    """What of an `app.datasets.report.DataReport` is asked here."""
+    """The fields of an `app.datasets.report.DataReport` that this module reads."""
 
     records: int
     problems: list[Problem]
 
 
 def sets_of_source(job: Job) -> list[Split]:
-    """The sets whose record numbers are those of the training source: evaluation rows may be set aside from it.
+    """Return the splits whose record numbers are those of the training source: `eval` is one without an eval_source.
 
-    Raises Conflict where the spec cannot be read.
+    Raises Conflict if the spec cannot be read.
     """
     return ["train"] if read_spec(job, job.resolved).dataset.eval_source else ["train", "eval"]
 
 
 def sets_beside(job: Job, name: Split | None) -> list[Split]:
-    """The sets of the same source, without the one that is named."""
+    """Return the splits of the same source without the named one."""
     sets = sets_of_source(job)
     return [known for known in sets if known != name] if name in sets else []
 
 
 def explain(job: Job, folder: Path, record: int, name: Split | None, elsewhere: Split | None) -> str:
-    """One sentence: how many records there are, and what became of this one. `elsewhere`: the other set has it."""
+    """Return a sentence with the number of records and the reason. `elsewhere` is another split that has the record."""
     is_own_source = name == "eval" and "eval" not in sets_of_source(job)
     source = "eval_source" if is_own_source else "source"
     report = _source_report(job, source)
@@ -48,7 +48,7 @@ def explain(job: Job, folder: Path, record: int, name: Split | None, elsewhere: 
         return f"{sentence}: it is one of the {elsewhere} rows"
     sets: list[Split] = ["eval"] if is_own_source else sets_of_source(job)
     why = next(_reasons(report, _token_reports(folder, sets), record), None)
-    return f"{sentence}: {why or 'it was left out, and the reports name only the first of those'}"
+    return f"{sentence}: {why or 'it was left out, and the reports list only the first records that were left out'}"
 
 
 def _reasons(report: _SourceReport | None, tokens: list[TokenReport], record: int) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _reasons(report: _SourceReport | None, tokens: list[TokenReport], record: in
 
 
 def _source_report(job: Job, source: str) -> _SourceReport | None:
-    """None where the report has none for the source, or one of another form."""
+    """Return the report of a source, or None if there is none that can be read."""
     return read(_SourceReport, (job.data_report or {}).get(source))
 
 

@@ -1,10 +1,10 @@
-"""What the child processes of a job printed: read from the attempt's log file, in pages.
+"""Reads the log of an attempt, that is, what its child processes printed, in pages.
 
-    output.log.offsets   {"first", "rotated"}: where the two files lie in the whole log
+    output.log.offsets   {"first", "rotated"}: where the two files begin in the whole log
     output.log.1         from byte `first` on, at most up to `rotated`
     output.log           from byte `rotated` on; the children append to it
 
-So an offset names the same byte for ever, however often the worker moves old bytes away (`app.processes.log_rotation`).
+So an offset always names the same byte, however often the worker rotates the log (`app.processes.log_rotation`).
 """
 
 from pathlib import Path
@@ -15,21 +15,21 @@ from app.processes.lock import wait_for_lock
 from app.processes.log_rotation import read_offsets, rotated_log
 
 LOG_NAME = "output.log"
-# Of a UTF-8 character.
+# The most bytes of a UTF-8 character.
 MOST_BYTES = 4
-# A rotation holds the log's lock while it switches files; a frozen one must not hold up a request.
+# A rotation holds the log's lock while it switches files. A request waits no longer than this, in case it is frozen.
 LOCK_SECONDS = 1.0
 
 
 def attempt_dir(job_dir: Path, epoch: int) -> Path:
-    """Where an attempt keeps its order, its events, its log and its checkpoints."""
+    """Return the folder of an attempt's order, events and log."""
     return job_dir / "attempts" / str(epoch)
 
 
 def read_log(job_dir: Path, epoch: int | None, *, offset: int, limit: int, is_ended: bool) -> LogPage:
-    """Up to `limit` bytes (4 if it is less) from byte `offset`, or from the first kept byte if that is later.
+    """Read up to `limit` bytes (at least 4) from byte `offset`, or from the first kept byte if that is later.
 
-    The page is cut at a whole character, and complete when nothing can follow. It is empty while a rotation goes on.
+    The page ends with a whole character, and is complete if nothing can follow. It is empty during a rotation.
     """
     path = attempt_dir(job_dir, epoch) / LOG_NAME if epoch is not None else None
     if path is None or not path.is_file():
@@ -39,7 +39,7 @@ def read_log(job_dir: Path, epoch: int | None, *, offset: int, limit: int, is_en
             return LogPage(attempt=epoch, text="", next_offset=offset, is_complete=False)
         first, start, chunk, at_end = _read(path, live, offset, max(limit, MOST_BYTES))
     whole = chunk if at_end and is_ended else _without_torn_character(chunk)
-    if not at_end:  # too short to hold a whole character, though more follows: what a crash cut off
+    if not at_end:  # more follows, but this part ends within a character, because a crash cut it off
         whole = whole or chunk
     return LogPage(
         attempt=epoch,
@@ -51,7 +51,7 @@ def read_log(job_dir: Path, epoch: int | None, *, offset: int, limit: int, is_en
 
 
 def _read(path: Path, live: BinaryIO, offset: int, limit: int) -> tuple[int, int, bytes, bool]:
-    """The first byte that is kept, the first that was read, the bytes, and whether the log ends with them."""
+    """Return the offsets of the first kept byte and of the first byte read, the bytes, and whether they end the log."""
     offsets = read_offsets(path)
     old = rotated_log(path)
     kept = min(old.stat().st_size, offsets.rotated - offsets.first) if old.exists() else 0
@@ -71,7 +71,7 @@ def _read(path: Path, live: BinaryIO, offset: int, limit: int) -> tuple[int, int
 
 
 def _without_torn_character(chunk: bytes) -> bytes:
-    """Leave out the beginning of a UTF-8 character whose end is not there yet (at most 3 bytes)."""
+    """Return the chunk without an incomplete UTF-8 character at its end (at most 3 bytes)."""
     for back in range(1, min(MOST_BYTES, len(chunk) + 1)):
         byte = chunk[-back]
         if byte & 0xC0 == 0x80:

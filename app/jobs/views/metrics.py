@@ -1,4 +1,4 @@
-"""The loss curve of a job, over all its attempts: that of a run which nothing interrupted."""
+"""The loss curve of a job over all its attempts, as if nothing had interrupted it."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from app.jobs.queue import attempts
 from app.jobs.queue.attempts import step_of
 from app.jobs.schemas import Metrics
 
-# Of a series. A longer one is thinned: so many are what a curve on a screen can show.
+# The most points of a series. A longer one is thinned, because a curve on a screen cannot show more.
 MOST_POINTS = 5000
 
 
 def series(session: Session, job_id: str) -> Metrics:
-    """Each step and evaluation once: what an attempt did behind the step where a later one went on does not count."""
+    """Return each step and evaluation once, without the steps of an attempt that a later attempt repeated."""
     limits = attempts.superseded_behind(session, job_id)
     steps, every_nth_step = _points(session, job_id, "step", limits)
     evals, every_nth_eval = _points(session, job_id, "eval", limits)
@@ -22,9 +22,9 @@ def series(session: Session, job_id: str) -> Metrics:
 
 
 def _points(session: Session, job_id: str, kind: str, limits: dict[int, int]) -> tuple[list[dict[str, Any]], int]:
-    """The points of a series by their steps, and which part of them they are: each n-th that was stored, and the last.
+    """Return the points of a series, ordered by step, and n: each n-th stored point and the last are among them.
 
-    Those whose step cannot be read are left out.
+    Points whose step cannot be read are left out.
     """
     count = repository.count_events(session, job_id, kind)
     nth = max(1, -(-count // MOST_POINTS))

@@ -1,8 +1,8 @@
-"""Answers `GET /jobs/{id}`, which clients ask far more often than anything else.
+"""Answers `GET /jobs/{id}`, the most frequent request.
 
-One thread of a process reads. All that is asked for while it reads is read next, together and each job once: a thousand
-people who poll a few jobs cost little more than one does, and no number of them takes the threads of other requests. A
-read begins behind the request that it answers: whoever has changed a job sees the change.
+One thread of a process reads. The jobs that are requested while it reads are read next, together and each one once. So
+a thousand clients that poll a few jobs cost little more than one client, and polls never use up the threads of other
+requests. A read begins after the request that it answers, so a client sees its own changes.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from app.jobs import service
 from app.jobs.views.details import read_details
 
 MOST_AT_ONCE = 200
-# From the beginning of a read to that of the next one: what is asked meanwhile is read together.
+# The least time between the starts of two reads. Requests that arrive meanwhile are read together.
 LEAST_SECONDS = 0.02
 Answer = bytes | Exception
 
@@ -25,12 +25,12 @@ class Polls:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asked: dict[str, asyncio.Future[bytes]] = {}
+        self._requested: dict[str, asyncio.Future[bytes]] = {}
         self._reading: asyncio.Task[None] | None = None
 
     async def answer(self, job_id: str) -> bytes:
-        """The JSON of a job as it is now or a moment later. Raises NotFound, and a database's absence."""
-        answer = self._asked.setdefault(job_id, asyncio.get_running_loop().create_future())
+        """Return the JSON of a job as it is now or a moment later. Raises NotFound, and the errors in `AWAY`."""
+        answer = self._requested.setdefault(job_id, asyncio.get_running_loop().create_future())
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
         return await asyncio.shield(answer)
@@ -39,23 +39,23 @@ class Polls:
         limiter = CapacityLimiter(1)
         loop = asyncio.get_running_loop()
         try:
-            while self._asked:
+            while self._requested:
                 began = loop.time()
-                now = dict(list(self._asked.items())[:MOST_AT_ONCE])
-                self._asked = {job_id: answer for job_id, answer in self._asked.items() if job_id not in now}
+                now = dict(list(self._requested.items())[:MOST_AT_ONCE])
+                self._requested = {job_id: answer for job_id, answer in self._requested.items() if job_id not in now}
                 try:
                     answers = await to_thread.run_sync(self._answers, list(now), limiter=limiter)
                     for job_id, future in now.items():
                         _settle(future, answers[job_id])
                 finally:
                     for future in now.values():
-                        future.cancel()  # nothing for one that is settled
+                        future.cancel()  # does nothing if it has its result
                 await asyncio.sleep(began + LEAST_SECONDS - loop.time())
         finally:
             self._reading = None
 
     def _answers(self, job_ids: Sequence[str]) -> dict[str, Answer]:
-        """What cannot be read is met by those who asked for it and by nobody else."""
+        """Read the jobs. If one of them cannot be read, only the requests for that job get the error."""
         try:
             with self._database.reader() as session:
                 details = read_details(session, job_ids)
@@ -74,6 +74,6 @@ class Polls:
 def _settle(future: asyncio.Future[bytes], answer: Answer) -> None:
     if isinstance(answer, Exception):
         future.set_exception(answer)
-        future.exception()  # looked at, even where all who asked have left
+        future.exception()  # marked as retrieved, in case every client has disconnected
     else:
         future.set_result(answer)

@@ -1,7 +1,7 @@
-"""Random access to the rows that a trainer reads. The Arrow stream is mapped; only what is asked for is touched.
+"""Random access to the rows that a trainer reads. The Arrow file is mapped, and only the requested rows are read.
 
-A stream has no table of contents, so its batches are walked once and their places are remembered: `record` ascends, and
-a row is found by two binary searches.
+An Arrow stream has no index, so its batches are scanned once and their positions are cached. `record` ascends, so a row
+is found by two binary searches.
 """
 
 import mmap
@@ -20,7 +20,7 @@ from app.contracts.rows import CUT, INPUT_IDS, LABELS, RECORD, SUPERVISED
 
 @dataclass(frozen=True)
 class RowCounts:
-    """One row in numbers. `cut`: tokens that were cut off behind."""
+    """The counts of one row. `cut` is the number of tokens that were cut off at its end."""
 
     record: int
     tokens: int
@@ -30,7 +30,7 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class StoredRow:
-    """One row as it is learned: `labels` has the id where a token carries loss, and IGNORED elsewhere."""
+    """One row. `labels` is as long as `ids`: the token's id if it carries loss, else IGNORED."""
 
     record: int
     ids: list[int]
@@ -40,7 +40,7 @@ class StoredRow:
 
 @dataclass
 class _Places:
-    """Where the batches of one file begin: byte in the file, first record; and how many rows there are."""
+    """The byte offset and the first record of each batch of one file, and the number of all rows."""
 
     schema: Any
     offsets: "array[int]" = field(default_factory=lambda: array("q"))
@@ -49,7 +49,7 @@ class _Places:
 
 
 class RowFile:
-    """One set of rows. The file may be deleted while it is open."""
+    """The rows of one split. The file may be deleted while it is open."""
 
     def __init__(self, path: Path) -> None:
         self._buffer = _mapped(path)
@@ -68,13 +68,13 @@ class RowFile:
         return None
 
     def after(self, record: int) -> Iterator[RowCounts]:
-        """The rows with larger record numbers, in order."""
+        """Yield the counts of the rows with larger record numbers, in order."""
         for batch, index in self._after(record):
             record, supervised, cut = (batch.column(name)[index].as_py() for name in (RECORD, SUPERVISED, CUT))
             yield RowCounts(record, len(batch.column(INPUT_IDS)[index]), supervised, cut)
 
     def _after(self, record: int) -> Iterator[tuple[Any, int]]:
-        """(batch, index) of every row with a larger record number."""
+        """Yield (batch, index) of every row with a larger record number."""
         first = max(bisect_right(self._places.records, record) - 1, 0)
         for number in range(first, len(self._places.offsets)):
             batch = self._batch(number)
@@ -89,14 +89,14 @@ class RowFile:
 
 
 def _mapped(path: Path) -> Any:
-    """The file as a buffer. (`pyarrow.memory_map` would have the kernel fetch every batch that is only walked past.)"""
+    """Map a file. (With `pyarrow.memory_map` the kernel would also read every batch that is only skipped.)"""
     with path.open("rb") as file:
         return pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 @lru_cache(maxsize=16)
 def _places(path: Path, *_identity: int) -> _Places:
-    """Walk the stream once. A file is known by its inode, time and size: another of the same name is walked anew."""
+    """Scan the stream once. The cache key has inode, time and size: another file of the same name is scanned again."""
     source = pa.BufferReader(_mapped(path))
     reader = pa.ipc.open_stream(source)
     places = _Places(reader.schema)

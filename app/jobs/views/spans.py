@@ -1,9 +1,9 @@
-"""A row as text, split where training begins and ends. The texts of the spans, joined, are the text of the row.
+"""Splits the text of a row where training begins and ends. The texts of the spans, joined, are the text of the row.
 
-A decoder cannot be asked for a part: it treats the first token of a text as no other (a leading space), and a character
-may be made of several tokens. So each part is what a longer prefix of the row decodes to beyond a shorter one. Prefixes
-are cut to a window of tokens in front, and what comes out is compared with the text of the whole row; where they
-disagree, or where it begins within a character, the window grows.
+Tokens cannot be decoded piecewise: the first token of a text is special (leading space), and one character may span
+several tokens. So the text of a span is what a longer prefix of the row decodes to beyond a shorter one. Both prefixes
+are shortened to a window of tokens, and the result is compared with the text of the whole row. If the two differ, or
+the window begins within a character, the window grows.
 """
 
 import threading
@@ -18,20 +18,20 @@ from tokenizers import Tokenizer
 from app.contracts.rows import IGNORED
 
 Decode = Callable[[Sequence[int]], str]
-# What a decoder looks back to is the token before, or those that hold the first bytes of a character.
+# A decoder depends on the token before, and on the tokens that hold the first bytes of a character.
 WINDOW_TOKENS = 16
 WIDER = 4
-# Tokens decoded for each token of the row before a disagreement is left as it is, so that no row takes quadratic time.
+# After this many decoded tokens for each token of the row a difference is accepted, so no row takes quadratic time.
 MOST_WORK = 64
-# Stands for the bytes of a character that is not whole.
+# What a decoder writes for an incomplete character.
 BROKEN = "\ufffd"
-# Each is 100 MB and more in memory.
+# Each takes 100 MB of memory or more.
 TOKENIZERS_KEPT = 2
 
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring tokens that are all trained, or all not. A character belongs to the span that completes it."""
+    """Neighbouring tokens, all trained on or all not. A character belongs to the span with its last token."""
 
     text: str
     is_trained: bool
@@ -39,7 +39,7 @@ class Span:
 
 
 class Tokenizers:
-    """Reads tokenizers, and keeps the last ones. Threads may share it: one reads while the others wait."""
+    """Reads tokenizers and caches the last ones. It is thread-safe: one thread reads while the others wait."""
 
     def __init__(self, kept: int) -> None:
         self._kept = kept
@@ -47,7 +47,7 @@ class Tokenizers:
         self._found: OrderedDict[tuple[int, ...], Tokenizer] = OrderedDict()
 
     def decoder(self, path: Path) -> Decode:
-        """Text of token ids, special tokens included, by the tokenizer.json at the path."""
+        """Return a function from token ids to text, special tokens included, made from the tokenizer.json at `path`."""
         seen = path.stat()
         key = (seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size)
         with self._lock:
@@ -62,7 +62,7 @@ TOKENIZERS = Tokenizers(TOKENIZERS_KEPT)
 
 
 def split(decode: Decode, ids: Sequence[int], labels: Sequence[int]) -> list[Span]:
-    """The spans of a row, in order; labels are IGNORED where a token is not trained."""
+    """Return the spans of a row, in order. The label of a token that is not trained on is IGNORED."""
     text = _Text(decode, ids)
     spans, begin, token = list[Span](), 0, 0
     for is_trained, group in groupby(label != IGNORED for label in labels):
@@ -74,19 +74,19 @@ def split(decode: Decode, ids: Sequence[int], labels: Sequence[int]) -> list[Spa
 
 
 class _Text:
-    """The text of a row, and where in it a token ends. Asked for the ends of spans in order."""
+    """The text of a row, and the places in it where tokens end. `place` must be called with ascending ends."""
 
     def __init__(self, decode: Decode, ids: Sequence[int]) -> None:
         self._decode, self._ids = decode, ids
         self._work = MOST_WORK * len(ids)
         self._last = 0
-        # The last token end that is not within a character, and the characters in front of it. Where a prefix ends
-        # within one, some decoders break the whole characters before it as well, so nothing is compared with that.
+        # The last token end that is not within a character, and the number of characters before it. If a prefix ends
+        # within a character, some decoders also break the characters before it, so nothing is compared with it.
         self._whole_end = (0, 0)
         self.whole = decode(ids)
 
     def place(self, end: int) -> int:
-        """Characters in front of token `end`."""
+        """Return the number of characters before token `end`."""
         if end == len(self._ids):
             return len(self.whole)
         self._last = max(self._last, self._place(end))
@@ -118,7 +118,7 @@ class _Text:
 
 
 def _shared(part: str, text: str, offset: int = 0) -> int:
-    """How many characters of the part stand in the text from the offset on."""
+    """Return how many characters of the part equal those of the text from the offset on."""
     if text.startswith(part, offset):
         return len(part)
     pairs = zip(part, text[offset : offset + len(part)], strict=False)

@@ -1,10 +1,10 @@
-"""Follows jobs' events for SSE: one reader of the database serves all followers of this process.
+"""Streams jobs' events (SSE): one reader of the database serves all streams of this process.
 
-    which jobs have news? ──one query, twice a second──> FollowedJob ──wakes──> its followers
-    what is the news?     ──one query for all who have seen the same events─────────────────────^
+    which jobs have new events? ──one query, twice a second──> FollowedJob ──wakes──> its streams
+    what are they?              ──one query for all streams that have sent the same events──────^
 
-A follower asks by the number of the last event that it has sent, so none is lost or doubled, and nothing is queued for
-anybody. No database connection is held while there is nothing to send.
+A stream asks for events by the number of the last one that it has sent. So none is lost or sent twice, and no queue is
+needed. No database connection is held while there is nothing to send.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from app.jobs.schemas import EventView
 POLL_SECONDS = 0.5
 PING_SECONDS = 15
 BATCH = 500
-# What is handed to a connection at once; what it has not sent of it is all that waits for a client that reads slowly.
+# Bytes that are given to a connection at once, which is the most that is held in memory for a slow client.
 PIECE_BYTES = 64 * 1024
 DELETED = "deleted"
 log = logging.getLogger(__name__)
@@ -34,18 +34,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Page:
-    """What came after a number, as SSE in some pieces, and what was known of the job at that moment."""
+    """The events after a number, encoded as SSE in pieces, and the state of the job at that moment."""
 
     pieces: list[bytes]
-    last: int  # of the events in it; the number that was asked with where there is none
-    newest: int  # of the job
-    is_full: bool = False  # there may be more behind it
+    last: int  # the number of the page's last event; without events, the requested number
+    newest: int  # the number of the job's newest event
+    is_full: bool = False  # there may be more events
     is_ended: bool = False
     is_gone: bool = False
 
 
 class FollowedJob:
-    """What the reader knows of a job that is followed. Only the event loop touches it."""
+    """A job with streams: the number of its newest known event. Only the event loop uses it."""
 
     def __init__(self, newest: int) -> None:
         self.newest = newest
@@ -53,21 +53,21 @@ class FollowedJob:
         self._is_over = False
         self._changed = asyncio.Event()
 
-    def tell(self, newest: int, *, is_over: bool = False) -> None:
-        """`is_over`: nothing more is told; the job is gone, or its reader has failed."""
+    def update(self, newest: int, *, is_over: bool = False) -> None:
+        """Wake the streams. `is_over`: there will be no further update, as the job is gone or the reader failed."""
         if newest > self.newest or is_over:
             self.newest, self._is_over = newest, is_over
-            told, self._changed = self._changed, asyncio.Event()
-            told.set()
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
 
     async def wait_beyond(self, newest: int) -> None:
-        """Return once there are events above a number, or nothing more is told."""
+        """Return once there are events above a number, or there will be no further update."""
         while self.newest <= newest and not self._is_over:
             await self._changed.wait()
 
 
 class Streams:
-    """All streams of this process, `most` at once."""
+    """All streams of this process, at most `most` at once."""
 
     def __init__(self, database: Database, most: int) -> None:
         self._database = database
@@ -78,14 +78,14 @@ class Streams:
         self._reader: asyncio.Task[None] | None = None
 
     async def check(self, job_id: str) -> None:
-        """Raises NotFound before a stream begins, while a status can still be sent."""
+        """Raise NotFound for an unknown job, before the stream begins and its status is sent."""
         await run_in_threadpool(_find, self._database, job_id)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Raises TooMany."""
+        """Count a stream as open. Raises TooMany."""
         if self._open >= self._most:
-            limit = f"TUNESMITH_MAX_STREAMS allows {self._most} streams at once, and so many are open"
+            limit = f"TUNESMITH_MAX_STREAMS allows {self._most} streams at once, and all of them are open"
             raise TooMany(f"{limit}: poll the job instead", code="too_many_streams")
         self._open += 1
         try:
@@ -96,7 +96,7 @@ class Streams:
     async def follow(self, job_id: str, after: int) -> AsyncGenerator[bytes, None]:
         """Yield every event above `after` as SSE, until the job has ended and all of it is sent.
 
-        The last message of a job that was deleted meanwhile is `deleted`. It has no number: it is kept nowhere.
+        If the job is deleted meanwhile, the last message is `deleted`. It has no number, because it is not stored.
         """
         while True:
             page = await self._page(job_id, after)
@@ -112,7 +112,7 @@ class Streams:
                     await watch.wait_beyond(page.newest)
 
     async def _page(self, job_id: str, after: int) -> Page:
-        """What came after a number; all who ask for the same while it is read get the same."""
+        """Read the events after a number. Streams that request the same page at the same time share one read."""
         key = (job_id, after)
         if key not in self._pages:
             reading = asyncio.ensure_future(self._read_page(job_id, after))
@@ -125,7 +125,7 @@ class Streams:
 
     @contextmanager
     def _watched(self, job_id: str, newest: int) -> Iterator[FollowedJob]:
-        """The watch of a job, which ends when nobody waits for it; the reader ends with the last watch."""
+        """Yield the followed job. It is dropped when no stream waits for it, and the reader ends with the last one."""
         watch = self._watches.setdefault(job_id, FollowedJob(newest))
         watch.waiting += 1
         if self._reader is None:
@@ -142,21 +142,21 @@ class Streams:
             while self._watches:
                 await asyncio.sleep(POLL_SECONDS)
                 await self._look()
-        finally:  # of what the reader cannot do, the followers find out by themselves
+        finally:  # if the reader failed, the streams read by themselves and meet the error
             self._reader = None
             watches, self._watches = self._watches, {}
             for watch in watches.values():
-                watch.tell(watch.newest, is_over=True)
+                watch.update(watch.newest, is_over=True)
 
     async def _look(self) -> None:
         watches = dict(self._watches)
         try:
             newest = await run_in_threadpool(_read_newest, self._database, list(watches))
         except AWAY as error:
-            log.warning("streams wait for a database that is away: %s", type(error).__name__)
+            log.warning("streams wait, because the database is away: %s", type(error).__name__)
             return
         for job_id, watch in watches.items():
-            watch.tell(newest.get(job_id, watch.newest), is_over=job_id not in newest)
+            watch.update(newest.get(job_id, watch.newest), is_over=job_id not in newest)
 
 
 class StreamResponse(EventSourceResponse):
@@ -182,7 +182,7 @@ def _read_newest(database: Database, job_ids: list[str]) -> dict[str, int]:
 
 
 def _read_page(database: Database, job_id: str, after: int) -> Page:
-    """The job is read first: its last event comes with its status."""
+    """Read the job before its events: the last event is stored in the same commit as the final status."""
     with database.reader() as session:
         job = repository.get(session, job_id)
         if job is None:
@@ -195,7 +195,7 @@ def _read_page(database: Database, job_id: str, after: int) -> Page:
 
 
 def _pieces(events: list[EventView]) -> Iterator[bytes]:
-    """Whole messages, some of them together: fewer writes than messages."""
+    """Join whole messages up to PIECE_BYTES, so that there are fewer writes than messages."""
     piece = b""
     for event in events:
         text = ServerSentEvent(id=str(event.seq), event=event.kind, data=json.dumps(event.flat())).encode()

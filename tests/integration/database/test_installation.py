@@ -90,7 +90,7 @@ def test_an_api_that_finds_another_installation_runs_and_says_so(
 ) -> None:
     installation.mark(settings.root, "installation-other")
     with caplog.at_level(logging.ERROR, "app.main"), an_api(settings, database_url) as api:
-        wait_for("it is logged", lambda: "nothing is swept from it" in caplog.text)
+        wait_for("it is logged", lambda: "nothing is removed from it" in caplog.text)
         assert api.get("/healthz").status_code == 200
 
 

@@ -79,6 +79,6 @@ def test_the_command_says_which_limit_it_is(api: TestClient, database: Database)
     answer = api.post("/jobs", json=hub_body())
 
     assert error_lines(ApiError.of(answer.status_code, answer.text)) == [
-        "too_many_waiting_jobs: 2 jobs wait already: try again once some of them have begun "
+        "too_many_waiting_jobs: 2 jobs are waiting already: try again once some of them have begun "
         "(TUNESMITH_MAX_WAITING_JOBS is 2)"
     ]

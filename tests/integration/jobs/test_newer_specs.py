@@ -75,7 +75,7 @@ def test_a_job_that_waits_for_a_newer_worker_says_so(
 
     assert reason == (
         "its spec is of a newer version: it waits for a worker that understands it "
-        f"(it needs version {SPEC_VERSION + 1}, the workers that are there have {SPEC_VERSION})"
+        f"(it needs version {SPEC_VERSION + 1}, the present workers have {SPEC_VERSION})"
     )
 
 
