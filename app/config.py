@@ -1,6 +1,6 @@
-"""What an operator chooses: environment variables that start with TUNESMITH_, read in this one place.
+"""The operator's settings: environment variables that start with TUNESMITH_. They are read only here.
 
-Defaults suit a laptop: SQLite, a bundled Valkey and all state below one folder.
+The defaults suit a laptop: SQLite, a bundled Valkey and all state below one folder.
 """
 
 import os
@@ -22,14 +22,14 @@ from app.processes.secret_files import IN_A_FILE, read_secret
 
 PREFIX = "TUNESMITH_"
 LOOPBACK = "127.0.0.1"
-# The folders of a home whose paths rows hold.
+# The folders of a home to which paths in rows lead.
 ROWS_NAME = ("jobs", "adapters")
-# What may be given as the path of a file too: TUNESMITH_DATABASE_URL_FILE, …
+# Settings that may also be given in a file: TUNESMITH_DATABASE_URL_FILE, …
 IN_FILES = ("database_url", "broker_url", "engine_key")
 
 
 def has_home() -> bool:
-    """Whether `~` stands for a folder: a user of a container may have neither HOME nor an entry in passwd."""
+    """Return whether this user has a home folder. A container's user may have neither HOME nor an entry in passwd."""
     try:
         Path.home()
     except RuntimeError:
@@ -38,7 +38,7 @@ def has_home() -> bool:
 
 
 class Address(BaseSettings):
-    """Where the API is, as the commands see it that talk to it."""
+    """Where the API is, for the commands that talk to it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
@@ -48,13 +48,13 @@ class Address(BaseSettings):
 
     @property
     def local_url(self) -> str:
-        """Where a client of this host reaches the API; an address that means "any" is none to connect to."""
+        """The API's URL for clients on this host. For an address that means "any" it names the loopback address."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 class Settings(Address):
-    """Read once at start; unknown TUNESMITH_ variables are refused by name."""
+    """The settings, read once at start. Raises ValueError for unknown TUNESMITH_ variables, with their names."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -64,33 +64,36 @@ class Settings(Address):
         None, repr=False, description="Redis URL; default: the bundled Valkey of `tunesmith up`"
     )
     broker_prefix: str = Field("tunesmith:", description="what every key in the broker starts with")
-    allowed_hosts: str = Field("", description="further names under which clients reach this service, with commas")
+    allowed_hosts: str = Field("", description="further names of this service in clients' URLs, separated by commas")
     allowed_origins: str = Field(
-        "", description="web pages of other origins that may use it, such as https://ui.example, with commas"
+        "", description="origins of web pages that may use it, such as https://ui.example, separated by commas"
     )
     trust_network: bool = Field(
-        False, description="answer on other addresses than loopback, to everybody who reaches them: there are no keys"
+        False, description="also serve other addresses than loopback; everybody who reaches them may use it: no keys"
     )
-    api_processes: int = Field(1, ge=1, le=64, description="that answer on the one port; each takes a core under load")
-    max_streams: int = Field(1000, ge=1, description="of events of jobs that one API process sends at once")
+    api_processes: int = Field(
+        1, ge=1, le=64, description="API processes on the one port; each takes a core under load"
+    )
+    max_streams: int = Field(1000, ge=1, description="open event streams (SSE) of one API process")
     engine_url: str | None = Field(
         None, description="unix:///path or http(s)://host:port; default: run/engine.sock in home"
     )
     engine_key: str | None = Field(
-        None, repr=False, description="what an engine that listens on a port, not on a unix socket, has to be told"
+        None, repr=False, description="the key of an engine that listens on a port instead of a unix socket"
     )
     engine_cache_bytes: int | None = Field(
         None,
         ge=LEAST_BYTES,
-        description="of keys and values that the engine holds, for all models in memory together; default: 1 GiB on a "
-        "CPU and at most a quarter of what is free, on a GPU a quarter of what is free when a model is loaded",
+        description="size of the engine's key-value cache for all models in memory; default: a quarter of the memory "
+        "that is free when a model is loaded, on a CPU at most 1 GiB",
     )
     vllm_url: str | None = Field(
         None, description="a vLLM server that the engine answers through; its key is in VLLM_API_KEY"
     )
     vllm_command: str | None = Field(
         None,
-        description="or how the engine starts one, such as 'vllm serve --max-lora-rank 64': for the base that is asked",
+        description="or the command with which the engine starts vLLM, such as 'vllm serve --max-lora-rank 64'; the "
+        "engine adds the requested base",
     )
     models_dir: Path | None = Field(None, description="local base models; default: home/models")
     datasets_dir: Path | None = Field(
@@ -98,53 +101,55 @@ class Settings(Address):
     )
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="of any request but an upload")
     max_upload_bytes: int = Field(2 * 2**30, ge=1024)
-    max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, unpacked")
-    max_hub_bytes: int = Field(
-        MOST_BYTES, ge=0, description="of one dataset, or of one model, that is downloaded from the hub"
+    max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, decompressed")
+    max_hub_bytes: int = Field(MOST_BYTES, ge=0, description="of one dataset or model that is downloaded from the hub")
+    max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are cached for later jobs")
+    max_waiting_jobs: int = Field(
+        1000, ge=1, description="jobs that are validating or queued; one more is refused with 429"
     )
-    max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are kept for later jobs")
-    max_waiting_jobs: int = Field(1000, ge=1, description="jobs that are checked or queued; one more is a 429")
-    max_validations: int = Field(16, ge=1, description="POST /jobs/validate at once; one more is a 429")
+    max_validations: int = Field(16, ge=1, description="concurrent POST /jobs/validate; one more is refused with 429")
     keep_jobs_days: int | None = Field(
         None,
         ge=1,
-        description="an ended job is removed so long after its end, with its events, logs and checkpoints; its adapter "
+        description="days after which an ended job is removed with its events, logs and checkpoints; its adapter "
         "stays; default: never",
     )
     slot: str | None = Field(
         None, max_length=64, description="what one training occupies; default: the GPU's UUID, or cpu"
     )
     lease_seconds: float = Field(
-        180.0, gt=0, description="a worker of another host that is silent for so long has lost its job"
+        180.0, gt=0, description="a worker on another host loses its job after this time without a heartbeat"
     )
     heartbeat_seconds: float = Field(1.0, gt=0, description="how often a worker stores what its child reported")
-    reconcile_seconds: float = Field(2.0, gt=0, description="how often a worker looks for what was lost or waits")
+    reconcile_seconds: float = Field(2.0, gt=0, description="how often a worker looks for lost and waiting jobs")
     grace_seconds: float = Field(
-        20.0, ge=0, description="what a training that is told to stop has for its checkpoint before it is killed"
+        20.0, ge=0, description="time for a stopping training to save a checkpoint before it is killed"
     )
-    silence_seconds: float = Field(3600.0, gt=0, description="a process that does nothing for so long is hung")
+    silence_seconds: float = Field(
+        3600.0, gt=0, description="a process without progress for this time is treated as hung"
+    )
     max_attempts: int = Field(3, ge=1, le=100, description="failures in the same place before a job fails")
-    trainer_module: str = Field("worker.training", description="the program of an attempt: it is given an order")
+    trainer_module: str = Field("worker.training", description="the Python module that runs a training attempt")
     verify: Literal["engine", "off"] = Field(
         "engine",
-        description="engine: a job succeeds once the engine has proved its adapter; off, for hosts without an engine: "
-        "adapters are served unproved",
+        description="engine: a job succeeds once the engine has verified its adapter; off, for hosts without an "
+        "engine: adapters are not verified",
     )
     gpu_sharing: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="the engine and a training on one GPU; auto: at once where both fit, by what is measured; never: "
-        "the engine steps aside for every training, and /generate is a 503 meanwhile; always: it stays",
+        description="whether engine and training use one GPU at once; auto: if both fit by measured memory; never: the "
+        "engine unloads its models for every training, and /generate answers 503 meanwhile; always: it keeps them",
     )
     confinement: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="processes that read models and datasets open only what their job needs, where the kernel has "
-        "Landlock; auto: all but those that run Unsloth on a GPU host, whose compilers may lie anywhere; on: those "
-        "too; off: none",
+        description="whether processes that read models and datasets can open only what their job needs (the kernel "
+        "must have Landlock); auto: all but those that run Unsloth on a GPU host, whose compilers may be anywhere; on: "
+        "those too; off: none",
     )
     pass_environment: str = Field(
         "",
-        description="further variables that every process is given, with commas; what each gets is in "
-        "app.processes.environments",
+        description="further variables for every process, separated by commas; app.processes.environments lists what "
+        "each process gets anyway",
     )
     log_level: str = "INFO"
 
@@ -161,14 +166,14 @@ class Settings(Address):
     @model_validator(mode="before")
     @classmethod
     def _secrets_of_files(cls, values: dict[str, object]) -> dict[str, object]:
-        """What is given to the call itself goes before a file."""
+        """A value that is passed to the constructor takes precedence over a file."""
         found = {name: read_secret(PREFIX + name.upper(), os.environ) for name in IN_FILES}
         return {**{name: secret for name, secret in found.items() if secret is not None}, **values}
 
     @field_validator("database_url", "broker_url")
     @classmethod
     def _can_be_read(cls, url: str | None) -> str | None:
-        """Here, where no value is shown: what libraries say of a URL that they cannot read may hold its password."""
+        """Checked here without showing the value: libraries' messages about a bad URL may hold its password."""
         try:
             parts = urlsplit(url or "")
             is_clear = parts.port is None or "@" not in parts.path + parts.fragment
@@ -234,22 +239,23 @@ class Settings(Address):
 
     @property
     def host_rules(self) -> HostRules:
-        """Whose requests the API answers."""
+        """The rules by which the API accepts requests."""
         return HostRules.of(self.allowed_hosts, self.allowed_origins, trusts_network=self.trust_network)
 
     @property
     def term_after_seconds(self) -> float:
-        """Without a heartbeat in the database: a training is told to stop with a checkpoint."""
+        """After this many seconds without a renewed lease a training must save a checkpoint and stop."""
         return self.lease_seconds / 2
 
     @property
     def kill_after_seconds(self) -> float:
-        """… and is killed by its guardian."""
+        """After this many seconds without a renewed lease its guardian kills the trainer."""
         return self.lease_seconds * 2 / 3
 
     @property
     def alarm_after_seconds(self) -> float:
-        """… and by the kernel, in case its guardian is frozen too; its lease is taken only after that."""
+        """After this many seconds without a renewed lease a kernel timer kills the trainer, even if its guardian is
+        frozen. The reconciler takes the job over only later."""
         return self.lease_seconds * 5 / 6
 
     @cached_property
@@ -266,7 +272,7 @@ class Settings(Address):
 
     @cached_property
     def engine(self) -> EngineAddress:
-        """How to reach it. Raises ValueError where its socket would have too long a path."""
+        """How to reach the engine. Raises ValueError if the path of its socket would be too long."""
         return EngineAddress(self.engine_url or f"unix://{self._socket('engine.sock')}", self.engine_key)
 
     @cached_property
@@ -290,18 +296,21 @@ class Settings(Address):
         return (self.datasets_dir or self.root / "datasets").expanduser().resolve()
 
     def locate(self, stored: str) -> Path:
-        """Where a path is now that a row holds: relative ones lie below the home.
+        """Return the present path of a path in a row. Relative paths are below the home.
 
-        Older versions stored absolute ones. Of those counts what stands behind the home that they were below, so that
-        a home which was moved is as good as one that was not.
+        Older versions stored absolute paths. Of those only the part below the home is used, so the home may have been
+        moved since.
         """
         path = Path(stored)
         begins = [place for place, part in enumerate(path.parts) if part in ROWS_NAME]
         return self.root.joinpath(*path.parts[begins[-1] :]) if begins else self.root / path
 
     def locate_model(self, stored: str, named: str) -> Path:
-        """Where a local base model is now: `stored` is relative to the models folder, or absolute in older rows; where
-        that is gone, the model of the name that the job gave."""
+        """Return the present folder of a local base model.
+
+        `stored` is relative to the models folder, or absolute in older rows. If it does not exist, the folder is that
+        of the name in the job's spec.
+        """
         path = self.models / stored
         return path if path.is_dir() else self.models / named
 
@@ -309,7 +318,7 @@ class Settings(Address):
         return self.root / "jobs" / job_id
 
     def data_dir(self, job_id: str) -> Path:
-        """Where a checker leaves the rows of a job: `app.contracts.rows`."""
+        """The folder of a job's prepared rows, described in `app.contracts.rows`."""
         return self.job_dir(job_id) / "data"
 
     def checkpoints_dir(self, job_id: str) -> Path:
@@ -317,7 +326,7 @@ class Settings(Address):
 
     @cached_property
     def slots(self) -> Path:
-        """Lock files, named by host: a home may be shared."""
+        """The folder of the lock files. They are named by host, because hosts may share a home."""
         return self.root / "run" / "slots"
 
     def file_path(self, file_id: str) -> Path:

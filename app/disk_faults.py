@@ -1,6 +1,6 @@
-"""Which errors say that a disk takes nothing more: it is full, a quota is used up, or it is read-only.
+"""Recognises errors of a disk that is full, over its quota or read-only.
 
-An error speaks by its number, whoever wraps it: the kernel's, SQLite's or PostgreSQL's.
+They are recognised by the error number of the kernel, SQLite or PostgreSQL, also if another exception wraps them.
 """
 
 import errno
@@ -13,36 +13,36 @@ from pathlib import Path
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 POSTGRES = {"53100": errno.ENOSPC, "25006": errno.EROFS}  # by SQLSTATE
 SQLITE = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
-# What SQLite says as well where a file beside the database cannot be made or grow.
+# SQLite also raises these if a file beside the database cannot be created or cannot grow.
 SQLITE_VAGUE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
-# The low byte of SQLite's code; the rest of it says what was read or written.
+# The low byte of SQLite's code is the kind of error; the rest says what was read or written.
 SQLITE_PRIMARY = 0xFF
 # More than SQLite's smallest file, its shared memory, needs at once.
 PROBE_BYTES = 1 << 16
 
 
 def is_full(error: BaseException, folder: Path | None = None) -> bool:
-    """Whether the error comes of a disk without room.
+    """Return whether the error was caused by a full disk.
 
-    SQLite does not always name it; then a block is written to `folder`, where its database is, to learn it.
+    SQLite's error does not always tell. Then a test block is written to `folder`, where its database is.
     """
     return any(number in NO_ROOM for number in _numbers(error, folder))
 
 
 def is_read_only(error: BaseException, folder: Path | None = None) -> bool:
-    """Whether the error comes of a file system, or a database, that takes no writes at all."""
+    """Return whether the error was caused by a read-only file system or database."""
     return errno.EROFS in _numbers(error, folder)
 
 
 def describe(error: OSError) -> str | None:
-    """A sentence for the operator; None where the error is no fault of a disk."""
+    """Return a sentence for the operator, or None if the disk did not cause the error."""
     if is_full(error):
-        return f"the disk is full: {error.filename or 'what is written'} finds no room"
+        return f"the disk is full: there is no room for {error.filename or 'what is written'}"
     return f"the disk is read-only: {error.filename}" if is_read_only(error) else None
 
 
 def _numbers(error: BaseException, folder: Path | None) -> set[int]:
-    """All that is known of the error and of what it was raised from, as numbers of the kernel."""
+    """Return the kernel's error numbers of the error and of its causes."""
     return {number for cause in _causes(error) if (number := _number(cause, folder)) is not None}
 
 
@@ -64,7 +64,7 @@ def _number(error: BaseException, folder: Path | None) -> int | None:
 
 
 def _probe(folder: Path) -> int | None:
-    """What the kernel says to a block more; None where it takes it."""
+    """Write a test block. Returns the kernel's error number, or None if it was written."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
             is_cut = probe.write(b"\0" * PROBE_BYTES) < PROBE_BYTES

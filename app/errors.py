@@ -1,4 +1,4 @@
-"""Every error that a client can meet.
+"""Every error that a client can receive.
 
     ServiceError 500
      ├── InvalidRequest 422 ── InvalidDataset 422
@@ -9,7 +9,7 @@
      ├── DiskFull 507
      └── Unavailable 503 ── EngineUnavailable 503
 
-Messages say what was found and what would be right; they never hold a secret or a stack trace.
+Messages say what was found and what was expected. They never hold a secret or a stack trace.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ LONGEST_QUOTE = 200
 
 
 class Problem(BaseModel):
-    """One thing that is wrong, as exactly as it can be placed.
+    """One thing that is wrong, and where.
 
     `record` counts dataset rows from 1, `line` counts lines of the file from 1.
     """
@@ -38,7 +38,7 @@ class Problem(BaseModel):
 class ErrorBody(BaseModel):
     """What went wrong. `param` is the field or parameter; `details` has one entry for each thing that is wrong.
 
-    `type` is OpenAI's word for the kind of error.
+    `type` is the kind of error in OpenAI's terms.
     """
 
     code: str
@@ -50,7 +50,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorForm(BaseModel):
-    """The one form of every error."""
+    """The body of every error response."""
 
     error: ErrorBody
 
@@ -71,7 +71,7 @@ class ServiceError(Exception):
         self.code = code or self.code
 
     def body(self, request_id: str | None) -> dict[str, Any]:
-        """The one error form of the service."""
+        """Return the body of the error response."""
         body = ErrorBody(
             code=self.code,
             type=_type(self.status),
@@ -95,7 +95,7 @@ class InvalidRequest(ServiceError):
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> Self:
-        """One answer for all that is wrong; the message is a sentence about the first problem."""
+        """Make one error of all problems. Its message is about the first one."""
         first, more = problems[0], len(problems) - 1
         message = f"{first.field}: found {first.found}, expected {first.expected}"
         return cls(f"{message} (and {more} more)" if more else message, param=first.field, details=list(problems))
@@ -126,14 +126,14 @@ class TooLarge(ServiceError):
 
 
 class DiskFull(ServiceError):
-    """The disk under the service's files, or its database's, has no room for what this request brings."""
+    """The disk of the service's files or of its database has no room for this request."""
 
     status = 507
     code = "disk_full"
 
 
 class Unavailable(ServiceError):
-    """Something this request needs is away for now."""
+    """Something that this request needs is not available now."""
 
     status = 503
     code = "unavailable"
@@ -141,7 +141,7 @@ class Unavailable(ServiceError):
 
 
 class TooMany(Unavailable):
-    """As many as a limit allows are there already; the message names the limit."""
+    """A limit is reached. The message names it."""
 
     status = 429
     code = "too_many"

@@ -1,8 +1,8 @@
-"""Lets requests in that were meant for this service, and no others. A web page on the same machine is a stranger too.
+"""Accepts only requests that were meant for this service. Web pages in a browser on the same host are not trusted.
 
-A page whose name was pointed at 127.0.0.1 (DNS rebinding) is known by its `Host`; a page that posts across origins
-(CSRF) by its `Origin` or `Sec-Fetch-Site`. Without keys, only callers on loopback are answered, unless the operator
-trusts the network. All of it is decided from the head of a request, before its body is read.
+A page whose name was pointed at 127.0.0.1 (DNS rebinding) is recognised by its `Host`, a page that posts across origins
+(CSRF) by its `Origin` or `Sec-Fetch-Site`. There are no keys, so only clients on loopback are served, unless the
+operator trusts the network. All of this is decided from the headers, before the body is read.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ HOSTS_VARIABLE = "TUNESMITH_ALLOWED_HOSTS"
 ORIGINS_VARIABLE = "TUNESMITH_ALLOWED_ORIGINS"
 TRUST_VARIABLE = "TUNESMITH_TRUST_NETWORK"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# The longest address that is one (`::1%interface`); what is longer is no address, and is not kept.
+# Longer texts are not IP addresses (the longest have the form `::1%interface`), and are not cached.
 LONGEST_ADDRESS = 64
 NO_KEYS = (
-    f"this service asks for no keys, so it answers on loopback only; {TRUST_VARIABLE}=1 says that everybody who "
-    "reaches its address may use it, read all data and delete it"
+    f"this service has no keys, so it only serves loopback; with {TRUST_VARIABLE}=1 everybody who reaches its address "
+    "may use it, read all data and delete it"
 )
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a request is not let in. `param` is the header."""
+    """Why a request is refused. `param` is the header."""
 
     status: int
     code: str
@@ -45,7 +45,7 @@ class HostRules:
 
     @classmethod
     def of(cls, hosts: str, origins: str, *, trusts_network: bool) -> "HostRules":
-        """From the values of the two variables, which are separated by commas."""
+        """Make the rules from the values of the two variables, which are lists separated by commas."""
         return cls(frozenset(split_list(hosts.lower())), frozenset(split_list(origins)), trusts_network)
 
 
@@ -54,7 +54,7 @@ def split_list(text: str) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only callers of this machine reach an address that a server is bound to."""
+    """Return whether only clients on this host can reach a server that is bound to this address."""
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
 
@@ -73,7 +73,7 @@ class KnownHosts:
 
 
 def check(scope: Scope, rules: HostRules) -> Refused | None:
-    """Why the request of an ASGI scope may not come in; None where it may."""
+    """Return why the request of an ASGI scope is refused, or None if it is accepted."""
     server = (scope.get("server") or ("", None))[0]  # the address of this end of the connection
     address = _address(server)
     if not rules.trusts_network and address is not None and not address.is_loopback:
@@ -88,7 +88,7 @@ def check(scope: Scope, rules: HostRules) -> Refused | None:
 
 
 def _check_origin(scope: Scope, host: str, rules: HostRules) -> Refused | None:
-    """A browser tells where a request comes from, other clients tell nothing."""
+    """Browsers send the origin of a request; other clients do not."""
     origins = _all(scope, b"origin")
     if origins and all(origin in rules.origins for origin in origins):
         return None
@@ -101,7 +101,7 @@ def _check_origin(scope: Scope, host: str, rules: HostRules) -> Refused | None:
 
 
 def _netloc(origin: str) -> str | None:
-    """Host and port of an origin, or None for `null` and what is none.
+    """Return host and port of an origin, or None for `null` and for text that is no origin.
 
     Schemes are not compared: a proxy in front of the service may speak https where the service speaks http.
     """
@@ -120,11 +120,11 @@ def _is_ours(host: str, server: str, rules: HostRules) -> bool:
     address = _address(name)
     if address is None:
         return name == "localhost" or name in rules.hosts
-    # A name can be pointed anywhere by its owner, an address cannot.
+    # The owner of a name can point it at any address, so only known names are accepted.
     return address.is_loopback or rules.trusts_network or name == server or name in rules.hosts
 
 
-@lru_cache(maxsize=1000)  # of every request two, and they are the same ones
+@lru_cache(maxsize=1000)  # every request has two addresses, and most are the same
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     if len(text) > LONGEST_ADDRESS:
         return None

@@ -1,4 +1,4 @@
-"""The API: `create_app` puts the parts together. Nothing below this import needs torch."""
+"""The API: `create_app` puts the parts together. It never imports torch."""
 
 import logging
 import threading
@@ -35,11 +35,11 @@ from app.web.docs_page import add_docs_page
 from app.web.error_responses import BrowserHeaders, HeadRequests, RequestLimits, install_error_handlers, refuse
 from app.web.parameters import refuse_unknown_parameters
 
-# What an upload has left on the disk after a day, nobody sends or checks any more.
+# No upload takes longer than a day, so older partial files can be deleted.
 LONGEST_UPLOAD_SECONDS = 86_400
 SECONDS_BETWEEN_SWEEPS = 3600.0
 Responses = dict[int | str, dict[str, Any]]
-# "4XX" is every refusal. OpenAI's paths answer a wrong field with its status, 400.
+# "4XX" stands for all client errors. For a wrong field the paths of OpenAI's API use OpenAI's status, 400.
 ERRORS: Responses = {code: {"model": ErrorForm} for code in ("4XX", 503, 507)}
 WRONG_FIELD: Responses = {422: {"model": ErrorForm}}
 OPENAI_WRONG_FIELD: Responses = {400: {"model": ErrorForm}}
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application for these settings, or for those of the environment."""
+    """Return the application for these settings, or for those of the environment."""
     settings = settings or Settings()
     open_home = keep_private(settings.root, settings.database)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping = threading.Event()
         sweeps = threading.Thread(target=_sweep_regularly, args=(settings, stopping), name="orphans", daemon=True)
-        sweeps.start()  # a disk may take minutes to remove what a crash left on it
+        sweeps.start()  # in a thread, because removing what a crash left may take minutes
         yield
         stopping.set()
         await app.state.engine.close()
@@ -89,19 +89,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _provide(app: FastAPI, settings: Settings) -> None:
-    """Make what the routes' dependencies hand out."""
+    """Make the objects that the routes' dependencies return."""
     app.state.settings = settings
     app.state.database = Database.open(settings.database, settings.api_processes)
     app.state.polls = Polls(app.state.database)
     app.state.streams = Streams(app.state.database, settings.max_streams)
     app.state.notifier = notifier = CeleryNotifier(make_celery(settings.broker, settings.broker_prefix))
-    app.state.uses_file = uses_file  # files know no jobs
+    app.state.uses_file = uses_file  # app.files must not import app.jobs
     app.state.engine = HttpEngineClient(settings.engine)
     app.state.readiness = Readiness(app.state.database, settings.root, notifier.problem, lambda: app.state.engine)
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:
-    """The outermost middlewares: whose requests are answered, and which pages of other origins may read the answers."""
+    """Add the outermost middlewares. They decide which requests are accepted, and which origins may read responses."""
     if origins := split_list(settings.allowed_origins):
         app.add_middleware(
             CORSMiddleware,
@@ -123,18 +123,18 @@ def _sweep_regularly(settings: Settings, stopping: threading.Event) -> None:
 
 
 def _sweep(settings: Settings) -> None:
-    """By connections of its own: it may outlive the application. Of several processes one at a time."""
+    """Sweep with connections of its own, as it may outlive the application, and in only one process at a time."""
     run = settings.root / "run"
     try:
         sweep_partials(settings.root / "files", LONGEST_UPLOAD_SECONDS)
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = hold_lock(run / "sweep.lock", "another process sweeps what no row knows")
+        lock = hold_lock(run / "sweep.lock", "another process is removing files without a row")
         with lock, closing(Database.open(settings.database)) as database:
             for path in sweep_orphans(database, settings):
-                log.info("swept %s, which no row knows", path)
+                log.info("removed %s, which has no row in the database", path)
     except CannotStart as held:
         log.info("%s", held)
-    except AnotherInstallation as stranger:
-        log.error("%s", stranger)
-    except Exception:  # the service does without; the next sweep tries again
-        log.exception("what crashes left on the disk could not be removed")
+    except AnotherInstallation as error:
+        log.error("%s", error)
+    except Exception:  # the service works without it, and the next sweep tries again
+        log.exception("files that a crash left on the disk could not be removed")

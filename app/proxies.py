@@ -1,4 +1,4 @@
-"""The proxies that the environment names. httpx, which the hub's client uses too, fails at once on one that is none."""
+"""Checks the proxies in the environment, because httpx (also used by the hub's client) fails on an invalid one."""
 
 import os
 from ipaddress import ip_address
@@ -11,7 +11,7 @@ UNUSABLE = (ImportError, ValueError, httpx.InvalidURL)
 
 
 def is_this_host(url: str) -> bool:
-    """Whether a URL leads to a loopback address, before which no proxy can stand."""
+    """Return whether a URL leads to a loopback address, for which no proxy is used."""
     host = urlsplit(url).hostname or ""
     try:
         return ip_address(host).is_loopback
@@ -20,7 +20,10 @@ def is_this_host(url: str) -> bool:
 
 
 def broken_proxy() -> str | None:
-    """The variable that names no usable proxy, by its name; its value may hold a password. None: all can be used."""
+    """Return a sentence that names the variable of an unusable proxy, or None if all can be used.
+
+    The sentence does not show the value, which may hold a password.
+    """
     if _can_be_used(None):
         return None
     set_here = {name: os.environ[name] for each in PROXIES for name in (each, each.lower()) if os.environ.get(name)}
@@ -32,7 +35,7 @@ def broken_proxy() -> str | None:
 
 
 def _can_be_used(proxy: str | None) -> bool:
-    """Whether a client can be made with a proxy; None: with all that the environment names."""
+    """Return whether a client can be made with this proxy, or for None with all proxies of the environment."""
     try:
         if proxy is None:
             httpx.Client().close()

@@ -1,6 +1,6 @@
-"""`python -m app.serve`: the API's processes, all of them on one listening socket.
+"""`python -m app.serve`: runs the API's processes on one listening socket.
 
-One process answers in itself. Of several, this one starts them, and starts again those that end; they end with it.
+A single process serves by itself. Several are started, and restarted, by this one, and they end with it.
 """
 
 import gc
@@ -16,13 +16,13 @@ from fastapi import FastAPI
 from app.config import Settings
 from app.web.connection_limit import LimitedProtocol
 
-# What a process needs beside its connections: database, files, logs.
+# Descriptors that a process needs besides its connections: for the database, files and logs.
 DESCRIPTORS_BESIDE_CONNECTIONS = 256
 MOST_CONNECTIONS = 10_000
 GRACEFUL_SECONDS = 1
-# One of several processes that does not even say that it lives is killed, and another one started.
+# A process that does not answer uvicorn's health check for this time is killed and replaced.
 HUNG_SECONDS = 30
-# New objects until the young ones are looked at, and of those looks until older ones are (`gc.set_threshold`).
+# The arguments of `gc.set_threshold`: how many new objects, and younger collections, cause the next collection.
 GARBAGE_THRESHOLDS = (50_000, 20, 100)
 
 
@@ -43,11 +43,11 @@ def main() -> None:
 
 
 def create_process() -> FastAPI:
-    """The application of one process, which does not outlive the one that started it."""
+    """Return the application of one process. The process ends when the one that started it has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
-    from app.main import create_app  # takes seconds, in which the process already says that it lives
+    from app.main import create_app  # takes seconds, in which the process already answers health checks
 
     app = create_app()
     _collect_less_garbage()
@@ -55,21 +55,27 @@ def create_process() -> FastAPI:
 
 
 def _collect_less_garbage() -> None:
-    """A collection stops all answers, a full one of all that is loaded for a tenth of a second."""
+    """A collection stops all requests. A full one of all loaded modules takes a tenth of a second."""
     gc.collect()
-    gc.freeze()  # modules and routes stay for good
+    gc.freeze()  # modules and routes are never freed
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def raise_descriptor_limit() -> int:
-    """As many open files as this user may have: many shells allow 1,024, and each connection is one. Returns it."""
+    """Raise the limit of open files to the most that this user may have, and return it.
+
+    Many shells allow 1,024, and each connection is one.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def most_connections(descriptors: int) -> int:
-    """Of one process at once; a further one is answered 503. So that a flood leaves descriptors for the database."""
+    """Return how many connections a process accepts at once; a further one is answered with 503.
+
+    The limit leaves descriptors for the database.
+    """
     return min(MOST_CONNECTIONS, max(descriptors - DESCRIPTORS_BESIDE_CONNECTIONS, descriptors // 2))
 
 

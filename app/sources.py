@@ -1,4 +1,4 @@
-"""Where models and datasets come from: a folder below an allowed root, or the hub. Nothing else is ever opened."""
+"""Resolves names of models and datasets to a folder below an allowed root, or to the hub, and to nothing else."""
 
 import re
 from pathlib import Path
@@ -12,9 +12,9 @@ OF_FILES = re.compile(LOCAL_REVISION + "[0-9a-f]{64}")
 
 
 def resolve_model(name: str, revision: str | None, models: Path, param: str = "model.model_name") -> BaseRef:
-    """The weights that a model name means: a folder below `models` first, else the hub's `owner/name`.
+    """Return the weights of a model name: a folder below `models` if there is one, else the hub's `owner/name`.
 
-    Raises InvalidRequest for a name that is neither.
+    Raises InvalidRequest for a name that is neither, and for a revision that does not fit.
     """
     folder, is_of_files = below(models, name), revision is not None and OF_FILES.fullmatch(revision) is not None
     if folder is not None and (folder / CONFIG).is_file():
@@ -32,20 +32,20 @@ def resolve_model(name: str, revision: str | None, models: Path, param: str = "m
 
 
 def base_of(model: dict[str, Any], models: Path, param: str = "model.model_name") -> BaseRef:
-    """The weights that a job trains on, by the `model` group of its resolved spec. Raises InvalidRequest."""
+    """Return the weights that a job trains on, from the `model` group of its resolved spec. Raises InvalidRequest."""
     named = resolve_model(model["model_name"], model["revision"], models, param)
     return named.model_copy(update={"scaled_to": model.get("rope_scaled_to")})
 
 
 def local_models(models: Path) -> list[str]:
-    """Names of the base models below the models folder: up to two levels deep."""
+    """Return the names of the base models below the models folder, up to two levels deep."""
     found = {path.parent for pattern in (f"*/{CONFIG}", f"*/*/{CONFIG}") for path in models.glob(pattern)}
     names = [str(path.relative_to(models)) for path in found]
     return sorted(name for name in names if below(models, name) is not None)
 
 
 def resolve_dataset(path: str, datasets: Path) -> Path:
-    """The file that `dataset.source.path` means. Raises InvalidRequest when it is not below the datasets folder."""
+    """Return the file of `dataset.source.path`. Raises InvalidRequest if it is not below the datasets folder."""
     file = below(datasets, path)
     if file is None or not file.is_file():
         expected = "a file below the server's datasets folder (TUNESMITH_DATASETS_DIR, else datasets/ in its home)"
@@ -54,15 +54,15 @@ def resolve_dataset(path: str, datasets: Path) -> Path:
 
 
 def below(root: Path, name: str) -> Path | None:
-    """`root/name` with links resolved, or None when that is not there, leads out of the root or cannot be a path."""
+    """Return `root/name` with links resolved, or None if it does not exist, leads out of the root or is no path."""
     try:
         resolved = (root / name).resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
         return None
     return resolved if resolved.is_relative_to(root) and resolved != root else None
 
 
 def invalid(field: str, code: str, found: str, expected: str) -> InvalidRequest:
-    """A refusal of one field."""
+    """Return an error about one field."""
     problem = Problem(field=field, code=code, found=found, expected=expected)
     return InvalidRequest(f"{field}: found {found!r}, expected {expected}", param=field, details=[problem])

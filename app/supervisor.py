@@ -1,6 +1,6 @@
-"""`tunesmith up`: the whole service on this host, under one process that can be stopped with Ctrl-C.
+"""`tunesmith up`: runs the whole service on this host, under one process that Ctrl-C stops.
 
-up ──> broker | engine | checker, trainer | api        each under a guardian, so that nothing outlives `up`
+up ──> broker | engine | checker, trainer | api        each has a guardian, so no process outlives `up`
 """
 
 import errno
@@ -41,16 +41,16 @@ from app.processes.secret_files import IN_A_FILE
 
 HEALTHY_SECONDS = 60.0
 ENGINE_SECONDS = 60.0
-# With the broker's two seconds Ctrl-C takes at most fifteen. A worker needs the most: its training ends first.
+# With the broker's two seconds Ctrl-C takes at most fifteen. A worker needs the most, because its training ends first.
 API_GRACE_SECONDS = 2.0
 WORKER_GRACE_SECONDS = 9.0
 ENGINE_GRACE_SECONDS = 2.0
-# An `up` that was killed by force leaves its processes to their guardians for so long.
+# After `up` was killed, guardians need at most this time to end its processes.
 LEFTOVER_SECONDS = WORKER_GRACE_SECONDS + 5
 STAGES = {Process.CHECKER: "check", Process.TRAINER: "train"}
-# One training a slot; a check that waits for the hub does not hold up the others.
-# What they hold is in the settings, and handed on from there.
+# Not passed on to the children, because the settings hold what these files contain.
 OUR_FILES = frozenset(f"{PREFIX}{name.upper()}{IN_A_FILE}" for name in IN_FILES)
+# One training at a time; several checks, so that one that waits for the hub does not delay the others.
 THREADS = {Process.CHECKER: 4, Process.TRAINER: 1}
 
 
@@ -58,17 +58,17 @@ def up(settings: Settings, say: Say) -> None:
     """Run the service until SIGINT, SIGTERM or SIGHUP, then stop all of it; a second signal kills what is left.
 
     Once it is healthy and its engine is up, its URL is in `home/run/url`. Raises `CannotStart`, with nothing left
-    running, when the home or a port is taken or the API does not come up.
+    running, if the home or a port is in use or the API does not start.
     """
     os.umask(UMASK)
     if not settings.root.exists():
-        settle(settings)  # what is refused leaves no empty home
+        settle(settings)  # so that refused settings leave no empty home
     with signals_held_back(), ExitStack() as stack:
         _make_folders(settings, say)
         tree = _claim_home(settings.root, stack)
         settings = settle(settings)
         _migrate(settings.database, say)
-        _say_whose_home(settings, say)
+        _warn_of_another_home(settings, say)
         with ProcessGroup(_tiers(settings, tree, stack), say) as group:
             _wait_until_healthy(group, settings)
             _wait_for_engine(group, settings, say)
@@ -80,15 +80,15 @@ def up(settings: Settings, say: Say) -> None:
 
 
 def url_file(home: Path) -> Path:
-    """Holds the service's URL while it runs."""
+    """Return the file that holds the service's URL while it runs."""
     return home / "run" / "url"
 
 
 def settle(settings: Settings) -> Settings:
-    """The settings with every choice made that the children share: ports are free ones, paths absolute.
+    """Return the settings with concrete values that all children share: free ports and absolute paths.
 
-    Raises `CannotStart` for an address that strangers reach, a port that is taken, and a vLLM that is not there. An
-    engine on another host is not ours to start.
+    Raises `CannotStart` for an address that other hosts reach, a port in use, and a vLLM program that does not exist.
+    An engine on another host is not started here.
     """
     if not (settings.trust_network or is_loopback(settings.host)):
         raise CannotStart(f"TUNESMITH_HOST: found {settings.host}, expected 127.0.0.1: {NO_KEYS}")
@@ -109,7 +109,7 @@ def settle(settings: Settings) -> Settings:
 
 
 def _engine_of(settings: Settings) -> EngineAddress:
-    """Raises `CannotStart` where its socket would have too long a path."""
+    """Raises `CannotStart` if the path of its socket would be too long."""
     try:
         return settings.engine
     except ValueError as error:
@@ -117,11 +117,12 @@ def _engine_of(settings: Settings) -> EngineAddress:
 
 
 def _settle_vllm(settings: Settings, engine: EngineAddress) -> str | None:
-    """The command with its program's whole path: the engine runs in another folder."""
+    """Return the command with the absolute path of its program, because the engine runs in another folder."""
     is_chosen = settings.vllm_url is not None or settings.vllm_command is not None
     if is_chosen and not _is_here(engine):
         raise CannotStart(
-            f"{URL_VARIABLE} and {COMMAND_VARIABLE} are for an engine of this host; that at {engine.url} has its own"
+            f"{URL_VARIABLE} and {COMMAND_VARIABLE} are for an engine on this host: set them where the engine at "
+            f"{engine.url} runs"
         )
     if settings.vllm_command is None:
         return None
@@ -133,7 +134,10 @@ def _settle_vllm(settings: Settings, engine: EngineAddress) -> str | None:
 
 
 def _free_ports(settings: Settings, engine: EngineAddress) -> tuple[int, EngineAddress]:
-    """That of the API, and of an engine of this host that is to listen on one: both at once, so that they differ."""
+    """Return free ports for the API and for an engine on this host that listens on one.
+
+    Both are reserved at the same time, so that they differ.
+    """
     with closing(_listen(settings.host, settings.port, f"{PREFIX}PORT")) as api:
         port: int = api.getsockname()[1]
         if engine.socket is not None or not _is_here(engine):
@@ -148,18 +152,18 @@ def _listen(host: str, port: int, variable: str) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            free = "0: any that is free"
-            raise CannotStart(f"port {port} of {host} is taken; {variable} chooses another one ({free})") from error
+            message = f"port {port} of {host} is in use; choose another with {variable} (0: any free port)"
+            raise CannotStart(message) from error
         raise CannotStart(f"cannot listen on port {port} of {host} ({variable}): {error.strerror}") from error
 
 
 def _is_here(engine: EngineAddress) -> bool:
-    """Whether it is ours to start."""
+    """Return whether the engine runs on this host, so that `up` starts it."""
     return engine.socket is not None or urlsplit(engine.url).hostname in (LOOPBACK, "localhost")
 
 
 def _absolute(database_url: str) -> str:
-    """The children run in a folder of their own: a relative SQLite path would name another file there."""
+    """Make a relative SQLite path absolute, because the children run in another folder."""
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite" and url.database:
         url = url.set(database=str(Path(url.database).absolute()))
@@ -184,16 +188,16 @@ def _migrate(database_url: str, say: Say) -> None:
         raise CannotStart(f"the database {make_url(database_url)!r} cannot be brought up to date: {reason}") from error
 
 
-def _say_whose_home(settings: Settings, say: Say) -> None:
+def _warn_of_another_home(settings: Settings, say: Say) -> None:
     with closing(Database.open(settings.database)) as database:
         try:
             check_belongs(database, settings)
-        except AnotherInstallation as stranger:
-            say(str(stranger))
+        except AnotherInstallation as error:
+            say(str(error))
 
 
 def _claim_home(home: Path, stack: ExitStack) -> int:
-    """One `up` a home. Returns a lock that the children inherit: it is free when the last of them is gone."""
+    """Allow one `up` for each home. Returns a lock that the children inherit, free once all of them have ended."""
     refusal = f"`tunesmith up` already runs on {home}; stop it or choose another home"
     stack.enter_context(hold_lock(home / "run" / "up.lock", refusal))
     refusal = f"processes of an earlier run on {home} are still ending; try again in a moment"
@@ -204,14 +208,14 @@ def _claim_home(home: Path, stack: ExitStack) -> int:
 
 
 def _bound_logs(folder: Path) -> None:
-    """A service runs for months: of each log the newest part is kept, here and in the file beside it."""
+    """Keep only the newest part of each log, because a service runs for months."""
     for log in folder.glob("*.log"):
         rotate(log)
 
 
 @dataclass(frozen=True)
 class _Launcher:
-    """Starts this project's own programs: one folder, a log each, and of one environment what each needs."""
+    """Starts this project's programs in one folder, each with a log and the variables that it needs."""
 
     home: Path
     environment: Mapping[str, str]
@@ -240,7 +244,7 @@ class _Launcher:
 
 
 def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service]]:
-    """What has to run, in the order of starting."""
+    """Return the services to run, in the order of starting."""
     passed = read_names(settings.pass_environment)
     launcher = _Launcher(settings.root, _child_environment(settings), passed, tree)
     tiers: list[list[Service]] = []
@@ -275,7 +279,10 @@ def _worker_arguments(worker: Process, log_level: str) -> list[str]:
 
 
 def _child_environment(settings: Settings) -> dict[str, str]:
-    """Of it every process gets what it needs. Raises `CannotStart` for a home too long for the broker's socket."""
+    """Return the environment from which each child gets what it needs.
+
+    Raises `CannotStart` if the home's path is too long for the broker's socket.
+    """
     try:
         broker_url = settings.broker
     except ValueError as error:
@@ -287,26 +294,27 @@ def _child_environment(settings: Settings) -> dict[str, str]:
 
 
 def _wait_until_healthy(group: ProcessGroup, settings: Settings) -> None:
-    """Raises `CannotStart` when the API ends, or does not answer in time. A signal ends the waiting."""
+    """Raises `CannotStart` if the API ends or does not answer in time, and `Interrupted` at a signal."""
     deadline = time.monotonic() + HEALTHY_SECONDS
     while not _is_healthy(settings.local_url):
         if not group.is_alive("api") or time.monotonic() > deadline:
-            raise CannotStart(f"the API did not come up; see {settings.root / 'logs' / 'api.log'}")
+            raise CannotStart(f"the API did not start; see {settings.root / 'logs' / 'api.log'}")
         if is_asked_to_stop(POLL_SECONDS):
-            raise Interrupted("stopped while it was starting")
+            raise Interrupted("stopped while the service was starting")
 
 
 def _wait_for_engine(group: ProcessGroup, settings: Settings, say: Say) -> None:
-    """Its libraries take some seconds to load. Jobs can be taken without it, so one that does not come is only told."""
+    """Wait while the engine loads its libraries. Jobs can be submitted without it, so its failure is only reported."""
     if not group.has("engine"):
         return
     deadline = time.monotonic() + ENGINE_SECONDS
     while not _has_engine(settings.local_url):
         if not group.is_alive("engine") or time.monotonic() > deadline:
-            say(f"the engine is not up, /generate is a 503 until it is; see {settings.root / 'logs' / 'engine.log'}")
+            log = settings.root / "logs" / "engine.log"
+            say(f"the engine has not started, and /generate answers 503 until it has; see {log}")
             return
         if is_asked_to_stop(POLL_SECONDS):
-            raise Interrupted("stopped while it was starting")
+            raise Interrupted("stopped while the service was starting")
 
 
 def _is_healthy(url: str) -> bool:
@@ -314,12 +322,12 @@ def _is_healthy(url: str) -> bool:
 
 
 def _has_engine(url: str) -> bool:
-    """It is up; it may have stepped aside for a job that goes on."""
+    """Return whether the engine is up. It counts as up while it has unloaded its models for a training."""
     return _get(f"{url}/readyz").get("engine") is True
 
 
 def _get(url: str) -> dict[str, object]:
-    """The JSON of an answer, or nothing where none comes."""
+    """Return the JSON of the response, or an empty dict if there is none."""
     try:
         answer: dict[str, object] = httpx.get(url, timeout=5.0, trust_env=False).json()
     except (httpx.TransportError, ValueError):

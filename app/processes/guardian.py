@@ -1,8 +1,8 @@
-"""A small process between a parent and one command, so that no way of dying leaves a process behind.
+"""The parent's side of a guardian: a small process between a parent and one command that always ends the command.
 
-The guardian (`app.processes.guardian_process`) ends the command when it is told to, when the pipe of orders closes,
-which the kernel does even at `kill -9` of the parent, and when the lease that it was given runs out, which a frozen
-parent cannot prevent. The kernel kills the command when the guardian dies. This module is the parent's side.
+The guardian (`app.processes.guardian_process`) ends the command at its parent's order; when the pipe of orders closes,
+which the kernel does even after `kill -9` of the parent; and when the command's lease expires, for example because the
+parent is frozen. The kernel kills the command when the guardian dies.
 """
 
 import os
@@ -20,12 +20,12 @@ from app.processes.guardian_process import CHECKPOINT, KILL, LEASE_FD, LEASE_SEC
 __all__ = ["LEASE_FD", "LEASE_SECONDS", "Guarded", "Lease", "spawn"]
 
 PROGRAM = guardian_process.__file__
-# A process in an uninterruptible wait outlives SIGKILL; its guardian stays with it, the parent goes on.
+# A process in an uninterruptible wait survives SIGKILL. Its guardian waits for it, but the parent continues.
 KILL_WAIT_SECONDS = 10.0
 
 
 class Guarded:
-    """The parent's handle on a guarded command. Dropping it stops the command; leaving its `with` block kills it."""
+    """The parent's handle of a guarded command. Dropping it stops the command; leaving its `with` block kills it."""
 
     def __init__(self, guardian: subprocess.Popen[bytes], grace_seconds: float) -> None:
         self._guardian = guardian
@@ -35,9 +35,9 @@ class Guarded:
             os.set_blocking(guardian.stdin.fileno(), False)
 
     def poll(self) -> int | None:
-        """The command's exit code once its whole tree is gone, 128+n after signal n; None before.
+        """Return None until the command and all its descendants have ended, then its exit code: 128+n after signal n.
 
-        Negative: the guardian itself was killed by that signal.
+        A negative code -n means that the guardian itself was killed by signal n.
         """
         code = self._guardian.poll()
         if code is not None:
@@ -45,39 +45,38 @@ class Guarded:
         return code
 
     def wait(self, timeout: float | None = None) -> int:
-        """`poll`, waited for. Raises `subprocess.TimeoutExpired`."""
+        """Wait for the code that `poll` returns. Raises `subprocess.TimeoutExpired`."""
         code = self._guardian.wait(timeout)
         self._close()
         return code
 
     def stop(self, grace_seconds: float | None = None) -> None:
-        """Ask: SIGTERM for the command, and after its grace SIGKILL for all of its tree. Returns at once.
+        """Send SIGTERM to the command, and after its grace SIGKILL to its whole tree. Returns at once.
 
-        `grace_seconds`: what is left of its time, if that is not the grace that it was started with. Asked again, a
-        shorter one counts.
+        `grace_seconds` replaces the grace that it was started with. If this is called again, the shorter grace counts.
         """
         grace = self._grace_seconds if grace_seconds is None else grace_seconds
         self._order(STOP, time.monotonic() + grace)
 
     def kill(self) -> None:
-        """SIGKILL for the whole tree. Returns at once."""
+        """Send SIGKILL to the whole tree. Returns at once."""
         self._order(KILL)
 
     def abandon(self) -> None:
-        """SIGKILL for the guardian, which takes its child along: for one that is frozen and obeys no order.
+        """Kill a guardian that is frozen and obeys no order. The kernel kills its child with it.
 
-        What the child has started may be left; it holds the slot until somebody kills it.
+        Processes that the child started may survive; they hold the slot until they are killed.
         """
         self._guardian.kill()
 
     def checkpoint(self) -> None:
-        """Ask for a checkpoint: SIGUSR1 for the command, which is started with it ignored. Returns at once."""
+        """Send SIGUSR1 to the command as a request for a checkpoint. It is started with this signal ignored."""
         self._order(CHECKPOINT)
 
     def renew(self, began: float | None = None) -> None:
-        """Say that the lease was renewed, after the write that renews it is committed. Returns at once.
+        """Report a renewed lease, after the write that renews it is committed. Returns at once.
 
-        `began`: `time.monotonic()` before that write was sent, from when the lease counts; now if left out.
+        `began` is `time.monotonic()` before that write was sent, when the lease begins. The default is now.
         """
         self._order(RENEW, began)
 
@@ -90,7 +89,7 @@ class Guarded:
             self.wait(KILL_WAIT_SECONDS)
 
     def _order(self, order: bytes, at: float | None = None) -> None:
-        # A guardian that has ended needs no order: its pipe is broken, or closed by `poll`.
+        # The pipe of a guardian that has ended is broken, or was closed by `poll`. Then no order is needed.
         with suppress(BrokenPipeError, ValueError):
             if self._guardian.stdin:
                 self._guardian.stdin.write(ORDER.pack(order, time.monotonic() if at is None else at))
@@ -113,10 +112,10 @@ def spawn(
 ) -> Guarded:
     """Start a command under a guardian.
 
-    `env` replaces the environment, None inherits it. `output` is a file that stdout and stderr are appended to, or an
-    open descriptor; None inherits both. `pass_fds` stay open in the guardian and in the command. The time of a `lease`
-    begins now. `oom_score_adj` is the command's, -1000 to 1000: the higher, the sooner the kernel takes it when memory
-    is short (`man 5 proc`); a refused one is no error. A command that cannot be started ends with code 127.
+    `env` replaces the environment, None inherits it. `output` is a file to which stdout and stderr are appended, or an
+    open descriptor; None inherits both. `pass_fds` stay open in the guardian and in the command. A `lease` begins now.
+    `oom_score_adj` is the command's, -1000 to 1000: the higher, the sooner the kernel kills it when memory is short
+    (`man 5 proc`); it is no error if the kernel refuses it. A command that cannot be started ends with code 127.
     """
     terms = Terms(grace_seconds, oom_score_adj, lease, time.monotonic())
     log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if isinstance(output, Path) else output

@@ -1,9 +1,9 @@
-"""The program between a parent and one command: ends the command in time and leaves nothing of it behind.
+"""The guardian's program, between a parent and one command: it ends the command in time, with all its descendants.
 
     parent ──orders──> guardian (subreaper, own session) ──> child (own session) ──> anything below it
                            └────────────renewals───────────────^
 
-Standard library only, and nothing of this package: it runs without site-packages. `app.processes.guardian` starts it.
+It uses only the standard library, because it runs without site-packages. `app.processes.guardian` starts it.
 """
 
 import ctypes
@@ -25,30 +25,30 @@ STOP = b"T"
 KILL = b"K"
 CHECKPOINT = b"C"
 RENEW = b"R"
-# An order and the `time.monotonic()` that it speaks of: when a lease was renewed, or by when a command that is told to
-# stop must be gone. Shorter than PIPE_BUF, so never torn.
+# An order and a `time.monotonic()`: when a lease was renewed, or when a stopping command must have ended. It is shorter
+# than PIPE_BUF, so it is written atomically.
 ORDER = struct.Struct("=cd")
-# What a leased child finds in its environment: a descriptor with a byte for every renewal, and its `alarm_after`.
+# Variables of a child with a lease: a descriptor with one byte for every renewal, and its `alarm_after`.
 LEASE_FD = "GUARDIAN_LEASE_FD"
 LEASE_SECONDS = "GUARDIAN_LEASE_SECONDS"
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What the command and all below it write is for this user alone: files are 0600, folders 0700.
+# Only this user can read what the command and its descendants write: files are 0600, folders 0700.
 UMASK = 0o077
-# What Python itself ignores, and an exec would hand on.
+# Signals that Python ignores. An exec would pass that on to the command.
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-# How often a tree that is being killed is looked at again for processes born meanwhile.
+# How often a tree that is being killed is searched again for new processes.
 KILL_ROUND_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Lease:
-    """How many seconds a command may go on after the last renewal. Raises ValueError unless they grow in this order.
+    """How many seconds a command may run after the last renewal. Raises ValueError unless they ascend in this order.
 
-    `term_after`: SIGTERM for the child. `kill_after`: SIGKILL for its whole tree. `alarm_after`: for the timer that the
-    child keeps itself (`LEASE_FD`), for the case that parent and guardian are frozen together.
+    `term_after`: the child gets SIGTERM. `kill_after`: its whole tree gets SIGKILL. `alarm_after`: the timer that the
+    child keeps itself (`LEASE_FD`) expires, in case parent and guardian are both frozen.
     """
 
     term_after: float
@@ -62,7 +62,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the parent wants of the guardian, in one argument of its command line."""
+    """The guardian's parameters, passed as one argument of its command line."""
 
     grace_seconds: float
     oom_score_adj: int | None
@@ -80,7 +80,7 @@ class Terms:
 
 
 class _Tree:
-    """Inside the guardian: the child and everything that descends from it."""
+    """Inside the guardian: the child and all its descendants."""
 
     def __init__(self, argv: Sequence[str], terms: Terms) -> None:
         self.exit_code: int | None = None
@@ -91,7 +91,7 @@ class _Tree:
         os.close(renewals)
 
     def reap(self) -> bool:
-        """Collect whoever has exited. False: nobody is left."""
+        """Reap all processes that have exited. Returns False if none is left."""
         with suppress(BlockingIOError):
             os.read(self.exits, 4096)
         while True:
@@ -106,19 +106,19 @@ class _Tree:
                 self.exit_code = code if code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        """SIGTERM for the child alone: it knows best how to end what it has started."""
+        """Send SIGTERM to the child alone, because it knows how to end what it has started."""
         _send(self.child, signal.SIGTERM)
 
     def checkpoint(self) -> None:
         _send(self.child, signal.SIGUSR1)
 
     def renew(self) -> None:
-        """A byte for the child; one that reads none has a full pipe, one that closed it a broken one."""
+        """Send a byte to the child. The pipe may be full or broken, if the child does not read it."""
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(self.renewals, RENEW)
 
     def kill(self) -> None:
-        """Returns when the whole tree is gone; orphans become the guardian's own children, so none escapes."""
+        """Kill the whole tree and return when it is gone. Orphans become the guardian's children, so none escapes."""
         while self.reap():
             for pid in _descendants(os.getpid()):
                 _send(pid, signal.SIGKILL)
@@ -126,7 +126,7 @@ class _Tree:
 
 
 class _Watch:
-    """Inside the guardian: obeys the parent and holds the child's deadlines, all in `time.monotonic()`."""
+    """Inside the guardian: obeys the parent and enforces the child's deadlines, all in `time.monotonic()`."""
 
     def __init__(self, tree: _Tree, terms: Terms) -> None:
         self.tree, self.grace_seconds, self.lease = tree, terms.grace_seconds, terms.lease
@@ -135,12 +135,12 @@ class _Watch:
         self._count_from(terms.began)
 
     def until_a_reason_to_end(self) -> None:
-        """The child has exited, its grace or its lease is over, or the parent wants it dead."""
+        """Return when the child has exited, its grace or its lease is over, or the parent orders to kill it."""
         control = sys.stdin.fileno()
         sources = [control, self.tree.exits]
         while self.tree.exit_code is None and time.monotonic() < min(self.stop_by, self.kill_at):
             ready, _, _ = select.select(sources, [], [], self._seconds_left())
-            if control in ready:  # all that is there, so that no deadline is judged by an old renewal
+            if control in ready:  # reads all orders, so that no deadline is tested with an old renewal
                 orders = os.read(control, ORDER.size * 1000)
                 for order, at in ORDER.iter_unpack(orders):
                     self._obey(order, at)
@@ -165,7 +165,7 @@ class _Watch:
             self.tree.checkpoint()
         elif order == RENEW and self.lease:
             self._count_from(at)
-            # The child counts from when it reads the byte: one that comes late would give it more than its time.
+            # The child counts from when it reads the byte. A late byte would give it too much time.
             if time.monotonic() - at <= self.lease.alarm_after - self.lease.kill_after:
                 self.tree.renew()
 
@@ -175,20 +175,20 @@ class _Watch:
             self.term_at, self.kill_at = renewed + self.lease.term_after, renewed + self.lease.kill_after
 
     def _stop(self, by: float) -> None:
-        """The child is told once; of several reasons to stop, the one that leaves it the least time counts."""
+        """Send SIGTERM to the child once. Of several reasons to stop, the earliest deadline counts."""
         if self.stop_by == math.inf:
             self.tree.terminate()
         self.stop_by = min(self.stop_by, by)
 
 
 def guard(argv: Sequence[str], terms: Terms) -> int:
-    """Run a command until it or its time ends, or its parent, and leave nothing of it behind. Returns its exit code."""
+    """Run a command until it ends, its time is over or its parent ends. Returns its exit code, with its tree gone."""
     os.umask(UMASK)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the child too, until it asks for it: an exec keeps that
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # also in the child until it sets a handler, as exec keeps that
     tree = _Tree(argv, terms)
-    for number in IGNORED:  # only now: the child must not ignore them, not even before it is the command
+    for number in IGNORED:  # only after the fork, because the child must not ignore them
         signal.signal(number, signal.SIG_IGN)
     _Watch(tree, terms).until_a_reason_to_end()
     tree.kill()
@@ -196,7 +196,7 @@ def guard(argv: Sequence[str], terms: Terms) -> int:
 
 
 def _wake_up_at_child_exit() -> int:
-    """A descriptor that can be read after every SIGCHLD."""
+    """Return a descriptor that becomes readable after every SIGCHLD."""
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)
@@ -221,22 +221,22 @@ def _start(argv: Sequence[str], terms: Terms, renewals: int) -> int:
 
 
 def _bind(guardian: int) -> None:
-    """In the forked child: a session of its own, which lives no longer than the guardian."""
+    """In the forked child: start a session of its own, and let the kernel kill it when the guardian dies."""
     os.setsid()
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != guardian:  # it died before the line above could bind this process to it
+    if os.getppid() != guardian:  # it died before the line above took effect
         os._exit(128 + signal.SIGKILL)
 
 
 def _take_terms(terms: Terms, renewals: int) -> None:
-    """In the forked child: the lease is in its environment, or no word of one that its parent may have."""
+    """In the forked child: put the lease into its environment, without any lease that its parent may have."""
     os.environ.pop(LEASE_FD, None)
     os.environ.pop(LEASE_SECONDS, None)
     if terms.lease:
         os.set_inheritable(renewals, True)
         os.environ[LEASE_FD], os.environ[LEASE_SECONDS] = str(renewals), str(terms.lease.alarm_after)
     if terms.oom_score_adj is not None:
-        with suppress(OSError):  # not every host lets every value be set
+        with suppress(OSError):  # hosts may refuse some values
             Path("/proc/self/oom_score_adj").write_text(str(terms.oom_score_adj))
 
 
@@ -249,7 +249,7 @@ def _become(argv: Sequence[str]) -> NoReturn:
 
 
 def _descendants(ancestor: int) -> list[int]:
-    """All processes below one, parents before children (`man 5 proc_pid_stat`: field 4 is the parent)."""
+    """Return all descendants of a process, parents before children (`man 5 proc_pid_stat`: field 4 is the parent)."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():

@@ -1,4 +1,4 @@
-"""A lock on a file that lasts as long as its holders: the kernel frees it at any death, so none is ever stale."""
+"""A lock on a file. The kernel releases it when the last process that holds it ends, so it is never stale."""
 
 import fcntl
 import os
@@ -12,18 +12,18 @@ POLL_SECONDS = 0.05
 
 
 class CannotStart(Exception):
-    """Something that the operator has to know and can change; the message is one line for a person."""
+    """A program cannot start for a reason that the operator can change. The message is one line for the operator."""
 
 
 class Interrupted(CannotStart):
-    """A signal asked to stop before the start was over."""
+    """A signal to stop arrived before the start was complete."""
 
 
 @contextmanager
 def hold_lock(path: Path, refusal: str, wait_seconds: float = 0.0) -> Iterator[int]:
     """Hold the lock and yield its descriptor; a process that inherits the descriptor holds it too.
 
-    Raises `CannotStart` with the refusal when the lock is not free within the wait.
+    Raises `CannotStart` with the message `refusal` if the lock is not free within `wait_seconds`.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -35,7 +35,7 @@ def hold_lock(path: Path, refusal: str, wait_seconds: float = 0.0) -> Iterator[i
 
 
 def wait_for_lock(descriptor: int, wait_seconds: float, *, is_shared: bool = False) -> bool:
-    """`try_lock`, again and again for so many seconds."""
+    """Try to lock for at most `wait_seconds`. Returns whether the file is locked."""
     deadline = time.monotonic() + wait_seconds
     while not try_lock(descriptor, is_shared=is_shared):
         if time.monotonic() >= deadline:
@@ -45,7 +45,7 @@ def wait_for_lock(descriptor: int, wait_seconds: float, *, is_shared: bool = Fal
 
 
 def try_lock(descriptor: int, *, is_shared: bool = False) -> bool:
-    """Lock the file of an open descriptor if that is possible now: for itself alone, or beside other shared holders."""
+    """Lock the file of an open descriptor if that is possible now. `is_shared`: others may hold it shared as well."""
     with suppress(BlockingIOError):
         fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return True
@@ -53,7 +53,7 @@ def try_lock(descriptor: int, *, is_shared: bool = False) -> bool:
 
 
 def keeps_locks(folder: Path) -> bool:
-    """Whether locks on files of a folder keep anybody out: some network file systems take them and do nothing."""
+    """Return whether file locks work in a folder: some network file systems accept them without effect."""
     with tempfile.NamedTemporaryFile(dir=folder) as file, open(file.name) as same:
         try:
             return try_lock(file.fileno()) and not try_lock(same.fileno())

@@ -1,11 +1,12 @@
-"""Keeps the log of a child bounded that a child has open: its bytes are moved away and the file is cut to nothing.
+"""Limits the size of a log that a child has open: old bytes are copied to another file, and the log is truncated.
 
-    copy ─> lock ─> offsets without old bytes ─> new old bytes ─> offsets ahead ─> copy the rest, cut ─> exact offsets
+    copy ─> lock ─> offsets without `.1` ─> replace `.1` ─> offsets too large ─> copy the rest, cut ─> exact offsets
 
-At a death between two of these no offset has named two bytes: until the new old bytes count, the live file keeps its
-place; from then on its place is given as further on than it can be. So what is still in it may be read a second time,
-at later offsets, and the offsets between are skipped. Readers hold the lock while they read (`app.jobs.views.logs`).
-What the child prints between the last read and the cut, some microseconds, is lost and has no offset.
+After a crash between two of these steps no offset names two different bytes. Until `.1` is replaced, the live file
+keeps its offset; after that its offset is recorded as larger than it can be. So bytes that are still in the live file
+may be read a second time at later offsets, and the offsets between are skipped. Readers hold the lock while they read
+(`app.jobs.views.logs`). What the child prints between the last copy and the cut, some microseconds, is lost and has no
+offset.
 """
 
 import logging
@@ -17,7 +18,7 @@ from app.contracts.stored import Stored, read_json
 from app.processes.lock import wait_for_lock
 
 MAX_BYTES = 8 * 2**20
-# More than a child can print while the files are switched.
+# More bytes than a child can print during a rotation.
 MARGIN_BYTES = 2**30
 COPY_BYTES = 2**20
 LOCK_SECONDS = 0.5
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class LogOffsets(Stored):
-    """Bytes of the whole log before the rotated file, and before the live one."""
+    """How many bytes of the whole log precede the rotated file (`first`) and the live one (`rotated`)."""
 
     first: int = 0
     rotated: int = 0
@@ -40,7 +41,7 @@ def offsets_file(path: Path) -> Path:
 
 
 def read_offsets(path: Path) -> LogOffsets:
-    """Those of a live log file, which never was rotated if there are none that can be read."""
+    """Return the offsets of a live log file, or zeros if it was never rotated or they cannot be read."""
     file = offsets_file(path)
     return (read_json(LogOffsets, file.read_bytes()) if file.exists() else None) or LogOffsets()
 
@@ -48,8 +49,8 @@ def read_offsets(path: Path) -> LogOffsets:
 def rotate(path: Path, max_bytes: int = MAX_BYTES) -> bool:
     """Move a log that is longer than `max_bytes` to its `.1`, which keeps the newest `max_bytes` of it.
 
-    For one process at a time, while others append (O_APPEND) and read. False: it was not cut, because it is short, a
-    reader did not let go of it, or the disk did not take the copy; the next call tries again.
+    Only one process may call this at a time; others may append (O_APPEND) and read. Returns False if the log was not
+    truncated, because it is short, a reader held the lock or the copy failed; the next call tries again.
     """
     try:
         if path.stat().st_size <= max_bytes:
@@ -57,13 +58,13 @@ def rotate(path: Path, max_bytes: int = MAX_BYTES) -> bool:
         return _rotate(path, max_bytes)
     except FileNotFoundError:
         return False
-    except OSError as error:  # a log is not worth an attempt
+    except OSError as error:  # no attempt should fail because of its log
         log.warning("%s was not rotated: %s", path, error)
         return False
 
 
 def _rotate(path: Path, max_bytes: int) -> bool:
-    """No buffers: what was read and what was written has to be known to the byte."""
+    """Rotate without buffers, because the exact numbers of bytes read and written are needed."""
     fresh = path.with_name(path.name + ".1.part")
     with path.open("r+b", buffering=0) as live, fresh.open("wb", buffering=0) as copy:
         skipped = live.seek(max(0, os.fstat(live.fileno()).st_size - max_bytes))
@@ -83,7 +84,7 @@ def _rotate(path: Path, max_bytes: int) -> bool:
 
 
 def _copy(live: FileIO, copy: FileIO) -> None:
-    """Up to an end that the child moves on: the last read finds nothing. Raises OSError when the disk is full."""
+    """Copy until a read returns nothing, while the child appends. Raises OSError if the disk is full."""
     while chunk := live.read(COPY_BYTES):
         while chunk:
             chunk = chunk[copy.write(chunk) :]

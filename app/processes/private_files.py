@@ -1,6 +1,6 @@
-"""Keeps what the service writes for its own user: no other user of the host reads specs, uploads, answers or logs.
+"""Makes files of the service private: other users of the host cannot read specs, uploads, answers or logs.
 
-Folders outside of the home, such as an operator's models, stay as they are.
+Folders outside of the home, such as the operator's models, are not changed.
 """
 
 import os
@@ -13,14 +13,14 @@ from sqlalchemy.engine import make_url
 from app.processes.guardian_process import UMASK
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
-# The files of an SQLite database in WAL mode, by what is behind its name.
+# The suffixes of the files of an SQLite database in WAL mode.
 SQLITE_FILES = ("", "-wal", "-shm", "-journal")
 
 
 def keep_private(home: Path, database_url: str) -> str | None:
-    """The first thing that a process does. What an older version left open is closed: the home and the database.
+    """Set the umask, and close the home and the database to other users. Every process calls this first.
 
-    Returns a sentence for the operator where the home is open to others and this user may not change that.
+    Returns a sentence for the operator if the home is open to others and this user may not change that.
     """
     os.umask(UMASK)
     if home.is_dir():
@@ -38,7 +38,7 @@ def keep_private(home: Path, database_url: str) -> str | None:
 
 
 def _close(path: Path) -> None:
-    """Take from others what they may do, where this user may."""
+    """Remove all permissions of other users, if this user may do that."""
     with suppress(OSError):
         if _is_open(path):
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
@@ -49,7 +49,7 @@ def _is_open(path: Path) -> bool:
 
 
 def _database_files(url: str) -> list[Path]:
-    """None for a database that is no file."""
+    """Return the files of an SQLite database, or none for another database."""
     parts = make_url(url)
     if parts.get_backend_name() != "sqlite" or not parts.database:
         return []

@@ -1,6 +1,6 @@
-"""Keeps a set of processes running: starts them tier by tier, restarts what dies, stops them in the reverse order.
+"""Keeps a set of processes running: starts them tier by tier, restarts them when they end, stops them in reverse order.
 
-Signals are held back and asked for, never handled: a handler could run in the middle of anything.
+Signals are blocked and polled instead of handled, because a handler can run at any point of the program.
 """
 
 import signal
@@ -23,14 +23,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Service:
-    """A process that has to be there all the time."""
+    """A process that must run all the time."""
 
     name: str
     start: Callable[[], Guarded]
 
 
 class ProcessGroup:
-    """All services. Leaving its `with` block leaves none of them."""
+    """All services. Leaving its `with` block ends all of them."""
 
     def __init__(self, tiers: Sequence[Sequence[Service]], say: Say) -> None:
         self._plan, self._say = tiers, say
@@ -54,7 +54,7 @@ class ProcessGroup:
         return all(member.is_alive() for tier in self._tiers for member in tier if member.name == name)
 
     def keep_running(self, chore: Callable[[], None]) -> None:
-        """Restart what dies, until a signal asks to stop. The chore is done every `CHORE_SECONDS` meanwhile."""
+        """Restart processes that end, until a signal to stop arrives. Calls `chore` every `CHORE_SECONDS`."""
         due = time.monotonic()
         while not is_asked_to_stop(POLL_SECONDS):
             if time.monotonic() >= due:
@@ -65,7 +65,7 @@ class ProcessGroup:
                     member.tend(time.monotonic())
 
     def stop(self) -> None:
-        """Ask each tier to stop, the last first, and wait for it. A second signal ends the waiting."""
+        """Stop each tier, the last first, and wait for it. A second signal ends the waiting."""
         for tier in reversed(self._tiers):
             for member in tier:
                 member.stop()
@@ -75,7 +75,7 @@ class ProcessGroup:
 
 
 class _ManagedProcess:
-    """One service and the process that does it at the moment."""
+    """One service and its current process."""
 
     def __init__(self, service: Service, say: Say) -> None:
         self.name = service.name
@@ -97,7 +97,7 @@ class _ManagedProcess:
         self._process.stop()
 
     def tend(self, now: float) -> None:
-        """Notice a death, and make good for it when the time has come."""
+        """Restart the process after a delay if it has ended."""
         if self._due is not None and now >= self._due:
             self._process, self._due = self._start(), None
         elif self._due is None and (code := self._process.poll()) is not None:
@@ -109,7 +109,7 @@ class _ManagedProcess:
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Inside, the signals that ask to stop wait until `is_asked_to_stop` takes them."""
+    """Block the signals to stop inside this context, until `is_asked_to_stop` takes them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
@@ -118,5 +118,5 @@ def signals_held_back() -> Iterator[None]:
 
 
 def is_asked_to_stop(wait_seconds: float) -> bool:
-    """Wait for a signal that asks to stop, and take it."""
+    """Wait for a signal to stop, take it, and return whether there was one."""
     return signal.sigtimedwait(STOPPING, wait_seconds) is not None

@@ -1,4 +1,4 @@
-"""Secrets by file: `NAME_FILE` names a file that holds what `NAME` would, as official container images have it."""
+"""Secrets in files: `NAME_FILE` names a file that holds the value of `NAME`, as in official container images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +7,10 @@ IN_A_FILE = "_FILE"
 
 
 def read_secret(name: str, environment: Mapping[str, str]) -> str | None:
-    """The value of a variable, or what is in the file that its `_FILE` variable names, without the end of its line. One
-    that is set to nothing, as compose sets what nobody chose, is not set.
+    """Return the value of a variable, or the content of the file of its `_FILE` variable without the line end.
 
-    Raises ValueError where both are set, and for a file that cannot be read or is empty; no message holds a value.
+    An empty variable counts as unset, because compose sets variables without a value to nothing. Raises ValueError if
+    both are set, and for a file that cannot be read or is empty. No message holds a value.
     """
     path = environment.get(name + IN_A_FILE)
     if not path:

@@ -1,4 +1,4 @@
-"""Notices a client that goes away while its answer is not yet begun."""
+"""Detects a client that disconnects before its response has begun."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work. Raises ClientDisconnect, with the work cancelled, when the client goes away first.
+    """Return the result of the work. If the client disconnects first, the work is cancelled.
 
-    The request's body must have been read.
+    The request's body must have been read. Raises ClientDisconnect.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(request))

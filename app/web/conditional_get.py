@@ -1,4 +1,4 @@
-"""Answers that a client has already seen are a 304 without a body."""
+"""Sends 304 without a body instead of a response that the client already has."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ HASH_BYTES = 16
 
 
 class ConditionalGets:
-    """ASGI middleware: every JSON answer to a GET has an `ETag`, and is a 304 where `If-None-Match` names it.
+    """ASGI middleware: every JSON response to a GET has an `ETag`, and becomes a 304 if `If-None-Match` names it.
 
-    The tag is a hash of the answer itself, so an answer that has changed is never a 304, whatever it was made of.
+    The tag is a hash of the body, so a changed response is never a 304.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -45,9 +45,9 @@ def _can_be_tagged(start: Message) -> bool:
 
 
 def _tagged(start: Message, body: Message, known: Iterable[str]) -> tuple[Message, Message]:
-    """Both messages of a whole answer, or those of a 304 where its tag is known."""
+    """Return the two messages of the tagged response, or those of a 304 if the client knows the tag."""
     tag = f'"{hashlib.blake2b(body.get("body", b""), digest_size=HASH_BYTES).hexdigest()}"'
-    tagged = {"etag": tag, "cache-control": "no-cache"}  # kept by whoever likes, shown to nobody unasked
+    tagged = {"etag": tag, "cache-control": "no-cache"}  # caches must validate it before they use it
     if tag in _tags(known):
         headers = [(name.encode(), value.encode()) for name, value in tagged.items()]
         return {**start, "status": 304, "headers": headers}, {"type": "http.response.body", "body": b""}
@@ -57,5 +57,5 @@ def _tagged(start: Message, body: Message, known: Iterable[str]) -> tuple[Messag
 
 
 def _tags(headers: Iterable[str]) -> set[str]:
-    """Of `W/"a", "b"` both: a proxy that packs an answer makes its tag a weak one."""
+    """Return the tags of headers such as `W/"a", "b"`. Proxies that compress a response make its tag weak."""
     return {tag.strip().removeprefix("W/") for header in headers for tag in header.split(",")}

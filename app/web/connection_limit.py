@@ -1,6 +1,6 @@
-"""An API process has at most so many connections at once: a further one is told so and closed.
+"""Limits the connections of an API process: requests on a further one get an error, and it is closed.
 
-uvicorn's own answer above its limit is plain text; this one is an error of the service, as clients expect it.
+uvicorn's own response above its limit is plain text; this one has the form of all errors.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from app.slow_clients import TimedProtocol
 
 
 class LimitedProtocol(TimedProtocol):
-    """HTTP/1.1 on one connection. Where `limit_concurrency` connections are open already, its requests are refused."""
+    """HTTP/1.1 on one connection. If `limit_concurrency` connections are open already, its requests are refused."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -26,9 +26,9 @@ class LimitedProtocol(TimedProtocol):
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    from app.web.error_responses import answer  # the process that starts the others does without it
+    from app.web.error_responses import answer  # the process that only starts the others need not load it
 
-    error = Unavailable("the service has as many connections as it takes: try again later", code="too_many_connections")
+    error = Unavailable("the service has its most connections open: try again later", code="too_many_connections")
     response = answer(error, None)
     response.headers["connection"] = "close"
     await response(scope, receive, send)

@@ -1,7 +1,6 @@
-"""What a route of any domain may ask for. It is made once, in `app.main`, and lives on the application.
+"""FastAPI dependencies of all routes. The objects are made once, in `app.main`, and stored on the application.
 
-The functions are asynchronous although nothing here waits: FastAPI gives each synchronous dependency of a request to a
-thread.
+The functions are asynchronous although they do not wait, because FastAPI runs each synchronous dependency in a thread.
 """
 
 from typing import Annotated, cast

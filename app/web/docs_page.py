@@ -1,4 +1,4 @@
-"""The page at /docs: Swagger UI from files of this server, with a policy that lets the browser load nothing else."""
+"""The page at /docs: Swagger UI from files of this server, with a policy that forbids the browser all other sources."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 def add_docs_page(app: FastAPI) -> None:
-    """`app` was made without a page of its own (`docs_url=None`, `redoc_url=None`)."""
+    """Add the page to an `app` that was made without one (`docs_url=None`, `redoc_url=None`)."""
     page = get_swagger_ui_html(
         openapi_url=app.openapi_url or "",
         title=app.title,
@@ -34,7 +34,7 @@ def add_docs_page(app: FastAPI) -> None:
 
 
 def _policy(html: str) -> str:
-    """The one inline script of the page is known by its hash; Swagger UI writes styles and small images inline."""
+    """Allow the page's inline script by its hash. Swagger UI needs inline styles and small inline images."""
     hashes = (hashlib.sha256(script.encode()).digest() for script in INLINE_SCRIPT.findall(html))
     known = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes)
     return (

@@ -1,4 +1,4 @@
-"""What every request passes through: an id, a limit on its size, and the one form of error."""
+"""Gives every request an id, a limit on its size, and one form of error response."""
 
 import json
 import logging
@@ -33,26 +33,29 @@ from app.known_hosts import Refused
 from app.web.validation import invalid_request
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
-# What a multipart body holds beside the file itself.
+# The most bytes of a multipart body besides the file itself.
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
-OPENAI_DOOR = "/v1/"
-# The status of an answer that nobody is there to read; nginx writes it into its log.
+OPENAI_PREFIX = "/v1/"
+# The status in nginx's log for a client that disconnected before the response.
 CLIENT_IS_GONE = 499
 log = logging.getLogger(__name__)
 
 
 class ErrorResponse(JSONResponse):
-    """JSON in ASCII, so that no character that a client sent can break the answer about it."""
+    """JSON in ASCII, so that no character in a client's text can make the response invalid."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def answer(error: ServiceError, request_id: str | None, path: str = "") -> ErrorResponse:
-    """Below /v1, OpenAI's status for a field that is wrong, and no second try at what stays wrong."""
+    """Return the response of an error.
+
+    Below /v1 a wrong field has OpenAI's status, 400, and OpenAI's clients are told not to retry a conflict.
+    """
     headers = {"x-request-id": request_id} if request_id else {}
     status = error.status
-    if path.startswith(OPENAI_DOOR):
+    if path.startswith(OPENAI_PREFIX):
         status = 400 if status == 422 else status
         headers |= {"x-should-retry": "false"} if status in (408, 409) else {}
     if isinstance(error, Unavailable):
@@ -61,14 +64,14 @@ def answer(error: ServiceError, request_id: str | None, path: str = "") -> Error
 
 
 def refuse(refused: Refused) -> ErrorResponse:
-    """The answer to a request that is not let in."""
+    """Return the response to a request that `KnownHosts` refused."""
     error = BadRequest(refused.message, param=refused.param, code=refused.code)
     error.status = refused.status
     return answer(error, None)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Every failure of a request leaves as a ServiceError; what is no client's fault is logged with its trace."""
+    """Turn every failure of a request into a ServiceError. Unexpected ones are logged with their traceback."""
 
     def request_id(request: Request) -> str | None:
         return request.scope.get("request_id")
@@ -88,7 +91,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     def storage_error(request: Request, error: Exception) -> ErrorResponse:
         found = _of_storage(error, request.app.state.database)
-        log.error("request %s met %s (%s)", request_id(request), found.message, type(error).__name__)
+        log.error("request %s failed: %s (%s)", request_id(request), found.message, type(error).__name__)
         return answer(found, request_id(request), request.url.path)
 
     for kind in (*AWAY, OSError):
@@ -99,30 +102,30 @@ def install_error_handlers(app: FastAPI) -> None:
     def unforeseen(request: Request, error: Exception) -> ErrorResponse:
         log.exception("request %s failed", request_id(request), exc_info=error)
         return answer(
-            ServiceError("the service failed; its log has the trace under this request id"), request_id(request)
+            ServiceError("the service failed; its log has the traceback under this request id"), request_id(request)
         )
 
 
 def _body_model(request: Request) -> type[BaseModel]:
-    """The model of the body that the route takes: an unknown field could have meant one of its fields."""
+    """Return the model of the route's body, whose field names are suggested for unknown ones."""
     field = getattr(request.scope.get("route"), "body_field", None)
     model = field.field_info.annotation if field is not None else None
     return model if isinstance(model, type) and issubclass(model, BaseModel) else JobSpec
 
 
 def _of_storage(error: Exception, database: Database) -> ServiceError:
-    """What a client is told of a disk or a database that does not do its work. Raises an error that is of neither."""
+    """Return the error that a client gets if a disk or the database fails. Raises any other error again."""
     if is_full(error, database.folder):
-        return DiskFull("a disk of the service is full: it can take nothing before an operator has made room")
+        return DiskFull("a disk of the service is full: nothing can be stored before an operator has made room")
     if is_read_only(error, database.folder):
         return Unavailable("a disk of the service, or its database, is read-only", code="storage_read_only")
     if isinstance(error, AWAY):
-        return Unavailable("the database is away", code="database_unavailable")
+        return Unavailable("the database is not available", code="database_unavailable")
     raise error
 
 
 def _of_status(error: HTTPException, request: Request) -> ServiceError:
-    if isinstance(error.__cause__, ServiceError):  # FastAPI takes what ends the reading of a body for bad syntax
+    if isinstance(error.__cause__, ServiceError):  # FastAPI reports any error while a body is read as bad syntax
         return error.__cause__
     if error.status_code == 404:
         return NotFound(f"there is nothing at {request.method} {request.url.path[:LONGEST_QUOTE]}", code="unknown_path")
@@ -130,7 +133,7 @@ def _of_status(error: HTTPException, request: Request) -> ServiceError:
         method = BadRequest(f"{request.method} is not possible here", code="method_not_allowed")
         method.status = 405
         return method
-    if error.status_code == 400:  # Starlette's word for a body that cannot be parsed
+    if error.status_code == 400:  # from Starlette, for a body that cannot be parsed
         problem = Problem(
             field="body", code="invalid_body", found="what cannot be parsed", expected="the described form"
         )
@@ -141,7 +144,7 @@ def _of_status(error: HTTPException, request: Request) -> ServiceError:
 
 
 class RequestLimits:
-    """ASGI middleware: gives each request an id, and ends one whose body grows over its limit with a 413."""
+    """ASGI middleware: gives each request an id, and answers 413 if its body is larger than the limit."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
@@ -169,7 +172,7 @@ class RequestLimits:
 
 
 class HeadRequests:
-    """ASGI middleware: HEAD is answered wherever GET is, with the status and the headers alone."""
+    """ASGI middleware: every GET route also answers HEAD, with status and headers only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -185,16 +188,16 @@ class HeadRequests:
             if not is_answered and message["type"] == "http.response.start":
                 await send(message)
             elif not is_answered:
-                is_answered = True  # a stream that has no end sees that its reader is gone
+                is_answered = True  # so that an endless stream sees its client disconnect
                 await send({"type": "http.response.body", "body": b""})
 
         await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 class BrowserHeaders:
-    """ASGI middleware: a browser takes no answer for a page, shows none in a frame, and hands none to other origins.
+    """ASGI middleware: adds headers that forbid browsers to run a response, frame it, or pass it to other origins.
 
-    An uploaded file may be HTML; at the address of its content it must not run as a page of this service.
+    An uploaded file may be HTML, and must not run as a page of this service.
     """
 
     HEADERS = (

@@ -1,6 +1,6 @@
-"""What a request names beside its body: a query parameter that its route does not have is refused.
+"""Refuses query parameters that a route does not have.
 
-Bodies refuse an unknown field by themselves (`app.contracts.base.Contract`, `app.files.receiving`).
+Bodies refuse unknown fields by themselves (`app.contracts.base.Contract`, `app.files.receiving`).
 """
 
 import difflib
@@ -13,22 +13,22 @@ from fastapi.routing import APIRoute
 from app.errors import InvalidRequest, Problem
 
 LONGEST_NAME = 100
-# The most that one page of a list holds.
+# The most entries of one page of a list.
 LONGEST_PAGE = 1000
 MOST_NAMED = 20
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """Depends on every route. Raises InvalidRequest for an unknown name, and for one that is given more than once."""
+    """A dependency of every route. Raises InvalidRequest for an unknown name, and for one that is given repeatedly."""
     route: APIRoute = request.scope["route"]
-    asked = [name for name, _ in request.query_params.multi_items()]
-    problems = problems_of(asked, [field.alias for field in route.dependant.query_params], "query parameter")
+    given = [name for name, _ in request.query_params.multi_items()]
+    problems = problems_of(given, [field.alias for field in route.dependant.query_params], "query parameter")
     if problems:
         raise InvalidRequest.of(problems)
 
 
 def problems_of(given: Sequence[str], known: Sequence[str], kind: str) -> list[Problem]:
-    """What is wrong with the names that were given: unknown ones, and those that were given more than once."""
+    """Return the problems of the given names: unknown ones, and those that were given more than once."""
     wrong = [(name, count) for name, count in Counter(given).items() if count > 1 or name not in known]
     return [
         _twice(name, count, kind) if name in known else _unknown(name, known, kind)

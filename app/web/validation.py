@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into the service's: the field, what was found, what would be right, the nearest name."""
+"""Turns pydantic's errors into the service's: the field, what was found, what was expected, the nearest known name."""
 
 import difflib
 import json
@@ -13,9 +13,9 @@ from app.errors import LONGEST_QUOTE, InvalidRequest, Problem
 
 SECRETS = ("token", "secret", "password", "api_key")
 OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
-# Where pydantic puts the chosen member of a union into the path of an error.
+# Fields whose error paths contain the chosen member of a union.
 TAGGED: tuple[tuple[str, ...], ...] = (("dataset", "source"), ("dataset", "eval_source"), ("response_format",))
-# OpenAI's fields that this service does not have, with what does the same here: a name that only looks alike misleads.
+# OpenAI's fields that this service does not have, and the field to use instead, where the nearest name would mislead.
 NOT_SUPPORTED: dict[str, str | None] = {
     "functions": "tools",
     "function_call": "tool_choice",
@@ -24,54 +24,54 @@ NOT_SUPPORTED: dict[str, str | None] = {
     "suffix": None,
     "web_search_options": None,
 }
-# What pydantic says of a value, up to what would be right; and behind it, what was found.
-SAID_BEFORE = re.compile(r"^(?:[A-Z][a-z]+ )?should (?:be |have )?")
-SAID_BEHIND = re.compile(r"(?: after validation, not \w+|, (?:got|unable to parse) .*)$")
+# The parts of pydantic's messages before and after what was expected.
+BEFORE_EXPECTED = re.compile(r"^(?:[A-Z][a-z]+ )?should (?:be |have )?")
+AFTER_EXPECTED = re.compile(r"(?: after validation, not \w+|, (?:got|unable to parse) .*)$")
 OTHERWISE = {"int_parsing_size": "a smaller whole number"}
 NO_FILE = "Expected UploadFile"
-# What pydantic puts behind the key of a dict, where the key itself is wrong.
-OF_THE_KEY = "[key]"
+# The last part of pydantic's path if the key of a dict is wrong.
+KEY_IS_WRONG = "[key]"
 COLUMNS = ["dataset", "columns"]
 COLUMNS_RULE = 'columns maps part -> column, such as {"prompt": "question", "completion": "answer"}'
 
 
 def invalid_request(errors: Sequence[dict[str, Any]], body: type[BaseModel], sent: Any = None) -> InvalidRequest:
-    """One answer for all that is wrong with a request.
+    """Make one error of all that is wrong with a request.
 
-    `body` has the names that its fields could have had; `sent`, the request itself, is only asked for what was meant.
+    `body` is the model whose field names are suggested. `sent` is the request itself, used only for suggestions.
     """
     return InvalidRequest.of([_problem(error, body, sent) for error in errors])
 
 
 def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem:
     place = _path(error["loc"])
-    # A rule of ours may have looked further than pydantic: its path goes on from there.
-    behind = [name for name in error.get("ctx", {}).get("path", "").split(".") if name]
-    path = [*place, *behind]
+    # A rule of our own may have a path inside the value that pydantic names.
+    inner = [name for name in error.get("ctx", {}).get("path", "").split(".") if name]
+    path = [*place, *inner]
     field = ".".join(path) or "body"
     if error["type"] == "extra_forbidden":
         expected = _instead(path, body)
         if path[-1].lower().endswith(SECRETS) and isinstance(error.get("input"), str):
             expected = "no secret: set HF_TOKEN in the environment of the workers and the engine"
-        # The value of an unknown key may be a secret that landed in the wrong place: it is not echoed.
+        # The value of an unknown key may be a secret in the wrong place, so it is not shown.
         return Problem(field=field, code="unknown_field", found=f"the key {path[-1]!r}", expected=expected)
     if error["type"] == "json_invalid":
         return Problem(field="body", code="invalid_json", found="no JSON", expected=_reason(error))
-    if path[-1:] == [OF_THE_KEY]:
+    if path[-1:] == [KEY_IS_WRONG]:
         return _wrong_key(path[:-1], error, sent)
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return _wrong_tag(path, error)
     if error["type"] == "value_error":
         return _broken_rule(path, error)
-    value = _at(error.get("input"), behind)
-    # Broken text may stand where nothing belongs, and be a secret.
-    said = {"missing": "nothing", "broken_text": "a NUL, or half a character"}
-    found = said.get(error["type"]) or quote(value)
+    value = _at(error.get("input"), inner)
+    # Broken text is not shown, because it may be a secret in the wrong place.
+    unquoted = {"missing": "nothing", "broken_text": "a NUL, or half a character"}
+    found = unquoted.get(error["type"]) or quote(value)
     return Problem(field=field, code=error["type"], found=found, expected=_reason(error))
 
 
 def _instead(path: list[str], body: type[BaseModel]) -> str:
-    """What to do about a field that does not exist."""
+    """Return what was expected instead of a field that does not exist."""
     if path[-1] in NOT_SUPPORTED:
         instead = NOT_SUPPORTED[path[-1]]
         return f"{instead} instead" if instead else "none: it is not supported here"
@@ -88,7 +88,7 @@ def _wrong_key(path: list[str], error: dict[str, Any], sent: Any) -> Problem:
 
 
 def _wrong_tag(path: list[str], error: dict[str, Any]) -> Problem:
-    """The one field that says which of several forms an object has."""
+    """Return the problem of a field that says which of several forms an object has."""
     context = error["ctx"]
     field = ".".join([*path, context["discriminator"].strip("'")])
     if "tag" not in context:
@@ -98,20 +98,20 @@ def _wrong_tag(path: list[str], error: dict[str, Any]) -> Problem:
 
 
 def _turned(columns: Any) -> str:
-    """The mapping that was meant by one from column to part."""
+    """Suggest the reversed mapping if the request maps columns to parts."""
     is_mapping = isinstance(columns, dict) and all(isinstance(part, str) for part in columns.values())
     turned = {part: column for column, part in columns.items()} if is_mapping else {}
     return f"; did you mean {json.dumps(turned)}?" if turned and turned.keys() <= set(get_args(Column)) else ""
 
 
 def _broken_rule(path: list[str], error: dict[str, Any]) -> Problem:
-    """A rule over several fields is worded `name should …` with the name of one of them."""
+    """Return the problem of a rule over several fields, whose message is `name should …` with one field's name."""
     rule, found = error["msg"].removeprefix("Value error, "), error.get("input")
     name, _, rest = rule.partition(" ")
     if rest.startswith("should "):
         path, found, rule = [*path, *name.split(".")], _at(found, name.split(".")), rest
-    said = "nothing" if found is None else quote(found)
-    return Problem(field=".".join(path) or "body", code=error["type"], found=said, expected=expectation(rule))
+    shown = "nothing" if found is None else quote(found)
+    return Problem(field=".".join(path) or "body", code=error["type"], found=shown, expected=expectation(rule))
 
 
 def _at(value: Any, path: Sequence[str]) -> Any:
@@ -143,18 +143,18 @@ def _reason(error: dict[str, Any]) -> str:
 
 
 def expectation(rule: str) -> str:
-    """A rule as it stands behind "expected": `should be at most 3` is `at most 3`."""
+    """Return a rule in the form that follows "expected": `should be at most 3` becomes `at most 3`."""
     if rule.startswith(NO_FILE):
         return "a file: a part of multipart/form-data with a filename"
     if rule.startswith("should be left out"):
         return rule.replace("should be left out", "nothing", 1)
-    reason = SAID_BEHIND.sub("", SAID_BEFORE.sub("", rule))
+    reason = AFTER_EXPECTED.sub("", BEFORE_EXPECTED.sub("", rule))
     reason = reason.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     return f"to {reason}" if reason.startswith("match ") else reason
 
 
 def quote(value: Any) -> str:
-    """What was found, short enough to show: containers by their type and size only."""
+    """Return what was found in a short form. Of an object or a list only the type and the size are shown."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     text = repr(value)
@@ -162,7 +162,7 @@ def quote(value: Any) -> str:
 
 
 def nearest(path: Sequence[str], body: type[BaseModel]) -> str | None:
-    """The known field whose name is closest to an unknown one: `lora_r` is `lora.r`."""
+    """Return the known field whose name is closest to an unknown one, such as `lora.r` for `lora_r`."""
     names = _known_names(body)
     wanted = path[-1].replace("-", "_").lower()
     inside = {leaf: full for leaf, full in names.items() if full.startswith(".".join(path[:-1]))}

@@ -119,7 +119,7 @@ def test_a_check_that_cannot_use_the_proxy_of_the_hub_names_its_variable(
 def test_a_port_that_is_taken_is_told_by_its_variable_and_leaves_no_home(service: RestService, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", port=urlsplit(service.url).port)
 
-    with pytest.raises(CannotStart, match="is taken; TUNESMITH_PORT chooses another one"):
+    with pytest.raises(CannotStart, match="is in use; choose another with TUNESMITH_PORT"):
         supervisor.up(settings, print)
 
     assert not settings.root.exists()

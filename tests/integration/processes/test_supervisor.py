@@ -94,7 +94,7 @@ def test_a_vllm_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chosen", [{"vllm_url": "https://gpu-host:8000"}, {"vllm_command": "vllm serve"}], ids=str)
 def test_a_vllm_for_an_engine_elsewhere_is_refused(tmp_path: Path, chosen: dict[str, str]) -> None:
-    with pytest.raises(CannotStart, match="that at https://gpu-host:8100 has its own"):
+    with pytest.raises(CannotStart, match="set them where the engine at https://gpu-host:8100 runs"):
         settle(settings_of(tmp_path, engine_url="https://gpu-host:8100", **chosen))
 
 
@@ -152,5 +152,5 @@ def test_the_command_says_it_in_one_line(tmp_path: Path, taken_port: int) -> Non
     told = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert told.returncode == 1
-    free = "TUNESMITH_PORT chooses another one (0: any that is free)"
-    assert told.stderr == f"port {taken_port} of 127.0.0.1 is taken; {free}\n"
+    free = "choose another with TUNESMITH_PORT (0: any free port)"
+    assert told.stderr == f"port {taken_port} of 127.0.0.1 is in use; {free}\n"
