@@ -15,7 +15,7 @@ from app.database.connection import Base, UtcDateTime
 
 
 class Adapter(Base):
-    """One immutable trained adapter. It outlives its job: `job_id` is where it came from and no foreign key."""
+    """One immutable trained adapter. It outlives its job, so `job_id` is no foreign key."""
 
     __tablename__ = "adapters"
 
@@ -24,7 +24,7 @@ class Adapter(Base):
     job_id: Mapped[str] = mapped_column(String(40), unique=True)
     kind: Mapped[Literal["lora", "full"]] = mapped_column(String(8))
     base_model: Mapped[str] = mapped_column(String(200), comment="as the job's spec named it")
-    # `Settings.locate_model` and `Settings.locate` tell where base and bundle are.
+    # `Settings.locate_model` and `Settings.locate` return the present paths of base and bundle.
     base_source: Mapped[str] = mapped_column(Text, comment="the weights that were trained on: a hub id or a folder")
     base_is_local: Mapped[bool] = mapped_column(Boolean)
     base_revision: Mapped[str | None] = mapped_column(String(120))
@@ -46,7 +46,7 @@ class Adapter(Base):
         return f"{self.id}@{self.version}"
 
     def ref(self, settings: Settings) -> AdapterRef:
-        """What the engine is told of it."""
+        """Return the adapter's description for the engine."""
         path = str(settings.locate(self.path))
         return AdapterRef(
             adapter_id=self.id, version=self.version, path=path, kind=self.kind, base_variant=self.variant

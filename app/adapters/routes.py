@@ -1,4 +1,4 @@
-"""HTTP for adapters."""
+"""The HTTP routes of adapters."""
 
 from typing import Annotated
 

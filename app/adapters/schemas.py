@@ -1,4 +1,4 @@
-"""What the adapter routes answer."""
+"""The responses of the adapter routes."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field
 from app.contracts.variant import BaseVariant
 from app.database.stored_fields import UNREADABLE, StoredView, show
 
-if TYPE_CHECKING:  # the command reads these models without a database
+if TYPE_CHECKING:  # the command line uses this module without SQLAlchemy
     from app.adapters.models import Adapter
 
 
 class AdapterView(StoredView):
-    """A trained adapter. `name` is what `POST /generate` answers as its model; it never means another content."""
+    """A trained adapter. `name` is the model in responses of `POST /generate`; it never names different content."""
 
     object: Literal["adapter"] = "adapter"
     id: str
@@ -21,7 +21,7 @@ class AdapterView(StoredView):
     name: str
     job_id: str
     kind: Literal["lora", "full", "unknown"] = Field(
-        "unknown", description="unknown: one that only another version has, which answers nobody here"
+        "unknown", description="unknown: a kind that only another version knows; this version cannot serve it"
     )
     base_model: str
     base_revision: str | None

@@ -1,4 +1,4 @@
-"""The rules of adapters: how a user may name one, and how one is deleted."""
+"""The rules of adapters: how a user can name one, and how one is deleted."""
 
 import re
 import shutil
@@ -14,18 +14,17 @@ from app.errors import LONGEST_QUOTE, Conflict, InvalidRequest, NotFound
 from app.jobs.repository import continued_by, find_status
 from app.jobs.states import JobStatus
 
-# PostgreSQL takes no NUL in a text, so a name is looked at before the database is asked.
+# PostgreSQL refuses a NUL in a text, so a name is validated before it is used in a query.
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,120}")
 
 
 def find(session: Session, name: str, param: str = "adapter") -> Adapter:
-    """The adapter that a user means by `adapter-…`, `adapter-…@version` or the `job-…` that trained it.
+    """Return the adapter named by `adapter-…`, `adapter-…@version` or the `job-…` that trained it.
 
-    Raises NotFound for an unknown name and for another version than the one that is here, Conflict for a job that has
-    not succeeded (yet).
+    Raises NotFound for an unknown name or version, and Conflict for a job that has not succeeded (yet).
     """
     if not NAME.fullmatch(name):
-        raise NotFound(f"{name[:LONGEST_QUOTE]!r} is no name of an adapter", param=param, code="unknown_adapter")
+        raise NotFound(f"{name[:LONGEST_QUOTE]!r} is not a name of an adapter", param=param, code="unknown_adapter")
     if name.startswith("job-"):
         return _finished(session, name, param)
     adapter_id, at, version = name.partition("@")
@@ -33,22 +32,22 @@ def find(session: Session, name: str, param: str = "adapter") -> Adapter:
     if adapter is None:
         raise NotFound(f"there is no adapter {name[:LONGEST_QUOTE]!r}", param=param, code="unknown_adapter")
     if at and version != adapter.version:
-        message = f"{adapter_id} has no version {version[:LONGEST_QUOTE]!r}, it is at {adapter.version!r}"
+        message = f"{adapter_id} has no version {version[:LONGEST_QUOTE]!r}, its version is {adapter.version!r}"
         raise NotFound(message, param=param, code="unknown_version")
     return adapter
 
 
 def ref_of(adapter: Adapter, settings: Settings) -> AdapterRef:
-    """What the engine is told of it. Raises Conflict where only another version knows its kind, or its base's form."""
+    """Return the adapter's description for the engine. Raises Conflict if this version cannot read the stored row."""
     try:
         return adapter.ref(settings)
     except ValidationError:
-        message = f"{adapter.id} is stored in a form which this version cannot read: it answers nobody here"
+        message = f"{adapter.id} is stored in a form that this version cannot read, so it cannot be served"
         raise Conflict(message, param="adapter", code="adapter_unreadable") from None
 
 
 def find_and_keep(session: Session, name: str, param: str) -> Adapter:
-    """As `find`, and nobody deletes it until the session ends."""
+    """Do the same as `find`. The adapter cannot be deleted until the session ends."""
     adapter = repository.lock_against_removal(session, find(session, name, param).id)
     if adapter is None:
         raise NotFound(f"the adapter {name} was deleted just now", param=param, code="unknown_adapter")
@@ -64,8 +63,10 @@ def _finished(session: Session, job_id: str, param: str) -> Adapter:
 
 
 def of_job(session: Session, job_id: str, param: str) -> Adapter | None:
-    """The adapter that a job came to; None while it has not succeeded. Raises NotFound for an unknown job, and for an
-    adapter that was deleted."""
+    """Return the adapter of a job, or None while the job has not succeeded.
+
+    Raises NotFound for an unknown job, and for an adapter that was deleted.
+    """
     adapter = repository.get_by_job(session, job_id)
     if adapter is not None:
         return adapter
@@ -78,7 +79,10 @@ def of_job(session: Session, job_id: str, param: str) -> Adapter | None:
 
 
 def page(session: Session, after: str | None, limit: int) -> tuple[list[Adapter], bool]:
-    """Adapters behind the one with the id `after`, newest first, and whether there are more. Raises InvalidRequest."""
+    """Return adapters after the one with the id `after`, newest first, and whether there are more.
+
+    Raises InvalidRequest if `after` is unknown.
+    """
     last = repository.get(session, after) if after is not None and NAME.fullmatch(after) else None
     if after is not None and last is None:
         raise InvalidRequest(f"after: there is no adapter {after[:LONGEST_QUOTE]!r}", param="after")
@@ -87,16 +91,16 @@ def page(session: Session, after: str | None, limit: int) -> tuple[list[Adapter]
 
 
 def delete(session: Session, settings: Settings, name: str) -> str:
-    """Remove an adapter with its files, and return its id.
+    """Remove an adapter with its files, and return its id. Raises NotFound, and Conflict while a job continues from it.
 
-    The row goes first: cut off between the two, a folder is left that nobody can name, which
-    `app.jobs.queue.orphans` sweeps. Raises NotFound, and Conflict while a job goes on from it.
+    The row goes first. After a crash between the two a folder without a row is left, which `app.jobs.queue.orphans`
+    removes.
     """
     adapter = find(session, name, "adapter_id")
-    repository.lock(session, adapter.id)  # nobody can begin to go on from it from here on
+    repository.lock(session, adapter.id)  # from here on no new job can continue from it
     user = continued_by(session, adapter.id)
     if user is not None:
-        message = f"{user} goes on from {adapter.id}: cancel it, or wait for its end"
+        message = f"{user} continues from {adapter.id}: cancel it, or wait for its end"
         raise Conflict(message, param="adapter_id", code="adapter_is_in_use")
     repository.remove(session, adapter.id)
     session.commit()

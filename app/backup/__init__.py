@@ -1,9 +1,9 @@
-"""A copy of a whole installation, made while it runs, and an installation made from a copy.
+"""Backs up a whole installation while it runs, and restores it.
 
-    manifest.json      what the backup holds, with sizes and hashes; written last: without it there is no backup
-    database           SQLite's file, or what pg_dump wrote
+    manifest.json      the backup's files with sizes and hashes; written last: without it the backup is incomplete
+    database           SQLite's file, or the output of pg_dump
     home/              files, adapters, jobs
 
-The database is copied first, as it is at one moment. What its rows name is immutable or only grows, so that files which
-are copied later fit; what was deleted meanwhile is named in the manifest.
+The database is copied first, in a consistent state. The files that its rows name are immutable or only grow, so files
+that are copied later fit the rows. Files that were deleted meanwhile are named in the manifest.
 """

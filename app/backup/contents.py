@@ -1,4 +1,4 @@
-"""What a backup holds: files that are copied with their hashes, and the list of them."""
+"""The contents of a backup: files that are copied with their hashes, and the manifest that lists them."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class BackupRefused(CannotStart):
-    """A backup that cannot be made, read or restored here; nothing was changed."""
+    """A backup cannot be made, read or restored. The installation was not changed."""
 
 
 class BackupFile(BaseModel):
@@ -30,7 +30,7 @@ class BackupFile(BaseModel):
 
 
 class BackupManifest(BaseModel):
-    """manifest.json. `missing`: what rows name and was not there, or was deleted while the backup was made."""
+    """manifest.json. `missing` names files of rows that did not exist, or were deleted while the backup was made."""
 
     format: int
     made_at: datetime
@@ -43,17 +43,17 @@ class BackupManifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> "BackupManifest":
-        """Raises BackupRefused."""
+        """Read the manifest of a backup. Raises BackupRefused if there is none that this version can read."""
         try:
             found = cls.model_validate_json((folder / MANIFEST).read_bytes())
         except FileNotFoundError:
-            message = f"{folder} is no backup, or one that was cut off: it has no {MANIFEST}"
+            message = f"{folder} is not a backup, or an incomplete one: it has no {MANIFEST}"
             raise BackupRefused(message) from None
         except ValidationError as error:
             raise BackupRefused(f"{folder / MANIFEST} cannot be read: {error.error_count()} errors") from error
         if found.format > FORMAT:
             message = f"{folder} is a backup of format {found.format}, made by Tunesmith {found.version}"
-            raise BackupRefused(f"{message}; this version reads format {FORMAT}: restore it with that one")
+            raise BackupRefused(f"{message}; this version reads format {FORMAT}: restore it with that version")
         return found
 
     def write(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class BackupManifest(BaseModel):
 
 
 def copy(source: Path, target: Path, name: str) -> BackupFile:
-    """Copy one file, through to the disk. Of one that grows, what is there now. Raises FileNotFoundError."""
+    """Copy one file and flush it to the disk. A file that grows is copied as it is now. Raises FileNotFoundError."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as read:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def describe(path: Path, name: str) -> BackupFile:
 
 
 def damages(folder: Path, files: Iterable[BackupFile]) -> list[str]:
-    """What is not as the manifest says, each in a few words."""
+    """Return what differs from the manifest, a few words for each file."""
     return [f"{file.path} {wrong}" for file in files if (wrong := _wrong(folder, file)) is not None]
 
 
@@ -101,7 +101,7 @@ def _wrong(folder: Path, file: BackupFile) -> str | None:
 
 
 def plain_files(folder: Path) -> list[Path]:
-    """All files below it in order, but for links, and for names that begin with a dot: drafts, and the trash."""
+    """Return all files below a folder, sorted, without links and names with a leading dot (drafts and the trash)."""
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,4 +1,4 @@
-"""The database of a backup: as it is at one moment, with the ids that it knows at that moment."""
+"""Dumps and restores the database of a backup, in a consistent state and with the ids that it has then."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from app.jobs.models import Job
 
 @dataclass(frozen=True)
 class Known:
-    """What the dump knows: its schema, its installation, and the folders and files that its rows name, below a home."""
+    """What the dump contains: its schema, its installation, and the paths in the home that its rows name."""
 
     revision: str
     installation: str
@@ -33,7 +33,7 @@ class Known:
 
 
 def dump(database_url: str, target: Path) -> Known:
-    """Copy a database of ours. Raises BackupRefused where no program here can."""
+    """Copy the database. Raises BackupRefused if pg_dump is missing or fails."""
     url = make_url(database_url)
     file = sqlite_file(url)
     if file is not None:
@@ -49,7 +49,7 @@ def dump(database_url: str, target: Path) -> Known:
 
 
 def load(source: Path, database_url: str) -> None:
-    """Into a database that `check_empty` lets pass: all of it, or nothing."""
+    """Restore a dump atomically into a database that `check_empty` accepts. Raises BackupRefused if that fails."""
     url = make_url(database_url)
     file = sqlite_file(url)
     if file is None:
@@ -63,7 +63,7 @@ def load(source: Path, database_url: str) -> None:
 
 
 def check_ours(database_url: str) -> None:
-    """Raises BackupRefused where there is no database, or one of an older schema."""
+    """Raise BackupRefused if the database does not exist, or has an older schema."""
     file = sqlite_file(make_url(database_url))
     if file is not None and not file.is_file():
         raise BackupRefused(f"there is no database at {file}")
@@ -76,11 +76,11 @@ def check_ours(database_url: str) -> None:
 
 
 def check_empty(database_url: str) -> None:
-    """Raises BackupRefused where there is a table already."""
+    """Raise BackupRefused if the database has a table already."""
     file = sqlite_file(make_url(database_url))
     if file is not None and not file.exists():
-        if file.with_name(f"{file.name}-wal").exists():  # SQLite would play it into what is restored
-            raise BackupRefused(f"beside {file}, which is not there, is a log of it: move that away")
+        if file.with_name(f"{file.name}-wal").exists():  # SQLite would apply it to the restored file
+            raise BackupRefused(f"{file} does not exist, but its write-ahead log {file.name}-wal does: move that away")
         return
     with closing_engine(database_url) as engine:
         tables = inspect(engine).get_table_names()
@@ -91,7 +91,7 @@ def check_empty(database_url: str) -> None:
 
 @contextmanager
 def closing_plain(file: Path) -> Iterator[Connection]:
-    """A file that nothing is written to, nor beside it."""
+    """Open an SQLite file read-only, without creating files next to it."""
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
         engine = create_engine("sqlite://", creator=lambda: opened)
         with engine.connect() as connection:
@@ -121,11 +121,11 @@ def _known(connection: Connection) -> Known:
 
 
 def _run(program: str, url: URL, *arguments: str) -> None:
-    """The password is in the program's environment, where no other user reads it."""
+    """Run a PostgreSQL program. The password is in its environment, where other users cannot read it."""
     path = shutil.which(program)
     if path is None:
         raise BackupRefused(
-            f"there is no {program} on this host: install PostgreSQL's client programs, of the server's version or a "
+            f"there is no {program} on this host: install PostgreSQL's client programs, in the server's version or a "
             "newer one"
         )
     server = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)

@@ -31,40 +31,40 @@ from app.disk_faults import is_full
 from app.processes.lock import hold_lock
 
 MOST_NAMED = 10
-# Of an attempt, what its process writes for itself.
+# The folder of an attempt's temporary files, which are not copied.
 SCRATCH = "work"
 KINDS = ("files", "adapters", "jobs")
 Say = Callable[[str], None]
 
 
 def backup(settings: Settings, target: Path, say: Say, *, with_models: bool = False) -> BackupManifest:
-    """Copy the installation into a folder that is empty, or not there; the service may run meanwhile.
+    """Copy the installation into a folder that is empty or does not exist. The service may run meanwhile.
 
-    Raises BackupRefused; what is there of a backup by then has no manifest.
+    Raises BackupRefused. An incomplete backup has no manifest.
     """
     _check_target(settings, target)
     dumps.check_ours(settings.database)
     if with_models and settings.models != settings.root / "models":
-        say(f"{settings.models} is outside of the home, and is not copied")
+        say(f"{settings.models} is outside of the home and is not copied")
     with closing(Database.open(settings.database)) as database:
-        installation.of_database(database)  # made now where it never was
+        installation.of_database(database)  # makes the id if there is none
     try:
         manifest = _copy_all(settings, target, with_models=with_models)
     except OSError as error:
         if not is_full(error):
             raise
-        raise BackupRefused(f"the disk of {target} is full: the backup is not whole") from error
+        raise BackupRefused(f"the disk of {target} is full: the backup is incomplete") from error
     manifest.write(target)
     size = sum(file.bytes for file in manifest.files)
     say(f"{target}: {len(manifest.files)} files, {size / 1e9:.3f} GB")
-    _name(manifest.missing, "rows name what was not there, or was deleted meanwhile", say)
+    _name(manifest.missing, "files of these rows did not exist, or were deleted meanwhile", say)
     return manifest
 
 
 def restore(settings: Settings, source: Path, say: Say) -> BackupManifest:
-    """Make an empty home and an empty database those of a backup, as an installation of its own.
+    """Restore a backup into an empty home and an empty database, as a new installation.
 
-    Raises BackupRefused, with nothing changed, where the backup is not whole or there is something already.
+    Raises BackupRefused, with nothing changed, if the backup is incomplete, or home or database are not empty.
     """
     manifest = BackupManifest.read(source)
     _check_fits(settings, manifest)
@@ -73,7 +73,7 @@ def restore(settings: Settings, source: Path, say: Say) -> BackupManifest:
         more = f" (and {len(wrong) - MOST_NAMED} more)" if len(wrong) > MOST_NAMED else ""
         raise BackupRefused(f"the backup is damaged: {'; '.join(wrong[:MOST_NAMED])}{more}")
     (settings.root / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
-    refusal = f"`tunesmith up` runs on {settings.root}: a backup is restored into a home that nobody uses"
+    refusal = f"`tunesmith up` runs on {settings.root}: a backup is restored into a home that is not in use"
     with ExitStack() as undo, hold_lock(settings.root / "run" / "up.lock", refusal):
         for kind in (*KINDS, *_others(manifest)):
             undo.callback(shutil.rmtree, settings.root / kind, ignore_errors=True)
@@ -84,8 +84,8 @@ def restore(settings: Settings, source: Path, say: Say) -> BackupManifest:
         with closing(Database.open(settings.database)) as database:
             name = installation.renew(database, settings.root)
     when = f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC"
-    say(f"{settings.root} is as {manifest.installation} was at {when}, and is {name} from now on")
-    _name(manifest.missing, "rows name what the backup does not have", say)
+    say(f"{settings.root} was restored from {manifest.installation} of {when}, and is {name} from now on")
+    _name(manifest.missing, "the backup does not have the files of these rows", say)
     return manifest
 
 
@@ -115,7 +115,7 @@ def _kind(settings: Settings) -> Literal["sqlite", "postgresql"]:
 
 
 def _named(known: dumps.Known, *, with_models: bool) -> Iterator[tuple[str, bool]]:
-    """What to copy, below the home, and whether a row needs it: a job may have nothing yet."""
+    """Yield the paths to copy, relative to the home, and whether they must exist: a job may have no files yet."""
     for name in known.files:
         yield f"files/{name}", True
     for name in known.adapters:
@@ -127,7 +127,7 @@ def _named(known: dumps.Known, *, with_models: bool) -> Iterator[tuple[str, bool
 
 
 def _copy_whole(home: Path, name: str, target: Path) -> list[BackupFile]:
-    """The files below a name; of a folder that changes while it is copied, nothing, or what does not change."""
+    """Copy the file or folder of a name. Units of a job that change meanwhile are left out."""
     place = home / name
     if place.is_file():
         with suppress(FileNotFoundError):
@@ -139,7 +139,7 @@ def _copy_whole(home: Path, name: str, target: Path) -> list[BackupFile]:
 
 
 def _units(job: Path) -> Iterator[list[Path]]:
-    """Groups of files that are there together or not at all: each checkpoint, the data, each file of an attempt."""
+    """Yield groups of files that belong together: each checkpoint, the data, each adapter, each file of an attempt."""
     groups: dict[str, list[Path]] = {}
     for path in plain_files(job):
         parts = path.relative_to(job).parts
@@ -152,7 +152,7 @@ def _units(job: Path) -> Iterator[list[Path]]:
 
 
 def _copy_unit(home: Path, paths: list[Path], target: Path) -> list[BackupFile]:
-    """All of them, or none where one goes away meanwhile."""
+    """Copy all files, or none if one of them disappears meanwhile."""
     copied: list[BackupFile] = []
     try:
         for path in paths:
@@ -171,7 +171,7 @@ def _check_target(settings: Settings, target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BackupRefused(f"{target} is not empty: a backup is made in a folder of its own")
     if target.resolve().is_relative_to(settings.root):
-        raise BackupRefused(f"{target} is in the home that is to be copied: a backup is kept elsewhere")
+        raise BackupRefused(f"{target} is in the home that is to be copied: choose a folder outside of it")
 
 
 def _check_fits(settings: Settings, manifest: BackupManifest) -> None:
@@ -181,7 +181,7 @@ def _check_fits(settings: Settings, manifest: BackupManifest) -> None:
     script = ScriptDirectory.from_config(config())
     if manifest.revision not in {each.revision for each in script.walk_revisions()}:
         made = f"the backup was made by Tunesmith {manifest.version}, with the schema {manifest.revision}"
-        raise BackupRefused(f"{made}, which this version, {__version__}, does not know: restore it with that one")
+        raise BackupRefused(f"{made}, which this version, {__version__}, does not know: restore it with that version")
     present = [kind for kind in (*KINDS, installation.FILE, *_others(manifest)) if _has(settings.root / kind)]
     if present:
         raise BackupRefused(f"{settings.root} has {', '.join(present)}: a backup is restored into an empty home")

@@ -1,4 +1,4 @@
-"""What an answer may look like beside free text: JSON, JSON of one schema, or calls of tools."""
+"""The structured forms of an answer: JSON, JSON of a schema, or tool calls."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ Object = Annotated[dict[str, Any], AfterValidator(_bounded)]
 
 
 class JsonSchema(Contract):
-    """A JSON schema with a name, as OpenAI's clients send it. It is always kept strictly."""
+    """A JSON schema with a name, as OpenAI's clients send it. It is always enforced strictly."""
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
@@ -56,18 +56,18 @@ class Function(Contract):
 
 
 class Tool(Contract):
-    """A function that the model may ask for, as chat templates take it."""
+    """A function that the model may call, in the form that chat templates read."""
 
     type: Literal["function"] = "function"
     function: Function
 
     def for_template(self) -> dict[str, Any]:
-        """`strict` means nothing to a template."""
+        """Return the tool for a chat template, without `strict`, which templates do not know."""
         return self.model_dump(exclude_none=True, exclude={"function": {"strict"}})
 
 
 class CalledFunction(Contract):
-    """Arguments are an object; text is read as JSON, which is how OpenAI's clients send them."""
+    """The name and arguments of a call. Arguments are an object, or its JSON text, as OpenAI's clients send it."""
 
     name: FunctionName
     arguments: Object = Field(default_factory=dict)
@@ -84,7 +84,7 @@ class CalledFunction(Contract):
 
 
 class ToolCall(Contract):
-    """A call that an earlier answer made."""
+    """A tool call in an earlier answer."""
 
     id: Annotated[str, StringConstraints(max_length=200)] | None = None
     type: Literal["function"] = "function"

@@ -1,4 +1,4 @@
-"""What every message between two processes has in common: frozen, bounded, and closed to unknown keys."""
+"""The base class of every message between two processes: frozen, and without unknown keys."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -16,13 +16,13 @@ Part = TypeVar("Part", bound=Contract)
 
 
 def extract(value: BaseModel, kind: type[Part], **others: Any) -> Part:
-    """A `kind` made of the fields that `value` has under the same names; `others` come beside or instead of them."""
+    """Make a `kind` from the fields that `value` has under the same names. `others` are added or replace them."""
     shared = kind.model_fields.keys() & type(value).model_fields.keys()
     return kind(**{name: getattr(value, name) for name in shared} | others)
 
 
 def check_text(value: Any, path: str = "") -> None:
-    """Refuse text that no database and no file can keep: a NUL, or half a character."""
+    """Raise an error for text that cannot be stored, in `value` or any text inside it: a NUL or a lone surrogate."""
     if isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
         raise PydanticCustomError("broken_text", "text of whole characters, without NUL", {"path": path})
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -37,6 +37,6 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
-# pydantic takes `true` for 1; a rank of `true` is a mistake and is refused.
+# pydantic accepts `true` as 1, but a rank of `true` is a mistake.
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Real = Annotated[float, BeforeValidator(_refuse_bool)]

@@ -1,8 +1,8 @@
-"""A job's checkpoints on disk, as everybody finds them: the trainer writes them, the engine answers with them.
+"""The form of a job's checkpoints on disk. The trainer writes them, and the engine can serve them.
 
     <folder>/step-00000120-attempt-2/     complete: every file is named in manifest.json with its size and sha256
 
-A folder of that name never changes; it is there whole, or not at all.
+A folder of that name never changes, and it is always complete.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from app.contracts.stored import read_json
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{8,})-attempt-(\d+)")
 VERSION_DIGITS = 16
-# What the engine says of one that is not there any more, or not as its manifest says.
+# The engine's error code for a checkpoint that is gone, or differs from its manifest.
 CHECKPOINT_GONE = "checkpoint_gone"
 
 
 class StoredFile(Contract):
-    """One file of a checkpoint; the path is relative to its folder."""
+    """One file of a checkpoint. The path is relative to its folder."""
 
     path: str
     bytes: int = Field(ge=0)
@@ -40,7 +40,7 @@ class Written(Contract):
 
 @dataclass(frozen=True)
 class Manifest:
-    """A complete checkpoint. `bytes` counts all its files, the manifest too; `sha256` is the manifest's own."""
+    """A complete checkpoint. `bytes` is the size of all its files with the manifest; `sha256` is of the manifest."""
 
     path: Path
     step: int
@@ -51,7 +51,7 @@ class Manifest:
 
     @property
     def version(self) -> str:
-        """Tells its content from that of the same step in another attempt."""
+        """The version of the checkpoint's content. It differs from that of the same step in another attempt."""
         return f"step-{self.step}-{self.sha256[:VERSION_DIGITS]}"
 
 
@@ -60,20 +60,20 @@ def folder_name(step: int, attempt: int) -> str:
 
 
 def by_age(folder: Path) -> list[Path]:
-    """All that have a checkpoint's name, the newest first: by step, then by attempt."""
+    """Return all paths with a checkpoint's name, the newest first: by step, then by attempt."""
     paths = folder.iterdir() if folder.is_dir() else iter(())
     return sorted((path for path in paths if NAME.fullmatch(path.name)), key=age, reverse=True)
 
 
 def age(path: Path) -> tuple[int, int]:
-    """Step and attempt of a checkpoint's folder."""
+    """Return the step and the attempt of a checkpoint's folder."""
     named = NAME.fullmatch(path.name)
     assert named is not None
     return int(named[1]), int(named[2])
 
 
 def outline(path: Path) -> Manifest | None:
-    """The checkpoint, by names and sizes alone: what a torn write or delete leaves is none, a flipped byte passes."""
+    """Return the checkpoint, or None if it is incomplete. Only names and sizes are compared, so damaged bytes pass."""
     named = NAME.fullmatch(path.name)
     try:
         text = (path / MANIFEST).read_bytes()
@@ -90,7 +90,7 @@ def outline(path: Path) -> Manifest | None:
 
 
 def manifest_of(path: Path, text: bytes, written: Written) -> Manifest:
-    """What the text of a manifest says, which was read to be `written`."""
+    """Return the manifest of a checkpoint. `text` is manifest.json and `written` is its parsed content."""
     total = len(text) + sum(file.bytes for file in written.files)
     digest = hashlib.sha256(text).hexdigest()
     return Manifest(path, written.step, written.attempt, total, digest, tuple(written.files))

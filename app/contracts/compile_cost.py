@@ -1,8 +1,8 @@
-"""How long a schema takes: to be prepared, and at every token of an answer. Measured with xgrammar 0.2.8.
+"""Estimates how long a schema takes to compile, and at every token of an answer. Measured with xgrammar 0.2.8.
 
-Preparing is counted in steps of about 0.04 s for a vocabulary of 128,000 tokens. A step is one state of the grammar in
-which nearly every token has to be looked at: the inside of a string that is counted. What is not here takes no time
-worth the name.
+The compile cost is counted in steps of about 0.04 s for a vocabulary of 128,000 tokens. A step is one state of the
+grammar in which nearly every token must be tested, such as inside a string of limited length. Keywords that are not
+counted here take almost no time.
 """
 
 from collections import Counter
@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from typing import Any
 
 MAX_COMPILE_COST = 512
-# From this length on the states of a counted string are shared.
+# The states of a string of limited length are shared beyond this length.
 MOST_OF_A_STRING = 192
 OF_A_URI = 2
-# Of as many alternatives that stay open together, every token of an answer takes some 0.05 s.
-MAX_RIVALS = 64
+# With this many alternatives that stay possible together, every token of an answer takes about 0.05 s.
+MAX_ALTERNATIVES = 64
 RANGES = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 
 
 def compile_cost_of(parts: Iterable[dict[str, Any]]) -> int:
-    """The sum over all schemas of a schema; equal strings are prepared once."""
+    """Return the cost of all parts of a schema. Strings with the same lengths are compiled once."""
     pairs: set[tuple[int, int]] = set()
     found = 0
     for part in parts:
@@ -30,14 +30,14 @@ def compile_cost_of(parts: Iterable[dict[str, Any]]) -> int:
 
 
 def _open_ends(part: dict[str, Any]) -> int:
-    """Properties behind which any other name may come: those that may be left out, where others are allowed."""
+    """Count the optional properties of an object that allows others: any other name may follow each of them."""
     if part.get("additionalProperties", False) is False:
         return 0
     return len(part.get("properties", {}).keys() - set(part.get("required", ())))
 
 
 def alternatives_of(parts: Iterable[dict[str, Any]]) -> int:
-    """Alternatives of one list that begin alike, over all lists: an answer may be on the way to each of them."""
+    """Count the alternatives that begin alike, over all lists: an answer may become any of them."""
     return sum(_alternatives(part.get(word, ())) for part in parts for word in ("anyOf", "oneOf"))
 
 

@@ -1,4 +1,4 @@
-"""What a job may go on from."""
+"""What a job can continue from."""
 
 from typing import Annotated, Self
 
@@ -8,7 +8,7 @@ from app.contracts.base import Contract, Whole
 
 
 class ContinueFrom(Contract):
-    """The weights of an adapter, or all of a checkpoint: optimizer, schedule, place in the data."""
+    """The weights of an adapter, or a whole checkpoint with optimizer, schedule and position in the data."""
 
     adapter: Annotated[str, StringConstraints(min_length=1, max_length=120)] | None = Field(
         None, description="the id of an adapter: its weights, with a fresh optimizer"
@@ -23,5 +23,5 @@ class ContinueFrom(Contract):
         if (self.adapter is None) == (self.job is None):
             raise ValueError("should have exactly one of adapter and job")
         if self.step is not None and self.job is None:
-            raise ValueError("step should be left out beside adapter, which has none")
+            raise ValueError("step should be left out beside adapter, which has no steps")
         return self

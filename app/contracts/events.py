@@ -1,6 +1,6 @@
-"""What an attempt reports: one JSON line an event, appended to the attempt's events file by the child process.
+"""The events of an attempt. The child process appends each one as a JSON line to the attempt's events file.
 
-The worker tails the file into the database; nothing but a complete line counts.
+The worker copies complete lines of the file into the database.
 """
 
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from app.contracts.probe import Proof
 
 
 class Phase(StrEnum):
-    """Where a running job is."""
+    """What a running job is doing."""
 
     DOWNLOAD = "download"
     LOAD = "load"
@@ -25,7 +25,7 @@ class Phase(StrEnum):
 
 
 class Blame(StrEnum):
-    """Whose failure it is."""
+    """Who caused a failure."""
 
     USER = "user_error"
     SYSTEM = "system_error"
@@ -41,33 +41,33 @@ class PhaseStarted(Event):
 
 
 class Noticed(Event):
-    """Something done otherwise than asked, or worth knowing; never a silent fallback."""
+    """Something that was done in another way than requested, or that the user should know."""
 
     kind: Literal["notice"] = "notice"
-    code: str = Field(description="stable, such as optimizer_replaced")
+    code: str = Field(description="a stable code, such as optimizer_replaced")
     message: str
     field: str | None = Field(None, description="the spec field it is about, such as training.optim")
     requested: Any = None
     effective: Any = None
 
     def shown(self) -> dict[str, Any]:
-        """As it stands in a job's `notices`."""
+        """Return the notice in the form of a job's `notices`."""
         return self.model_dump(mode="json", exclude={"kind", "at"})
 
 
 class DataPrepared(Event):
-    """What became of the rows: all counts are of whole dataset rows or tokens, before padding."""
+    """The report about the rows. Counts are of whole dataset rows or tokens, before padding."""
 
     kind: Literal["data"] = "data"
     report: dict[str, Any]
 
 
 class CheckMetrics(Contract):
-    """How far the check of a dataset is: as it is reported, stored, and shown."""
+    """The progress of a dataset's check, in the form in which it is reported, stored and shown."""
 
     source: Literal["source", "eval_source"] = Field(description="which dataset of the spec is read")
     records: int
-    bytes_read: int = Field(description="of the file as it is stored; 0 for rows of the hub")
+    bytes_read: int = Field(description="bytes of the stored (perhaps compressed) file; 0 for rows of the hub")
     total_bytes: int | None
     seconds: float = Field(description="since the check of this source began")
 
@@ -79,45 +79,45 @@ class RowsChecked(Event, CheckMetrics):
 
 
 class SpecResolved(Event):
-    """The values that are really used, for every `auto`, null and fallback: {"training.optim": "adamw_torch_fused"}."""
+    """The values that are used for every `auto`, null and fallback: {"training.optim": "adamw_torch_fused"}."""
 
     kind: Literal["resolved"] = "resolved"
     values: dict[str, Any]
 
 
 class StepMetrics(Contract):
-    """What is measured of a training at a step: as it is reported, stored, and shown.
+    """The measurements of a training step, in the form in which they are reported, stored and shown.
 
-    A new figure is added here, with a default, since the rows that are stored already do not have it.
+    A new field needs a default, because stored rows do not have it.
     """
 
     step: int
     total_steps: int
     epoch: float
-    loss: float | None = Field(description="mean over supervised tokens; null where it was not finite")
+    loss: float | None = Field(description="mean over supervised tokens; null if it was not finite")
     learning_rate: float | None
     grad_norm: float | None
-    tokens: int = Field(description="that went through the model since step 1, without padding")
+    tokens: int = Field(description="tokens trained on since step 1, without padding")
     tokens_per_second: float
     seconds: float = Field(description="since the first step began")
-    memory_bytes: int = Field(description="peak, of the GPU, or resident where there is none")
+    memory_bytes: int = Field(description="peak memory of the GPU, or of the process if there is no GPU")
     gpu_memory_bytes: int | None = None
 
 
 class StepEvent(Event, StepMetrics):
-    """The figures of one step."""
+    """The measurements of one step."""
 
     kind: str
 
 
 class StepLogged(StepEvent):
-    """A point of the metrics: one each logging step, and the last step. `loss` is the mean since the point before."""
+    """A point of the metrics, at each logging step and the last step. `loss` is the mean since the previous point."""
 
     kind: Literal["step"] = "step"
 
 
 class StepTaken(StepEvent):
-    """A step that is not logged, about once a second: it moves the job's progress on and is kept nowhere else."""
+    """A step that is not logged, about once a second. It only updates the job's progress and is not stored."""
 
     kind: Literal["taken"] = "taken"
 
@@ -130,18 +130,18 @@ class Evaluated(Event):
 
 
 class CheckpointSaved(Event):
-    """A checkpoint is complete on disk: `worker.checkpoints` says what is in it."""
+    """A checkpoint is complete on disk. `worker.checkpoints` describes its content."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     step: int
     path: str
     bytes: int
     sha256: str = Field(description="of the manifest, which holds the sha256 of every file")
-    seconds: float = Field(description="how long the training stood still for it")
+    seconds: float = Field(description="how long the training paused to save it")
 
 
 class CheckpointRemoved(Event):
-    """An older checkpoint made room for a newer one."""
+    """An older checkpoint was removed, because only the newest ones are kept."""
 
     kind: Literal["checkpoint_removed"] = "checkpoint_removed"
     step: int
@@ -149,14 +149,14 @@ class CheckpointRemoved(Event):
 
 
 class Resumed(Event):
-    """The training goes on behind this step; what an earlier attempt reported of later steps is superseded."""
+    """The training continues after this step. What earlier attempts reported of later steps is superseded."""
 
     kind: Literal["resumed"] = "resumed"
     step: int
 
 
 class AttemptInterrupted(Event):
-    """The last event of an attempt that stopped as it was asked to, behind a checkpoint of this step."""
+    """The last event of an attempt that was stopped on request, after it saved a checkpoint of this step."""
 
     kind: Literal["interrupted"] = "interrupted"
     step: int
@@ -177,21 +177,21 @@ class AdapterSaved(Event):
 
 
 class Verified(Event):
-    """The engine has proved the adapter: it says there what the trainer saw. Written by the worker."""
+    """The engine has verified that the adapter answers there as in the trainer. Written by the worker."""
 
     kind: Literal["verified"] = "verified"
     proof: Proof
-    seconds: float = Field(description="that it took in this attempt, waiting for the engine included")
+    seconds: float = Field(description="how long it took in this attempt, with the wait for the engine")
 
 
 class SourcesChecked(Event):
-    """The last event of a validation: everything that the spec names is there and fits."""
+    """The last event of a check: everything that the spec names exists and fits."""
 
     kind: Literal["checked"] = "checked"
 
 
 class Failed(Event):
-    """The last event of an attempt that could not go on. The message never holds a traceback or a secret."""
+    """The last event of an attempt that failed. The message never holds a traceback or a secret."""
 
     kind: Literal["failed"] = "failed"
     blame: Blame
@@ -203,7 +203,7 @@ class Failed(Event):
 
 
 class Finished(Event):
-    """The last event of an attempt that went well."""
+    """The last event of an attempt that succeeded."""
 
     kind: Literal["finished"] = "finished"
     steps: int

@@ -1,4 +1,4 @@
-"""What the API asks of the engine and what the engine answers: one order in, a stream of events out.
+"""The messages between the API and the engine: one order in, a stream of events out.
 
 Every stream ends in exactly one `finish` or `error`.
 """
@@ -24,10 +24,10 @@ TokenLimit = Annotated[Whole, Field(ge=1, le=MOST_TOKENS)]
 ScoreCount = Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)]
 TokenId = Annotated[Whole, Field(ge=0, le=LAST_TOKEN_ID)]
 Bias = Annotated[Real, Field(ge=-100.0, le=100.0)]
-# vLLM's and SGLang's clients switch it off with -1.
+# Clients of vLLM and SGLang switch it off with -1.
 TopK = Annotated[Whole, BeforeValidator(lambda value: 0 if value == -1 else value)]
 LONGEST_TIMEOUT_SECONDS = 3600.0
-# The log-probability of a token that cannot come, as OpenAI writes it: JSON has no infinity.
+# OpenAI's value for the log-probability of an impossible token, because JSON has no infinity.
 IMPOSSIBLE = -9999.0
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -36,7 +36,7 @@ def _as_list(stop: Any) -> Any:
     return (stop,) if isinstance(stop, str) else () if stop is None else stop
 
 
-# One string, or several of them.
+# One string, or a list of strings.
 Stop = Annotated[
     tuple[StopString, ...],
     Field(max_length=MAX_STOPS),
@@ -47,36 +47,34 @@ Stop = Annotated[
 
 
 class SamplingOptions(Contract):
-    """How the next token is chosen, and what ends an answer: the fields that have one name on every route.
+    """How the next token is chosen, and what ends an answer: the fields with the same name on every route.
 
-    A field that is added here is accepted by every route and reaches every engine. Order of their effects: repetition,
-    presence and frequency penalty, logit_bias, response format, temperature, top_k, top_p, min_p.
+    A field that is added here is accepted by every route and passed to every engine. They are applied in this order:
+    repetition, presence and frequency penalty, logit_bias, response format, temperature, top_k, top_p, min_p.
     """
 
-    min_tokens: Whole = Field(
-        0, ge=0, le=MOST_TOKENS, description="no end token and no stop token before as many tokens"
-    )
+    min_tokens: Whole = Field(0, ge=0, le=MOST_TOKENS, description="no end token or stop token before this many tokens")
     temperature: Real = Field(1.0, ge=0.0, le=10.0, description="0: greedy")
-    top_p: Real = Field(1.0, ge=0.0, le=1.0, description="0: the likeliest token alone")
+    top_p: Real = Field(1.0, ge=0.0, le=1.0, description="0: only the most likely token")
     top_k: TopK = Field(0, ge=0, le=1_000_000, description="0 or -1: off")
     min_p: Real = Field(0.0, ge=0.0, le=1.0)
     repetition_penalty: Real = Field(1.0, gt=0.0, le=10.0, description="over prompt and answer")
     presence_penalty: Real = Field(0.0, ge=-2.0, le=2.0, description="once for each token of the answer")
-    frequency_penalty: Real = Field(0.0, ge=-2.0, le=2.0, description="as often as a token stands in the answer")
+    frequency_penalty: Real = Field(0.0, ge=-2.0, le=2.0, description="as often as a token occurs in the answer")
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES)] = {}
     seed: Whole | None = Field(None, ge=0, le=2**63 - 1)
     stop: Stop = ()
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] = []
-    ignore_eos: bool = Field(False, description="go on behind an end-of-sequence token")
-    use_cache: bool = Field(True, description="keep keys and values of the tokens already read")
+    ignore_eos: bool = Field(False, description="continue after an end-of-sequence token")
+    use_cache: bool = Field(True, description="keep keys and values of tokens that were already processed")
 
 
 class Sampling(SamplingOptions):
-    """All options of sampling, also those that OpenAI's clients send under other names."""
+    """All options of sampling, including those that OpenAI's clients send under other names."""
 
     max_new_tokens: Whole = Field(256, ge=1, le=MOST_TOKENS)
     logprobs: ScoreCount | None = Field(
-        None, description="tell each token's log-probability, and so many of the best beside it"
+        None, description="return each token's log-probability, and this many of the most likely tokens"
     )
 
     @model_validator(mode="after")
@@ -87,26 +85,26 @@ class Sampling(SamplingOptions):
 
 
 class TextOptions(Contract):
-    """What the text of an answer has, and what is told beside it, for a chat as for a raw prompt."""
+    """What the text of an answer contains, and what is returned with it, for chats and raw prompts."""
 
     include_stop_str_in_output: StrictBool = Field(
-        False, description="a stop string that ends the answer is part of it"
+        False, description="whether a stop string that ends the answer is part of it"
     )
-    skip_special_tokens: StrictBool = Field(True, description="false: control tokens are written out")
-    return_token_ids: StrictBool = Field(False, description="tell the ids of prompt and answer")
+    skip_special_tokens: StrictBool = Field(True, description="false: special tokens are part of the text")
+    return_token_ids: StrictBool = Field(False, description="return the token ids of prompt and answer")
 
 
 class Wording(TextOptions):
-    """All options of the text; a prompt can be repeated unless it is a chat."""
+    """All options of the text."""
 
-    echo: StrictBool = Field(False, description="the prompt stands before the answer; not with messages")
+    echo: StrictBool = Field(False, description="put the prompt before the answer; not allowed with messages")
 
 
 class AdapterRef(Contract):
     """One immutable trained adapter. `kind` full: all weights were trained and `path` holds a whole model.
 
-    A checkpoint of a job is one too: `adapter_id` is the job's then, and `language` the folder of its tokenizer.
-    `base_variant`: the form of the base on which it was proved; null: the base as its files hold it.
+    A job's checkpoint is one too: then `adapter_id` is the job's id and `language` the folder of its tokenizer.
+    `base_variant`: the form of the base with which it was verified; null: the base as it is in its files.
     """
 
     adapter_id: str
@@ -122,9 +120,9 @@ class AdapterRef(Contract):
 
 
 class PromptInput(Contract):
-    """One input with what belongs to it. Exactly one of `messages`, `prompt` and `prompt_token_ids`.
+    """One input: exactly one of `messages`, `prompt` and `prompt_token_ids`.
 
-    `tools` and `form` are those of `messages`. `stop_after` are strings that end the answer and are part of it.
+    `tools` and `form` belong to `messages`. `stop_after` are strings that end the answer and are part of it.
     """
 
     messages: list[Message] | None = None
@@ -143,9 +141,9 @@ class PromptInput(Contract):
 
 
 class GenerateOrder(PromptInput):
-    """One generation. Without an adapter the base answers.
+    """One generation. Without an adapter the base model answers.
 
-    With `shrinks_to_fit`, `max_new_tokens` is less where the context ends before. `timeout`: seconds, the wait too.
+    `shrinks_to_fit`: reduce `max_new_tokens` to what fits into the context. `timeout`: seconds, including the wait.
     """
 
     request_id: str
@@ -158,7 +156,7 @@ class GenerateOrder(PromptInput):
 
 
 class PromptDetails(Contract):
-    cached_tokens: int = Field(0, description="tokens whose keys and values were kept from an earlier request")
+    cached_tokens: int = Field(0, description="tokens whose keys and values were cached by an earlier request")
 
 
 class Usage(Contract):
@@ -171,7 +169,7 @@ class Usage(Contract):
 class TokenScore(Contract):
     """A token with its log-probability before any penalty, bias, format or temperature.
 
-    `bytes` is null where the tokenizer does not tell them. `logprob` is -9999 for what is impossible.
+    `bytes` is null if the tokenizer does not provide them. `logprob` is -9999 for an impossible token.
     """
 
     id: int
@@ -181,15 +179,15 @@ class TokenScore(Contract):
 
 
 class ScoredToken(TokenScore):
-    """A token of the answer, and the most likely ones in its place, best first."""
+    """A token of the answer, and the most likely tokens at its position, best first."""
 
     top_logprobs: list[TokenScore] = []
 
 
 class TextDelta(Contract):
-    """A piece of the answer: whole characters only, special tokens and stop strings left out.
+    """A piece of the answer: whole characters, by default without special tokens and stop strings.
 
-    With `logprobs` it has the tokens that it ends, with `return_token_ids` their ids, and its text may be empty.
+    With `logprobs` it has the scores of its tokens, with `return_token_ids` their ids, and then `text` may be empty.
     """
 
     kind: Literal["delta"] = "delta"
@@ -204,23 +202,23 @@ class Finish(Contract):
     kind: Literal["finish"] = "finish"
     reason: Literal["stop", "length"]
     usage: Usage
-    prompt_token_ids: list[int] | None = Field(None, description="with return_token_ids")
+    prompt_token_ids: list[int] | None = Field(None, description="only with return_token_ids")
 
 
-# Codes of an EngineError; OpenAI's own for a prompt and an answer that are together too long for the model.
+# Codes of an EngineError. The second is OpenAI's code for prompt and answer that do not fit into the context.
 OUT_OF_MEMORY = "engine_out_of_memory"
 CONTEXT_EXCEEDED = "context_length_exceeded"
 
 
 class EngineError(Contract):
-    """The answer could not be given, or not to its end. `status` is the HTTP status that fits."""
+    """The answer failed or was cut off. `status` is the HTTP status for it."""
 
     kind: Literal["error"] = "error"
     status: int
     code: str
     message: str
     param: str | None = None
-    retry_after_seconds: int | None = Field(None, description="where it helps to ask again, and when is known")
+    retry_after_seconds: int | None = Field(None, description="set if a retry after this time may succeed")
 
 
 EngineEvent = Annotated[TextDelta | Finish | EngineError, Field(discriminator="kind")]
@@ -228,19 +226,27 @@ ENGINE_EVENT: TypeAdapter[EngineEvent] = TypeAdapter(EngineEvent)
 
 
 class EngineHealth(Contract):
-    """What `GET /health` of the engine answers."""
+    """The response of the engine's `GET /health`."""
 
     device: str
     loaded_base: str | None
     loaded_merged: str | None = Field(None, description="the adapter that was merged into the loaded base")
     loaded_adapters: list[str]
-    in_memory: list[str] = Field([], description="all that can answer without being loaded anew, that of now first")
-    answers: Literal["in_batches", "one_at_a_time"] | None = Field(None, description="how what is loaded answers")
-    answers_reason: str | None = Field(None, description="why one at a time")
-    waiting: int = Field(description="requests in the queue, the running one left out")
+    in_memory: list[str] = Field(
+        [], description="all models that can answer without being loaded, the current one first"
+    )
+    answers: Literal["in_batches", "one_at_a_time"] | None = Field(None, description="how the loaded model answers")
+    answers_reason: str | None = Field(None, description="why it answers one request at a time")
+    waiting: int = Field(description="requests in the queue, without the running one")
     is_busy: bool
-    place: str | None = Field(None, description="whose memory it takes: a GPU's UUID, or cpu@host; null: none here")
-    memory_bytes: int | None = Field(None, description="of the GPU, that it has for models; null on a CPU")
-    cache_bytes: int | None = Field(None, description="of keys and values, of all that is in memory; null: not ours")
-    max_cache_bytes: int | None = Field(None, description="the most that cache_bytes can be; null: by free memory")
-    stepped_aside: str | None = Field(None, description="why it answers nobody at present")
+    place: str | None = Field(
+        None, description="the device whose memory it uses: a GPU's UUID, or cpu@host; null: none here"
+    )
+    memory_bytes: int | None = Field(None, description="memory of the GPU for models; null on a CPU")
+    cache_bytes: int | None = Field(
+        None, description="size of the key-value cache of all models in memory; null: vLLM has its own"
+    )
+    max_cache_bytes: int | None = Field(
+        None, description="the limit of cache_bytes; null: it depends on the free memory"
+    )
+    stepped_aside: str | None = Field(None, description="why it answers no requests at present")

@@ -1,5 +1,5 @@
-"""How much of the hub is downloaded: one bound for checker, trainer and engine."""
+"""The limit of downloads from the hub, for checker, trainer and engine."""
 
 MAX_BYTES_VARIABLE = "TUNESMITH_MAX_HUB_BYTES"
-# Of one dataset, or of the files of one model that are read.
+# The most bytes of one dataset, or of the needed files of one model.
 MOST_BYTES = 200 * 2**30

@@ -1,4 +1,4 @@
-"""Whether the weights of one LoRA mean the same in another: the API asks it of a spec, the trainer of its model."""
+"""Compares two LoRA configurations, to see whether the weights of one fit the other. Used by API and trainer."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -8,7 +8,9 @@ COMPARED = ("r", "lora_alpha", "use_rslora", "bias")
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(field, value there, value here) of all that differs. Both have peft's names; what `there` lacks is not compared.
+    """Return (field, value there, value here) of all differences. Both have peft's names.
+
+    A field that `there` does not have is not compared.
 
     Unsloth moves embeddings and head from `target_modules` to `modules_to_save`, so both are compared as one.
     """
@@ -21,6 +23,6 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple
 
 
 def _modules(lora: Mapping[str, Any]) -> set[str]:
-    """All that is trained; empty where a pattern says it."""
+    """Return the names of all trained modules, or an empty set if they are given as a pattern."""
     targets: Collection[str] | None = lora.get("target_modules")
     return set() if targets is None or isinstance(targets, str) else {*targets, *(lora.get("modules_to_save") or ())}

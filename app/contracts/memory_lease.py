@@ -1,4 +1,4 @@
-"""How a worker asks the engine for the memory that both would use: a hold, which runs out when nobody renews it."""
+"""How a worker requests the engine's memory for a training: with a hold that expires unless it is renewed."""
 
 import socket
 from typing import Annotated
@@ -7,35 +7,35 @@ from pydantic import Field, StringConstraints
 
 from app.contracts.base import Contract, Real
 
-# A worker renews its hold every few seconds, and a lost one ends by itself.
+# A worker renews its hold every few seconds. The hold of a dead worker expires.
 LONGEST_HOLD_SECONDS = 600
-# Of the memory that is free when the engine has loaded a model: what it takes for keys and values, at most. The rest is
-# for adapters, scores and recorded graphs, and for who else uses the device: a training.
+# The largest share of the memory that is free after loading a model which the engine uses for keys and values. The rest
+# is for adapters, scores, recorded graphs and a training on the same device.
 ENGINE_SHARE = 0.25
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class YieldOrder(Contract):
-    """What `POST /yield` is asked: step aside until this holder lets go, or has not asked again for so long."""
+    """The body of `POST /yield`: unload all models until this holder ends its hold or does not renew it in time."""
 
-    holder: Label = Field(description="a slot, by a name that nobody else knows; asked again by it, a hold is renewed")
-    job_id: Label = Field(description="whose training needs the memory, for those who ask the engine meanwhile")
+    holder: Label = Field(description="a name that only this slot knows; a request with the same name renews the hold")
+    job_id: Label = Field(description="the job whose training needs the memory, for error messages")
     lease_seconds: Real = Field(gt=0, le=LONGEST_HOLD_SECONDS, description="by the engine's own clock")
 
 
 class ResumeOrder(Contract):
-    """What `POST /resume` is asked: this holder needs the memory no more."""
+    """The body of `POST /resume`: this holder does not need the memory any more."""
 
     holder: Label
 
 
 class YieldState(Contract):
-    """What both answer. `is_away`: nothing of any model is in memory, and nothing will be before the last hold ends."""
+    """The response of both. `is_away`: no model is in memory, and none will be before the last hold ends."""
 
     is_away: bool
     held_for: list[str] = Field(description="the jobs, sorted")
 
 
 def this_cpu() -> str:
-    """The place of whoever computes on the CPU of this host; on a GPU it is the GPU's UUID, as nvidia-smi gives it."""
+    """Return the name of this host's CPU as a device. The name of a GPU is its UUID, as nvidia-smi shows it."""
     return f"cpu@{socket.gethostname()}"

@@ -1,7 +1,7 @@
-"""What is known of a model before its weights are loaded, and the names of the files that a model consists of.
+"""What is known of a model before its weights are loaded, and the names of a model's files.
 
-The checker writes the card of a job's base beside its rows (`app.contracts.rows`); `worker.model_card` makes it of a
-model's small files. Nothing else reads them.
+`worker.model_card` makes the card from a model's small files, and no other module reads those. The checker writes the
+card of a job's base next to its rows (`app.contracts.rows`).
 """
 
 from app.contracts.base import Contract
@@ -12,10 +12,10 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 
 class ModelCard(Contract):
-    """A size is null where the model's config does not name it.
+    """The sizes of a model. A size is null if the model's config does not have it.
 
-    `positions` is how many tokens it reads and writes together, `vocabulary` how many it knows. `weight_bytes` are
-    those of its files; `is_quantised` says whether they hold weights in fewer bits.
+    `positions` is the context length in tokens, `vocabulary` the number of known tokens. `weight_bytes` is the size of
+    the weight files; `is_quantised` says whether they hold quantised weights.
     """
 
     positions: int | None

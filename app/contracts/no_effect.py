@@ -1,7 +1,7 @@
-"""Settings that were sent and do not do what they say: one notice for each. Defaults are never named.
+"""Finds settings that were sent but have no effect, or not the expected one: one notice for each. Defaults get none.
 
-A rule is a pure function from the spec, and where it needs them the numbers of rows and steps, to a notice or nothing.
-`BY_SPEC` needs the spec alone, `BY_ROWS` the rows as the checker made them, `BY_PLAN` the number of optimizer steps.
+A rule is a pure function that returns a notice or None. Rules in `BY_SPEC` need only the spec, those in `BY_ROWS` also
+the numbers of rows that the checker made, and those in `BY_PLAN` the number of optimizer steps.
 """
 
 import math
@@ -12,13 +12,13 @@ from app.contracts.events import Noticed
 from app.contracts.spec import JobSpec, LoraSpec
 
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
-# What of the lora group is also an argument of `FastLanguageModel.from_pretrained`.
+# Fields of the lora group that are also arguments of `FastLanguageModel.from_pretrained`.
 NOT_LORA_ALONE = frozenset({"use_gradient_checkpointing", "random_state"})
 
 
 @dataclass(frozen=True)
 class RowTotals:
-    """What is trained and evaluated on. `is_text`: the training rows are raw text."""
+    """The numbers of training and evaluation rows. `is_text`: the training rows are raw text."""
 
     train: int
     evaluation: int
@@ -27,7 +27,7 @@ class RowTotals:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many optimizer steps are taken, and whether there are rows to evaluate on."""
+    """The number of optimizer steps, and whether there are rows to evaluate on."""
 
     steps: int
     evaluates: bool
@@ -38,7 +38,7 @@ def by_spec(spec: JobSpec) -> list[Noticed]:
 
 
 def by_rows(spec: JobSpec, rows: RowTotals) -> list[Noticed]:
-    """Rules of rows, and those of steps where their number follows from the rows."""
+    """Apply the rules about rows, and those about steps if the number of steps follows from the rows."""
     found = _found(rule(spec, rows) for rule in BY_ROWS)
     if not knows_steps(spec):
         return found
@@ -50,13 +50,13 @@ def by_plan(spec: JobSpec, plan: Plan) -> list[Noticed]:
 
 
 def knows_steps(spec: JobSpec) -> bool:
-    """False where only the trainer knows them: of packed rows, and behind the checkpoint of another job."""
+    """Return False if only the trainer knows the number of steps: with packing, and after another job's checkpoint."""
     continues_a_job = spec.continue_from is not None and spec.continue_from.job is not None
     return spec.training.max_steps is not None or not (spec.training.packing or continues_a_job)
 
 
 def _steps_of(spec: JobSpec, rows: int) -> int:
-    """Optimizer steps, as transformers' `Trainer.set_initial_training_values` counts them."""
+    """Count optimizer steps in the same way as transformers' `Trainer.set_initial_training_values`."""
     if spec.training.max_steps is not None:
         return spec.training.max_steps
     return math.ceil((spec.training.num_train_epochs or 1.0) * _steps_an_epoch(spec, rows))
@@ -157,8 +157,8 @@ def _train_on_of_text(spec: JobSpec, rows: RowTotals) -> Noticed | None:
 
 
 def _learns_all(spec: JobSpec, message: str) -> Noticed:
-    asked = spec.dataset.train_on
-    return Noticed(code="train_on_unused", message=message, field="dataset.train_on", requested=asked, effective="all")
+    sent = spec.dataset.train_on
+    return Noticed(code="train_on_unused", message=message, field="dataset.train_on", requested=sent, effective="all")
 
 
 def _eval_batch_unused(spec: JobSpec) -> Noticed | None:
@@ -175,9 +175,9 @@ def _nothing_to_evaluate(spec: JobSpec, rows: RowTotals) -> Noticed | None:
     if rows.evaluation or not (dataset.eval_source is not None or dataset.eval_fraction > 0):
         return None
     field = "dataset.eval_fraction" if dataset.eval_source is None else "dataset.eval_source"
-    asked = f"{dataset.eval_fraction:g} of {rows.train} rows" if dataset.eval_source is None else "the evaluation set"
+    what = f"{dataset.eval_fraction:g} of {rows.train} rows" if dataset.eval_source is None else "the evaluation set"
     message = (
-        f"{field}: {asked} leaves no row to evaluate on: the training is not evaluated; "
+        f"{field}: {what} leaves no row to evaluate on: the training is not evaluated; "
         "a larger eval_fraction, more rows or an eval_source would be"
     )
     requested = dataset.eval_fraction if dataset.eval_source is None else None
@@ -193,16 +193,16 @@ def _batch_larger_than_rows(spec: JobSpec, rows: RowTotals) -> Noticed | None:
 
 
 def _accumulation_longer_than_epoch(spec: JobSpec, rows: RowTotals) -> Noticed | None:
-    field, asked = "training.gradient_accumulation_steps", spec.training.gradient_accumulation_steps
+    field, sent = "training.gradient_accumulation_steps", spec.training.gradient_accumulation_steps
     batches = _batches_an_epoch(spec, rows.train)
-    if spec.training.packing or asked <= batches or not _is_sent(spec, field):
+    if spec.training.packing or sent <= batches or not _is_sent(spec, field):
         return None
     message = (
-        f"{field} is {asked}, and in batches of {spec.training.per_device_train_batch_size} an epoch of "
+        f"{field} is {sent}, and in batches of {spec.training.per_device_train_batch_size} an epoch of "
         f"{rows.train} rows has only {batches}: an optimizer step takes no more"
     )
     return Noticed(
-        code="accumulation_longer_than_epoch", message=message, field=field, requested=asked, effective=batches
+        code="accumulation_longer_than_epoch", message=message, field=field, requested=sent, effective=batches
     )
 
 
@@ -227,7 +227,7 @@ def _epochs_below_a_step(spec: JobSpec, rows: RowTotals) -> Noticed | None:
 
 
 def _warmup_longer_than_training(spec: JobSpec, plan: Plan) -> Noticed | None:
-    """The rate of step n is (n - 1) / warmup_steps of the whole one: transformers' `get_scheduler`."""
+    """The rate of step n is (n - 1) / warmup_steps of the full one, see transformers' `get_scheduler`."""
     training, steps = spec.training, plan.steps
     if training.warmup_steps < steps or training.lr_scheduler_type == "constant":
         return None
@@ -248,13 +248,13 @@ def _warmup_longer_than_training(spec: JobSpec, plan: Plan) -> Noticed | None:
 
 
 def _interval_beyond_the_end(field: str, code: str, instead: str) -> "Callable[[JobSpec, Plan], Noticed | None]":
-    """A rule for something that happens every so many steps, and here never does."""
+    """Make a rule for something that happens every few steps, but not within this training."""
 
     def rule(spec: JobSpec, plan: Plan) -> Noticed | None:
         every = getattr(spec.training, field)
         if not isinstance(every, int) or every <= plan.steps or not _is_sent(spec, f"training.{field}"):
             return None
-        if field == "eval_steps" and not plan.evaluates:  # that is said of the evaluation rows
+        if field == "eval_steps" and not plan.evaluates:  # `_nothing_to_evaluate` has a notice for that
             return None
         message = f"training.{field} is {every}, and the training has {plan.steps} steps: {instead}"
         return Noticed(code=code, message=message, field=f"training.{field}", requested=every, effective=None)

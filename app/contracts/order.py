@@ -1,4 +1,7 @@
-"""What a worker hands its child process: one JSON file, absolute paths, all decided but what hardware decides."""
+"""The orders that a worker gives its child process, as one JSON file with absolute paths.
+
+Everything is decided in an order, except what depends on the hardware.
+"""
 
 from pathlib import Path
 
@@ -8,17 +11,17 @@ from app.contracts.base import Contract
 from app.contracts.hub import MOST_BYTES
 from app.contracts.spec import JobSpec
 
-# How the revision of a folder begins: the hash over its files follows, in 64 hexadecimal digits.
+# The prefix of a folder's revision. The hash of its files follows, in 64 hexadecimal digits.
 LOCAL_REVISION = "sha256-"
-# The code of whatever is refused since a base has other weights now than were trained on.
+# The error code if the weights of a base were replaced since the training.
 BASE_REPLACED = "base_replaced"
 
 
 class BaseRef(Contract):
-    """Which weights a base model has: those of a folder on this host, or of a hub id.
+    """The weights of a base model: a folder on this host, or a hub id.
 
-    `revision`: the hash of the folder's files, or a commit of the hub; null: whatever is there. `scaled_to`: the
-    positions to which RoPE is scaled linearly; null: as the files say.
+    `revision`: the hash of the folder's files, or a commit of the hub; null: the present one. `scaled_to`: the
+    positions to which RoPE is scaled linearly; null: not changed.
     """
 
     source: str
@@ -28,14 +31,14 @@ class BaseRef(Contract):
 
 
 class SourceFile(Contract):
-    """A dataset file on this host; the name it was uploaded under is a label."""
+    """A dataset file on this host. `filename` is the name under which it was uploaded, only a label."""
 
     path: Path
     filename: str
 
 
 class CheckOrder(Contract):
-    """One check of everything that a spec names. The rows to train on are written to `data_dir`, which is made anew."""
+    """One check of everything that a spec names. The rows are written to `data_dir`, which is created again."""
 
     job_id: str
     epoch: int
@@ -43,18 +46,18 @@ class CheckOrder(Contract):
     base: BaseRef
     train_file: SourceFile | None
     eval_file: SourceFile | None
-    origin_revision: str | None = Field(None, description="of the base that `continue_from` was trained on, if known")
+    origin_revision: str | None = Field(None, description="revision of the base of `continue_from`, if known")
     max_unpacked_bytes: int
     max_hub_bytes: int
     data_dir: Path
     cache_dir: Path
     max_cache_bytes: int
     events: Path
-    has_walls: bool = Field(True, description="whether the kernel keeps the process to the paths of its order")
+    has_walls: bool = Field(True, description="whether the kernel restricts the process to the paths of its order")
 
 
 class TrainingOrder(Contract):
-    """One training attempt. Paths are absolute; rows are as `app.contracts.rows` says."""
+    """One training attempt. Paths are absolute; `app.contracts.rows` describes the rows."""
 
     job_id: str
     epoch: int
@@ -68,9 +71,9 @@ class TrainingOrder(Contract):
     adapter_dir: Path
     checkpoints: Path = Field(description="the job's folder of complete checkpoints, of all its attempts")
     resume_from: Path | None = Field(None, description="a verified checkpoint; null: from the first step")
-    start_from: Path | None = Field(None, description="an adapter's folder whose weights this job begins with")
-    cache_dir: Path | None = Field(None, description="where the hashes of a local base's files are kept")
-    pulse: Path = Field(description="a file that is touched at every step: a trainer that does not is hung")
+    start_from: Path | None = Field(None, description="the folder of an adapter whose weights this job begins with")
+    cache_dir: Path | None = Field(None, description="where the hashes of a local base's files are cached")
+    pulse: Path = Field(description="a file that the trainer touches at every step; otherwise it counts as hung")
     max_hub_bytes: int = Field(MOST_BYTES, description="of a base that is downloaded")
     has_walls: bool = Field(True, description="as of a check")
     fetch_has_walls: bool = Field(True, description="as `has_walls`, for the process that downloads the base")

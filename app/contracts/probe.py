@@ -1,4 +1,4 @@
-"""What proves an adapter: log-probabilities that its trainer saw, and that the engine must see again."""
+"""Verification of an adapter: the engine must reproduce the log-probabilities that the trainer recorded in a probe."""
 
 from enum import StrEnum
 from math import log
@@ -13,19 +13,19 @@ from app.contracts.variant import BaseVariant
 
 # The file of a bundle that holds its `Probe`.
 PROBE = "probe.json"
-# Of each prompt: greedy steps, the best tokens that are kept of each, and the most tokens that stand before them.
+# For each prompt: the greedy steps, the best tokens that are recorded of each step, and the most tokens of the prompt.
 STEPS, CANDIDATES, PROMPT_TOKENS = 8, 5, 64
-# By how many natural logarithms a trained token a diverged model is worse than its base and than guessing.
+# By how much (natural logarithm for each trained token) the loss of a diverged model exceeds its base and guessing.
 DIVERGED = 1.0
 
 TokenId = Annotated[int, Field(ge=0)]
 
 
 class ProbeStep(Contract):
-    """One greedy step of the trained model: natural logarithms of a softmax in float32 over the raw scores.
+    """One greedy step of the trained model: natural logarithms of a float32 softmax over the logits.
 
-    `top` has the most likely (id, log-probability) pairs, best first: the first id is the step's own. `base` has the
-    log-probabilities of the same ids without the adapter; null where all weights were trained and no base is left.
+    `top` has the most likely (id, log-probability) pairs, best first; the first id is the chosen token. `base` has the
+    log-probabilities of the same ids without the adapter; null if all weights were trained, as there is no base then.
     """
 
     top: Annotated[tuple[tuple[TokenId, float], ...], Field(min_length=1)]
@@ -43,10 +43,10 @@ class ProbeStep(Contract):
 
 
 class ProbePrompt(Contract):
-    """Token ids that stand first, and the steps behind them: each sees the ids and all steps before it.
+    """The token ids of a prompt, and the steps after it. Each step sees the ids and all earlier steps.
 
-    `question` is the text whose last ids these are, by the bundle's own tokenizer and template; null for the beginning
-    of a row, for a template that names the day, and in probes of older versions.
+    `question` is the text whose last ids these are, by the bundle's tokenizer and template; null for the beginning of a
+    row, for a template that contains the date, and in probes of older versions.
     """
 
     question: str | None = None
@@ -55,9 +55,9 @@ class ProbePrompt(Contract):
 
 
 class Fit(Contract):
-    """How well a model gives the rows that it was trained on: the mean loss of some of their trained tokens.
+    """The mean loss of the trained model on some tokens that it was trained on.
 
-    `base` is the loss of the base without the adapter; null where all weights were trained and no base is left.
+    `base` is the loss of the base without the adapter; null if all weights were trained.
     """
 
     trained: Annotated[float, Field(ge=0)]
@@ -66,28 +66,28 @@ class Fit(Contract):
 
     @property
     def guessing(self) -> float:
-        """The loss of a model that finds all tokens equally likely."""
+        """The loss of a model for which all tokens are equally likely."""
         return log(self.vocabulary)
 
     @property
     def is_worse_than_base(self) -> bool:
-        """Whether training has unlearned what it was to teach, be it in a state in which the model still answers."""
+        """Whether training has made the loss worse than that of the base."""
         return self.base is not None and self.trained > self.base + DIVERGED
 
     @property
     def has_diverged(self) -> bool:
-        """Whether training has made the model worse than its base and worse than guessing, at what it was taught.
+        """Whether training has made the loss worse than that of the base, and worse than guessing.
 
-        An untrained base may be worse than guessing by itself; where it is not known, twice the loss is asked for.
+        An untrained base may be worse than guessing. If its loss is not known, twice that of guessing is used.
         """
         least = 2 * self.guessing if self.base is None else max(self.guessing, self.base)
         return self.trained > least + DIVERGED
 
 
 class ProbeWeights(Contract):
-    """An adapter as it was in the trainer's memory: what its files have to be, and how strongly each layer counts.
+    """The adapter in the trainer's memory, which its files must match.
 
-    `sha256` is over names, types, shapes and bytes of all tensors; `scalings` are by the path of the layer.
+    `sha256` is over names, types, shapes and bytes of all tensors; `scalings` has the scale of each layer by its path.
     """
 
     sha256: str
@@ -95,18 +95,18 @@ class ProbeWeights(Contract):
 
 
 class Probe(Contract):
-    """What a trainer saw of its model when the training was over: one prompt at a time, no padding, no dropout.
+    """What the trainer recorded of its model after the training: one prompt at a time, without padding and dropout.
 
-    `quantised`: the base was held in 4 or 8 bits while it was trained on, and may be served in 16 or 32. `variant`:
-    how to make the same values of a base that is not quantised in its files; null where nobody knows.
+    `quantised`: the base had 4 or 8 bits in the training, and may be served with 16 or 32. `variant`: how to compute
+    the same values from a base that is not quantised in its files; null if that is not known.
     """
 
-    dtype: str = Field(description="the coarsest that the trainer computed in, such as bfloat16")
+    dtype: str = Field(description="the least precise type of the trainer's computation, such as bfloat16")
     quantised: bool
     variant: BaseVariant | None = None
     noise: Annotated[float, Field(ge=0)] = Field(
         0.0,
-        description="mean difference between two readings of the very same model, one step at a time and all at once",
+        description="mean difference between two computations of the same model, step by step and all steps at once",
     )
     fit: Fit | None = Field(None, description="null in probes of older versions")
     weights: ProbeWeights | None = Field(None, description="null for a whole model, and in probes of older versions")
@@ -124,14 +124,14 @@ class Probe(Contract):
 
 
 class ProofOrder(Contract):
-    """Ask the engine to hold an adapter against the probe in its bundle."""
+    """An order to the engine to compare an adapter with the probe in its bundle."""
 
     base: BaseRef
     adapter: AdapterRef
 
 
 class Unproved(StrEnum):
-    """Why an adapter is not proved."""
+    """Why an adapter could not be verified."""
 
     TRAINING_DIVERGED = "training_diverged"
     BASE_DIFFERS = "base_differs"
@@ -143,31 +143,33 @@ class Unproved(StrEnum):
 
 
 class Proof(Contract):
-    """What came of it. All figures are absolute differences of log-probabilities; null where nothing was compared.
+    """The result of the verification. Values are absolute differences of log-probabilities; null: not compared.
 
-    An adapter is proved when `difference` is at most `tolerance` and `base_gap` at most `base_tolerance`, and when it
-    changes what the base says if its trainer saw it do so, as strongly as it did there.
+    An adapter is verified (`proved`) if `difference` is at most `tolerance`, `base_gap` is at most `base_tolerance`,
+    and it changes the base's output as strongly as in the trainer.
     """
 
     proved: bool
-    cause: Unproved | None = Field(None, description="why not; null for a proved one, and in rows of older versions")
-    reason: str | None = Field(None, description="why not, in words; null for a proved one")
+    cause: Unproved | None = Field(None, description="why not; null if `proved`, and in rows of older versions")
+    reason: str | None = Field(None, description="why not, as a sentence; null if `proved`")
     difference: float | None = Field(
-        None, description="mean, between engine and trainer; of a quantised probe, of what the adapter changes"
+        None, description="mean between engine and trainer; for a quantised base, of the adapter's change only"
     )
     tolerance: float | None = None
-    largest_difference: float | None = Field(None, description="between engine and trainer, of any recorded token")
-    base_gap: float | None = Field(None, description="mean, between engine and trainer, without the adapter")
+    largest_difference: float | None = Field(
+        None, description="the largest between engine and trainer of a recorded token"
+    )
+    base_gap: float | None = Field(None, description="mean between engine and trainer, without the adapter")
     base_tolerance: float | None = None
-    base_difference: float | None = Field(None, description="largest, in the engine, that the adapter makes")
+    base_difference: float | None = Field(None, description="the largest change by the adapter in the engine")
     strength: float | None = Field(
         None,
-        description="of the adapter's change in the engine, 1 being as trained; null where it is too small to tell",
+        description="of the adapter's change in the engine, 1 being as trained; null if it is too small to measure",
     )
     strength_limits: tuple[float, float] | None = Field(
-        None, description="the least and the most that are within reason"
+        None, description="the smallest and the largest accepted strength"
     )
     tokens: int = Field(0, description="recorded tokens that were compared")
     base_variant: BaseVariant | None = Field(
-        None, description="the form of the base that all of this holds for; null: the base as its files hold it"
+        None, description="the form of the base in this verification; null: the base as it is in its files"
     )

@@ -1,6 +1,6 @@
-"""A dataset row after normalising: either a chat, a prompt with its completion, or raw text. One JSON line each.
+"""A dataset row after normalising, one JSON line each: a chat, a prompt with its completion, or raw text.
 
-Tool arguments keep their own keys and types, so messages are plain JSON objects and not a closed model.
+Tool calls and tools are plain JSON objects, because their arguments have their own keys and types.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,22 +11,22 @@ from app.contracts.base import Contract
 
 
 class Message(Contract):
-    """One turn, in the form that `tokenizer.apply_chat_template` takes."""
+    """One message of a chat, in the form that `tokenizer.apply_chat_template` reads."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
-    weight: Literal[0, 1] | None = Field(None, description="0: an assistant turn without loss")
+    weight: Literal[0, 1] | None = Field(None, description="0: an assistant message without loss")
 
     @property
     def carries_loss(self) -> bool:
-        """Whether it is learned where answers are learned at all."""
+        """Whether the message is trained on, if answers are trained on."""
         return self.role == "assistant" and self.weight != 0
 
     def for_template(self) -> dict[str, Any]:
-        """What the chat template sees: absent keys are absent, and loss weights are not its business."""
+        """Return the message for the chat template, without keys that are null and without the loss weight."""
         return self.model_dump(exclude_none=True, exclude={"weight"})
 
 
@@ -37,7 +37,7 @@ class ChatRecord(Contract):
 
     @property
     def has_tools(self) -> bool:
-        """Whether a tool is defined, called or heard in it."""
+        """Whether the chat defines a tool, calls one, or has a tool's message."""
         return bool(self.tools) or any(message.tool_calls or message.role == "tool" for message in self.messages)
 
 

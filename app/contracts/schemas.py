@@ -1,7 +1,7 @@
-"""JSON schemas that an answer can be held to exactly. A keyword that would be kept only in part is refused by name.
+"""JSON schemas that can be enforced exactly. A keyword that would be enforced only in part is refused by name.
 
-What is here is what xgrammar 0.2 keeps when it stands alone; it leaves out silently what it does not know. `pattern` is
-not here: it lets a quote into a string, and a short one that is ambiguous costs half a second for every token.
+The keywords here are those that xgrammar 0.2 enforces; it silently ignores others. `pattern` is not one of them: it
+allows a quote inside a string, and a short ambiguous one costs half a second for every token.
 """
 
 import json
@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from app.contracts.compile_cost import MAX_COMPILE_COST, MAX_RIVALS, alternatives_of, compile_cost_of
+from app.contracts.compile_cost import MAX_ALTERNATIVES, MAX_COMPILE_COST, alternatives_of, compile_cost_of
 
-# A schema within these bounds is compiled within seconds and megabytes, as a rule; the engine stops one that is not.
+# Within these bounds a schema usually compiles within seconds and megabytes; the engine stops the others.
 MAX_CHARACTERS = 32_768
 MAX_DEPTH = 32
 MAX_PROPERTIES = 256
@@ -20,7 +20,7 @@ MAX_REPEATS = 10_000
 TYPES = {"string", "integer", "number", "boolean", "null", "object", "array"}
 COMMENTS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator"}
 COMMENTS |= {"$schema", "$id", "$comment", "$defs", "definitions"}
-# Whoever has one of these has no other word beside it but comments, and `type`, where that says nothing else.
+# A schema with one of these keywords may only have comments as well, and `type` with `enum` or `const`.
 ALONE = ("$ref", "anyOf", "oneOf", "allOf", "enum", "const")
 OF_STRINGS = {"format", "minLength", "maxLength"}
 OF_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
@@ -28,7 +28,7 @@ OF_OBJECTS = {"properties", "required", "additionalProperties"}
 OF_ARRAYS = {"items", "prefixItems", "minItems", "maxItems"}
 KNOWN = COMMENTS | set(ALONE) | OF_STRINGS | OF_NUMBERS | OF_OBJECTS | OF_ARRAYS | {"type"}
 OWNERS = {"string": OF_STRINGS, "integer": OF_NUMBERS, "number": OF_NUMBERS, "object": OF_OBJECTS, "array": OF_ARRAYS}
-# Their shape is kept, not the calendar: the 31st of April is a date.
+# Only the shape of these is enforced, not the calendar: the 31st of April is accepted.
 FORMATS = ("date", "time", "date-time", "uuid", "uri")
 MAPPINGS = ("properties", "$defs", "definitions")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -37,7 +37,7 @@ SIZES = ("minLength", "maxLength", "minItems", "maxItems")
 
 
 def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema itself. Raises ValueError with the place and the word that cannot be kept."""
+    """Return the schema. Raises ValueError with the place and the keyword that cannot be enforced."""
     try:
         _check(schema)
     except ValueError as error:
@@ -62,18 +62,20 @@ def _check(schema: dict[str, Any]) -> None:
             f"this one takes too long to prepare ({found} steps, at most {MAX_COMPILE_COST}): give strings fewer "
             "different lengths, numbers fewer ranges, and set additionalProperties to false"
         )
-    rivals = alternatives_of(part for _, part in _parts(schema, ""))
-    if rivals > MAX_RIVALS:
-        raise ValueError(f"with at most {MAX_RIVALS} alternatives of one type in anyOf and oneOf, not {rivals}")
+    alternatives = alternatives_of(part for _, part in _parts(schema, ""))
+    if alternatives > MAX_ALTERNATIVES:
+        raise ValueError(
+            f"with at most {MAX_ALTERNATIVES} alternatives of one type in anyOf and oneOf, not {alternatives}"
+        )
 
 
 def compile_cost(schema: dict[str, Any]) -> int:
-    """How long it takes to prepare a schema that was checked, in steps of `app.contracts.compile_cost`."""
+    """Return how long a checked schema takes to compile, in steps of `app.contracts.compile_cost`."""
     return compile_cost_of(part for _, part in _parts(schema, ""))
 
 
 def depth(value: Any, limit: int) -> int:
-    """How many containers lie in each other, counted no further than one over the limit."""
+    """Return how deep containers are nested, counted up to one more than the limit."""
     found, level = 0, [value]
     while found <= limit:
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
@@ -84,7 +86,7 @@ def depth(value: Any, limit: int) -> int:
 
 
 def _parts(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema in a schema with its place."""
+    """Yield the schema and every schema inside it, with its place."""
     if isinstance(schema, bool) and place.endswith("additionalProperties"):
         return
     if not isinstance(schema, dict):
@@ -96,7 +98,7 @@ def _parts(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _inner(schema: dict[str, Any], at: str) -> Iterator[tuple[str, Any]]:
-    """What stands in a schema as a schema."""
+    """Yield the direct subschemas of a schema, by name."""
     for name in MAPPINGS:
         if not isinstance(schema.get(name, {}), dict):
             raise ValueError(f"{at}{name} should be an object of schemas")
@@ -166,7 +168,7 @@ def _check_type(at: str, part: dict[str, Any]) -> None:
 
 
 def _check_names(at: str, part: dict[str, Any]) -> None:
-    """xgrammar leaves out what is required and not described."""
+    """Check `required` and `format`. xgrammar ignores required properties that are not described."""
     required = part.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         raise ValueError(f"{at}'required' should be a list of names")

@@ -1,4 +1,4 @@
-"""The training spec: the arguments of Unsloth's and TRL's own calls, grouped by call, every one bounded.
+"""The training spec: the arguments of Unsloth's and TRL's own functions, grouped by function, each with bounds.
 
 Sources of names and bounds: unsloth 2026.10.9 `FastLanguageModel.from_pretrained` / `get_peft_model`,
 trl 1.15 `SFTConfig`, transformers 5.17 `TrainingArguments`, peft 0.21 `LoraConfig`.
@@ -12,12 +12,12 @@ from app.contracts.base import Contract, Real, Whole, check_text
 from app.contracts.continuing import ContinueFrom
 from app.contracts.templates import CHAT_TEMPLATES
 
-# Of the form of `JobSpec`: it is raised with every change after which an older worker would not do what a spec says. A
-# worker claims no job of a newer version than its own.
+# The version of `JobSpec`. It is raised with every change that an older worker would not carry out. A worker claims no
+# job of a newer version than its own.
 SPEC_VERSION = 1
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
-# A file or folder name of one segment: no separator, no leading dot, nothing a shell or an URL would read otherwise.
+# A file or folder name of one segment: no separator, no leading dot, no special character of a shell or URL.
 SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 # A hub id (`owner/name`) or a folder below the operator's models folder.
 ModelName = Annotated[
@@ -36,10 +36,10 @@ class ModelSpec(Contract):
     model_name: ModelName
     revision: Revision | None = None
     max_seq_length: Whole = Field(
-        2048, ge=16, le=1_048_576, description="tokens; where rows are longer than the model's context, RoPE is scaled"
+        2048, ge=16, le=1_048_576, description="tokens; if rows are longer than the model's context, RoPE is scaled"
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] | None = Field(
-        None, description="null and auto: bfloat16 where the hardware has it, else float16"
+        None, description="null and auto: bfloat16 if the hardware supports it, else float16"
     )
     load_in_4bit: bool = True
     load_in_8bit: bool = False
@@ -51,7 +51,7 @@ class ModelSpec(Contract):
     @model_validator(mode="before")
     @classmethod
     def _a_choice_replaces_the_default(cls, value: Any) -> Any:
-        """4-bit is the page's default; asking for 8 bits or for all weights means not asking for 4 bits."""
+        """4 bits are the default, unless the request sets 8 bits or full fine-tuning."""
         if isinstance(value, dict) and "load_in_4bit" not in value:
             other = value.get("load_in_8bit") is True or value.get("full_finetuning") is True
             return {**value, "load_in_4bit": False} if other else value
@@ -73,7 +73,7 @@ class ModelSpec(Contract):
 
 
 class LoftqConfig(Contract):
-    """peft's `LoftQConfig`: start A and B from the error of quantising the base weights."""
+    """peft's `LoftQConfig`: A and B are initialised from the error of quantising the base weights."""
 
     loftq_bits: Literal[2, 4, 8] = 4
     loftq_iter: Whole = Field(1, ge=1, le=20)
@@ -97,11 +97,11 @@ class LoraSpec(Contract):
 class FileSource(Contract):
     """A file uploaded by `POST /files`."""
 
-    file: str = Field(pattern=r"^file-[a-z2-7]{24}$", description="the id that POST /files answered")
+    file: str = Field(pattern=r"^file-[a-z2-7]{24}$", description="the id that POST /files returned")
 
 
 class HubSource(Contract):
-    """A dataset of the hub, by its name, as `datasets.load_dataset(name, subset, split=…, revision=…)` takes it."""
+    """A dataset of the hub: the arguments of `datasets.load_dataset(name, subset, split=…, revision=…)`."""
 
     hub: ModelName
     split: str = Field("train", pattern=r"^[A-Za-z0-9._\[\]:%+-]+$", max_length=100)
@@ -140,13 +140,13 @@ Marker = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class DatasetSpec(Contract):
-    """Where the rows come from and what of them is learned."""
+    """Where the rows come from, and which of their tokens are trained on."""
 
     source: Source
     eval_source: Source | None = Field(None, description="rows to evaluate on; excludes eval_fraction")
     format: Format = "auto"
     columns: dict[Column, Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
-        None, description='which column plays which part: {"prompt": "question", "completion": "answer"}'
+        None, description='which column holds which part: {"prompt": "question", "completion": "answer"}'
     )
     dataset_text_field: str | None = Field(None, min_length=1, max_length=200, description="the column of raw text")
     dataset_num_proc: Whole | None = Field(None, ge=1, le=64, description="processes that prepare rows; null: one")
@@ -154,18 +154,19 @@ class DatasetSpec(Contract):
         0.0, ge=0.0, le=0.5, description="share of the rows to evaluate on: at the end, and every training.eval_steps"
     )
     train_on: Literal["responses", "last_response", "all"] = Field(
-        "responses", description="which tokens carry loss: every assistant turn, the last one, or all of the row"
+        "responses", description="which tokens carry loss: every assistant message, the last one, or the whole row"
     )
     instruction_part: Marker | None = Field(
-        None, description="argument of Unsloth's `train_on_responses_only`; null: found from the chat template itself"
+        None, description="argument of Unsloth's `train_on_responses_only`; null: found from the chat template"
     )
-    response_part: Marker | None = Field(None, description="what stands before an answer; goes with instruction_part")
+    response_part: Marker | None = Field(None, description="the text before an answer; required with instruction_part")
     on_bad_row: Literal["fail", "drop"] = "fail"
     max_dropped_fraction: Real = Field(
         0.5, ge=0.0, le=1.0, description="the largest share of the records that may be left out before the job fails"
     )
     on_long_row: Literal["cut", "drop", "fail"] = Field(
-        "cut", description="rows of more than max_seq_length tokens; one whose answers are cut away is left out"
+        "cut",
+        description="for rows of more than max_seq_length tokens; cut: rows whose answers are cut off are left out",
     )
 
     @model_validator(mode="after")
@@ -204,16 +205,16 @@ class TrainingArgs(Contract):
     per_device_eval_batch_size: Whole = Field(2, ge=1, le=1024)
     gradient_accumulation_steps: Whole = Field(4, ge=1, le=4096)
     warmup_steps: Whole = Field(
-        5, ge=0, le=1_000_000, description='optimizer steps in which the learning rate rises; "constant" has none'
+        5, ge=0, le=1_000_000, description='optimizer steps while the learning rate rises; "constant" has none'
     )
     max_steps: Whole | None = Field(None, ge=1, le=10_000_000, description="optimizer steps; excludes num_train_epochs")
-    num_train_epochs: Real | None = Field(None, gt=0, le=1000, description="default 1 where max_steps is not given")
+    num_train_epochs: Real | None = Field(None, gt=0, le=1000, description="default: 1 without max_steps")
     learning_rate: Real = Field(2e-4, gt=0, le=1)
     embedding_learning_rate: Real | None = Field(None, gt=0, le=1, description="for trained embed_tokens and lm_head")
     fp16: bool | None = None
     bf16: bool | None = None
     logging_steps: Whole = Field(
-        1, ge=1, le=100_000, description="steps between points of the metrics; the last step is always one"
+        1, ge=1, le=100_000, description="steps between points of the metrics; the last step is always a point"
     )
     optim: Optimizer = "adamw_8bit"
     weight_decay: Real = Field(0.01, ge=0, le=10)
@@ -223,14 +224,14 @@ class TrainingArgs(Contract):
     packing: bool = False
     save_steps: Annotated[Whole, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = Field(
         "auto",
-        description="optimizer steps between checkpoints; auto: at most two minutes of work are lost, and at most 3 % "
-        "of the time is spent; null: only when asked for. There is always one of the last step",
+        description="steps between checkpoints; auto: often enough to lose at most two minutes of work, in at "
+        "most 3 % of the time; null: only on request. The last step always has one",
     )
     save_total_limit: Whole = Field(2, ge=1, le=1000, description="how many checkpoints are kept, the newest ones")
     eval_steps: Whole | None = Field(
         None, ge=1, le=10_000_000, description="optimizer steps between evaluations; null: only at the end"
     )
-    output_dir: SafeName = Field("outputs", description="a folder of the attempt; the adapter is not kept there")
+    output_dir: SafeName = Field("outputs", description="a folder of the attempt; the adapter is stored elsewhere")
 
     @field_validator("max_steps", mode="before")
     @classmethod
@@ -248,7 +249,7 @@ class TrainingArgs(Contract):
 
 class Resources(Contract):
     gpus: Whole = Field(1, ge=1, le=1, description="GPUs of one host; more than one is not supported")
-    max_seconds: Whole | None = Field(None, ge=1, le=2_592_000, description="wall clock of one attempt")
+    max_seconds: Whole | None = Field(None, ge=1, le=2_592_000, description="limit of the duration of one attempt")
 
 
 class JobSpec(Contract):
@@ -279,7 +280,7 @@ class JobSpec(Contract):
 
     @property
     def dataset_in_force(self) -> DatasetSpec:
-        """The dataset group as the method reads it: continued pretraining learns every token of every row."""
+        """The dataset group that is in effect: continued pretraining trains on every token of every row."""
         if self.training.method != "cpt":
             return self.dataset
         return self.dataset.model_copy(update={"train_on": "all", "instruction_part": None, "response_part": None})

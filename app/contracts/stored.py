@@ -1,5 +1,5 @@
-"""Reads what another version has stored. At the door a field that is not known is refused; of what is stored it is
-dropped, and one that was added later has its default."""
+"""Reads documents that another version has stored. Requests with unknown fields are refused, but in stored documents
+unknown fields are ignored, and fields that were added later have their defaults."""
 
 from typing import TypeVar
 
@@ -13,13 +13,13 @@ class Unreadable:
 
 
 class Stored(BaseModel):
-    """What is read of a stored document: the fields that are needed, and no others."""
+    """The needed fields of a stored document. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
 def read(kind: type[Model], found: object) -> Model | None:
-    """The document in the form of `kind`, strict or not, without what is not known here. None: it cannot be read."""
+    """Return the document as a `kind`, without unknown fields, or None if it cannot be read."""
     try:
         return kind.model_validate(found, extra="ignore")
     except ValidationError:
@@ -27,7 +27,7 @@ def read(kind: type[Model], found: object) -> Model | None:
 
 
 def read_json(kind: type[Model], text: str | bytes) -> Model | None:
-    """As `read`, of a file's content."""
+    """Do the same as `read` with JSON text."""
     try:
         return kind.model_validate_json(text, extra="ignore")
     except ValidationError:

@@ -1,6 +1,6 @@
 """The chat templates that Unsloth knows by name (unsloth 2026.10.9, `unsloth.chat_templates.CHAT_TEMPLATES`).
 
-A copy of the names only: the API must know them and must not import Unsloth. A test compares the two.
+This is a copy of the names, because the API must not import Unsloth. A test compares the two.
 """
 
 CHAT_TEMPLATES = (

@@ -1,4 +1,4 @@
-"""What the rows of a dataset are in tokens, and which of them are learned. Record numbers are those of the source."""
+"""The report on the tokens of a dataset's rows, and how many are trained on. Record numbers are those of the source."""
 
 from pydantic import Field
 
@@ -6,14 +6,14 @@ from app.contracts.base import Contract
 
 
 class Bucket(Contract):
-    """Rows of more than the bucket before, and at most `up_to` tokens."""
+    """Rows with at most `up_to` tokens, and more than the previous bucket's."""
 
     up_to: int
     rows: int
 
 
 class Spread(Contract):
-    """How a count of tokens is spread over the rows. Buckets end at powers of two; empty ones are left out."""
+    """The distribution of a count of tokens over the rows. Buckets end at powers of two; empty ones are left out."""
 
     total: int
     mean: float
@@ -25,7 +25,7 @@ class Spread(Contract):
 
 
 class LongRecord(Contract):
-    """A record of more than max_seq_length tokens. `learned_tokens_cut` counts supervised tokens behind the cut."""
+    """A record of more than max_seq_length tokens. `learned_tokens_cut`: supervised tokens that were cut off."""
 
     record: int
     tokens: int
@@ -33,7 +33,7 @@ class LongRecord(Contract):
 
 
 class Named(Contract):
-    """Something that was met in `count` records; `records` are the numbers of the first ones."""
+    """A finding about `count` records; `records` are the numbers of the first ones."""
 
     code: str
     message: str
@@ -42,14 +42,14 @@ class Named(Contract):
 
 
 class Overlap(Contract):
-    """Evaluation rows whose tokens equal those of a training row: what they measure is memory."""
+    """Evaluation rows whose tokens equal those of a training row, so they measure memorisation."""
 
     count: int
     records: list[int] = Field(description="of the evaluation set")
 
 
 class TokenReport(Contract):
-    """All rows of one set, as the trainer gets them: whole rows, before padding and packing."""
+    """All rows of one split that the trainer gets: whole rows, before padding and packing."""
 
     rows: int
     tokens: int
@@ -64,12 +64,12 @@ class TokenReport(Contract):
     truncated_tokens: int
     long_records: list[LongRecord] = Field(description="the first that were cut, dropped or left out for their length")
     left_out: list[Named] = Field(description="records that are not trained on, by reason")
-    findings: list[Named] = Field(description="records that are trained on, and worth a look")
+    findings: list[Named] = Field(description="records that are trained on, but may be a mistake")
     duplicates: int = Field(description="rows whose tokens equal those of an earlier row; they are kept")
 
 
 class Prepared(Contract):
-    """What the rows were made of. `key` is the hash over all the rest: equal keys mean equal rows."""
+    """What the rows were made from. `key` is a hash of all other fields: equal keys mean equal rows."""
 
     key: str
     from_cache: bool

@@ -1,4 +1,4 @@
-"""A base whose weights are not those of its files: what a trainer that quantised it on the way in computed with."""
+"""A variant of a base: the weights that a trainer computed with after it quantised the base while loading."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,20 +10,20 @@ KINDS = {"nf4": "dequant-nf4", "fp4": "dequant-fp4"}
 
 
 class BaseVariant(Contract):
-    """The base in full precision with the values that bitsandbytes makes of its weights: quantised, and back again.
+    """The base in full precision, with weights that bitsandbytes has quantised and de-quantised.
 
-    One base and one variant are one model, whichever adapter asks for it.
+    All adapters with the same base and variant share one model.
     """
 
     name: Literal["dequant-nf4", "dequant-fp4", "dequant-int8"]
     is_nested: bool = Field(False, description="the scales of 4 bits are quantised too (bnb_4bit_use_double_quant)")
     kept: Annotated[tuple[str, ...] | None, Field(max_length=1000)] = Field(
-        None, description="modules that stay as they are (llm_int8_skip_modules); null: those that transformers keeps"
+        None, description="modules that are not quantised (llm_int8_skip_modules); null: transformers' default"
     )
 
 
 def variant_of(quantisation: dict[str, Any]) -> BaseVariant | None:
-    """What a model's `quantization_config` makes of its base; None for another method than bitsandbytes'."""
+    """Return the variant that a model's `quantization_config` makes, or None for a method other than bitsandbytes."""
     method = quantisation.get("quant_method")
     if getattr(method, "value", method) != "bitsandbytes":
         return None

@@ -1,4 +1,4 @@
-"""Which vLLM answers in place of the embedded engine: two variables that `tunesmith up` and the engine read alike."""
+"""Which vLLM the engine uses: two variables that `tunesmith up` and the engine read in the same way."""
 
 import shlex
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from urllib.parse import urlsplit
 
 URL_VARIABLE = "TUNESMITH_VLLM_URL"
 COMMAND_VARIABLE = "TUNESMITH_VLLM_COMMAND"
-ONE_OF_BOTH = f"{URL_VARIABLE} names a vLLM server that runs, {COMMAND_VARIABLE} one to be started: set one of them"
+ONE_OF_BOTH = f"{URL_VARIABLE} names a running vLLM server, {COMMAND_VARIABLE} one to be started: set only one of them"
 SERVE = "serve"
 
 
 @dataclass(frozen=True)
 class VllmCommand:
-    """How vLLM is started: the program's words up to `serve`, and the operator's own options."""
+    """The command that starts vLLM: the program's words up to `serve`, and the operator's options."""
 
     program: tuple[str, ...]
     options: tuple[str, ...]
 
 
 def read_url(text: str) -> str:
-    """The same text. Raises ValueError for one that is no http URL."""
+    """Return the text. Raises ValueError if it is not an http or https URL."""
     if urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname:
         raise ValueError(f"found {text!r}, expected a URL such as http://127.0.0.1:8200")
     return text
 
 
 def read_command(text: str) -> VllmCommand:
-    """Words as a shell splits them; no shell runs them. Raises ValueError for those that have no `serve`."""
+    """Split a command in the same way as a shell, which is not used to run it. Raises ValueError without `serve`."""
     try:
         words = shlex.split(text)
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""Column types that load whatever stands in the row: a value of another version, or a damaged one, fails no query.
+"""Column types that load any stored value, so that a damaged value or one of another version fails no query.
 
-A document that has not the shape which it should have is loaded empty, and says by its type that it could not be read.
+A document of the wrong shape is loaded as an empty one whose type says that it could not be read.
 """
 
 import json
@@ -13,20 +13,20 @@ from sqlalchemy.types import TypeDecorator
 
 from app.contracts.stored import Unreadable
 
-# What JSON can write and no answer can hold: half a character, and a number beyond all floats.
+# JSON text that a response cannot contain: half a surrogate pair, and a number beyond the range of floats.
 SUSPICIOUS = re.compile(r"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}")
 
 
 class UnreadableObject(dict[str, Any], Unreadable):
-    """In place of an object."""
+    """Stands for an object that cannot be read."""
 
 
 class UnreadableList(list[Any], Unreadable):
-    """In place of a list."""
+    """Stands for a list that cannot be read."""
 
 
 class Document(TypeDecorator[Any]):
-    """A JSON object, or a JSON list where `shape` is `list`. `is_optional`: null is a value, and stored as SQL's."""
+    """A JSON object, or a JSON list if `shape` is `list`. `is_optional`: None is allowed, and stored as SQL NULL."""
 
     impl = JSON
     cache_ok = True
@@ -42,7 +42,7 @@ class Document(TypeDecorator[Any]):
 
 
 class Choice(TypeDecorator[Any]):
-    """A member of an enum, stored by its value. A value of another version is loaded as `unknown`, else as its text."""
+    """A member of an enum, stored as its value. An unknown value is loaded as `unknown`, or as text if that is None."""
 
     impl = String
     cache_ok = True
@@ -62,7 +62,7 @@ class Choice(TypeDecorator[Any]):
 
 
 def read_document(text: str | bytes) -> Any:
-    """The value of a JSON column. Text that is no JSON is the value itself, which has the shape of no document."""
+    """Return the value of a JSON column. Text that is no JSON is returned itself, which no `Document` accepts."""
     text = text.decode(errors="replace") if isinstance(text, bytes) else text
     try:
         value = json.loads(text, parse_constant=_refuse)

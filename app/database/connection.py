@@ -1,6 +1,6 @@
 """The database: one engine for SQLite and PostgreSQL, one declarative base, UTC times.
 
-SQLite runs in WAL mode and takes its write lock at BEGIN, so that a read-then-write transaction never fails late.
+SQLite runs in WAL mode and takes its write lock at BEGIN, so that a transaction never fails between a read and a write.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,11 +21,11 @@ from app.database.columns import read_document
 from app.disk_faults import is_full, is_read_only
 
 POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=20000"
-# Of a statement, the server's own limit is 15 s.
+# Longer than the server's own limit for a statement, 15 s.
 SILENT_SECONDS = 20.0
 
-# What is raised while the database is away, busy for too long, read-only, or its disk is full: the same may go well
-# later.
+# Errors while the database is not available: it is away, busy for too long, read-only, or its disk is full. A later try
+# may succeed.
 AWAY = (OperationalError, InterfaceError, InternalError, NoFreeConnection)
 
 
@@ -34,7 +34,7 @@ class Base(DeclarativeBase):
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC: aware in Python on every database, though SQLite stores it naive."""
+    """A moment in UTC, timezone-aware in Python. (SQLite stores it without a time zone.)"""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -51,7 +51,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class database_time(FunctionElement[datetime]):
-    """A moment by the clock of the database, which all hosts share: now, or so long ago."""
+    """The time of the database's clock, which all hosts share, minus `ago`."""
 
     inherit_cache = True
 
@@ -67,7 +67,7 @@ def _on_postgres(moment: database_time, compiler: SQLCompiler, **options: Any) -
 
 @compiles(database_time, "sqlite")
 def _on_sqlite(moment: database_time, compiler: SQLCompiler, **options: Any) -> str:
-    """In the form in which SQLAlchemy stores a moment there."""
+    """SQLAlchemy stores a moment in SQLite in this form."""
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(moment.clauses, **options)} || ' seconds')"
 
 
@@ -76,13 +76,13 @@ def utc_now() -> datetime:
 
 
 def sqlite_file(url: URL) -> Path | None:
-    """None for a server's database, and for one in memory."""
+    """Return the file of an SQLite database, or None for another database and for one in memory."""
     is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
     return Path(str(url.database)).absolute() if is_file else None
 
 
 def make_engine(url: str, processes: int = 1) -> Engine:
-    """An engine with the settings that this service relies on, in one of several processes that share the database."""
+    """Return an engine with the settings that this service needs, for one of `processes` that share the database."""
     if url.startswith("sqlite"):
         return _sqlite_engine(url)
     engine = create_engine(
@@ -103,12 +103,12 @@ def make_engine(url: str, processes: int = 1) -> Engine:
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """Gives up a server that is silent for longer than a statement may take there: it is frozen, or lost."""
+    """Closes itself if the server is silent for longer than any statement may take, because it is frozen or lost."""
 
     silent_seconds: float | None = SILENT_SECONDS
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """Raises OperationalError, with the connection closed, where no answer comes in time."""
+        """Raises OperationalError, with the connection closed, if no response comes in time."""
         try:
             return super().wait(gen, interval, self.silent_seconds if timeout is None else timeout)
         except psycopg.errors._WaitTimeout:
@@ -124,7 +124,7 @@ def _sqlite_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # pysqlite must not open transactions of its own
+        connection.isolation_level = None  # pysqlite must not open transactions by itself
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -136,7 +136,7 @@ def _sqlite_engine(url: str) -> Engine:
 
 
 class Database:
-    """Sessions that write, and sessions that only read and so never wait for SQLite's write lock."""
+    """Makes sessions that write (`writer`), and sessions that only read and never wait for SQLite's lock (`reader`)."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -147,17 +147,17 @@ class Database:
 
     @classmethod
     def open(cls, url: str, processes: int = 1) -> "Database":
-        """`processes`: how many open it; a PostgreSQL that is told nothing else has 100 connections in all."""
+        """`processes` is how many open it and share its connections; PostgreSQL allows 100 by default."""
         return cls(make_engine(url, processes))
 
     @property
     def folder(self) -> Path | None:
-        """Where SQLite's file is; None for a server's database."""
+        """The folder of SQLite's file, or None for another database."""
         file = sqlite_file(self.engine.url)
         return None if file is None else file.parent
 
     def why_away(self, error: BaseException) -> str:
-        """For a log, of one of AWAY."""
+        """Return the reason for an error in AWAY, for a log."""
         if is_full(error, self.folder):
             return "its disk is full"
         return "it is read-only" if is_read_only(error, self.folder) else type(error).__name__

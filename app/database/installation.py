@@ -1,10 +1,10 @@
-"""Which database and which home belong together: both hold the same id, made once.
+"""Marks which database and which home belong together: both hold the same id.
 
     database: the one row of `installation`          home: the file `installation`
 
-A home that was never marked is marked by the first database that is not a stranger to what lies in it. What a database
-does not know is swept from the disk (`app.jobs.queue.orphans`) only where the ids match, so that a wrong database URL,
-or a database that was set up anew, costs no file.
+A home without an id gets that of the first database that knows something in it, or of any database if it is empty.
+Files without a row are removed (`app.jobs.queue.orphans`) only if the ids match, so that a wrong database URL, or a new
+database, removes no file.
 """
 
 import os
@@ -35,7 +35,7 @@ class Installation(Base):
 
 
 def of_database(database: Database) -> str:
-    """The database's id. One that has none is given one: whoever is first, all see the same."""
+    """Return the database's id, and make one if it has none. Concurrent callers get the same id."""
     with database.reader() as session:
         found = _read(session)
     if found is not None:
@@ -50,7 +50,7 @@ def of_database(database: Database) -> str:
 
 
 def of_home(home: Path) -> str | None:
-    """The home's id; None for one that was never marked."""
+    """Return the home's id, or None if it was never marked."""
     try:
         return (home / FILE).read_text().strip() or None
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def of_home(home: Path) -> str | None:
 
 
 def mark(home: Path, name: str) -> None:
-    """Write the id into the home: whole, or not at all."""
+    """Write the id into the home atomically."""
     home.mkdir(parents=True, exist_ok=True)
     draft = home / f".{FILE}-{os.getpid()}"
     with draft.open("w") as file:
@@ -69,9 +69,9 @@ def mark(home: Path, name: str) -> None:
 
 
 def adopt(settings: Settings) -> str:
-    """Mark the home as that of the database, whatever it was; a sentence about it.
+    """Mark the home with the database's id, whatever its mark was. Returns a sentence about it for the operator.
 
-    Raises `CannotStart` where the database cannot be used or the home cannot be written.
+    Raises `CannotStart` if the database cannot be used or the home cannot be written.
     """
     try:
         with closing(Database.open(settings.database)) as database:
@@ -81,11 +81,11 @@ def adopt(settings: Settings) -> str:
         raise CannotStart(f"the database {make_url(settings.database)!r} cannot be used: {error.orig}") from error
     except OSError as error:
         raise CannotStart(f"the home {settings.root} cannot be marked: {error.strerror}") from error
-    return f"{settings.root} belongs to {name}, as its database does"
+    return f"{settings.root} and its database both belong to {name} now"
 
 
 def renew(database: Database, home: Path) -> str:
-    """A new id in both: what was copied from another installation is one of its own from here on."""
+    """Give both a new id, and return it: a copy of another installation becomes an installation of its own."""
     of_database(database)
     name = new_id("installation")
     with database.writer() as session:

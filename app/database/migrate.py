@@ -1,7 +1,7 @@
-"""Brings a database to the newest schema: `python -m app.database.migrate`, and at every embedded start.
+"""Migrates a database to the newest schema: `python -m app.database.migrate`, and at every start of `tunesmith up`.
 
-One process at a time, whoever else wants to waits for it. Of SQLite's file a copy is kept beside it; a backup of a
-server's database is its operator's.
+Only one process migrates at a time, and others wait for it. An SQLite file is copied before. A PostgreSQL database is
+not; its backup is the operator's task.
 """
 
 import logging
@@ -29,18 +29,18 @@ from app.processes.lock import CannotStart, hold_lock
 from app.processes.private_files import keep_private
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
-# A large table takes a while; who waits for it longer is told.
+# The longest wait for another process that migrates the database.
 LONGEST_WAIT_SECONDS = 1800.0
 POLL_SECONDS = 0.2
 KEPT_COPIES = 3
-# "tunesmit", as PostgreSQL's advisory locks are numbers.
+# "tunesmit" as a number, because PostgreSQL's advisory locks are numbers.
 LOCK_NUMBER = 0x74756E65736D6974
 Say = Callable[[str], None]
 log = logging.getLogger(__name__)
 
 
 class CannotMigrate(CannotStart):
-    """The database stays as it is."""
+    """A migration was refused or failed. The database is unchanged."""
 
 
 def config() -> Config:
@@ -50,9 +50,10 @@ def config() -> Config:
 
 
 def upgrade(database_url: str, revision: str = "head", say: Say = log.info) -> None:
-    """Run the migrations that are missing. Safe to repeat, and to do in several processes at once.
+    """Run the missing migrations. Safe to repeat, and to run in several processes at once.
 
-    Raises CannotMigrate for a database of a newer version, and where a disk has no room for it or for its copy.
+    Raises CannotMigrate for a database of a newer version, if another process migrates it for too long, and if a disk
+    has no room for it or for its copy.
     """
     script = ScriptDirectory.from_config(config())
     with ExitStack() as stack:
@@ -77,13 +78,13 @@ def downgrade(database_url: str, revision: str) -> None:
 
 
 def check(database_url: str) -> None:
-    """Raises alembic's CommandError when the models and the database differ."""
+    """Raise alembic's CommandError if the models and the database differ."""
     with closing_engine(database_url) as engine:
         _run(engine, command.check)
 
 
 def revision_of(database_url: str) -> str | None:
-    """The schema that a database has; None for one without tables of ours."""
+    """Return the schema revision of a database, or None if it has no tables of this service."""
     with closing_engine(database_url) as engine:
         return _revision(engine)
 
@@ -99,15 +100,15 @@ def closing_engine(database_url: str) -> Iterator[Engine]:
 
 def _run(engine: Engine, step: Callable[[Config], object]) -> None:
     with engine.connect().execution_options(sqlite_begin="BEGIN") as connection:
-        _be_patient(connection)
+        _remove_timeouts(connection)
         found = config()
         found.attributes["connection"] = connection
         step(found)
         connection.commit()
 
 
-def _be_patient(connection: Connection) -> None:
-    """A statement of a migration may take longer than any other."""
+def _remove_timeouts(connection: Connection) -> None:
+    """Allow statements of a migration to take longer than others."""
     driver = connection.connection.driver_connection
     if isinstance(driver, BoundedConnection):
         driver.silent_seconds = None
@@ -124,8 +125,8 @@ def _check_known(script: ScriptDirectory, revision: str | None) -> None:
     known = {each.revision for each in script.walk_revisions()}
     if revision is not None and revision not in known:
         raise CannotMigrate(
-            f"the database has the schema {revision}, and Tunesmith {__version__} knows none beyond "
-            f"{script.get_current_head()}: it was migrated by a newer version. Start that one, or restore a backup"
+            f"the database has the schema {revision}, and the newest that Tunesmith {__version__} knows is "
+            f"{script.get_current_head()}: a newer version migrated it. Start that version, or restore a backup"
         )
 
 
@@ -143,7 +144,7 @@ def _naming_a_full_disk(database_url: str) -> Iterator[None]:
 
 @contextmanager
 def _one_at_a_time(engine: Engine) -> Iterator[None]:
-    """Raises CannotMigrate where another process migrates the database for too long."""
+    """Lock the database for a migration. Raises CannotMigrate if another process holds the lock for too long."""
     file = sqlite_file(engine.url)
     refusal = "another process has been migrating the database for too long"
     if file is not None:
@@ -159,7 +160,7 @@ def _one_at_a_time(engine: Engine) -> Iterator[None]:
 
 
 def _lock_advisory(connection: Connection, refusal: str) -> None:
-    """It is free again with the connection's end, whatever ends it."""
+    """Take the lock, which the server releases when the connection ends."""
     deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     while not connection.scalar(text("SELECT pg_try_advisory_lock(:number)"), {"number": LOCK_NUMBER}):
         if time.monotonic() > deadline:
@@ -170,23 +171,23 @@ def _lock_advisory(connection: Connection, refusal: str) -> None:
 def _keep_copy(database_url: str, revision: str, say: Say) -> None:
     file = sqlite_file(make_url(database_url))
     if file is None:
-        say("the database is migrated without a copy: a backup of it is yours to make (`tunesmith backup`)")
+        say("the database is migrated without a copy: its backup is the operator's task (`tunesmith backup`)")
         return
     copy = file.with_name(f"{file.name}.before-{utc_now():%Y%m%dT%H%M%S%f}-{revision}")
     copy_sqlite(file, copy)
-    say(f"the database as it was before its migration is kept in {copy}")
+    say(f"a copy of the database before its migration is kept in {copy}")
     for old in sorted(file.parent.glob(f"{file.name}.before-*"))[:-KEPT_COPIES]:
         old.unlink(missing_ok=True)
 
 
 def copy_sqlite(source: Path, target: Path) -> datetime:
-    """A copy of the database as it is at one moment, while others write to it; whole, or not there. Returns when."""
+    """Copy the database atomically and consistently, while others write to it. Returns the moment of the copy."""
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)
     try:
         with closing(sqlite3.connect(source, timeout=60)) as live, closing(sqlite3.connect(part)) as copy:
             live.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")  # one file, with nothing beside it
+            copy.execute("PRAGMA journal_mode=DELETE")  # so that the copy is a single file
         part.chmod(0o600)
         part.replace(target)
     finally:
@@ -199,8 +200,8 @@ def main() -> int:
     keep_private(settings.root, settings.database)
     try:
         upgrade(settings.database, say=lambda line: print(line, flush=True))  # noqa: T201
-    except CannotStart as refused:
-        print(refused, file=sys.stderr)  # noqa: T201
+    except CannotStart as error:
+        print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Views of stored rows: what of a row cannot be read is left out and named, and the rest is shown."""
+"""Views of stored rows: fields that cannot be read are left out and named, and the others are shown."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -9,20 +9,22 @@ from app.contracts.stored import Unreadable
 
 View = TypeVar("View", bound="StoredView")
 UNREADABLE = (
-    "fields that are stored in a form which this version cannot read, such as one of a newer version: they have their "
+    "fields that are stored in a form that this version cannot read, such as one of a newer version; they have their "
     "empty value here"
 )
 
 
 class StoredView(BaseModel):
-    """A view with a field `unreadable`. Each of its fields that is read of a document needs a default: the empty value
-    that is shown where the document cannot be read."""
+    """A view with a field `unreadable`.
+
+    Each field that is read from a JSON document needs a default, the empty value that is shown if it cannot be read.
+    """
 
     model_config = ConfigDict(from_attributes=True, json_schema_serialization_defaults_required=True)
 
 
 def show(view: type[View], fields: Mapping[str, Any]) -> View:
-    """The view of a row. Fields of documents that cannot be read have their defaults, and stand in `unreadable`."""
+    """Return the view of a row. Fields that cannot be read have their defaults, and are named in `unreadable`."""
     lost = {name for name, value in fields.items() if isinstance(value, Unreadable)}
     try:
         return _without(view, fields, lost)

@@ -1,4 +1,4 @@
-"""Can the service take jobs, and can it do them? Each part is looked at within a time, however silent it is."""
+"""Checks whether the service accepts jobs and can run them. The check of each part has a time limit."""
 
 import asyncio
 import os
@@ -20,9 +20,9 @@ from app.jobs import repository
 from app.jobs.states import Stage
 
 LIMIT_SECONDS = 2.0
-# Several who ask within this time share one look.
+# Requests within this time share one check.
 KEPT_SECONDS = 1.0
-# With less the disk is as good as full: what is at work still has to write its checkpoints and its end.
+# A disk with less free space counts as full, because running jobs still have to write checkpoints and results.
 RESERVE_BYTES = 256 * 2**20
 WORKER_IS_AWAY_AFTER = timedelta(seconds=30)
 NO_ANSWER = f"it did not answer within {LIMIT_SECONDS:.0f} seconds"
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServiceState:
-    """What a look found. `problems` are sentences, by part of the service; a part without one is well."""
+    """The result of a check. `problems` are sentences by part of the service; a part without one works."""
 
     problems: dict[str, str]
     takes_jobs: bool
@@ -45,7 +45,7 @@ class ServiceState:
 
 
 class Look(Generic[T]):
-    """Looks at one part. One look is under way at a time, even where it never ends."""
+    """Checks one part. Only one check runs at a time, even if it never ends."""
 
     def __init__(self, look: Callable[[], Awaitable[T]]) -> None:
         self._look = look
@@ -53,7 +53,7 @@ class Look(Generic[T]):
         self._began = 0.0
 
     async def found(self) -> T | None:
-        """What it found at most a second ago; None where there is no answer within the limit."""
+        """Return a result that is at most a second old, or None if there is none within the limit."""
         is_over = self._task is None or self._task.done()
         if self._task is None or (is_over and time.monotonic() >= self._began + KEPT_SECONDS):
             self._task, self._began = asyncio.ensure_future(self._look()), time.monotonic()
@@ -63,13 +63,13 @@ class Look(Generic[T]):
 
 
 def in_a_thread(look: Callable[[], T]) -> Look[T]:
-    """In one of its own: those of the requests may all be waiting for the very part that is looked at."""
+    """Run the check in its own thread, because all threads of requests may be waiting for the part that is checked."""
     limiter = CapacityLimiter(1)
     return Look(lambda: to_thread.run_sync(look, limiter=limiter, abandon_on_cancel=True))
 
 
 class Readiness:
-    """All looks of this process. Those at the broker and at the engine are given."""
+    """All checks of this process."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Readiness:
         free, disk_problem = disk or (None, NO_ANSWER)
         (broker_problem,) = broker or (NO_ANSWER,)
         has_engine, engine_reason = engine or (False, NO_ANSWER)
-        told = {
+        found = {
             "database": stored.problem,
             "disk": disk_problem,
             "broker": broker_problem and f"{broker_problem}; jobs wait",
@@ -100,7 +100,7 @@ class Readiness:
             "engine": engine_reason,
         }
         return ServiceState(
-            problems={part: problem for part, problem in told.items() if problem is not None},
+            problems={part: problem for part, problem in found.items() if problem is not None},
             takes_jobs=stored.problem is None and disk_problem is None,
             has_database=stored.problem is None,
             has_broker=broker_problem is None,
@@ -114,13 +114,13 @@ class Readiness:
 
 @dataclass(frozen=True)
 class DatabaseState:
-    """What the database says: of itself, and how many workers of each stage are alive and take jobs."""
+    """The state of the database, and how many workers of each stage are alive and take jobs."""
 
     problem: str | None
     workers: dict[Stage, int] = field(default_factory=dict)
 
     def absence(self, stage: Stage) -> str | None:
-        """Nothing is said of workers where the database says nothing."""
+        """Say that no worker of a stage takes jobs. Returns None if one does, or if the database did not answer."""
         if self.problem is not None or self.workers.get(stage):
             return None
         within = f"in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
@@ -139,7 +139,7 @@ def look_at_database(database: Database) -> DatabaseState:
 
 
 def _write_problem(database: Database) -> str | None:
-    """Of SQLite: what keeps it from writing beside its file. Another database has its own disk."""
+    """Return why SQLite cannot write its file, or None. Other databases have their own disk."""
     file = database.engine.url.database if database.engine.dialect.name == "sqlite" else None
     if file is None:
         return None
@@ -149,7 +149,7 @@ def _write_problem(database: Database) -> str | None:
 
 
 def look_at_disk(home: Path) -> tuple[int | None, str | None]:
-    """Free bytes of the home's disk, and what is wrong with it."""
+    """Return the free bytes of the home's disk, and what is wrong with it."""
     try:
         free = shutil.disk_usage(home).free
     except OSError as error:
@@ -162,7 +162,7 @@ def _room_problem(free: int) -> str | None:
 
 
 async def look_at_engine(engine: EngineClient) -> tuple[bool, str | None]:
-    """Whether it is up, and why it answers nobody all the same."""
+    """Return whether the engine is up, and why it does not answer requests at present."""
     try:
         return True, (await engine.health()).stepped_aside
     except EngineUnavailable as error:

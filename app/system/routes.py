@@ -1,4 +1,4 @@
-"""HTTP for the service itself: is it alive, is it ready, what models and workers are there."""
+"""The HTTP routes of the service itself: health, readiness, local models and workers."""
 
 from datetime import datetime
 from typing import Annotated, Literal, cast
@@ -30,16 +30,16 @@ class ReadinessView(BaseModel):
     model_config = ConfigDict(title="Readiness")
 
     status: Literal["ready", "degraded", "unready"] = Field(
-        description="unready (503): it takes no jobs; degraded: it takes them, and `problems` says what has to wait"
+        description="unready (503): it accepts no jobs; degraded: it accepts them, and `problems` says what has to wait"
     )
-    database: bool = Field(description="it answers, and can be written")
+    database: bool = Field(description="it answers and can be written to")
     broker: bool
     engine: bool = Field(description="its process is up")
-    engine_reason: str | None = Field(None, description="why the engine answers nobody at present")
+    engine_reason: str | None = Field(None, description="why the engine answers no requests at present")
     disk_free_bytes: int | None = Field(description="of the disk under TUNESMITH_HOME")
     checkers: int = Field(description="workers that check jobs, alive and without a problem")
     trainers: int
-    problems: dict[str, str] = Field(description="what is wrong, by part; empty where all is well")
+    problems: dict[str, str] = Field(description="what is wrong, by part; empty if all parts work")
 
 
 class WorkerView(BaseModel):
@@ -49,7 +49,7 @@ class WorkerView(BaseModel):
     stage: str
     host: str
     device: str
-    version: str | None = Field(description="of the service that it is part of: they differ while it is upgraded")
+    version: str | None = Field(description="the worker's version of Tunesmith; versions differ during an upgrade")
     problem: str | None
     job_id: str | None
     started_at: datetime
@@ -74,19 +74,19 @@ class ModelList(BaseModel):
 
 @router.get("/", include_in_schema=False)
 def root() -> RedirectResponse:
-    """A browser is shown what the API can do."""
+    """Redirect browsers to the API's documentation."""
     return RedirectResponse("/docs")
 
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """The process answers. Nothing else is looked at."""
+    """The process answers. Nothing else is checked."""
     return Health()
 
 
 @router.get("/readyz", responses={503: {"model": ReadinessView}})
 async def readyz(readiness: ReadinessDep, response: Response) -> ReadinessView:
-    """Jobs can be taken, and done. An answer comes within two seconds, whatever is silent, and may be a second old."""
+    """Whether jobs are accepted and can run. The response comes within two seconds and may be a second old."""
     found = await readiness.found()
     if not found.takes_jobs:
         response.status_code = 503
@@ -106,7 +106,7 @@ async def readyz(readiness: ReadinessDep, response: Response) -> ReadinessView:
 
 @router.get("/workers")
 def workers(database: DatabaseDep) -> WorkerList:
-    """Every worker that was seen. A dry run that one holds is not named: nobody but its own request knows it."""
+    """All known workers. A dry run that one of them holds is not shown, because it belongs to its request only."""
     with database.reader() as session:
         seen = [WorkerView.model_validate(worker) for worker in repository.workers(session)]
         hidden = repository.dry_runs_among(session, [worker.job_id for worker in seen if worker.job_id])
@@ -117,5 +117,5 @@ def workers(database: DatabaseDep) -> WorkerList:
 
 @router.get("/models")
 def models(settings: SettingsDep) -> ModelList:
-    """The base models in the server's models folder. Any hub id works beside them."""
+    """The base models in the server's models folder. Any hub id can be used as well."""
     return ModelList(data=[ModelView(id=name) for name in local_models(settings.models)])

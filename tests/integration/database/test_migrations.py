@@ -120,4 +120,4 @@ def test_a_migration_of_a_server_s_database_says_whose_backup_it_is() -> None:
         upgrade(url, "0002")
         upgrade(url, say=said.append)
 
-    assert "a backup of it is yours to make" in said[0]
+    assert "its backup is the operator's task" in said[0]
