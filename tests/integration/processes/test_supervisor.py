@@ -106,14 +106,14 @@ def test_what_was_chosen_otherwise_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, taken_port: int) -> None:
-    with pytest.raises(CannotStart, match=f"port {taken_port} of 127.0.0.1 is taken"):
+    with pytest.raises(CannotStart, match=f"port {taken_port} of 127.0.0.1 is in use"):
         up(settings_of(tmp_path, port=taken_port), silent)
 
     assert not list((tmp_path / "logs").iterdir())
 
 
 def test_a_taken_engine_port_is_named(tmp_path: Path, taken_port: int) -> None:
-    with pytest.raises(CannotStart, match=f"port {taken_port} of 127.0.0.1 is taken"):
+    with pytest.raises(CannotStart, match=f"port {taken_port} of 127.0.0.1 is in use"):
         settle(settings_of(tmp_path, engine_url=f"http://127.0.0.1:{taken_port}"))
 
 
@@ -124,7 +124,7 @@ def test_a_host_that_is_not_ours_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "203.0.113.1"])
 def test_an_address_that_strangers_reach_needs_trust_in_the_network(tmp_path: Path, host: str) -> None:
-    with pytest.raises(CannotStart, match=r"TUNESMITH_HOST: found .* TUNESMITH_TRUST_NETWORK=1 says"):
+    with pytest.raises(CannotStart, match=r"TUNESMITH_HOST: found .* with TUNESMITH_TRUST_NETWORK=1"):
         settle(settings_of(tmp_path, host=host))
 
 
