@@ -137,7 +137,7 @@ class MessagesRequest(AnswerRequest, ChatForm):
     response_format: ResponseFormat | None = Field(None, description="text, json_object, or json_schema with a schema")
 
     def offered_tools(self) -> list[Tool]:
-        """The tools that the model is told of."""
+        """The tools that the prompt describes."""
         return [] if self.tool_choice == "none" else list(self.tools or ())
 
     def check_format(self) -> None:

@@ -1,4 +1,4 @@
-"""From what a client asks to what the engine is told, whichever route it came by."""
+"""Turns a client's request, from whichever route, into the order that the engine gets."""
 
 import hashlib
 import secrets

@@ -38,7 +38,7 @@ MOST_SHOWN = 3
 
 @dataclass(frozen=True)
 class Target:
-    """Who is to answer, with the name under which the client is told of it."""
+    """The model or adapter that answers, with the name that the client sees."""
 
     base: BaseRef
     adapter: AdapterRef | None
@@ -127,7 +127,7 @@ def _present(folder: Path) -> list[Path]:
 
 
 def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Target:
-    """The checkpoint as the engine is told of it. Raises Conflict where it is not all that is needed to answer."""
+    """The checkpoint as the engine's order names it. Raises Conflict if it does not have all that an answer needs."""
     name, spec = f"{job.id}@step-{found.step}", read_spec(job, job.spec)
     is_full = spec.model.full_finetuning
     if spec.lora.loftq_config is not None and not is_full:
@@ -143,8 +143,8 @@ def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Targe
         kind="full" if is_full else "lora",
         language=str(settings.data_dir(job.id) / TOKENIZER),
     )
-    told = CheckpointName(job=job.id, step=found.step, attempt=found.attempt, version=found.version)
-    return Target(_base_of(job, settings.models, found.path / ADAPTER_CONFIG, param), ref, name, told)
+    name_of_checkpoint = CheckpointName(job=job.id, step=found.step, attempt=found.attempt, version=found.version)
+    return Target(_base_of(job, settings.models, found.path / ADAPTER_CONFIG, param), ref, name, name_of_checkpoint)
 
 
 def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:

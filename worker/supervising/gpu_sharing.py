@@ -119,7 +119,7 @@ class GpuLease:
         self._has_held = self._fits = False
         self._settled = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._renew_until_closed, name="arbiter", daemon=True)
+        self._thread = threading.Thread(target=self._renew_until_closed, name="gpu-lease", daemon=True)
 
     @property
     def is_settled(self) -> bool:
@@ -206,29 +206,29 @@ class GpuLease:
 
 
 def wait_for_room(
-    arbiter: GpuLease, heartbeat: Callable[[], StopReason | None], heartbeat_seconds: float
+    gpu_lease: GpuLease, heartbeat: Callable[[], StopReason | None], heartbeat_seconds: float
 ) -> StopReason | None:
     """Wait until the training may begin, at most PATIENCE_SECONDS. Returns the reason if `heartbeat` ended the wait.
 
     `heartbeat` renews the claim on the job every `heartbeat_seconds`; its exceptions are raised.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not arbiter.wait(heartbeat_seconds) and time.monotonic() < deadline:
+    while not gpu_lease.wait(heartbeat_seconds) and time.monotonic() < deadline:
         reason = heartbeat()
         if reason is not None:
             return reason
     return None
 
 
-def blame_sharing(report: Report, arbiter: GpuLease) -> Report:
+def blame_sharing(report: Report, gpu_lease: GpuLease) -> Report:
     """Running out of memory beside the engine is not the user's error: only with the whole GPU would it be."""
     failed = report.failed
     if failed is None or failed.code != OUT_OF_MEMORY:
         return report
-    if not arbiter.is_settled:
+    if not gpu_lease.is_settled:
         hint = "the engine did not free its GPU memory in time"
         report.failed = failed.model_copy(update={"blame": Blame.SYSTEM, "hint": hint})
-    elif arbiter.is_beside_engine:
+    elif gpu_lease.is_beside_engine:
         report.failed = Failed(
             blame=Blame.SYSTEM,
             code=NO_ROOM_BESIDE,

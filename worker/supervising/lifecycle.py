@@ -244,15 +244,15 @@ def _fetch(context: WorkerContext, held: Claim, training: ChildCommand, order: P
 
 def _run_beside_engine(context: WorkerContext, held: Claim, child_command: ChildCommand, training: Training) -> Report:
     settings = context.settings
-    with GpuLease(settings.engine, settings.gpu_sharing, training, settings.lease_seconds) as arbiter:
-        stopped = wait_for_room(arbiter, lambda: _heartbeat(context, held), settings.heartbeat_seconds)
+    with GpuLease(settings.engine, settings.gpu_sharing, training, settings.lease_seconds) as gpu_lease:
+        stopped = wait_for_room(gpu_lease, lambda: _heartbeat(context, held), settings.heartbeat_seconds)
         if stopped is not None:
             return Report(exit_code=0, stopped=stopped)
-        if not arbiter.is_settled:
+        if not gpu_lease.is_settled:
             message = "the engine did not free its GPU memory in time: the training runs beside it"
             _store_event(context, held, Noticed(code="engine_stayed", message=message))
         report = run_child(context, held, child_command)
-    return blame_sharing(report, arbiter)
+    return blame_sharing(report, gpu_lease)
 
 
 def _base_of(context: WorkerContext, job: Job) -> BaseRef:

@@ -80,7 +80,7 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
     """Add the adapter's row, and return the values for the job's row. The caller's commit publishes both."""
     saved, finished = report.adapter, report.finished
     assert saved is not None, "a finished training has an adapter"
-    assert finished is not None, "a finished training said so"
+    assert finished is not None, "a finished training has a `finished` event"
     adapter_id = adapter_id_of(job.id)
     session.add(adapter_row(settings, job, saved, report.proof.base_variant if report.proof is not None else None))
     result = {

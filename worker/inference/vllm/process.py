@@ -289,7 +289,7 @@ def _free_port() -> int:
 
 
 async def _wait_until_gone(process: Guarded) -> None:
-    """Wait for a process that was told to stop, but not forever for one that the kernel cannot kill."""
+    """Wait for a process that was asked to stop, but not forever for one that the kernel cannot kill."""
     try:
         async with asyncio.timeout(GRACE_SECONDS + KILL_WAIT_SECONDS):
             while process.poll() is None:

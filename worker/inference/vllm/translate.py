@@ -76,18 +76,18 @@ class VllmResponder:
         raise unavailable_now("the answer had no end")
 
     async def _score(
-        self, request: TokenRequest, dictated: tuple[int, ...], model: str
+        self, request: TokenRequest, forced_tokens: tuple[int, ...], model: str
     ) -> AsyncGenerator[TokenEvent, None]:
-        """Ask for one token after each dictated one, because a request names the tokens to score only once."""
+        """Ask for one token after each forced token, because a request names the tokens to score only once."""
         vocabulary = load_base_config(request.base).config.get_text_config().vocab_size
         ids = list(request.prompt_ids)
-        for token, compared in zip(dictated, request.scored, strict=True):
+        for token, compared in zip(forced_tokens, request.scored, strict=True):
             scored = sorted({token, *compared})
             check_has(scored, vocabulary)
             scores = await self._score_next(ids, scored, model)
             yield Token(token, scores[token], tuple(scores.items()))
             ids.append(token)
-        yield Ended("length", len(dictated))
+        yield Ended("length", len(forced_tokens))
 
     async def _score_next(self, ids: list[int], scored: list[int], model: str) -> dict[int, float]:
         step = {"max_tokens": 1, "temperature": 0, "logprobs": len(scored), "logprob_token_ids": scored}
