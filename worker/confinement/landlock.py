@@ -43,7 +43,7 @@ LEAST_ABI = 2
 
 
 @dataclass(frozen=True)
-class Walls:
+class AccessRules:
     """What a process may still open. A folder includes everything below it; paths that do not exist are ignored.
 
     `lists`: folders whose names may be listed but whose files may not be read. `ports`: TCP ports to which it may
@@ -79,23 +79,23 @@ def abi() -> int:
     return version if version >= LEAST_ABI else 0
 
 
-def stand(walls: Walls) -> None:
+def restrict(rules: AccessRules) -> None:
     """Apply the restriction. Without Landlock it only prevents programs from gaining rights (PR_SET_NO_NEW_PRIVS).
 
     Raises OSError, and RuntimeError in a process with several threads, since the other threads would stay unrestricted.
     """
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
-        raise RuntimeError(f"a process has to be confined before there are threads, and there are {threads}")
+        raise RuntimeError(f"a process has to be confined before it starts threads, and it has {threads}")
     if LIBC.prctl(PR_SET_NO_NEW_PRIVS, *(ctypes.c_ulong(value) for value in (1, 0, 0, 0))) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
     if abi() == 0:
         return
-    handled = _handled(abi(), walls)
+    handled = _handled(abi(), rules)
     ruleset = _call(CREATE_RULESET, handled.pack(abi()), ctypes.c_size_t(len(handled.pack(abi()))))
     try:
-        _open_paths(ruleset, walls, handled.files)
-        for port in walls.ports or () if handled.ports else ():
+        _open_paths(ruleset, rules, handled.files)
+        for port in rules.ports or () if handled.ports else ():
             _call(ADD_RULE, ruleset, RULE_NET_PORT, struct.pack("=QQ", CONNECT_TCP, port))
         _call(RESTRICT_SELF, ruleset)
     finally:
@@ -116,17 +116,17 @@ class _Handled:
         return struct.pack("=QQQ", self.files, self.ports, self.scopes)[:size]
 
 
-def _handled(version: int, walls: Walls) -> _Handled:
+def _handled(version: int, rules: AccessRules) -> _Handled:
     newest = {2: REFER, 3: TRUNCATE, 4: TRUNCATE}.get(version, IOCTL_DEV)
     return _Handled(
         files=newest * 2 - 1,
-        ports=ALL_NET if version >= 4 and walls.ports is not None else 0,
+        ports=ALL_NET if version >= 4 and rules.ports is not None else 0,
         scopes=ALL_SCOPES if version >= 6 else 0,
     )
 
 
-def _open_paths(ruleset: int, walls: Walls, handled: int) -> None:
-    kinds = ((walls.reads, READ), (walls.writes, WRITE), (walls.devices, DEVICE), (walls.lists, LIST))
+def _open_paths(ruleset: int, rules: AccessRules, handled: int) -> None:
+    kinds = ((rules.reads, READ), (rules.writes, WRITE), (rules.devices, DEVICE), (rules.lists, LIST))
     for paths, rights in kinds:
         for path in paths:
             with suppress(FileNotFoundError, PermissionError, NotADirectoryError):

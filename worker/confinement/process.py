@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from worker.confinement import landlock
-from worker.confinement.landlock import Walls
+from worker.confinement.landlock import AccessRules
 
 # Programs, libraries and the system files that they read. No user's private folder is below these.
 SYSTEM = (
@@ -81,10 +81,10 @@ def confine(allowed: Allowed) -> None:
     """
     _limit(allowed)
     _wake_gpu()
-    walls = _walls(allowed, _scratch(allowed))
+    rules = _access_rules(allowed, _scratch(allowed))
     if allowed.has_walls:
         landlock.drop_capabilities()
-        landlock.stand(walls)
+        landlock.restrict(rules)
 
 
 @contextmanager
@@ -117,12 +117,12 @@ def go_offline(folder: Path, repository: Path | None) -> None:
     )
 
 
-def _walls(allowed: Allowed, scratch: Path) -> Walls:
+def _access_rules(allowed: Allowed, scratch: Path) -> AccessRules:
     caches = list(_caches(allowed.cache or allowed.writes[0] / "cache", os.environ))
     for folder in (scratch, *caches, *allowed.writes):  # Landlock has rules for existing paths only
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-    return Walls(
+    return AccessRules(
         reads=[*_system(os.environ), *_program(), *allowed.reads],
         writes=[*allowed.writes, *caches, scratch, Path("/dev/shm"), *_own_process()],
         devices=[Path(path) for form in DEVICES for path in glob(form)],

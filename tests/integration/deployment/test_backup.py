@@ -249,7 +249,7 @@ def test_a_backup_that_was_cut_off_is_none(live: Settings, elsewhere: Settings, 
     backup(live, tmp_path / "backup", said.append)
     (tmp_path / "backup" / MANIFEST).unlink()
 
-    with pytest.raises(BackupRefused, match="cut off"):
+    with pytest.raises(BackupRefused, match="incomplete"):
         restore(elsewhere, tmp_path / "backup", said.append)
 
 

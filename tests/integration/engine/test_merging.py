@@ -90,7 +90,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a stray bias": (
         "all biases",
         with_tensors(lambda t: {**t, BIAS.replace("k_proj", "o_proj"): torch.ones(64)}),
-        "o_proj.bias is no adapter weight",
+        "o_proj.bias is not an adapter weight",
     ),
     "no bias": ("all biases", with_tensors(lambda t: {k: t[k] for k in t if k != BIAS}), f"{BIAS} is missing"),
     "a longer bias": ("all biases", with_tensors(lambda t: {**t, BIAS: torch.ones(64)}), f"{BIAS} has the shape (64,)"),

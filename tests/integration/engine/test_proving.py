@@ -199,7 +199,7 @@ def test_a_model_that_training_has_made_worse_than_its_base_is_named(tmp_path: P
             notice_worse_than_base(Fit(trained=trained, base=3.0, vocabulary=49_152), 0.5, events)
 
     (notice,) = (tmp_path / "events.jsonl").read_text().splitlines()
-    assert "has a loss of 8, its base had 3: a lower learning_rate usually helps" in notice
+    assert "has a loss of 8, higher than its base's 3: a lower learning_rate usually helps" in notice
 
 
 def test_on_another_base_it_is_not_proved(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
