@@ -237,3 +237,19 @@ def test_what_cannot_be_had_together_is_refused_by_name(api: TestClient, fields:
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
     assert orders(api) == []
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "wrong", "meant"),
+    [
+        ("/generate", {"prompt": "x"}, "max_new_token", "max_new_tokens"),
+        ("/v1/completions", {"model": "tiny", "prompt": "x"}, "max_token", "max_tokens"),
+    ],
+)
+def test_an_unknown_field_is_compared_with_those_of_its_route(
+    api: TestClient, route: str, body: dict[str, Any], wrong: str, meant: str
+) -> None:
+    answer = api.post(route, json={**body, wrong: 5})
+
+    assert answer.status_code in (400, 422)
+    assert f"did you mean {meant}" in answer.json()["error"]["message"]
