@@ -37,9 +37,13 @@ DEVICES = (
     "/dev/nvidia*", "/dev/nvidia-caps*", "/dev/dri", "/dev/kfd", "/dev/infiniband",
 )  # fmt: skip
 # These may name programs and libraries that the operator has installed elsewhere.
-PATH_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
-# Names of compilers. One may be installed elsewhere; its headers and libraries are then in its folder's parent.
-COMPILERS = ("gcc", "g++", "cc", "c++", "clang")
+PATH_VARIABLES = (
+    "PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH",
+    "CUDA_HOME", "CUDA_PATH",
+)  # fmt: skip
+# Triton and torch compile with what these variables name, or with the first of these programs in PATH. A compiler may
+# be installed elsewhere, and may be a link or a script; its headers and libraries are then in its folder's parent.
+COMPILER_VARIABLES, COMPILERS = ("CC", "CXX"), ("gcc", "g++", "cc", "c++", "clang")
 # Environment variables that name the folders where libraries keep compiled code; None: we set no default.
 CACHE_VARIABLES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
@@ -177,8 +181,10 @@ def _system(environment: Mapping[str, str]) -> Iterator[Path]:
     yield from (Path("/etc", name) for name in OF_ETC)
     named = (part for variable in PATH_VARIABLES for part in environment.get(variable, "").split(os.pathsep))
     yield from _unless_private(Path(part) for part in named if part)
-    found = (shutil.which(name, path=environment.get("PATH")) for name in COMPILERS)
-    yield from _unless_private(Path(program).resolve().parent.parent for program in found if program is not None)
+    names = (*filter(None, map(environment.get, COMPILER_VARIABLES)), *COMPILERS)
+    found = (shutil.which(name, path=environment.get("PATH")) for name in names)
+    programs = [Path(program) for program in found if program is not None]
+    yield from _unless_private(path.parent.parent for one in programs for path in (one, one.resolve()))
 
 
 def _program() -> Iterator[Path]:
