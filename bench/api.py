@@ -143,7 +143,7 @@ def a_job(number: int, status: JobStatus) -> Job:
     job.status, job.created_at = status, utc_now() - timedelta(seconds=number)
     job.data_report = REPORT
     job.is_dry_run = False
-    job.project, job.checkpoints_asked = "default", 0
+    job.project, job.checkpoints_requested = "default", 0
     if status.is_final:
         job.finished_at = job.created_at + timedelta(seconds=1)
     return job

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.cli.text import in_line, problem_line
 from app.contracts.stored import read
-from app.contracts.tokens import Bucket, Named, TokenReport
+from app.contracts.tokens import Bucket, RecordIssue, TokenReport
 from app.datasets.report import Counted, DataReport
 from app.jobs.schemas import JobError
 
@@ -59,10 +59,10 @@ def _bars(histogram: Sequence[Bucket]) -> Iterator[str]:
         yield f"  {bucket.up_to:>9,} {bar} {bucket.rows:,}"
 
 
-def _named_line(kind: str, named: Named | Counted) -> str:
+def _named_line(kind: str, named: RecordIssue | Counted) -> str:
     more = ", …" if named.count > MOST_NAMED else ""
     records = ", ".join(map(str, named.records[:MOST_NAMED]))
-    text = named.message if isinstance(named, Named) else named.code
+    text = named.message if isinstance(named, RecordIssue) else named.code
     return f"  {kind}: {named.count:,} × {in_line(text)} (records {records}{more})"
 
 

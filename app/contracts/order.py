@@ -53,7 +53,7 @@ class CheckOrder(Contract):
     cache_dir: Path
     max_cache_bytes: int
     events: Path
-    has_walls: bool = Field(True, description="whether the kernel restricts the process to the paths of its order")
+    is_confined: bool = Field(True, description="whether the kernel restricts the process to the paths of its order")
 
 
 class TrainingOrder(Contract):
@@ -75,5 +75,5 @@ class TrainingOrder(Contract):
     cache_dir: Path | None = Field(None, description="where the hashes of a local base's files are cached")
     pulse: Path = Field(description="a file that the trainer touches at every step; otherwise it counts as hung")
     max_hub_bytes: int = Field(MOST_BYTES, description="of a base that is downloaded")
-    has_walls: bool = Field(True, description="as of a check")
-    fetch_has_walls: bool = Field(True, description="as `has_walls`, for the process that downloads the base")
+    is_confined: bool = Field(True, description="as of a check")
+    is_fetching_confined: bool = Field(True, description="as `is_confined`, for the process that downloads the base")

@@ -32,7 +32,7 @@ class LongRecord(Contract):
     learned_tokens_cut: int
 
 
-class Named(Contract):
+class RecordIssue(Contract):
     """A finding about `count` records; `records` are the numbers of the first ones."""
 
     code: str
@@ -63,8 +63,8 @@ class TokenReport(Contract):
     truncated_rows: int
     truncated_tokens: int
     long_records: list[LongRecord] = Field(description="the first that were cut, dropped or left out for their length")
-    left_out: list[Named] = Field(description="records that are not trained on, by reason")
-    findings: list[Named] = Field(description="records that are trained on, but may be a mistake")
+    left_out: list[RecordIssue] = Field(description="records that are not trained on, by reason")
+    findings: list[RecordIssue] = Field(description="records that are trained on, but may be a mistake")
     duplicates: int = Field(description="rows whose tokens equal those of an earlier row; they are kept")
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.columns import Choice, Document
 from app.database.connection import Base, UtcDateTime
-from app.jobs.states import Desire, JobStatus, Stage
+from app.jobs.states import JobStatus, RequestedAction, Stage
 
 
 def _partial(name: str, *columns: str, where: str, on_sqlite: str | None = None) -> Index:
@@ -42,12 +42,12 @@ class Job(Base):
 
     status: Mapped[JobStatus] = mapped_column(Choice(JobStatus, JobStatus.UNKNOWN))
     phase: Mapped[str | None] = mapped_column(String(16))
-    desired: Mapped[Desire] = mapped_column(Choice(Desire, Desire.UNKNOWN))
+    requested_action: Mapped[RequestedAction] = mapped_column(Choice(RequestedAction, RequestedAction.UNKNOWN))
     epoch: Mapped[int] = mapped_column(Integer, comment="fencing token: every write of an attempt names it")
     worker: Mapped[str | None] = mapped_column(String(128), comment="who holds the job now")
     slot: Mapped[str | None] = mapped_column(String(40), comment="the lock that the holder's processes hold")
-    beats: Mapped[int] = mapped_column(BigInteger, comment="rises with every heartbeat of the holder")
-    checkpoints_asked: Mapped[int] = mapped_column(Integer, server_default="0", comment="how often a user did")
+    heartbeats: Mapped[int] = mapped_column(BigInteger, comment="rises with every heartbeat of the holder")
+    checkpoints_requested: Mapped[int] = mapped_column(Integer, server_default="0", comment="how often a user did")
     run_after: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_seq: Mapped[int] = mapped_column(BigInteger, comment="number of the newest event")
 

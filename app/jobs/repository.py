@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased, defer
 
 from app.database.connection import database_time, utc_now
 from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, Worker
-from app.jobs.states import ALIVE, ENDED, Desire, JobStatus, Stage, sources_of
+from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, sources_of
 
 # A dry run is answered, or given up, within this time.
 LONGEST_DRY_RUN = timedelta(seconds=600)
@@ -180,7 +180,7 @@ def continued_by(session: Session, name: str) -> str | None:
 def uses_file(session: Session, file_id: str) -> bool:
     """Return whether a job that has not ended reads the file. A dry run counts while its request waits."""
     named = or_(Job.file_id == file_id, Job.eval_file_id == file_id)
-    is_abandoned = or_(Job.desired == Desire.CANCEL, Job.created_at < utc_now() - LONGEST_DRY_RUN)
+    is_abandoned = or_(Job.requested_action == RequestedAction.CANCEL, Job.created_at < utc_now() - LONGEST_DRY_RUN)
     is_alive = and_(Job.status.not_in(ENDED), ~and_(Job.is_dry_run, is_abandoned))
     return session.scalar(select(Job.id).where(named, is_alive).limit(1)) is not None
 
@@ -218,12 +218,12 @@ def move(
     return job
 
 
-def request(session: Session, job_id: str, desired: Desire, *guards: Any) -> Job | None:
+def request(session: Session, job_id: str, requested_action: RequestedAction, *guards: Any) -> Job | None:
     """Store what the user requested of the job. Returns None if the job has ended, or a guard does not hold."""
     statement = (
         update(Job)
         .where(Job.id == job_id, Job.status.in_(ALIVE), *guards)
-        .values(desired=desired)
+        .values(requested_action=requested_action)
         .returning(Job)
         .execution_options(populate_existing=True)
     )
@@ -241,7 +241,7 @@ def ask_for_checkpoint(session: Session, job_id: str) -> Job | None:
     statement = (
         update(Job)
         .where(Job.id == job_id, Job.status == JobStatus.RUNNING)
-        .values(checkpoints_asked=Job.checkpoints_asked + 1)
+        .values(checkpoints_requested=Job.checkpoints_requested + 1)
         .returning(Job)
         .execution_options(populate_existing=True)
     )

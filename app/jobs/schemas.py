@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.contracts.events import CheckMetrics, StepMetrics
 from app.contracts.stored import Unreadable
 from app.database.stored_fields import UNREADABLE, StoredView, show
-from app.jobs.states import Desire, JobStatus
+from app.jobs.states import JobStatus, RequestedAction
 
 if TYPE_CHECKING:  # the command line uses this module without SQLAlchemy
     from app.jobs.models import Attempt, Job, JobEvent
@@ -199,8 +199,8 @@ def detail(job: "Job", queue: QueueView | None, attempts: "list[Attempt]") -> Jo
 def _fields(job: "Job") -> dict[str, Any]:
     """Return the fields that both views read from the row."""
     own = {"object", "cancel_requested", "pause_requested", "unreadable"}
-    is_cancelling = job.desired is Desire.CANCEL and not job.status.is_final
-    is_pausing = job.desired is Desire.PAUSE and job.status.can_be_paused
+    is_cancelling = job.requested_action is RequestedAction.CANCEL and not job.status.is_final
+    is_pausing = job.requested_action is RequestedAction.PAUSE and job.status.can_be_paused
     return {
         **{name: getattr(job, name) for name in JobView.model_fields if name not in own},
         "cancel_requested": is_cancelling,

@@ -20,7 +20,7 @@ from app.jobs import continuing, idempotency, limits, repository
 from app.jobs.models import CPU, Job, Worker
 from app.jobs.queue import retention, termination
 from app.jobs.queue.notifier import JobNotifier
-from app.jobs.states import Desire, JobStatus, Stage
+from app.jobs.states import JobStatus, RequestedAction, Stage
 from app.sources import invalid, resolve_dataset, resolve_model
 
 # A larger file is read only by the checking stage, not while the client waits.
@@ -87,10 +87,10 @@ def new_job(spec: JobSpec, sent: dict[str, Any], *, is_dry_run: bool = False) ->
         eval_file_id=eval_source.file if isinstance(eval_source, FileSource) else None,
         is_dry_run=is_dry_run,
         status=JobStatus.VALIDATING,
-        desired=Desire.RUN,
+        requested_action=RequestedAction.RUN,
         epoch=0,
-        beats=0,
-        checkpoints_asked=0,
+        heartbeats=0,
+        checkpoints_requested=0,
         last_seq=1,
         notices=[notice.shown() for notice in no_effect.by_spec(spec)],
         created_at=utc_now(),

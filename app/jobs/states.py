@@ -15,7 +15,7 @@
 | running → queued                          | its worker, after a fault or on shutdown; the reconciler if it died |
 | running → failed                          | the reconciler, if the workers of the job died too often            |
 | queued → paused, → cancelled              | the API, at once, if no worker holds the job                        |
-| validating, running → paused, cancelled   | the worker, which reads the request in the column `desired`         |
+| validating, running → paused, cancelled   | the worker, which reads it in the column `requested_action`         |
 | paused → queued                           | the API                                                             |
 
 Each move is one UPDATE whose WHERE clause names the old status and, for a worker, its fence. A worker holds a
@@ -46,7 +46,7 @@ class JobStatus(StrEnum):
         return JobStatus.PAUSED in NEXT[self]
 
 
-class Desire(StrEnum):
+class RequestedAction(StrEnum):
     """The state that the user requested. The worker reads it at every heartbeat.
 
     A value that only another version knows is loaded as `unknown`, and workers of this version ignore it.
@@ -85,23 +85,23 @@ NEXT: dict[JobStatus, frozenset[JobStatus]] = {
 ALIVE = frozenset(status for status in JobStatus if NEXT[status])
 
 
-def after_check(desired: Desire, *, is_dry_run: bool) -> JobStatus:
+def after_check(requested_action: RequestedAction, *, is_dry_run: bool) -> JobStatus:
     """Return the next status of a job whose check succeeded. A request to cancel or pause it is respected."""
-    if desired is Desire.CANCEL:
+    if requested_action is RequestedAction.CANCEL:
         return JobStatus.CANCELLED
     if is_dry_run:
         return JobStatus.SUCCEEDED
-    return JobStatus.PAUSED if desired is Desire.PAUSE else JobStatus.QUEUED
+    return JobStatus.PAUSED if requested_action is RequestedAction.PAUSE else JobStatus.QUEUED
 
 
-def given_back(stage: Stage, desired: Desire) -> JobStatus:
+def given_back(stage: Stage, requested_action: RequestedAction) -> JobStatus:
     """Return the next status of a job whose attempt ended without a result: what its user requested, or waiting again.
 
     A job is not paused before its check is done: a check is cheap, and it shows whether the job can run at all.
     """
-    if desired is Desire.CANCEL:
+    if requested_action is RequestedAction.CANCEL:
         return JobStatus.CANCELLED
-    return JobStatus.PAUSED if desired is Desire.PAUSE and stage is Stage.TRAIN else stage.waiting
+    return JobStatus.PAUSED if requested_action is RequestedAction.PAUSE and stage is Stage.TRAIN else stage.waiting
 
 
 def sources_of(target: JobStatus) -> list[JobStatus]:

@@ -143,7 +143,7 @@ class _Watch:
             if control in ready:  # reads all orders, so that no deadline is tested with an old renewal
                 orders = os.read(control, ORDER.size * 1000)
                 for order, at in ORDER.iter_unpack(orders):
-                    self._obey(order, at)
+                    self._carry_out(order, at)
                 if not orders:
                     sources.remove(control)
                     self._stop(time.monotonic() + self.grace_seconds)
@@ -156,7 +156,7 @@ class _Watch:
         left = min(self.stop_by, self.kill_at if is_stopping else self.term_at) - time.monotonic()
         return None if left == math.inf else max(left, 0)
 
-    def _obey(self, order: bytes, at: float) -> None:
+    def _carry_out(self, order: bytes, at: float) -> None:
         if order == KILL:
             self.stop_by = -math.inf
         elif order == STOP:

@@ -22,9 +22,9 @@ from tests.integration.engine.test_batching_lives import (  # noqa: E402, F401
 
 @pytest.fixture(scope="module")
 def served_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from tests.integration.engine.model_caches import build_world
+    from tests.integration.engine.model_caches import build_served_model
 
-    return build_world(tmp_path_factory.mktemp("world"))
+    return build_served_model(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture  # type: ignore[no-redef]
@@ -45,7 +45,7 @@ def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
 
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from tests.integration.engine.many_requests import ask_all, told_tokens
+    from tests.integration.engine.many_requests import answer_tokens, ask_all
     from tests.integration.engine.test_batching import asked
     from worker.inference.engine import ModelFolder
 
@@ -57,8 +57,8 @@ def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
     requests = [replace(asked(served_model, None, range(3, 5 + count)), base=base) for count in (1, 20, 40)]
     engine = make_batching()
 
-    alone = [told_tokens(ask_all(engine, [request])[0]) for request in requests]
-    together = [told_tokens(events) for events in ask_all(engine, requests)]
+    alone = [answer_tokens(ask_all(engine, [request])[0]) for request in requests]
+    together = [answer_tokens(events) for events in ask_all(engine, requests)]
 
     assert together == alone
     assert engine.health().answers == "in_batches"

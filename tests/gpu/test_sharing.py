@@ -21,13 +21,13 @@ def test_an_engine_that_is_away_has_let_go_of_the_gpu_that_a_worker_measures(bas
     from worker.inference.batching.host import BatchLimits
     from worker.inference.engine import ModelFolder, TokenRequest
     from worker.inference.models.bases import Placement
-    from worker.inference.server.memory_lease import Holds
+    from worker.inference.server.memory_lease import MemoryLeases
 
     engine = BatchingEngine(Placement("cuda:0", torch.bfloat16), limits=BatchLimits(cache_tokens=10**6))
     request = TokenRequest(ModelFolder("tiny", base), None, [1, 2, 3], frozenset(), Sampling(temperature=0))
 
     async def go_and_come() -> int:
-        holds = Holds(engine)
+        holds = MemoryLeases(engine)
         holds.hold(YieldOrder(holder="gpu0", job_id="job-1", lease_seconds=60))
         async with asyncio.timeout(60):
             while not engine.is_away:

@@ -55,7 +55,7 @@ DOCUMENTS: dict[tuple[str, str], Any] = {
 }
 CHOICES = {
     ("jobs", "status"): "archived",
-    ("jobs", "desired"): "hold",
+    ("jobs", "requested_action"): "hold",
     ("jobs", "phase"): "distil",
     ("attempts", "stage"): "export",
     ("adapters", "kind"): "dora",

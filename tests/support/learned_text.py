@@ -8,7 +8,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from app.contracts.rows import IGNORED, TOKENIZER
-from app.contracts.tokens import LongRecord, Named, Spread, TokenReport
+from app.contracts.tokens import LongRecord, RecordIssue, Spread, TokenReport
 from worker.checking.rows import SCHEMA
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -85,8 +85,8 @@ def a_token_report(**changes: Any) -> TokenReport:
     return usual.model_copy(update=changes)
 
 
-def left_out(code: str, message: str, *records: int) -> Named:
-    return Named(code=code, message=message, count=len(records), records=list(records))
+def left_out(code: str, message: str, *records: int) -> RecordIssue:
+    return RecordIssue(code=code, message=message, count=len(records), records=list(records))
 
 
 def too_long(record: int, tokens: int) -> LongRecord:

@@ -1,6 +1,6 @@
 """The engine that the others are measured against: one request at a time, on one thread that alone touches the model.
 
-generate ──> waiting room ──> the thread: load what is missing, check, decode ──> token, token, … ──> one last event
+generate ──> request queue──> the thread: load what is missing, check, decode ──> token, token, … ──> one last event
 """
 
 import gc
@@ -14,7 +14,7 @@ from worker.inference.engine import ModelFolder, Refusal, TokenEvent, TokenReque
 from worker.inference.models.bases import Placement, load_base
 from worker.inference.models.resident import Resident
 from worker.inference.models.serial import answer_alone, event_of
-from worker.inference.server.waiting import PATIENCE_SECONDS, Ticket, WaitingRoom, answers
+from worker.inference.server.waiting import PATIENCE_SECONDS, RequestQueue, Ticket, answers
 
 PLACES = 64
 MAX_ADAPTERS = 8
@@ -37,14 +37,14 @@ class SerialEngine:
         self._max_adapters = max_adapters
         self._patience_seconds = patience_seconds
         self._on_broken_device = on_broken_device
-        self._room = WaitingRoom(places)
+        self._queue = RequestQueue(places)
         self._base: ModelFolder | None = None
         self._resident: Resident | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def health(self) -> EngineHealth:
-        waiting, is_busy = self._room.count()
+        waiting, is_busy = self._queue.count()
         resident, base = self._resident, self._base
         return EngineHealth(
             device=self._placement.device,
@@ -57,10 +57,10 @@ class SerialEngine:
         )
 
     def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        return answers(request, self._room, self._patience_seconds)
+        return answers(request, self._queue, self._patience_seconds)
 
     def close(self) -> None:
-        self._room.close()
+        self._queue.close()
 
     def join(self, seconds: float) -> bool:
         """Wait for the engine's thread after `close`; false when it is still in the middle of something."""
@@ -68,13 +68,13 @@ class SerialEngine:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while not self._room.is_closed:
-            ticket = self._room.first()
+        while not self._queue.is_closed:
+            ticket = self._queue.first()
             if ticket is None:
-                self._room.rest()
-            elif self._room.take(ticket):
+                self._queue.rest()
+            elif self._queue.take(ticket):
                 event = self._last_event(ticket)
-                self._room.done(ticket)
+                self._queue.done(ticket)
                 ticket.put(event)
 
     def _last_event(self, ticket: Ticket) -> TokenEvent:

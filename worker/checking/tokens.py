@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from app.contracts.rows import CUT, DIGEST, INPUT_IDS, RECORD, SUPERVISED
-from app.contracts.tokens import Bucket, Named, Overlap, Spread, TokenReport
+from app.contracts.tokens import Bucket, Overlap, RecordIssue, Spread, TokenReport
 from app.datasets.report import NAMED
 from worker.checking.pipeline import Outcome
 from worker.checking.rows import ANSWER_CUT_AWAY, TOO_LONG
@@ -112,13 +112,13 @@ def spread(values: Numbers) -> Spread:
     )
 
 
-def _named(found: Mapping[str, "array[int]"], messages: Mapping[str, str], among: Numbers) -> list[Named]:
+def _named(found: Mapping[str, "array[int]"], messages: Mapping[str, str], among: Numbers) -> list[RecordIssue]:
     named = []
     for code, numbers in found.items():
         mine = np.asarray(numbers, np.int64)
         mine = mine[np.isin(mine, among)]
         if len(mine):
-            named.append(Named(code=code, message=messages[code], count=len(mine), records=mine[:NAMED].tolist()))
+            named.append(RecordIssue(code=code, message=messages[code], count=len(mine), records=mine[:NAMED].tolist()))
     return named
 
 

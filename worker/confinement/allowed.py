@@ -33,7 +33,7 @@ def of_check(order: CheckOrder) -> Allowed:
         writes=(order.events.parent, order.data_dir.parent, *caches, *(() if is_offline else _hub_folders())),
         cache=order.cache_dir,
         is_offline=is_offline,
-        has_walls=order.has_walls,
+        is_confined=order.is_confined,
         memory_bytes=None if starts_cuda else MOST_CHECK_MEMORY_BYTES,
         file_bytes=max(order.max_hub_bytes, LARGEST_ROWS_FACTOR * order.max_unpacked_bytes),
     )
@@ -48,7 +48,7 @@ def of_training(order: TrainingOrder) -> Allowed:
         writes=(order.events.parent, order.checkpoints, *bases),
         cache=order.cache_dir,
         is_offline=True,
-        has_walls=order.has_walls,
+        is_confined=order.is_confined,
         memory_bytes=None if NVIDIA_CONTROL.exists() else RESERVED_FACTOR * host_bytes(),
         file_bytes=LARGEST_CHECKPOINT_BYTES,
     )
@@ -61,7 +61,7 @@ def of_fetching(order: TrainingOrder) -> Allowed:
         writes=(order.events.parent, *_hub_folders()),
         cache=order.cache_dir,
         is_offline=False,
-        has_walls=order.fetch_has_walls,
+        is_confined=order.is_fetching_confined,
         memory_bytes=MOST_CHECK_MEMORY_BYTES,
         file_bytes=order.max_hub_bytes,
     )

@@ -65,15 +65,15 @@ class Allowed:
 
     `reads`, `writes`: folders and files; the first of `writes` must be a folder that belongs to this child alone.
     `cache`: the folder that keeps compiled code for later jobs; None: a folder in the first of `writes`.
-    `is_offline`: no connections. `has_walls`: whether the kernel enforces the paths and ports. `memory_bytes`: a limit
-    for the process's data (RLIMIT_DATA); None: no limit. `file_bytes`: a limit for each file that it writes.
+    `is_offline`: no connections. `is_confined`: whether the kernel enforces the paths and ports. `memory_bytes`: a
+    limit for the process's data (RLIMIT_DATA); None: no limit. `file_bytes`: a limit for each file that it writes.
     """
 
     reads: tuple[Path, ...]
     writes: tuple[Path, ...]
     cache: Path | None
     is_offline: bool
-    has_walls: bool
+    is_confined: bool
     memory_bytes: int | None
     file_bytes: int
 
@@ -86,7 +86,7 @@ def confine(allowed: Allowed) -> None:
     _limit(allowed)
     _wake_gpu()
     rules = _access_rules(allowed, _scratch(allowed))
-    if allowed.has_walls:
+    if allowed.is_confined:
         landlock.drop_capabilities()
         landlock.restrict(rules)
 

@@ -31,7 +31,7 @@ from worker.inference.engine import Engine
 from worker.inference.models.bases import DTYPES, Placement
 from worker.inference.server.app import create_app
 from worker.inference.server.listening import NO_KEY, listen
-from worker.inference.server.memory_lease import Holds
+from worker.inference.server.memory_lease import MemoryLeases
 from worker.inference.server.roots import Roots
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.process import ManagedVllm, VllmProgram
@@ -64,9 +64,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"cannot listen: {error}")
     engine = _engine(options)
-    holds = Holds(engine) if isinstance(engine, BatchingEngine) else None  # a vLLM server's memory is not ours
+    leases = MemoryLeases(engine) if isinstance(engine, BatchingEngine) else None  # a vLLM server's memory is not ours
     config = uvicorn.Config(
-        create_app(engine, options.roots, holds, _host_rules(), options.cache, options.max_hub_bytes, key=options.key),
+        create_app(engine, options.roots, leases, _host_rules(), options.cache, options.max_hub_bytes, key=options.key),
         **({} if options.host is None else {"host": options.host, "port": options.port}),
         http=TimedProtocol,
         access_log=False,

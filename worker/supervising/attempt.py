@@ -27,7 +27,7 @@ from app.contracts.events import (
 from app.contracts.probe import Proof
 from app.database.connection import AWAY
 from app.jobs.queue.claims import Claim, Fenced, RequestedState, record
-from app.jobs.states import Desire, Stage
+from app.jobs.states import RequestedAction, Stage
 from app.jobs.views.logs import LOG_NAME
 from app.processes.guardian import KILL_WAIT_SECONDS, Guarded, Lease, spawn
 from app.processes.log_rotation import rotate
@@ -102,7 +102,7 @@ class ChildCommand:
     env: dict[str, str]
     folder: Path
     max_seconds: float | None
-    checkpoints_asked: int = 0
+    checkpoints_requested: int = 0
     events_before: int = 0
 
 
@@ -113,7 +113,7 @@ class ChildWatch:
         self._context, self._claim, self._child_command = context, claim, child_command
         self._tail = EventTail(child_command.folder / EVENTS_NAME, child_command.events_before)
         self._unconfirmed_batch: tuple[list[AttemptEvent], int] | None = None
-        self._checkpoints_requested = child_command.checkpoints_asked
+        self._checkpoints_requested = child_command.checkpoints_requested
         self._started = self._alive_at = self._renewed_at = time.monotonic()
         self._last_modified: tuple[int, ...] = ()
         self._killed_by = math.inf
@@ -175,12 +175,12 @@ class ChildWatch:
         return requested
 
     def _apply_request(self, child: Guarded, requested: RequestedState) -> None:
-        reason = self._reason_to_stop(requested.desired)
+        reason = self._reason_to_stop(requested.requested_action)
         stopped = self.report.stopped
         if reason is not None and (stopped is None or (reason is StopReason.CANCELLED and stopped is not reason)):
             self._stop(child, reason)
-        elif requested.checkpoints_asked > self._checkpoints_requested and self.report.is_training:
-            self._checkpoints_requested = requested.checkpoints_asked
+        elif requested.checkpoints_requested > self._checkpoints_requested and self.report.is_training:
+            self._checkpoints_requested = requested.checkpoints_requested
             child.checkpoint()
 
     def _stop(self, child: Guarded, reason: StopReason) -> None:
@@ -192,11 +192,11 @@ class ChildWatch:
         self._killed_by = min(self._killed_by, time.monotonic() + grace + KILL_WAIT_SECONDS)
         child.stop(grace)
 
-    def _reason_to_stop(self, desired: Desire) -> StopReason | None:
+    def _reason_to_stop(self, requested_action: RequestedAction) -> StopReason | None:
         now, limit = time.monotonic(), self._child_command.max_seconds
-        if desired is Desire.CANCEL:
+        if requested_action is RequestedAction.CANCEL:
             return StopReason.CANCELLED
-        if desired is Desire.PAUSE and self._claim.stage is Stage.TRAIN:
+        if requested_action is RequestedAction.PAUSE and self._claim.stage is Stage.TRAIN:
             return StopReason.PAUSED
         if limit is not None and now - self._started > limit:
             return StopReason.TIME_LIMIT

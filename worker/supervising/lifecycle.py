@@ -22,8 +22,8 @@ from app.disk_faults import is_full
 from app.errors import ServiceError
 from app.jobs.models import Job
 from app.jobs.queue import attempts
-from app.jobs.queue.claims import Claim, Fenced, claim, finish, leave, lock, record, tell
-from app.jobs.states import Desire, JobStatus, Stage, after_check, given_back
+from app.jobs.queue.claims import Claim, Fenced, claim, finish, leave, lock, record, record_event
+from app.jobs.states import JobStatus, RequestedAction, Stage, after_check, given_back
 from app.jobs.stored import is_understood
 from app.jobs.views.logs import attempt_dir
 from app.processes.environments import Process
@@ -111,8 +111,10 @@ def run(context: WorkerContext, held: Claim, job: Job) -> Report:
 
     No process is started if the job was cancelled or paused, already has its result, or its file is gone.
     """
-    if job.desired is Desire.CANCEL or (job.desired is Desire.PAUSE and held.stage is Stage.TRAIN):
-        stopped = StopReason.CANCELLED if job.desired is Desire.CANCEL else StopReason.PAUSED
+    if job.requested_action is RequestedAction.CANCEL or (
+        job.requested_action is RequestedAction.PAUSE and held.stage is Stage.TRAIN
+    ):
+        stopped = StopReason.CANCELLED if job.requested_action is RequestedAction.CANCEL else StopReason.PAUSED
         return Report(exit_code=0, stopped=stopped)
     retry_until_stored(lambda: read_left_over(context, held), context.stopping)
     done = retry_until_stored(lambda: finished_before(context, held), context.stopping)
@@ -177,7 +179,7 @@ def _apply_result(report: Report, found: Proof | StopReason) -> None:
 def _store_event(context: WorkerContext, held: Claim, event: AttemptEvent) -> None:
     def write() -> None:
         with context.database.writer() as session:
-            tell(session, held, event)
+            record_event(session, held, event)
             session.commit()
 
     retry_until_stored(write, context.stopping)
@@ -192,9 +194,9 @@ def _heartbeat(context: WorkerContext, held: Claim) -> StopReason | None:
     except AWAY as error:
         log.warning("%s: the database is unavailable: %s", held.job_id, context.database.why_away(error))
         return StopReason.SHUTDOWN if context.stopping.is_set() else None
-    if requested.desired is Desire.CANCEL:
+    if requested.requested_action is RequestedAction.CANCEL:
         return StopReason.CANCELLED
-    if requested.desired is Desire.PAUSE:
+    if requested.requested_action is RequestedAction.PAUSE:
         return StopReason.PAUSED
     return StopReason.SHUTDOWN if context.stopping.is_set() else None
 
@@ -221,7 +223,7 @@ def _run_child(context: WorkerContext, held: Claim, job: Job) -> Report:
         env=environment(Process.TRAIN if is_training else Process.CHECK, cache),
         folder=folder,
         max_seconds=spec.resources.max_seconds if is_training else None,
-        checkpoints_asked=job.checkpoints_asked,
+        checkpoints_requested=job.checkpoints_requested,
     )
     if not is_training:
         return run_child(context, held, child_command)
@@ -295,16 +297,20 @@ def _store_verdict(session: Session, context: WorkerContext, held: Claim, report
             return finish(session, held, JobStatus.CANCELLED, now, **ends)
         case Next.FAIL:
             return finish(session, held, JobStatus.FAILED, now, **ends, error=_error_of(failure))
-        case Next.PAUSE if failure is not None and job.desired is not Desire.CANCEL and held.stage is Stage.TRAIN:
+        case Next.PAUSE if (
+            failure is not None and job.requested_action is not RequestedAction.CANCEL and held.stage is Stage.TRAIN
+        ):
             error = _error_of(failure)
-            return finish(session, held, JobStatus.PAUSED, now, **ends, desired=Desire.PAUSE, error=error)
+            return finish(
+                session, held, JobStatus.PAUSED, now, **ends, requested_action=RequestedAction.PAUSE, error=error
+            )
         case Next.GO_ON if held.stage is Stage.CHECK:
-            target = after_check(job.desired, is_dry_run=held.is_dry_run)
+            target = after_check(job.requested_action, is_dry_run=held.is_dry_run)
             return finish(session, held, target, now, **ends, run_after=None)
         case Next.GO_ON:
             values = publish(session, context.settings, job, report)
             return finish(session, held, JobStatus.SUCCEEDED, now, **ends, **values)
-    target = given_back(held.stage, job.desired)
+    target = given_back(held.stage, job.requested_action)
     if target is not held.stage.waiting:
         return finish(session, held, target, now, **ends)
     ends["reason"] = ends["reason"] or WHY_IT_WAITS.get(verdict.outcome)

@@ -50,7 +50,7 @@ def _check(context: WorkerContext, job: Job, base: BaseRef, folder: Path) -> Che
         cache_dir=context.settings.root / "cache",
         max_cache_bytes=context.settings.max_cache_bytes,
         events=folder / EVENTS_NAME,
-        has_walls=_has_walls(context, loads_unsloth=spec.model.chat_template is not None),
+        is_confined=_is_confined(context, loads_unsloth=spec.model.chat_template is not None),
     )
 
 
@@ -79,12 +79,12 @@ def _train(context: WorkerContext, job: Job, base: BaseRef, folder: Path, start:
         cache_dir=context.settings.root / "cache",
         pulse=folder / PULSE_NAME,
         max_hub_bytes=context.settings.max_hub_bytes,
-        has_walls=_has_walls(context, loads_unsloth=True),
-        fetch_has_walls=_has_walls(context, loads_unsloth=False),
+        is_confined=_is_confined(context, loads_unsloth=True),
+        is_fetching_confined=_is_confined(context, loads_unsloth=False),
     )
 
 
-def _has_walls(context: WorkerContext, *, loads_unsloth: bool) -> bool:
+def _is_confined(context: WorkerContext, *, loads_unsloth: bool) -> bool:
     """On a GPU Unsloth compiles kernels, with compilers and headers that may lie outside of the permitted folders."""
     confinement = context.settings.confinement
     return confinement == "on" or (confinement == "auto" and not (loads_unsloth and NVIDIA_CONTROL.exists()))

@@ -103,8 +103,8 @@ class Reconciler:
             heartbeat_count, since = seen[job.id, job.epoch]
             if self._is_slot_free(job):
                 self._take_back(job, DEAD)
-            elif heartbeat_count != job.beats:
-                seen[job.id, job.epoch] = (job.beats, now)
+            elif heartbeat_count != job.heartbeats:
+                seen[job.id, job.epoch] = (job.heartbeats, now)
             elif now - since > self._context.settings.lease_seconds:
                 self._take_back(job, SILENT)
         self._observed = seen

@@ -16,7 +16,7 @@ from app.contracts.spec import JobSpec
 from app.jobs import repository
 from app.jobs.models import Attempt
 from app.jobs.queue import attempts
-from app.jobs.queue.claims import Claim, lock, record, tell
+from app.jobs.queue.claims import Claim, lock, record, record_event
 from app.jobs.states import Stage
 from app.jobs.views.logs import attempt_dir
 from worker import checkpoints
@@ -105,7 +105,7 @@ def choose_start(context: WorkerContext, held: Claim, spec: JobSpec) -> Start:
         names = ", ".join(path.name for path in found.skipped)
         message = f"damaged checkpoints were skipped: {names}"
         notice = Noticed(code="checkpoint_damaged", message=message)
-        _write(context, lambda session: tell(session, held, notice))
+        _write(context, lambda session: record_event(session, held, notice))
     start = Start(found.step, found.path) if found.path is not None else _start_of_origin(context, spec)
     _set_resume_step(context, held, start.step)
     return start
@@ -141,7 +141,7 @@ def _unlist_missing(context: WorkerContext, held: Claim) -> None:
 
     def unlist(session: Session) -> None:
         for one in gone:
-            tell(session, held, CheckpointRemoved(step=one.step, path=one.path))
+            record_event(session, held, CheckpointRemoved(step=one.step, path=one.path))
 
     if gone:
         _write(context, unlist)
@@ -157,7 +157,7 @@ def _list_unlisted(context: WorkerContext, held: Claim) -> None:
     def enlist(session: Session) -> None:
         for one in complete:
             saved = CheckpointSaved(step=one.step, path=str(one.path), bytes=one.bytes, sha256=one.sha256, seconds=0.0)
-            tell(session, held, saved, of_epoch=one.attempt)
+            record_event(session, held, saved, of_epoch=one.attempt)
 
     if complete:
         _write(context, enlist)

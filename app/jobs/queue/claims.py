@@ -30,7 +30,7 @@ from app.database.connection import database_time
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.queue import attempts
 from app.jobs.repository import DETAILS, append_event, jobs_at_work, move
-from app.jobs.states import ALIVE, Desire, JobStatus, Stage, given_back
+from app.jobs.states import ALIVE, JobStatus, RequestedAction, Stage, given_back
 from app.jobs.views.progress import checking_of, progress_of
 
 # No attempt is delayed by more than 600 s, and clocks differ by less than the other 300 s. A later `run_after` was
@@ -64,8 +64,8 @@ class Claim:
 class RequestedState:
     """What the user has requested of a job that a worker holds."""
 
-    desired: Desire
-    checkpoints_asked: int
+    requested_action: RequestedAction
+    checkpoints_requested: int
 
 
 def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime) -> Job | None:
@@ -89,7 +89,9 @@ def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime)
     statement = (
         update(Job)
         .where(Job.id == best, *is_waiting)
-        .values(status=stage.active, worker=worker, slot=slot, epoch=Job.epoch + 1, beats=0, last_seq=Job.last_seq + 1)
+        .values(
+            status=stage.active, worker=worker, slot=slot, epoch=Job.epoch + 1, heartbeats=0, last_seq=Job.last_seq + 1
+        )
         .returning(Job)
         .execution_options(populate_existing=True)
     )
@@ -132,17 +134,17 @@ def record(
     job = _append(session, claim, events, epoch)
     if events:
         attempts.store_offset(session, claim.job_id, epoch, offset)
-    return RequestedState(job.desired, job.checkpoints_asked)
+    return RequestedState(job.requested_action, job.checkpoints_requested)
 
 
-def tell(session: Session, claim: Claim, event: AttemptEvent, *, of_epoch: int | None = None) -> None:
+def record_event(session: Session, claim: Claim, event: AttemptEvent, *, of_epoch: int | None = None) -> None:
     """Store an event of the worker itself, which is in no file. `of_epoch` names an earlier attempt. Raises Fenced."""
     _append(session, claim, [event], claim.epoch if of_epoch is None else of_epoch)
 
 
 def _append(session: Session, claim: Claim, events: Sequence[AttemptEvent], epoch: int) -> Job:
     kept = [event for event in events if not isinstance(event, StepTaken)]
-    job = _fenced_update(session, claim, beats=Job.beats + 1, last_seq=Job.last_seq + len(kept))
+    job = _fenced_update(session, claim, heartbeats=Job.heartbeats + 1, last_seq=Job.last_seq + len(kept))
     for seq, one in enumerate(kept, job.last_seq - len(kept) + 1):
         payload = one.model_dump(mode="json", exclude={"kind", "at"})
         session.add(JobEvent(job_id=job.id, seq=seq, epoch=epoch, kind=one.kind, at=one.at, payload=payload))
@@ -243,12 +245,12 @@ def take_back(
     again. The job fails if it failed `max_attempts` times in the same place.
     """
     stage = Stage.CHECK if job.status is JobStatus.VALIDATING else Stage.TRAIN
-    seen = (Job.epoch == job.epoch, Job.beats == job.beats, Job.status == job.status)
+    seen = (Job.epoch == job.epoch, Job.heartbeats == job.heartbeats, Job.status == job.status)
     query = select(Job).where(Job.id == job.id, *seen).with_for_update()
     lost = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
     if lost is None:
         return None
-    epoch, target = lost.epoch, given_back(stage, lost.desired)
+    epoch, target = lost.epoch, given_back(stage, lost.requested_action)
     values: dict[str, Any] = {"run_after": now + pause if pause else None, "checking": None}
     if target is stage.waiting and attempts.faults(session, job.id, epoch) >= max_attempts:
         target, values = JobStatus.FAILED, {"error": _lost(reason), "checking": None}

@@ -144,7 +144,7 @@ def test_a_check_reads_its_own_upload_and_a_training_none(home: Path) -> None:
 
 
 def test_the_operator_may_take_the_walls_down(home: Path) -> None:
-    order = trainings_order(home).model_copy(update={"has_walls": False})
+    order = trainings_order(home).model_copy(update={"is_confined": False})
 
     assert tried(order, home, [("read", str(home / "tunesmith.db"))]) == [0]
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.integration.engine.model_caches import ServedModel, build_world
+from tests.integration.engine.model_caches import ServedModel, build_served_model
 from tests.integration.engine.vllm_server import Server
-from tests.integration.engine.vllms import a_server, build_proved_world, engine_at, recorded
+from tests.integration.engine.vllms import a_server, build_proved_model, engine_at, recorded
 from tests.support.serial_engine import SerialEngine
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
@@ -21,7 +21,7 @@ JOIN_SECONDS = 30.0
 
 @pytest.fixture(scope="session")
 def served_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    return build_world(tmp_path_factory.mktemp("world"))
+    return build_served_model(tmp_path_factory.mktemp("world"))
 
 
 AnEngine = SerialEngine | BatchingEngine
@@ -51,14 +51,14 @@ def engine(make_engine: Callable[..., AnEngine]) -> AnEngine:
 
 
 @pytest.fixture(scope="session")
-def proved_world(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    return build_proved_world(tmp_path_factory.mktemp("proved"))
+def proved_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    return build_proved_model(tmp_path_factory.mktemp("proved"))
 
 
 @pytest.fixture
-def vllm_server(proved_world: ServedModel) -> Server:
+def vllm_server(proved_model: ServedModel) -> Server:
     """What a test may change of the server behind `vllm_url` while it runs."""
-    return a_server(proved_world)
+    return a_server(proved_model)
 
 
 @pytest.fixture

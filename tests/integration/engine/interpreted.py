@@ -12,7 +12,7 @@ import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tests.integration.engine.attentions import both_attentions
-from tests.integration.engine.many_requests import ask_all, told_tokens
+from tests.integration.engine.many_requests import answer_tokens, ask_all
 from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter
 from tests.integration.engine.test_batching import PLAIN, asked, expected
 from worker.inference.batching import support
@@ -60,7 +60,7 @@ def test_a_base_and_adapters_in_packs_answer_as_each_does_alone(
 
     assert step.called
 
-    assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+    assert [answer_tokens(events) for events in answers] == [expected(request) for request in requests]
 
 
 @pytest.mark.parametrize(

@@ -36,5 +36,5 @@ async def read(engine: Engine, request: TokenRequest, *, leave_after: int | None
     return heard
 
 
-def told_tokens(events: Events) -> list[int]:
+def answer_tokens(events: Events) -> list[int]:
     return [event.id for event in events if isinstance(event, Token)]

@@ -23,7 +23,7 @@ PLAIN = {"r": 4, "target_modules": ["q_proj", "up_proj"]}
 
 
 @pytest.fixture(scope="session")
-def biased_world(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+def biased_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     """The base is a Qwen2; the adapter "plain" is one that a mixed batch can hold."""
     folder = tmp_path_factory.mktemp("biased")
     path = build_tiny_model(folder / "base", family="Qwen2")

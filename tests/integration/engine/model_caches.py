@@ -52,7 +52,7 @@ class ServedModel:
         return AdapterRef(adapter_id=adapter_id, version=version, path=str(self.adapters[name].folder), kind="lora")
 
 
-def build_world(folder: Path, *, heads: int = 4) -> ServedModel:
+def build_served_model(folder: Path, *, heads: int = 4) -> ServedModel:
     bases = [build_tiny_model(folder / f"base-{seed}", seed=seed, heads=heads) for seed in (0, 1, 2)]
     _silence_end_token(bases[2])
     first, second, third = (ModelFolder(path.name, path) for path in bases)

@@ -80,7 +80,7 @@ def a_bundle(served_model: ServedModel, name: str, folder: Path, *, knows_weight
 
 
 def an_order(bundle: Path, base: Path, *, kind: str = "lora") -> ProofOrder:
-    """Named by what is in it, as real ones are: an engine keeps what it has by name."""
+    """RecordIssue by what is in it, as real ones are: an engine keeps what it has by name."""
     version = bundle_version(bundle)
     ref = AdapterRef.model_validate(
         {"adapter_id": f"adapter-{bundle.name}", "version": version, "path": str(bundle), "kind": kind}

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.integration.engine.many_requests import Events, ask_all, told_tokens
+from tests.integration.engine.many_requests import Events, answer_tokens, ask_all
 from tests.integration.engine.model_caches import ALL_LINEAR, ServedModel, build_tiny_adapter, reference
 from tests.integration.engine.requests import PROMPT, a_request, tokens_of
 from worker.inference.batching.engine import BatchingEngine
@@ -103,7 +103,7 @@ def test_a_base_and_five_adapters_at_once_answer_as_each_does_alone(
 
     answers = ask_all(make_batching(chunk_tokens=chunk_tokens), requests, arriving_within=0.5)
 
-    assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+    assert [answer_tokens(events) for events in answers] == [expected(request) for request in requests]
     assert all(isinstance(events[-1], Ended) for events in answers)
 
 
@@ -124,7 +124,7 @@ def test_no_answer_is_that_of_another_adapter(
     answers = ask_all(make_batching(), [asked(served_model, loud[number], PROMPT) for number in order])
 
     owner = {answer: number for number, answer in right.items()}
-    assert [owner.get(tuple(told_tokens(events)), "nobody's") for events in answers] == order
+    assert [owner.get(tuple(answer_tokens(events)), "nobody's") for events in answers] == order
 
 
 def cached(events: Events) -> int:
@@ -144,7 +144,7 @@ def test_a_beginning_is_shared_within_an_adapter_and_never_beyond(
     rounds = [[ask_all(engine, [request])[0] for request in requests] for requests in (first, second)]
 
     for requests, answers in zip((first, second), rounds, strict=True):
-        assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+        assert [answer_tokens(events) for events in answers] == [expected(request) for request in requests]
     assert [cached(events) for events in rounds[0]] == [0] * len(speakers)
     assert [cached(events) for events in rounds[1]] == [64] * len(speakers)
 
@@ -158,7 +158,7 @@ def test_a_new_version_of_an_adapter_finds_nothing_of_the_old_one(
 
     answer = ask_all(engine, [asked(served_model, new, prompt)])[0]
 
-    assert (told_tokens(answer), cached(answer)) == (expected(asked(served_model, new, prompt)), 0)
+    assert (answer_tokens(answer), cached(answer)) == (expected(asked(served_model, new, prompt)), 0)
 
 
 def test_a_whole_prompt_that_is_known_still_gives_scores(make_batching: MakeEngine, served_model: ServedModel) -> None:
@@ -166,18 +166,18 @@ def test_a_whole_prompt_that_is_known_still_gives_scores(make_batching: MakeEngi
 
     answers = [ask_all(engine, [asked(served_model, None, prompt)])[0] for _ in range(2)]
 
-    assert told_tokens(answers[1]) == told_tokens(answers[0]) == expected(asked(served_model, None, prompt))
+    assert answer_tokens(answers[1]) == answer_tokens(answers[0]) == expected(asked(served_model, None, prompt))
     assert cached(answers[1]) == 32
 
 
 def test_an_answer_goes_on_from_where_another_ended(make_batching: MakeEngine, served_model: ServedModel) -> None:
     engine, prompt = make_batching(), [*range(10, 40)]
-    answer = told_tokens(ask_all(engine, [asked(served_model, None, prompt, 40)])[0])
+    answer = answer_tokens(ask_all(engine, [asked(served_model, None, prompt, 40)])[0])
     following = asked(served_model, None, [*prompt, *answer, 5])
 
     events = ask_all(engine, [following])[0]
 
-    assert told_tokens(events) == expected(following)
+    assert answer_tokens(events) == expected(following)
     assert cached(events) == (len(prompt) + len(answer) - 1) // 16 * 16
 
 
@@ -190,7 +190,7 @@ def test_more_adapters_than_slots_take_turns(
 
     answers = ask_all(engine, requests)
 
-    assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+    assert [answer_tokens(events) for events in answers] == [expected(request) for request in requests]
     assert len(engine.health().loaded_adapters) == slots
 
 
@@ -203,7 +203,7 @@ def test_an_adapter_keeps_its_slot_while_it_answers(
 
     answers = ask_all(engine, [long, *short])
 
-    assert [told_tokens(events) for events in answers] == [expected(request) for request in (long, *short)]
+    assert [answer_tokens(events) for events in answers] == [expected(request) for request in (long, *short)]
 
 
 def test_a_cache_that_is_too_small_for_all_serves_them_one_after_another(
@@ -213,7 +213,7 @@ def test_a_cache_that_is_too_small_for_all_serves_them_one_after_another(
 
     answers = ask_all(make_batching(cache_tokens=96), requests)
 
-    assert [told_tokens(events) for events in answers] == [expected(request) for request in requests]
+    assert [answer_tokens(events) for events in answers] == [expected(request) for request in requests]
 
 
 def test_the_log_probabilities_are_those_of_the_merged_weights(
@@ -228,7 +228,7 @@ def test_the_log_probabilities_are_those_of_the_merged_weights(
     answers = ask_all(engine, wishes)
 
     for responder, events in zip(speakers, answers, strict=True):
-        scores = merged_logprobs(served_model, responder, [*PROMPT, *told_tokens(events)])
+        scores = merged_logprobs(served_model, responder, [*PROMPT, *answer_tokens(events)])
         for place, event in enumerate(events[:-1], start=len(PROMPT) - 1):
             for token, logprob in event.top:
                 assert abs(scores[place, token].item() - logprob) < 1e-4
@@ -266,7 +266,7 @@ def test_a_seed_gives_one_answer_alone_and_in_any_company(
 
     together = ask_all(make_batching(chunk_tokens=5), backwards)
 
-    assert [told_tokens(events) for events in together[: len(wishes)]] == alone[::-1]
+    assert [answer_tokens(events) for events in together[: len(wishes)]] == alone[::-1]
     assert len({tuple(answer) for answer in alone}) > len(SAMPLED)
 
 

@@ -15,7 +15,7 @@ from app.contracts.generation import EngineError
 from bench.serve import soak
 from bench.serving import open_shop
 from tests.integration.engine.families import FAMILIES, build_family
-from tests.integration.engine.many_requests import Events, ask_all, read, told_tokens
+from tests.integration.engine.many_requests import Events, answer_tokens, ask_all, read
 from tests.integration.engine.model_caches import ServedModel, reference
 from tests.integration.engine.requests import PROMPT, a_request, events_of, last_of, tokens_of
 from worker.inference.batching.engine import BatchingEngine
@@ -88,7 +88,7 @@ def test_who_leaves_frees_all_and_disturbs_nobody(
 
     answers = asyncio.run(come_and_go())
 
-    assert [told_tokens(events) for events in answers] == [
+    assert [answer_tokens(events) for events in answers] == [
         reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in ("base", "small")
     ]
 
@@ -166,7 +166,7 @@ def test_a_request_that_fails_fails_alone(make_batching: MakeEngine, served_mode
 
     errors = [answers[place][-1] for place in (1, 3)]
     assert [error.code for error in errors if isinstance(error, EngineError)] == [code, code]
-    assert [told_tokens(answers[place]) for place in (0, 2, 4)] == [
+    assert [answer_tokens(answers[place]) for place in (0, 2, 4)] == [
         reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in ("base", "small", "wide")
     ]
     assert all_free(engine)
@@ -214,7 +214,7 @@ def test_a_forward_that_fails_fails_only_the_request_at_fault(
     last = answers.pop(2)[-1]
     assert isinstance(last, EngineError)
     assert (last.status, last.code) == (500, "engine_failed")
-    assert [told_tokens(events) for events in answers] == [
+    assert [answer_tokens(events) for events in answers] == [
         reference(served_model.base, served_model.adapter(name), PROMPT, 12)
         for name in ("base", "small", "wide", "biased")
     ]
@@ -223,7 +223,7 @@ def test_a_forward_that_fails_fails_only_the_request_at_fault(
 
 def test_who_waits_for_an_engine_that_hangs_hears_of_it(make_batching: MakeEngine, served_model: ServedModel) -> None:
     engine = make_batching(patience_seconds=0.5)
-    while not told_tokens(events_of(engine, a_request(served_model))):
+    while not answer_tokens(events_of(engine, a_request(served_model))):
         """Loading took longer than the patience of this test."""
     hook = model_of(engine).register_forward_pre_hook(lambda *_: time.sleep(1.5))
 
@@ -259,7 +259,7 @@ def test_requests_of_two_bases_are_answered_in_turn(make_batching: MakeEngine, s
 
     answers = ask_all(engine, [a_request(served_model, base=base) for base in bases])
 
-    assert [told_tokens(events) for events in answers] == [reference(base, None, PROMPT, 12) for base in bases]
+    assert [answer_tokens(events) for events in answers] == [reference(base, None, PROMPT, 12) for base in bases]
 
 
 def test_adapters_that_no_batch_can_hold_are_answered_beside_those_that_one_can(
@@ -269,7 +269,7 @@ def test_adapters_that_no_batch_can_hold_are_answered_beside_those_that_one_can(
 
     answers = ask_all(make_batching(), [a_request(served_model, name) for name in names])
 
-    assert [told_tokens(events) for events in answers] == [
+    assert [answer_tokens(events) for events in answers] == [
         reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in names
     ]
 
@@ -286,7 +286,7 @@ def test_every_kind_of_model_answers_as_it_does_alone(
 
     answers = ask_all(engine, [a_request(served_model, base=base, prompt=prompt) for prompt in prompts])
 
-    assert [told_tokens(events) for events in answers] == [reference(base, None, prompt, 12) for prompt in prompts]
+    assert [answer_tokens(events) for events in answers] == [reference(base, None, prompt, 12) for prompt in prompts]
     assert (engine.count_blocks()[1] > 0) == FAMILIES[family].is_batched
 
 

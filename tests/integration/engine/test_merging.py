@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from app.contracts.generation import EngineError
 from tests.integration.engine.families import FAMILIES, build_family
-from tests.integration.engine.many_requests import ask_all, told_tokens
-from tests.integration.engine.merged import MORE_THAN_LORA, biased_world
+from tests.integration.engine.many_requests import answer_tokens, ask_all
+from tests.integration.engine.merged import MORE_THAN_LORA, biased_model
 from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter, reference
 from tests.integration.engine.probes import a_bundle, an_order, proof_of
 from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
@@ -28,7 +28,7 @@ from worker.inference.models.bases import Placement, load_base
 from worker.inference.models.merging import merge
 from worker.inference.models.peft_shapes import PeftShapes
 
-__all__ = ["biased_world"]
+__all__ = ["biased_model"]
 ON_CPU = Placement("cpu", torch.float32)
 PROMPTS = (PROMPT, (5, 9), tuple(range(10, 60)), (300, 200, 100))
 # PEFT takes the biases of LoRA for weights that were cut into pieces.
@@ -46,38 +46,38 @@ def engine() -> Iterator[BatchingEngine]:
 
 
 @pytest.mark.parametrize("name", MORE_THAN_LORA)
-def test_it_answers_in_batches_as_peft_does_alone(engine: BatchingEngine, biased_world: ServedModel, name: str) -> None:
-    answers = ask_all(engine, [a_request(biased_world, name, prompt=prompt) for prompt in PROMPTS])
+def test_it_answers_in_batches_as_peft_does_alone(engine: BatchingEngine, biased_model: ServedModel, name: str) -> None:
+    answers = ask_all(engine, [a_request(biased_model, name, prompt=prompt) for prompt in PROMPTS])
     seen = engine.health()
-    afterwards = tokens_of(engine, a_request(biased_world))
+    afterwards = tokens_of(engine, a_request(biased_model))
 
-    adapter = biased_world.adapters[name]
-    right = [reference(biased_world.base, adapter, prompt, 12) for prompt in PROMPTS]
-    plain = [reference(biased_world.base, None, prompt, 12) for prompt in PROMPTS]
-    assert [told_tokens(events) for events in answers] == right != plain
+    adapter = biased_model.adapters[name]
+    right = [reference(biased_model.base, adapter, prompt, 12) for prompt in PROMPTS]
+    plain = [reference(biased_model.base, None, prompt, 12) for prompt in PROMPTS]
+    assert [answer_tokens(events) for events in answers] == right != plain
     assert (seen.loaded_merged, seen.answers, seen.answers_reason) == (adapter.name, "in_batches", None)
     assert afterwards == plain[0]
     assert engine.health().loaded_merged is None
 
 
-def test_those_of_all_kinds_are_answered_beside_each_other(engine: BatchingEngine, biased_world: ServedModel) -> None:
+def test_those_of_all_kinds_are_answered_beside_each_other(engine: BatchingEngine, biased_model: ServedModel) -> None:
     names = ["plain", "all biases", "base", "directions", "a head", "all biases", "base", "plain"]
 
-    answers = ask_all(engine, [a_request(biased_world, name) for name in names])
+    answers = ask_all(engine, [a_request(biased_model, name) for name in names])
 
-    base = biased_world.base
-    right = [reference(base, biased_world.adapter(name), PROMPT, 12) for name in names]
-    assert [told_tokens(events) for events in answers] == right
+    base = biased_model.base
+    right = [reference(base, biased_model.adapter(name), PROMPT, 12) for name in names]
+    assert [answer_tokens(events) for events in answers] == right
 
 
 def test_a_beginning_is_shared_within_the_merged_model_and_not_with_its_base(
-    engine: BatchingEngine, biased_world: ServedModel
+    engine: BatchingEngine, biased_model: ServedModel
 ) -> None:
     speakers = ["base", "all biases", "all biases", "base"]
     prompts = [(*range(10, 58), last) for last in range(80, 84)]
 
     answers = [
-        ask_all(engine, [a_request(biased_world, name, prompt=prompt)])[0]
+        ask_all(engine, [a_request(biased_model, name, prompt=prompt)])[0]
         for name, prompt in zip(speakers, prompts, strict=True)
     ]
 
@@ -115,33 +115,33 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_does_not_fit_is_rejected_by_name(
-    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path, damage: str
+    engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path, damage: str
 ) -> None:
     name, break_it, reason = DAMAGES[damage]
     bundle = AdapterFolder("adapter-x@v1", tmp_path / "bundle")
-    shutil.copytree(biased_world.adapters[name].folder, bundle.folder)
+    shutil.copytree(biased_model.adapters[name].folder, bundle.folder)
     break_it(bundle.folder)
-    biased_world.adapters["broken"] = bundle
+    biased_model.adapters["broken"] = bundle
 
-    error = last_of(engine, a_request(biased_world, "broken"))
+    error = last_of(engine, a_request(biased_model, "broken"))
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code, error.param) == (409, "adapter_rejected", "adapter")
     assert reason in error.message
-    assert tokens_of(engine, a_request(biased_world)) == reference(biased_world.base, None, PROMPT, 12)
+    assert tokens_of(engine, a_request(biased_model)) == reference(biased_model.base, None, PROMPT, 12)
 
 
 def test_one_that_is_rejected_leaves_the_loaded_base_where_it_is(
-    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path
+    engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path
 ) -> None:
     bundle = AdapterFolder("adapter-x@v1", tmp_path / "bundle")
-    shutil.copytree(biased_world.adapters["all biases"].folder, bundle.folder)
+    shutil.copytree(biased_model.adapters["all biases"].folder, bundle.folder)
     DAMAGES["no bias"][1](bundle.folder)
-    biased_world.adapters["broken"] = bundle
-    tokens_of(engine, a_request(biased_world, "plain"))
+    biased_model.adapters["broken"] = bundle
+    tokens_of(engine, a_request(biased_model, "plain"))
     host = engine._model_cache.host
 
-    last_of(engine, a_request(biased_world, "broken"))
+    last_of(engine, a_request(biased_model, "broken"))
 
     assert engine._model_cache.host is host is not None
 
@@ -170,24 +170,24 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_families_answer_as_peft_does(
-    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path, case: str
+    engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path, case: str
 ) -> None:
     family, config = OTHERS[case]
-    served_model, names = another_world(biased_world, tmp_path, family, **config), ("odd", "base", "odd")
+    served_model, names = another_world(biased_model, tmp_path, family, **config), ("odd", "base", "odd")
 
     answers = ask_all(engine, [a_request(served_model, name, prompt=(3, 4, 5)) for name in names])
 
     right = [reference(served_model.base, served_model.adapter(name), (3, 4, 5), 12) for name in names]
-    assert [told_tokens(events) for events in answers] == right
+    assert [answer_tokens(events) for events in answers] == right
     assert right[0] != right[1]
     assert (engine.health().answers == "in_batches") == FAMILIES[family].is_batched
     assert (engine.health().answers_reason is None) == FAMILIES[family].is_batched
 
 
-def test_the_engine_that_merges_nothing_rejects_trained_biases_by_name(biased_world: ServedModel) -> None:
+def test_the_engine_that_merges_nothing_rejects_trained_biases_by_name(biased_model: ServedModel) -> None:
     engine = SerialEngine(ON_CPU)
 
-    error = last_of(engine, a_request(biased_world, "all biases"))
+    error = last_of(engine, a_request(biased_model, "all biases"))
     engine.close()
 
     assert engine.join(30)
@@ -203,10 +203,10 @@ def merged_in(served_model: ServedModel, name: str, dtype: torch.dtype) -> Any:
 
 
 @pytest.mark.parametrize("name", ["all biases", "directions", "a head"])
-def test_merged_weights_of_a_coarse_type_are_rounded_once(biased_world: ServedModel, name: str) -> None:
-    coarse = merged_in(biased_world, name, torch.bfloat16).state_dict()
-    base = load_base(biased_world.base, Placement("cpu", torch.bfloat16)).float()
-    adapter = biased_world.adapters[name]
+def test_merged_weights_of_a_coarse_type_are_rounded_once(biased_model: ServedModel, name: str) -> None:
+    coarse = merged_in(biased_model, name, torch.bfloat16).state_dict()
+    base = load_base(biased_model.base, Placement("cpu", torch.bfloat16)).float()
+    adapter = biased_model.adapters[name]
     fine = merge(adapter, validate_bundle(adapter, PeftShapes(base.config)), base).state_dict()
 
     assert all(torch.equal(coarse[key], fine[key].bfloat16()) for key in fine)
@@ -215,16 +215,16 @@ def test_merged_weights_of_a_coarse_type_are_rounded_once(biased_world: ServedMo
 
 @pytest.mark.parametrize("name", ["a head", "embeddings", "LoRA on the embeddings"])
 def test_what_is_tied_in_the_base_is_changed_only_where_it_was_trained(
-    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path, name: str
+    engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path, name: str
 ) -> None:
-    shutil.copytree(biased_world.base.folder, tmp_path / "tied")
+    shutil.copytree(biased_model.base.folder, tmp_path / "tied")
     config = json.loads((tmp_path / "tied" / "config.json").read_text())
     (tmp_path / "tied" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
     tensors = load_file(tmp_path / "tied" / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, tmp_path / "tied" / "model.safetensors", metadata={"format": "pt"})
     base = ModelFolder("tied", tmp_path / "tied")
-    adapter = AdapterFolder("adapter-tied@v1", biased_world.adapters[name].folder)
+    adapter = AdapterFolder("adapter-tied@v1", biased_model.adapters[name].folder)
     served_model = ServedModel(base, base, base, {"tied": adapter})
 
     answer = tokens_of(engine, a_request(served_model, "tied"))
@@ -236,11 +236,11 @@ def test_what_is_tied_in_the_base_is_changed_only_where_it_was_trained(
 
 @pytest.mark.parametrize("name", ["all biases", "directions", "a head"])
 def test_it_is_proved_by_the_way_in_which_it_answers(
-    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path, name: str
+    engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path, name: str
 ) -> None:
-    bundle = a_bundle(biased_world, name, tmp_path / "bundle")
+    bundle = a_bundle(biased_model, name, tmp_path / "bundle")
 
-    proof = proof_of(engine, an_order(bundle, biased_world.base.folder))
+    proof = proof_of(engine, an_order(bundle, biased_model.base.folder))
 
     assert proof.proved, proof
     assert proof.largest_difference is not None
@@ -252,12 +252,12 @@ def test_it_is_proved_by_the_way_in_which_it_answers(
 
 
 def test_a_bias_that_was_not_loaded_is_no_proof(
-    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path
+    engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path
 ) -> None:
-    bundle = a_bundle(biased_world, "all biases", tmp_path / "bundle")
+    bundle = a_bundle(biased_model, "all biases", tmp_path / "bundle")
     with_tensors(lambda t: {key: t[key] * (not key.endswith("v_proj.bias")) for key in t})(bundle)
 
-    proof = proof_of(engine, an_order(bundle, biased_world.base.folder))
+    proof = proof_of(engine, an_order(bundle, biased_model.base.folder))
 
     assert not proof.proved
     assert proof.reason is not None
@@ -265,17 +265,17 @@ def test_a_bias_that_was_not_loaded_is_no_proof(
 
 
 def test_adapters_of_a_quantised_base_are_beside_it_and_what_is_more_is_merged_into_its_values(
-    engine: BatchingEngine, biased_world: ServedModel, tmp_path: Path
+    engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path
 ) -> None:
     wish = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-    folder = biased_world.base.folder
+    folder = biased_model.base.folder
     AutoModelForCausalLM.from_pretrained(folder, quantization_config=wish).save_pretrained(tmp_path / "base")
     base = ModelFolder("quantised", tmp_path / "base")
-    served_model, names = ServedModel(base, base, base, biased_world.adapters), ["plain", "base", "all biases", "plain"]
+    served_model, names = ServedModel(base, base, base, biased_model.adapters), ["plain", "base", "all biases", "plain"]
 
     answers = ask_all(engine, [a_request(served_model, name) for name in names])
 
     right = [reference(base, served_model.adapter(name), PROMPT, 12) for name in names]
-    assert [told_tokens(events) for events in answers] == right
+    assert [answer_tokens(events) for events in answers] == right
     assert len({tuple(answer) for answer in right}) == 3
     assert engine.health().answers == "in_batches"

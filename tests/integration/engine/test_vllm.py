@@ -23,8 +23,8 @@ from worker.inference.vllm.engine import VllmEngine
 
 
 @pytest.fixture
-def served_model(proved_world: ServedModel) -> ServedModel:
-    return proved_world
+def served_model(proved_model: ServedModel) -> ServedModel:
+    return proved_model
 
 
 def test_many_who_ask_for_an_adapter_at_once_have_it_loaded_once(

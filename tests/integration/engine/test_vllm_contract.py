@@ -65,8 +65,8 @@ MODELS = ("base", "small", "wide")
 
 
 @pytest.fixture(scope="module")
-def served_model(proved_world: ServedModel) -> ServedModel:
-    return proved_world
+def served_model(proved_model: ServedModel) -> ServedModel:
+    return proved_model
 
 
 @pytest.fixture(scope="module", params=["recorded", "real"])

@@ -27,8 +27,8 @@ HANGS = """sh -c 'echo "serves $1"; sleep 1000' serve"""
 
 
 @pytest.fixture(scope="module")
-def served_model(proved_world: ServedModel) -> ServedModel:
-    return proved_world
+def served_model(proved_model: ServedModel) -> ServedModel:
+    return proved_model
 
 
 @dataclass(frozen=True)

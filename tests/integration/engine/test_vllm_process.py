@@ -21,8 +21,8 @@ from worker.inference.vllm.engine import VllmEngine
 
 
 @pytest.fixture
-def served_model(proved_world: ServedModel) -> ServedModel:
-    return proved_world
+def served_model(proved_model: ServedModel) -> ServedModel:
+    return proved_model
 
 
 def test_over_http_comes_what_the_engine_says(

@@ -19,8 +19,8 @@ from worker.inference.vllm.server import VllmServer, is_old
 
 
 @pytest.fixture
-def served_model(proved_world: ServedModel) -> ServedModel:
-    return proved_world
+def served_model(proved_model: ServedModel) -> ServedModel:
+    return proved_model
 
 
 @pytest.mark.parametrize("how", ["cuts_after", "fails_after"])

@@ -43,11 +43,11 @@ def model_of(engine: SerialEngine) -> Any:
 
 @pytest.mark.parametrize("kind", [serial, vllm])
 def test_an_answer_that_stands_still_ends_with_an_error(
-    proved_world: ServedModel, kind: Callable[[ServedModel], Any]
+    proved_model: ServedModel, kind: Callable[[ServedModel], Any]
 ) -> None:
-    with kind(proved_world) as (engine, model):
-        request = a_request(proved_world)
-        expected = reference(proved_world.base, None, PROMPT, 12)
+    with kind(proved_model) as (engine, model):
+        request = a_request(proved_model)
+        expected = reference(proved_model.base, None, PROMPT, 12)
         wait_for("it is loaded, which may take longer than the patience", lambda: tokens_of(engine, request))
         hook = model().register_forward_pre_hook(lambda *_: time.sleep(1.5))
 

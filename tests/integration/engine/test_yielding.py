@@ -22,7 +22,7 @@ from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Ended, Token
 from worker.inference.models.bases import Placement
-from worker.inference.server.memory_lease import MOST_HOLDS, RETRY_AFTER_SECONDS, Holds
+from worker.inference.server.memory_lease import MOST_HOLDS, RETRY_AFTER_SECONDS, MemoryLeases
 
 ON_CPU = Placement("cpu", torch.float32)
 MakeEngine = Callable[..., BatchingEngine]
@@ -79,7 +79,7 @@ def test_nothing_of_a_model_stays_in_memory(engine: BatchingEngine, served_model
     loaded = models_in_memory() - before
 
     async def step_aside() -> None:
-        Holds(engine).hold(a_hold())
+        MemoryLeases(engine).hold(a_hold())
         await until(lambda: engine.is_away)
 
     asyncio.run(step_aside())
@@ -93,7 +93,7 @@ def test_it_comes_back_and_says_the_same(engine: BatchingEngine, served_model: S
     before = [tokens_of(engine, a_request(served_model, name)) for name in ("base", "wide", "directed")]
 
     async def go_and_come() -> list[bool]:
-        holds = Holds(engine)
+        holds = MemoryLeases(engine)
         holds.hold(a_hold())
         await until(lambda: engine.is_away)
         return [holds.release("gpu0").is_away, holds.release("gpu0").is_away, holds.release("who").is_away]
@@ -113,7 +113,7 @@ def test_whoever_waits_or_comes_is_sent_away_at_once_with_the_reason(
         await until(lambda: engine.health().is_busy)
         waiting = asyncio.ensure_future(read(engine, an_endless_request(served_model)))
         await until(lambda: engine.health().waiting == 1)
-        Holds(engine, grace_seconds=0.5).hold(a_hold())
+        MemoryLeases(engine, grace_seconds=0.5).hold(a_hold())
         refusals = refusal_of(await waiting), refusal_of(await read(engine, a_request(served_model)))
         assert not under_way.done()
         await under_way
@@ -134,7 +134,7 @@ def test_answers_under_way_come_to_their_end_within_the_grace(
     async def run() -> Events:
         asking = asyncio.ensure_future(read(engine, a_request(served_model, max_new_tokens=30, ignore_eos=True)))
         await until(lambda: engine.health().is_busy)
-        Holds(engine).hold(a_hold())
+        MemoryLeases(engine).hold(a_hold())
         return await asking
 
     events = asyncio.run(run())
@@ -147,7 +147,7 @@ def test_answers_that_take_longer_end_with_the_reason(engine: BatchingEngine, se
     async def run() -> Events:
         asking = asyncio.ensure_future(read(engine, an_endless_request(served_model)))
         await until(lambda: engine.health().is_busy)
-        holds = Holds(engine, grace_seconds=0.2)
+        holds = MemoryLeases(engine, grace_seconds=0.2)
         assert not holds.hold(a_hold()).is_away
         await until(lambda: holds.hold(a_hold()).is_away)
         return await asking
@@ -167,7 +167,7 @@ def test_a_model_or_an_adapter_that_is_being_read_is_let_go_of(
     async def run() -> EngineError | None:
         asking = asyncio.ensure_future(read(engine, a_request(served_model, adapter)))
         await asyncio.sleep(0)
-        Holds(engine, grace_seconds=0).hold(a_hold())
+        MemoryLeases(engine, grace_seconds=0).hold(a_hold())
         last = (await asking)[-1]
         await until(lambda: engine.is_away)
         return last if isinstance(last, EngineError) else None
@@ -180,7 +180,7 @@ def test_a_model_or_an_adapter_that_is_being_read_is_let_go_of(
 
 def test_a_hold_runs_out_when_nobody_renews_it(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> float:
-        holds = Holds(engine)
+        holds = MemoryLeases(engine)
         began = asyncio.get_running_loop().time()
         for _ in range(4):
             holds.hold(a_hold(lease_seconds=2))
@@ -195,11 +195,11 @@ def test_a_hold_runs_out_when_nobody_renews_it(engine: BatchingEngine, served_mo
     assert tokens_of(engine, a_request(served_model))
 
 
-async def release(holds: Holds) -> YieldState:
+async def release(holds: MemoryLeases) -> YieldState:
     return holds.release("gpu0")
 
 
-async def run_out(holds: Holds) -> YieldState:
+async def run_out(holds: MemoryLeases) -> YieldState:
     holds.hold(a_hold("gpu0", job_id="job-1", lease_seconds=0.1))
     await asyncio.sleep(0.2)
     return holds.hold(a_hold("gpu1", job_id="job-2"))
@@ -207,10 +207,10 @@ async def run_out(holds: Holds) -> YieldState:
 
 @pytest.mark.parametrize("leave", [release, run_out])
 def test_it_comes_back_when_the_last_of_several_has_let_go(
-    engine: BatchingEngine, leave: Callable[[Holds], Awaitable[YieldState]]
+    engine: BatchingEngine, leave: Callable[[MemoryLeases], Awaitable[YieldState]]
 ) -> None:
     async def run() -> list[YieldState]:
-        holds = Holds(engine)
+        holds = MemoryLeases(engine)
         holds.hold(a_hold("gpu0", job_id="job-1"))
         both = holds.hold(a_hold("gpu1", job_id="job-2"))
         one = await leave(holds)
@@ -226,7 +226,7 @@ def test_it_comes_back_when_the_last_of_several_has_let_go(
 
 def test_the_next_attempt_of_a_slot_goes_on_with_its_hold(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> tuple[YieldState, str]:
-        holds = Holds(engine)
+        holds = MemoryLeases(engine)
         holds.hold(a_hold("gpu0", job_id="job-1"))
         state = holds.hold(a_hold("gpu0", job_id="job-2"))
         return state, refusal_of(await read(engine, a_request(served_model))).message
@@ -239,7 +239,7 @@ def test_the_next_attempt_of_a_slot_goes_on_with_its_hold(engine: BatchingEngine
 
 def test_an_engine_that_closes_while_it_is_away_ends(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> None:
-        Holds(engine).hold(a_hold())
+        MemoryLeases(engine).hold(a_hold())
         await until(lambda: engine.is_away)
 
     asyncio.run(run())

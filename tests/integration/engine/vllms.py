@@ -12,7 +12,7 @@ import httpx
 
 from app.contracts.generation import Sampling
 from app.contracts.probe import PROBE, Probe
-from tests.integration.engine.model_caches import ServedModel, build_world, reference
+from tests.integration.engine.model_caches import ServedModel, build_served_model, reference
 from tests.integration.engine.probes import probe_of
 from tests.integration.engine.processes import free_port
 from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
@@ -39,9 +39,9 @@ SETTINGS = {
 OPTIONS = "--dtype float32 --enable-lora --max-lora-rank 16 --max-loras 4 --max-cpu-loras 16 --enforce-eager"
 
 
-def build_proved_world(folder: Path) -> ServedModel:
+def build_proved_model(folder: Path) -> ServedModel:
     """A world whose plain adapters have their probes. vLLM has no attention for heads of 16 numbers on a CPU."""
-    served_model = build_world(folder, heads=2)
+    served_model = build_served_model(folder, heads=2)
     for name in ("small", "wide"):
         bundle = served_model.adapters[name].folder
         (bundle / PROBE).write_text(_short(probe_of(served_model.base.folder, bundle)).model_dump_json())

@@ -11,7 +11,7 @@ from app.database.connection import Database
 from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, Fenced, RequestedState, finish, record, take_back
-from app.jobs.states import Desire, JobStatus, Stage
+from app.jobs.states import JobStatus, RequestedAction, Stage
 from tests.support.jobs import NOW, add_job, read, take
 
 STEP = StepLogged(
@@ -181,10 +181,10 @@ def test_a_job_taken_back_runs_again_under_a_higher_epoch(database: Database) ->
 def test_a_heartbeat_learns_that_the_job_is_to_be_cancelled(database: Database) -> None:
     claim = taken_with_job(database)
     with database.writer() as session:
-        repository.request(session, claim.job_id, Desire.CANCEL)
+        repository.request(session, claim.job_id, RequestedAction.CANCEL)
         session.commit()
 
-    assert store(database, claim).desired is Desire.CANCEL
+    assert store(database, claim).requested_action is RequestedAction.CANCEL
 
 
 def test_a_finished_job_stays_as_it_is(database: Database) -> None:
@@ -194,7 +194,7 @@ def test_a_finished_job_stays_as_it_is(database: Database) -> None:
         session.commit()
     with database.writer() as session:
         assert repository.move(session, claim.job_id, JobStatus.CANCELLED, NOW) is None
-        assert repository.request(session, claim.job_id, Desire.CANCEL) is None
+        assert repository.request(session, claim.job_id, RequestedAction.CANCEL) is None
 
 
 def test_a_worker_that_took_its_job_again_is_fenced_from_the_attempt_before(database: Database) -> None:
@@ -207,4 +207,4 @@ def test_a_worker_that_took_its_job_again_is_fenced_from_the_attempt_before(data
 
     with pytest.raises(Fenced):
         store(database, before, STEP)
-    assert store(database, again).desired is Desire.RUN
+    assert store(database, again).requested_action is RequestedAction.RUN

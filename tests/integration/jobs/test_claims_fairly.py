@@ -14,7 +14,7 @@ from app.jobs.models import Job, JobEvent
 from app.jobs.queue import attempts
 from app.jobs.queue.attempts import DEATHS_A_FAULT
 from app.jobs.queue.claims import Claim, finish, record, take_back, waiting_stages
-from app.jobs.states import Desire, JobStatus, Stage
+from app.jobs.states import JobStatus, RequestedAction, Stage
 from tests.support.jobs import NOW, add_job, read, take
 
 MANY = 1000
@@ -148,20 +148,20 @@ def test_the_longest_pause_is_kept_though_clocks_differ_a_little(database: Datab
 
 
 @pytest.mark.parametrize(
-    ("stage", "desired", "target"),
+    ("stage", "requested_action", "target"),
     [
-        (Stage.TRAIN, Desire.RUN, JobStatus.QUEUED),
-        (Stage.TRAIN, Desire.PAUSE, JobStatus.PAUSED),
-        (Stage.TRAIN, Desire.CANCEL, JobStatus.CANCELLED),
-        (Stage.CHECK, Desire.RUN, JobStatus.VALIDATING),
-        (Stage.CHECK, Desire.PAUSE, JobStatus.VALIDATING),
-        (Stage.CHECK, Desire.CANCEL, JobStatus.CANCELLED),
+        (Stage.TRAIN, RequestedAction.RUN, JobStatus.QUEUED),
+        (Stage.TRAIN, RequestedAction.PAUSE, JobStatus.PAUSED),
+        (Stage.TRAIN, RequestedAction.CANCEL, JobStatus.CANCELLED),
+        (Stage.CHECK, RequestedAction.RUN, JobStatus.VALIDATING),
+        (Stage.CHECK, RequestedAction.PAUSE, JobStatus.VALIDATING),
+        (Stage.CHECK, RequestedAction.CANCEL, JobStatus.CANCELLED),
     ],
 )
 def test_a_lost_job_becomes_what_its_user_wants(
-    database: Database, stage: Stage, desired: Desire, target: JobStatus
+    database: Database, stage: Stage, requested_action: RequestedAction, target: JobStatus
 ) -> None:
-    job_id = add_job(database, stage.waiting, desired=desired)
+    job_id = add_job(database, stage.waiting, requested_action=requested_action)
     claim = taken(database, stage=stage)
     lose(database, job_id)
     job = read(database, job_id)
@@ -224,7 +224,7 @@ def test_attempts_that_were_handed_back_do_not_count(database: Database) -> None
 
 
 def test_a_job_that_is_to_be_paused_or_cancelled_does_not_fail_for_being_lost(database: Database) -> None:
-    job_id = add_job(database, desired=Desire.PAUSE)
+    job_id = add_job(database, requested_action=RequestedAction.PAUSE)
     taken(database)
 
     assert lose(database, job_id, max_attempts=1).status is JobStatus.PAUSED

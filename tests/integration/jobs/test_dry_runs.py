@@ -17,7 +17,7 @@ from app.jobs import repository
 from app.jobs.dry_run import DryRuns
 from app.jobs.models import Job
 from app.jobs.queue import retention
-from app.jobs.states import Desire, JobStatus, Stage
+from app.jobs.states import JobStatus, RequestedAction, Stage
 from app.main import create_app
 from tests.support.checks import Checker, Findings, RecordingNotifier, a_checker
 from tests.support.jobs import add_job, take
@@ -86,7 +86,10 @@ def test_a_client_that_goes_away_has_the_check_ended(url: str, database: Databas
 
     with a_checker(settings, database, check):
         leave(url)
-        wait_for("the checker is told", lambda: (job := the_only(database)) and job.desired is Desire.CANCEL)
+        wait_for(
+            "the checker is told",
+            lambda: (job := the_only(database)) and job.requested_action is RequestedAction.CANCEL,
+        )
         has_gone.set()
         wait_for("it has ended", lambda: (job := the_only(database)) and job.status.is_final)
 
@@ -153,7 +156,7 @@ def test_one_that_a_checker_holds_is_ended_by_the_checker(database: Database, se
 
     job = find(database, job_id)
     assert job is not None
-    assert (job.status, job.desired) == (JobStatus.VALIDATING, Desire.CANCEL)
+    assert (job.status, job.requested_action) == (JobStatus.VALIDATING, RequestedAction.CANCEL)
     assert settings.job_dir(job_id).is_dir()
 
 
@@ -172,7 +175,7 @@ def test_no_job_of_a_user_is_swept(database: Database, settings: Settings, statu
         (HOUR, {"is_dry_run": False}, True),
         (MINUTE, {"is_dry_run": True}, True),
         (HOUR, {"is_dry_run": True}, False),
-        (MINUTE, {"is_dry_run": True, "desired": Desire.CANCEL}, False),
+        (MINUTE, {"is_dry_run": True, "requested_action": RequestedAction.CANCEL}, False),
         (MINUTE, {"is_dry_run": True, "status": JobStatus.FAILED}, False),
     ],
 )

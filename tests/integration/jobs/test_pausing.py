@@ -14,7 +14,7 @@ from app.database.connection import Database, utc_now
 from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, finish, record, take_back
-from app.jobs.states import ALIVE, ENDED, Desire, JobStatus, Stage, after_check, given_back
+from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, after_check, given_back
 from tests.support.jobs import NOW, add_job, read, take
 from tests.support.jobs_api import an_api, error_of
 
@@ -48,7 +48,7 @@ def held(database: Database, stage: Stage = Stage.TRAIN, **values: Any) -> Claim
 def give_back(database: Database, claim: Claim) -> JobStatus:
     """What a worker does with a job whose attempt ended without a result."""
     with database.writer() as session:
-        target = given_back(claim.stage, session.get_one(Job, claim.job_id).desired)
+        target = given_back(claim.stage, session.get_one(Job, claim.job_id).requested_action)
         job = finish(session, claim, target, NOW, outcome="worker_stopped", reason=None)
         session.commit()
     return job.status
@@ -96,7 +96,7 @@ def test_a_job_that_is_held_is_asked_to_pause(api: TestClient, database: Databas
     claim = held(database, stage)
 
     assert [told(api, claim.job_id, "pause") for _ in range(2)] == [(stage.active.value, True, False)] * 2
-    assert read(database, claim.job_id).desired is Desire.PAUSE
+    assert read(database, claim.job_id).requested_action is RequestedAction.PAUSE
 
 
 def requests(api: TestClient, job_id: str) -> list[str]:
@@ -127,18 +127,18 @@ def test_a_job_that_waits_for_its_check_writes_that_it_is_to_be_paused(api: Test
 
 @pytest.mark.parametrize("status", sorted(ALIVE))
 def test_resuming_twice_is_the_same_as_once(api: TestClient, database: Database, status: JobStatus) -> None:
-    desired = Desire.PAUSE if status is JobStatus.PAUSED else Desire.RUN
-    job_id = add_job(database, status, desired=desired)
+    requested_action = RequestedAction.PAUSE if status is JobStatus.PAUSED else RequestedAction.RUN
+    job_id = add_job(database, status, requested_action=requested_action)
     after = ("queued" if status is JobStatus.PAUSED else status.value, False, False)
 
     assert [told(api, job_id, "resume") for _ in range(2)] == [after, after]
-    assert read(database, job_id).desired is Desire.RUN
+    assert read(database, job_id).requested_action is RequestedAction.RUN
 
 
 def test_a_resumed_job_is_claimed_at_once_and_its_workers_are_rung(api: TestClient, database: Database) -> None:
     error = {"category": "system_error", "code": "disk_full", "message": "m"}
     later = utc_now() + timedelta(seconds=300)
-    job_id = add_job(database, JobStatus.PAUSED, desired=Desire.PAUSE, run_after=later, error=error)
+    job_id = add_job(database, JobStatus.PAUSED, requested_action=RequestedAction.PAUSE, run_after=later, error=error)
     answer = api.post(f"/jobs/{job_id}/resume").json()
 
     assert (answer["status"], answer["error"]) == ("queued", None)
@@ -165,7 +165,7 @@ def test_a_cancel_is_not_taken_back(api: TestClient, database: Database, what: s
 
     assert error_of(answer)[:2] == (409, "job_has_ended")
     assert "is being cancelled" in answer.json()["error"]["message"]
-    assert read(database, claim.job_id).desired is Desire.CANCEL
+    assert read(database, claim.job_id).requested_action is RequestedAction.CANCEL
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -181,7 +181,7 @@ def test_a_cancel_beats_a_pause(api: TestClient, database: Database, stage: Stag
 def test_what_nobody_holds_is_cancelled_at_once_also_when_it_is_paused(
     api: TestClient, database: Database, status: JobStatus
 ) -> None:
-    job_id = add_job(database, status, desired=Desire.PAUSE)
+    job_id = add_job(database, status, requested_action=RequestedAction.PAUSE)
 
     assert [told(api, job_id, "cancel") for _ in range(2)] == [("cancelled", False, False)] * 2
 
@@ -200,7 +200,7 @@ def test_a_job_paused_while_it_is_checked_is_checked_to_the_end_first(api: TestC
     claim = take(database, stage=Stage.CHECK)
     assert claim is not None
     with database.writer() as session:
-        target = after_check(session.get_one(Job, claim.job_id).desired, is_dry_run=False)
+        target = after_check(session.get_one(Job, claim.job_id).requested_action, is_dry_run=False)
         finish(session, claim, target, NOW, outcome="finished", reason=None)
         session.commit()
     assert told(api, claim.job_id, "resume") == ("queued", False, False)
@@ -224,16 +224,20 @@ def test_a_wish_for_a_job_that_is_given_back_at_this_moment_is_fulfilled(
 
 
 @pytest.mark.parametrize(
-    ("desired", "after"),
-    [(Desire.RUN, JobStatus.QUEUED), (Desire.PAUSE, JobStatus.PAUSED), (Desire.CANCEL, JobStatus.CANCELLED)],
+    ("requested_action", "after"),
+    [
+        (RequestedAction.RUN, JobStatus.QUEUED),
+        (RequestedAction.PAUSE, JobStatus.PAUSED),
+        (RequestedAction.CANCEL, JobStatus.CANCELLED),
+    ],
 )
 def test_a_wish_made_while_a_lost_job_is_looked_at_is_fulfilled_when_it_is_taken_back(
-    database: Database, desired: Desire, after: JobStatus
+    database: Database, requested_action: RequestedAction, after: JobStatus
 ) -> None:
     claim = held(database)
     seen = read(database, claim.job_id)
     with database.writer() as session:
-        repository.request(session, claim.job_id, desired)
+        repository.request(session, claim.job_id, requested_action)
         session.commit()
     with database.writer() as session:
         taken = take_back(session, seen, NOW, reason="silent", max_attempts=9, pause=None)
@@ -250,7 +254,7 @@ def test_a_checkpoint_is_asked_of_a_running_job(api: TestClient, database: Datab
         wish = record(session, claim, [], 0)
 
     assert [answer.status_code for answer in answers] == [202, 202]
-    assert wish.checkpoints_asked == 2
+    assert wish.checkpoints_requested == 2
     assert requests(api, claim.job_id) == ["checkpoint"] * 2
 
 
@@ -280,4 +284,4 @@ def test_unknown_jobs_and_dry_runs_are_not_found(api: TestClient, database: Data
     answers = [api.request(method, f"/jobs/{job_id}/{what}") for job_id in (hidden, "job-" + "a" * 24, "x")]
 
     assert [error_of(answer)[:2] for answer in answers] == [(404, "unknown_job")] * 3
-    assert read(database, hidden).desired is Desire.RUN
+    assert read(database, hidden).requested_action is RequestedAction.RUN

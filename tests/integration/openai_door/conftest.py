@@ -12,7 +12,7 @@ from app.config import Settings
 from app.database.connection import Database
 from app.database.migrate import upgrade
 from app.main import create_app
-from tests.integration.engine.model_caches import ADAPTERS, ServedModel, build_world
+from tests.integration.engine.model_caches import ADAPTERS, ServedModel, build_served_model
 from tests.integration.engine.processes import KEY, EngineProcess
 from tests.integration.openai_door.asking import BASE
 from tests.support.scripted_engine import add_adapter
@@ -21,7 +21,7 @@ from tests.support.serving import serving
 
 @pytest.fixture(scope="package")
 def served_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    return build_world(tmp_path_factory.mktemp("world"))
+    return build_served_model(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="package")

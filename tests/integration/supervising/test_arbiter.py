@@ -59,13 +59,13 @@ def test_an_engine_is_asked_where_both_do_not_fit_on_the_same_gpu(
 @pytest.mark.usefixtures("gpu")
 def test_a_training_waits_until_the_engine_is_away_and_renews_its_hold() -> None:
     script = Script(goes_away=False)
-    beats: list[float] = []
+    heartbeats: list[float] = []
 
     with serving(script.app()) as url, GpuLease(EngineAddress(url), "auto", LARGE, 0.6) as arbiter:
         wait_for("it is asked again", lambda: len(script.asked) > 2)
         was_settled = arbiter.is_settled
         script.goes_away = True
-        reason = wait_for_room(arbiter, lambda: beats.append(time.monotonic()), 0.01)
+        reason = wait_for_room(arbiter, lambda: heartbeats.append(time.monotonic()), 0.01)
         count = len(script.asked)
         wait_for("it is renewed", lambda: len(script.asked) > count + 2)
 

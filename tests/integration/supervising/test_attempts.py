@@ -220,8 +220,8 @@ def test_a_cancel_ends_a_trainer_in_the_middle_of_a_slow_step_and_leaves_its_che
         draft.mkdir()
         if before is not None:
             ask(database, before, job_id)
-            beats = read(database, job_id).beats
-            wait_for("the trainer is told to pause", lambda: read(database, job_id).beats > beats + 1)
+            heartbeats = read(database, job_id).heartbeats
+            wait_for("the trainer is told to pause", lambda: read(database, job_id).heartbeats > heartbeats + 1)
         ask(database, termination.end, job_id)
         began = time.monotonic()
         wait_for("it is cancelled", lambda: read(database, job_id).status is JobStatus.CANCELLED, 30)
@@ -274,5 +274,5 @@ def test_on_a_gpu_host_the_download_of_a_base_is_confined_unless_confinement_is_
 
     path = attempt_dir(settings_of(home).job_dir(job_id), 1) / "order.json"
     order = TrainingOrder.model_validate_json(path.read_text())
-    assert of_training(order).has_walls is is_training_confined
-    assert of_fetching(order).has_walls is is_fetching_confined
+    assert of_training(order).is_confined is is_training_confined
+    assert of_fetching(order).is_confined is is_fetching_confined

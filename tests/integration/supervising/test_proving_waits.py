@@ -215,8 +215,8 @@ def test_wishes_are_heard_while_the_engine_is_waited_for(
         slot_acquired(settings_of(home, engine_url=url, **BRINGING), database) as context,
         at_work(context),
     ):
-        beats = wait_for("the proof is asked for", verifying, 60).beats
-        wait_for("heartbeats go on", lambda: read(database, job_id).beats > beats + 2, 30)
+        heartbeats = wait_for("the proof is asked for", verifying, 60).heartbeats
+        wait_for("heartbeats go on", lambda: read(database, job_id).heartbeats > heartbeats + 2, 30)
         wish(database, job_id)
         wait_for("it is heard", lambda: read(database, job_id).status is status, 30)
 

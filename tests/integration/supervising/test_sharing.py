@@ -37,7 +37,7 @@ from tests.support.workers import (
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.models.bases import Placement
 from worker.inference.server.app import create_app
-from worker.inference.server.memory_lease import Holds
+from worker.inference.server.memory_lease import MemoryLeases
 from worker.inference.server.roots import Roots
 from worker.model_card import card_of
 from worker.supervising import gpu_sharing
@@ -71,7 +71,7 @@ def test_the_engine_is_away_while_a_job_trains_and_back_when_it_has(
 ) -> None:
     job_id = add_training(database, steps=60)
 
-    with serving(create_app(engine, Roots.of(home), Holds(engine))) as url:
+    with serving(create_app(engine, Roots.of(home), MemoryLeases(engine))) as url:
         settings = settings_of(home, engine_url=url, gpu_sharing="never")
         with slot_acquired(settings, database) as context, at_work(context):
             reached_step(database, job_id, 2)
@@ -87,7 +87,7 @@ def test_on_a_cpu_both_are_at_work(database: Database, home: Path, engine: Batch
     job_id = add_training(database, steps=20)
 
     with (
-        serving(create_app(engine, Roots.of(home), Holds(engine))) as url,
+        serving(create_app(engine, Roots.of(home), MemoryLeases(engine))) as url,
         slot_acquired(settings_of(home, engine_url=url), database) as context,
         at_work(context),
     ):

@@ -117,7 +117,7 @@ def set_value(database: Database, job_id: str, **values: Any) -> None:
 
 CHANGES: dict[str, Callable[[Database, str], object]] = {
     "its status": lambda database, job_id: take(database),
-    "a wish": lambda database, job_id: set_value(database, job_id, desired="cancel"),
+    "a wish": lambda database, job_id: set_value(database, job_id, requested_action="cancel"),
     "its notices": lambda database, job_id: set_value(database, job_id, notices=[{"code": "a", "message": "b"}]),
     "its labels": lambda database, job_id: set_value(database, job_id, labels={"a": "b"}),
     "its place": lambda database, job_id: add_job(database, priority=50),

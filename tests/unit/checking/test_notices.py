@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.tokens import Named
+from app.contracts.tokens import RecordIssue
 from app.datasets.row_issues import WARNINGS
 from tests.support.learned_text import a_token_report, left_out
 from tests.support.written_files import chat, lines, normalised
@@ -22,7 +22,7 @@ def codes(**reports: Any) -> set[str]:
 
 @pytest.mark.parametrize("name", ["train", "eval"])
 def test_every_finding_and_every_reason_is_a_notice(name: str) -> None:
-    findings = [Named(code=code, message=text, count=1, records=[2]) for code, text in FINDINGS.items()]
+    findings = [RecordIssue(code=code, message=text, count=1, records=[2]) for code, text in FINDINGS.items()]
     report = a_token_report(findings=findings, left_out=[left_out("too_long", "m", 3)], truncated_rows=1)
 
     found = codes(**{name: report.model_dump(mode="json")})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.jobs.states import NEXT, Desire, JobStatus, Stage, after_check, given_back, sources_of
+from app.jobs.states import NEXT, JobStatus, RequestedAction, Stage, after_check, given_back, sources_of
 
 
 @pytest.mark.parametrize("status", [s for s in JobStatus if s.is_final])
@@ -20,29 +20,29 @@ def test_only_a_running_job_and_a_dry_run_can_succeed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("desired", "is_dry_run", "status"),
+    ("requested_action", "is_dry_run", "status"),
     [
-        (Desire.RUN, False, JobStatus.QUEUED),
-        (Desire.PAUSE, False, JobStatus.PAUSED),
-        (Desire.CANCEL, False, JobStatus.CANCELLED),
-        (Desire.RUN, True, JobStatus.SUCCEEDED),
-        (Desire.CANCEL, True, JobStatus.CANCELLED),
+        (RequestedAction.RUN, False, JobStatus.QUEUED),
+        (RequestedAction.PAUSE, False, JobStatus.PAUSED),
+        (RequestedAction.CANCEL, False, JobStatus.CANCELLED),
+        (RequestedAction.RUN, True, JobStatus.SUCCEEDED),
+        (RequestedAction.CANCEL, True, JobStatus.CANCELLED),
     ],
 )
 def test_a_job_that_was_checked_waits_as_its_user_wants_and_a_dry_run_has_ended(
-    desired: Desire, is_dry_run: bool, status: JobStatus
+    requested_action: RequestedAction, is_dry_run: bool, status: JobStatus
 ) -> None:
-    assert after_check(desired, is_dry_run=is_dry_run) is status
+    assert after_check(requested_action, is_dry_run=is_dry_run) is status
     assert status in NEXT[JobStatus.VALIDATING]
 
 
 @pytest.mark.parametrize("stage", Stage)
-@pytest.mark.parametrize("desired", Desire)
-def test_what_is_given_back_may_become_what_its_user_wants(stage: Stage, desired: Desire) -> None:
-    target = given_back(stage, desired)
+@pytest.mark.parametrize("requested_action", RequestedAction)
+def test_what_is_given_back_may_become_what_its_user_wants(stage: Stage, requested_action: RequestedAction) -> None:
+    target = given_back(stage, requested_action)
 
     assert target in NEXT[stage.active]
-    assert target.is_final == (desired is Desire.CANCEL)
+    assert target.is_final == (requested_action is RequestedAction.CANCEL)
 
 
 def test_a_stage_claims_what_the_stage_before_it_leaves() -> None:

@@ -12,7 +12,7 @@ from app.contracts.probe import Probe
 from app.contracts.spec import JobSpec
 from app.contracts.stored import Unreadable, read, read_json
 from app.database.columns import Choice, Document, read_document
-from app.jobs.states import Desire, JobStatus, Stage
+from app.jobs.states import JobStatus, RequestedAction, Stage
 from app.processes.log_rotation import LogOffsets
 from tests.support.specs import a_body
 
@@ -76,7 +76,9 @@ def test_a_document_of_another_shape_is_loaded_empty_and_says_so(shape: type[Any
 
 def test_a_choice_of_another_version_is_unknown_or_its_own_text() -> None:
     assert Choice(JobStatus, JobStatus.UNKNOWN).process_result_value("archived", SQLITE) is JobStatus.UNKNOWN
-    assert Choice(Desire, Desire.UNKNOWN).process_result_value("pause", SQLITE) is Desire.PAUSE
+    assert (
+        Choice(RequestedAction, RequestedAction.UNKNOWN).process_result_value("pause", SQLITE) is RequestedAction.PAUSE
+    )
     assert Choice(Stage).process_result_value("export", SQLITE) == "export"
     with pytest.raises(ValueError, match="export"):
         Choice(Stage).process_bind_param("export", SQLITE)

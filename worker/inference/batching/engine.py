@@ -1,6 +1,6 @@
 """The batching engine: one thread runs steps of a batch in which every answer has its own adapter, seed and end.
 
-generate ──> waiting room ──> loads (an adapter is read) ──> batch: step, step, … ──> one last event
+generate ──> request queue──> loads (an adapter is read) ──> batch: step, step, … ──> one last event
                  │                                             ▲ first come, first served; what does not fit waits
                  └──> alone: a model that cannot answer in batches, one request at a time, when nothing else runs
 """
@@ -22,7 +22,7 @@ from worker.inference.engine import Refusal, TokenEvent, TokenRequest
 from worker.inference.models.bases import Placement
 from worker.inference.models.serial import answer_alone, event_of
 from worker.inference.server.memory_lease import memory_held, place_of
-from worker.inference.server.waiting import PATIENCE_SECONDS, STOPPING, Ticket, WaitingRoom, answers
+from worker.inference.server.waiting import PATIENCE_SECONDS, STOPPING, RequestQueue, Ticket, answers
 
 PLACES = 64
 IDLE_SECONDS = 60.0
@@ -57,17 +57,17 @@ class BatchingEngine:
         self._patience_seconds = patience_seconds
         self._on_broken_device = on_broken_device
         self._idle_seconds = idle_seconds
-        self._room = WaitingRoom(places)
+        self._queue = RequestQueue(places)
         memory = memory or Memory(placement.device)
-        self._model_cache = ModelCache(placement, limits or BatchLimits(), self._finish, self._room.notify, memory)
+        self._model_cache = ModelCache(placement, limits or BatchLimits(), self._finish, self._queue.notify, memory)
         self._arrived: deque[LoadResult] = deque()
         self._aside_for: EngineError | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def health(self) -> EngineHealth:
-        waiting, is_busy = self._room.count()
-        now, alone, shut = self._model_cache.now, self._model_cache.alone, self._room.shut_reason
+        waiting, is_busy = self._queue.count()
+        now, alone, shut = self._model_cache.now, self._model_cache.alone, self._queue.shut_reason
         return EngineHealth(
             device=self._placement.device,
             loaded_base=None if now is None else now.base.name,
@@ -88,16 +88,16 @@ class BatchingEngine:
     @property
     def is_away(self) -> bool:
         """Whether the engine's thread has freed all memory; requests are refused until `come_back`."""
-        return self._aside_for is not None and self._aside_for is self._room.shut_reason
+        return self._aside_for is not None and self._aside_for is self._queue.shut_reason
 
     def step_aside(self, reason: EngineError) -> None:
-        self._room.shut(reason)
+        self._queue.shut(reason)
 
     def end_answers(self) -> None:
-        self._room.stop_served()
+        self._queue.stop_served()
 
     def come_back(self) -> None:
-        self._room.open()
+        self._queue.open()
 
     def count_blocks(self) -> tuple[int, int]:
         """The number of free blocks and of all blocks of keys and values; zeros while no base answers in batches."""
@@ -105,10 +105,10 @@ class BatchingEngine:
         return (host.blocks.free, host.blocks.total) if host is not None else (0, 0)
 
     def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        return answers(request, self._room, self._patience_seconds)
+        return answers(request, self._queue, self._patience_seconds)
 
     def close(self) -> None:
-        self._room.close()
+        self._queue.close()
 
     def join(self, seconds: float) -> bool:
         """Wait for the engine's thread after `close`. Returns False if it is still busy."""
@@ -116,11 +116,11 @@ class BatchingEngine:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while not self._room.is_closed:
+        while not self._queue.is_closed:
             try:
-                if not self._run_once() and not self._room.rest(self._idle_seconds):
+                if not self._run_once() and not self._queue.rest(self._idle_seconds):
                     self._model_cache.give_back()
-                    self._room.rest()
+                    self._queue.rest()
             except Exception as error:  # noqa: BLE001  no failure may end the engine's thread
                 self._start_over(error)
         self._end_all(None)
@@ -139,10 +139,10 @@ class BatchingEngine:
     def _prepare(self) -> bool:
         """Use an idle moment to prepare later steps. Returns False if there is nothing to prepare."""
         host = self._model_cache.host
-        return host is not None and self._room.shut_reason is None and host.prepare()
+        return host is not None and self._queue.shut_reason is None and host.prepare()
 
     def _make_room(self) -> None:
-        reason = self._room.shut_reason
+        reason = self._queue.shut_reason
         if reason is not None and reason is not self._aside_for and not self._is_at_work():
             self._model_cache.unload_all()
             self._aside_for = reason
@@ -162,7 +162,7 @@ class BatchingEngine:
 
     def _give_back(self, arrival: LoadResult) -> bool:
         """Return a ticket to the head of the queue. If it was stopped, end it and return False."""
-        if self._room.put_back(arrival.ticket):
+        if self._queue.put_back(arrival.ticket):
             return True
         self._arrived.append(LoadResult(arrival.ticket, None))
         return False
@@ -175,7 +175,7 @@ class BatchingEngine:
                 return has_begun
             self._arrived.popleft()
             has_begun = True
-        while (ticket := self._room.first()) is not None and self._call_in(ticket):
+        while (ticket := self._queue.first()) is not None and self._call_in(ticket):
             has_begun = True
         return has_begun
 
@@ -187,7 +187,7 @@ class BatchingEngine:
             raise
         except Exception as error:  # noqa: BLE001  the boundary of a request: it must end with an event
             event = event_of(error)
-            if self._room.take(ticket) or ticket in self._room.served():
+            if self._queue.take(ticket) or ticket in self._queue.served():
                 self._finish(ticket, event)
             return True
 
@@ -203,10 +203,10 @@ class BatchingEngine:
         if adapter is not None and weights is None:
             if model_cache.loads.count() >= model_cache.host.places:
                 return False
-            if self._room.take(ticket):
+            if self._queue.take(ticket):
                 model_cache.loads.wait_for(adapter, ticket)
             return True
-        if not self._room.take(ticket):
+        if not self._queue.take(ticket):
             return True
         arrival = LoadResult(ticket, weights)
         return self._join(arrival) or not self._give_back(arrival)
@@ -220,7 +220,7 @@ class BatchingEngine:
             return True
         if self._is_at_work():
             return False
-        self._room.let_pass(lambda other: model_cache.of(other.request) == wanted)
+        self._queue.let_pass(lambda other: model_cache.of(other.request) == wanted)
         model_cache.enter(wanted, is_only=is_here)
         return True
 
@@ -239,7 +239,7 @@ class BatchingEngine:
 
     def _answer_alone(self, ticket: Ticket) -> None:
         resident, adapter = self._model_cache.resident, self._model_cache.beside(ticket.request)
-        if resident is None or not self._room.take(ticket):
+        if resident is None or not self._queue.take(ticket):
             return
         try:
             if adapter is not None:
@@ -256,7 +256,7 @@ class BatchingEngine:
     def _finish(self, ticket: Ticket, event: TokenEvent) -> None:
         if isinstance(event, EngineError) and event.code == OUT_OF_MEMORY:
             self._model_cache.unload_others()
-        self._room.done(ticket)
+        self._queue.done(ticket)
         ticket.put(event)
 
     def _start_over(self, error: Exception) -> None:
@@ -269,5 +269,5 @@ class BatchingEngine:
     def _end_all(self, event: EngineError | None) -> None:
         """End all answers in progress, each with its own stop reason if it has one, else with `event`."""
         self._arrived.clear()
-        for ticket in self._room.served():
+        for ticket in self._queue.served():
             self._finish(ticket, ticket.stop_reason or event or ticket.stop(*STOPPING))

@@ -21,7 +21,7 @@ from worker.inference.engine import Engine, Refusal
 from worker.inference.proving.proof import prove
 from worker.inference.server.answering import answer
 from worker.inference.server.listening import Keyed
-from worker.inference.server.memory_lease import Holds
+from worker.inference.server.memory_lease import MemoryLeases
 from worker.inference.server.roots import Roots
 from worker.inference.server.sources import Sources
 
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 def create_app(
     engine: Engine,
     roots: Roots,
-    holds: Holds | None = None,
+    leases: MemoryLeases | None = None,
     rules: HostRules | None = None,
     cache: Path | None = None,
     most_hub_bytes: int = MOST_BYTES,
     *,
     key: str | None = None,
 ) -> FastAPI:
-    """The HTTP application of one engine. Without `holds` the engine never gives memory to trainings.
+    """The HTTP application of one engine. Without `leases` the engine never gives memory to trainings.
 
     `roots` are the folders whose files may be opened. `key` is the key that every request must send; None if a unix
     socket controls access. `rules` say which clients are answered; without them only those of this machine. `cache` is
@@ -64,8 +64,8 @@ def create_app(
         await run_in_threadpool(roots.check, order.base, order.adapter)
         return await prove(order, engine, sources)
 
-    if holds is not None:
-        _add_yielding(app, holds)
+    if leases is not None:
+        _add_yielding(app, leases)
 
     _add_errors(app)
     return app
@@ -91,14 +91,14 @@ def _refuse(refused: Refused) -> Response:
     return Response(error.model_dump_json(), error.status, headers, "application/json")
 
 
-def _add_yielding(app: FastAPI, holds: Holds) -> None:
+def _add_yielding(app: FastAPI, leases: MemoryLeases) -> None:
     @app.post("/yield")
     async def step_aside(order: YieldOrder) -> YieldState:
-        return holds.hold(order)
+        return leases.hold(order)
 
     @app.post("/resume")
     async def come_back(order: ResumeOrder) -> YieldState:
-        return holds.release(order.holder)
+        return leases.release(order.holder)
 
 
 class EventStream(Response):

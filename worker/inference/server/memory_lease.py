@@ -43,19 +43,19 @@ class StepsAside(Protocol):
 
 
 @dataclass(frozen=True)
-class Hold:
+class MemoryLease:
     job_id: str
     runs_out: asyncio.TimerHandle
 
 
-class Holds:
+class MemoryLeases:
     """The holds on the engine's memory. For one event loop, whose monotonic clock decides when a hold expires."""
 
     def __init__(self, engine: StepsAside, grace_seconds: float = GRACE_SECONDS) -> None:
         """`grace_seconds`: how long running answers may continue before they are ended."""
         self._engine = engine
         self._grace_seconds = grace_seconds
-        self._holds: dict[str, Hold] = {}
+        self._holds: dict[str, MemoryLease] = {}
         self._held_for: list[str] = []
         self._ending: asyncio.TimerHandle | None = None
 
@@ -65,7 +65,7 @@ class Holds:
             raise Refusal(429, "too_many_holds", f"{MOST_HOLDS} jobs hold the engine already", "holder")
         self._drop(order.holder)
         runs_out = asyncio.get_running_loop().call_later(order.lease_seconds, self._run_out, order.holder)
-        self._holds[order.holder] = Hold(order.job_id, runs_out)
+        self._holds[order.holder] = MemoryLease(order.job_id, runs_out)
         return self._settle()
 
     def release(self, holder: str) -> YieldState:

@@ -75,7 +75,7 @@ def _put_now(events: list[tuple[Ticket, TokenEvent]]) -> None:
         ticket._events.put_nowait(event)
 
 
-class Room(Protocol):
+class TicketQueue(Protocol):
     """The part of an engine that accepts tickets."""
 
     def enter(self, ticket: Ticket) -> None:
@@ -88,7 +88,7 @@ class Room(Protocol):
 
 
 async def answers(
-    request: TokenRequest, room: Room, patience_seconds: float = PATIENCE_SECONDS
+    request: TokenRequest, queue: TicketQueue, patience_seconds: float = PATIENCE_SECONDS
 ) -> AsyncGenerator[TokenEvent, None]:
     """`Engine.generate` for every engine: yield tokens, then exactly one last event. Closing the generator cancels.
 
@@ -96,7 +96,7 @@ async def answers(
     """
     ticket = Ticket(request)
     try:
-        room.enter(ticket)
+        queue.enter(ticket)
     except Refusal as refusal:
         yield refusal.error
         return
@@ -105,11 +105,11 @@ async def answers(
             yield replace(event, is_followed=True) if ticket.has_next else event
         yield event
     finally:
-        room.leave(ticket)
+        queue.leave(ticket)
 
 
-class WaitingRoom:
-    """Holds tickets until the engine's thread takes them, and the set of those that are being served."""
+class RequestQueue:
+    """MemoryLeases tickets until the engine's thread takes them, and the set of those that are being served."""
 
     def __init__(self, places: int) -> None:
         self._places = places

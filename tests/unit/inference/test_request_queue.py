@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.contracts.generation import Sampling
 from worker.inference.engine import Ended, ModelFolder, Token, TokenEvent, TokenRequest
-from worker.inference.server.waiting import Ticket, WaitingRoom, answers
+from worker.inference.server.waiting import RequestQueue, Ticket, answers
 
 REQUEST = TokenRequest(ModelFolder("base", Path("base")), None, [1], frozenset(), Sampling())
 
@@ -14,11 +14,11 @@ def heard_of(*events: TokenEvent) -> list[TokenEvent]:
     """What a reader hears that had to wait until all of these came at once."""
 
     async def read() -> list[TokenEvent]:
-        room = WaitingRoom(1)
-        reader = answers(REQUEST, room)
+        queue = RequestQueue(1)
+        reader = answers(REQUEST, queue)
         first = asyncio.ensure_future(anext(reader))
         await asyncio.sleep(0)
-        ticket = room.first()
+        ticket = queue.first()
         assert ticket is not None
         Ticket.put_all([(ticket, event) for event in events])
         heard = [await first, *[await anext(reader) for _ in events[1:]]]
