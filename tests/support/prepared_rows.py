@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def a_check(
     )
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How the process of a check ended, and the most memory that it had."""
+
+    code: int
+    cpu_seconds: float
+    memory_bytes: int
+
+
 class WarmChecker:
     """`tests.support.warm_checker`, which runs check after check; it ends when its input is closed."""
 
@@ -56,12 +66,14 @@ class WarmChecker:
         env = environment(Process.CHECK, Path(os.devnull)) | {"PYTHONPATH": os.environ["PYTHONPATH"]}
         self._process = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def check(self, order: Path, env: Mapping[str, str], log: Path) -> None:
+    def check(self, order: Path, env: Mapping[str, str], log: Path) -> Ended:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([str(order), dict(env), str(log)]) + "\n")
         self._process.stdin.flush()
-        assert self._process.stdout.readline(), "the process that forks the checks has ended"
+        answer = self._process.stdout.readline()
+        assert answer, "the process that forks the checks has ended"
+        return Ended(*json.loads(answer))
 
     def close(self) -> None:
         self._process.communicate(timeout=30)
@@ -75,11 +87,17 @@ def the_warm_checker() -> WarmChecker:
     return checker
 
 
-def run(order: CheckOrder) -> list[AttemptEvent]:
+def run(order: CheckOrder, **env: str) -> list[AttemptEvent]:
     """The events of one check, in a process of its own that has its imports already."""
+    events, _ = run_measured(order, **env)
+    return events
+
+
+def run_measured(order: CheckOrder, **env: str) -> tuple[list[AttemptEvent], Ended]:
+    """As `run`, and how the process ended."""
     path, log = _written(order), order.events.with_name("check.log")
-    the_warm_checker().check(path, environment(Process.CHECK, order.cache_dir), log)
-    return _events(order, log.read_text())
+    ended = the_warm_checker().check(path, {**environment(Process.CHECK, order.cache_dir), **env}, log)
+    return _events(order, log.read_text()), ended
 
 
 def run_cold(order: CheckOrder, **env: str) -> list[AttemptEvent]:

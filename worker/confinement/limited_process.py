@@ -106,7 +106,7 @@ class ProcessPool:
     """A few processes of one kind for any number of threads. Each is started when it is first needed."""
 
     def __init__(self, start: Callable[[], LimitedProcess], size: int) -> None:
-        self._start = start
+        self._start, self._size = start, size
         self._places: LifoQueue[LimitedProcess | None] = LifoQueue()
         for _ in range(size):
             self._places.put(None)
@@ -129,3 +129,10 @@ class ProcessPool:
             raise
         finally:
             self._places.put(process)
+
+    def close(self) -> None:
+        """End its processes, once no call is under way. A later call starts one again."""
+        for process in [self._places.get() for _ in range(self._size)]:
+            if process is not None:
+                process.close()
+            self._places.put(None)

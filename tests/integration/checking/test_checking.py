@@ -19,7 +19,7 @@ from app.contracts.order import BaseRef
 from app.contracts.rows import EVAL_ROWS, TRAIN_ROWS
 from app.contracts.spec import JobSpec
 from tests.support.hub import SHA, Hub, running
-from tests.support.prepared_rows import a_check, run_cold
+from tests.support.prepared_rows import a_check, run
 from tests.support.specs import a_body
 from tests.support.tiny_model import build_tiny_model
 from worker.checking.tokens import batches
@@ -58,7 +58,7 @@ def check(hub: Hub, folder: Path, *, max_hub_bytes: int = 10**9, **groups: Any) 
     is_file = hasattr(spec.dataset.source, "file")
     base = BaseRef(source=spec.model.model_name, is_local=False, revision=spec.model.revision)
     order = a_check(folder, spec, base, upload if is_file else None, max_hub_bytes=max_hub_bytes)
-    return run_cold(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"), HF_TOKEN="hf_CANARY")
+    return run(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"), HF_TOKEN="hf_CANARY")
 
 
 def rows_in(path: Path) -> int:

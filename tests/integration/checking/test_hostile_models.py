@@ -3,27 +3,22 @@ without following what it names. All of them are made here, from a model that is
 """
 
 import json
-import os
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.contracts.events import ATTEMPT_EVENT, Failed, SourcesChecked
+from app.contracts.events import Failed, SourcesChecked
 from app.contracts.model_card import INDEX, SINGLE
 from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
-from app.processes.environments import Process
 from tests.support.hub import Hub, running
-from tests.support.prepared_rows import a_check, failure_of, run_cold
+from tests.support.prepared_rows import a_check, failure_of, run, run_measured
 from tests.support.specs import a_body
 from tests.support.tiny_model import build_tiny_model
-from worker.child import environment
 from worker.supervising.attempt import Report
 from worker.supervising.verdict import decide
 
@@ -165,19 +160,13 @@ def check(tiny: Path, folder: Path, change: Change) -> tuple[Failed | SourcesChe
     source.write_text(json.dumps(CHAT) + "\n")
     spec = JobSpec.model_validate(a_body(model={"model_name": "tiny", "max_seq_length": 128}))
     order = a_check(folder, spec, BaseRef(source=str(base), is_local=True), source)
-    (folder / "check.json").write_text(order.model_dump_json(exclude_unset=True))
-    argv = [sys.executable, "-m", "worker.checking", str(folder / "check.json")]
-    with (folder / "log").open("wb") as log:
-        child = subprocess.Popen(argv, env=environment(Process.CHECK, order.cache_dir), stdout=log, stderr=log)
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = used.ru_utime + used.ru_stime
-    last = ATTEMPT_EVENT.validate_json(order.events.read_text().splitlines()[-1])
+    events, ended = run_measured(order)
+    last = events[-1]
     if not isinstance(last, Failed | SourcesChecked):  # the kernel has ended it
-        failure = decide(Report(exit_code=128 - child.returncode), faults=1, max_attempts=3).failure
-        assert failure is not None, (folder / "log").read_text()
+        failure = decide(Report(exit_code=128 - ended.code), faults=1, max_attempts=3).failure
+        assert failure is not None, events
         last = failure
-    return last, seconds, used.ru_maxrss * 1024
+    return last, ended.cpu_seconds, ended.memory_bytes
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -224,7 +213,7 @@ def test_a_repository_is_refused_by_its_list_of_files(hub: Hub, tmp_path: Path, 
     spec = JobSpec.model_validate(a_body(model={"model_name": repo, "max_seq_length": 128}))
     order = a_check(tmp_path, spec, BaseRef(source=repo, is_local=False), source)
 
-    failed = failure_of(run_cold(order, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf")))
+    failed = failure_of(run(order, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf")))
 
     assert (failed.code, failed.blame.value, failed.param) == (code, "user_error", "model.model_name")
     assert not [

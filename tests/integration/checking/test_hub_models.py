@@ -16,7 +16,7 @@ from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
 from app.processes.environments import Process
 from tests.support.hub import SHA, Hub, running
-from tests.support.prepared_rows import a_check, failure_of, prepare, run_cold
+from tests.support.prepared_rows import a_check, failure_of, prepare, run
 from tests.support.serving import serving
 from tests.support.specs import a_body
 from tests.support.tiny_model import build_tiny_model
@@ -50,7 +50,7 @@ def checked(hub: Hub, folder: Path, most_bytes: int) -> Any:
     source = folder / "rows.jsonl"
     source.write_text('{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n')
     order = a_check(folder, a_spec(), BaseRef(source="org/tiny", is_local=False), source, max_hub_bytes=most_bytes)
-    return run_cold(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"))
+    return run(order, HF_ENDPOINT=hub.url, HF_HOME=str(folder / "hf"))
 
 
 def test_a_model_that_is_too_large_is_refused_before_its_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:

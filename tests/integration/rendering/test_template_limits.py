@@ -68,11 +68,8 @@ TOO_MUCH_WORK = [
 @pytest.fixture(scope="module")
 def small() -> Iterator[ProcessPool]:
     """Processes that have little memory."""
-    pool = ProcessPool(SMALL, 2)
-    yield pool
-    for _ in range(2):
-        with pool.process() as process:
-            process.close()
+    with closing(ProcessPool(SMALL, 2)) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     settings = Settings(home=tmp_path_factory.mktemp("home"), engine_url="http://127.0.0.1:9")
     upgrade(settings.database)
     with serving(create_app(settings)) as url:
-        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json", timeout=60)
 
 
 @pytest.mark.parametrize(("method", "path"), operations())
