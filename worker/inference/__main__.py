@@ -3,6 +3,7 @@
 import worker.inference.models.cores  # noqa: F401  # isort: skip  # before torch
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -74,6 +75,7 @@ def main() -> None:
     )
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: sys.exit(0))  # uvicorn raises the signal once more when it has shut down
+    gc.freeze()  # modules are never freed; a collection that looks through them stops all answers
     try:
         EngineServer(config, engine).run(None if listener is None else [listener])
     finally:
