@@ -18,7 +18,7 @@ from tests.e2e.stack import MODEL, Stack, running
 from tests.support.waiting import wait_for
 
 # Long enough that a test sees it at work on a fast machine.
-STEPS = 200
+STEPS = 120
 EXACT: dict[str, Any] = {
     "model": {"model_name": MODEL, "max_seq_length": 256, "load_in_4bit": False, "dtype": "float32"},
     "lora": {"lora_dropout": 0.1},
@@ -85,12 +85,12 @@ def test_a_job_that_is_killed_three_times_ends_as_a_quiet_one(stack: Stack, quie
     broken = stack.submit(**EXACT)
     stack.wait_for_step(broken, 10)
     kill(stack, "-m worker.training", broken)
-    stack.wait_for_step(broken, 70)
+    stack.wait_for_step(broken, 45)
     kill(stack, "guardian_process.py", "worker.training", broken)
-    stack.wait_for_step(broken, 130)
+    stack.wait_for_step(broken, 80)
     kill_worker(stack, broken)
 
-    assert_ended_as(stack, quiet, stack.wait(broken, "succeeded", "failed"), 126)
+    assert_ended_as(stack, quiet, stack.wait(broken, "succeeded", "failed"), 76)
 
 
 def test_a_paused_job_goes_on_at_the_same_step(embedded: Stack) -> None:
