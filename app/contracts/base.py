@@ -2,14 +2,34 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+# JSON Schema's names of the bounds that pydantic's `Field` takes.
+BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 class Contract(BaseModel):
     """A value that crosses a process boundary. Unknown keys, NaN and infinity are refused at every level."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """pydantic leaves the bounds of an optional `Whole` or `Real` under its own names, which no client reads."""
+        schema = handler(core)
+        _rename_bounds(handler.resolve_ref_schema(schema))
+        return schema
+
+
+def _rename_bounds(schema: Any) -> None:
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _rename_bounds(inner)
+    if isinstance(schema, dict):
+        for name in schema.keys() & BOUNDS.keys():
+            if not isinstance(schema[name], dict):  # a property may have this name
+                schema[BOUNDS[name]] = schema.pop(name)
 
 
 Part = TypeVar("Part", bound=Contract)

@@ -265,7 +265,7 @@ def test_a_damaged_source_leaves_nothing_in_the_cache(base: Path, tmp_path: Path
 
 def test_rows_through_several_processes_are_those_of_one_in_the_same_order(base: Path, tmp_path: Path) -> None:
     """As large a file as goes to several processes, with refusals and cuts in it."""
-    rows = [chat(f"q{n}" * (n % 90), f"a{n} " * (n % 60 + 1)) for n in range(20 * CHUNK_RECORDS)]
+    rows = [chat(f"q{n}" * (n % 90), f"a{n} " * (n % 60 + 1)) for n in range(6 * CHUNK_RECORDS)]
     rows[700] = {"messages": [{"role": "user", "content": "x" * 4 * 2**20}, {"role": "assistant", "content": "y"}]}
     dataset = {"on_bad_row": "drop", "max_dropped_fraction": 0.9}
     one = report_of(check(base, tmp_path, rows, dataset={**dataset, "dataset_num_proc": 1}))

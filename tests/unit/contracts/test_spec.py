@@ -1,5 +1,7 @@
 """The spec takes what Unsloth's page shows and refuses what cannot work."""
 
+import json
+import re
 from hashlib import sha256
 from itertools import chain
 from typing import Any, get_args
@@ -118,6 +120,14 @@ def test_another_way_of_loading_replaces_the_default_of_four_bits(other: str) ->
 def test_a_source_is_exactly_one_of_file_hub_and_path(source: Any) -> None:
     with pytest.raises(ValidationError, match="source"):
         a_spec(dataset={"source": source})
+
+
+def test_the_json_schema_names_bounds_as_json_schema_does() -> None:
+    schema = JobSpec.model_json_schema()
+
+    steps = schema["$defs"]["TrainingArgs"]["properties"]["max_steps"]
+    assert steps["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 10_000_000}
+    assert not re.search(r'"(ge|gt|le|lt)": \d', json.dumps(schema))
 
 
 def test_a_field_more_or_less_makes_a_new_version_of_the_spec() -> None:
