@@ -10,7 +10,6 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.adapters.routes import router as adapters
 from app.config import Settings
 from app.database.connection import Database
 from app.errors import ErrorForm
@@ -18,6 +17,7 @@ from app.files.routes import router as files
 from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
+from app.jobs.adapter_routes import router as adapters
 from app.jobs.queue.notifier import CeleryNotifier, make_celery
 from app.jobs.queue.orphans import AnotherInstallation, sweep_orphans
 from app.jobs.repository import uses_file

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from app.adapters import service as adapters
 from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts.checkpoints import Manifest, age, by_age, outline
@@ -25,6 +24,7 @@ from app.contracts.order import BaseRef
 from app.contracts.rows import TOKENIZER
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.generate.schemas import CheckpointName
+from app.jobs import lineage as adapters
 from app.jobs import repository as jobs
 from app.jobs.models import Job
 from app.jobs.stored import read_spec

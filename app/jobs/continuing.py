@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.adapters import service as adapters
 from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts import lora
@@ -14,6 +13,7 @@ from app.contracts.model_card import ADAPTER_CONFIG
 from app.contracts.spec import JobSpec
 from app.contracts.stored import read
 from app.errors import Conflict, InvalidRequest, NotFound
+from app.jobs import lineage as adapters
 from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.states import ENDED

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from app.adapters import service as adapters
 from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts.model_card import CONFIG
@@ -12,6 +11,7 @@ from app.errors import BadRequest, InvalidRequest, NotFound, ServiceError
 from app.generate import service as generation
 from app.generate.service import PreparedRequest
 from app.generate.targets import NAMES_AN_ADAPTER, find_target
+from app.jobs import lineage as adapters
 from app.jobs import repository as jobs
 from app.jobs.stored import read_spec
 from app.openai.answers import ListedModel

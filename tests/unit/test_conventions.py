@@ -11,7 +11,7 @@ from tests import ROOT, tiers
 
 SOURCES = [path for folder in ("app", "worker", "tests", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
 MAY_COMMIT = {
-    "app/adapters/service.py",
+    "app/jobs/lineage.py",
     "app/files/service.py",
     "app/database/installation.py",
     "app/jobs/queue/retention.py",

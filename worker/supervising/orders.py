@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from app.adapters import service as adapters
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec, Source
 from app.contracts.stored import read
+from app.jobs import lineage as adapters
 from app.jobs import repository, service
 from app.jobs.models import Job
 from app.jobs.states import Stage

@@ -14,13 +14,13 @@ from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.adapters.service import find as find_adapter
 from app.config import Settings
 from app.database import installation
 from app.database.connection import Database, utc_now
 from app.files.models import File
 from app.ids import new_id
 from app.jobs import repository
+from app.jobs.lineage import find as find_adapter
 from app.jobs.models import Job
 from app.jobs.queue import retention
 from app.jobs.queue.orphans import ORPHAN_AFTER_SECONDS, sweep_orphans

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from app.adapters import service as adapters
 from app.contracts.events import AdapterSaved
 from app.contracts.probe import Proof
 from app.contracts.spec import JobSpec
 from app.database.connection import Database
 from app.errors import Conflict
+from app.jobs import lineage as adapters
 from app.jobs import repository
 from app.jobs.states import JobStatus
 from app.processes.environments import Process

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from app.adapters import service as adapters
 from app.adapters.schemas import AdapterView
 from app.contracts.probe import Proof, ProofOrder
 from app.contracts.variant import BaseVariant
 from app.database.connection import Database
 from app.generate.targets import find_target
+from app.jobs import lineage as adapters
 from app.jobs.models import Job
 from app.jobs.queue import termination
 from app.jobs.queue.attempts import DEATHS_A_FAULT

@@ -1,4 +1,7 @@
-"""The rules of adapters: how a user can name one, and how one is deleted."""
+"""How adapters and jobs refer to each other.
+
+A job id names the adapter that the job trained, and an adapter cannot be deleted while a job continues from it.
+"""
 
 import re
 import shutil

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.adapters import service
 from app.adapters.schemas import AdapterDeleted, AdapterPage, AdapterView
+from app.jobs import lineage
 from app.web.dependencies import DatabaseDep, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
@@ -21,18 +21,18 @@ def list_adapters(
 ) -> AdapterPage:
     """Adapters, newest first."""
     with database.reader() as session:
-        adapters, has_more = service.page(session, after, limit)
+        adapters, has_more = lineage.page(session, after, limit)
     return AdapterPage.of(adapters, has_more)
 
 
 @router.get("/{adapter_id}")
 def get_adapter(adapter_id: AdapterName, database: DatabaseDep) -> AdapterView:
     with database.reader() as session:
-        return AdapterView.of(service.find(session, adapter_id, "adapter_id"))
+        return AdapterView.of(lineage.find(session, adapter_id, "adapter_id"))
 
 
 @router.delete("/{adapter_id}")
 def delete_adapter(adapter_id: AdapterName, database: DatabaseDep, settings: SettingsDep) -> AdapterDeleted:
     """Remove an adapter and its files; the job that trained it stays."""
     with database.writer() as session:
-        return AdapterDeleted(id=service.delete(session, settings, adapter_id))
+        return AdapterDeleted(id=lineage.delete(session, settings, adapter_id))
