@@ -106,7 +106,7 @@ def row_lines(row: RowView, *, has_colour: bool, has_ids: bool) -> Iterator[str]
     yield f"record {row.record} of {row.split}: {row.tokens:,} tokens, {trained}, {rest}, {row.cut_tokens:,} cut off"
     yield "".join(_piece(span.text, is_trained=span.trained, has_colour=has_colour) for span in row.spans)
     if row.cut_tokens:
-        yield f"… {row.cut_tokens:,} more tokens were cut off here, behind max_seq_length"
+        yield f"… {row.cut_tokens:,} more tokens were cut off here: the row is longer than max_seq_length"
     for span in row.spans if has_ids else []:
         ids = " ".join(map(str, span.token_ids))
         yield f"{'trained' if span.trained else 'not trained'}, {len(span.token_ids):,} tokens: {ids}"

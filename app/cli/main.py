@@ -229,7 +229,7 @@ def generate(
 ) -> None:
     """Ask an adapter or a base model. The answer is printed while it is generated."""
     if (adapter is None) == (model is None):
-        raise BadInput("one of --adapter and --model should say who is to answer")
+        raise BadInput("give exactly one of --adapter and --model")
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
     options = {
@@ -245,7 +245,7 @@ def generate(
     with connect(url) as client:
         checkpoint = _print_answer(client.generate({**chosen, "messages": messages}))
     if checkpoint is not None:
-        typer.echo(f"answered by {checkpoint}, a checkpoint, which nobody has proved", err=True)
+        typer.echo(f"answered by {checkpoint}: a checkpoint, which was not verified", err=True)
 
 
 @app.command()
@@ -273,7 +273,7 @@ def _watch(client: Client, job_id: str) -> NoReturn:
     try:
         job = show_progress(client, job_id, console)
     except KeyboardInterrupt:
-        typer.echo(f"job {job_id} goes on; look at it again with: tunesmith watch {job_id}", err=True)
+        typer.echo(f"job {job_id} continues; to watch it again: tunesmith watch {job_id}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     typer.echo(visible(outcome(job)))
     raise typer.Exit(EXIT_CODES[job.status])

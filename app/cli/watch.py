@@ -75,13 +75,13 @@ def _adapter(fields: Json) -> str:
 _LINES: dict[str, Callable[[Json], str]] = {
     "status": _status,
     "phase": lambda fields: f"phase: {fields['phase']}",
-    "request": lambda fields: f"asked for: {fields['request']}",
+    "request": lambda fields: f"requested: {fields['request']}",
     "notice": lambda fields: f"notice: {fields['message']}",
     "eval": lambda fields: f"eval at step {fields['step']}: loss {_number(fields['eval_loss'], '.4f')}",
     "data": _data,
     "checkpoint": _checkpoint,
-    "interrupted": lambda fields: f"stopped behind step {fields['step']}",
-    "resumed": lambda fields: f"resumed behind step {fields['step']}",
+    "interrupted": lambda fields: f"stopped after step {fields['step']}",
+    "resumed": lambda fields: f"resumed after step {fields['step']}",
     "adapter": _adapter,
     "finished": lambda fields: (
         f"trained {fields['steps']} steps in {timedelta(seconds=round(fields['train_seconds']))}"

@@ -239,7 +239,7 @@ class TrainingArgs(Contract):
         return None if value == -1 and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
-    def _no_two_answers_to_one_question(self) -> Self:
+    def _exclusive_fields(self) -> Self:
         if self.max_steps is not None and self.num_train_epochs is not None:
             raise ValueError("max_steps should be null beside num_train_epochs")
         if self.fp16 and self.bf16:

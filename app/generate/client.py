@@ -1,4 +1,4 @@
-"""The engine, as the API sees it: another process that may be busy, away, or gone in the middle of a sentence."""
+"""The API's client of the engine: a process that may be busy or unavailable, or may end within an answer."""
 
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
@@ -65,7 +65,7 @@ class HttpEngineClient:
             async with aclosing(self._events(order)) as events:
                 async for event in events:
                     is_strange = isinstance(event, EngineError) and event.code == WRONG_KEY
-                    yield _away(SAYS_WRONG_KEY) if is_strange else event  # the client of this service has done no wrong
+                    yield _away(SAYS_WRONG_KEY) if is_strange else event  # the service's key is wrong, not the request
                     if not isinstance(event, TextDelta):
                         return
         except (httpx.ConnectError, httpx.ConnectTimeout):
@@ -99,7 +99,7 @@ async def _lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[list[bytes], No
 
 
 def _joined(events: list[EngineEvent]) -> list[EngineEvent]:
-    """Pieces of text that came together are one: whoever is slower than the engine has fewer of them to handle."""
+    """Join the pieces of text that arrived together, so that a slow reader has fewer events to handle."""
     joined: list[EngineEvent] = []
     for event in events:
         last = joined[-1] if joined else None

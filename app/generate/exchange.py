@@ -59,7 +59,7 @@ class ResponseShape(ABC, Generic[Whole]):
 class Opening:
     """Answers whose first event is waited for before the stream begins, while a status can still be sent.
 
-    It is waited for as long as a client may be left without a sign of life; what comes later comes as an event.
+    The wait is as long as a client may be left without a sign of life. An error after that is an event of the stream.
     Closing it cancels the generation.
     """
 
@@ -130,7 +130,7 @@ class Exchange:
         prepare: Callable[[Session, Settings, Body], PreparedRequest],
         shape: Callable[[Body, PreparedRequest], ResponseShape[Whole]],
     ) -> Whole | Response:
-        """Answer, and once more where a checkpoint made room for a newer one before the engine read it."""
+        """Answer. If the checkpoint was removed before the engine read it, resolve the name again and try once more."""
 
         def prepared() -> PreparedRequest:
             with self.database.reader() as session:

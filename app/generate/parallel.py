@@ -11,13 +11,13 @@ from app.generate.schemas import Answer, Called, CalledTool, FinishReason
 from app.generate.tools import Call, CallScanner
 from app.ids import new_id
 
-# A reader who is slow makes the engine wait.
+# The most unread pieces of one request. While so many are unread, nothing more is read from the engine.
 MOST_UNREAD = 64
 
 
 @dataclass(frozen=True)
 class AnswerPiece:
-    """What is certain of an answer: text, and calls of tools; tokens with their scores, and ids, where asked for."""
+    """The next part of an answer: text and complete tool calls; scored tokens and token ids if they were requested."""
 
     text: str
     calls: tuple[Called, ...] = ()

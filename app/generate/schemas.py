@@ -42,7 +42,7 @@ class TextPart(Contract):
     @model_validator(mode="before")
     @classmethod
     def _is_text(cls, part: Any) -> Any:
-        """In place of all that is wrong with an image as a text."""
+        """Report one error for a part of another type, instead of one for each of its fields."""
         if isinstance(part, dict) and part.get("type", "text") != "text":
             raise PydanticCustomError("not_text", "'text': no other parts are read here", {"path": "type"})
         return part
@@ -132,8 +132,8 @@ class MessagesRequest(AnswerRequest, ChatForm):
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = Field(
         None, description="functions that the model may ask for; with messages"
     )
-    tool_choice: Literal["auto", "none"] = Field("auto", description="none: the model is not told of the tools")
-    parallel_tool_calls: StrictBool = Field(True, description="false: the answer ends behind its first call of a tool")
+    tool_choice: Literal["auto", "none"] = Field("auto", description="none: the prompt does not describe the tools")
+    parallel_tool_calls: StrictBool = Field(True, description="false: the answer ends after its first tool call")
     response_format: ResponseFormat | None = Field(None, description="text, json_object, or json_schema with a schema")
 
     def offered_tools(self) -> list[Tool]:
@@ -166,16 +166,17 @@ class MessagesRequest(AnswerRequest, ChatForm):
 
 
 class GenerateRequest(MessagesRequest, Sampling, Wording):
-    """Who is to answer, what, and how. Exactly one of `adapter` and `model`, exactly one input.
+    """The body of `POST /generate`: exactly one of `adapter` and `model`, exactly one of `messages`, `prompt` and
+    `prompt_token_ids`.
 
-    Other names are taken too: `max_tokens` and `max_completion_tokens` for `max_new_tokens`, and `logprobs: true` with
-    `top_logprobs`. The usage is always told, also at the end of a stream.
+    `max_tokens` and `max_completion_tokens` are accepted for `max_new_tokens`, and `logprobs: true` with
+    `top_logprobs`. Every answer and every finished stream has the usage.
     """
 
     id_prefix = "gen"
 
     adapter: AdapterName | None = Field(None, description="adapter-…, adapter-…@version, a job, or job-…@step-40")
-    model: AnyName | None = Field(None, description="a base model as a job names it; any name of an adapter, too")
+    model: AnyName | None = Field(None, description="a base model, by the name that a job uses; or an adapter")
     messages: Annotated[list[ChatTurn], Field(min_length=1)] | None = None
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = Field(None, description="raw text to continue")
     prompt_token_ids: PromptIds | None = Field(None, description="the prompt as token ids, to which none are added")
@@ -217,7 +218,10 @@ class GenerateRequest(MessagesRequest, Sampling, Wording):
 
 
 def _with_our_names(sent: dict[str, Any]) -> dict[str, Any]:
-    """With our names for what others call otherwise. Refuses a value that is named twice."""
+    """Rename OpenAI's fields to those of this route.
+
+    Raises PydanticCustomError if a limit is given under two names, or top_logprobs without `logprobs: true`.
+    """
     limits = [name for name in ("max_completion_tokens", "max_tokens", "max_new_tokens") if sent.get(name) is not None]
     if len(limits) > 1:
         raise PydanticCustomError("named_twice", "nothing beside {other}", {"path": limits[1], "other": limits[0]})
@@ -233,9 +237,9 @@ def _with_our_names(sent: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_echo(echo: bool, logprobs: int | None) -> None:
-    """Raises ValueError for scores of a prompt, which are not told."""
+    """Raises ValueError if both are requested."""
     if echo and logprobs is not None:
-        raise ValueError("echo should be false where logprobs are asked for: a prompt has none here")
+        raise ValueError("echo should be false beside logprobs: log-probabilities of prompt tokens are not available")
 
 
 class CalledTool(BaseModel):
@@ -265,9 +269,9 @@ class Answer(BaseModel):
 
 
 class CheckpointName(BaseModel):
-    """A job's checkpoint. The engine has not held it against what its trainer saw, as it has every adapter.
+    """A checkpoint of a job. The engine has not compared it with what its trainer computed, as it has every adapter.
 
-    `version` tells its content from that of the same step in another attempt.
+    `version` distinguishes it from the same step of another attempt.
     """
 
     job: str
@@ -278,11 +282,11 @@ class CheckpointName(BaseModel):
 
 
 class Generation(BaseModel):
-    """A whole answer. `model` is the adapter with its version, the checkpoint, or the base; `sampling` is what was in
-    force.
+    """A whole answer. `model` names the adapter with its version, the checkpoint, or the base. `sampling` has the
+    options that were used, defaults included.
 
-    `choices` has all answers where `n` is more than 1; the first of them stands above, too. `base` is what the
-    adapter's base says.
+    With `n` above 1, `choices` has all answers; `text` and scores here are those of the first, and `usage` counts all.
+    With `compare`, `base` has the answer of the adapter's base.
     """
 
     id: str

@@ -49,9 +49,9 @@ def prepare(target: Target, request: AnswerRequest) -> PreparedRequest:
 
 
 def prepare_generation(session: Session, settings: Settings, request: GenerateRequest) -> PreparedRequest:
-    """Behind the adapter's orders those to its base, where they are to be compared.
+    """Return the orders to the target. With `compare`, the same orders to its base follow.
 
-    Raises as `find_target`, and InvalidRequest for a base that is to be compared.
+    Raises what `find_target` raises, and InvalidRequest for `compare` without an adapter.
     """
     param = "adapter" if request.adapter is not None else "model"
     target = find_target(session, settings, request.adapter or request.model or "", param)
@@ -71,9 +71,10 @@ def _seeded(sampling: Sampling) -> Sampling:
 
 
 def _copy(order: GenerateOrder, place: int) -> GenerateOrder:
-    """The same order with an id and a seed of its own; the first one is as it was.
+    """The order of answer number `place`; number 0 is the order itself.
 
-    The seeds lie apart: the answers of the seeds 1 and 2 have none in common.
+    Each other one has its own id, and a seed that is a hash, so that the requests with the seeds 1 and 2 have no answer
+    in common.
     """
     if place == 0:
         return order

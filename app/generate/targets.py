@@ -1,4 +1,4 @@
-"""Who is meant by a name: a base model, a trained adapter, or a checkpoint of a job that has none (yet).
+"""Resolves a name to what answers: a base model, a trained adapter, or a checkpoint of a job without an adapter.
 
     adapter-…, adapter-…@version     an adapter
     job-…                            the job's adapter once it has succeeded; before that, its newest checkpoint
@@ -85,7 +85,7 @@ def _base(session: Session, settings: Settings, name: str, param: str) -> BaseRe
 
 
 def _adapters_like(session: Session, name: str) -> list[str]:
-    """Those of jobs that are called so, or the newest ones; with the names of their jobs."""
+    """Return up to three adapters to suggest, with their jobs' names: those of jobs with this name, else the newest."""
     newest = [
         (adapter.id, jobs.get(session, adapter.job_id)) for adapter in adapters.page(session, None, MOST_NAMED)[0]
     ]
@@ -160,7 +160,7 @@ def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:
 
 
 def _loaded(config: Path) -> str | None:
-    """What peft's own description names; None where it names nothing, as in a checkpoint of all weights."""
+    """Return the base that an adapter_config.json names, or None if there is no such file or it names none."""
     try:
         return json.loads(config.read_text())["base_model_name_or_path"] or None
     except (OSError, ValueError, KeyError, TypeError):

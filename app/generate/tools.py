@@ -14,7 +14,7 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
 def ends_of_calls(tools: Collection[Any], *, is_parallel: bool) -> tuple[str, ...]:
-    """What an answer ends behind that may call one tool at most."""
+    """The texts after which an answer ends: a tool call, if tools are offered and only one call is allowed."""
     return () if is_parallel or not tools else (CLOSE,)
 
 
@@ -72,7 +72,7 @@ class CallScanner:
             found.append(shown)
 
     def _certain(self) -> int:
-        """How much of the rest no call can begin in."""
+        """The length of the buffered text in which no tool call can begin, without its trailing blanks."""
         start = self._rest.find(OPEN)
         if start < 0:
             sizes = range(min(len(OPEN) - 1, len(self._rest)), 0, -1)

@@ -42,12 +42,16 @@ class Job(Base):
 
     status: Mapped[JobStatus] = mapped_column(Choice(JobStatus, JobStatus.UNKNOWN))
     phase: Mapped[str | None] = mapped_column(String(16))
-    requested_action: Mapped[RequestedAction] = mapped_column(Choice(RequestedAction, RequestedAction.UNKNOWN))
+    requested_action: Mapped[RequestedAction] = mapped_column(
+        "desired", Choice(RequestedAction, RequestedAction.UNKNOWN)
+    )
     epoch: Mapped[int] = mapped_column(Integer, comment="fencing token: every write of an attempt names it")
     worker: Mapped[str | None] = mapped_column(String(128), comment="who holds the job now")
     slot: Mapped[str | None] = mapped_column(String(40), comment="the lock that the holder's processes hold")
-    heartbeats: Mapped[int] = mapped_column(BigInteger, comment="rises with every heartbeat of the holder")
-    checkpoints_requested: Mapped[int] = mapped_column(Integer, server_default="0", comment="how often a user did")
+    heartbeats: Mapped[int] = mapped_column("beats", BigInteger, comment="rises with every heartbeat of the holder")
+    checkpoints_requested: Mapped[int] = mapped_column(
+        "checkpoints_asked", Integer, server_default="0", comment="how often a user did"
+    )
     run_after: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_seq: Mapped[int] = mapped_column(BigInteger, comment="number of the newest event")
 

@@ -15,7 +15,7 @@
 | running → queued                          | its worker, after a fault or on shutdown; the reconciler if it died |
 | running → failed                          | the reconciler, if the workers of the job died too often            |
 | queued → paused, → cancelled              | the API, at once, if no worker holds the job                        |
-| validating, running → paused, cancelled   | the worker, which reads it in the column `requested_action`         |
+| validating, running → paused, cancelled   | the worker, which reads `Job.requested_action`                     |
 | paused → queued                           | the API                                                             |
 
 Each move is one UPDATE whose WHERE clause names the old status and, for a worker, its fence. A worker holds a

@@ -65,14 +65,14 @@ class ChatMessage(BaseModel):
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class ToldIds(BaseModel):
-    """With `return_token_ids`."""
+class ReturnedIds(BaseModel):
+    """Token ids of the answer and of the prompt; null unless the request sets `return_token_ids`."""
 
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
 
 
-class ChatChoice(ToldIds):
+class ChatChoice(ReturnedIds):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
@@ -98,7 +98,7 @@ class TextLogprobs(BaseModel):
     text_offset: list[int]
 
 
-class TextChoice(ToldIds):
+class TextChoice(ReturnedIds):
     index: int
     text: str
     logprobs: TextLogprobs | None

@@ -31,7 +31,7 @@ from app.generate.schemas import (
     check_echo,
 )
 
-# Where a chat names no limit: as many, or what still fits into the context.
+# The limit of a chat that sets none. It is lowered to what fits into the context.
 CHAT_TOKENS = 1024
 # OpenAI's own limit of a completion that names none.
 COMPLETION_TOKENS = 16
@@ -92,7 +92,7 @@ class OpenAiRequest(AnswerRequest):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def check_least(self) -> None:
-        """Raises ValueError for a least length that is more than the largest."""
+        """Raises ValueError if min_tokens is larger than the limit of tokens."""
         most = self.limit or self.default_limit
         if self.min_tokens > most:
             raise ValueError(f"min_tokens should be at most the largest number of tokens ({most})")
@@ -157,12 +157,14 @@ class CompletionRequest(OpenAiRequest, Wording):
         | Annotated[list[PromptIds], Field(min_length=1, max_length=MOST_ANSWERS)]
     )
     logprobs: ScoreCount | None = None
-    best_of: Whole | None = Field(None, ge=1, le=MOST_ANSWERS, description="as n: all answers are told")
+    best_of: Whole | None = Field(
+        None, ge=1, le=MOST_ANSWERS, description="must equal n, because all answers are returned"
+    )
 
     @field_validator("prompt", mode="wrap")
     @classmethod
     def _one_reason(cls, prompt: Any, read: ValidatorFunctionWrapHandler) -> Any:
-        """In place of a reason for each form that it does not have."""
+        """Report one error, instead of one for each form that a prompt may have."""
         try:
             return read(prompt)
         except ValidationError:
@@ -172,7 +174,7 @@ class CompletionRequest(OpenAiRequest, Wording):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.best_of is not None and self.best_of != self.n:
-            raise ValueError(f"best_of should be n ({self.n}): all answers are told")
+            raise ValueError(f"best_of should be n ({self.n}): all answers are returned")
         check_echo(self.echo, self.logprobs)
         prompts = len(self._prompts)
         if prompts * self.n > MOST_ANSWERS:

@@ -12,14 +12,14 @@ from bench.chaos.stack import LEASE_SECONDS
 BACK_SECONDS = 90.0
 # Windows of `bench.chaos.injection` at which a process dies by itself when it is told to.
 CRASH_POINTS = (
-    "api.commit.before", "api.commit.after", "api.ring.before",
+    "api.commit.before", "api.commit.after", "api.notify.before",
     "checker.claim.after", "checker.spawn.before", "checker.spawn.after", "checker.finish.before",
     "checker.finish.after", "checker.write.after",
     "worker.claim.before", "worker.claim.after", "worker.commit.before", "worker.commit.after",
     "worker.read_left_over.after", "worker.choose_start.before", "worker.choose_start.after", "worker.write.after",
     "worker.spawn.before", "worker.spawn.after", "worker.place_bundle.before", "worker.place_bundle.after",
     "worker.finish.before", "worker.finish.after", "worker.take_back.before", "worker.take_back.after",
-    "worker.ring.before", "checkpoint.publish.before", "checkpoint.publish.after", "checkpoint._write.before",
+    "worker.notify.before", "checkpoint.publish.before", "checkpoint.publish.after", "checkpoint._write.before",
     "checkpoint._write.after", "checkpoint.prune.before", "checkpoint.prune.after", "checkpoint._remove.before",
     "checkpoint._remove.after", "event.checkpoint.before", "event.checkpoint.after",
     "event.checkpoint_removed.before", "event.checkpoint_removed.after", "event.resumed.before",

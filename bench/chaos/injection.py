@@ -18,7 +18,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -30,6 +30,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 EVENTS_OF_EVERY_STEP = ("step", "rows")
 ROLES = {"uvicorn": "api", "tunesmith.train": "worker", "tunesmith.check": "checker", "worker.checking": "checking"}
 ROLES |= {"bench.chaos.trainer": "trainer"}
+
+# The functions that stand between two windows, by module. A window is called ROLE.FUNCTION.before or .after, and those
+# of checkpoints checkpoint.FUNCTION.before or .after.
+FUNCTIONS = {
+    "sqlalchemy.orm.session": ("Session.commit",),
+    "app.jobs.queue.notifier": ("CeleryNotifier.notify",),
+    "app.jobs.queue.claims": ("claim", "finish", "take_back"),
+    "worker.supervising.orders": ("write",),
+    "worker.supervising.attempt": ("spawn",),
+    "worker.supervising.lifecycle": ("read_left_over", "choose_start", "place_bundle"),
+}
+CHECKPOINT_FUNCTIONS = ("publish", "prune", "_write", "_remove")
 
 run = Path(os.environ.get("CHAOS_RUN", os.devnull))
 jitter_seconds = float(os.environ.get("CHAOS_JITTER_MS", "0")) / 1000
@@ -65,8 +77,10 @@ def around(name: str, function: Function) -> Function:
     return wrapped  # type: ignore[return-value]
 
 
-def wrap(owner: Any, prefix: str, *names: str) -> None:
-    for name in names:
+def wrap(prefix: str, paths: Sequence[str], module: ModuleType) -> None:
+    for path in paths:
+        kind, _, name = path.rpartition(".")
+        owner = getattr(module, kind) if kind else module
         setattr(owner, name, around(f"{prefix}.{name}", getattr(owner, name)))
 
 
@@ -92,15 +106,8 @@ def patches() -> dict[str, Callable[[ModuleType], None]]:
     """What is done to a module once it is there, before anybody imports a name from it."""
     me = role()
     return {
-        "sqlalchemy.orm.session": lambda module: wrap(module.Session, me, "commit"),
-        "app.jobs.queue.notifier": lambda module: wrap(module.CeleryNotifier, me, "notify"),
-        "app.jobs.queue.claims": lambda module: wrap(module, me, "claim", "finish", "take_back"),
-        "worker.supervising.orders": lambda module: wrap(module, me, "write"),
-        "worker.supervising.attempt": lambda module: wrap(module, me, "spawn"),
-        "worker.supervising.lifecycle": lambda module: wrap(
-            module, me, "read_left_over", "choose_start", "place_bundle"
-        ),
-        "worker.checkpoints": lambda module: wrap(module, "checkpoint", "publish", "prune", "_write", "_remove"),
+        **{name: functools.partial(wrap, me, paths) for name, paths in FUNCTIONS.items()},
+        "worker.checkpoints": functools.partial(wrap, "checkpoint", CHECKPOINT_FUNCTIONS),
         "worker.events": wrap_events,
         "app.database.connection": lambda module: setattr(module, "utc_now", wrong_utc_now),
         "app.contracts.events": lambda module: setattr(module, "datetime", WrongDatetime),

@@ -55,7 +55,7 @@ DOCUMENTS: dict[tuple[str, str], Any] = {
 }
 CHOICES = {
     ("jobs", "status"): "archived",
-    ("jobs", "requested_action"): "hold",
+    ("jobs", "desired"): "hold",
     ("jobs", "phase"): "distil",
     ("attempts", "stage"): "export",
     ("adapters", "kind"): "dora",

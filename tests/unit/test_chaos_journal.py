@@ -1,8 +1,17 @@
 """What the fault harness reads off the trainers' journal: a harness that is blind would find every service sound."""
 
+from importlib import import_module
+from operator import attrgetter
+from typing import get_args
+
+from app.contracts.events import AttemptEvent
+from bench.chaos.faults_of_processes import CRASH_POINTS
 from bench.chaos.figures import next_step
 from bench.chaos.injected import Injected
+from bench.chaos.injection import CHECKPOINT_FUNCTIONS, FUNCTIONS
 from bench.chaos.journal import NO_SLOT, Entry, lives, overlaps, repeated_steps
+
+KINDS = {kind.model_fields["kind"].default for kind in get_args(get_args(AttemptEvent)[0])}
 
 
 def a_life(job: str, epoch: int, *, slot: str = "a", steps: range, began: float) -> list[Entry]:
@@ -55,3 +64,14 @@ def test_the_cost_of_a_fault_is_the_wait_for_the_next_step_and_the_steps_taken_a
     cost = next_step(Injected("worker_kill", 7.5, "job-1", pid=101), lives(entries))
 
     assert cost == (13.5, 2)
+
+
+def test_every_crash_point_is_at_a_function_that_there_is() -> None:
+    """A process dies only at the windows that the injection makes: a renamed function would make none."""
+    paths = [(module, path) for module, names in FUNCTIONS.items() for path in names]
+    paths += [("worker.checkpoints", path) for path in CHECKPOINT_FUNCTIONS]
+    names = {path.rpartition(".")[2] for _, path in paths}
+
+    assert all(callable(attrgetter(path)(import_module(module))) for module, path in paths)
+    assert {point.split(".")[1] for point in CRASH_POINTS if not point.startswith("event.")} <= names
+    assert {point.split(".")[1] for point in CRASH_POINTS if point.startswith("event.")} <= KINDS

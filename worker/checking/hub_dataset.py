@@ -1,4 +1,4 @@
-"""Downloads the files of a hub dataset at a pinned commit. The readers of app.files read them.
+"""Downloads the files of a hub dataset at a pinned commit. The readers of app.datasets read them.
 
 Only files that the hub lists in the repository, and that are in the cache of its client, are opened.
 """

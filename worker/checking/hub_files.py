@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
-# The file endings that app.files can read. If two have equally many files in a split, the first one is used.
+# The file endings that app.datasets can read. If two have equally many files in a split, the first one is used.
 ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 # Files that describe a dataset. Files and folders that begin with a dot are never data.
 DESCRIPTIONS = frozenset({"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})

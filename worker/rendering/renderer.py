@@ -107,15 +107,16 @@ class Renderer:
         alone = self.encode_split(text, [border - opening for border in chat.starts if opening < border < start])
         return (alone.unguarded(text) if chat.hidden else alone).ids == encoded.ids[first:end]
 
-    def encode_split(self, text: str, packing_boundaries: Sequence[int]) -> Encoded:
+    def encode_split(self, text: str, borders: Sequence[int]) -> Encoded:
         """As `encode`, but if possible the tokens before each border are those of the text before it alone. Without
         this a token could extend over the border, or blanks before it be grouped differently.
 
-        Each piece is encoded alone, as a prompt is. A tokenizer that adds a blank to every piece would encode another
-        text; for it a guard character at the border separates the pieces.
+        `borders`: ascending positions in the text, in characters. Each piece is encoded alone, as a prompt is. A
+        tokenizer that adds a blank to every piece would encode another text; for it a guard character at the border
+        separates the pieces.
         """
         whole = self.encode(text)
-        uneven = [border for border in packing_boundaries if not self._ends_alike(whole, text, border)]
+        uneven = [border for border in borders if not self._ends_alike(whole, text, border)]
         if not uneven:
             return whole
         spelled = self.decode(whole.ids)
@@ -136,19 +137,19 @@ class Renderer:
         places = range(end - 1, -1, -1)
         return next((place for place in places if encoded.ids[place] in self._control_ids), 0), end
 
-    def _encode_pieces(self, text: str, packing_boundaries: Sequence[int]) -> Encoded:
+    def _encode_pieces(self, text: str, borders: Sequence[int]) -> Encoded:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for start, end in pairwise([0, *packing_boundaries, len(text)]):
+        for start, end in pairwise([0, *borders, len(text)]):
             piece = self.encode(text[start:end])
             ids += piece.ids
             offsets += [(first + start, last + start) for first, last in piece.offsets]
         return Encoded(ids, offsets)
 
-    def _encode_guarded(self, text: str, packing_boundaries: Sequence[int]) -> Encoded | None:
+    def _encode_guarded(self, text: str, borders: Sequence[int]) -> Encoded | None:
         """Returns None if the tokenizer encodes a guard together with other text."""
-        pieces = (text[start:end] for start, end in pairwise([0, *packing_boundaries, len(text)]))
-        guards = [border + count for count, border in enumerate(packing_boundaries)]
+        pieces = (text[start:end] for start, end in pairwise([0, *borders, len(text)]))
+        guards = [border + count for count, border in enumerate(borders)]
         found = self.encode(GUARD.join(pieces))
         kept = Encoded([], [])
         for token, (start, end) in zip(found.ids, found.offsets, strict=True):

@@ -22,6 +22,8 @@ from worker.supervising.context import WorkerContext
 from worker.supervising.slots import SlotStuck, is_free, remove_orphans
 from worker.supervising.verdict import pause_seconds
 
+# A dead worker's guardian gives its child the grace to save a checkpoint, and needs a moment itself.
+GUARDIAN_SECONDS = 1.0
 SLOT_RETRY_SECONDS = 0.5
 DEAD = "the worker that held the job died"
 SILENT = "the worker that held the job fell silent"
@@ -63,9 +65,9 @@ class Reconciler:
 
     def _acquire_slot(self) -> None:
         """Acquire the slot's lock. All processes of an earlier holder are then dead, so its jobs are taken back."""
-        slot = self._context.slot
+        slot, grace = self._context.slot, self._context.settings.grace_seconds
         try:
-            is_mine = slot.try_lock() or bool(remove_orphans(slot) and slot.try_lock())
+            is_mine = slot.try_lock() or bool(remove_orphans(slot, grace + GUARDIAN_SECONDS) and slot.try_lock())
         except (CannotStart, SlotStuck) as error:
             self._problem = str(error)
             return

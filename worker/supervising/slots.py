@@ -28,8 +28,6 @@ from app.processes.lock import CannotStart, hold_lock, keeps_locks, try_lock
 from worker.supervising.lock_holders import ProcessId, holders, is_alive, kill_all, this_process
 
 MUTEX_SECONDS = 2.0
-# A dead worker's guardian gives its child this long to save a checkpoint; what still runs after that is an orphan.
-PATIENCE_SECONDS = 20.0
 KILL_SECONDS = 10.0
 POLL_SECONDS = 0.2
 # The record is written at once and with a fixed length, so that no crash leaves half of it.
@@ -143,7 +141,7 @@ def _is_free(path: Path, key: str) -> bool | None:
         return False
 
 
-def remove_orphans(slot: Slot, patience_seconds: float = PATIENCE_SECONDS) -> list[int]:
+def remove_orphans(slot: Slot, patience_seconds: float) -> list[int]:
     """Kill the processes that a dead worker, or a dead guardian of this one, left in the slot. Returns their pids.
 
     If `slot` is not held, nothing is killed while the process that took its lock is alive. If it is held, no attempt

@@ -23,7 +23,7 @@ contexts: dict[Stage, WorkerContext] = {}
 
 
 @app.task(name=TASK)
-def answer(stage: str) -> None:
+def work_on_stage(stage: str) -> None:
     """Work until no job of this stage is left to claim."""
     context = contexts.get(Stage(stage))
     if context is not None:

@@ -126,7 +126,7 @@ def test_a_port_that_is_taken_is_told_by_its_variable_and_leaves_no_home(service
 
 
 def test_who_is_to_answer_is_asked_for_in_the_words_of_the_command(service: RestService, tunesmith: Command) -> None:
-    assert tunesmith("generate", "hi") == "1: one of --adapter and --model should say who is to answer\n"
+    assert tunesmith("generate", "hi") == "1: give exactly one of --adapter and --model\n"
     assert service.requests == []
 
 

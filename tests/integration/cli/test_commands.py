@@ -162,7 +162,7 @@ def test_ctrl_c_only_looks_away(service: RestService) -> None:
         _, err = watching.communicate(timeout=20)
 
     assert watching.returncode == 130
-    assert err == "job job-1 goes on; look at it again with: tunesmith watch job-1\n"
+    assert err == "job job-1 continues; to watch it again: tunesmith watch job-1\n"
 
 
 def test_a_failed_job_says_why_and_what_helps(service: RestService, tunesmith: Command) -> None:
@@ -254,7 +254,7 @@ def test_a_checkpoint_that_answers_is_named(service: RestService, tunesmith: Com
     service.answer = [("finish", {"model": "job-1@step-40", "checkpoint": {"job": "job-1", "step": 40}})]
 
     result = tunesmith("generate", "--adapter", "job-1", "after 89?").err
-    assert result == "answered by job-1@step-40, a checkpoint, which nobody has proved\n"
+    assert result == "answered by job-1@step-40: a checkpoint, which was not verified\n"
 
 
 def test_an_answer_that_breaks_off_is_an_error(service: RestService, tunesmith: Command) -> None:

@@ -96,10 +96,10 @@ def test_watching_shows_that_a_job_pauses_and_goes_on(service: RestService, tune
         "pausing",
         "status: running",
         "checkpoint of step 40: 2.5 MB in 0.2 s",
-        "stopped behind step 40",
+        "stopped after step 40",
         "status: paused, until `tunesmith resume`",
         "status: queued",
-        "resumed behind step 40",
+        "resumed after step 40",
         "status: succeeded",
     ]
 

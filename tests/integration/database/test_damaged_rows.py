@@ -159,5 +159,5 @@ def test_a_status_of_another_version_is_unknown_and_no_wish_changes_it(api: Test
     for wish in ("cancel", "pause", "resume"):
         assert error_of(api.post(f"/jobs/{job_id}/{wish}"))[:2] == (409, "job_status_unknown")
     with database.reader() as session:
-        assert session.execute(text("SELECT status, requested_action FROM jobs")).all() == [("archived", "run")]
+        assert session.execute(text("SELECT status, desired FROM jobs")).all() == [("archived", "run")]
     assert api.delete(f"/jobs/{job_id}").status_code == 200

@@ -43,7 +43,10 @@ def test_in_colour_trained_text_is_green_and_the_rest_is_dim() -> None:
 
 
 def test_tokens_that_were_cut_off_are_counted_where_they_would_stand() -> None:
-    assert lines(a_row(("a", True), cut=1234))[-1] == "… 1,234 more tokens were cut off here, behind max_seq_length"
+    assert (
+        lines(a_row(("a", True), cut=1234))[-1]
+        == "… 1,234 more tokens were cut off here: the row is longer than max_seq_length"
+    )
 
 
 def test_the_ids_of_every_span_are_shown_when_they_are_asked_for() -> None:

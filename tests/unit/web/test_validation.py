@@ -185,7 +185,7 @@ def test_a_refusal_of_a_completion_is_one_sentence() -> None:
         CompletionRequest.model_validate({"model": "m", "prompt": "x", "best_of": 3})
 
     told = invalid_request(refused.value.errors(), CompletionRequest).message  # type: ignore[arg-type]
-    assert told == "best_of: found 3, expected n (1): all answers are told"
+    assert told == "best_of: found 3, expected n (1): all answers are returned"
 
 
 REQUESTS = ("contracts/answers", "contracts/base", "contracts/chat", "contracts/continuing", "contracts/spec")

@@ -18,7 +18,7 @@ from worker.inference.engine import Refusal
 GRACE_SECONDS = 10.0
 # The limit of one engine; each GPU of a host has one slot for trainings.
 MOST_HOLDS = 64
-# The end of a training is unknown; this is a short time to wait in vain.
+# It is not known when the training ends, so clients are told to retry after this time.
 RETRY_AFTER_SECONDS = 30
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from app.contracts.generation import EngineError
 from worker.inference.engine import Refusal, Token, TokenEvent, TokenRequest
 
 STOPPING = (503, "engine_stopping", "the engine stopped before the answer was complete")
-NOBODY = (499, "cancelled", "the client no longer waits for the answer")
+CANCELLED = (499, "cancelled", "the client no longer waits for the answer")
 # An answer may wait this long for a model to load and for the requests before it.
 PATIENCE_SECONDS = 900.0
 
@@ -48,7 +48,7 @@ class Ticket:
                 loop.call_soon_threadsafe(_put_now, own)
             except RuntimeError:
                 for ticket, _ in own:
-                    ticket.stop(*NOBODY)
+                    ticket.stop(*CANCELLED)
 
     async def next(self, patience_seconds: float) -> TokenEvent:
         """The next event. If none comes within `patience_seconds`, the ticket is stopped and the error 504

@@ -105,7 +105,7 @@ class VllmProcess:
             self._healthy_at = loop.time()
         except (Refusal, TimeoutError):
             if not self.has_ended() and loop.time() - self._healthy_at >= self._timeouts.silence:
-                self._set_over(f"it was not well for {self._timeouts.silence:g} seconds and is started again")
+                self._set_over(f"it was unhealthy for {self._timeouts.silence:g} seconds and is being restarted")
                 assert self._process is not None
                 self._process.kill()  # a process that hangs does not react to SIGTERM
 

@@ -55,7 +55,7 @@ class ServedBase:
         """Raises Refusal for a request to another base, and for a prompt that this one cannot read."""
         if not self._is(request.base):
             message = (
-                f"the engine serves {self.label!r} through vLLM and no other base, {request.base.name!r} was asked"
+                f"the engine serves only the base {self.label!r} through vLLM; the request needs {request.base.name!r}"
             )
             raise Refusal(409, "base_not_served", message, "model")
         check_prompt(load_base_config(request.base), request.prompt_ids)

@@ -100,7 +100,7 @@ class VllmResponder:
                     break
         scores = _scores(choices[0].logprobs, 0) if choices and choices[0].token_ids else {}
         if not scores.keys() >= set(scored):
-            raise unavailable_now("it did not tell the log-probabilities that were asked for")
+            raise unavailable_now("its answer lacks the requested log-probabilities")
         return scores
 
 
@@ -160,7 +160,7 @@ def _min_tokens(sampling: Sampling) -> int:
 def _check_model(chunk: CompletionChunk, model: str) -> None:
     """Raises Refusal when another model answers: some servers let the base answer for a name that they do not know."""
     if chunk.model != model:
-        raise Refusal(500, "engine_failed", "vLLM answered as another model than the one that was asked")
+        raise Refusal(500, "engine_failed", "vLLM answered with another model than the requested one")
 
 
 def _tokens(choice: CompletionChoice, top_tokens: int | None) -> Iterator[Token]:
