@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.config import Settings
+from app.processes.garbage import exclude_from_collections
 from app.web.connection_limit import LimitedProtocol
 
 # Descriptors that a process needs besides its connections: for the database, files and logs.
@@ -56,8 +57,7 @@ def create_process() -> FastAPI:
 
 def _collect_less_garbage() -> None:
     """A collection stops all requests. A full one of all loaded modules takes a tenth of a second."""
-    gc.collect()
-    gc.freeze()  # modules and routes are never freed
+    exclude_from_collections()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 

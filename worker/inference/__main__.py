@@ -3,7 +3,6 @@
 import worker.inference.models.cores  # noqa: F401  # isort: skip  # before torch
 
 import argparse
-import gc
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read
 from app.known_hosts import HOSTS_VARIABLE, TRUST_VARIABLE, HostRules
 from app.processes.engine_address import KEY_VARIABLE, check_privacy, read_key
 from app.processes.environments import VLLM_KEY
+from app.processes.garbage import exclude_from_collections
 from app.processes.guardian_process import UMASK
 from app.processes.secret_files import read_secret
 from app.slow_clients import TimedProtocol
@@ -75,7 +75,7 @@ def main() -> None:
     )
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: sys.exit(0))  # uvicorn raises the signal once more when it has shut down
-    gc.freeze()  # modules are never freed; a collection that looks through them stops all answers
+    exclude_from_collections()  # a collection runs whenever a model is unloaded
     try:
         EngineServer(config, engine).run(None if listener is None else [listener])
     finally:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.processes.garbage import exclude_from_collections
 from tests.integration.engine.model_caches import ServedModel, build_served_model
 from tests.integration.engine.vllm_server import Server
 from tests.integration.engine.vllms import a_server, build_proved_model, engine_at, recorded
@@ -17,6 +18,12 @@ from worker.inference.vllm.engine import VllmEngine
 
 ON_CPU = Placement("cpu", torch.float32)
 JOIN_SECONDS = 30.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast_collections() -> None:
+    """As in an engine process: whatever unloads a model collects garbage."""
+    exclude_from_collections()
 
 
 @pytest.fixture(scope="session")

@@ -279,18 +279,16 @@ class ModelCache:
 
     def unload_others(self) -> None:
         """Unload all models but the current one."""
-        for served_model in list(self._loaded)[:-1]:
-            self._unload(served_model)
+        self._unload(*list(self._loaded)[:-1])
 
     def unload_all(self) -> None:
         """Unload all models."""
-        for served_model in list(self._loaded):
-            self._unload(served_model)
-        _collect()
+        self._unload(*self._loaded)
 
-    def _unload(self, served_model: ServedModel) -> None:
-        self._loaded[served_model].close()
-        self._loaded = self._others(served_model)
+    def _unload(self, *served_models: ServedModel) -> None:
+        for served_model in served_models:
+            self._loaded[served_model].close()
+            self._loaded = self._others(served_model)
         _collect()
 
     def loaded_adapters(self) -> list[str]:
