@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,16 @@ def _silence_end_token(base: Path) -> None:
 
 @cache
 def reference(base: ModelFolder, adapter: AdapterFolder | None, prompt: Sequence[int], tokens: int) -> list[int]:
-    """The greedy answer of transformers' own `generate`, its end token left out; nobody else has touched the model."""
-    model = AutoModelForCausalLM.from_pretrained(base.folder)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter.folder)
+    """The greedy answer of transformers' own `generate`, its end token left out."""
+    model = _reference_model(base, adapter)
     ids = torch.tensor([list(prompt)])
     written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
     answer: list[int] = written[0, len(prompt) :].tolist()
     return [token for token in answer if token != model.generation_config.eos_token_id]
+
+
+@lru_cache(maxsize=32)
+def _reference_model(base: ModelFolder, adapter: AdapterFolder | None) -> Any:
+    """A model that only `reference` uses."""
+    model = AutoModelForCausalLM.from_pretrained(base.folder)
+    return model if adapter is None else PeftModel.from_pretrained(model, adapter.folder)
