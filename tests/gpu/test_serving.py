@@ -9,14 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
+from tests.integration.engine.conftest import make_batching  # noqa: E402, F401
 from tests.integration.engine.test_batching import *  # noqa: E402, F403
-from tests.integration.engine.test_batching_lives import (  # noqa: E402, F401
+from tests.integration.engine.test_batching_failures import (  # noqa: E402, F401
+    test_a_client_who_leaves_frees_everything_and_disturbs_nobody,
     test_a_forward_that_fails_fails_only_the_request_at_fault,
     test_a_request_that_fails_fails_alone,
     test_adapters_that_no_batch_can_hold_are_answered_beside_those_that_one_can,
     test_every_kind_of_model_answers_as_it_does_alone,
     test_requests_of_two_bases_are_answered_in_turn,
-    test_who_leaves_frees_all_and_disturbs_nobody,
 )
 
 
@@ -24,10 +25,10 @@ from tests.integration.engine.test_batching_lives import (  # noqa: E402, F401
 def served_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.integration.engine.model_caches import build_served_model
 
-    return build_served_model(tmp_path_factory.mktemp("world"))
+    return build_served_model(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture  # type: ignore[no-redef]
+@pytest.fixture
 def placement() -> Any:
     """Where the engines of these tests are."""
     from worker.inference.models.bases import Placement
@@ -36,7 +37,7 @@ def placement() -> Any:
 
 
 def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
-    make_batching: Callable[..., Any],
+    make_batching: Callable[..., Any],  # noqa: F811  the fixture
     served_model: Any,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

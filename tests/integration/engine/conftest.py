@@ -1,23 +1,32 @@
-"""One tiny world for all tests of the engine, and an engine a module: every test holds for both kinds of engine."""
+"""Tiny models for all tests of the engine, and the engines that answer with them.
+
+A test that uses `engine` or `make_engine` holds for both kinds of engine, unless its module says otherwise.
+"""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from app.processes.garbage import exclude_from_collections
+from tests.integration.engine.many_requests import has_only_free_blocks
 from tests.integration.engine.model_caches import ServedModel, build_served_model
 from tests.integration.engine.vllm_server import Server
 from tests.integration.engine.vllms import a_server, build_proved_model, engine_at, recorded
 from tests.support.serial_engine import SerialEngine
+from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
+from worker.inference.batching.memory import Memory
 from worker.inference.models.bases import Placement
 from worker.inference.vllm.engine import VllmEngine
 
 ON_CPU = Placement("cpu", torch.float32)
 JOIN_SECONDS = 30.0
+AnEngine = SerialEngine | BatchingEngine
+MakeBatching = Callable[..., BatchingEngine]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,10 +37,38 @@ def _fast_collections() -> None:
 
 @pytest.fixture(scope="session")
 def served_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    return build_served_model(tmp_path_factory.mktemp("world"))
+    return build_served_model(tmp_path_factory.mktemp("models"))
 
 
-AnEngine = SerialEngine | BatchingEngine
+@pytest.fixture
+def placement() -> Placement:
+    """Where the engines of `make_batching` compute. The tests on a GPU replace it."""
+    return ON_CPU
+
+
+@pytest.fixture
+def make_batching(placement: Placement) -> Iterator[MakeBatching]:
+    """Batching engines with the given limits. After the test all their blocks become free, and their threads end."""
+    made: list[BatchingEngine] = []
+
+    def make(
+        *, patience_seconds: float = 300.0, idle_seconds: float = 60.0, memory: Memory | None = None, **limits: int
+    ) -> BatchingEngine:
+        engine = BatchingEngine(
+            placement,
+            limits=BatchLimits(**limits),
+            patience_seconds=patience_seconds,
+            memory=memory,
+            idle_seconds=idle_seconds,
+        )
+        made.append(engine)
+        return engine
+
+    yield make
+    for engine in made:
+        wait_for("every block is free", partial(has_only_free_blocks, engine))
+        engine.close()
+    assert all(engine.join(JOIN_SECONDS) for engine in made)
 
 
 @pytest.fixture(scope="module", params=["batching", "serial"])

@@ -13,8 +13,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tests.integration.engine.attentions import both_attentions
 from tests.integration.engine.many_requests import answer_tokens, ask_all
-from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter
-from tests.integration.engine.test_batching import PLAIN, asked, expected
+from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter, expected
+from tests.integration.engine.test_batching import PLAIN, asked
 from worker.inference.batching import support
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits

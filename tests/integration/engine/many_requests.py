@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from worker.inference.batching.engine import BatchingEngine
 from worker.inference.engine import Engine, Token, TokenRequest
 
 Events = list[Any]
@@ -25,16 +26,37 @@ def ask_all(engine: Engine, requests: Sequence[TokenRequest], *, arriving_within
     return asyncio.run(all_of_them())
 
 
+def tokens_of_all(engine: Engine, requests: Sequence[TokenRequest], *, arriving_within: float = 0.0) -> list[list[int]]:
+    return [answer_tokens(events) for events in ask_all(engine, requests, arriving_within=arriving_within)]
+
+
 async def read(engine: Engine, request: TokenRequest, *, leave_after: int | None = None) -> Events:
     """Events to the end, or until so many have come; then the reader leaves."""
-    heard: Events = []
+    seen: Events = []
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
-            heard.append(event)
-            if len(heard) == leave_after:
+            seen.append(event)
+            if len(seen) == leave_after:
                 break
-    return heard
+    return seen
 
 
 def answer_tokens(events: Events) -> list[int]:
     return [event.id for event in events if isinstance(event, Token)]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def has_only_free_blocks(engine: BatchingEngine) -> bool:
+    """Whether no answer holds keys or values. It is true of an engine without a model."""
+    free, total = engine.count_blocks()
+    return free == total
+
+
+def is_idle(engine: BatchingEngine) -> bool:
+    """Whether the engine has a model, and answers nobody."""
+    return engine.count_blocks()[1] > 0 and has_only_free_blocks(engine) and not engine.health().is_busy

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.contracts.generation import AdapterRef
 from tests.support.tiny_model import build_tiny_model
-from worker.inference.engine import AdapterFolder, ModelFolder
+from worker.inference.engine import AdapterFolder, ModelFolder, TokenRequest
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -93,6 +93,11 @@ def reference(base: ModelFolder, adapter: AdapterFolder | None, prompt: Sequence
     written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
     answer: list[int] = written[0, len(prompt) :].tolist()
     return [token for token in answer if token != model.generation_config.eos_token_id]
+
+
+def expected(request: TokenRequest) -> list[int]:
+    """What `reference` answers to a greedy request."""
+    return reference(request.base, request.adapter, tuple(request.prompt_ids), request.sampling.max_new_tokens)
 
 
 @lru_cache(maxsize=32)

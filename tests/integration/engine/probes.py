@@ -1,7 +1,8 @@
-"""Bundles with the probe of a trainer in them, and the engine's word on them."""
+"""Bundles with the probe of a trainer, and the proofs that an engine gives of them."""
 
 import asyncio
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,29 @@ def probe_of(
     bits = {f"model.load_in_{bits}bit": getattr(quantisation, f"load_in_{bits}bit", False) for bits in (4, 8)}
     resolved = {**RESOLVED, "model.dtype": name, **bits}
     probe = take_probe(model, order, Dataset.from_dict({INPUT_IDS: [row], LABELS: [row]}), resolved, biases)
-    return probe if knows_weights else probe.model_copy(update={"weights": None, "fit": None})
+    return probe if knows_weights else _without_weights(probe)
 
 
 def a_bundle(served_model: ServedModel, name: str, folder: Path, *, knows_weights: bool = False) -> Path:
-    """A copy of an adapter of the world, with its probe."""
-    shutil.copytree(served_model.adapters[name].folder, folder)
-    probe = probe_of(served_model.base.folder, folder, knows_weights=knows_weights)
-    (folder / PROBE).write_text(probe.model_dump_json())
+    """A copy of an adapter, with its probe."""
+    adapter = served_model.adapters[name].folder
+    shutil.copytree(adapter, folder)
+    probe = _probe_of_adapter(served_model.base.folder, adapter)
+    (folder / PROBE).write_text((probe if knows_weights else _without_weights(probe)).model_dump_json())
     return folder
 
 
+@cache
+def _probe_of_adapter(base: Path, adapter: Path) -> Probe:
+    return probe_of(base, adapter, knows_weights=True)
+
+
+def _without_weights(probe: Probe) -> Probe:
+    return probe.model_copy(update={"weights": None, "fit": None})
+
+
 def an_order(bundle: Path, base: Path, *, kind: str = "lora") -> ProofOrder:
-    """RecordIssue by what is in it, as real ones are: an engine keeps what it has by name."""
+    """Its version is the hash of its files, as that of a real adapter is: an engine keeps adapters by their names."""
     version = bundle_version(bundle)
     ref = AdapterRef.model_validate(
         {"adapter_id": f"adapter-{bundle.name}", "version": version, "path": str(bundle), "kind": kind}

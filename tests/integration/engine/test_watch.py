@@ -1,6 +1,6 @@
 """Whatever an engine hangs in, whoever asked hears of it in time, and the engine goes on.
 
-That of the batches is in test_batching_lives.
+The same of the batching engine is in test_batching_failures.
 """
 
 import time

@@ -1,58 +1,37 @@
-"""The batching engine under clients who leave, requests that fail, and models that no batch can hold."""
+"""The batching engine when clients leave, when requests fail, and with models that no batch can hold."""
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from app.contracts.generation import EngineError
 from bench.serve import soak
 from bench.serving import open_shop
+from tests.integration.engine.conftest import ON_CPU, MakeBatching
 from tests.integration.engine.families import FAMILIES, build_family
-from tests.integration.engine.many_requests import Events, answer_tokens, ask_all, read
-from tests.integration.engine.model_caches import ServedModel, reference
-from tests.integration.engine.requests import PROMPT, a_request, events_of, last_of, tokens_of
+from tests.integration.engine.many_requests import (
+    Events,
+    answer_tokens,
+    ask_all,
+    is_idle,
+    read,
+    tokens_of_all,
+    until,
+)
+from tests.integration.engine.model_caches import ServedModel, expected
+from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
+from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
-from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Ended, ModelFolder, Token
-from worker.inference.models.bases import Placement
-
-ON_CPU = Placement("cpu", torch.float32)
-MakeEngine = Callable[..., BatchingEngine]
 
 
-@pytest.fixture
-def make_batching() -> Iterator[MakeEngine]:
-    made: list[BatchingEngine] = []
-
-    def make(*, patience_seconds: float = 60.0, places: int = 64, **limits: Any) -> BatchingEngine:
-        engine = BatchingEngine(
-            ON_CPU, places=places, patience_seconds=patience_seconds, limits=BatchLimits(**{"adapters": 4, **limits})
-        )
-        made.append(engine)
-        return engine
-
-    yield make
-    for engine in made:
-        engine.close()
-    assert all(engine.join(30) for engine in made)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def all_free(engine: BatchingEngine) -> bool:
-    free, total = engine.count_blocks()
-    return free == total > 0 and not engine.health().is_busy
+def right_answers(served_model: ServedModel, *names: str) -> list[list[int]]:
+    return [expected(a_request(served_model, name)) for name in names]
 
 
 LEAVING: dict[str, dict[str, Any]] = {
@@ -64,11 +43,11 @@ LEAVING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("phase", LEAVING)
-def test_who_leaves_frees_all_and_disturbs_nobody(
-    make_batching: MakeEngine, served_model: ServedModel, phase: str
+@pytest.mark.parametrize("moment", LEAVING)
+def test_a_client_who_leaves_frees_everything_and_disturbs_nobody(
+    make_batching: MakeBatching, served_model: ServedModel, moment: str
 ) -> None:
-    engine, case = make_batching(chunk_tokens=8), LEAVING[phase]
+    engine, case = make_batching(chunk_tokens=8), LEAVING[moment]
     tokens_of(engine, a_request(served_model))
     leaver = a_request(served_model, case["adapter"], prompt=case["prompt"])
 
@@ -83,33 +62,31 @@ def test_who_leaves_frees_all_and_disturbs_nobody(
             leaving.cancel()
             await asyncio.gather(leaving, return_exceptions=True)
         answers = await asyncio.gather(*stayers)
-        await until(lambda: all_free(engine))
+        await until(lambda: is_idle(engine))
         return list(answers)
 
     answers = asyncio.run(come_and_go())
 
-    assert [answer_tokens(events) for events in answers] == [
-        reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in ("base", "small")
-    ]
+    assert [answer_tokens(events) for events in answers] == right_answers(served_model, "base", "small")
 
 
-def test_who_leaves_the_queue_is_never_computed(make_batching: MakeEngine, served_model: ServedModel) -> None:
+def test_a_client_who_leaves_the_queue_is_never_answered(
+    make_batching: MakeBatching, served_model: ServedModel
+) -> None:
     engine = make_batching(answers=1)
+    request = a_request(served_model, base=served_model.endless_base, max_new_tokens=1500)
 
     async def queue_up() -> int:
-        endless = engine.generate(a_request(served_model, base=served_model.endless_base, max_new_tokens=1500))
+        endless = engine.generate(request)
         assert isinstance(await anext(endless), Token)
-        queued = [
-            asyncio.ensure_future(read(engine, a_request(served_model, base=served_model.endless_base)))
-            for _ in range(5)
-        ]
+        queued = [asyncio.ensure_future(read(engine, request)) for _ in range(5)]
         await until(lambda: engine.health().waiting == 5)
         for task in queued:
             task.cancel()
         await asyncio.gather(*queued, return_exceptions=True)
         waiting = engine.health().waiting
         await endless.aclose()
-        await until(lambda: all_free(engine))
+        await until(lambda: is_idle(engine))
         return waiting
 
     assert asyncio.run(queue_up()) == 0
@@ -154,25 +131,26 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_request_that_fails_fails_alone(make_batching: MakeEngine, served_model: ServedModel, case: str) -> None:
+def test_a_request_that_fails_fails_alone(make_batching: MakeBatching, served_model: ServedModel, case: str) -> None:
     engine = make_batching(cache_tokens=400)
     fields, code = HOSTILE[case]
-    grammar = fields.get("grammar")
     wishes = {name: value for name, value in fields.items() if name != "grammar"}
-    hostile = replace(a_request(served_model, **wishes), grammar=grammar)
+    hostile = replace(a_request(served_model, **wishes), grammar=fields.get("grammar"))
     innocent = [a_request(served_model, name) for name in ("base", "small", "wide")]
 
     answers = ask_all(engine, [innocent[0], hostile, innocent[1], hostile, innocent[2]])
 
     errors = [answers[place][-1] for place in (1, 3)]
     assert [error.code for error in errors if isinstance(error, EngineError)] == [code, code]
-    assert [answer_tokens(answers[place]) for place in (0, 2, 4)] == [
-        reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in ("base", "small", "wide")
-    ]
-    assert all_free(engine)
+    assert [answer_tokens(answers[place]) for place in (0, 2, 4)] == right_answers(
+        served_model, "base", "small", "wide"
+    )
+    assert is_idle(engine)
 
 
-def test_what_exceeds_the_cache_is_told_what_would_fit(make_batching: MakeEngine, served_model: ServedModel) -> None:
+def test_a_request_that_exceeds_the_cache_is_refused_with_what_would_fit(
+    make_batching: MakeBatching, served_model: ServedModel
+) -> None:
     engine = make_batching(cache_tokens=64)
 
     error = last_of(engine, a_request(served_model, max_new_tokens=57))
@@ -201,12 +179,13 @@ def model_of(engine: BatchingEngine) -> Any:
 
 
 def test_a_forward_that_fails_fails_only_the_request_at_fault(
-    make_batching: MakeEngine, served_model: ServedModel
+    make_batching: MakeBatching, served_model: ServedModel
 ) -> None:
     engine = make_batching()
     tokens_of(engine, a_request(served_model))
     model_of(engine).register_forward_pre_hook(fails_on_poison, with_kwargs=True)
-    innocent = [a_request(served_model, name) for name in ("base", "small", "wide", "biased")]
+    names = ("base", "small", "wide", "biased")
+    innocent = [a_request(served_model, name) for name in names]
     poisoned = a_request(served_model, prompt=(*PROMPT, POISON))
 
     answers = ask_all(engine, [*innocent[:2], poisoned, *innocent[2:]])
@@ -214,30 +193,28 @@ def test_a_forward_that_fails_fails_only_the_request_at_fault(
     last = answers.pop(2)[-1]
     assert isinstance(last, EngineError)
     assert (last.status, last.code) == (500, "engine_failed")
-    assert [answer_tokens(events) for events in answers] == [
-        reference(served_model.base, served_model.adapter(name), PROMPT, 12)
-        for name in ("base", "small", "wide", "biased")
-    ]
-    assert all_free(engine)
+    assert [answer_tokens(events) for events in answers] == right_answers(served_model, *names)
+    assert is_idle(engine)
 
 
-def test_who_waits_for_an_engine_that_hangs_hears_of_it(make_batching: MakeEngine, served_model: ServedModel) -> None:
+def test_an_engine_that_hangs_ends_its_answers_with_an_error(
+    make_batching: MakeBatching, served_model: ServedModel
+) -> None:
     engine = make_batching(patience_seconds=0.5)
-    while not answer_tokens(events_of(engine, a_request(served_model))):
-        """Loading took longer than the patience of this test."""
-    hook = model_of(engine).register_forward_pre_hook(lambda *_: time.sleep(1.5))
+    wait_for("it is loaded, which may take longer", lambda: tokens_of(engine, a_request(served_model)))
+    hook = model_of(engine).register_forward_pre_hook(lambda *_: time.sleep(1))
 
     error = last_of(engine, a_request(served_model))
     hook.remove()
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code) == (504, "engine_stalled")
-    asyncio.run(until(lambda: all_free(engine)))
-    assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)
+    asyncio.run(until(lambda: is_idle(engine)))
+    assert tokens_of(engine, a_request(served_model)) == expected(a_request(served_model))
 
 
 def test_an_engine_that_closes_ends_every_answer_with_an_error(
-    make_batching: MakeEngine, served_model: ServedModel
+    make_batching: MakeBatching, served_model: ServedModel
 ) -> None:
     engine = make_batching()
 
@@ -254,46 +231,42 @@ def test_an_engine_that_closes_ends_every_answer_with_an_error(
     assert [event.code for event in asyncio.run(close())] == ["engine_stopping"] * 3
 
 
-def test_requests_of_two_bases_are_answered_in_turn(make_batching: MakeEngine, served_model: ServedModel) -> None:
-    engine, bases = make_batching(), [served_model.base, served_model.other_base] * 4
+def test_requests_of_two_bases_are_answered_in_turn(make_batching: MakeBatching, served_model: ServedModel) -> None:
+    requests = [a_request(served_model, base=base) for base in (served_model.base, served_model.other_base)] * 4
 
-    answers = ask_all(engine, [a_request(served_model, base=base) for base in bases])
-
-    assert [answer_tokens(events) for events in answers] == [reference(base, None, PROMPT, 12) for base in bases]
+    assert tokens_of_all(make_batching(), requests) == [expected(request) for request in requests]
 
 
 def test_adapters_that_no_batch_can_hold_are_answered_beside_those_that_one_can(
-    make_batching: MakeEngine, served_model: ServedModel
+    make_batching: MakeBatching, served_model: ServedModel
 ) -> None:
-    names = ["small", "directed", "base", "headed", "wide", "directed"]
+    names = ("small", "directed", "base", "headed", "wide", "directed")
 
-    answers = ask_all(make_batching(), [a_request(served_model, name) for name in names])
+    answers = tokens_of_all(make_batching(), [a_request(served_model, name) for name in names])
 
-    assert [answer_tokens(events) for events in answers] == [
-        reference(served_model.base, served_model.adapter(name), PROMPT, 12) for name in names
-    ]
+    assert answers == right_answers(served_model, *names)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_of_model_answers_as_it_does_alone(
-    make_batching: MakeEngine, served_model: ServedModel, tmp_path: Path, family: str
+    make_batching: MakeBatching, served_model: ServedModel, tmp_path: Path, family: str
 ) -> None:
-    """Those that a batch would answer otherwise are told by the trial, and answered one at a time."""
+    """A model that would answer otherwise in a batch is found out when it is loaded, and answers one at a time."""
     base = ModelFolder(family, build_family(family, tmp_path / "base"))
     dice = random.Random(3)
     prompts = [tuple(dice.choices(range(3, 200), k=length)) for length in (1, 9, 40, 60)]
+    requests = [a_request(served_model, base=base, prompt=prompt) for prompt in prompts]
     engine = make_batching(chunk_tokens=16)
 
-    answers = ask_all(engine, [a_request(served_model, base=base, prompt=prompt) for prompt in prompts])
-
-    assert [answer_tokens(events) for events in answers] == [reference(base, None, prompt, 12) for prompt in prompts]
+    assert tokens_of_all(engine, requests) == [expected(request) for request in requests]
     assert (engine.count_blocks()[1] > 0) == FAMILIES[family].is_batched
 
 
 def test_a_soak_gives_no_wrong_answer_and_loses_no_block(tmp_path: Path) -> None:
-    outcome = soak(open_shop(tmp_path, "tiny", 6, ON_CPU), ON_CPU, 200)
+    """Of one adapter more than there are slots."""
+    outcome = soak(open_shop(tmp_path, "tiny", 4, ON_CPU), ON_CPU, 120)
 
     assert (outcome["wrong"], outcome["errors"]) == (0, 0)
-    assert outcome["right"] + outcome["left"] == 200
+    assert outcome["right"] + outcome["left"] == 120
     assert outcome["left"] > 20
     assert outcome["free_blocks"] == outcome["blocks"] > 0
