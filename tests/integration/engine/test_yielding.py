@@ -1,49 +1,30 @@
-"""An engine that steps aside for a training: nothing stays in memory, every answer has an end, and it comes back."""
+"""An engine that gives its memory to a training: it keeps no model, ends every answer, and comes back."""
 
 import asyncio
 import gc
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
-import torch
 from transformers import LlamaForCausalLM
 
 from app.contracts.generation import EngineError
 from app.contracts.memory_lease import YieldOrder, YieldState, this_cpu
-from tests.integration.engine.many_requests import Events, read
+from tests.integration.engine.conftest import MakeBatching
+from tests.integration.engine.many_requests import Events, read, until
 from tests.integration.engine.model_caches import ServedModel
 from tests.integration.engine.processes import HEADERS, EngineProcess
 from tests.integration.engine.requests import a_request, an_order, last_of, tokens_of
 from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
-from worker.inference.batching.host import BatchLimits
-from worker.inference.engine import Ended, Token
-from worker.inference.models.bases import Placement
+from worker.inference.engine import Ended, Refusal, Token
 from worker.inference.server.memory_lease import MOST_HOLDS, RETRY_AFTER_SECONDS, MemoryLeases
 
-ON_CPU = Placement("cpu", torch.float32)
-MakeEngine = Callable[..., BatchingEngine]
-
 
 @pytest.fixture
-def make_batching() -> Iterator[MakeEngine]:
-    made: list[BatchingEngine] = []
-
-    def make(**limits: Any) -> BatchingEngine:
-        made.append(BatchingEngine(ON_CPU, limits=BatchLimits(**limits)))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-    assert all(engine.join(30) for engine in made)
-
-
-@pytest.fixture
-def engine(make_batching: MakeEngine) -> BatchingEngine:
+def engine(make_batching: MakeBatching) -> BatchingEngine:
     return make_batching(answers=1)
 
 
@@ -55,10 +36,12 @@ def a_hold(holder: str = "gpu0", *, job_id: str = "job-1", lease_seconds: float 
     return YieldOrder(holder=holder, job_id=job_id, lease_seconds=lease_seconds)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
+async def step_aside(engine: BatchingEngine) -> MemoryLeases:
+    """The leases, once the engine has freed its memory for one of them."""
+    leases = MemoryLeases(engine)
+    leases.hold(a_hold())
+    await until(lambda: engine.is_away)
+    return leases
 
 
 def refusal_of(events: Events) -> EngineError:
@@ -67,7 +50,7 @@ def refusal_of(events: Events) -> EngineError:
 
 
 def models_in_memory() -> set[Any]:
-    """Those with weights: what an adapter is held against has none."""
+    """Those with weights: the model with which an adapter is validated has none."""
     gc.collect()
     found = [thing for thing in gc.get_objects() if type(thing) is LlamaForCausalLM]
     return {weakref.ref(model) for model in found if model.device.type != "meta"}
@@ -78,34 +61,27 @@ def test_nothing_of_a_model_stays_in_memory(engine: BatchingEngine, served_model
     tokens_of(engine, a_request(served_model, "small"))
     loaded = models_in_memory() - before
 
-    async def step_aside() -> None:
-        MemoryLeases(engine).hold(a_hold())
-        await until(lambda: engine.is_away)
-
-    asyncio.run(step_aside())
+    asyncio.run(step_aside(engine))
 
     assert len(loaded) == 1
     assert [model() for model in loaded] == [None]
     assert (engine.health().loaded_base, engine.health().loaded_adapters) == (None, [])
 
 
-def test_it_comes_back_and_says_the_same(engine: BatchingEngine, served_model: ServedModel) -> None:
-    before = [tokens_of(engine, a_request(served_model, name)) for name in ("base", "wide", "directed")]
+def test_it_comes_back_and_answers_as_before(engine: BatchingEngine, served_model: ServedModel) -> None:
+    requests = [a_request(served_model, name) for name in ("base", "wide", "directed")]
+    before = [tokens_of(engine, request) for request in requests]
 
     async def go_and_come() -> list[bool]:
-        holds = MemoryLeases(engine)
-        holds.hold(a_hold())
-        await until(lambda: engine.is_away)
-        return [holds.release("gpu0").is_away, holds.release("gpu0").is_away, holds.release("who").is_away]
+        leases = await step_aside(engine)
+        return [leases.release(holder).is_away for holder in ("gpu0", "gpu0", "another")]
 
-    states = asyncio.run(go_and_come())
-
-    assert states == [False] * 3
+    assert asyncio.run(go_and_come()) == [False] * 3
     assert engine.health().stepped_aside is None
-    assert [tokens_of(engine, a_request(served_model, name)) for name in ("base", "wide", "directed")] == before
+    assert [tokens_of(engine, request) for request in requests] == before
 
 
-def test_whoever_waits_or_comes_is_sent_away_at_once_with_the_reason(
+def test_requests_that_wait_or_come_are_refused_at_once_with_the_reason(
     engine: BatchingEngine, served_model: ServedModel
 ) -> None:
     async def run() -> tuple[EngineError, EngineError]:
@@ -119,9 +95,9 @@ def test_whoever_waits_or_comes_is_sent_away_at_once_with_the_reason(
         await under_way
         return refusals
 
-    sent_away, refused = asyncio.run(run())
+    waiting, refused = asyncio.run(run())
 
-    assert sent_away == refused
+    assert waiting == refused
     assert (refused.status, refused.code) == (503, "engine_unavailable")
     assert "job-1 trains" in refused.message
     assert refused.retry_after_seconds == RETRY_AFTER_SECONDS
@@ -147,9 +123,9 @@ def test_answers_that_take_longer_end_with_the_reason(engine: BatchingEngine, se
     async def run() -> Events:
         asking = asyncio.ensure_future(read(engine, an_endless_request(served_model)))
         await until(lambda: engine.health().is_busy)
-        holds = MemoryLeases(engine, grace_seconds=0.2)
-        assert not holds.hold(a_hold()).is_away
-        await until(lambda: holds.hold(a_hold()).is_away)
+        leases = MemoryLeases(engine, grace_seconds=0.2)
+        assert not leases.hold(a_hold()).is_away
+        await until(lambda: leases.hold(a_hold()).is_away)
         return await asking
 
     events = asyncio.run(run())
@@ -159,8 +135,8 @@ def test_answers_that_take_longer_end_with_the_reason(engine: BatchingEngine, se
 
 
 @pytest.mark.parametrize("adapter", ["base", "wide", "directed"])
-def test_a_model_or_an_adapter_that_is_being_read_is_let_go_of(
-    make_batching: MakeEngine, served_model: ServedModel, adapter: str
+def test_a_model_or_an_adapter_that_is_being_read_is_unloaded(
+    make_batching: MakeBatching, served_model: ServedModel, adapter: str
 ) -> None:
     engine = make_batching()
 
@@ -178,44 +154,42 @@ def test_a_model_or_an_adapter_that_is_being_read_is_let_go_of(
     assert error is None or error.code == "engine_unavailable"
 
 
-def test_a_hold_runs_out_when_nobody_renews_it(engine: BatchingEngine, served_model: ServedModel) -> None:
+def test_a_hold_ends_when_nobody_renews_it(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> float:
-        holds = MemoryLeases(engine)
+        leases = MemoryLeases(engine)
         began = asyncio.get_running_loop().time()
         for _ in range(4):
-            holds.hold(a_hold(lease_seconds=2))
-            await asyncio.sleep(0.6)
+            leases.hold(a_hold(lease_seconds=1.5))
+            await asyncio.sleep(0.5)
         assert engine.health().stepped_aside is not None
         await until(lambda: engine.health().stepped_aside is None)
         return asyncio.get_running_loop().time() - began
 
-    seconds = asyncio.run(run())
-
-    assert 3.8 <= seconds < 10
+    assert 2.9 <= asyncio.run(run()) < 10
     assert tokens_of(engine, a_request(served_model))
 
 
-async def release(holds: MemoryLeases) -> YieldState:
-    return holds.release("gpu0")
+async def release(leases: MemoryLeases) -> YieldState:
+    return leases.release("gpu0")
 
 
-async def run_out(holds: MemoryLeases) -> YieldState:
-    holds.hold(a_hold("gpu0", job_id="job-1", lease_seconds=0.1))
+async def run_out(leases: MemoryLeases) -> YieldState:
+    leases.hold(a_hold("gpu0", job_id="job-1", lease_seconds=0.1))
     await asyncio.sleep(0.2)
-    return holds.hold(a_hold("gpu1", job_id="job-2"))
+    return leases.hold(a_hold("gpu1", job_id="job-2"))
 
 
 @pytest.mark.parametrize("leave", [release, run_out])
-def test_it_comes_back_when_the_last_of_several_has_let_go(
+def test_it_comes_back_when_the_last_of_several_holds_has_ended(
     engine: BatchingEngine, leave: Callable[[MemoryLeases], Awaitable[YieldState]]
 ) -> None:
     async def run() -> list[YieldState]:
-        holds = MemoryLeases(engine)
-        holds.hold(a_hold("gpu0", job_id="job-1"))
-        both = holds.hold(a_hold("gpu1", job_id="job-2"))
-        one = await leave(holds)
+        leases = MemoryLeases(engine)
+        leases.hold(a_hold("gpu0", job_id="job-1"))
+        both = leases.hold(a_hold("gpu1", job_id="job-2"))
+        one = await leave(leases)
         await until(lambda: engine.is_away)
-        return [both, one, holds.release("gpu1")]
+        return [both, one, leases.release("gpu1")]
 
     both, one, none = asyncio.run(run())
 
@@ -226,9 +200,9 @@ def test_it_comes_back_when_the_last_of_several_has_let_go(
 
 def test_the_next_attempt_of_a_slot_goes_on_with_its_hold(engine: BatchingEngine, served_model: ServedModel) -> None:
     async def run() -> tuple[YieldState, str]:
-        holds = MemoryLeases(engine)
-        holds.hold(a_hold("gpu0", job_id="job-1"))
-        state = holds.hold(a_hold("gpu0", job_id="job-2"))
+        leases = MemoryLeases(engine)
+        leases.hold(a_hold("gpu0", job_id="job-1"))
+        state = leases.hold(a_hold("gpu0", job_id="job-2"))
         return state, refusal_of(await read(engine, a_request(served_model))).message
 
     state, message = asyncio.run(run())
@@ -238,37 +212,28 @@ def test_the_next_attempt_of_a_slot_goes_on_with_its_hold(engine: BatchingEngine
 
 
 def test_an_engine_that_closes_while_it_is_away_ends(engine: BatchingEngine, served_model: ServedModel) -> None:
-    async def run() -> None:
-        MemoryLeases(engine).hold(a_hold())
-        await until(lambda: engine.is_away)
-
-    asyncio.run(run())
+    asyncio.run(step_aside(engine))
     engine.close()
 
     assert engine.join(30)
     assert isinstance(last_of(engine, a_request(served_model)), EngineError)
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[EngineProcess]:
-    with EngineProcess() as started:
-        yield started
-
-
-def test_over_http_it_is_away_for_its_lease_and_no_longer(process: EngineProcess, served_model: ServedModel) -> None:
-    with process.address.client(60) as http:
+def test_over_http_it_is_away_for_its_lease_and_no_longer(
+    engine_process: EngineProcess, served_model: ServedModel
+) -> None:
+    with engine_process.address.client(60) as http:
         order = an_order(served_model).model_dump(mode="json")
         answered = http.post("/generate", json=order).status_code
         for _ in range(3):
             http.post("/yield", json=a_hold(lease_seconds=2).model_dump())
-        wait_for("it is away", lambda: process.health().loaded_base is None)
+        wait_for("it is away", lambda: engine_process.health().loaded_base is None)
         refused = http.post("/generate", json=order)
-        place = process.health().place
         wait_for("it comes back", lambda: http.post("/generate", json=order).status_code == 200)
 
     assert answered == 200
     assert (refused.status_code, refused.json()["retry_after_seconds"]) == (503, RETRY_AFTER_SECONDS)
-    assert place == this_cpu()
+    assert engine_process.health().place == this_cpu()
 
 
 @pytest.mark.parametrize(
@@ -281,18 +246,20 @@ def test_over_http_it_is_away_for_its_lease_and_no_longer(process: EngineProcess
         ("/resume", {"holder": "gpu0", "more": 1}, "more"),
     ],
 )
-def test_an_order_that_is_none_is_refused(process: EngineProcess, path: str, order: dict[str, Any], param: str) -> None:
-    answer = httpx.post(f"{process.url}{path}", json=order, headers=HEADERS, trust_env=False)
+def test_an_invalid_order_is_refused(
+    engine_process: EngineProcess, path: str, order: dict[str, Any], param: str
+) -> None:
+    answer = httpx.post(f"{engine_process.url}{path}", json=order, headers=HEADERS, trust_env=False)
 
     assert (answer.status_code, answer.json()["param"]) == (422, param)
-    assert process.health().stepped_aside is None
+    assert engine_process.health().stepped_aside is None
 
 
-def test_only_who_holds_the_engine_can_let_go_of_it(process: EngineProcess) -> None:
-    with process.address.client(60) as http:
+def test_only_a_holder_can_release_the_engine(engine_process: EngineProcess) -> None:
+    with engine_process.address.client(60) as http:
         http.post("/yield", json=a_hold(holder="mine", lease_seconds=30).model_dump())
         by_another = http.post("/resume", json={"holder": "yours"})
-        held = process.health().stepped_aside
+        held = engine_process.health().stepped_aside
         by_me = http.post("/resume", json={"holder": "mine"})
         once_more = http.post("/resume", json={"holder": "mine"})
 
@@ -303,14 +270,17 @@ def test_only_who_holds_the_engine_can_let_go_of_it(process: EngineProcess) -> N
     assert once_more.status_code == 200
 
 
-def test_holds_are_bounded(process: EngineProcess) -> None:
-    with process.address.client(60) as http:
-        answers = [
-            http.post("/yield", json=a_hold(holder=f"holder-{n}", lease_seconds=2).model_dump()).status_code
-            for n in range(MOST_HOLDS + 1)
-        ]
-        renewed = http.post("/yield", json=a_hold(holder="holder-0", lease_seconds=1).model_dump()).status_code
-        wait_for("it comes back by itself", lambda: process.health().stepped_aside is None)
+def test_the_number_of_holds_is_limited(engine: BatchingEngine) -> None:
+    async def run() -> tuple[Refusal, list[str]]:
+        leases = MemoryLeases(engine)
+        for number in range(MOST_HOLDS):
+            leases.hold(a_hold(f"holder-{number}"))
+        with pytest.raises(Refusal) as refused:
+            leases.hold(a_hold("one more"))
+        renewed = leases.hold(a_hold("holder-0", job_id="job-2"))
+        return refused.value, renewed.held_for
 
-    assert answers == [200] * MOST_HOLDS + [429]
-    assert renewed == 200
+    refused, held_for = asyncio.run(run())
+
+    assert refused.error.status == 429
+    assert held_for == ["job-1", "job-2"]
