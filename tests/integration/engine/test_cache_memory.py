@@ -1,39 +1,20 @@
 """What an engine on a CPU keeps for later requests: it grows with use, is bounded for all models, and is given back."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
 
-from tests.integration.engine.model_caches import ServedModel, reference
-from tests.integration.engine.requests import PROMPT, a_request, tokens_of
+from tests.integration.engine.conftest import MakeBatching
+from tests.integration.engine.model_caches import ServedModel, expected
+from tests.integration.engine.requests import a_request, tokens_of
 from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
-from worker.inference.batching.host import BatchLimits
 from worker.inference.batching.loading import AdapterCache
 from worker.inference.batching.lora import LoraWeights
 from worker.inference.batching.memory import Memory
 from worker.inference.batching.tensors import Zeros
-from worker.inference.models.bases import Placement
 
-ON_CPU = Placement("cpu", torch.float32)
 CPU = torch.device("cpu")
 LONG_PROMPT = tuple(range(5, 105))
-MakeEngine = Callable[..., BatchingEngine]
-
-
-@pytest.fixture
-def make_engine() -> Iterator[MakeEngine]:
-    made: list[BatchingEngine] = []
-
-    def make(idle_seconds: float = 60.0, **limits: int) -> BatchingEngine:
-        made.append(BatchingEngine(ON_CPU, limits=BatchLimits(adapters=4, **limits), idle_seconds=idle_seconds))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-    assert all(engine.join(30) for engine in made)
 
 
 def cache_of(engine: BatchingEngine) -> tuple[int, int]:
@@ -50,8 +31,8 @@ def block_bytes(engine: BatchingEngine) -> int:
     return host.cache_bytes // host.blocks.used
 
 
-def test_the_cache_grows_with_use(make_engine: MakeEngine, served_model: ServedModel) -> None:
-    engine = make_engine()
+def test_the_cache_grows_with_use(make_batching: MakeBatching, served_model: ServedModel) -> None:
+    engine = make_batching()
     assert cache_of(engine)[0] == 0
 
     tokens_of(engine, a_request(served_model))
@@ -61,15 +42,15 @@ def test_the_cache_grows_with_use(make_engine: MakeEngine, served_model: ServedM
     assert 0 < small < cache_of(engine)[0] < bound <= 2**30
 
 
-def test_all_models_together_stay_within_one_bound(make_engine: MakeEngine, served_model: ServedModel) -> None:
-    probe = make_engine()
+def test_all_models_together_stay_within_one_bound(make_batching: MakeBatching, served_model: ServedModel) -> None:
+    probe = make_batching()
     tokens_of(probe, a_request(served_model))
-    engine = make_engine(cache_bytes=12 * block_bytes(probe))
+    engine = make_batching(cache_bytes=12 * block_bytes(probe))
     bases = (served_model.base, served_model.other_base, served_model.endless_base)
 
     for base in (*bases, *bases):
         request = a_request(served_model, base=base, prompt=LONG_PROMPT)
-        assert tokens_of(engine, request) == reference(base, None, LONG_PROMPT, 12)
+        assert tokens_of(engine, request) == expected(request)
         assert 7 * block_bytes(engine) <= cache_of(engine)[0] <= 12 * block_bytes(engine)
 
     assert len(engine.health().in_memory) == len(bases)
@@ -77,17 +58,16 @@ def test_all_models_together_stay_within_one_bound(make_engine: MakeEngine, serv
 
 @pytest.mark.parametrize("responder", ["base", "wide"])
 def test_what_an_idle_engine_kept_is_given_back_and_the_next_answer_is_right(
-    make_engine: MakeEngine, served_model: ServedModel, responder: str
+    make_batching: MakeBatching, served_model: ServedModel, responder: str
 ) -> None:
-    engine = make_engine(idle_seconds=0.05)
-    right = reference(served_model.base, served_model.adapter(responder), PROMPT, 12)
-    tokens_of(engine, a_request(served_model, responder))
+    engine, request = make_batching(idle_seconds=0.05), a_request(served_model, responder)
+    tokens_of(engine, request)
 
-    wait_for("the memory is given back", lambda: cache_of(engine)[0] == 0, 30)
+    wait_for("the memory is given back", lambda: cache_of(engine)[0] == 0)
 
     assert engine.health().loaded_adapters == []
     assert engine.health().in_memory == [served_model.base.name]
-    assert tokens_of(engine, a_request(served_model, responder)) == right
+    assert tokens_of(engine, request) == expected(request)
 
 
 def test_zeros_take_memory_when_they_are_written_to_and_lose_it_when_they_are_reset() -> None:
@@ -105,17 +85,16 @@ def test_zeros_take_memory_when_they_are_written_to_and_lose_it_when_they_are_re
 
 
 def test_adapters_that_were_read_are_bounded_for_all_bases_and_no_base_finds_those_of_another() -> None:
-    shelf = AdapterCache(most_bytes=20)
+    cache = AdapterCache(most_bytes=20)
     one, other = object(), object()
 
     def weights(name: str) -> LoraWeights:
         return LoraWeights(name, {}, 10)
 
-    shelf.put(one, weights("a"))
-    shelf.put(other, weights("b"))
-    assert (shelf.get(one, "a") is not None, shelf.get(other, "a")) == (True, None)
-    shelf.put(other, weights("c"))
+    cache.put(one, weights("a"))
+    cache.put(other, weights("b"))
+    assert (cache.get(one, "a") is not None, cache.get(other, "a")) == (True, None)
+    cache.put(other, weights("c"))
 
-    assert [shelf.get(owner, name) is not None for owner, name in ((one, "a"), (other, "b"), (other, "c"))] == [
-        True, False, True,
-    ]  # fmt: skip
+    kept = [(owner, name) for owner, name in ((one, "a"), (other, "b"), (other, "c")) if cache.get(owner, name)]
+    assert kept == [(one, "a"), (other, "c")]

@@ -1,4 +1,4 @@
-"""Several worlds in memory: each is loaded once while there is room, none reaches another, and all can be let go."""
+"""Several models in memory: each is loaded once while there is room, none reaches another, all can be unloaded."""
 
 import gc
 import weakref
@@ -10,29 +10,28 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from app.contracts.generation import EngineError
-from tests.integration.engine.many_requests import answer_tokens, ask_all
+from tests.integration.engine.conftest import ON_CPU, MakeBatching
+from tests.integration.engine.many_requests import tokens_of_all
 from tests.integration.engine.merged import biased_model
-from tests.integration.engine.model_caches import ServedModel, reference
-from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
+from tests.integration.engine.model_caches import ServedModel, expected
+from tests.integration.engine.requests import a_request, last_of, tokens_of
 from tests.support.waiting import wait_for
 from worker.inference.batching.blocks import BlockPool
 from worker.inference.batching.engine import BatchingEngine
-from worker.inference.batching.host import BatchLimits
+from worker.inference.batching.host import BatchHost, BatchLimits
 from worker.inference.batching.memory import Memory, weight_bytes
 from worker.inference.batching.model_cache import ModelCache
 from worker.inference.batching.model_cache import ServedModel as Wanted
-from worker.inference.models.bases import Placement
 
 __all__ = ["biased_model"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*have invalid shape", "ignore:.*tie_word_embeddings")
-ON_CPU = Placement("cpu", torch.float32)
-TURNS = ("base", "all biases", "directions", "plain", "all biases", "base", "directions", "base")
+ORDER = ("base", "all biases", "directions", "plain", "all biases", "base", "directions", "base")
 MERGED = ("all biases", "directions")
 ASIDE = EngineError(status=503, code="engine_unavailable", message="a training needs the memory")
 
 
 class Measured(Memory):
-    """A device on which every world takes one piece, of so many."""
+    """A device with so many pieces of memory, one for each model of an engine."""
 
     def __init__(self, pieces: int, piece: int) -> None:
         super().__init__("cpu")
@@ -49,24 +48,33 @@ class Measured(Memory):
         return self._taken() * self._piece
 
 
-MakeEngine = Callable[[int], BatchingEngine]
+MakeRoomy = Callable[[int], BatchingEngine]
 
 
 @pytest.fixture
-def make_roomy(biased_model: ServedModel) -> Iterator[MakeEngine]:
-    """Engines with memory for so many worlds, the same amount staying free."""
-    made: list[BatchingEngine] = []
+def make_roomy(make_batching: MakeBatching, biased_model: ServedModel) -> MakeRoomy:
+    """Engines with memory for so many models; the same amount stays free."""
 
-    def make(model_cache: int) -> BatchingEngine:
-        memory = Measured(2 * model_cache - 1, weight_bytes(biased_model.base.folder, torch.float32))
-        memory.engine = BatchingEngine(ON_CPU, limits=BatchLimits(adapters=4), memory=memory)
-        made.append(memory.engine)
+    def make(models: int) -> BatchingEngine:
+        memory = Measured(2 * models - 1, weight_bytes(biased_model.base.folder, torch.float32))
+        memory.engine = make_batching(memory=memory, adapters=4)
         return memory.engine
 
-    yield make
-    for engine in made:
-        engine.close()
-    assert all(engine.join(30) for engine in made)
+    return make
+
+
+@pytest.fixture
+def full(make_roomy: MakeRoomy, biased_model: ServedModel) -> BatchingEngine:
+    """An engine with three models, the most that it has room for."""
+    engine = make_roomy(3)
+    for name in ("base", *MERGED):
+        tokens_of(engine, a_request(biased_model, name))
+    return engine
+
+
+def hosts_of(engine: BatchingEngine) -> list[BatchHost]:
+    """Of the models in memory, that which answered longest ago first."""
+    return [loaded.host for loaded in engine._model_cache._loaded.values() if loaded.host is not None]
 
 
 def name_of(served_model: ServedModel, responder: str) -> str:
@@ -93,51 +101,43 @@ def tensors_of(thing: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("room", [1, 2, 3])
-def test_whoever_takes_turns_answers_as_peft_does_alone(
-    make_roomy: MakeEngine, biased_model: ServedModel, room: int
+def test_models_that_take_turns_answer_as_peft_does_alone(
+    make_roomy: MakeRoomy, biased_model: ServedModel, room: int
 ) -> None:
-    engine = make_roomy(room)
+    engine, requests = make_roomy(room), [a_request(biased_model, name) for name in ORDER]
 
-    one_by_one = [tokens_of(engine, a_request(biased_model, name)) for name in TURNS]
-    at_once = [answer_tokens(events) for events in ask_all(engine, [a_request(biased_model, name) for name in TURNS])]
+    one_by_one = [tokens_of(engine, request) for request in requests]
+    at_once = tokens_of_all(engine, requests)
 
-    right = [reference(biased_model.base, biased_model.adapter(name), PROMPT, 12) for name in TURNS]
-    assert one_by_one == at_once == right
+    assert one_by_one == at_once == [expected(request) for request in requests]
     assert len(engine.health().in_memory) == room
 
 
-def test_each_is_loaded_once_where_there_is_room(make_roomy: MakeEngine, biased_model: ServedModel) -> None:
-    engine, hosts = make_roomy(3), {}
-    for name in ("base", *MERGED):
-        tokens_of(engine, a_request(biased_model, name))
-        hosts[name] = engine._model_cache.host
+def test_each_is_loaded_once_where_there_is_room(full: BatchingEngine, biased_model: ServedModel) -> None:
+    hosts = dict(zip(("base", *MERGED), hosts_of(full), strict=True))
 
     for name in (*MERGED, "base"):
-        tokens_of(engine, a_request(biased_model, name))
-        assert engine._model_cache.host is hosts[name]
+        tokens_of(full, a_request(biased_model, name))
+        assert full._model_cache.host is hosts[name]
 
-    assert engine.health().in_memory == [name_of(biased_model, name) for name in ("base", "directions", "all biases")]
+    assert full.health().in_memory == [name_of(biased_model, name) for name in ("base", "directions", "all biases")]
 
 
-def test_nothing_of_one_lies_where_something_of_another_does(make_roomy: MakeEngine, biased_model: ServedModel) -> None:
-    engine, places = make_roomy(3), []
-    for name in ("base", *MERGED):
-        tokens_of(engine, a_request(biased_model, name))
-        found = (tensor for tensor in tensors_of(engine._model_cache.host) if tensor.numel() > 0)
+def test_models_share_no_memory(full: BatchingEngine) -> None:
+    places = []
+    for host in hosts_of(full):
+        found = (tensor for tensor in tensors_of(host) if tensor.numel() > 0)
         places.append({tensor.untyped_storage().data_ptr() for tensor in found})
 
     assert all(len(each) > 30 for each in places)
-    assert not places[0] & places[1] | places[0] & places[2] | places[1] & places[2]
+    assert len(set().union(*places)) == sum(map(len, places))
 
 
-def test_the_one_that_answered_longest_ago_makes_room(make_roomy: MakeEngine, biased_model: ServedModel) -> None:
+def test_the_model_that_answered_longest_ago_makes_room(make_roomy: MakeRoomy, biased_model: ServedModel) -> None:
     engine = make_roomy(2)
-    tokens_of(engine, a_request(biased_model, "all biases"))
-    tokens_of(engine, a_request(biased_model))
-    tokens_of(engine, a_request(biased_model, "all biases"))
-    kept, gone = (
-        weakref.ref(loaded.host._model) for loaded in reversed(engine._model_cache._loaded.values()) if loaded.host
-    )
+    for name in ("all biases", "base", "all biases"):
+        tokens_of(engine, a_request(biased_model, name))
+    gone, kept = (weakref.ref(host._model) for host in hosts_of(engine))
 
     tokens_of(engine, a_request(biased_model, "directions"))
 
@@ -146,18 +146,15 @@ def test_the_one_that_answered_longest_ago_makes_room(make_roomy: MakeEngine, bi
     assert engine.health().in_memory == [name_of(biased_model, name) for name in ("directions", "all biases")]
 
 
-def test_an_engine_that_steps_aside_lets_go_of_all(make_roomy: MakeEngine, biased_model: ServedModel) -> None:
-    engine = make_roomy(3)
-    for name in ("base", *MERGED):
-        tokens_of(engine, a_request(biased_model, name))
-    models = [weakref.ref(loaded.host._model) for loaded in engine._model_cache._loaded.values() if loaded.host]
+def test_an_engine_that_steps_aside_unloads_all(full: BatchingEngine) -> None:
+    models = [weakref.ref(host._model) for host in hosts_of(full)]
 
-    engine.step_aside(ASIDE)
-    wait_for("it is away", lambda: engine.is_away, 30)
+    full.step_aside(ASIDE)
+    wait_for("it is away", lambda: full.is_away)
 
     gc.collect()
     assert [model() for model in models] == [None] * 3
-    assert engine.health().in_memory == []
+    assert full.health().in_memory == []
 
 
 def out_of_memory(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,36 +170,34 @@ def out_of_memory(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
 
 
-def test_what_does_not_fit_in_company_is_loaded_alone(
-    make_roomy: MakeEngine, biased_model: ServedModel, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_does_not_fit_beside_others_is_loaded_alone(
+    make_roomy: MakeRoomy, biased_model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = make_roomy(3)
+    engine, request = make_roomy(3), a_request(biased_model, "directions")
     tokens_of(engine, a_request(biased_model))
-    right = reference(biased_model.base, biased_model.adapter("directions"), PROMPT, 12)
+    right = expected(request)
     out_of_memory(1, monkeypatch)
 
-    answer = tokens_of(engine, a_request(biased_model, "directions"))
-
-    assert answer == right
+    assert tokens_of(engine, request) == right
     assert engine.health().in_memory == [name_of(biased_model, "directions")]
 
 
-def test_what_never_fits_is_refused_by_name_and_the_next_request_is_answered(
-    make_roomy: MakeEngine, biased_model: ServedModel, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_never_fits_is_refused_by_name_and_the_next_request_is_answered(
+    make_roomy: MakeRoomy, biased_model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = make_roomy(3)
-    right = reference(biased_model.base, None, PROMPT, 12)
-    tokens_of(engine, a_request(biased_model))
+    engine, request = make_roomy(3), a_request(biased_model)
+    right = expected(request)
+    tokens_of(engine, request)
     out_of_memory(2, monkeypatch)
 
     error = last_of(engine, a_request(biased_model, "directions"))
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code) == (503, "engine_out_of_memory")
-    assert tokens_of(engine, a_request(biased_model)) == right
+    assert tokens_of(engine, request) == right
 
 
-def test_a_request_that_company_leaves_no_room_for_is_answered_without_it(biased_model: ServedModel) -> None:
+def test_a_request_for_which_other_models_leave_no_room_is_answered_without_them(biased_model: ServedModel) -> None:
     memory = Measured(9, weight_bytes(biased_model.base.folder, torch.float32))
     model_cache = ModelCache(ON_CPU, BatchLimits(), lambda *_: None, lambda: None, memory)
     served_model = Wanted(biased_model.base, None)
@@ -221,7 +216,7 @@ def test_a_request_that_company_leaves_no_room_for_is_answered_without_it(biased
     model_cache.unload_all()
 
 
-def test_what_a_model_takes_is_told_by_its_files(biased_model: ServedModel) -> None:
+def test_the_memory_of_a_model_is_known_from_its_files(biased_model: ServedModel) -> None:
     model = AutoModelForCausalLM.from_pretrained(biased_model.base.folder)
     numbers = sum(weights.numel() for weights in model.parameters())
 
