@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,76 +13,71 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from app.contracts.generation import EngineError
+from tests.integration.engine.conftest import ON_CPU, MakeBatching
 from tests.integration.engine.families import FAMILIES, build_family
-from tests.integration.engine.many_requests import answer_tokens, ask_all
+from tests.integration.engine.many_requests import tokens_of_all
 from tests.integration.engine.merged import MORE_THAN_LORA, biased_model
-from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter, reference
+from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter, expected, reference
 from tests.integration.engine.probes import a_bundle, an_order, proof_of
 from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
 from tests.integration.engine.test_engine_bundles import with_config, with_tensors
 from tests.support.serial_engine import SerialEngine
 from worker.inference.batching.engine import BatchingEngine
-from worker.inference.batching.host import BatchLimits
-from worker.inference.engine import AdapterFolder, ModelFolder
+from worker.inference.engine import AdapterFolder, Ended, ModelFolder
 from worker.inference.models.adapters import validate_bundle
 from worker.inference.models.bases import Placement, load_base
 from worker.inference.models.merging import merge
 from worker.inference.models.peft_shapes import PeftShapes
 
 __all__ = ["biased_model"]
-ON_CPU = Placement("cpu", torch.float32)
 PROMPTS = (PROMPT, (5, 9), tuple(range(10, 60)), (300, 200, 100))
 # PEFT takes the biases of LoRA for weights that were cut into pieces.
 pytestmark = pytest.mark.filterwarnings("ignore:.*have invalid shape", "ignore:.*tie_word_embeddings")
 
 
 @pytest.fixture
-def engine() -> Iterator[BatchingEngine]:
-    engine = BatchingEngine(ON_CPU, limits=BatchLimits(adapters=4))
-    yield engine
-    free, total = engine.count_blocks()
-    engine.close()
-    assert engine.join(30)
-    assert free == total
+def engine(make_batching: MakeBatching) -> BatchingEngine:
+    return make_batching(adapters=4)
 
 
 @pytest.mark.parametrize("name", MORE_THAN_LORA)
 def test_it_answers_in_batches_as_peft_does_alone(engine: BatchingEngine, biased_model: ServedModel, name: str) -> None:
-    answers = ask_all(engine, [a_request(biased_model, name, prompt=prompt) for prompt in PROMPTS])
-    seen = engine.health()
-    afterwards = tokens_of(engine, a_request(biased_model))
+    requests = [a_request(biased_model, name, prompt=prompt) for prompt in PROMPTS]
+    of_the_base = a_request(biased_model)
 
-    adapter = biased_model.adapters[name]
-    right = [reference(biased_model.base, adapter, prompt, 12) for prompt in PROMPTS]
+    answers = tokens_of_all(engine, requests)
+    seen = engine.health()
+    afterwards = tokens_of(engine, of_the_base)
+
     plain = [reference(biased_model.base, None, prompt, 12) for prompt in PROMPTS]
-    assert [answer_tokens(events) for events in answers] == right != plain
-    assert (seen.loaded_merged, seen.answers, seen.answers_reason) == (adapter.name, "in_batches", None)
-    assert afterwards == plain[0]
+    assert answers == [expected(request) for request in requests] != plain
+    assert (seen.loaded_merged, seen.answers, seen.answers_reason) == (
+        biased_model.adapters[name].name,
+        "in_batches",
+        None,
+    )
+    assert afterwards == expected(of_the_base)
     assert engine.health().loaded_merged is None
 
 
 def test_those_of_all_kinds_are_answered_beside_each_other(engine: BatchingEngine, biased_model: ServedModel) -> None:
-    names = ["plain", "all biases", "base", "directions", "a head", "all biases", "base", "plain"]
+    names = ("plain", "all biases", "base", "directions", "a head", "all biases", "base", "plain")
+    requests = [a_request(biased_model, name) for name in names]
 
-    answers = ask_all(engine, [a_request(biased_model, name) for name in names])
-
-    base = biased_model.base
-    right = [reference(base, biased_model.adapter(name), PROMPT, 12) for name in names]
-    assert [answer_tokens(events) for events in answers] == right
+    assert tokens_of_all(engine, requests) == [expected(request) for request in requests]
 
 
 def test_a_beginning_is_shared_within_the_merged_model_and_not_with_its_base(
     engine: BatchingEngine, biased_model: ServedModel
 ) -> None:
-    speakers = ["base", "all biases", "all biases", "base"]
-    prompts = [(*range(10, 58), last) for last in range(80, 84)]
-
-    answers = [
-        ask_all(engine, [a_request(biased_model, name, prompt=prompt)])[0]
-        for name, prompt in zip(speakers, prompts, strict=True)
+    requests = [
+        a_request(biased_model, name, prompt=(*range(10, 58), last))
+        for last, name in enumerate(("base", "all biases", "all biases", "base"), start=80)
     ]
 
-    assert [events[-1].cached_tokens for events in answers] == [0, 0, 48, 48]
+    ends = [last_of(engine, request) for request in requests]
+
+    assert [end.cached_tokens for end in ends if isinstance(end, Ended)] == [0, 0, 48, 48]
 
 
 BIAS = "base_model.model.model.layers.1.self_attn.k_proj.bias"
@@ -113,43 +109,34 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 }
 
 
+def with_a_broken_adapter(served_model: ServedModel, folder: Path, damage: str) -> ServedModel:
+    name, break_it, _ = DAMAGES[damage]
+    shutil.copytree(served_model.adapters[name].folder, folder)
+    break_it(folder)
+    return replace(served_model, adapters={**served_model.adapters, "broken": AdapterFolder("adapter-x@v1", folder)})
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_does_not_fit_is_rejected_by_name(
+def test_an_adapter_that_does_not_fit_is_rejected_and_the_loaded_base_stays(
     engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path, damage: str
 ) -> None:
-    name, break_it, reason = DAMAGES[damage]
-    bundle = AdapterFolder("adapter-x@v1", tmp_path / "bundle")
-    shutil.copytree(biased_model.adapters[name].folder, bundle.folder)
-    break_it(bundle.folder)
-    biased_model.adapters["broken"] = bundle
+    served_model = with_a_broken_adapter(biased_model, tmp_path / "bundle", damage)
+    tokens_of(engine, a_request(served_model, "plain"))
+    host = engine._model_cache.host
 
-    error = last_of(engine, a_request(biased_model, "broken"))
+    error = last_of(engine, a_request(served_model, "broken"))
 
     assert isinstance(error, EngineError)
     assert (error.status, error.code, error.param) == (409, "adapter_rejected", "adapter")
-    assert reason in error.message
-    assert tokens_of(engine, a_request(biased_model)) == reference(biased_model.base, None, PROMPT, 12)
-
-
-def test_one_that_is_rejected_leaves_the_loaded_base_where_it_is(
-    engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path
-) -> None:
-    bundle = AdapterFolder("adapter-x@v1", tmp_path / "bundle")
-    shutil.copytree(biased_model.adapters["all biases"].folder, bundle.folder)
-    DAMAGES["no bias"][1](bundle.folder)
-    biased_model.adapters["broken"] = bundle
-    tokens_of(engine, a_request(biased_model, "plain"))
-    host = engine._model_cache.host
-
-    last_of(engine, a_request(biased_model, "broken"))
-
+    assert DAMAGES[damage][2] in error.message
+    assert tokens_of(engine, a_request(served_model)) == expected(a_request(served_model))
     assert engine._model_cache.host is host is not None
 
 
-def another_world(served_model: ServedModel, folder: Path, family: str, **config: Any) -> ServedModel:
-    """A base of another family, and the adapter "odd" of it."""
+def a_model_of(family: str, tokenizer: Path, folder: Path, **config: Any) -> ServedModel:
+    """A base of this family, and the adapter "odd" of it."""
     base = ModelFolder(family, build_family(family, folder / "base"))
-    for path in served_model.base.folder.glob("tokenizer*"):
+    for path in tokenizer.glob("tokenizer*"):
         shutil.copy(path, base.folder)
     odd = build_tiny_adapter(folder / "odd", base.folder, seed=1, r=4, **config)
     return ServedModel(base, base, base, {"odd": AdapterFolder("adapter-odd@v1", odd)})
@@ -173,12 +160,13 @@ def test_other_families_answer_as_peft_does(
     engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path, case: str
 ) -> None:
     family, config = OTHERS[case]
-    served_model, names = another_world(biased_model, tmp_path, family, **config), ("odd", "base", "odd")
+    served_model = a_model_of(family, biased_model.base.folder, tmp_path, **config)
+    requests = [a_request(served_model, name, prompt=(3, 4, 5)) for name in ("odd", "base", "odd")]
 
-    answers = ask_all(engine, [a_request(served_model, name, prompt=(3, 4, 5)) for name in names])
+    answers = tokens_of_all(engine, requests)
 
-    right = [reference(served_model.base, served_model.adapter(name), (3, 4, 5), 12) for name in names]
-    assert [answer_tokens(events) for events in answers] == right
+    right = [expected(request) for request in requests]
+    assert answers == right
     assert right[0] != right[1]
     assert (engine.health().answers == "in_batches") == FAMILIES[family].is_batched
     assert (engine.health().answers_reason is None) == FAMILIES[family].is_batched
@@ -217,21 +205,20 @@ def test_merged_weights_of_a_coarse_type_are_rounded_once(biased_model: ServedMo
 def test_what_is_tied_in_the_base_is_changed_only_where_it_was_trained(
     engine: BatchingEngine, biased_model: ServedModel, tmp_path: Path, name: str
 ) -> None:
-    shutil.copytree(biased_model.base.folder, tmp_path / "tied")
-    config = json.loads((tmp_path / "tied" / "config.json").read_text())
-    (tmp_path / "tied" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
-    tensors = load_file(tmp_path / "tied" / "model.safetensors")
+    folder = shutil.copytree(biased_model.base.folder, tmp_path / "tied")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    tensors = load_file(folder / "model.safetensors")
     del tensors["lm_head.weight"]
-    save_file(tensors, tmp_path / "tied" / "model.safetensors", metadata={"format": "pt"})
-    base = ModelFolder("tied", tmp_path / "tied")
-    adapter = AdapterFolder("adapter-tied@v1", biased_model.adapters[name].folder)
-    served_model = ServedModel(base, base, base, {"tied": adapter})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    served_model = replace(biased_model, base=ModelFolder("tied", folder))
+    request, of_the_base = a_request(served_model, name), a_request(served_model)
 
-    answer = tokens_of(engine, a_request(served_model, "tied"))
+    answer = tokens_of(engine, request)
 
-    assert answer == reference(base, adapter, PROMPT, 12) != reference(base, None, PROMPT, 12)
-    assert engine.health().loaded_merged == adapter.name
-    assert tokens_of(engine, a_request(served_model)) == reference(base, None, PROMPT, 12)
+    assert answer == expected(request) != expected(of_the_base)
+    assert engine.health().loaded_merged == served_model.adapters[name].name
+    assert tokens_of(engine, of_the_base) == expected(of_the_base)
 
 
 @pytest.mark.parametrize("name", ["all biases", "directions", "a head"])
@@ -270,12 +257,12 @@ def test_adapters_of_a_quantised_base_are_beside_it_and_what_is_more_is_merged_i
     wish = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     folder = biased_model.base.folder
     AutoModelForCausalLM.from_pretrained(folder, quantization_config=wish).save_pretrained(tmp_path / "base")
-    base = ModelFolder("quantised", tmp_path / "base")
-    served_model, names = ServedModel(base, base, base, biased_model.adapters), ["plain", "base", "all biases", "plain"]
+    served_model = replace(biased_model, base=ModelFolder("quantised", tmp_path / "base"))
+    requests = [a_request(served_model, name) for name in ("plain", "base", "all biases", "plain")]
 
-    answers = ask_all(engine, [a_request(served_model, name) for name in names])
+    answers = tokens_of_all(engine, requests)
 
-    right = [reference(base, served_model.adapter(name), PROMPT, 12) for name in names]
-    assert [answer_tokens(events) for events in answers] == right
-    assert len({tuple(answer) for answer in right}) == 3
+    right = [expected(request) for request in requests]
+    assert answers == right
+    assert len(set(map(tuple, right))) == 3
     assert engine.health().answers == "in_batches"
