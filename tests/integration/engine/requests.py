@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from app.contracts.generation import EngineError, EngineEvent, GenerateOrder, Sampling, TextDelta
 from app.contracts.order import BaseRef
-from tests.integration.engine.model_caches import ServedModel
+from tests.integration.engine.model_caches import ServedModel, expected
 from worker.inference.engine import Engine, Token, TokenEvent, TokenRequest
 from worker.inference.server.answering import answer
 from worker.inference.server.sources import Sources
@@ -23,6 +23,11 @@ def a_request(
     base, eos_ids = fields.pop("base", served_model.base), fields.pop("eos_ids", frozenset())
     sampling = Sampling(**{"temperature": 0, "max_new_tokens": 12, **fields})
     return TokenRequest(base, served_model.adapter(adapter), list(prompt), eos_ids, sampling)
+
+
+def right_answers(served_model: ServedModel, *names: str) -> list[list[int]]:
+    """What the base and adapters of these names answer to the usual request."""
+    return [expected(a_request(served_model, name)) for name in names]
 
 
 def events_of(engine: Engine, request: TokenRequest) -> list[TokenEvent]:

@@ -24,15 +24,10 @@ from tests.integration.engine.many_requests import (
     until,
 )
 from tests.integration.engine.model_caches import ServedModel, expected
-from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
+from tests.integration.engine.requests import PROMPT, a_request, last_of, right_answers, tokens_of
 from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.engine import Ended, ModelFolder, Token
-
-
-def right_answers(served_model: ServedModel, *names: str) -> list[list[int]]:
-    return [expected(a_request(served_model, name)) for name in names]
-
 
 LEAVING: dict[str, dict[str, Any]] = {
     "while an adapter is read": {"adapter": "wide", "after": 0, "prompt": PROMPT},

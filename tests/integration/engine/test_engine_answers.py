@@ -1,100 +1,89 @@
-"""Whoever asks gets the answer of the model that was asked, token by token that of plain transformers and PEFT."""
+"""Every request gets the answer of its own model, token by token that of plain transformers and PEFT."""
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from functools import partial
 
 import pytest
 import torch
 
 from app.contracts.generation import EngineError
-from tests.integration.engine.model_caches import ADAPTERS, ServedModel, reference
-from tests.integration.engine.requests import PROMPT, a_request, events_of, last_of, tokens_of
+from tests.integration.engine.many_requests import read
+from tests.integration.engine.model_caches import ADAPTERS, ServedModel, expected
+from tests.integration.engine.requests import a_request, events_of, last_of, right_answers, tokens_of
 from tests.support.serial_engine import SerialEngine
 from worker.inference.engine import Ended, Token
 
-SPEAKERS = ("base", *ADAPTERS)
+RESPONDERS = ("base", *ADAPTERS)
 MakeEngine = Callable[..., SerialEngine]
 
 
-def expected(
-    served_model: ServedModel, responder: str, tokens: int = 12, prompt: tuple[int, ...] = PROMPT
-) -> list[int]:
-    return reference(served_model.base, served_model.adapter(responder), prompt, tokens)
-
-
-def test_the_speakers_of_this_world_answer_differently(served_model: ServedModel) -> None:
-    assert len({tuple(expected(served_model, responder)) for responder in SPEAKERS}) == len(SPEAKERS)
+def test_the_base_and_its_adapters_answer_differently(served_model: ServedModel) -> None:
+    assert len(set(map(tuple, right_answers(served_model, *RESPONDERS)))) == len(RESPONDERS)
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("responder", SPEAKERS)
+@pytest.mark.parametrize("responder", RESPONDERS)
 def test_a_greedy_answer_is_that_of_generate(
     engine: SerialEngine, served_model: ServedModel, responder: str, use_cache: bool
 ) -> None:
-    assert tokens_of(engine, a_request(served_model, responder, use_cache=use_cache)) == expected(
-        served_model, responder
-    )
+    request = a_request(served_model, responder, use_cache=use_cache)
+
+    assert tokens_of(engine, request) == expected(request)
 
 
 def test_interleaved_requests_of_many_threads_are_never_mixed_up(
     engine: SerialEngine, served_model: ServedModel
 ) -> None:
-    prompts = [(1, 87 + n, 85, 201) for n in range(4)]
-    asked = [(responder, prompt) for prompt in prompts for responder in SPEAKERS] * 2
+    prompts = [(1, 87 + n, 85, 201) for n in range(2)]
+    requests = [a_request(served_model, name, prompt=prompt) for prompt in prompts for name in RESPONDERS] * 2
 
     with ThreadPoolExecutor(8) as threads:
-        requests = [a_request(served_model, responder, prompt=prompt) for responder, prompt in asked]
-        answers = list(threads.map(lambda request: tokens_of(engine, request), requests))
+        found = list(threads.map(partial(tokens_of, engine), requests))
 
-    assert answers == [expected(served_model, responder, prompt=prompt) for responder, prompt in asked]
+    assert found == [expected(request) for request in requests]
 
 
-@pytest.mark.parametrize("next_speaker", SPEAKERS)
-def test_a_failure_while_an_adapter_answers_leaves_nothing_of_it(
-    engine: SerialEngine, served_model: ServedModel, next_speaker: str
-) -> None:
+def overflow(engine: SerialEngine, served_model: ServedModel) -> None:
     failed = last_of(engine, a_request(served_model, "wild"))
-
     assert isinstance(failed, EngineError)
     assert failed.code == "model_not_finite"
-    assert tokens_of(engine, a_request(served_model, next_speaker)) == expected(served_model, next_speaker)
 
 
-@pytest.mark.parametrize("next_speaker", SPEAKERS)
-def test_a_reader_who_leaves_leaves_no_adapter_behind(
-    engine: SerialEngine, served_model: ServedModel, next_speaker: str
+def leave_early(engine: SerialEngine, served_model: ServedModel) -> None:
+    (event,) = asyncio.run(read(engine, a_request(served_model, "wide", max_new_tokens=500), leave_after=1))
+    assert isinstance(event, Token)
+
+
+@pytest.mark.parametrize("end", [overflow, leave_early])
+@pytest.mark.parametrize("following", RESPONDERS)
+def test_an_answer_that_ends_early_leaves_nothing_of_its_adapter(
+    engine: SerialEngine, served_model: ServedModel, following: str, end: Callable[..., None]
 ) -> None:
-    async def leave_early() -> None:
-        async with aclosing(engine.generate(a_request(served_model, "wide", max_new_tokens=500))) as events:
-            assert isinstance(await anext(events), Token)
+    end(engine, served_model)
 
-    asyncio.run(leave_early())
-
-    assert tokens_of(engine, a_request(served_model, next_speaker)) == expected(served_model, next_speaker)
+    assert tokens_of(engine, a_request(served_model, following)) == expected(a_request(served_model, following))
 
 
 def test_an_adapter_that_had_to_make_room_comes_back_right(make_engine: MakeEngine, served_model: ServedModel) -> None:
     engine = make_engine(max_adapters=2)
+    names = (*ADAPTERS, *ADAPTERS, "base", "small", "wide", "biased")
 
-    answers = [tokens_of(engine, a_request(served_model, responder)) for responder in (*ADAPTERS, *ADAPTERS, "base")]
+    answers = [tokens_of(engine, a_request(served_model, name)) for name in names]
 
-    assert answers == [expected(served_model, responder) for responder in (*ADAPTERS, *ADAPTERS, "base")]
-    for responder in ("small", "wide", "biased"):
-        assert tokens_of(engine, a_request(served_model, responder)) == expected(served_model, responder)
+    assert answers == right_answers(served_model, *names)
     assert engine.health().loaded_adapters == ["adapter-biased@v1", "adapter-wide@v1"]
 
 
 def test_another_base_replaces_the_first(make_engine: MakeEngine, served_model: ServedModel) -> None:
     engine = make_engine()
-    tokens_of(engine, a_request(served_model, "small"))
+    of_another, of_an_adapter = a_request(served_model, base=served_model.other_base), a_request(served_model, "small")
+    tokens_of(engine, of_an_adapter)
 
-    other = tokens_of(engine, a_request(served_model, base=served_model.other_base))
-
-    assert other == reference(served_model.other_base, None, PROMPT, 12)
+    assert tokens_of(engine, of_another) == expected(of_another)
     assert (engine.health().loaded_base, engine.health().loaded_adapters) == ("base-1", [])
-    assert tokens_of(engine, a_request(served_model, "small")) == expected(served_model, "small")
+    assert tokens_of(engine, of_an_adapter) == expected(of_an_adapter)
 
 
 def test_one_seed_gives_one_answer(engine: SerialEngine, served_model: ServedModel) -> None:
@@ -109,7 +98,7 @@ def test_another_seed_gives_another_answer(engine: SerialEngine, served_model: S
     assert len(answers) == 4
 
 
-def test_the_global_dice_are_not_touched(engine: SerialEngine, served_model: ServedModel) -> None:
+def test_the_global_random_state_is_not_touched(engine: SerialEngine, served_model: ServedModel) -> None:
     before = torch.random.get_rng_state()
 
     tokens_of(engine, a_request(served_model, temperature=1.0))
@@ -117,27 +106,22 @@ def test_the_global_dice_are_not_touched(engine: SerialEngine, served_model: Ser
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_seed_of_the_order_decides_and_not_the_company(engine: SerialEngine, served_model: ServedModel) -> None:
+def test_a_seed_decides_whatever_is_asked_at_the_same_time(engine: SerialEngine, served_model: ServedModel) -> None:
     request = a_request(served_model, temperature=1.0, seed=3)
     alone = tokens_of(engine, request)
+    others = (a_request(served_model, "wide", temperature=1.0), a_request(served_model, temperature=2.0))
 
     with ThreadPoolExecutor(4) as threads:
-        others = [
-            a_request(served_model, "wide", temperature=1.0),
-            request,
-            a_request(served_model, temperature=2.0),
-            request,
-        ]
-        answers = list(threads.map(lambda other: tokens_of(engine, other), others))
+        found = list(threads.map(partial(tokens_of, engine), (others[0], request, others[1], request)))
 
-    assert answers[1] == answers[3] == alone
+    assert found[1] == found[3] == alone
 
 
 @pytest.mark.parametrize("place", [0, 4, 11])
 def test_an_end_token_ends_the_answer_and_is_counted(
     engine: SerialEngine, served_model: ServedModel, place: int
 ) -> None:
-    usual = expected(served_model, "wide")
+    usual = expected(a_request(served_model, "wide"))
     end = usual[place]
     first = usual.index(end)
 

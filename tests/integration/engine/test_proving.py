@@ -1,4 +1,4 @@
-"""Which bundles an engine proves: only those that say in it what their trainer saw. Both kinds of engine."""
+"""An engine proves only a bundle with which it computes what the trainer recorded in it. Both kinds of engine."""
 
 import json
 import shutil
@@ -137,10 +137,10 @@ NOT_THE_TRAINERS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", NOT_THE_TRAINERS)
-def test_what_the_files_tell_is_told_to_the_bit(
+def test_a_bundle_that_differs_from_the_trainers_by_a_bit_is_not_proved(
     engine: Engine, served_model: ServedModel, tmp_path: Path, damage: str
 ) -> None:
-    """Before the engine is asked, and where no log-probability would show it."""
+    """This is found in its files, where no log-probability would show it."""
     bundle = a_bundle(served_model, "small", tmp_path / "right", knows_weights=True)
     break_it, reason = NOT_THE_TRAINERS[damage]
     break_it(Path(shutil.copytree(bundle, tmp_path / "wrong")))
@@ -276,11 +276,12 @@ def test_a_proof_leaves_the_answers_of_others_as_they_were(
     engine: Engine, served_model: ServedModel, tmp_path: Path
 ) -> None:
     bundle = a_bundle(served_model, "wide", tmp_path / "bundle")
-    before = [tokens_of(engine, a_request(served_model, name)) for name in ("base", "small")]
+    requests = [a_request(served_model, name) for name in ("base", "small")]
+    before = [tokens_of(engine, request) for request in requests]
 
     proof_of(engine, an_order(bundle, served_model.base.folder))
 
-    assert [tokens_of(engine, a_request(served_model, name)) for name in ("base", "small")] == before
+    assert [tokens_of(engine, request) for request in requests] == before
 
 
 def test_a_probe_has_five_short_prompts_and_knows_the_base(served_model: ServedModel, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.integration.engine.model_caches import ServedModel, reference
 from tests.integration.engine.requests import PROMPT, a_request, events_of, tokens_of
 from tests.integration.engine.test_engine_answers import (
-    test_a_seed_of_the_order_decides_and_not_the_company,
+    test_a_seed_decides_whatever_is_asked_at_the_same_time,
     test_an_answer_without_an_end_token_is_cut,
     test_an_end_token_ends_the_answer_and_is_counted,
     test_another_seed_gives_another_answer,
