@@ -5,6 +5,7 @@ A test that uses `engine` or `make_engine` holds for both kinds of engine, unles
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from app.processes.garbage import exclude_from_collections
 from tests.integration.engine.many_requests import has_only_free_blocks
 from tests.integration.engine.model_caches import ServedModel, build_served_model
+from tests.integration.engine.probes import a_bundle
 from tests.integration.engine.vllm_server import Server
 from tests.integration.engine.vllms import a_server, build_proved_model, engine_at, recorded
 from tests.support.serial_engine import SerialEngine
@@ -38,6 +40,12 @@ def _fast_collections() -> None:
 @pytest.fixture(scope="session")
 def served_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return build_served_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def bundle(served_model: ServedModel, tmp_path: Path) -> Path:
+    """A copy of the adapter "small", with its probe."""
+    return a_bundle(served_model, "small", tmp_path / "bundle")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ SIZES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Family:
-    """Names of transformers' classes, and what is changed of the sizes."""
+    """The name of transformers' classes, and the changes of SIZES; a field that is `...` is left out."""
 
     name: str
     is_batched: bool
@@ -58,13 +58,10 @@ def build_family(family: str, folder: Path) -> Path:
     """Write the model as float32 safetensors; it names no end token."""
     chosen = FAMILIES[family]
     fields = {name: value for name, value in {**SIZES, **chosen.changes}.items() if value is not ...}
-    ends = {"bos_token_id": None, "eos_token_id": None}
-    config = getattr(transformers, f"{chosen.name}Config")(**{**fields, **ends})
+    config = getattr(transformers, f"{chosen.name}Config")(**{**fields, "bos_token_id": None, "eos_token_id": None})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = getattr(transformers, f"{chosen.name}ForCausalLM" if chosen.name != "GPT2" else "GPT2LMHeadModel")(
-            config
-        )
+        model = transformers.AutoModelForCausalLM.from_config(config)
         for weights in model.parameters():
             if weights.dim() > 1:
                 torch.nn.init.normal_(weights.data, std=0.15)

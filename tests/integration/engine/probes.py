@@ -50,19 +50,11 @@ def probe_of(
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **how)
     biases = base_biases(model)
     model = PeftModel.from_pretrained(model, adapter) if adapter is not None else model
+    paths = dict.fromkeys(("train_rows", "events", "work_dir", "adapter_dir", "checkpoints", "pulse"), base)
+    source = BaseRef(source=str(base), is_local=True)
+    tokenizer = adapter or base
     order = TrainingOrder(
-        job_id="job-x",
-        epoch=1,
-        spec=a_spec(),
-        base=BaseRef(source=str(base), is_local=True),
-        train_rows=base,
-        eval_rows=None,
-        tokenizer=adapter or base,
-        events=base,
-        work_dir=base,
-        adapter_dir=base,
-        checkpoints=base,
-        pulse=base,
+        job_id="job-x", epoch=1, spec=a_spec(), base=source, eval_rows=None, tokenizer=tokenizer, **paths
     )
     row = AutoTokenizer.from_pretrained(base)("The quick brown fox jumps over the lazy dog")["input_ids"]
     name = str(dtype).removeprefix("torch.")
@@ -101,3 +93,17 @@ def an_order(bundle: Path, base: Path, *, kind: str = "lora") -> ProofOrder:
 
 def proof_of(engine: Engine, order: ProofOrder) -> Proof:
     return asyncio.run(prove(order, engine, Sources()))
+
+
+def reason_of(proof: Proof) -> str:
+    """Why the engine has not proved the adapter."""
+    assert not proof.proved
+    assert proof.reason is not None
+    return proof.reason
+
+
+def difference_of(proof: Proof) -> float:
+    """The largest difference of the log-probabilities of an adapter that is proved."""
+    assert proof.proved, proof
+    assert proof.largest_difference is not None
+    return proof.largest_difference

@@ -14,15 +14,7 @@ from bench.serve import soak
 from bench.serving import open_shop
 from tests.integration.engine.conftest import ON_CPU, MakeBatching
 from tests.integration.engine.families import FAMILIES, build_family
-from tests.integration.engine.many_requests import (
-    Events,
-    answer_tokens,
-    ask_all,
-    is_idle,
-    read,
-    tokens_of_all,
-    until,
-)
+from tests.integration.engine.many_requests import Events, answer_tokens, ask_all, is_idle, read, tokens_of_all, until
 from tests.integration.engine.model_caches import ServedModel, expected
 from tests.integration.engine.requests import PROMPT, a_request, last_of, right_answers, tokens_of
 from tests.support.waiting import wait_for

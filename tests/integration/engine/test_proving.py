@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from app.contracts.probe import PROBE, Fit, Probe, Unproved
 from app.contracts.rows import INPUT_IDS, LABELS
 from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter
-from tests.integration.engine.probes import a_bundle, an_order, probe_of, proof_of
+from tests.integration.engine.probes import a_bundle, an_order, difference_of, probe_of, proof_of, reason_of
 from tests.integration.engine.requests import a_request, tokens_of
 from tests.integration.engine.test_engine_bundles import DAMAGES, WEIGHTS, Tensors, with_config, with_tensors
 from tests.support.tiny_model import build_tiny_model
@@ -30,13 +30,10 @@ def test_the_adapter_that_was_trained_is_proved(
 ) -> None:
     proof = proof_of(engine, an_order(a_bundle(served_model, name, tmp_path / name), served_model.base.folder))
 
-    assert (proof.proved, proof.reason) == (True, None)
-    assert proof.largest_difference is not None
-    assert proof.largest_difference < 1e-4
-    assert proof.tolerance == 1e-4
+    assert difference_of(proof) < 1e-4
     assert proof.base_difference is not None
     assert proof.base_difference > 0.1
-    assert proof.tokens == 5 * 8 * 5
+    assert (proof.reason, proof.tolerance, proof.tokens) == (None, 1e-4, 5 * 8 * 5)
 
 
 def scrambled(tensors: Tensors) -> Tensors:
@@ -91,17 +88,14 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", WRONG)
-def test_another_adapter_is_not_proved(engine: Engine, served_model: ServedModel, tmp_path: Path, damage: str) -> None:
-    bundle = a_bundle(served_model, "small", tmp_path / damage)
+def test_another_adapter_is_not_proved(engine: Engine, served_model: ServedModel, bundle: Path, damage: str) -> None:
     break_it, reason = WRONG[damage]
     break_it(bundle)
 
     proof = proof_of(engine, an_order(bundle, served_model.base.folder))
 
-    assert not proof.proved
+    assert reason in reason_of(proof)
     assert proof.cause is not None
-    assert proof.reason is not None
-    assert reason in proof.reason
 
 
 def one_bit_turned(tensors: Tensors) -> Tensors:
@@ -150,21 +144,19 @@ def test_a_bundle_that_differs_from_the_trainers_by_a_bit_is_not_proved(
     )
 
     assert (right.proved, wrong.cause) == (True, Unproved.BUNDLE_DIFFERS), right
-    assert wrong.reason is not None
-    assert reason in wrong.reason
+    assert reason in reason_of(wrong)
 
 
 def test_a_bundle_that_was_changed_after_it_was_saved_is_not_proved(
-    engine: Engine, served_model: ServedModel, tmp_path: Path
+    engine: Engine, served_model: ServedModel, bundle: Path
 ) -> None:
-    order = an_order(a_bundle(served_model, "small", tmp_path / "bundle"), served_model.base.folder)
-    (tmp_path / "bundle" / "notes.txt").write_text("")
+    order = an_order(bundle, served_model.base.folder)
+    (bundle / "notes.txt").write_text("")
 
     proof = proof_of(engine, order)
 
     assert proof.cause is Unproved.BUNDLE_DIFFERS
-    assert proof.reason is not None
-    assert "its files have changed since it was saved" in proof.reason
+    assert "its files have changed since it was saved" in reason_of(proof)
 
 
 def test_tokens_that_the_base_finds_unlikely_are_compared_by_their_own_numbers(engine: Engine, tmp_path: Path) -> None:
@@ -173,17 +165,12 @@ def test_tokens_that_the_base_finds_unlikely_are_compared_by_their_own_numbers(e
     bundle = build_tiny_adapter(tmp_path / "bundle", base, r=4, target_modules=["q_proj", "v_proj"])
     (bundle / PROBE).write_text(probe_of(base, bundle).model_dump_json())
 
-    proof = proof_of(engine, an_order(bundle, base))
-
-    assert proof.proved, proof
-    assert proof.largest_difference is not None
-    assert proof.largest_difference < 1e-4
+    assert difference_of(proof_of(engine, an_order(bundle, base))) < 1e-4
 
 
 def test_a_training_that_has_diverged_says_so_and_no_engine_is_asked(
-    engine: Engine, served_model: ServedModel, tmp_path: Path
+    engine: Engine, bundle: Path, tmp_path: Path
 ) -> None:
-    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
     probe = Probe.model_validate_json((bundle / PROBE).read_bytes())
     diverged = probe.model_copy(update={"fit": Fit(trained=40.0, base=6.4, vocabulary=600)})
     (bundle / PROBE).write_text(diverged.model_dump_json())
@@ -202,29 +189,22 @@ def test_a_model_that_training_has_made_worse_than_its_base_is_named(tmp_path: P
     assert "has a loss of 8, higher than its base's 3: a lower learning_rate usually helps" in notice
 
 
-def test_on_another_base_it_is_not_proved(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
-    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
+def test_on_another_base_it_is_not_proved(engine: Engine, served_model: ServedModel, bundle: Path) -> None:
 
     proof = proof_of(engine, an_order(bundle, served_model.other_base.folder))
 
-    assert not proof.proved
-    assert proof.reason is not None
-    assert "the base has other weights" in proof.reason
+    assert "the base has other weights" in reason_of(proof)
 
 
-def test_an_adapter_that_overflows_is_not_proved(engine: Engine, served_model: ServedModel, tmp_path: Path) -> None:
-    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
+def test_an_adapter_that_overflows_is_not_proved(engine: Engine, served_model: ServedModel, bundle: Path) -> None:
     with_tensors(lambda tensors: {key: value * 1e36 for key, value in tensors.items()})(bundle)
 
-    proof = proof_of(engine, an_order(bundle, served_model.base.folder))
-
-    assert not proof.proved
+    assert not proof_of(engine, an_order(bundle, served_model.base.folder)).proved
 
 
 def test_bfloat16_in_the_trainer_is_within_what_the_bases_explain(
-    engine: Engine, served_model: ServedModel, tmp_path: Path
+    engine: Engine, served_model: ServedModel, bundle: Path
 ) -> None:
-    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
     probe = probe_of(served_model.base.folder, bundle, dtype=torch.bfloat16)
     (bundle / PROBE).write_text(probe.model_dump_json())
 
@@ -249,10 +229,7 @@ def test_a_whole_model_is_held_against_its_own_probe(engine: Engine, served_mode
     assert right.base_gap is None
 
 
-def test_a_base_that_is_not_there_says_nothing_of_the_adapter(
-    engine: Engine, served_model: ServedModel, tmp_path: Path
-) -> None:
-    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
+def test_a_base_that_is_not_there_says_nothing_of_the_adapter(engine: Engine, bundle: Path, tmp_path: Path) -> None:
 
     with pytest.raises(Refusal) as refused:
         proof_of(engine, an_order(bundle, tmp_path / "nowhere"))
@@ -261,13 +238,12 @@ def test_a_base_that_is_not_there_says_nothing_of_the_adapter(
 
 
 def test_an_engine_that_is_full_says_nothing_of_the_adapter(
-    make_engine: Callable[..., Engine], served_model: ServedModel, tmp_path: Path
+    make_engine: Callable[..., Engine], served_model: ServedModel, bundle: Path
 ) -> None:
     engine = make_engine(places=1)
-    order = an_order(a_bundle(served_model, "small", tmp_path / "bundle"), served_model.base.folder)
 
     with pytest.raises(Refusal) as refused:
-        proof_of(engine, order)
+        proof_of(engine, an_order(bundle, served_model.base.folder))
 
     assert refused.value.error.status == 429
 
@@ -284,8 +260,7 @@ def test_a_proof_leaves_the_answers_of_others_as_they_were(
     assert [tokens_of(engine, request) for request in requests] == before
 
 
-def test_a_probe_has_five_short_prompts_and_knows_the_base(served_model: ServedModel, tmp_path: Path) -> None:
-    bundle = a_bundle(served_model, "small", tmp_path / "bundle")
+def test_a_probe_has_five_short_prompts_and_knows_the_base(bundle: Path) -> None:
 
     probe = Probe.model_validate_json((bundle / PROBE).read_bytes())
 
