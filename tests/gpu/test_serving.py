@@ -42,12 +42,10 @@ def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from dataclasses import replace
-
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from tests.integration.engine.many_requests import answer_tokens, ask_all
-    from tests.integration.engine.test_batching import asked
+    from tests.integration.engine.requests import a_request
     from worker.inference.engine import ModelFolder
 
     wish = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
@@ -55,7 +53,7 @@ def test_a_quantised_base_answers_in_graphs_as_it_does_alone(
         tmp_path / "base"
     )
     base = ModelFolder("quantised", tmp_path / "base")
-    requests = [replace(asked(served_model, None, range(3, 5 + count)), base=base) for count in (1, 20, 40)]
+    requests = [a_request(served_model, base=base, prompt=tuple(range(3, 5 + count))) for count in (1, 20, 40)]
     engine = make_batching()
 
     alone = [answer_tokens(ask_all(engine, [request])[0]) for request in requests]

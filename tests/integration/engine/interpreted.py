@@ -13,8 +13,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from tests.integration.engine.attentions import both_attentions
 from tests.integration.engine.many_requests import answer_tokens, ask_all
-from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter, expected
-from tests.integration.engine.test_batching import PLAIN, asked
+from tests.integration.engine.model_caches import ServedModel, expected
+from tests.integration.engine.requests import a_request
+from tests.integration.engine.test_batching import plain_model
 from worker.inference.batching import support
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
@@ -24,9 +25,9 @@ from worker.inference.batching.packed.packed_host import PackedRunner
 from worker.inference.batching.packed.paging import QueryBlocks
 from worker.inference.batching.packed.rotary_kernel import rotate
 from worker.inference.batching.plan import Kernels, Scoring
-from worker.inference.engine import AdapterFolder
 from worker.inference.models.bases import Placement
 
+__all__ = ["plain_model"]
 KERNELS = Kernels(QueryBlocks, BlockProducts, RANKS, rotate)
 
 
@@ -43,23 +44,19 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchingEngine]:
 
 
 def test_a_base_and_adapters_in_packs_answer_as_each_does_alone(
-    engine: BatchingEngine, served_model: ServedModel, tmp_path_factory: pytest.TempPathFactory
+    engine: BatchingEngine, plain_model: ServedModel
 ) -> None:
-    folder, names = tmp_path_factory.mktemp("plain"), ["all layers", "ranks by layer"]
-    speakers = [None] + [
-        AdapterFolder(f"{name}@v1", build_tiny_adapter(folder / name, served_model.base.folder, **PLAIN[name]))
-        for name in names
-    ]
+    names = ("base", "all layers", "ranks by layer")
     requests = [
-        asked(served_model, responder, range(3, 3 + tokens), 4)
-        for responder, tokens in [*zip(speakers, (30, 1, 17), strict=True), *zip(speakers, (2, 16, 5), strict=True)]
+        a_request(plain_model, name, prompt=tuple(range(3, 3 + tokens)), max_new_tokens=4)
+        for lengths in ((30, 1, 17), (2, 16, 5))
+        for name, tokens in zip(names, lengths, strict=True)
     ]
 
     with patch.object(PackedRunner, "step", autospec=True, side_effect=PackedRunner.step) as step:
         answers = ask_all(engine, requests)
 
     assert step.called
-
     assert [answer_tokens(events) for events in answers] == [expected(request) for request in requests]
 
 

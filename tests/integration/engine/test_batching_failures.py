@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -79,26 +80,13 @@ def test_a_client_who_leaves_the_queue_is_never_answered(
     assert asyncio.run(queue_up()) == 0
 
 
-class BrokenGrammar:
+def broken_grammar(step: str) -> Any:
     """A grammar that fails at one of its steps."""
-
-    def __init__(self, step: str) -> None:
-        self._step = step
-
-    def begin(self) -> "BrokenGrammar":
-        self._fail("begin")
-        return self
-
-    def restrict(self, scores: Any) -> Any:
-        self._fail("restrict")
-        return scores
-
-    def accept(self, token: int) -> None:
-        self._fail("accept")
-
-    def _fail(self, step: str) -> None:
-        if step == self._step:
-            raise RuntimeError(f"broken at {step}")
+    grammar = Mock()
+    grammar.begin.return_value = grammar
+    grammar.restrict.side_effect = lambda scores: scores
+    getattr(grammar, step).side_effect = RuntimeError(f"broken at {step}")
+    return grammar
 
 
 NONSENSE: Any = ("no", "token")
@@ -111,9 +99,9 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a bias for no token": ({"logit_bias": {99_999: 1.0}}, "unknown_token"),
     "no tokens at all": ({"prompt": NONSENSE}, "engine_failed"),
     "an adapter that overflows": ({"adapter": "wild"}, "model_not_finite"),
-    "a grammar that does not begin": ({"grammar": BrokenGrammar("begin")}, "engine_failed"),
-    "a grammar that fails": ({"grammar": BrokenGrammar("restrict")}, "engine_failed"),
-    "a grammar that does not go on": ({"grammar": BrokenGrammar("accept")}, "engine_failed"),
+    "a grammar that does not begin": ({"grammar": broken_grammar("begin")}, "engine_failed"),
+    "a grammar that fails": ({"grammar": broken_grammar("restrict")}, "engine_failed"),
+    "a grammar that does not go on": ({"grammar": broken_grammar("accept")}, "engine_failed"),
 }
 
 

@@ -19,8 +19,8 @@ from tests.integration.engine.processes import HEADERS, EngineProcess
 from tests.integration.engine.requests import a_request, an_order, last_of, tokens_of
 from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
-from worker.inference.engine import Ended, Refusal, Token
-from worker.inference.server.memory_lease import MOST_HOLDS, RETRY_AFTER_SECONDS, MemoryLeases
+from worker.inference.engine import Ended, Refusal, Token, TokenRequest
+from worker.inference.server.memory_lease import GRACE_SECONDS, MOST_HOLDS, RETRY_AFTER_SECONDS, MemoryLeases
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def engine(make_batching: MakeBatching) -> BatchingEngine:
     return make_batching(answers=1)
 
 
-def an_endless_request(served_model: ServedModel) -> Any:
+def an_endless_request(served_model: ServedModel) -> TokenRequest:
     return a_request(served_model, base=served_model.endless_base, max_new_tokens=2000)
 
 
@@ -104,31 +104,29 @@ def test_requests_that_wait_or_come_are_refused_at_once_with_the_reason(
     assert engine.health().stepped_aside == refused.message
 
 
+async def answer_beside_a_hold(engine: BatchingEngine, request: TokenRequest, grace_seconds: float) -> Events:
+    """The events of an answer during which a training takes the memory."""
+    asking = asyncio.ensure_future(read(engine, request))
+    await until(lambda: engine.health().is_busy)
+    leases = MemoryLeases(engine, grace_seconds=grace_seconds)
+    assert not leases.hold(a_hold()).is_away
+    await until(lambda: leases.hold(a_hold()).is_away)
+    return await asking
+
+
 def test_answers_under_way_come_to_their_end_within_the_grace(
     engine: BatchingEngine, served_model: ServedModel
 ) -> None:
-    async def run() -> Events:
-        asking = asyncio.ensure_future(read(engine, a_request(served_model, max_new_tokens=30, ignore_eos=True)))
-        await until(lambda: engine.health().is_busy)
-        MemoryLeases(engine).hold(a_hold())
-        return await asking
+    request = a_request(served_model, max_new_tokens=30, ignore_eos=True)
 
-    events = asyncio.run(run())
+    events = asyncio.run(answer_beside_a_hold(engine, request, GRACE_SECONDS))
 
-    assert isinstance(events[-1], Ended)
+    assert events[-1] == Ended("length", 30)
     assert len(events) == 31
 
 
 def test_answers_that_take_longer_end_with_the_reason(engine: BatchingEngine, served_model: ServedModel) -> None:
-    async def run() -> Events:
-        asking = asyncio.ensure_future(read(engine, an_endless_request(served_model)))
-        await until(lambda: engine.health().is_busy)
-        leases = MemoryLeases(engine, grace_seconds=0.2)
-        assert not leases.hold(a_hold()).is_away
-        await until(lambda: leases.hold(a_hold()).is_away)
-        return await asking
-
-    events = asyncio.run(run())
+    events = asyncio.run(answer_beside_a_hold(engine, an_endless_request(served_model), 0.2))
 
     assert "job-1 trains" in refusal_of(events).message
     assert all(isinstance(event, Token) for event in events[:-1])
