@@ -7,13 +7,13 @@ import pytest
 
 from app.contracts.vllm import COMMAND_VARIABLE
 from tests.e2e.stack import MODEL, running
-from tests.integration.engine.vllms import COMMAND, writers
+from tests.integration.engine.vllms import recorded_command, writers
 from tests.support.waiting import wait_for
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_managed_vllm_answers_and_ends_with_the_service(tmp_path: Path, models: Path, how: int) -> None:
-    env = {"TUNESMITH_MODELS_DIR": str(models), COMMAND_VARIABLE: COMMAND}
+    env = {"TUNESMITH_MODELS_DIR": str(models), COMMAND_VARIABLE: recorded_command()}
     log = tmp_path.resolve() / "home" / "logs" / "vllm.log"
 
     with running(tmp_path / "home", env) as stack:

@@ -12,33 +12,43 @@ import httpx
 
 from app.contracts.generation import EngineHealth
 from app.processes.engine_address import EngineAddress
+from tests.support.forking import Forked, start_forker
 from tests.support.waiting import wait_for
 
 START_SECONDS = 150.0
+MODULE = "worker.inference.__main__"
 KEY = "the-key-of-an-engine-in-a-test"
 # Of every request to it: its port is open to all users of this host.
 HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 
 
 class EngineProcess:
-    """`python -m worker.inference` on a free port of its own, with a key. It is ended with the context.
+    """An engine on a free port of its own, with a key. It is ended with the context.
 
-    Models and adapters may be anywhere below the folder of temporary files.
+    It is forked, or started as `python -m worker.inference`, which takes seconds, where `is_forked` is false: so that
+    an import reads the environment. Models and adapters may be anywhere below the folder of temporary files.
     """
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, is_forked: bool = True, **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.address = EngineAddress(self.url, KEY)
-        command = [sys.executable, "-m", "worker.inference", "--port", str(self.port), "--device", "cpu", *arguments]
+        words = ["--port", str(self.port), "--device", "cpu", *arguments]
         self._home = tempfile.TemporaryDirectory()
         (Path(self._home.name) / "adapters").symlink_to(tempfile.gettempdir())
-        places = {
+        env = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
             "TUNESMITH_HOME": self._home.name,
             "TUNESMITH_MODELS_DIR": tempfile.gettempdir(),
             "TUNESMITH_ENGINE_KEY": KEY,
+            **environment,
         }
-        self._process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", **places, **environment})
+        self._process: Forked | subprocess.Popen[bytes]
+        if is_forked:
+            self._process = Forked(start_forker(), MODULE, words, env)
+        else:
+            self._process = subprocess.Popen([sys.executable, "-m", "worker.inference", *words], env=env)
 
     def __enter__(self) -> "EngineProcess":
         try:

@@ -16,7 +16,7 @@ from app.contracts.generation import EngineError
 from app.contracts.vllm import read_command
 from tests.integration.engine.model_caches import ServedModel, reference
 from tests.integration.engine.requests import PROMPT, a_request, collect, events_of, last_of, refusal_of, tokens_of
-from tests.integration.engine.vllms import COMMAND, OPTIONS, PROGRAM, SETTINGS, is_small, writers
+from tests.integration.engine.vllms import OPTIONS, PROGRAM, SETTINGS, is_small, recorded_command, writers
 from tests.support.waiting import wait_for
 from worker.inference.engine import Ended, Refusal, Token, TokenRequest
 from worker.inference.vllm.engine import VllmEngine
@@ -68,10 +68,10 @@ def is_guardian(pid: int) -> bool:
 
 
 @contextmanager
-def managed(folder: Path, command: str = COMMAND, *, timeouts: VllmTimeouts | None = None) -> Iterator[Started]:
+def managed(folder: Path, command: str | None = None, *, timeouts: VllmTimeouts | None = None) -> Iterator[Started]:
     """Nothing that it starts may be left at its end."""
     log = folder.resolve() / "vllm.log"
-    engine = VllmEngine(ManagedVllm(VllmProgram(read_command(command), log), timeouts))
+    engine = VllmEngine(ManagedVllm(VllmProgram(read_command(command or recorded_command()), log), timeouts))
     try:
         yield Started(engine, log)
     finally:

@@ -14,7 +14,7 @@ from tests.integration.engine.probes import an_order as a_proof_order
 from tests.integration.engine.processes import HEADERS, EngineProcess
 from tests.integration.engine.requests import an_order, answers_of, in_one_piece
 from tests.integration.engine.vllm_server import KEY, Server
-from tests.integration.engine.vllms import COMMAND, writers
+from tests.integration.engine.vllms import recorded_command, writers
 from tests.support.waiting import wait_for
 from worker.inference.__main__ import read_options
 from worker.inference.vllm.engine import VllmEngine
@@ -98,7 +98,7 @@ def test_a_server_that_the_engine_started_ends_with_it(
     order = an_order(served_model, adapter=served_model.ref("small"), max_new_tokens=4).model_dump_json()
     log = tmp_path.resolve() / "vllm.log"
 
-    with EngineProcess("--vllm-log", str(log), **{COMMAND_VARIABLE: COMMAND}) as process:
+    with EngineProcess("--vllm-log", str(log), **{COMMAND_VARIABLE: recorded_command()}) as process:
         answer = httpx.post(f"{process.url}/generate", content=order, headers=HEADERS, timeout=120)
         running = writers(log)
         ended = process.end(how)

@@ -1,43 +1,63 @@
-"""`python -m tests.integration.engine.vllm_program serve <base> …`: the recorded protocol, started as vLLM is.
+"""`python -m tests.integration.engine.vllm_program <forker> serve <base> …`: the recorded protocol, started as vLLM is.
 
-It has a process of its own below it, as vLLM has one that computes, which nobody but its guardian ends.
+What answers is forked elsewhere, as its imports take seconds; this process has its port, and ends it with itself. It
+has a process below it, as vLLM has one that computes, which nobody but its guardian ends.
 """
 
-import argparse
+import asyncio
 import os
+import socket
 import subprocess
 import sys
+from asyncio import StreamReader, StreamWriter
+from contextlib import suppress
 from pathlib import Path
 
-import uvicorn
+from tests.support.forking import Forked
 
-from tests.integration.engine.vllm_server import Server, create_vllm
-from worker.inference.engine import ModelFolder
-
-CORE = [sys.executable, "-c", "import time; time.sleep(1000)"]
+ANSWERING = "tests.integration.engine.vllm_server"
+POLL_SECONDS = 0.02
 
 
 def main() -> None:
-    options = _options()
-    print(f"serves {options.base}", flush=True)  # noqa: T201  the log is what a test reads
-    subprocess.Popen(CORE)
-    server = Server(ModelFolder(options.base.name, options.base), key=os.environ["VLLM_API_KEY"])
-    server.is_loading_allowed = os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1" and options.enable_lora
-    uvicorn.run(create_vllm(server), host=options.host, port=options.port, log_level="critical")
-    server.engine.close()
+    forker, words = Path(sys.argv[1]), sys.argv[2:]
+    print(f"serves {words[1]}", flush=True)  # noqa: T201  the log is what a test reads
+    subprocess.Popen(["sleep", "1000"])
+    host, port = (words[words.index(name) + 1] for name in ("--host", "--port"))
+    with socket.create_server((host, 0)) as free:
+        behind = free.getsockname()[1]
+    answering = Forked(forker, ANSWERING, [*words, "--port", str(behind)], os.environ)
+    asyncio.run(_serve(answering, host, int(port), behind))
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("verb", choices=["serve"])
-    parser.add_argument("base", type=Path)
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
-    for name in ("--max-loras", "--max-cpu-loras", "--max-lora-rank"):
-        parser.add_argument(name, type=int, required=True)
-    for name in ("--enable-lora", "--enable-prompt-tokens-details"):
-        parser.add_argument(name, action="store_true")
-    return parser.parse_args()
+async def _serve(answering: Forked, host: str, port: int, behind: int) -> None:
+    asyncio.get_running_loop().add_reader(answering, os._exit, 1)  # it ends only when it fails
+
+    async def relay(reader: StreamReader, writer: StreamWriter) -> None:
+        other_reader, other_writer = await asyncio.open_connection(host, behind)
+        await asyncio.gather(_pipe(reader, other_writer), _pipe(other_reader, writer))
+
+    while not await _is_open(host, behind):
+        await asyncio.sleep(POLL_SECONDS)
+    async with await asyncio.start_server(relay, host, port) as server:
+        await server.serve_forever()
+
+
+async def _is_open(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _pipe(reader: StreamReader, writer: StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 As vLLM does, it loads whatever lies in a folder, and answers as the base for an adapter that does not fit.
 """
 
+import argparse
 import json
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import uvicorn
 import xgrammar
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -262,3 +265,25 @@ class GrammarOfText:
         )
         compiled = xgrammar.GrammarCompiler(info).compile_grammar(self.text)
         return JsonWalk(xgrammar.GrammarMatcher(compiled), language.vocabulary)
+
+
+def main() -> None:
+    """Serve a base with the command line and the variables of vLLM."""
+    options = _options()
+    server = Server(ModelFolder(options.base.name, options.base), key=os.environ["VLLM_API_KEY"])
+    server.is_loading_allowed = os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1" and options.enable_lora
+    uvicorn.run(create_vllm(server), host=options.host, port=options.port, log_level="critical")
+    server.engine.close()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("verb", choices=["serve"])
+    parser.add_argument("base", type=Path)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    for name in ("--max-loras", "--max-cpu-loras", "--max-lora-rank"):
+        parser.add_argument(name, type=int, required=True)
+    for name in ("--enable-lora", "--enable-prompt-tokens-details"):
+        parser.add_argument(name, action="store_true")
+    return parser.parse_args()

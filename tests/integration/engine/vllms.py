@@ -17,6 +17,7 @@ from tests.integration.engine.probes import probe_of
 from tests.integration.engine.processes import free_port
 from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
 from tests.integration.engine.vllm_server import KEY, Server, create_vllm
+from tests.support.forking import start_forker
 from tests.support.serving import serving
 from tests.support.waiting import wait_for
 from worker.inference.engine import TokenRequest
@@ -24,8 +25,6 @@ from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.server import VllmServer
 
 PROGRAM = os.environ.get("TEST_VLLM")
-# A program that speaks the recorded protocol, started as vLLM is.
-COMMAND = shlex.join([sys.executable, "-m", "tests.integration.engine.vllm_program", "serve"])
 START_SECONDS = 180.0
 SETTINGS = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -37,6 +36,11 @@ SETTINGS = {
     "OMP_NUM_THREADS": "1",
 }
 OPTIONS = "--dtype float32 --enable-lora --max-lora-rank 16 --max-loras 4 --max-cpu-loras 16 --enforce-eager"
+
+
+def recorded_command() -> str:
+    """The command of a program that speaks the recorded protocol, started as vLLM is."""
+    return shlex.join([sys.executable, "-m", "tests.integration.engine.vllm_program", str(start_forker()), "serve"])
 
 
 def build_proved_model(folder: Path) -> ServedModel:
