@@ -26,13 +26,21 @@ MODULES = ("worker.inference.__main__", "tests.integration.engine.vllm_server")
 
 
 class Forked:
-    """A process that calls `main` of one of the modules, with the words as its command line."""
+    """A process that calls `main` of a module with the words as its command line. Its output may go to a file."""
 
-    def __init__(self, forker: Path, module: str, words: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        forker: Path,
+        module: str,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        output: Path | None = None,
+    ) -> None:
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(str(forker))
         self._lines = self._connection.makefile("r")
-        self._connection.sendall(f"{json.dumps([module, list(words), dict(environment)])}\n".encode())
+        request = [module, list(words), dict(environment), output and str(output)]
+        self._connection.sendall(f"{json.dumps(request)}\n".encode())
         self.pid = int(self._lines.readline())
         self._code: int | None = None
 
@@ -83,25 +91,24 @@ def main() -> None:
                 listener.close()
                 sys.exit(keep(connection))
             connection.close()
-            while _reap_one():
-                pass
+            _reap()
+    _reap()
 
 
-def _reap_one() -> bool:
-    try:
-        return os.waitpid(-1, os.WNOHANG)[0] > 0
-    except ChildProcessError:
-        return False
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def keep(connection: socket.socket) -> int:
     """In the keeper, until the process has ended; and in the process, of which it returns the exit code."""
     with connection.makefile("r") as lines:
-        module, words, environment = json.loads(lines.readline())
+        request = json.loads(lines.readline())
     pid = os.fork()
     if pid == 0:
         connection.close()
-        return run(module, words, environment)
+        return run(*request)
     connection.sendall(f"{pid}\n".encode())
     if connection in select.select([connection, os.pidfd_open(pid)], [], [])[0]:
         os.kill(pid, signal.SIGKILL)
@@ -111,9 +118,14 @@ def keep(connection: socket.socket) -> int:
     return 0
 
 
-def run(module: str, words: list[str], environment: dict[str, str]) -> int:
+def run(module: str, words: list[str], environment: dict[str, str], output: str | None) -> int:
     """In the forked process: what `python -m module` does."""
+    os.umask(0)  # what a process writes for this user alone, it has to protect by itself
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if output is not None:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)

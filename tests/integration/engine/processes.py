@@ -25,11 +25,11 @@ HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 class EngineProcess:
     """An engine on a free port of its own, with a key. It is ended with the context.
 
-    It is forked, or started as `python -m worker.inference`, which takes seconds, where `is_forked` is false: so that
-    an import reads the environment. Models and adapters may be anywhere below the folder of temporary files.
+    It is forked; where its output goes to a file, it is started as `python -m worker.inference`, which takes seconds.
+    Models and adapters may be anywhere below the folder of temporary files.
     """
 
-    def __init__(self, *arguments: str, is_forked: bool = True, **environment: str) -> None:
+    def __init__(self, *arguments: str, output: Path | None = None, **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.address = EngineAddress(self.url, KEY)
@@ -44,11 +44,7 @@ class EngineProcess:
             "TUNESMITH_ENGINE_KEY": KEY,
             **environment,
         }
-        self._process: Forked | subprocess.Popen[bytes]
-        if is_forked:
-            self._process = Forked(start_forker(), MODULE, words, env)
-        else:
-            self._process = subprocess.Popen([sys.executable, "-m", "worker.inference", *words], env=env)
+        self._process = Forked(start_forker(), MODULE, words, env) if output is None else started(words, env, output)
 
     def __enter__(self) -> "EngineProcess":
         try:
@@ -76,6 +72,12 @@ class EngineProcess:
     def health(self) -> EngineHealth:
         answer = httpx.get(f"{self.url}/health", headers=HEADERS, trust_env=False)
         return EngineHealth.model_validate_json(answer.content)
+
+
+def started(words: list[str], environment: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
+    with output.open("wb") as log:
+        command = [sys.executable, "-m", "worker.inference", *words]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def free_port() -> int:

@@ -4,8 +4,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +15,12 @@ import pytest
 from app.contracts.generation import EngineHealth
 from app.processes.engine_address import EngineAddress
 from tests.integration.engine.model_caches import ServedModel
-from tests.integration.engine.processes import HEADERS, KEY, EngineProcess
+from tests.integration.engine.processes import HEADERS, KEY, MODULE, EngineProcess
 from tests.integration.engine.requests import an_order
+from tests.support.forking import Forked, start_forker
 from tests.support.waiting import wait_for
 from worker.inference.__main__ import read_options
 from worker.inference.server.listening import listen
-
-SERVE = [sys.executable, "-m", "worker.inference", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -119,31 +116,30 @@ def test_a_vllm_elsewhere_is_not_asked_in_the_clear(
 
 
 def test_behind_its_socket_it_is_this_users_alone(home: Path) -> None:
-    path = home / "run" / "engine.sock"
+    path, told = home / "run" / "engine.sock", home / "told"
     environment = {**os.environ, "TUNESMITH_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     (home / "run").mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))  # as a killed engine leaves it
 
-    first = subprocess.Popen(SERVE, env=environment, umask=0)
-    try:
-        with EngineAddress(f"unix://{path}").client(5.0) as http:
-            wait_for("it answers", lambda: _answers(http), 60)
-            health = EngineHealth.model_validate_json(http.get("/health").content)
-            foreign = http.get("/health", headers={"host": "evil.example"})
-            page = http.post("/yield", headers={"origin": "http://evil.example"})
-        second = subprocess.run(SERVE, env=environment, capture_output=True, text=True, check=False)
-        still_there = path.exists()
-    finally:
-        first.send_signal(signal.SIGTERM)
-        code = first.wait(30)
+    first = Forked(start_forker(), MODULE, ["--device", "cpu"], environment)
+    with EngineAddress(f"unix://{path}").client(5.0) as http:
+        wait_for("it answers", lambda: _answers(http), 60)
+        health = EngineHealth.model_validate_json(http.get("/health").content)
+        foreign = http.get("/health", headers={"host": "evil.example"})
+        page = http.post("/yield", headers={"origin": "http://evil.example"})
+    mode = stat.S_IMODE(path.stat().st_mode)
+    second = Forked(start_forker(), MODULE, ["--device", "cpu"], environment, told).wait(60)
+    still_there = path.exists()
+    first.send_signal(signal.SIGTERM)
 
+    assert first.wait(30) == 0
     assert health.device == "cpu"
+    assert mode == 0o600
     assert (foreign.status_code, page.status_code) == (400, 403)
-    assert second.returncode != 0
-    assert f"another engine listens on {path}" in second.stderr
+    assert second != 0
+    assert f"another engine listens on {path}" in told.read_text()
     assert still_there
-    assert code == 0
 
 
 def _answers(http: httpx.Client) -> bool:

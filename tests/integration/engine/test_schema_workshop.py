@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import xgrammar
@@ -18,10 +20,11 @@ from app.contracts.schemas import compile_cost
 from tests.integration.engine.model_caches import ServedModel
 from tests.support.waiting import wait_for
 from worker.inference.engine import Refusal
+from worker.inference.text import schema_compiler
 from worker.inference.text.grammar import QUICK_COST, GrammarCache, GrammarMaker
 from worker.inference.text.language import load_language
 from worker.inference.text.schema_child import MOST_GRAMMAR_BYTES, Unkept, compile_schema, compiler_for
-from worker.inference.text.schema_compiler import MOST_SECONDS, SchemaCompilerPool, compile_apart
+from worker.inference.text.schema_compiler import CHILD, MOST_SECONDS, SchemaCompilerPool
 
 SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_COST + 1}
 QUICK: dict[str, Any] = {"type": "string", "maxLength": 3}
@@ -41,18 +44,19 @@ def info(tokenizer: Any) -> Any:
     return xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=len(tokenizer), stop_token_ids=ends)
 
 
-@pytest.fixture
-def maker(tokenizer: Any) -> GrammarMaker:
-    return GrammarMaker(
-        tokenizer, frozenset({tokenizer.eos_token_id}), SchemaCompilerPool(most_waiting=1), GrammarCache()
-    )
+@pytest.fixture(scope="module")
+def pool() -> SchemaCompilerPool:
+    """Its process is started anew where a test has ended it."""
+    return SchemaCompilerPool(most_waiting=1, most_seconds=3)
 
 
 def a_format(schema: dict[str, Any]) -> SchemaFormat:
     return SchemaFormat(type="json_schema", json_schema=JsonSchema.model_validate({"schema": schema}))
 
 
-def test_a_slow_schema_is_made_once_while_a_quick_one_passes_it(maker: GrammarMaker, tokenizer: Any) -> None:
+def test_a_slow_schema_is_made_once_while_a_quick_one_passes_it(pool: SchemaCompilerPool, tokenizer: Any) -> None:
+    maker = GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), pool, GrammarCache())
+
     async def ask() -> tuple[list[Any], bool]:
         slow = [asyncio.create_task(maker.grammar_of(a_format(SLOW))) for _ in range(8)]
         await maker.grammar_of(a_format(QUICK))
@@ -78,16 +82,66 @@ def holds(grammar: Any, tokenizer: Any, text: str) -> bool:
     return True
 
 
-def test_who_finds_the_queue_full_is_told_to_come_again(maker: GrammarMaker) -> None:
-    schemas = [{"type": "string", "maxLength": 100 + place} for place in range(4)]
+def test_a_schema_that_takes_too_long_is_refused_and_so_is_who_finds_the_queue_full(
+    pool: SchemaCompilerPool, tokenizer: Any, info: Any
+) -> None:
+    maker = GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), pool, GrammarCache())
+    endless = pool.put(info.serialize_json(), ENDLESS)
+    waiting = wait_for("the endless one is at work", lambda: place_in(pool, info.serialize_json()))
+    with pytest.raises(Refusal) as refusal:
+        asyncio.run(maker.grammar_of(a_format(SLOW)))
 
-    async def ask() -> list[Any]:
-        return await asyncio.gather(*(maker.grammar_of(a_format(one)) for one in schemas), return_exceptions=True)
+    assert (refusal.value.error.status, refusal.value.error.code) == (429, "engine_busy")
+    with pytest.raises(Unkept, match="more than 3 seconds of CPU time"):
+        endless.result(SECONDS)
+    assert waiting.result(SECONDS)
 
-    refused = [each.error for each in asyncio.run(ask()) if isinstance(each, Refusal)]
 
-    assert {(error.status, error.code) for error in refused} == {(429, "engine_busy")}
-    assert 2 <= len(refused) <= 3
+def place_in(pool: SchemaCompilerPool, tokenizer: str) -> Future[str] | None:
+    try:
+        return pool.put(tokenizer, '{"type": "integer"}')
+    except Refusal:
+        return None
+
+
+def test_a_child_that_fails_is_not_the_schemas_fault(pool: SchemaCompilerPool) -> None:
+    with pytest.raises(Refusal) as refusal:
+        pool.put("{}", "{}").result(SECONDS)
+
+    assert (refusal.value.error.status, refusal.value.error.code) == (503, "engine_unavailable")
+
+
+class Process:
+    """A process that compiles nothing, and waits for a second schema before it answers the first."""
+
+    started: ClassVar[list["Process"]] = []
+    is_usable = True
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.is_closed, self.calls, self.go_on = False, 0, threading.Event()
+        self.started.append(self)
+
+    def call(self, _: object, __: float) -> tuple[dict[str, str], float]:
+        self.calls += 1
+        assert self.go_on.wait(SECONDS)
+        return {"grammar": "g"}, 0.0
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_one_process_compiles_what_is_asked_for_until_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema_compiler, "LimitedProcess", Process)
+    monkeypatch.setattr(Process, "started", [])
+    pool = SchemaCompilerPool(idle_seconds=0.1)
+
+    made = [pool.put("{}", "{}") for _ in range(2)]
+    wait_for("it is started", lambda: Process.started)[0].go_on.set()
+
+    assert [each.result(SECONDS) for each in made] == ["g", "g"]
+    (process,) = Process.started
+    assert process.calls == 2
+    wait_for("it is ended", lambda: process.is_closed)
 
 
 def test_adapters_of_one_tokenizer_share_what_one_of_them_had_made(tokenizer: Any) -> None:
@@ -123,11 +177,6 @@ def test_no_schema_takes_more_than_ten_seconds_of_computing() -> None:
     assert MOST_SECONDS <= 10
 
 
-def test_a_schema_that_takes_too_long_is_ended_and_refused(info: Any) -> None:
-    with pytest.raises(Unkept, match="more than 1 seconds of CPU time"):
-        compile_apart(info.serialize_json(), ENDLESS, 1)
-
-
 def test_a_grammar_that_is_too_large_is_refused(info: Any) -> None:
     words = [{"type": "string", "enum": [f"{place}-{word}" * 200 for word in range(40)]} for place in range(8)]
     schema = json.dumps({"type": "array", "prefixItems": words})
@@ -136,21 +185,14 @@ def test_a_grammar_that_is_too_large_is_refused(info: Any) -> None:
         compile_schema(compiler_for(info), schema)
 
 
-def test_a_child_that_fails_is_not_the_schemas_fault() -> None:
-    with pytest.raises(Refusal) as refusal:
-        compile_apart("{}", "{}", 9)
-
-    assert (refusal.value.error.status, refusal.value.error.code) == (503, "engine_unavailable")
-
-
 @pytest.fixture
 def compiling(info: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has an endless schema compiled."""
-    path = tmp_path / "tokenizer.json"
-    path.write_text(info.serialize_json())
-    call = f"compile_apart(open({str(path)!r}).read(), {ENDLESS!r}, 1000)"
-    code = f"from worker.inference.text.schema_compiler import *; {call}"
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps({"tokenizer": info.serialize_json(), "schema": ENDLESS}))
+    code = "import json; from pathlib import Path; from worker.confinement.limited_process import *"
+    call = f"LimitedProcess({CHILD!r}, Process.GRAMMAR).call(json.loads(Path({str(path)!r}).read_text()), 1000)"
+    process = subprocess.Popen([sys.executable, "-c", f"{code}; {call}"])
     yield process
     process.kill()
     process.wait()

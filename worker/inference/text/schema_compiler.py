@@ -1,10 +1,13 @@
-"""Compiles slow schemas one at a time in a process that can be killed, with a short queue."""
+"""Compiles slow schemas one at a time in a process that can be killed, with a short queue.
+
+The process is kept for the next schema: its imports take seconds.
+"""
 
 import logging
 import queue
 import threading
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 
 from app.processes.environments import Process
 from worker.confinement.limited_process import CallFailed, LimitedProcess
@@ -15,6 +18,8 @@ MOST_WAITING = 8
 MOST_SECONDS = 10
 # Wall-clock limit. The kernel limits CPU time; wall-clock time may be longer if others use the cores.
 LONGEST_SECONDS = 120.0
+# A process that has nothing to do for so long is ended.
+IDLE_SECONDS = 60.0
 CHILD = "worker.inference.text.schema_child"
 
 log = logging.getLogger(__name__)
@@ -23,9 +28,12 @@ log = logging.getLogger(__name__)
 class SchemaCompilerPool:
     """A queue, and a thread that runs the child processes. The thread, and its child, end with the process."""
 
-    def __init__(self, most_waiting: int = MOST_WAITING, most_seconds: int = MOST_SECONDS) -> None:
+    def __init__(
+        self, most_waiting: int = MOST_WAITING, most_seconds: float = MOST_SECONDS, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
         self._waiting: queue.Queue[tuple[str, str, Future[str]]] = queue.Queue(most_waiting)
         self._most_seconds = most_seconds
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -48,29 +56,50 @@ class SchemaCompilerPool:
 
     def _work(self) -> None:
         while True:
-            tokenizer, schema, made = self._waiting.get()
-            try:
-                made.set_result(compile_apart(tokenizer, schema, self._most_seconds))
-            except Exception as error:  # noqa: BLE001  the waiting requests must get the error
-                made.set_exception(error)
+            first = self._waiting.get()
+            with closing(SchemaCompiler(self._most_seconds)) as compiler, suppress(queue.Empty):
+                _compile(compiler, *first)
+                while True:
+                    _compile(compiler, *self._waiting.get(timeout=self._idle_seconds))
 
 
-def compile_apart(tokenizer: str, schema: str, most_seconds: float) -> str:
-    """Compile a schema in a process of its own; returns the grammar as text. Raises Unkept, and Refusal 503 if the
-    process fails.
-    """
+def _compile(compiler: "SchemaCompiler", tokenizer: str, schema: str, made: Future[str]) -> None:
     try:
-        with closing(LimitedProcess(CHILD, Process.GRAMMAR, longest_seconds=LONGEST_SECONDS)) as child:
-            answer, _ = child.call({"tokenizer": tokenizer, "schema": schema}, most_seconds)
-    except CallFailed as failed:
-        if failed.computed_too_long:
-            message = f"compiling it takes more than {most_seconds:g} seconds of CPU time: make it smaller"
-            raise Unkept(message) from None
-        log.error("a schema could not be compiled: its process %s", failed)
-        raise _failed(str(failed)) from None
-    if "grammar" not in answer:
-        raise Unkept(answer["reason"])
-    return str(answer["grammar"])
+        made.set_result(compiler.compile(tokenizer, schema))
+    except Exception as error:  # noqa: BLE001  the waiting requests must get the error
+        made.set_exception(error)
+
+
+class SchemaCompiler:
+    """Compiles one schema after another in a process, which starts with the first one, until it is closed."""
+
+    def __init__(self, most_seconds: float) -> None:
+        """`most_seconds`: of CPU time for one schema."""
+        self._most_seconds = most_seconds
+        self._child: LimitedProcess | None = None
+
+    def compile(self, tokenizer: str, schema: str) -> str:
+        """Return the grammar as text. Raises Unkept, and Refusal 503 if the process fails."""
+        if self._child is None or not self._child.is_usable:
+            self.close()
+            self._child = LimitedProcess(CHILD, Process.GRAMMAR, longest_seconds=LONGEST_SECONDS)
+        try:
+            answer, _ = self._child.call({"tokenizer": tokenizer, "schema": schema}, self._most_seconds)
+        except CallFailed as failed:
+            if failed.computed_too_long:
+                message = f"compiling it takes more than {self._most_seconds:g} seconds of CPU time: make it smaller"
+                raise Unkept(message) from None
+            log.error("a schema could not be compiled: its process %s", failed)
+            raise _failed(str(failed)) from None
+        if "grammar" not in answer:
+            self.close()  # what it tried may have left it with less memory
+            raise Unkept(answer["reason"])
+        return str(answer["grammar"])
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
 
 
 def _failed(what: str) -> Refusal:
