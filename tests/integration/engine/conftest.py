@@ -16,7 +16,7 @@ from tests.integration.engine.many_requests import has_only_free_blocks
 from tests.integration.engine.model_caches import ServedModel, build_served_model
 from tests.integration.engine.probes import a_bundle
 from tests.integration.engine.vllm_server import Server
-from tests.integration.engine.vllms import a_server, build_proved_model, engine_at, recorded
+from tests.integration.engine.vllms import answering, build_proved_model, engine_at, recorded
 from tests.support.serial_engine import SerialEngine
 from tests.support.waiting import wait_for
 from worker.inference.batching.engine import BatchingEngine
@@ -107,10 +107,17 @@ def proved_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return build_proved_model(tmp_path_factory.mktemp("proved"))
 
 
+@pytest.fixture(scope="session")
+def vllm_answering(proved_model: ServedModel) -> Iterator[SerialEngine]:
+    """What answers in the servers that speak vLLM's protocol."""
+    with answering(proved_model) as engine:
+        yield engine
+
+
 @pytest.fixture
-def vllm_server(proved_model: ServedModel) -> Server:
+def vllm_server(proved_model: ServedModel, vllm_answering: SerialEngine) -> Server:
     """What a test may change of the server behind `vllm_url` while it runs."""
-    return a_server(proved_model)
+    return Server(proved_model.base, vllm_answering)
 
 
 @pytest.fixture

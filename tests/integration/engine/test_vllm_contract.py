@@ -57,7 +57,9 @@ from tests.integration.engine.test_proving import (
     test_bfloat16_in_the_trainer_is_within_what_the_bases_explain,
     test_the_adapter_that_was_trained_is_proved,
 )
-from tests.integration.engine.vllms import PROGRAM, a_server, engine_at, real, recorded
+from tests.integration.engine.vllm_server import Server
+from tests.integration.engine.vllms import PROGRAM, engine_at, real, recorded
+from tests.support.serial_engine import SerialEngine
 from worker.inference.engine import Ended, Token
 from worker.inference.vllm.engine import VllmEngine
 
@@ -70,10 +72,11 @@ def served_model(proved_model: ServedModel) -> ServedModel:
 
 
 @pytest.fixture(scope="module", params=["recorded", "real"])
-def url(request: pytest.FixtureRequest, served_model: ServedModel) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, served_model: ServedModel, vllm_answering: SerialEngine) -> Iterator[str]:
     if request.param == "real" and PROGRAM is None:
         pytest.skip("TEST_VLLM names no vLLM")
-    with recorded(a_server(served_model)) if request.param == "recorded" else real(served_model.base.folder) as url:
+    base = served_model.base
+    with recorded(Server(base, vllm_answering)) if request.param == "recorded" else real(base.folder) as url:
         yield url
 
 

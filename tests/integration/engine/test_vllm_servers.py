@@ -11,7 +11,7 @@ from app.contracts.generation import EngineError
 from tests.integration.engine.model_caches import ServedModel
 from tests.integration.engine.requests import a_request, events_of, refusal_of
 from tests.integration.engine.vllm_server import KEY, Server
-from tests.integration.engine.vllms import a_server, engine_at, is_small, recorded
+from tests.integration.engine.vllms import engine_at, is_small, recorded
 from tests.support.waiting import wait_for
 from worker.inference.engine import Refusal, Token
 from worker.inference.vllm.engine import VllmEngine
@@ -85,7 +85,7 @@ def test_a_server_that_was_away_is_asked_for_every_proof_again(vllm_server: Serv
 
 
 def test_no_server_is_unavailable_and_a_new_one_is_found(vllm_server: Server, served_model: ServedModel) -> None:
-    with recorded(a_server(served_model)) as url:
+    with recorded(vllm_server) as url:
         pass
 
     with engine_at(url) as engine:

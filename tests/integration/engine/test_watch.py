@@ -15,7 +15,7 @@ from tests.integration.engine.conftest import ON_CPU
 from tests.integration.engine.model_caches import ServedModel, reference
 from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
 from tests.integration.engine.vllm_server import Server
-from tests.integration.engine.vllms import a_server, engine_at, recorded
+from tests.integration.engine.vllms import answering, engine_at, recorded
 from tests.support.serial_engine import SerialEngine
 from tests.support.waiting import wait_for
 from worker.inference.engine import Engine
@@ -32,9 +32,12 @@ def serial(_: ServedModel) -> Iterator[Watched]:
 
 @contextmanager
 def vllm(served_model: ServedModel) -> Iterator[Watched]:
-    server: Server = a_server(served_model)
-    with recorded(server) as url, engine_at(url, patience_seconds=PATIENCE_SECONDS) as engine:
-        yield engine, lambda: model_of(server.engine)
+    with (
+        answering(served_model) as behind,
+        recorded(Server(served_model.base, behind)) as url,
+        engine_at(url, patience_seconds=PATIENCE_SECONDS) as engine,
+    ):
+        yield engine, lambda: model_of(behind)
 
 
 def model_of(engine: SerialEngine) -> Any:

@@ -33,13 +33,10 @@ MAX_LOGPROBS, EVERY_TOKEN = 20, 100_000
 
 @dataclass
 class Server:
-    """What the server is and has; a test may change it while it runs.
-
-    It reads the base and what it is to know before it starts: PEFT may not be at work in two threads of one process.
-    """
+    """What the server is and has; a test may change it while it runs."""
 
     base: ModelFolder
-    known: tuple[AdapterFolder, ...] = ()
+    engine: SerialEngine
     key: str = KEY
     version: str = "0.33.0"
     name: str = ""
@@ -56,7 +53,15 @@ class Server:
 
     def __post_init__(self) -> None:
         self.name = self.name or str(self.base.folder)
-        self.engine = SerialEngine(Placement("cpu", torch.float32), places=2048)
+
+
+def an_answering_engine() -> SerialEngine:
+    return SerialEngine(Placement("cpu", torch.float32), places=2048)
+
+
+def adapter_in(folder: Path) -> AdapterFolder:
+    """An adapter under the name that the engine has for it: servers of one engine may call theirs alike."""
+    return AdapterFolder(str(folder).replace(".", "-"), folder)
 
 
 def create_vllm(server: Server) -> FastAPI:
@@ -229,7 +234,7 @@ def _choice(body: dict[str, Any], token: Token, reason: str | None) -> dict[str,
 async def _events(server: Server, body: dict[str, Any]) -> AsyncGenerator[TokenEvent, None]:
     """What the serial engine says; as the base where the adapter does not fit it."""
     path = server.loras.get(body["model"])
-    adapter = None if path is None else AdapterFolder(body["model"], Path(path))
+    adapter = None if path is None else adapter_in(Path(path))
     for tried in (adapter, None):
         async with aclosing(server.engine.generate(_request(server, body, tried))) as events:
             async for event in events:
@@ -270,7 +275,8 @@ class GrammarOfText:
 def main() -> None:
     """Serve a base with the command line and the variables of vLLM."""
     options = _options()
-    server = Server(ModelFolder(options.base.name, options.base), key=os.environ["VLLM_API_KEY"])
+    base = ModelFolder(options.base.name, options.base)
+    server = Server(base, an_answering_engine(), key=os.environ["VLLM_API_KEY"])
     server.is_loading_allowed = os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1" and options.enable_lora
     uvicorn.run(create_vllm(server), host=options.host, port=options.port, log_level="critical")
     server.engine.close()

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,8 +16,9 @@ from tests.integration.engine.model_caches import ServedModel, build_served_mode
 from tests.integration.engine.probes import probe_of
 from tests.integration.engine.processes import free_port
 from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
-from tests.integration.engine.vllm_server import KEY, Server, create_vllm
+from tests.integration.engine.vllm_server import KEY, Server, adapter_in, an_answering_engine, create_vllm
 from tests.support.forking import start_forker
+from tests.support.serial_engine import SerialEngine
 from tests.support.serving import serving
 from tests.support.waiting import wait_for
 from worker.inference.engine import TokenRequest
@@ -52,8 +53,21 @@ def build_proved_model(folder: Path) -> ServedModel:
     return served_model
 
 
-def a_server(served_model: ServedModel) -> Server:
-    return Server(served_model.base, (served_model.adapters["small"], served_model.adapters["wide"]))
+@contextmanager
+def answering(served_model: ServedModel) -> Iterator[SerialEngine]:
+    """The engine of any number of servers, one after another.
+
+    It reads base and adapters before they start: PEFT may not be at work in two threads of one process.
+    """
+    engine = an_answering_engine()
+    try:
+        for adapter in (None, *(adapter_in(served_model.adapters[name].folder) for name in ("small", "wide"))):
+            sampling = Sampling(temperature=0, max_new_tokens=1)
+            last_of(engine, TokenRequest(served_model.base, adapter, list(PROMPT), frozenset(), sampling))
+        yield engine
+    finally:
+        engine.close()
+        assert engine.join(30.0)
 
 
 def _short(probe: Probe) -> Probe:
@@ -62,18 +76,9 @@ def _short(probe: Probe) -> Probe:
     return probe.model_copy(update={"prompts": tuple(prompts)})
 
 
-@contextmanager
-def recorded(server: Server) -> Iterator[str]:
+def recorded(server: Server) -> AbstractContextManager[str]:
     """The URL of a server that speaks the recorded protocol."""
-    try:
-        for adapter in (None, *server.known):
-            sampling = Sampling(temperature=0, max_new_tokens=1)
-            last_of(server.engine, TokenRequest(server.base, adapter, list(PROMPT), frozenset(), sampling))
-        with serving(create_vllm(server)) as url:
-            yield url
-    finally:
-        server.engine.close()
-        assert server.engine.join(30.0)
+    return serving(create_vllm(server))
 
 
 @contextmanager

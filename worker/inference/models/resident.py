@@ -60,9 +60,13 @@ class Resident:
         if name is None and self._peft is None:
             yield self.model
         elif name is None:
-            with self._peft.disable_adapter():
+            # PEFT's own `disable_adapter` describes every layer first, which takes longer than some answers.
+            self._peft.base_model.disable_adapter_layers()
+            try:
                 self._check_state(None)
                 yield self.model
+            finally:
+                self._peft.base_model.enable_adapter_layers()
         else:
             self._peft.set_adapter(name, inference_mode=True)
             self._check_state(name)
