@@ -3,7 +3,7 @@
     starter ──connection──> forker ──fork──> keeper of the connection ──fork──> process
 
 A process ends with its connection, hence with whoever has started it. What is read from the environment at an import
-is that of the forker; all else is as in a process of its own.
+is that of the forker, where Triton interprets its kernels; all else is as in a process of its own.
 """
 
 import atexit
@@ -72,7 +72,7 @@ def start_forker() -> Path:
         listener.bind(str(path))
         listener.listen(64)
         command = [sys.executable, "-m", __name__, str(listener.fileno())]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRITON_INTERPRET": "1"}
         process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], env=environment)
     atexit.register(folder.cleanup)
     atexit.register(process.communicate)  # closes its input

@@ -1,6 +1,6 @@
 """Packs of fixed shapes and the kernels of a GPU, here in Triton's interpreter, against plain torch and plain PEFT.
 
-Triton must be told before it is imported: `test_packs.py` runs this file in a process of its own.
+Triton must be told before it is imported: `test_packs.py` runs this file in a process where it was.
 """
 
 from collections.abc import Iterator

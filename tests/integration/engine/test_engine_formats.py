@@ -55,7 +55,7 @@ def is_kept(answer: Any) -> bool:
 
 @pytest.mark.parametrize("adapter", ["base", "wide"])
 def test_every_answer_is_of_the_schema(engine: SerialEngine, served_model: ServedModel, adapter: str) -> None:
-    for seed in range(examples(25)):
+    for seed in range(examples(12)):
         order = an_order(
             served_model,
             adapter=served_model.ref(adapter),

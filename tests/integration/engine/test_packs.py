@@ -1,8 +1,6 @@
 """The kernels of a GPU run here too, in Triton's interpreter; see interpreted.py for what is asked of them."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +10,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests import ROOT
+from tests.support.forking import Forked, start_forker
 from worker.inference.batching.packed.graphs import Graphs
 from worker.inference.batching.packed.packs import Shape
 
@@ -72,17 +70,10 @@ def test_too_little_memory_in_an_idle_moment_costs_nothing_that_answers(monkeypa
 def test_packs_and_kernels_give_the_answers_of_plain_torch(tmp_path: Path, chosen: str, count: int) -> None:
     pytest.importorskip("triton")
     tests = Path(__file__).with_name("interpreted.py")
-    options = ["-q", "-p", "no:cacheprovider", "-k", chosen, f"--basetemp={tmp_path / 'own'}"]
+    options = ["-q", "--assert=plain", "-p", "no:cacheprovider", "-k", chosen, f"--basetemp={tmp_path / 'own'}"]
+    output, environment = tmp_path / "output.log", {**os.environ, "TRITON_INTERPRET": "1"}
 
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(tests)],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    code = Forked(start_forker(), "pytest", [*options, str(tests)], environment, output).wait(300)
 
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert f"{count} passed" in done.stdout
+    assert code == 0, output.read_text()[-5000:]
+    assert f"{count} passed" in output.read_text()

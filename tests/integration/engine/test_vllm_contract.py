@@ -103,7 +103,7 @@ def test_a_greedy_answer_is_that_of_generate(
 
 def test_interleaved_requests_of_many_threads_are_never_mixed_up(engine: VllmEngine, served_model: ServedModel) -> None:
     prompts = [(1, 87 + n, 85, 201) for n in range(4)]
-    asked = [(model, prompt) for prompt in prompts for model in MODELS] * 5
+    asked = [(model, prompt) for prompt in prompts for model in MODELS] * 2
 
     with ThreadPoolExecutor(16) as threads:
         requests = [a_request(served_model, model, prompt=prompt) for model, prompt in asked]
