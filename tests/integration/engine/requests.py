@@ -65,10 +65,20 @@ def answers_of(engine: Engine, order: GenerateOrder) -> list[EngineEvent]:
     return asyncio.run(run())
 
 
+def text_of(events: list[EngineEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def error_of(events: list[EngineEvent]) -> EngineError:
+    """The one event of an order that is refused."""
+    (event,) = events
+    assert isinstance(event, EngineError)
+    return event
+
+
 def in_one_piece(events: list[EngineEvent]) -> list[EngineEvent]:
     """The same answer with its text in one piece: how many pieces it comes in depends on who is faster."""
-    text = "".join(event.text for event in events if isinstance(event, TextDelta))
-    return [TextDelta(text=text), *(event for event in events if not isinstance(event, TextDelta))]
+    return [TextDelta(text=text_of(events)), *(event for event in events if not isinstance(event, TextDelta))]
 
 
 async def collect(events: AsyncGenerator[T, None]) -> list[T]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.contracts.generation import AdapterRef, EngineError, EngineEvent
+from app.contracts.generation import AdapterRef, EngineEvent
 from tests.integration.engine.model_caches import ServedModel, reference
-from tests.integration.engine.requests import PROMPT, a_request, an_order, answers_of, tokens_of
+from tests.integration.engine.requests import PROMPT, a_request, an_order, answers_of, error_of, tokens_of
 from tests.support.serial_engine import SerialEngine
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -101,9 +101,8 @@ def test_a_damaged_bundle_is_rejected(
     break_it, reason = DAMAGES[damage]
     break_it(tmp_path / "bundle")
 
-    (error,) = ask(engine, served_model, tmp_path / "bundle")
+    error = error_of(ask(engine, served_model, tmp_path / "bundle"))
 
-    assert isinstance(error, EngineError)
     assert (error.status, error.code, error.param) == (409, "adapter_rejected", "adapter")
     assert error.message.startswith("the adapter adapter-x@v1 was rejected: ")
     assert reason in error.message
@@ -138,15 +137,13 @@ def test_a_whole_model_with_missing_weights_is_rejected(
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
 
-    (error,) = ask(engine, served_model, tmp_path / "model", kind="full")
+    error = error_of(ask(engine, served_model, tmp_path / "model", kind="full"))
 
-    assert isinstance(error, EngineError)
     assert (error.status, error.code) == (409, "adapter_rejected")
     assert "missing weights, first model.layers.1.mlp.up_proj.weight" in error.message
 
 
 def test_what_is_an_adapter_is_no_base(engine: SerialEngine, served_model: ServedModel) -> None:
-    (error,) = ask(engine, served_model, served_model.adapters["small"].folder, kind="full")
+    error = error_of(ask(engine, served_model, served_model.adapters["small"].folder, kind="full"))
 
-    assert isinstance(error, EngineError)
     assert error.code == "adapter_rejected"

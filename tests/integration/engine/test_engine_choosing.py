@@ -25,13 +25,21 @@ def greedy(logits: list[float], steps: int = 4, *, ends: tuple[int, ...] = (), *
     return written
 
 
-def test_presence_counts_once_and_frequency_each_time() -> None:
-    assert greedy([0.0, 2.0, 1.5], presence_penalty=1.0) == [1, 2, 1, 1]
-    assert greedy([0.0, 2.0, 1.5], frequency_penalty=1.0) == [1, 2, 1, 2]
+CHOICES: dict[str, tuple[list[float], dict[str, Any], list[int]]] = {
+    "presence counts once": ([0.0, 2.0, 1.5], {"presence_penalty": 1.0}, [1, 2, 1, 1]),
+    "frequency counts each time": ([0.0, 2.0, 1.5], {"frequency_penalty": 1.0}, [1, 2, 1, 2]),
+    "token 0 is of the prompt": ([5.0, 4.5], {"presence_penalty": 2.0}, [0]),
+    "a bias comes behind the penalties": ([0.0, 2.0, 1.5], {"logit_bias": {0: 3.0}}, [0, 0]),
+    "a bias forbids a token": ([0.0, 2.0, 1.5], {"logit_bias": {1: -100.0}}, [2, 2]),
+    "no end comes before the least length": ([0.0, 2.0, 1.5], {"ends": (1,), "min_tokens": 2}, [2, 2, 1, 1]),
+}
 
 
-def test_penalties_look_at_the_answer_and_not_at_the_prompt() -> None:
-    assert greedy([5.0, 4.5], steps=1, presence_penalty=2.0) == [0]  # token 0 is the prompt
+@pytest.mark.parametrize(("logits", "fields", "tokens"), CHOICES.values(), ids=CHOICES)
+def test_the_best_is_chosen_as_settings_change_the_scores(
+    logits: list[float], fields: dict[str, Any], tokens: list[int]
+) -> None:
+    assert greedy(logits, steps=len(tokens), **fields) == tokens
 
 
 def test_a_negative_penalty_makes_what_was_said_more_likely() -> None:
@@ -41,9 +49,7 @@ def test_a_negative_penalty_makes_what_was_said_more_likely() -> None:
     assert chooser.choose(torch.tensor([[0, 1]]), torch.tensor([[2.0, 1.0]])).id == 1
 
 
-def test_a_bias_comes_behind_the_penalties_and_before_the_temperature() -> None:
-    assert greedy([0.0, 2.0, 1.5], steps=2, logit_bias={0: 3.0}) == [0, 0]
-    assert greedy([0.0, 2.0, 1.5], steps=2, logit_bias={1: -100.0}) == [2, 2]
+def test_a_bias_comes_before_the_temperature() -> None:
     sampled = {
         TokenChooser(Sampling(temperature=10.0, seed=seed, logit_bias={1: -20.0}), "cpu")
         .choose(torch.tensor([[0]]), torch.tensor([[0.0, 0.0, 0.0]]))
@@ -53,16 +59,11 @@ def test_a_bias_comes_behind_the_penalties_and_before_the_temperature() -> None:
     assert sampled == {0, 1, 2}  # ten times less of a bias
 
 
-@pytest.mark.parametrize("field", ["logit_bias"])
-def test_a_token_that_the_model_lacks_is_refused(field: str) -> None:
+def test_a_token_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(Refusal, match="logit_bias: found token 3, the model has the tokens 0 to 2") as refused:
         greedy([0.0, 1.0, 2.0], logit_bias={3: 1.0})
 
-    assert (refused.value.error.status, refused.value.error.param) == (422, field)
-
-
-def test_no_end_comes_before_the_least_length() -> None:
-    assert greedy([0.0, 2.0, 1.5], ends=(1,), min_tokens=2) == [2, 2, 1, 1]
+    assert (refused.value.error.status, refused.value.error.param) == (422, "logit_bias")
 
 
 def test_where_only_ends_are_left_the_least_length_is_refused() -> None:

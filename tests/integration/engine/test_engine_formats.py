@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from app.contracts.answers import JsonSchema, PlainFormat, SchemaFormat
-from app.contracts.generation import EngineError, EngineEvent, Finish, TextDelta
+from app.contracts.generation import Finish
 from tests.integration.engine.model_caches import ServedModel, reference
-from tests.integration.engine.requests import PROMPT, a_request, an_order, answers_of, tokens_of
+from tests.integration.engine.requests import PROMPT, a_request, an_order, answers_of, error_of, text_of, tokens_of
 from tests.support.serial_engine import SerialEngine
 from tests.tiers import examples
 from worker.inference.text.grammar import GrammarMaker
@@ -34,10 +34,6 @@ SCHEMA: dict[str, Any] = {
 
 def a_schema(definition: dict[str, Any]) -> SchemaFormat:
     return SchemaFormat(type="json_schema", json_schema=JsonSchema.model_validate({"schema": definition}))
-
-
-def text_of(events: list[EngineEvent]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 def is_kept(answer: Any) -> bool:
@@ -126,12 +122,6 @@ def test_more_scores_than_tokens_leave_the_rest_out(served_model: ServedModel) -
         assert "7" in allowed
 
 
-def refusal_of(events: list[EngineEvent]) -> EngineError:
-    (error,) = events
-    assert isinstance(error, EngineError)
-    return error
-
-
 IMPOSSIBLE: list[dict[str, Any]] = [
     {"$ref": "#/$defs/nowhere"},
     {"type": "integer", "minimum": 5, "maximum": 3},
@@ -142,13 +132,13 @@ IMPOSSIBLE: list[dict[str, Any]] = [
 def test_a_schema_that_cannot_be_compiled_is_refused(
     engine: SerialEngine, served_model: ServedModel, definition: dict[str, Any]
 ) -> None:
-    error = refusal_of(answers_of(engine, an_order(served_model, response_format=a_schema(definition))))
+    error = error_of(answers_of(engine, an_order(served_model, response_format=a_schema(definition))))
 
     assert (error.status, error.code, error.param) == (422, "response_format_not_possible", "response_format")
 
 
 def test_a_schema_that_nothing_satisfies_is_an_answer_of_4xx(engine: SerialEngine, served_model: ServedModel) -> None:
-    error = refusal_of(answers_of(engine, an_order(served_model, response_format=a_schema({"$ref": "#"}))))
+    error = error_of(answers_of(engine, an_order(served_model, response_format=a_schema({"$ref": "#"}))))
 
     assert (error.status, error.param) == (422, "response_format")
     assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)
@@ -168,7 +158,7 @@ def test_tokens_that_the_tokenizer_lacks_are_refused_by_their_field(
     value: Any = {99_999: 1.0} if field == "logit_bias" else [99_999]
     input_of = {"prompt": None} if field == "prompt_token_ids" else {}
 
-    error = refusal_of(answers_of(engine, an_order(served_model, **input_of, **{field: value})))
+    error = error_of(answers_of(engine, an_order(served_model, **input_of, **{field: value})))
 
     assert (error.status, error.code) == (422, "unknown_token")
     assert error.param == ("prompt_token_ids" if field == "prompt_token_ids" else field)

@@ -9,10 +9,10 @@ import torch
 
 from app.contracts.generation import EngineError
 from tests.integration.engine.model_caches import ServedModel, reference
-from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
+from tests.integration.engine.requests import PROMPT, a_request, last_of, refusal_of, tokens_of
 from tests.support.serial_engine import SerialEngine
 from tests.support.tiny_model import CONTEXT_TOKENS
-from worker.inference.engine import Ended, ModelFolder, Token, TokenEvent, TokenRequest
+from worker.inference.engine import Ended, ModelFolder, Token, TokenEvent
 from worker.inference.models.bases import is_out_of_memory
 
 SMALLEST = 5e-324
@@ -38,14 +38,8 @@ def test_a_failure_that_nobody_foresaw_is_an_event_and_the_engine_goes_on(
 ) -> None:
     nonsense: Any = ("no", "token")
 
-    assert refusal(engine, a_request(served_model, prompt=nonsense)).code == "engine_failed"
+    assert refusal_of(engine, a_request(served_model, prompt=nonsense)).code == "engine_failed"
     assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)
-
-
-def refusal(engine: SerialEngine, request: TokenRequest) -> EngineError:
-    event = last_of(engine, request)
-    assert isinstance(event, EngineError)
-    return event
 
 
 @pytest.mark.parametrize("fields", HOSTILE, ids=str)
@@ -61,14 +55,14 @@ def test_extreme_sampling_is_answered(engine: SerialEngine, served_model: Served
 def test_an_impossible_prompt_is_refused(
     engine: SerialEngine, served_model: ServedModel, prompt: tuple[int, ...], code: str
 ) -> None:
-    assert refusal(engine, a_request(served_model, prompt=prompt)).code == code
+    assert refusal_of(engine, a_request(served_model, prompt=prompt)).code == code
     assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)
 
 
 def test_what_does_not_fit_the_context_is_refused_with_what_would(
     engine: SerialEngine, served_model: ServedModel
 ) -> None:
-    error = refusal(engine, a_request(served_model, prompt=(5,) * (CONTEXT_TOKENS - 2), max_new_tokens=3))
+    error = refusal_of(engine, a_request(served_model, prompt=(5,) * (CONTEXT_TOKENS - 2), max_new_tokens=3))
 
     assert (error.status, error.code, error.param) == (422, "context_length_exceeded", "max_new_tokens")
     assert "max_new_tokens can be at most 2." in error.message
@@ -77,7 +71,7 @@ def test_what_does_not_fit_the_context_is_refused_with_what_would(
 def test_a_prompt_longer_than_the_context_is_refused_with_openais_sentence(
     engine: SerialEngine, served_model: ServedModel
 ) -> None:
-    error = refusal(engine, a_request(served_model, prompt=(5,) * (CONTEXT_TOKENS + 1)))
+    error = refusal_of(engine, a_request(served_model, prompt=(5,) * (CONTEXT_TOKENS + 1)))
 
     assert (error.status, error.code, error.param) == (422, "context_length_exceeded", "prompt")
     assert error.message == (
@@ -95,7 +89,7 @@ def test_the_context_can_be_filled_to_its_last_token(engine: SerialEngine, serve
 def test_a_base_without_weights_is_unavailable(engine: SerialEngine, served_model: ServedModel) -> None:
     nowhere = ModelFolder("nowhere", served_model.base.folder / "nowhere")
 
-    error = refusal(engine, a_request(served_model, base=nowhere))
+    error = refusal_of(engine, a_request(served_model, base=nowhere))
 
     assert (error.status, error.code) == (404, "model_unavailable")
     assert tokens_of(engine, a_request(served_model)) == reference(served_model.base, None, PROMPT, 12)

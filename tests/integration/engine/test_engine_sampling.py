@@ -13,6 +13,7 @@ from tests.support.serial_engine import SerialEngine
 from worker.inference.engine import Refusal
 from worker.inference.text.sampling import TokenChooser
 
+FOUR_TO_ONE = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().tolist()
 SETTINGS: list[dict[str, Any]] = [
     {"temperature": 1.0},
     {"temperature": 0.3, "top_k": 40},
@@ -44,37 +45,30 @@ def test_a_sampled_answer_is_that_of_generate(
     assert len(answer) > 5
 
 
-def test_temperature_zero_takes_the_best() -> None:
-    assert chosen([0.0, 2.0, 1.9], temperature=0) == {1}
+CHOICES: dict[str, tuple[list[float], dict[str, Any], set[int]]] = {
+    "temperature 0 takes the best": ([0.0, 2.0, 1.9], {"temperature": 0}, {1}),
+    "the penalty comes before the choice": (
+        [0.0, 2.0, 1.9],
+        {"ids": [1], "temperature": 0, "repetition_penalty": 2.0},
+        {2},
+    ),
+    "temperature comes before top_p": ([2.0, 1.0, 0.0], {"temperature": 1.0, "top_p": 0.6}, {0}),
+    "a higher one, too": ([2.0, 1.0, 0.0], {"temperature": 10.0, "top_p": 0.6}, {0, 1}),
+    "a top_p of 0 leaves the likeliest": ([2.0, 1.0, 0.0], {"temperature": 10.0, "top_p": 0.0}, {0}),
+    "temperature comes before min_p": ([2.0, 1.0, 0.0], {"temperature": 1.0, "min_p": 0.5}, {0}),
+    "a higher one before min_p": ([2.0, 1.0, 0.0], {"temperature": 10.0, "min_p": 0.5}, {0, 1, 2}),
+    "top_p alone": (FOUR_TO_ONE, {"temperature": 1.0, "top_p": 0.5}, {0, 1}),
+    "top_k comes before top_p": (FOUR_TO_ONE, {"temperature": 1.0, "top_p": 0.5, "top_k": 2}, {0}),
+}
 
 
-def test_the_penalty_comes_before_the_choice() -> None:
-    assert chosen([0.0, 2.0, 1.9], ids=[1], temperature=0, repetition_penalty=2.0) == {2}
+@pytest.mark.parametrize(("logits", "fields", "tokens"), CHOICES.values(), ids=CHOICES)
+def test_settings_apply_in_the_documented_order(logits: list[float], fields: dict[str, Any], tokens: set[int]) -> None:
+    assert chosen(logits, **fields) == tokens
 
 
 def test_the_smallest_penalty_is_still_a_number() -> None:
     assert chosen([0.0, 2.0, 5.0], ids=[0, 1, 2], temperature=1.0, repetition_penalty=5e-324) <= {1, 2}
-
-
-def test_temperature_comes_before_top_p() -> None:
-    assert chosen([2.0, 1.0, 0.0], temperature=1.0, top_p=0.6) == {0}
-    assert chosen([2.0, 1.0, 0.0], temperature=10.0, top_p=0.6) == {0, 1}
-
-
-def test_a_top_p_of_zero_leaves_the_likeliest() -> None:
-    assert chosen([2.0, 1.0, 0.0], temperature=10.0, top_p=0.0) == {0}
-
-
-def test_temperature_comes_before_min_p() -> None:
-    assert chosen([2.0, 1.0, 0.0], temperature=1.0, min_p=0.5) == {0}
-    assert chosen([2.0, 1.0, 0.0], temperature=10.0, min_p=0.5) == {0, 1, 2}
-
-
-def test_top_k_comes_before_top_p() -> None:
-    four_to_one = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().tolist()
-
-    assert chosen(four_to_one, temperature=1.0, top_p=0.5) == {0, 1}
-    assert chosen(four_to_one, temperature=1.0, top_p=0.5, top_k=2) == {0}
 
 
 @pytest.mark.parametrize("scores", [[1.0, float("nan")], [1.0, float("inf")], [float("-inf"), float("-inf")]])

@@ -16,7 +16,7 @@ from app.contracts.records import Message
 from tests.chat_formats.published import LLAMA_2
 from tests.chat_formats.tokenizer import make_tokenizer
 from tests.integration.engine.model_caches import ServedModel, reference
-from tests.integration.engine.requests import an_order, answers_of
+from tests.integration.engine.requests import an_order, answers_of, error_of, text_of
 from tests.support.serial_engine import SerialEngine
 from worker.inference.engine import Ended, Token, TokenEvent, TokenRequest
 from worker.inference.text.language import load_language
@@ -25,19 +25,9 @@ CHAT = [Message(role="system", content="Be brief."), Message(role="user", conten
 REFUSING = "{{ raise_exception('no such roles here') }}"
 
 
-def text_of(events: list[EngineEvent]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
-
-
 def finish_of(events: list[EngineEvent]) -> Finish:
     assert isinstance(events[-1], Finish)
     return events[-1]
-
-
-def error_of(events: list[EngineEvent]) -> EngineError:
-    (error,) = events
-    assert isinstance(error, EngineError)
-    return error
 
 
 def a_base(served_model: ServedModel, folder: Path, **tokenizer: Any) -> GenerateOrder:
