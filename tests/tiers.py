@@ -91,7 +91,6 @@ SLOW: dict[str, str] = {
     "test_merging.py::test_what_is_tied_in_the_base_*[LoRA on the embeddings]": "a head, embeddings",
     "test_merging.py::test_it_is_proved_by_the_way_*[a head]": "all biases, directions",
     "test_variants.py::test_another_adapter_*[batching-uneven-*": "the even ones",
-    "test_engine_process.py::test_a_killed_engine_*": "test_engine_behind_api kills one behind the API",
     # Checks on the hub, each of which imports everything anew.
     "test_checking.py::test_splits_of_the_hub_*[all-4]": "train+test",
     "test_checking.py::test_splits_of_the_hub_*[test-1]": "the other splits",

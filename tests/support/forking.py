@@ -110,7 +110,7 @@ def keep(connection: socket.socket) -> int:
         connection.close()
         return run(*request)
     connection.sendall(f"{pid}\n".encode())
-    if connection in select.select([connection, os.pidfd_open(pid)], [], [])[0]:
+    if connection.fileno() in select.select([connection.fileno(), os.pidfd_open(pid)], [], [])[0]:
         os.kill(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with suppress(BrokenPipeError):

@@ -81,8 +81,9 @@ def test_an_engine_that_is_killed_ends_the_stream_with_an_error_and_is_away(
             events = events_of(response)
             first, _ = next(events)
             process.end(signal.SIGKILL)
-            *_, (last, told) = events
+            *others, (last, told) = events
         afterwards = httpx.post(f"{url}/generate", json=ASK)
 
     assert (first, last, told["error"]["code"]) == ("delta", "error", "engine_unavailable")
+    assert "error" not in [kind for kind, _ in others]
     assert (afterwards.status_code, afterwards.headers["retry-after"]) == (503, "5")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.contracts.cores import WAITING
-from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder, TextDelta
+from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder
 from app.contracts.order import BaseRef
 from app.errors import EngineUnavailable
 from app.generate.client import HttpEngineClient
@@ -136,18 +136,6 @@ def test_a_client_that_goes_away_stops_the_engine(process: EngineProcess, served
         assert process.health().is_busy
 
     wait_for("the engine is idle", lambda: not process.health().is_busy)
-
-
-def test_a_killed_engine_ends_an_answer_with_an_error(served_model: ServedModel) -> None:
-    with EngineProcess() as process:
-        heard = told(process.url, an_endless_order(served_model), lambda: process.end(signal.SIGKILL))
-        afterwards = told(process.url, an_order(served_model))
-
-    assert isinstance(heard[0], TextDelta)
-    assert [event.kind for event in heard].count("error") == 1
-    assert [(event.status, event.code) for event in (heard[-1], afterwards[-1]) if isinstance(event, EngineError)] == [
-        (503, "engine_unavailable")
-    ] * 2
 
 
 def test_a_stopped_engine_says_so_and_exits_in_order(served_model: ServedModel) -> None:

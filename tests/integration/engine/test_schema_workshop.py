@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +26,7 @@ from worker.inference.text.schema_child import MOST_GRAMMAR_BYTES, Unkept, compi
 from worker.inference.text.schema_compiler import CHILD, MOST_SECONDS, SchemaCompilerPool
 
 SLOW: dict[str, Any] = {"type": "string", "maxLength": QUICK_COST + 1}
+SLOWER: dict[str, Any] = {"type": "string", "maxLength": QUICK_COST + 2}
 QUICK: dict[str, Any] = {"type": "string", "maxLength": 3}
 # No client may send a pattern: this one takes minutes.
 ENDLESS = '{"type": "string", "pattern": "^(([a-z]?){100}){100}$"}'
@@ -54,17 +54,29 @@ def a_format(schema: dict[str, Any]) -> SchemaFormat:
     return SchemaFormat(type="json_schema", json_schema=JsonSchema.model_validate({"schema": schema}))
 
 
-def test_a_slow_schema_is_made_once_while_a_quick_one_passes_it(pool: SchemaCompilerPool, tokenizer: Any) -> None:
+def test_behind_an_endless_schema_one_waits_while_quick_ones_pass_and_others_are_sent_away(
+    pool: SchemaCompilerPool, tokenizer: Any, info: Any
+) -> None:
     maker = GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), pool, GrammarCache())
+    endless = pool.put(info.serialize_json(), ENDLESS)
+    wait_for("it is at work", pool._waiting.empty)
 
     async def ask() -> tuple[list[Any], bool]:
         slow = [asyncio.create_task(maker.grammar_of(a_format(SLOW))) for _ in range(8)]
         await maker.grammar_of(a_format(QUICK))
+        async with asyncio.timeout(SECONDS):
+            while pool._waiting.empty():
+                await asyncio.sleep(0.01)
+        with pytest.raises(Refusal) as refusal:
+            await maker.grammar_of(a_format(SLOWER))
+        assert (refusal.value.error.status, refusal.value.error.code) == (429, "engine_busy")
         was_first = not any(task.done() for task in slow)
         return await asyncio.gather(*slow), was_first
 
     grammars, quick_was_first = asyncio.run(ask())
 
+    with pytest.raises(Unkept, match="more than 3 seconds of CPU time"):
+        endless.result(SECONDS)
     assert compile_cost(SLOW) > QUICK_COST >= compile_cost(QUICK)
     assert quick_was_first
     assert len(set(map(id, grammars))) == 1
@@ -80,28 +92,6 @@ def holds(grammar: Any, tokenizer: Any, text: str) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def test_a_schema_that_takes_too_long_is_refused_and_so_is_who_finds_the_queue_full(
-    pool: SchemaCompilerPool, tokenizer: Any, info: Any
-) -> None:
-    maker = GrammarMaker(tokenizer, frozenset({tokenizer.eos_token_id}), pool, GrammarCache())
-    endless = pool.put(info.serialize_json(), ENDLESS)
-    waiting = wait_for("the endless one is at work", lambda: place_in(pool, info.serialize_json()))
-    with pytest.raises(Refusal) as refusal:
-        asyncio.run(maker.grammar_of(a_format(SLOW)))
-
-    assert (refusal.value.error.status, refusal.value.error.code) == (429, "engine_busy")
-    with pytest.raises(Unkept, match="more than 3 seconds of CPU time"):
-        endless.result(SECONDS)
-    assert waiting.result(SECONDS)
-
-
-def place_in(pool: SchemaCompilerPool, tokenizer: str) -> Future[str] | None:
-    try:
-        return pool.put(tokenizer, '{"type": "integer"}')
-    except Refusal:
-        return None
 
 
 def test_a_child_that_fails_is_not_the_schemas_fault(pool: SchemaCompilerPool) -> None:

@@ -16,9 +16,9 @@ from app.contracts.generation import EngineError
 from app.contracts.vllm import read_command
 from tests.integration.engine.model_caches import ServedModel, reference
 from tests.integration.engine.requests import PROMPT, a_request, collect, events_of, last_of, refusal_of, tokens_of
-from tests.integration.engine.vllms import OPTIONS, PROGRAM, SETTINGS, is_small, recorded_command, writers
+from tests.integration.engine.vllms import OPTIONS, PROGRAM, SETTINGS, is_small, is_well, recorded_command, writers
 from tests.support.waiting import wait_for
-from worker.inference.engine import Ended, Refusal, Token, TokenRequest
+from worker.inference.engine import Ended, Token, TokenRequest
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.process import ManagedVllm, VllmProgram, VllmTimeouts
 
@@ -84,13 +84,6 @@ def managed(folder: Path, command: str | None = None, *, timeouts: VllmTimeouts 
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     with managed(tmp_path_factory.mktemp("managed")) as started:
         yield started
-
-
-def is_well(engine: VllmEngine) -> bool:
-    try:
-        return engine.health().loaded_base is not None
-    except Refusal:
-        return False
 
 
 def test_nothing_runs_before_anybody_asks(tmp_path: Path) -> None:

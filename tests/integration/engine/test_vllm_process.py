@@ -98,7 +98,7 @@ def test_a_server_that_the_engine_started_ends_with_it(
     order = an_order(served_model, adapter=served_model.ref("small"), max_new_tokens=4).model_dump_json()
     log = tmp_path.resolve() / "vllm.log"
 
-    with EngineProcess("--vllm-log", str(log), **{COMMAND_VARIABLE: recorded_command()}) as process:
+    with EngineProcess("--vllm-log", str(log), "--vllm-command", recorded_command()) as process:
         answer = httpx.post(f"{process.url}/generate", content=order, headers=HEADERS, timeout=120)
         running = writers(log)
         ended = process.end(how)

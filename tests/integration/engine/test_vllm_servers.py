@@ -11,9 +11,9 @@ from app.contracts.generation import EngineError
 from tests.integration.engine.model_caches import ServedModel
 from tests.integration.engine.requests import a_request, events_of, refusal_of
 from tests.integration.engine.vllm_server import KEY, Server
-from tests.integration.engine.vllms import engine_at, is_small, recorded
+from tests.integration.engine.vllms import engine_at, is_small, is_well, recorded
 from tests.support.waiting import wait_for
-from worker.inference.engine import Refusal, Token
+from worker.inference.engine import Token
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.server import VllmServer, is_old
 
@@ -59,14 +59,6 @@ def test_a_dead_engine_behind_vllm_is_unavailable(
 
     assert refusal_of(vllm_engine, a_request(served_model)).status == 503
     wait_for("its health says so", lambda: not is_well(vllm_engine))
-
-
-def is_well(engine: VllmEngine) -> bool:
-    try:
-        engine.health()
-    except Refusal:
-        return False
-    return True
 
 
 def test_a_server_that_was_away_is_asked_for_every_proof_again(vllm_server: Server, served_model: ServedModel) -> None:

@@ -21,7 +21,7 @@ from tests.support.forking import start_forker
 from tests.support.serial_engine import SerialEngine
 from tests.support.serving import serving
 from tests.support.waiting import wait_for
-from worker.inference.engine import TokenRequest
+from worker.inference.engine import Refusal, TokenRequest
 from worker.inference.vllm.engine import VllmEngine
 from worker.inference.vllm.server import VllmServer
 
@@ -112,6 +112,13 @@ def engine_at(url: str, *, places: int = 64, patience_seconds: float = 60.0) -> 
     finally:
         engine.close()
         assert engine.join(30.0)
+
+
+def is_well(engine: VllmEngine) -> bool:
+    try:
+        return engine.health().loaded_base is not None
+    except Refusal:
+        return False
 
 
 def is_small(engine: VllmEngine, served_model: ServedModel) -> bool:
