@@ -10,11 +10,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
+from starlette.datastructures import State
 
-from app.database.connection import Base, Database
+from app.config import Settings
+from app.database.connection import Base, Database, make_engine
 from app.database.migrate import upgrade
 from tests.integration.engine.processes import EngineProcess
+from tests.support.checks import RecordingNotifier
+from tests.support.jobs_api import an_api
 
 POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
 REQUIRED = os.environ.get("REQUIRE_SERVICES") == "1"
@@ -33,6 +39,7 @@ def a_postgres_database() -> Iterator[str]:
         pytest.skip("no PostgreSQL answers")
     with server:
         server.execute(f"CREATE DATABASE {name}")
+        server.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")  # it need not outlive a power cut
         yield url.set(database=name).render_as_string(hide_password=False)
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -53,16 +60,42 @@ def database_url(empty_database_url: str) -> str:
     return empty_database_url
 
 
+@pytest.fixture(scope="session")
+def running_api(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The API on that database. Tests have it through `api`."""
+    with an_api(Settings(home=tmp_path_factory.mktemp("api")), database_url) as client:
+        yield client
+
+
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def api(running_api: TestClient, database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
+    """The API with this test's home and limits; its bell only remembers.
+
+    It was started once, which takes as long as ten requests. What a test puts into its state is gone after the test.
+    """
+    state: State = running_api.app.state  # type: ignore[attr-defined]
+    before = {name: state[name] for name in state}
+    state.settings = settings.model_copy(update={"database_url": database_url})
+    state.notifier = RecordingNotifier()
+    yield running_api
+    for name, value in before.items():
+        state[name] = value
+
+
+@pytest.fixture(scope="session")
+def database_engine(database_url: str) -> Iterator[Engine]:
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def database(database_engine: Engine) -> Iterator[Database]:
     """An empty migrated database; its rows are gone after the test."""
-    opened = Database.open(database_url)
-    yield opened
-    with opened.writer() as session:
+    yield Database(database_engine)
+    with database_engine.begin() as connection:
         for table in reversed(Base.metadata.sorted_tables):
-            session.execute(table.delete())
-        session.commit()
-    opened.close()
+            connection.execute(table.delete())
 
 
 @pytest.fixture

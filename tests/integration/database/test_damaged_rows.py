@@ -13,7 +13,7 @@ from app.jobs.queue import claims
 from app.jobs.states import JobStatus
 from tests.support.damaged_rows import PROGRESS, Rows, add_worker_of_another_version
 from tests.support.jobs import add_job
-from tests.support.jobs_api import an_api, error_of, hub_body
+from tests.support.jobs_api import error_of, hub_body
 from tests.support.scripted_engine import ScriptedEngine
 
 CHAT = [{"role": "user", "content": "q"}]
@@ -39,10 +39,9 @@ BODIES: dict[str, list[tuple[str, Any]]] = {
 
 
 @pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with an_api(settings, database_url) as client:
-        client.app.state.engine = ScriptedEngine()  # type: ignore[attr-defined]
-        yield client
+def api(api: TestClient) -> TestClient:
+    api.app.state.engine = ScriptedEngine()  # type: ignore[attr-defined]
+    return api
 
 
 def requests(api: TestClient, rows: Rows, *methods: str) -> Iterator[tuple[str, str, Any]]:

@@ -1,25 +1,15 @@
 """Adapters over HTTP: listed, found by any of their names, deleted with their files."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.config import Settings
 from app.database.connection import Database
 from app.ids import new_id
 from app.jobs.states import JobStatus
-from app.main import create_app
 from tests.support.jobs import add_job
 from tests.support.scripted_engine import add_adapter
-from tests.support.serving import LOCAL
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings.model_copy(update={"database_url": database_url})), base_url=LOCAL) as client:
-        yield client
 
 
 def error_of(api: TestClient, path: str) -> tuple[int, str, str]:

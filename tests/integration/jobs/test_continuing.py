@@ -1,7 +1,6 @@
 """`continue_from`: what does not fit is refused by its field, and what is gone on from stays until that has ended."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,10 @@ from app.jobs import continuing, repository, service
 from app.jobs.models import Checkpoint
 from app.jobs.states import ENDED, JobStatus
 from tests.support.jobs import NOW, add_job, read
-from tests.support.jobs_api import an_api, error_of, hub_body
+from tests.support.jobs_api import error_of, hub_body
 from tests.support.scripted_engine import add_adapter
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with an_api(settings, database_url) as client:
-        yield client
 
 
 @pytest.fixture
@@ -263,6 +256,6 @@ def test_an_origin_is_not_deleted_while_a_job_that_goes_on_from_it_is_stored(
             session.add(job)
             session.flush()
             answer = pool.submit(api.delete, f"/{kind}/{origin}")
-            assert not wait([answer], timeout=1.5).done
+            assert not wait([answer], timeout=0.5).done
             session.commit()
         assert answer.result().status_code == 409

@@ -1,7 +1,6 @@
 """`Idempotency-Key`: the same POST /jobs sent again, at any time and however often, makes one job."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -17,14 +16,8 @@ from app.jobs import idempotency
 from app.jobs.idempotency import KEPT_FOR, LONGEST_KEY
 from app.jobs.models import IdempotencyKey, Job
 from app.jobs.queue import retention
-from tests.support.jobs_api import an_api, an_app, error_of, hub_body
+from tests.support.jobs_api import an_app, error_of, hub_body
 from tests.support.serving import serving
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with an_api(settings, database_url) as client:
-        yield client
 
 
 def post(api: TestClient, key: str, **groups: Any) -> Any:

@@ -1,6 +1,5 @@
 """What a job learns is shown as its trainer reads it: rows in pages, and one row split by what is trained."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ from fastapi.testclient import TestClient
 from app.config import Settings
 from app.database.connection import Database
 from app.jobs.states import JobStatus
-from app.main import create_app
 from tests.support.jobs import add_job
 from tests.support.learned_text import (
     END,
@@ -22,19 +20,12 @@ from tests.support.learned_text import (
     too_long,
     write_data,
 )
-from tests.support.serving import LOCAL
 from tests.support.specs import FILE, a_spec
 
 TRAIN: dict[int, Parts] = {number: chat_parts(f"q{number}", "a" * number) for number in (1, 2, 4, 7, 8)}
 EVAL: dict[int, Parts] = {3: chat_parts("q3", "aaa")}
 REFUSED = {"record": 5, "line": 5, "field": "messages.0.role", "code": "x", "found": "'x'", "expected": "user"}
 SOURCE = {"records": 9, "kept": 8, "dropped": 1, "problem_count": 1, "problems": [REFUSED]}
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings.model_copy(update={"database_url": database_url})), base_url=LOCAL) as client:
-        yield client
 
 
 @pytest.fixture

@@ -1,22 +1,18 @@
 """Jobs over HTTP, with a real database and without workers behind."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.config import Settings
 from app.contracts.events import RowsChecked, StepLogged
 from app.database.connection import Database, utc_now
 from app.jobs.models import Worker
 from app.jobs.queue.claims import finish, record
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import JobStatus, Stage
-from app.main import create_app
 from tests.support.jobs import NOW, add_job, take
-from tests.support.serving import LOCAL
 
 CHATS = [{"conversations": [{"from": "human", "value": f"q{n}"}, {"from": "gpt", "value": f"a{n}"}]} for n in range(3)]
 
@@ -27,15 +23,6 @@ class RecordingNotifier(JobNotifier):
 
     def notify(self, stage: Stage) -> None:
         self.notified.append(stage)
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    """The API on the test's database; its bell only remembers."""
-    app = create_app(settings.model_copy(update={"database_url": database_url}))
-    app.state.notifier = RecordingNotifier()
-    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
-        yield client
 
 
 def upload(api: TestClient, rows: list[Any] = CHATS) -> str:

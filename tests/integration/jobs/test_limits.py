@@ -1,7 +1,5 @@
 """What is over a limit is refused with its name and a time to come back, and taken once there is room."""
 
-from collections.abc import Iterator
-
 import pytest
 from fastapi.testclient import TestClient
 
@@ -11,14 +9,12 @@ from app.database.connection import Database, utc_now
 from app.jobs.repository import LONGEST_DRY_RUN
 from app.jobs.states import JobStatus
 from tests.support.jobs import add_job
-from tests.support.jobs_api import an_api, error_of, hub_body
+from tests.support.jobs_api import error_of, hub_body
 
 
 @pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    few = settings.model_copy(update={"max_waiting_jobs": 2, "max_validations": 2})
-    with an_api(few, database_url) as client:
-        yield client
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"max_waiting_jobs": 2, "max_validations": 2})
 
 
 def waiting(database: Database) -> list[str]:

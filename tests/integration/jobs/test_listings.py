@@ -1,6 +1,5 @@
 """Lists of jobs and workers: what they can be asked for, and what they do not tell."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -14,16 +13,10 @@ from app.jobs.queue.claims import job_held_by
 from app.jobs.states import JobStatus, Stage
 from tests.support.checks import RecordingNotifier
 from tests.support.jobs import NOW, add_job, take
-from tests.support.jobs_api import an_api, error_of
+from tests.support.jobs_api import error_of
 from worker.supervising.context import WorkerContext
 from worker.supervising.reconciler import Reconciler
 from worker.supervising.slots import Slot
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with an_api(settings, database_url) as client:
-        yield client
 
 
 def show_up(database: Database, name: str, stage: Stage = Stage.TRAIN, problem: str | None = None) -> None:

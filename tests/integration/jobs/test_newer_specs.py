@@ -1,6 +1,5 @@
 """A job whose spec a worker does not understand waits for a newer worker; it costs no attempt, and blocks none."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from app.jobs.models import Attempt, Worker
 from app.jobs.queue import claims
 from app.jobs.states import JobStatus, Stage
 from tests.support.jobs import NOW, add_job, read
-from tests.support.jobs_api import an_api
 from tests.support.specs import a_body, a_spec
 from tests.support.workers import a_context
 from worker.supervising.context import WorkerContext
@@ -36,12 +34,6 @@ NOT_UNDERSTOOD: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def context(settings: Settings, database: Database) -> WorkerContext:
     return a_context(settings, database)
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with an_api(settings, database_url) as client:
-        yield client
 
 
 @pytest.mark.parametrize("case", NOT_UNDERSTOOD)

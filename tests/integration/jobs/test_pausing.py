@@ -1,6 +1,5 @@
 """Pause, resume and checkpoints over HTTP: at every status, twice, and against a worker that moves meanwhile."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.config import Settings
 from app.contracts.events import CheckpointSaved
 from app.database.connection import Database, utc_now
 from app.jobs import repository
@@ -16,13 +14,7 @@ from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, finish, record, take_back
 from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, after_check, given_back
 from tests.support.jobs import NOW, add_job, read, take
-from tests.support.jobs_api import an_api, error_of
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with an_api(settings, database_url) as client:
-        yield client
+from tests.support.jobs_api import error_of
 
 
 def notified(api: TestClient) -> list[Stage]:
@@ -218,7 +210,7 @@ def test_a_wish_for_a_job_that_is_given_back_at_this_moment_is_fulfilled(
         with database.writer() as session:
             finish(session, claim, JobStatus.QUEUED, NOW, outcome="worker_stopped", reason=None)
             answer = pool.submit(told, api, claim.job_id, what)
-            assert not wait([answer], timeout=1.5).done
+            assert not wait([answer], timeout=0.5).done
             session.commit()
         assert answer.result() == (after.value, False, False)
 

@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -222,12 +221,6 @@ def test_a_sweep_that_fails_is_logged_and_the_api_runs(
     with caplog.at_level(logging.ERROR, "app.main"), an_api(settings, f"sqlite:///{tmp_path / 'empty.db'}") as api:
         wait_for("it is logged", lambda: "could not be removed" in caplog.text)
         assert api.get("/healthz").status_code == 200
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    with an_api(settings, database_url) as client:
-        yield client
 
 
 def test_a_deleted_job_is_gone_with_its_files(

@@ -17,6 +17,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, finish, record
 from app.jobs.states import JobStatus
+from app.jobs.views import stream
 from app.jobs.views.stream import Page, Streams
 from tests.support.jobs import NOW, add_job, read, take
 from tests.support.jobs_api import an_app
@@ -25,21 +26,31 @@ from tests.support.waiting import wait_for
 
 # More than the connections that the API may have open to its database.
 MANY = 70
-NOTICE = Noticed(code="a", message="x" * 10_000)
+UNLIMITED = httpx.Limits(max_connections=None)
+SHORT = Noticed(code="a", message="x")
+# Hundreds of these are more than the buffers of a connection hold.
+LONG = Noticed(code="a", message="x" * 10_000)
 
 
-@pytest.fixture
-def url(database: Database, database_url: str, settings: Settings) -> Iterator[str]:
-    with serving(an_app(settings, database_url)) as found:
-        yield found
+@pytest.fixture(scope="module")
+def http(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of one API for all tests; no response of it is read before a test reads it."""
+    app = an_app(Settings(home=tmp_path_factory.mktemp("api")), database_url)
+    with serving(app) as url, httpx.Client(base_url=url, limits=UNLIMITED, timeout=20, verify=False) as client:
+        yield client
 
 
-def a_running_job(database: Database, events: int = 1) -> Claim:
+@pytest.fixture(autouse=True)
+def _quick_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "POLL_SECONDS", 0.1)
+
+
+def a_running_job(database: Database, *events: Noticed) -> Claim:
     add_job(database)
     claim = take(database)
     assert claim is not None
     with database.writer() as session:
-        record(session, claim, [NOTICE] * events, 10)
+        record(session, claim, events or [SHORT], 10)
         session.commit()
     return claim
 
@@ -66,10 +77,10 @@ def messages(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield kind, json.loads(value)
 
 
-def test_a_stream_ends_with_the_last_event_of_its_job(url: str, database: Database) -> None:
+def test_a_stream_ends_with_the_last_event_of_its_job(http: httpx.Client, database: Database) -> None:
     claim = a_running_job(database)
-    with httpx.stream("GET", f"{url}/jobs/{claim.job_id}/stream", timeout=20) as stream:
-        found = messages(stream.iter_lines())
+    with http.stream("GET", f"/jobs/{claim.job_id}/stream") as following:
+        found = messages(following.iter_lines())
         first = [next(found)[0] for _ in range(3)]
         end(database, claim)
         rest = list(found)
@@ -78,10 +89,10 @@ def test_a_stream_ends_with_the_last_event_of_its_job(url: str, database: Databa
     assert [(kind, fields["seq"], fields["status"]) for kind, fields in rest] == [("status", 4, "failed")]
 
 
-def test_a_stream_of_a_job_that_is_deleted_says_so(url: str, database: Database) -> None:
+def test_a_stream_of_a_job_that_is_deleted_says_so(http: httpx.Client, database: Database) -> None:
     claim = a_running_job(database)
-    with httpx.stream("GET", f"{url}/jobs/{claim.job_id}/stream", timeout=20) as stream:
-        found = messages(stream.iter_lines())
+    with http.stream("GET", f"/jobs/{claim.job_id}/stream") as following:
+        found = messages(following.iter_lines())
         first = [next(found)[1]["seq"] for _ in range(3)]
         end(database, claim)
         remove(database, claim.job_id)
@@ -93,11 +104,11 @@ def test_a_stream_of_a_job_that_is_deleted_says_so(url: str, database: Database)
     assert rest[-1][1]["seq"] == 3 + len(rest[:-1])
 
 
-def test_what_happened_before_the_removal_is_sent_before_it_is_said(url: str, database: Database) -> None:
+def test_what_happened_before_the_removal_is_sent_before_it_is_said(http: httpx.Client, database: Database) -> None:
     """More events than a batch: the job is gone before a slow follower has seen the first of them."""
-    claim = a_running_job(database, events=1100)
-    with httpx.stream("GET", f"{url}/jobs/{claim.job_id}/stream", timeout=20) as stream:
-        found = messages(stream.iter_lines())
+    claim = a_running_job(database, *[LONG] * 1100)
+    with http.stream("GET", f"/jobs/{claim.job_id}/stream") as following:
+        found = messages(following.iter_lines())
         sent = [next(found)[1]["seq"]]
         end(database, claim)
         remove(database, claim.job_id)
@@ -110,59 +121,63 @@ def test_what_happened_before_the_removal_is_sent_before_it_is_said(url: str, da
 
 
 @pytest.mark.parametrize("after", ["4", "5", "999999999999999999"])
-def test_a_stream_behind_the_last_event_of_an_ended_job_ends_at_once(url: str, database: Database, after: str) -> None:
+def test_a_stream_behind_the_last_event_of_an_ended_job_ends_at_once(
+    http: httpx.Client, database: Database, after: str
+) -> None:
     claim = a_running_job(database)
     end(database, claim)
-    answer = httpx.get(f"{url}/jobs/{claim.job_id}/stream", headers={"Last-Event-ID": after}, timeout=5)
+    answer = http.get(f"/jobs/{claim.job_id}/stream", headers={"Last-Event-ID": after}, timeout=5)
 
     assert (answer.status_code, answer.text) == (200, "")
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1" * 19, "٣", ""])
-def test_a_number_that_is_none_is_refused(url: str, database: Database, after: str) -> None:
+def test_a_number_that_is_none_is_refused(http: httpx.Client, database: Database, after: str) -> None:
     claim = a_running_job(database)
     headers = [(b"Last-Event-ID", after.encode())]
-    answer = httpx.get(f"{url}/jobs/{claim.job_id}/stream", headers=headers, timeout=5)
+    answer = http.get(f"/jobs/{claim.job_id}/stream", headers=headers)
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "Last-Event-ID")
 
 
-def test_followers_that_do_not_read_hold_up_nobody(url: str, database: Database) -> None:
-    claim = a_running_job(database, events=600)
-    path = f"{url}/jobs/{claim.job_id}"
-    with ExitStack() as open_streams, httpx.Client(limits=httpx.Limits(max_connections=None), timeout=10) as client:
+def test_followers_that_do_not_read_hold_up_nobody(http: httpx.Client, database: Database) -> None:
+    claim = a_running_job(database, *[LONG] * 600)
+    path = f"/jobs/{claim.job_id}"
+    with ExitStack() as open_streams:
         for _ in range(MANY):
-            open_streams.enter_context(client.stream("GET", f"{path}/stream"))
-        assert client.get(path).json()["status"] == "running"
-        assert client.post(f"{path}/cancel").json()["cancel_requested"]
+            open_streams.enter_context(http.stream("GET", f"{path}/stream"))
+        assert http.get(path).json()["status"] == "running"
+        assert http.post(f"{path}/cancel").json()["cancel_requested"]
         end(database, claim)
-        with client.stream("GET", f"{path}/stream") as stream:
-            assert len(list(messages(stream.iter_lines()))) == 604
+        with http.stream("GET", f"{path}/stream") as following:
+            assert len(list(messages(following.iter_lines()))) == 604
 
 
-def test_a_dry_run_has_no_stream(url: str, database: Database) -> None:
+def test_a_dry_run_has_no_stream(http: httpx.Client, database: Database) -> None:
     hidden = add_job(database, JobStatus.VALIDATING, is_dry_run=True)
 
-    assert httpx.get(f"{url}/jobs/{hidden}/stream", timeout=5).status_code == 404
+    assert http.get(f"/jobs/{hidden}/stream").status_code == 404
     assert isinstance(read(database, hidden), Job)
 
 
-def test_followers_from_different_places_get_all_that_is_theirs_in_order(url: str, database: Database) -> None:
+def test_followers_from_different_places_get_all_that_is_theirs_in_order(
+    http: httpx.Client, database: Database
+) -> None:
     """Some of them while the job goes on, in batches larger than what is read at once."""
-    claim = a_running_job(database, events=700)
-    path = f"{url}/jobs/{claim.job_id}/stream"
+    claim = a_running_job(database, *[SHORT] * 700)
+    path = f"/jobs/{claim.job_id}/stream"
     wanted = [0, 1, 499, 500, 501, 702, 900]
-    with ExitStack() as open_streams, httpx.Client(limits=httpx.Limits(max_connections=None), timeout=20) as client:
+    with ExitStack() as open_streams:
         streams = [
-            open_streams.enter_context(client.stream("GET", path, headers={"Last-Event-ID": str(after)}))
+            open_streams.enter_context(http.stream("GET", path, headers={"Last-Event-ID": str(after)}))
             for after in wanted
         ]
         for batch in range(1, 4):
             with database.writer() as session:
-                record(session, claim, [NOTICE] * 200, 10 + batch)
+                record(session, claim, [SHORT] * 200, 10 + batch)
                 session.commit()
         end(database, claim)
-        found = [[fields["seq"] for _, fields in messages(stream.iter_lines())] for stream in streams]
+        found = [[fields["seq"] for _, fields in messages(each.iter_lines())] for each in streams]
 
     assert found == [list(range(after + 1, 1304)) for after in wanted]
 
@@ -216,24 +231,22 @@ async def read_all(pieces: AsyncIterator[bytes]) -> bytes:
 def test_a_stream_too_many_is_refused_by_the_name_of_the_limit(
     settings: Settings, database: Database, database_url: str
 ) -> None:
-    claim = a_running_job(database)
-    with serving(an_app(settings.model_copy(update={"max_streams": 2}), database_url)) as url, ExitStack() as streams:
-        path = f"{url}/jobs/{claim.job_id}/stream"
-        first = streams.enter_context(httpx.stream("GET", path, timeout=10))
-        streams.enter_context(httpx.stream("GET", path, timeout=10))
-        refused = httpx.get(path, timeout=10)
+    path = f"/jobs/{a_running_job(database).job_id}/stream"
+    app = an_app(settings.model_copy(update={"max_streams": 2}), database_url)
+    with serving(app) as url, httpx.Client(base_url=url, timeout=10, verify=False) as http, ExitStack() as streams:
+        first, _ = (streams.enter_context(http.stream("GET", path)) for _ in range(2))
+        refused = http.get(path)
         first.close()
-        again = wait_for("one may follow again", lambda: status_of_stream(path) == 200)
+        wait_for("one may follow again", lambda: status_of_stream(http, path) == 200)
 
     assert (refused.status_code, int(refused.headers["retry-after"])) == (429, 5)
     assert refused.json()["error"]["code"] == "too_many_streams"
     assert "TUNESMITH_MAX_STREAMS allows 2" in refused.json()["error"]["message"]
-    assert again
 
 
-def status_of_stream(path: str) -> int:
-    with httpx.stream("GET", path, timeout=10) as stream:
-        return stream.status_code
+def status_of_stream(http: httpx.Client, path: str) -> int:
+    with http.stream("GET", path) as following:
+        return following.status_code
 
 
 def test_streams_outlast_a_database_that_is_away_for_a_while(

@@ -13,11 +13,9 @@ from app.contracts.events import DataPrepared, Noticed, SpecResolved
 from app.database.connection import Database
 from app.jobs.models import Job
 from app.jobs.states import JobStatus, Stage
-from app.main import create_app
-from tests.support.checks import Checker, Findings, RecordingNotifier, a_checker, a_failure
+from tests.support.checks import Checker, Findings, a_checker, a_failure
 from tests.support.jobs import add_job
 from tests.support.learned_text import chat_parts
-from tests.support.serving import LOCAL
 
 FOUND = Findings(
     events=[
@@ -27,14 +25,6 @@ FOUND = Findings(
     ],
     rows={number: chat_parts(f"q{number}", f"a{number}") for number in range(1, 6)},
 )
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    app = create_app(settings.model_copy(update={"database_url": database_url}))
-    app.state.notifier = RecordingNotifier()
-    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
-        yield client
 
 
 @pytest.fixture
