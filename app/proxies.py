@@ -1,4 +1,5 @@
-"""Checks the proxies in the environment, because httpx (also used by the hub's client) fails on an invalid one."""
+"""What HTTP clients use of the environment: proxies, of which httpx (also in the hub's client) fails on an invalid one,
+and certificates."""
 
 import os
 from ipaddress import ip_address
@@ -17,6 +18,14 @@ def is_this_host(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def needs_certificates(url: str) -> bool:
+    """Return whether a client of this URL may have to verify a certificate, of the server or of a proxy.
+
+    Without need none are loaded: that takes tens of milliseconds, longer than a request to a process of this host.
+    """
+    return urlsplit(url).scheme == "https" or not is_this_host(url)
 
 
 def broken_proxy() -> str | None:

@@ -38,6 +38,7 @@ from app.processes.log_rotation import rotate
 from app.processes.private_files import keep_private
 from app.processes.process_group import POLL_SECONDS, ProcessGroup, Say, Service, is_asked_to_stop, signals_held_back
 from app.processes.secret_files import IN_A_FILE
+from app.proxies import needs_certificates
 
 HEALTHY_SECONDS = 60.0
 ENGINE_SECONDS = 60.0
@@ -329,7 +330,7 @@ def _has_engine(url: str) -> bool:
 def _get(url: str) -> dict[str, object]:
     """Return the JSON of the response, or an empty dict if there is none."""
     try:
-        answer: dict[str, object] = httpx.get(url, timeout=5.0, trust_env=False).json()
+        answer: dict[str, object] = httpx.get(url, timeout=5.0, trust_env=False, verify=needs_certificates(url)).json()
     except (httpx.TransportError, ValueError):
         return {}
     return answer

@@ -19,7 +19,7 @@ from app.files.schemas import FileView
 from app.jobs.schemas import CheckpointList, JobDetail, JobPage, JobView, LogPage
 from app.jobs.states import ENDED
 from app.jobs.views.data_schemas import RowView, Validation
-from app.proxies import UNUSABLE, broken_proxy, is_this_host
+from app.proxies import UNUSABLE, broken_proxy, is_this_host, needs_certificates
 
 # The service sends a ping every 15 seconds into a silent stream.
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -235,7 +235,9 @@ class Client:
 
 def _connected(url: str) -> httpx.Client:
     try:
-        return httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=not is_this_host(url))
+        return httpx.Client(
+            base_url=url, timeout=TIMEOUT, trust_env=not is_this_host(url), verify=needs_certificates(url)
+        )
     except UNUSABLE as error:
         raise ServiceAbsent(broken_proxy() or f"{url} cannot be used: {error}") from error
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app.proxies import is_this_host
+from app.proxies import is_this_host, needs_certificates
 
 KEY_VARIABLE, URL_VARIABLE = "TUNESMITH_ENGINE_KEY", "TUNESMITH_ENGINE_URL"
 UNIX = "unix"
@@ -39,7 +39,7 @@ class _UnixTransport(httpx.HTTPTransport):
     """Tests the socket before it connects, because httpcore leaks the descriptor of a refused connection."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(uds=str(path))
+        super().__init__(uds=str(path), verify=False)  # there is no TLS on a unix socket
         self._path = path
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -62,20 +62,24 @@ class EngineAddress:
         return Path(parts.path) if parts.scheme == UNIX else None
 
     def client(self, timeout: httpx.Timeout | float) -> httpx.Client:
-        transport = httpx.HTTPTransport() if self.socket is None else _UnixTransport(self.socket)
+        verify = needs_certificates(self._base_url)
+        transport = httpx.HTTPTransport(verify=verify) if self.socket is None else _UnixTransport(self.socket)
         return httpx.Client(transport=transport, timeout=timeout, **self._common)
 
     def async_client(self, timeout: httpx.Timeout, limits: httpx.Limits = DEFAULT_LIMITS) -> httpx.AsyncClient:
         path = None if self.socket is None else str(self.socket)
-        transport = httpx.AsyncHTTPTransport(uds=path, limits=limits)
+        transport = httpx.AsyncHTTPTransport(uds=path, limits=limits, verify=needs_certificates(self._base_url))
         return httpx.AsyncClient(transport=transport, timeout=timeout, **self._common)
+
+    @property
+    def _base_url(self) -> str:
+        return self.url if self.socket is None else "http://localhost"
 
     @property
     def _common(self) -> dict[str, Any]:
         """Arguments of both clients. Proxies are not used between two processes of one service."""
         headers = {} if self.key is None else {"authorization": f"Bearer {self.key}"}
-        base_url = self.url if self.socket is None else "http://localhost"
-        return {"base_url": base_url, "headers": headers, "trust_env": False}
+        return {"base_url": self._base_url, "headers": headers, "trust_env": False}
 
 
 def read_engine_url(text: str) -> str:

@@ -1,0 +1,43 @@
+"""What a client of the engine, or of the service, reads before its first request."""
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from app.cli.client import Client
+from app.processes.engine_address import EngineAddress
+
+
+def of_worker(url: str) -> None:
+    EngineAddress(url).client(1).close()
+
+
+def of_api(url: str) -> None:
+    asyncio.run(EngineAddress(url).async_client(httpx.Timeout(1)).aclose())
+
+
+def of_command(url: str) -> None:
+    with Client(url):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads the certificates of this host fails."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+
+
+@pytest.mark.parametrize("make_client", [of_worker, of_api, of_command])
+def test_certificates_are_read_only_where_a_server_or_a_proxy_may_have_one(make_client: Callable[[str], None]) -> None:
+    for url in ("http://127.0.0.1:8100", "http://localhost:8100"):
+        make_client(url)
+    for url in ("http://gpu-host:8100", "https://gpu-host"):
+        with pytest.raises(FileNotFoundError):
+            make_client(url)
+
+
+@pytest.mark.parametrize("make_client", [of_worker, of_api])
+def test_a_unix_socket_needs_no_certificate(make_client: Callable[[str], None]) -> None:
+    make_client("unix:///run/engine.sock")
