@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -57,25 +57,61 @@ def _nothing_was_said() -> None:
     said.clear()
 
 
-@pytest.fixture
-def live(database: Database, database_url: str, home: Path) -> Settings:
-    """An installation with a trained adapter and a file."""
-    settings = Settings(home=home, database_url=database_url)
+@pytest.fixture(scope="module")
+def kind(empty_database_url: str) -> str:
+    return make_url(empty_database_url).get_backend_name()
+
+
+@pytest.fixture(scope="module")
+def live(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """An installation with a trained adapter and a file. Tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("live")
+    for url in databases(kind, folder):
+        upgrade(url)
+        settings = Settings(home=folder / "home", database_url=url)
+        with closing(Database.open(url)) as database:
+            install(database, settings)
+        yield settings
+
+
+def databases(kind: str, folder: Path) -> Iterator[str]:
+    """One empty database of this kind, which is gone behind the loop."""
+    return iter([f"sqlite:///{folder / 'rows.db'}"]) if kind == "sqlite" else a_postgres_database()
+
+
+def install(database: Database, settings: Settings) -> None:
     add_training(database)
-    work(database, home)
-    with an_api(settings, database_url) as api:
+    work(database, settings.root)
+    with an_api(settings, settings.database) as api:
         assert api.post("/files", files={"file": ("rows.jsonl", ROWS)}).status_code == 201
-    return settings
 
 
 @pytest.fixture
-def elsewhere(database_url: str, tmp_path: Path) -> Iterator[Settings]:
+def own(live: Settings, home: Path) -> Settings:
+    """The same installation with a home of its own, which a test may change."""
+    shutil.copytree(live.root, home)
+    return Settings(home=home, database_url=live.database)
+
+
+@pytest.fixture(scope="module")
+def kept(live: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup. Tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("kept") / "backup"
+    backup(live, folder, said.append)
+    return folder
+
+
+@pytest.fixture
+def changed(kept: Path, tmp_path: Path) -> Path:
+    """A copy of it, which a test may change."""
+    return shutil.copytree(kept, tmp_path / "changed")
+
+
+@pytest.fixture
+def elsewhere(kind: str, tmp_path: Path) -> Iterator[Settings]:
     """A home and a database of the same kind, both empty."""
-    if database_url.startswith("sqlite"):
-        yield Settings(home=tmp_path / "elsewhere")
-    else:
-        for url in a_postgres_database():
-            yield Settings(home=tmp_path / "elsewhere", database_url=url)
+    for url in databases(kind, tmp_path / "elsewhere"):
+        yield Settings(home=tmp_path / "elsewhere", database_url=url)
 
 
 @contextmanager
@@ -85,7 +121,7 @@ def writing(database: Database) -> Iterator[list[str]]:
     over = threading.Event()
 
     def write() -> None:
-        while not over.is_set():
+        while not over.wait(0.005):
             stored.append(add_job(database, JobStatus.FAILED))
 
     thread = threading.Thread(target=write)
@@ -104,13 +140,15 @@ def ids(database: Database) -> set[str]:
 
 
 def test_a_backup_of_a_service_at_work_is_restored_elsewhere_and_goes_on(
-    database: Database, live: Settings, elsewhere: Settings, tmp_path: Path
+    database: Database, database_url: str, home: Path, elsewhere: Settings, tmp_path: Path
 ) -> None:
+    busy = Settings(home=home, database_url=database_url)
+    install(database, busy)
     running = add_training(database, save_every=2, step_seconds=0.4)
-    with slot_acquired(settings_of(live.root), database) as context, at_work(context), writing(database) as stored:
-        reached_step(database, running, 4)
+    with slot_acquired(settings_of(home), database) as context, at_work(context), writing(database) as stored:
+        reached_step(database, running, 2)
         before = len(stored)
-        backup(live, tmp_path / "backup", said.append)
+        backup(busy, tmp_path / "backup", said.append)
         assert len(stored) > before  # nobody was stopped
     manifest = restore(elsewhere, tmp_path / "backup", said.append)
 
@@ -181,11 +219,11 @@ def test_the_commands_make_and_restore_one(
 
 
 def test_what_is_gone_from_the_disk_is_named_and_the_rest_is_kept(
-    live: Settings, elsewhere: Settings, tmp_path: Path
+    own: Settings, elsewhere: Settings, tmp_path: Path
 ) -> None:
-    (file,) = (live.root / "files").iterdir()
+    (file,) = (own.root / "files").iterdir()
     file.unlink()
-    backup(live, tmp_path / "backup", said.append)
+    backup(own, tmp_path / "backup", said.append)
     restore(elsewhere, tmp_path / "backup", said.append)
 
     assert [line for line in said if f"files/{file.name}" in line] == [said[1], said[3]]
@@ -204,15 +242,13 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, flip, os.unlink])
 @pytest.mark.parametrize("which", [DATABASE, "home/adapters/*/*/weights"])
 def test_a_backup_that_is_not_whole_is_refused_by_name_and_nothing_is_made(
-    live: Settings, elsewhere: Settings, tmp_path: Path, damage: object, which: str
+    changed: Path, elsewhere: Settings, damage: Callable[[Path], None], which: str
 ) -> None:
-    backup(live, tmp_path / "backup", said.append)
-    (path,) = (tmp_path / "backup").glob(which)
-    assert callable(damage)
+    (path,) = changed.glob(which)
     damage(path)
 
     with pytest.raises(BackupRefused, match=path.name):
-        restore(elsewhere, tmp_path / "backup", said.append)
+        restore(elsewhere, changed, said.append)
     assert not elsewhere.root.exists()
     assert is_untouched(elsewhere)
 
@@ -234,44 +270,41 @@ def is_untouched(settings: Settings) -> bool:
     ],
 )
 def test_a_manifest_that_this_version_cannot_follow_is_refused(
-    live: Settings, elsewhere: Settings, tmp_path: Path, change: dict[str, object], told: str
+    changed: Path, elsewhere: Settings, tmp_path: Path, change: dict[str, object], told: str
 ) -> None:
-    backup(live, tmp_path / "backup", said.append)
     (tmp_path / "outside").write_text("x")
-    path = tmp_path / "backup" / MANIFEST
+    path = changed / MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
     with pytest.raises(BackupRefused, match=told):
-        restore(elsewhere, tmp_path / "backup", said.append)
+        restore(elsewhere, changed, said.append)
 
 
-def test_a_backup_that_was_cut_off_is_none(live: Settings, elsewhere: Settings, tmp_path: Path) -> None:
-    backup(live, tmp_path / "backup", said.append)
-    (tmp_path / "backup" / MANIFEST).unlink()
+def test_a_backup_that_was_cut_off_is_none(changed: Path, elsewhere: Settings) -> None:
+    (changed / MANIFEST).unlink()
 
     with pytest.raises(BackupRefused, match="incomplete"):
-        restore(elsewhere, tmp_path / "backup", said.append)
+        restore(elsewhere, changed, said.append)
 
 
-def test_nothing_is_restored_over_what_is_there(live: Settings, elsewhere: Settings, tmp_path: Path) -> None:
-    backup(live, tmp_path / "backup", said.append)
+def test_nothing_is_restored_over_what_is_there(
+    live: Settings, kept: Path, elsewhere: Settings, tmp_path: Path
+) -> None:
     with pytest.raises(BackupRefused, match="empty home"):
-        restore(live, tmp_path / "backup", said.append)
+        restore(live, kept, said.append)
     with pytest.raises(BackupRefused, match="empty one"):
-        restore(Settings(home=tmp_path / "new", database_url=live.database), tmp_path / "backup", said.append)
-    restore(elsewhere, tmp_path / "backup", said.append)
+        restore(Settings(home=tmp_path / "new", database_url=live.database), kept, said.append)
+    restore(elsewhere, kept, said.append)
     assert elsewhere.database != live.database
     with pytest.raises(BackupRefused, match="empty home"):
-        restore(elsewhere, tmp_path / "backup", said.append)
+        restore(elsewhere, kept, said.append)
 
 
-def test_a_backup_of_the_other_database_is_refused(live: Settings, tmp_path: Path) -> None:
-    backup(live, tmp_path / "backup", said.append)
-    is_sqlite = live.database.startswith("sqlite")
-    other = "postgresql+psycopg://nobody@127.0.0.1/x" if is_sqlite else f"sqlite:///{tmp_path / 'x.db'}"
+def test_a_backup_of_the_other_database_is_refused(kind: str, kept: Path, tmp_path: Path) -> None:
+    other = "postgresql+psycopg://nobody@127.0.0.1/x" if kind == "sqlite" else f"sqlite:///{tmp_path / 'x.db'}"
 
     with pytest.raises(BackupRefused, match="the backup is of"):
-        restore(Settings(home=tmp_path / "new", database_url=other), tmp_path / "backup", said.append)
+        restore(Settings(home=tmp_path / "new", database_url=other), kept, said.append)
 
 
 def test_a_backup_is_made_beside_nothing_else_and_outside_of_the_home(live: Settings, tmp_path: Path) -> None:
@@ -283,50 +316,49 @@ def test_a_backup_is_made_beside_nothing_else_and_outside_of_the_home(live: Sett
     assert os.listdir(tmp_path / "taken") == ["mine"]
 
 
-def test_a_backup_without_room_is_refused_and_is_none(live: Settings, tmp_path: Path) -> None:
-    (file,) = (live.root / "files").iterdir()
+def test_a_backup_without_room_is_refused_and_is_none(own: Settings, tmp_path: Path) -> None:
+    (file,) = (own.root / "files").iterdir()
     file.write_bytes(b"x" * (9 << 20))
     with small_disk(tmp_path / "small", 8) as disk:
         with pytest.raises(BackupRefused, match="full"):
-            backup(live, disk / "backup", said.append)
+            backup(own, disk / "backup", said.append)
         assert not (disk / "backup" / MANIFEST).exists()
 
 
 def test_without_the_programs_of_postgres_a_sentence_says_what_is_missing(
-    live: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, live: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if live.database.startswith("sqlite"):
+    if kind == "sqlite":
         pytest.skip("SQLite needs no program")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackupRefused, match="there is no pg_dump on this host"):
         backup(live, tmp_path / "backup", said.append)
 
 
-def test_models_are_copied_where_that_is_asked_for(live: Settings, elsewhere: Settings, tmp_path: Path) -> None:
-    (live.models / "tiny").mkdir(parents=True)
-    (live.models / "tiny" / "config.json").write_text("{}")
-    without = backup(live, tmp_path / "without", said.append)
-    backup(live, tmp_path / "with", said.append, with_models=True)
+def test_models_are_copied_where_that_is_asked_for(own: Settings, elsewhere: Settings, tmp_path: Path) -> None:
+    (own.models / "tiny").mkdir(parents=True)
+    (own.models / "tiny" / "config.json").write_text("{}")
+    without = backup(own, tmp_path / "without", said.append)
+    backup(own, tmp_path / "with", said.append, with_models=True)
     restore(elsewhere, tmp_path / "with", said.append)
 
     assert not any("models" in file.path for file in without.files)
     assert (elsewhere.models / "tiny" / "config.json").read_text() == "{}"
 
 
-def test_what_is_scratch_half_written_or_a_link_is_no_part_of_it(live: Settings, tmp_path: Path) -> None:
-    (job,) = (live.root / "jobs").iterdir()
+def test_what_is_scratch_half_written_or_a_link_is_no_part_of_it(own: Settings, tmp_path: Path) -> None:
+    (job,) = (own.root / "jobs").iterdir()
     for name in (".draft-step-00000009-attempt-1/weights", "checkpoints/.removed-x/weights", "attempts/1/work/scratch"):
         (job / name).parent.mkdir(parents=True, exist_ok=True)
         (job / name).write_text("half")
     (job / "link").symlink_to("/etc/passwd")
     (job / "data").mkdir(exist_ok=True)
     (job / "data" / "train.arrow").write_text("rows")
-    backup(live, tmp_path / "backup", said.append)
+    backup(own, tmp_path / "backup", said.append)
 
     names = {file.path for file in BackupManifest.read(tmp_path / "backup").files}
     assert f"home/jobs/{job.name}/data/train.arrow" in names
     assert not [name for name in names if "half" in name or "scratch" in name or "link" in name or "/." in name]
-    shutil.rmtree(tmp_path / "backup")
 
 
 @pytest.mark.parametrize("revision", [None, "0002"], ids=["no tables", "an older schema"])

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from app.contracts.spec import JobSpec
 from tests import ROOT
-from tests.integration.training.test_resume import PLAIN, a_spec, base, data
-from tests.support.trainings import Job, attempt_main
-
-__all__ = ["base", "data"]
+from tests.support.prepared_rows import prepare
+from tests.support.trainings import Job, a_trainers_base, attempt_main
 
 PAGE = (ROOT / "docs" / "licences.md").read_text()
 OWN = ("app", "worker", "tests", "__m")
@@ -38,11 +37,23 @@ def files_of(modules: Path) -> Iterator[tuple[str, Path]]:
             yield name, Path(file)
 
 
-@pytest.fixture(scope="module")
-def loaded(base: Path, data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+SPEC = JobSpec.model_validate(
+    {
+        "model": {"model_name": "tiny", "max_seq_length": 128, "dtype": "float32", "load_in_4bit": False},
+        "dataset": {"source": {"path": "train.jsonl"}},
+        "training": {"max_steps": 2, "save_steps": 1},
+    }
+)
+CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> dict[str, Path]:
     """The modules that a whole training has loaded, by name, with their files."""
-    job = Job(base, tmp_path_factory.mktemp("job"), data, a_spec(**PLAIN), program=attempt_that_tells)
-    assert job.finish(job.start()) == 0, job.log()
+    with a_trainers_base(tmp_path / "model") as base:
+        data = prepare(base, tmp_path / "data", [{"messages": CHAT}] * 4, SPEC)
+        job = Job(base, tmp_path / "job", data, SPEC, program=attempt_that_tells)
+        assert job.finish(job.start()) == 0, job.log()
     return dict(files_of(job.folder / "1" / "modules.json"))
 
 
