@@ -80,6 +80,7 @@ SLOW: dict[str, str] = {
     "test_backup.py::test_a_backup_without_room_*[postgres]": "the same on SQLite",
     "test_backup.py::test_models_are_copied_*[postgres]": "the same on SQLite",
     "test_backup.py::test_what_is_scratch_*[postgres]": "the same on SQLite",
+    "test_damaged_rows.py::test_no_question_and_no_wish_*[postgres]": "the same on SQLite, and rows are shown on both",
     # The engine.
     "test_packs.py::test_packs_and_kernels_*[all]": "two of its kernels, and test_batching with plain torch",
     "test_merging.py::test_it_answers_in_batches_*[biases of its layers]": "all biases",

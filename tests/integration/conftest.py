@@ -5,6 +5,7 @@ With REQUIRE_SERVICES=1 (as CI sets it) a missing PostgreSQL is a failure and no
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,22 @@ def database_url(empty_database_url: str) -> str:
     """The URL of a database with the newest schema."""
     upgrade(empty_database_url)
     return empty_database_url
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the newest schema, to be copied: a migration takes longer than most tests."""
+    file = tmp_path_factory.mktemp("migrated") / "tunesmith.db"
+    upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def migrated(settings: Settings, migrated_file: Path) -> Settings:
+    """Settings of a home with a database that is migrated."""
+    settings.root.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(migrated_file, settings.root / migrated_file.name)
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,9 @@ def failures(api: TestClient, asked: Iterator[tuple[str, str, Any]]) -> list[tup
     return [(method, path, answer.text) for method, path, answer in answers if answer.status_code >= 500]
 
 
-def test_no_route_fails_for_a_damaged_row(api: TestClient, database: Database, settings: Settings) -> None:
+def test_every_damaged_row_is_shown_by_all_routes_and_can_be_deleted(
+    api: TestClient, database: Database, settings: Settings
+) -> None:
     rows = Rows(database, settings)
     add_worker_of_another_version(database)
     assert rows.count > 100
@@ -82,11 +84,6 @@ def test_no_route_fails_for_a_damaged_row(api: TestClient, database: Database, s
         assert shown.keys() == {*rows.damaged[kind], rows.good[kind]}
         assert shown[rows.good[kind]]["unreadable"] == []
         assert any(row["unreadable"] for row in shown.values())
-
-
-def test_every_damaged_row_can_be_deleted(api: TestClient, database: Database, settings: Settings) -> None:
-    rows = Rows(database, settings)
-
     for kind in LISTS:
         answers = [api.delete(f"/{kind}/{row_id}") for row_id in rows.damaged[kind]]
         assert {answer.status_code for answer in answers} == {200}

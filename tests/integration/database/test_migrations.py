@@ -32,10 +32,11 @@ def tables(url: str) -> set[str]:
     return names - {"alembic_version"}
 
 
-def test_the_models_have_nothing_that_the_migrations_lack(fresh_url: str) -> None:
-    upgrade(fresh_url)
+def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_url: str) -> None:
+    for _ in range(2):
+        upgrade(fresh_url)
+        check(fresh_url)
 
-    check(fresh_url)
     of_jobs = {"jobs", "attempts", "job_events", "checkpoints", "idempotency_keys", "workers"}
     assert tables(fresh_url) == {*of_jobs, "files", "adapters", "installation"}
 
@@ -48,21 +49,14 @@ def test_every_migration_can_be_undone_and_done_again(fresh_url: str) -> None:
     assert tables(fresh_url)
 
 
-def test_migrating_twice_is_the_same_as_once(fresh_url: str) -> None:
-    upgrade(fresh_url)
-    upgrade(fresh_url)
-
-    check(fresh_url)
-
-
 def test_several_processes_that_migrate_at_once_all_succeed(fresh_url: str) -> None:
     upgrade(fresh_url, "0002")
     command = [sys.executable, "-m", "app.database.migrate"]
     environment = {**os.environ, "TUNESMITH_DATABASE_URL": fresh_url}
-    many = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    many = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=120)[0] for process in many]
 
-    assert [process.returncode for process in many] == [0] * 4
+    assert [process.returncode for process in many] == [0] * 3
     assert sum("was migrated" in text for text in said) == 1
     check(fresh_url)
 
@@ -83,7 +77,7 @@ def test_a_copy_of_a_sqlite_file_is_kept_from_before_each_migration_and_few_of_t
     url = f"sqlite:///{tmp_path / 'old.db'}"
     said: list[str] = []
     upgrade(url, "0002")
-    for _ in range(5):
+    for _ in range(KEPT_COPIES + 1):
         upgrade(url, say=said.append)
         downgrade(url, "0002")
     upgrade(url)

@@ -2,6 +2,7 @@
 client, passes by itself, and costs nothing that was stored."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from app.cli.main import main
 from app.config import Settings
-from app.database.connection import Database
+from app.database.connection import BoundedConnection, Database
 from app.database.migrate import upgrade
 from app.files import storage
 from app.jobs.queue.notifier import CeleryNotifier, make_celery
@@ -35,7 +36,7 @@ from worker.supervising.context import WorkerContext
 from worker.supervising.reconciler import Reconciler
 from worker.supervising.slots import Slot
 
-ROWS = b'{"text": "a row that is long enough to be one"}\n' * 40_000
+ROWS = b'{"text": "a row that is long enough to be one"}\n' * 4_000
 
 
 @pytest.fixture
@@ -53,14 +54,12 @@ def _fills_disks_to_the_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def settings(home: Path) -> Settings:
     """SQLite and all files on the one small disk."""
-    settings = Settings(home=home)
-    upgrade(settings.database)
-    return settings
+    return Settings(home=home)
 
 
 @pytest.fixture
-def api(settings: Settings) -> Iterator[TestClient]:
-    with an_api(settings, settings.database) as client:
+def api(migrated: Settings) -> Iterator[TestClient]:
+    with an_api(migrated, migrated.database) as client:
         yield client
 
 
@@ -88,12 +87,12 @@ def test_an_upload_without_room_is_a_507_and_leaves_nothing(api: TestClient, hom
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["a log that it could write to", "no file but the database"])
-def test_a_database_without_room_is_a_507_and_takes_jobs_again(settings: Settings, home: Path, is_open: bool) -> None:
+def test_a_database_without_room_is_a_507_and_takes_jobs_again(migrated: Settings, home: Path, is_open: bool) -> None:
     """SQLite says "disk I/O error" where it has no room for its shared memory, and "full" elsewhere."""
-    with an_api(settings, settings.database) as api:
+    with an_api(migrated, migrated.database) as api:
         jobs = [submit(api).json()["id"]] if is_open else []
         with filled(home):
-            refused = [submit(api) for _ in range(200)]
+            refused = [submit(api) for _ in range(30)]
         jobs.append(submit(api).json()["id"])
 
         failed = [answer for answer in refused if answer.status_code != 201]
@@ -102,10 +101,9 @@ def test_a_database_without_room_is_a_507_and_takes_jobs_again(settings: Setting
         assert sorted(listed(api, "/jobs?limit=1000")) == sorted([*jobs, *taken])
 
 
-def test_a_read_only_disk_of_uploads_is_a_503_that_says_so(home: Path, tmp_path: Path) -> None:
-    settings = Settings(home=home, database_url=f"sqlite:///{tmp_path / 'elsewhere.db'}")
-    upgrade(settings.database)
-    with an_api(settings, settings.database) as api:
+def test_a_read_only_disk_of_uploads_is_a_503_that_says_so(home: Path, migrated_file: Path, tmp_path: Path) -> None:
+    file = shutil.copy(migrated_file, tmp_path)
+    with an_api(Settings(home=home), f"sqlite:///{file}") as api:
         kept = upload(api).json()["id"]
         with read_only(home):
             refused, content = upload(api), api.get(f"/files/{kept}/content").content
@@ -116,17 +114,16 @@ def test_a_read_only_disk_of_uploads_is_a_503_that_says_so(home: Path, tmp_path:
     assert healed.status_code == 201
 
 
-def test_a_read_only_disk_of_the_database_is_a_503_that_says_so(settings: Settings, home: Path) -> None:
-    with an_api(settings, settings.database) as api:
-        before = submit(api).json()["id"]
-        database: Database = api.app.state.database  # type: ignore[attr-defined]
-        database.engine.dispose()  # no file is open: the disk could not become read-only
-        with read_only(home):
-            refused = submit(api)
-        after = submit(api).json()["id"]
+def test_a_read_only_disk_of_the_database_is_a_503_that_says_so(api: TestClient, home: Path) -> None:
+    before = submit(api).json()["id"]
+    database: Database = api.app.state.database  # type: ignore[attr-defined]
+    database.engine.dispose()  # no file is open: the disk could not become read-only
+    with read_only(home):
+        refused = submit(api)
+    after = submit(api).json()["id"]
 
-        assert error_of(refused) == (503, "storage_read_only", None)
-        assert {before, after} == set(listed(api, "/jobs"))
+    assert error_of(refused) == (503, "storage_read_only", None)
+    assert {before, after} == set(listed(api, "/jobs"))
 
 
 def test_a_service_is_not_started_on_a_disk_that_takes_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,13 +137,17 @@ def test_a_service_is_not_started_on_a_disk_that_takes_nothing(home: Path, capsy
 
 @pytest.mark.parametrize(("database", "problem"), [("small", "the database"), ("elsewhere", "the home")])
 def test_a_read_only_home_is_not_adopted_and_the_reason_is_one_line(
-    home: Path, tmp_path: Path, database: str, problem: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    home: Path,
+    tmp_path: Path,
+    migrated_file: Path,
+    database: str,
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
-    url = f"sqlite:///{tmp_path / database / 'rows.db'}"
-    upgrade(url)
-    capsys.readouterr()
-    monkeypatch.setenv("TUNESMITH_DATABASE_URL", url)
+    file = shutil.copy(migrated_file, tmp_path / database)
+    monkeypatch.setenv("TUNESMITH_DATABASE_URL", f"sqlite:///{file}")
     with read_only(home), pytest.raises(SystemExit) as left:
         main(["adopt", "--home", str(home)])
 
@@ -199,22 +200,24 @@ def test_a_log_is_not_cut_where_its_old_bytes_find_no_room(home: Path) -> None:
     assert rotate(path, max_bytes=100)
 
 
-def test_events_wait_in_their_file_while_the_database_is_full(home: Path, tmp_path: Path) -> None:
+def test_events_wait_in_their_file_while_the_database_is_full(migrated: Settings, home: Path, tmp_path: Path) -> None:
     """The training goes on: its files are on another disk here."""
-    url = f"sqlite:///{home / 'tunesmith.db'}"
-    upgrade(url)
-    database = Database.open(url)
-    job_id = add_training(database, steps=30, step_seconds=0.1)
+    database = Database.open(migrated.database)
+    job_id = add_training(database, steps=16, step_seconds=0.1)
     with slot_acquired(settings_of(tmp_path / "home"), database) as context, at_work(context):
         wait_for("it trains", lambda: (read(database, job_id).progress or {}).get("step", 0) >= 3)
         with filled(home):
-            time.sleep(1.5)
+            time.sleep(0.7)
         wait_for("it is done", lambda: read(database, job_id).status is JobStatus.SUCCEEDED)
     database.close()
 
 
-def test_a_frozen_database_is_a_503_within_seconds_and_is_used_again(tmp_path: Path) -> None:
+def test_a_frozen_database_is_a_503_within_seconds_and_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its host takes connections and answers nothing, as one whose disk hangs."""
+    assert BoundedConnection.silent_seconds == 20
+    monkeypatch.setattr(BoundedConnection, "silent_seconds", 1.0)
     for url in map(make_url, a_postgres_database()):
         upgrade(url.render_as_string(hide_password=False))
         with stalling_proxy(url.host or "127.0.0.1", url.port or 5432) as proxy:
@@ -228,19 +231,19 @@ def test_a_frozen_database_is_a_503_within_seconds_and_is_used_again(tmp_path: P
                 after = submit(api).json()["id"]
 
                 assert error_of(refused) == (503, "database_unavailable", None)
-                assert seconds < 40
+                assert seconds < 15
                 assert {before, after} <= set(listed(api, "/jobs"))
 
 
-def test_without_a_broker_jobs_are_taken_and_workers_find_them(settings: Settings) -> None:
+def test_without_a_broker_jobs_are_taken_and_workers_find_them(migrated: Settings) -> None:
     """A bell that nobody hears is rung again by every worker's reconciler."""
-    app = create_app(settings)
+    app = create_app(migrated)
     app.state.notifier = CeleryNotifier(make_celery("redis://127.0.0.1:9/0", "tunesmith:"))
     database, notifier = app.state.database, RecordingNotifier()
-    slot = Slot.open(settings.slots, "checker")
+    slot = Slot.open(migrated.slots, "checker")
     with TestClient(app, base_url=LOCAL) as api:
         job_id = submit(api).json()["id"]
-        Reconciler(WorkerContext(settings, database, notifier, Stage.CHECK, "checker@here", "cpu", slot)).round()
+        Reconciler(WorkerContext(migrated, database, notifier, Stage.CHECK, "checker@here", "cpu", slot)).round()
         slot.release()
 
         assert read(database, job_id).status is JobStatus.VALIDATING
