@@ -3,9 +3,7 @@
 The ids are those of the user reports; a letter behind one tells variants apart.
 """
 
-import csv
 import gzip
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,12 +76,6 @@ def pretty(value: Any) -> bytes:
     return json.dumps(value, indent=2).encode()
 
 
-def table(*rows: Sequence[str]) -> bytes:
-    out = io.StringIO()
-    csv.writer(out).writerows(rows)
-    return out.getvalue().encode()
-
-
 def said(*turns: str, **columns: Any) -> dict[str, Any]:
     """A row of OpenAI messages, from turns such as `user: Hi`."""
     return {"messages": [dict(zip(("role", "content"), turn.split(": ", 1), strict=True)) for turn in turns], **columns}
@@ -93,13 +85,6 @@ def shared(*turns: str, **columns: Any) -> dict[str, Any]:
     """A row of ShareGPT, from turns such as `human: Hi`."""
     parts = [dict(zip(("from", "value"), turn.split(": ", 1), strict=True)) for turn in turns]
     return {"conversations": parts, **columns}
-
-
-def called(question: str, name: str, **arguments: Any) -> dict[str, Any]:
-    """A chat that ends in the call of a tool."""
-    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
-    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
-    return {"messages": [{"role": "user", "content": question}, answer]}
 
 
 def a_tool(name: str) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Files and jobs that are refused: at the upload, when the job is posted, or by its check. All faults in one answer."""
 
 from tests.e2e.dataset_cases import FailedCheck, Refused, a_bomb, lines, pretty, said, shared
-from tests.e2e.dataset_cases_models import BARE, GEMMA, MISTRAL
+from tests.e2e.dataset_cases_models import BARE, GEMMA
 
 GOOD = said("user: a", "assistant: b")
-BLANK = said("user: Another.", "assistant: \u00a0\t")
 ODD = (7, False, {"k": 1})
 ASSISTANT_FIRST = lines(
     shared("human: hm", "gpt: yes"), shared("gpt: Good evening.", "human: A table?", "gpt: Gladly.")
@@ -28,13 +27,6 @@ UPLOADS = (
 
 POSTS = (
     Refused(
-        "DS-03",
-        lines(shared("human: a", "gpt: b"), shared("human: Play!", "umpire: Out", "gpt: No")),
-        code="unknown_role",
-        places=[(2, 2, "conversations[1].from")],
-        says=["umpire", "human, assistant, gpt"],
-    ),
-    Refused(
         "DS-05",
         pretty([shared("human: a", "gpt: b"), {"conversations": []}, {"conversations": None}]),
         code="empty_conversation",
@@ -50,41 +42,6 @@ POSTS = (
         places=[(number, number, "messages[1].content") for number in (2, 3, 4)],
         says=["number", "boolean", "object"],
     ),
-    Refused(
-        "DS-18",
-        pretty([{"instruction": "Spell", "output": "it"}, {"instruction": "Sing", "input": ""}]),
-        code="missing",
-        places=[(2, 6, "output")],
-        says=["output", "instruction, input"],
-    ),
-    Refused(
-        "DS-22",
-        lines(GOOD, {"text": "only prose"}, {"prompt": "c", "completion": "d"}),
-        code="mixed_layouts",
-        places=[(2, 2, "columns"), (3, 3, "columns")],
-        says=["columns text", "columns messages", "record 1"],
-    ),
-    Refused(
-        "RW-empty",
-        lines(GOOD, said("user: Name one.", "assistant: "), {"messages": [*GOOD["messages"], *BLANK["messages"]]}),
-        code="empty_answer",
-        places=[(2, 2, "messages[1].content"), (3, 3, "messages[3].content")],
-        says=["an answer with text"],
-    ),
-    Refused(
-        "RW-table-of-text",
-        lines({"post": 1, "text": "How?"}, {"post": 2, "text": "So."}),
-        code="unknown_layout",
-        places=[(1, 1, "columns")],
-        says=["columns post, text", 'dataset.format \\"text\\"', "dataset.columns"],
-    ),
-    Refused(
-        "RW-part",
-        lines({"messages": [{"role": "user", "content": [{"type": "text", "body": "?"}]}, *GOOD["messages"]]}),
-        code="missing",
-        places=[(1, 1, "messages[0].content[0].text")],
-        says=["but the key 'body'"],
-    ),
 )
 
 CHECKS = (
@@ -95,14 +52,6 @@ CHECKS = (
         code="template_refused",
         places=[(2, 2, "messages")],
         says=["roles must alternate", "assistant, user, assistant", "1 of 2 records"],
-    ),
-    FailedCheck(
-        "DS-06-mistral",
-        ASSISTANT_FIRST,
-        model=MISTRAL,
-        code="template_refused",
-        places=[(2, 2, "messages")],
-        says=["roles must alternate", "assistant, user, assistant"],
     ),
     FailedCheck(
         "CT-01",
@@ -134,11 +83,3 @@ SECRETS = {
     "model": {"token": "hf_CANARY33333333333333333333333333"},
     "training": {"hub_token": "hf_CANARY4444444444444444444444444"},
 }
-UNSAFE_NAMES = (
-    "../../out", "/etc/cron.daily/y", "x/../../y", "..\\..\\windows", "%2e%2e%2fout", "tail\0.json", ".", "..", "",
-    "n" * 300, "NUL", "\U0001f942",
-)  # fmt: skip
-OUTSIDE = (
-    "/etc/hostname", "file:///etc/hostname", "../../../../etc/hostname", "/proc/self/cmdline", "~/.ssh/id_ed25519",
-    "sub/../../outside.jsonl", "link.jsonl", "folder-link/outside.jsonl", "nowhere.jsonl", ".",
-)  # fmt: skip

@@ -14,13 +14,18 @@ def test_a_file_below_the_root_is_found(tmp_path: Path) -> None:
     assert resolve_dataset("rows.jsonl", tmp_path) == tmp_path / "rows.jsonl"
 
 
-@pytest.mark.parametrize("name", ["..", "../x", "/etc/passwd", "", ".", "a" * 300, "a/" * 3000, "loop", "out", "x\0y"])
+OUTSIDE = ["..", "../x", "sub/../../x", "/etc/passwd", "~/x", "file:///x", "loop", "out", "folder/secret"]
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "", ".", "a" * 300, "a/" * 3000, "x\0y"])
 def test_what_is_not_a_file_below_the_root_is_refused_by_its_field(tmp_path: Path, name: str) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "loop").symlink_to("loop")
     (tmp_path / "secret").touch()
     (root / "out").symlink_to(tmp_path / "secret")
+    (root / "folder").symlink_to(tmp_path)
+    (root / "sub").mkdir()
 
     assert below(root, name) is None
     with pytest.raises(InvalidRequest) as refused:

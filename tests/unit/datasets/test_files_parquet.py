@@ -13,7 +13,7 @@ import pytest
 
 from app.contracts.records import ChatRecord
 from app.datasets.rows import LONGEST_RECORD
-from tests.support.written_files import chat, lines, normalised, parquet, parquet_of, refused, turns
+from tests.support.written_files import LIMIT, chat, lines, normalised, parquet, parquet_of, refused, turns
 
 HI = [("user", "hi"), ("assistant", "hello")]
 MEGABYTE = 2**20
@@ -58,20 +58,6 @@ def test_pages_that_unpack_too_well_are_refused_before_they_do(tmp_path: Path, l
 
     assert found in str(refusal.details[0].found)
     assert pool.max_memory() < 2 * MEGABYTE
-
-
-def test_a_value_longer_than_a_record_may_be_is_named(tmp_path: Path) -> None:
-    content = parquet_of(pa.table({"text": ["x", "a" * (LONGEST_RECORD + 1)]}), compression=None)
-
-    problem = refused(tmp_path, content, limit=2**40).details[0]
-
-    assert (problem.record, problem.code) == (2, "record_too_long")
-
-
-def test_the_values_of_all_row_groups_are_summed_up(tmp_path: Path) -> None:
-    content = parquet(*[{"text": "a" * 10_000}] * 50)
-
-    assert refused(tmp_path, content, limit=100_000).details[0].code == "unpacked_size"
 
 
 def test_every_row_group_is_read_in_order(tmp_path: Path) -> None:
@@ -119,14 +105,6 @@ def test_times_beside_the_turns_do_no_harm(tmp_path: Path, unit: str) -> None:
     assert report.ignored_keys == ["messages[].at"]
 
 
-def test_a_map_of_what_python_cannot_hold_is_named(tmp_path: Path) -> None:
-    times = pa.array([[("a", 2**62)]], pa.map_(pa.string(), pa.timestamp("ms")))
-
-    problem = refused(tmp_path, parquet_of(pa.table({"prompt": ["a"], "completion": times}))).details[0]
-
-    assert (problem.field, problem.found) == ("completion", "a MapScalar")
-
-
 @pytest.mark.parametrize(
     ("answer", "found"),
     [
@@ -136,6 +114,7 @@ def test_a_map_of_what_python_cannot_hold_is_named(tmp_path: Path) -> None:
         (pa.array([0], pa.timestamp("us")), "a datetime"),
         (pa.array([2**62], pa.timestamp("ms")), "a TimestampScalar"),
         (pa.array([[("a", "b")]], pa.map_(pa.string(), pa.string())), "a list of 1"),
+        (pa.array([[("a", 2**62)]], pa.map_(pa.string(), pa.timestamp("ms"))), "a MapScalar"),
         (pa.array([None], pa.string()), "null"),
     ],
 )
@@ -147,36 +126,36 @@ def test_what_is_no_text_is_named(tmp_path: Path, answer: pa.Array, found: str) 
     assert (problem.record, problem.field, problem.found) == (1, "completion", found)
 
 
-def test_numbers_in_turns_are_named(tmp_path: Path) -> None:
-    refusal = refused(tmp_path, parquet({"messages": [{"role": "assistant", "content": 6}]}))
+BROKEN_TEXT = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\5\0\0\0"), pa.py_buffer(b"acaf\xe9"))
+TOO_LONG = pa.table({"text": ["x", "a" * (LONGEST_RECORD + 1)]})
+TOO_MUCH = pa.table({"text": ["a" * 10_000] * 50})
+A_NUMBER = pa.Table.from_pylist([{"messages": [{"role": "assistant", "content": 6}]}])
+# A file, how large it may be unpacked, the record and the field that are refused, and the code.
+REFUSED: dict[str, tuple[Any, int, int | None, str | None, str]] = {
+    "a value longer than a record": (TOO_LONG, 2**40, 2, None, "record_too_long"),
+    "row groups that are too large together": (TOO_MUCH, 100_000, None, "file", "unpacked_size"),
+    "a number in a turn": (A_NUMBER, LIMIT, 1, "messages[0].content", "wrong_type"),
+    "text that is not UTF-8": (pa.table({"text": BROKEN_TEXT}), LIMIT, 2, "text", "invalid_unicode"),
+    "two columns of one name": (pa.table([["a"], ["b"]], names=["text", "text"]), LIMIT, None, None, "invalid_header"),
+    "no rows": (pa.table({"text": pa.array([], pa.string())}), LIMIT, None, None, "empty"),
+}
 
-    assert (refusal.details[0].field, refusal.details[0].found) == ("messages[0].content", "a number (6)")
 
+@pytest.mark.parametrize(("table", "limit", "record", "field", "code"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_read_is_refused_by_its_place(
+    tmp_path: Path, table: pa.Table, limit: int, record: int | None, field: str | None, code: str
+) -> None:
+    content = parquet_of(table, compression=None, row_group_size=1)
 
-def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    broken = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\5\0\0\0"), pa.py_buffer(b"acaf\xe9"))
+    problem = refused(tmp_path, content, limit=limit).details[0]
 
-    problem = refused(tmp_path, parquet_of(pa.table({"text": broken}))).details[0]
-
-    assert (problem.record, problem.field, problem.code) == (2, "text", "invalid_unicode")
-
-
-def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
-    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
-
-    assert refused(tmp_path, parquet_of(table)).details[0].code == "invalid_header"
+    assert (problem.record, problem.field, problem.code) == (record, field, code)
 
 
 @pytest.mark.parametrize("keep", [slice(0, -20), slice(0, 4), slice(0, 100)])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_a_damaged_file_is_refused(tmp_path: Path, keep: slice, pack: Any) -> None:
     assert refused(tmp_path, pack(parquet({"text": "x"})[keep])).details[0].code == "invalid_parquet"
-
-
-def test_a_file_without_rows_is_empty(tmp_path: Path) -> None:
-    content = parquet_of(pa.table({"text": pa.array([], pa.string())}))
-
-    assert refused(tmp_path, content).details[0].code == "empty"
 
 
 def test_arguments_lose_the_keys_of_other_rows(tmp_path: Path) -> None:

@@ -20,62 +20,9 @@ def test_arguments_keep_exactly_their_own_keys_and_types(tmp_path: Path, argumen
     assert made[0]["function"]["arguments"] == arguments
 
 
-@pytest.mark.parametrize(
-    ("arguments", "found"),
-    [
-        ("{city: 1}", "line 1, column 2 of the text: expecting property name enclosed in double quotes"),
-        ("[1]", "a list of 1"),
-        (7, "a number (7)"),
-    ],
-)
-def test_arguments_that_are_no_object_are_refused(tmp_path: Path, arguments: Any, found: str) -> None:
-    problem = refused(tmp_path, lines(called(arguments))).details[0]
-
-    assert (problem.field, problem.found) == ("messages[1].tool_calls[0].function.arguments", found)
-
-
-@pytest.mark.parametrize(
-    ("tools", "field", "found"),
-    [
-        ("[{]", "tools", "line 1, column 3 of the text: expecting property name enclosed in double quotes"),
-        ({"name": "f"}, "tools", "an object with the keys name"),
-        (["f"], "tools[0]", "'f'"),
-        ([{"description": "x"}], "tools[0].name", "no 'name'"),
-        ([{"title": "x"}], "tools[0].name", "no 'name', but the key 'title'"),
-    ],
-)
-def test_tools_that_cannot_be_read_are_refused(tmp_path: Path, tools: Any, field: str, found: str) -> None:
-    problem = refused(tmp_path, lines({**chat(*HI), "tools": tools})).details[0]
-
-    assert (problem.field, problem.found) == (field, found)
-
-
-@pytest.mark.parametrize("function", [{"description": "x"}, {"name": 5}, {"name": ""}, {"name": None}])
-def test_a_tool_without_a_name_is_refused(tmp_path: Path, function: dict[str, Any]) -> None:
-    tools = [{"type": "function", "function": function}]
-
-    assert refused(tmp_path, lines({**chat(*HI), "tools": tools})).details[0].field == "tools[0].function.name"
-
-
 @pytest.mark.parametrize("tools", [None, "", "[]", []])
 def test_no_tools_come_in_many_forms(tmp_path: Path, tools: Any) -> None:
     assert first_chat(tmp_path, {**chat(*HI), "tools": tools}).tools is None
-
-
-@pytest.mark.parametrize(
-    ("calls", "field"),
-    [
-        ({"name": "f"}, "messages[1].tool_calls"),
-        (["f"], "messages[1].tool_calls[0]"),
-        ([{"function": "f"}], "messages[1].tool_calls[0].function"),
-        ([{"name": 1}], "messages[1].tool_calls[0].name"),
-        ([{"name": "f", "arguments": {"x": float("nan")}}], "messages[1].tool_calls[0].arguments.x"),
-    ],
-)
-def test_calls_that_cannot_be_read_are_refused(tmp_path: Path, calls: Any, field: str) -> None:
-    row = {"messages": [ASKED, {"role": "assistant", "tool_calls": calls}]}
-
-    assert refused(tmp_path, lines(row)).details[0].field == field
 
 
 def test_a_call_of_the_older_form_is_a_tool_call(tmp_path: Path) -> None:
@@ -98,3 +45,49 @@ def test_arguments_nested_without_end_are_refused(tmp_path: Path) -> None:
         arguments = {"a": arguments}
 
     assert refused(tmp_path, lines(called(arguments))).details[0].code == "too_deep"
+
+
+def offering(tools: Any) -> dict[str, Any]:
+    return {**chat(*HI), "tools": tools}
+
+
+def calling(calls: Any) -> dict[str, Any]:
+    return {"messages": [ASKED, {"role": "assistant", "tool_calls": calls}]}
+
+
+def of_function(**function: Any) -> dict[str, Any]:
+    return offering([{"type": "function", "function": function}])
+
+
+ARGUMENTS, CALLS = "messages[1].tool_calls[0].function.arguments", "messages[1].tool_calls"
+NO_KEY = "column {} of the text: expecting property name enclosed in double quotes"
+# A row, the place that is refused, and the end of what is found there.
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    (called("{city: 1}"), ARGUMENTS, NO_KEY.format(2)),
+    (called("[1]"), ARGUMENTS, "a list of 1"),
+    (called(7), ARGUMENTS, "a number (7)"),
+    (offering("[{]"), "tools", NO_KEY.format(3)),
+    (offering({"name": "f"}), "tools", "an object with the keys name"),
+    (offering(["f"]), "tools[0]", "'f'"),
+    (offering([{"description": "x"}]), "tools[0].name", "no 'name'"),
+    (offering([{"title": "x"}]), "tools[0].name", "no 'name', but the key 'title'"),
+    (of_function(description="x"), "tools[0].function.name", "no 'name'"),
+    (of_function(name=5), "tools[0].function.name", "a number (5)"),
+    (of_function(name=""), "tools[0].function.name", "''"),
+    (of_function(name=None), "tools[0].function.name", "null"),
+    (calling({"name": "f"}), CALLS, "an object with the keys name"),
+    (calling(["f"]), f"{CALLS}[0]", "'f'"),
+    (calling([{"function": "f"}]), f"{CALLS}[0].function", "'f'"),
+    (calling([{"name": 1}]), f"{CALLS}[0].name", "a number (1)"),
+    (calling([{"name": "f", "arguments": {"x": float("nan")}}]), f"{CALLS}[0].arguments.x", "a number (nan)"),
+]
+
+
+@pytest.mark.parametrize(("row", "field", "found"), REFUSED, ids=lambda value: str(value)[:60])
+def test_what_cannot_be_read_is_refused_by_its_place(
+    tmp_path: Path, row: dict[str, Any], field: str, found: str
+) -> None:
+    problem = refused(tmp_path, lines(row)).details[0]
+
+    assert problem.field == field
+    assert str(problem.found).endswith(found)

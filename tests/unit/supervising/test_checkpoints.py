@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from app.contracts.checkpoints import MANIFEST
+from tests.support import disks
 from worker.checkpoints import (
     DiskFullFault,
     drafting,
@@ -130,14 +130,8 @@ def test_a_draft_that_failed_leaves_nothing_and_its_error_as_it_was(tmp_path: Pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one MiB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("may not mount a file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disks.small_disk(tmp_path / "disk", 1) as folder:
+        yield folder
 
 
 def by_the_kernel(path: Path) -> None:
