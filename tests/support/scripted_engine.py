@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from fastapi.testclient import TestClient
+
 from app.adapters import repository
 from app.adapters.models import Adapter
 from app.contracts.generation import EngineEvent, EngineHealth, Finish, GenerateOrder, TextDelta, Usage
@@ -72,3 +74,8 @@ def add_adapter(database: Database, folder: Path, *, age: int = 0, **values: Any
         repository.add(session, adapter)
         session.commit()
     return adapter
+
+
+def orders_of(api: TestClient) -> list[Any]:
+    """What the scripted engine behind an API was ordered."""
+    return list(api.app.state.engine.orders)  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +21,16 @@ from app.generate.shape import GenerationShape
 from app.generate.targets import Target
 from app.ids import new_id
 from app.jobs.states import JobStatus
-from app.main import create_app
 from tests.support.jobs import add_job, read
-from tests.support.scripted_engine import FINISH, ScriptedEngine, add_adapter
-from tests.support.serving import LOCAL
+from tests.support.scripted_engine import FINISH, ScriptedEngine, add_adapter, orders_of
 
 ASK = {"model": "org/model", "messages": [{"role": "user", "content": "What comes after 89?"}]}
 MakeApi = Callable[..., TestClient]
 
 
-@pytest.fixture
-def make_api(database: Database, database_url: str, settings: Settings) -> Iterator[MakeApi]:
-    """The API with a scripted engine, which is `api.app.state.engine`."""
-    clients: list[TestClient] = []
-
-    def make(*script: EngineEvent | None) -> TestClient:
-        app = create_app(settings.model_copy(update={"database_url": database_url}))
-        app.state.engine = ScriptedEngine(script) if script else ScriptedEngine()
-        clients.append(TestClient(app, base_url=LOCAL, raise_server_exceptions=False))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.app.state.database.close()  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def api(make_api: MakeApi) -> TestClient:
-    return make_api()
-
-
 def ask(api: TestClient, **fields: Any) -> dict[str, Any]:
     answer: dict[str, Any] = api.post("/generate", json={**ASK, **fields}).json()
     return answer
-
-
-def ordered(api: TestClient) -> Any:
-    return api.app.state.engine.orders[-1]  # type: ignore[attr-defined]
 
 
 def messages_of(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -106,7 +79,7 @@ def test_a_streamed_answer_is_the_whole_one_in_pieces(api: TestClient) -> None:
 def test_a_seed_is_drawn_and_told(api: TestClient) -> None:
     seed = ask(api, temperature=1.0)["sampling"]["seed"]
 
-    assert ordered(api).sampling.seed == seed
+    assert orders_of(api)[-1].sampling.seed == seed
     assert seed != ask(api, temperature=1.0)["sampling"]["seed"]
 
 
@@ -120,7 +93,7 @@ def test_every_name_of_an_adapter_orders_it(
         answer = api.post("/generate", json={"prompt": "1, 1, 2,", field: name}).json()
 
         assert (answer["model"], answer["adapter"]) == (f"{adapter.id}@v1", adapter.id)
-        assert (ordered(api).adapter, ordered(api).base) == (adapter.ref(settings), adapter.base(settings))
+        assert (orders_of(api)[-1].adapter, orders_of(api)[-1].base) == (adapter.ref(settings), adapter.base(settings))
 
 
 def test_a_local_model_is_ordered_by_its_folder(api: TestClient, settings: Settings) -> None:
@@ -129,7 +102,7 @@ def test_a_local_model_is_ordered_by_its_folder(api: TestClient, settings: Setti
     (folder / "config.json").write_text("{}")
 
     assert ask(api, model="tiny")["model"] == "tiny"
-    assert (ordered(api).base.source, ordered(api).base.is_local) == (str(folder), True)
+    assert (orders_of(api)[-1].base.source, orders_of(api)[-1].base.is_local) == (str(folder), True)
 
 
 def test_text_parts_are_joined(api: TestClient) -> None:
@@ -137,9 +110,11 @@ def test_text_parts_are_joined(api: TestClient) -> None:
 
     ask(api, messages=[{"role": "user", "content": parts}])
 
-    assert ordered(api).messages[0].content == "ab"
+    assert orders_of(api)[-1].messages[0].content == "ab"
 
 
+IN_JSON: dict[str, Any] = {"response_format": {"type": "json_object"}}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"adapter": "adapter-x"}, "exactly one of adapter and model"),
     ({"model": None}, "exactly one of adapter and model"),
@@ -175,6 +150,22 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "no such thing"}, "model"),
     ({"model": "nothing-here"}, "a hub id (owner/name) or a local model"),
     ({"adapter": "a\x00", "model": None}, "adapter"),
+    ({**IN_JSON, "tools": TOOLS}, "response_format: found"),
+    ({**IN_JSON, "ignore_eos": True}, "ignore_eos: found"),
+    ({**IN_JSON, "min_tokens": 1}, "min_tokens: found"),
+    ({"prompt": "x", "messages": None, "tools": TOOLS}, "tools: found"),
+    ({"compare": True}, "compare: org/model is a base, only an adapter has one"),
+    ({"stream": True, "compare": True}, "compare: found"),
+    ({"tool_choice": "required"}, "tool_choice: found"),
+    ({"echo": True, "messages": None, "prompt": "x", "logprobs": 1}, "echo: found"),
+    ({"max_tokens": 7, "max_completion_tokens": 7}, "max_tokens: found"),
+    ({"continue_final_message": True}, "continue_final_message: found"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema: found"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+        "response_format.json_schema.schema: found",
+    ),
+    ({"response_format": {"type": "text", "mood": 1}}, "response_format.mood: found"),
 ]
 
 
@@ -184,7 +175,7 @@ def test_a_bad_request_is_refused_with_the_reason(api: TestClient, fields: dict[
 
     assert answer.status_code == 422
     assert reason in answer.json()["error"]["message"]
-    assert api.app.state.engine.orders == []  # type: ignore[attr-defined]
+    assert orders_of(api) == []
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The fields of `POST /generate`, and those that it shares with /v1: they reach the engine, and vLLM behind it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,8 @@ from fastapi.testclient import TestClient
 
 from app.config import Settings
 from app.contracts.generation import Sampling, ScoredToken, TextDelta, TokenScore
-from app.database.migrate import upgrade
-from app.main import create_app
-from tests.support.scripted_engine import FINISH, ScriptedEngine, add_adapter
-from tests.support.serving import LOCAL
+from app.database.connection import Database
+from tests.support.scripted_engine import FINISH, ScriptedEngine, add_adapter, orders_of
 from worker.inference.engine import ModelFolder, TokenRequest
 from worker.inference.vllm.translate import completion_body
 
@@ -23,34 +20,11 @@ SCORED = ScoredToken(id=5, token="a", bytes=[97], logprob=-0.5, top_logprobs=[])
 CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(home=tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(scope="module")
-def app(settings: Settings) -> Iterator[Any]:
-    upgrade(settings.database)
-    made = create_app(settings)
-    yield made
-    made.state.database.close()
-
-
-@pytest.fixture
-def api(app: Any) -> TestClient:
-    app.state.engine = ScriptedEngine()
-    return TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
-
-
 def ask(api: TestClient, *script: Any, **fields: Any) -> dict[str, Any]:
     if script:
         api.app.state.engine = ScriptedEngine(script)  # type: ignore[attr-defined]
     answer: dict[str, Any] = api.post("/generate", json={**ASK, **fields}).json()
     return answer
-
-
-def orders(api: TestClient) -> list[Any]:
-    return list(api.app.state.engine.orders)  # type: ignore[attr-defined]
 
 
 def test_several_answers_have_seeds_that_can_be_asked_for_again(api: TestClient) -> None:
@@ -59,7 +33,7 @@ def test_several_answers_have_seeds_that_can_be_asked_for_again(api: TestClient)
     seeds = [choice["seed"] for choice in answer["choices"]]
     assert seeds[0] == 7
     assert len(set(seeds)) == 3
-    assert [order.sampling.seed for order in orders(api)] == seeds
+    assert [order.sampling.seed for order in orders_of(api)] == seeds
     assert answer["usage"]["completion_tokens"] == 6
     assert seeds == [choice["seed"] for choice in ask(api, n=3, seed=7)["choices"]]
 
@@ -71,13 +45,13 @@ def test_the_seeds_of_neighbours_have_nothing_in_common(api: TestClient) -> None
 
 
 def test_base_and_adapter_answer_side_by_side_with_one_seed(
-    api: TestClient, app: Any, settings: Settings, tmp_path: Path
+    api: TestClient, database: Database, settings: Settings, tmp_path: Path
 ) -> None:
-    adapter = add_adapter(app.state.database, tmp_path)
+    adapter = add_adapter(database, tmp_path)
 
     answer = ask(api, model=None, adapter=adapter.id, compare=True, n=2)
 
-    asked = orders(api)
+    asked = orders_of(api)
     assert [order.adapter for order in asked] == [adapter.ref(settings), adapter.ref(settings), None, None]
     assert [order.sampling.seed for order in asked[:2]] == [order.sampling.seed for order in asked[2:]]
     assert {order.base for order in asked} == {adapter.base(settings)}
@@ -92,7 +66,7 @@ def test_log_probabilities_are_told_where_they_are_asked_for(api: TestClient) ->
     answer = ask(api, TextDelta(text="a", tokens=[told]), FINISH, logprobs=1)
 
     assert answer["logprobs"] == [told.model_dump()]
-    assert orders(api)[0].sampling.logprobs == 1
+    assert orders_of(api)[0].sampling.logprobs == 1
 
 
 def test_log_probabilities_are_streamed_with_their_text(api: TestClient) -> None:
@@ -110,17 +84,17 @@ def test_a_call_of_an_offered_tool_is_told_as_one(api: TestClient, tool_choice: 
 
     if tool_choice == "none":
         assert (answer["text"], answer["tool_calls"], answer["finish_reason"]) == (CALL, None, "stop")
-        assert orders(api)[0].tools is None
+        assert orders_of(api)[0].tools is None
     else:
         assert (answer["text"], answer["finish_reason"]) == ("", "tool_calls")
         assert answer["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
-        assert orders(api)[0].tools == TOOLS
+        assert orders_of(api)[0].tools == TOOLS
 
 
 def test_token_ids_are_a_prompt(api: TestClient) -> None:
     ask(api, messages=None, prompt_token_ids=[1, 2])
 
-    assert orders(api)[0].prompt_token_ids == [1, 2]
+    assert orders_of(api)[0].prompt_token_ids == [1, 2]
 
 
 def test_a_format_reaches_the_engine_as_it_was_sent(api: TestClient) -> None:
@@ -128,7 +102,7 @@ def test_a_format_reaches_the_engine_as_it_was_sent(api: TestClient) -> None:
 
     ask(api, response_format=schema)
 
-    assert json.loads(orders(api)[0].model_dump_json())["response_format"]["json_schema"]["schema"] == {
+    assert json.loads(orders_of(api)[0].model_dump_json())["response_format"]["json_schema"]["schema"] == {
         "type": "integer"
     }
 
@@ -158,7 +132,7 @@ def test_a_field_of_sampling_is_accepted_and_reaches_the_engine(api: TestClient,
 
     assert answer.status_code == 200, answer.text
     expected = getattr(Sampling(**{name: VALUES[name]}), name)
-    assert getattr(orders(api)[0].sampling, name) == expected != getattr(Sampling(), name)
+    assert getattr(orders_of(api)[0].sampling, name) == expected != getattr(Sampling(), name)
 
 
 @pytest.mark.parametrize("name", [name for name in Sampling.model_fields if name != "stop"])
@@ -188,7 +162,7 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
 def test_the_names_of_others_mean_what_ours_do(api: TestClient, fields: dict[str, Any], ours: dict[str, Any]) -> None:
     ask(api, **fields, seed=1)
 
-    assert orders(api)[0].sampling.model_dump().items() >= {"seed": 1, **ours}.items()
+    assert orders_of(api)[0].sampling.model_dump().items() >= {"seed": 1, **ours}.items()
 
 
 def test_how_the_text_is_written_reaches_the_engine(api: TestClient) -> None:
@@ -196,8 +170,8 @@ def test_how_the_text_is_written_reaches_the_engine(api: TestClient) -> None:
 
     ask(api, messages=None, prompt="x", timeout=2.5, **asked)
 
-    assert orders(api)[0].wording.model_dump() == asked
-    assert orders(api)[0].timeout == 2.5
+    assert orders_of(api)[0].wording.model_dump() == asked
+    assert orders_of(api)[0].timeout == 2.5
 
 
 def test_ids_are_told_where_they_are_asked_for(api: TestClient) -> None:
@@ -208,35 +182,6 @@ def test_ids_are_told_where_they_are_asked_for(api: TestClient) -> None:
     )
 
     assert (answer["token_ids"], answer["prompt_token_ids"]) == ([5, 6, 7], [1, 2, 3])
-
-
-BAD: list[tuple[dict[str, Any], str]] = [
-    ({"response_format": {"type": "json_object"}, "tools": TOOLS}, "response_format"),
-    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
-    ({"response_format": {"type": "json_object"}, "min_tokens": 1}, "min_tokens"),
-    ({"prompt": "x", "messages": None, "tools": TOOLS}, "tools"),
-    ({"compare": True}, "compare"),
-    ({"stream": True, "compare": True}, "compare"),
-    ({"tool_choice": "required"}, "tool_choice"),
-    ({"echo": True}, "echo"),
-    ({"echo": True, "messages": None, "prompt": "x", "logprobs": 1}, "echo"),
-    ({"max_tokens": 7, "max_completion_tokens": 7}, "max_tokens"),
-    ({"top_logprobs": 7}, "top_logprobs"),
-    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-    (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
-        "response_format.json_schema.schema",
-    ),
-    ({"response_format": {"type": "text", "mood": 1}}, "response_format.mood"),
-]
-
-
-@pytest.mark.parametrize(("fields", "param"), BAD, ids=str)
-def test_what_cannot_be_had_together_is_refused_by_name(api: TestClient, fields: dict[str, Any], param: str) -> None:
-    answer = api.post("/generate", json={**ASK, **fields})
-
-    assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
-    assert orders(api) == []
 
 
 @pytest.mark.parametrize(

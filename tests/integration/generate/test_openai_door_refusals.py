@@ -1,22 +1,17 @@
 """OpenAI's door in front of an engine that follows a script: calls of tools, errors, and clients that leave."""
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.config import Settings
-from app.contracts.generation import EngineError, EngineEvent, Finish, TextDelta
+from app.contracts.generation import EngineError, Finish, TextDelta
 from app.database.connection import Database
-from app.database.migrate import upgrade
 from app.jobs.states import JobStatus
-from app.main import create_app
 from tests.support.jobs import add_job
-from tests.support.scripted_engine import FINISH, ScriptedEngine
-from tests.support.serving import LOCAL
+from tests.support.scripted_engine import FINISH, orders_of
 
 CHAT: dict[str, Any] = {"model": "org/model", "messages": [{"role": "user", "content": "x"}]}
 TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}, "strict": True}}]
@@ -34,24 +29,6 @@ TOO_LONG = EngineError(
 MakeApi = Callable[..., TestClient]
 
 
-@pytest.fixture
-def make_api(tmp_path: Path) -> Iterator[MakeApi]:
-    """The API with an engine that answers by script, which is `api.app.state.engine`."""
-    settings = Settings(home=tmp_path)
-    upgrade(settings.database)
-    made: list[Any] = []
-
-    def make(*script: EngineEvent) -> TestClient:
-        app = create_app(settings)
-        app.state.engine = ScriptedEngine(script)
-        made.append(app)
-        return TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
-
-    yield make
-    for app in made:
-        app.state.database.close()
-
-
 def chat(api: TestClient, **fields: Any) -> Any:
     return api.post("/v1/chat/completions", json={**CHAT, **fields})
 
@@ -60,10 +37,6 @@ def chunks_of(text: str) -> list[Any]:
     """The data of an SSE answer; the last one is no JSON."""
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
-
-
-def order_of(api: TestClient) -> Any:
-    return api.app.state.engine.orders[-1]  # type: ignore[attr-defined]
 
 
 def test_a_call_of_a_tool_is_no_text(make_api: MakeApi) -> None:
@@ -75,7 +48,7 @@ def test_a_call_of_a_tool_is_no_text(make_api: MakeApi) -> None:
     assert call.pop("id").startswith("call-")
     assert call == {"type": "function", "function": {"name": "look_up", "arguments": '{"word": "é"}'}}
     assert (choice["message"]["content"], choice["finish_reason"]) == ("I look.", "tool_calls")
-    assert order_of(api).tools == [
+    assert orders_of(api)[-1].tools == [
         {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
     ]
 
@@ -97,8 +70,7 @@ def test_an_answer_of_one_call_at_most_ends_behind_it(make_api: MakeApi, path: s
     for fields in ({}, {"parallel_tool_calls": False}):
         api.post(path, json={**CHAT, "tools": TOOLS, **fields})
 
-    orders = api.app.state.engine.orders  # type: ignore[attr-defined]
-    assert [order.stop_after for order in orders] == [(), ("</tool_call>",)]
+    assert [order.stop_after for order in orders_of(api)] == [(), ("</tool_call>",)]
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": TOOLS, "tool_choice": "none"}], ids=str)
@@ -109,7 +81,7 @@ def test_without_tools_marks_are_text(make_api: MakeApi, fields: dict[str, Any])
 
     assert "<tool_call>" in choice["message"]["content"]
     assert choice["finish_reason"] == "stop"
-    assert order_of(api).tools is None
+    assert orders_of(api)[-1].tools is None
 
 
 def test_a_call_that_the_limit_cut_is_text_of_a_cut_answer(make_api: MakeApi) -> None:
@@ -131,8 +103,8 @@ def test_results_of_tools_reach_the_template_as_objects(make_api: MakeApi) -> No
 
     assert chat(api, messages=messages).status_code == 200
 
-    assert order_of(api).messages[1].tool_calls[0]["function"] == {"name": "look_up", "arguments": {"word": 1}}
-    assert order_of(api).messages[2].tool_call_id == "c1"
+    assert orders_of(api)[-1].messages[1].tool_calls[0]["function"] == {"name": "look_up", "arguments": {"word": 1}}
+    assert orders_of(api)[-1].messages[2].tool_call_id == "c1"
 
 
 TOLD: list[tuple[EngineError, int, str, str | None]] = [
@@ -172,9 +144,8 @@ def test_an_engine_that_dies_in_one_of_several_answers_ends_all(make_api: MakeAp
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
 
 
-def test_a_job_that_still_runs_is_a_conflict_without_a_second_try(make_api: MakeApi, tmp_path: Path) -> None:
+def test_a_job_that_still_runs_is_a_conflict_without_a_second_try(make_api: MakeApi, database: Database) -> None:
     api = make_api(FINISH)
-    database: Database = api.app.state.database  # type: ignore[attr-defined]
 
     answer = chat(api, model=add_job(database, JobStatus.RUNNING))
 
@@ -188,7 +159,7 @@ def test_several_answers_to_several_prompts_have_places_of_their_own(make_api: M
 
     answer = api.post("/v1/completions", json=body).json()
 
-    orders = api.app.state.engine.orders  # type: ignore[attr-defined]
+    orders = orders_of(api)
     assert [order.prompt for order in orders] == ["a", "a", "b", "b"]
     assert orders[0].sampling.seed == orders[2].sampling.seed == 3 != orders[1].sampling.seed
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]

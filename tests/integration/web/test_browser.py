@@ -3,36 +3,22 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.config import Settings
-from app.database.migrate import upgrade
-from app.main import create_app
-from tests.support.serving import LOCAL
 
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    settings = Settings(home=tmp_path_factory.mktemp("home"))
-    upgrade(settings.database)
-    with TestClient(create_app(settings), base_url=LOCAL) as opened:
-        yield opened
-
-
-def test_the_page_of_the_api_loads_only_what_this_server_has(client: TestClient) -> None:
-    page = client.get("/docs").text
+def test_the_page_of_the_api_loads_only_what_this_server_has(api: TestClient) -> None:
+    page = api.get("/docs").text
     loaded = re.findall(r'(?:src|href)="([^"]*)"', page)
 
     assert len(loaded) == 3
-    assert all(client.get(path).status_code == 200 for path in loaded)
+    assert all(api.get(path).status_code == 200 for path in loaded)
     assert "://" not in page
 
 
-def test_the_page_of_the_api_runs_no_script_but_its_own(client: TestClient) -> None:
-    answer = client.get("/docs")
+def test_the_page_of_the_api_runs_no_script_but_its_own(api: TestClient) -> None:
+    answer = api.get("/docs")
     policy = answer.headers["content-security-policy"]
     (script,) = re.findall(r"<script>(.*?)</script>", answer.text, flags=re.DOTALL)
 
@@ -44,8 +30,8 @@ def test_the_page_of_the_api_runs_no_script_but_its_own(client: TestClient) -> N
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "evil.example"])
 @pytest.mark.parametrize("path", ["/docs", "/jobs", "/jobs/job-none", "/healthz", "/openapi.json", "/nowhere"])
-def test_every_answer_is_kept_from_frames_and_other_origins(client: TestClient, path: str, host: str) -> None:
-    headers = client.get(path, headers={"host": host}).headers
+def test_every_answer_is_kept_from_frames_and_other_origins(api: TestClient, path: str, host: str) -> None:
+    headers = api.get(path, headers={"host": host}).headers
 
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
@@ -53,11 +39,11 @@ def test_every_answer_is_kept_from_frames_and_other_origins(client: TestClient, 
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-def test_an_uploaded_page_does_not_run(client: TestClient) -> None:
+def test_an_uploaded_page_does_not_run(api: TestClient) -> None:
     page = b'{"text": "<script>alert(1)</script>"}\n'
-    made = client.post("/files", files={"file": ("page.html", page, "text/html")})
+    made = api.post("/files", files={"file": ("page.html", page, "text/html")})
 
-    headers = client.get(f"/files/{made.json()['id']}/content").headers
+    headers = api.get(f"/files/{made.json()['id']}/content").headers
 
     assert "sandbox" in headers["content-security-policy"]
     assert not headers["content-type"].startswith("text/html")

@@ -1,26 +1,13 @@
 """No route drops a part of a request without a word: query parameters and form fields are refused by name."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.config import Settings
-from app.database.migrate import upgrade
-from app.main import create_app
 from tests.integration.web.test_openapi import operations
-from tests.support.serving import LOCAL
 
 FILE = ("file", ("a.jsonl", b'{"text": "a"}'))
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    settings = Settings(home=tmp_path_factory.mktemp("home"), engine_url="http://127.0.0.1:9")
-    upgrade(settings.database)
-    with TestClient(create_app(settings), base_url=LOCAL, raise_server_exceptions=False) as client:
-        yield client
 
 
 def message_of(answer: Any) -> str:

@@ -20,14 +20,6 @@ ORIGIN = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
 REBOUND = {"host": "evil.example:8000", "origin": "http://evil.example:8000"}
 
 
-@pytest.fixture
-def api(settings: Settings) -> Iterator[TestClient]:
-    settings.root.mkdir()
-    upgrade(settings.database)
-    with TestClient(create_app(settings), base_url=LOCAL, raise_server_exceptions=False) as client:
-        yield client
-
-
 def unread() -> Iterator[bytes]:
     raise AssertionError("the body was read")
     yield b""

@@ -136,6 +136,11 @@ REFUSED = [
     ),
     ({"response_format": {}}, "response_format.type: found nothing, expected a value: this field is required"),
     ({"max_tokens": 3, "max_new_tokens": 4}, "max_new_tokens: found 4, expected nothing beside max_tokens"),
+    ({"top_logprobs": 2}, "top_logprobs: found 2, expected logprobs: true beside it"),
+    (
+        {"messages": [{"role": "user", "content": "secret\0"}]},
+        "messages.0.content: found a NUL, or half a character, expected text of whole characters, without NUL",
+    ),
     ({"adapter": "../x", "model": None}, "adapter: found '../x', expected to match pattern"),
 ]
 
@@ -149,6 +154,7 @@ def test_what_was_found_and_what_would_be_right_read_as_one_sentence(fields: dic
 
     told = invalid_request(refused.value.errors(), GenerateRequest).message  # type: ignore[arg-type]
     assert told.startswith(message)
+    assert "secret" not in told
 
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
