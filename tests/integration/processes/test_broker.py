@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from app.processes import broker as brokers
 from app.processes.broker import Broker, answers, open_broker
 from app.processes.guardian import Guarded
 from app.processes.lock import CannotStart, hold_lock
+from tests.support.waiting import wait_for
 
 SECONDS = 10
 OWNER = """
@@ -40,14 +41,8 @@ def folder() -> Iterator[Path]:
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[Broker, Guarded]]:
     with open_broker(folder / "run" / "broker.sock") as broker, broker.start(folder / "log") as server:
-        wait_until_it_answers(broker.socket)
+        wait_for("the broker answers", lambda: answers(broker.socket), SECONDS)
         yield broker, server
-
-
-def wait_until_it_answers(broker_socket: Path) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not answers(broker_socket):
-        assert time.monotonic() < deadline, "the broker did not answer in time"
 
 
 def owner(broker_socket: Path) -> subprocess.Popen[bytes]:
@@ -73,7 +68,8 @@ def test_nobody_else_can_reach_it(folder: Path) -> None:
         assert stat.S_IMODE(broker.socket.parent.stat().st_mode) == 0o700
 
 
-def test_a_second_broker_in_the_same_folder_is_refused(folder: Path) -> None:
+def test_a_second_broker_in_the_same_folder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brokers, "LOCK_WAIT_SECONDS", 0.2)
     with (
         running(folder) as (broker, _),
         pytest.raises(CannotStart, match=f"another broker runs in {folder}/run"),
@@ -93,11 +89,11 @@ def test_it_stops_when_asked(folder: Path) -> None:
 def test_it_is_gone_with_an_owner_killed_by_force_and_the_next_starts_at_once(folder: Path) -> None:
     broker_socket = folder / "broker.sock"
     with owner(broker_socket) as first:
-        wait_until_it_answers(broker_socket)
+        wait_for("the broker answers", lambda: answers(broker_socket), SECONDS)
         first.kill()
 
     with open_broker(broker_socket) as broker, broker.start(folder / "log"):
-        wait_until_it_answers(broker_socket)
+        wait_for("the broker answers", lambda: answers(broker_socket), SECONDS)
 
 
 def test_a_server_killed_by_force_can_be_started_again(folder: Path) -> None:
@@ -107,7 +103,7 @@ def test_a_server_killed_by_force_can_be_started_again(folder: Path) -> None:
         assert server.wait(SECONDS) == 128 + signal.SIGKILL
 
         with broker.start(folder / "log"):
-            wait_until_it_answers(broker.socket)
+            wait_for("the broker answers", lambda: answers(broker.socket), SECONDS)
 
 
 def test_a_lock_is_free_again_after_its_holder(tmp_path: Path) -> None:

@@ -80,19 +80,7 @@ def scene() -> Iterator[Scene]:
             "TUNESMITH_RECONCILE_SECONDS": "3600",
             "TUNESMITH_BROKER_PREFIX": PREFIX,
         }
-        words = [
-            "-A",
-            "worker.supervising.celery_app",
-            "worker",
-            "-P",
-            "threads",
-            "-c",
-            "1",
-            "-Q",
-            QUEUE,
-            "-n",
-            "checker0@here",
-        ]
+        words = f"-A worker.supervising.celery_app worker -P threads -c 1 -Q {QUEUE} -n checker0@here".split()
         database = Database.open(database_url)
         with open_broker(path) as broker, broker.start(home / "broker.log"), (home / "log").open("wb") as log:
             wait_for("the broker answers", lambda: answers(path))

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,33 +117,19 @@ def test_a_stopped_command_may_end_in_its_own_way(holders: Holders) -> None:
         assert child.wait(SECONDS) == 3
 
 
-def test_a_command_that_ignores_the_request_is_killed_after_its_grace(holders: Holders) -> None:
-    with guarded(holders, STUBBORN, grace_seconds=0.2) as child:
-        holders.wait_until_ready()
-
-        child.stop()
-
-        assert child.wait(SECONDS) == 128 + signal.SIGKILL
-        assert holders.are_gone()
-
-
-def test_a_second_request_can_shorten_the_grace(holders: Holders) -> None:
-    with guarded(holders, STUBBORN, grace_seconds=100) as child:
+@pytest.mark.parametrize(
+    ("grace_seconds", "second"),
+    [(0.2, lambda child: None), (100, lambda child: child.stop(grace_seconds=0.2)), (60, Guarded.kill)],
+    ids=["after its grace", "after a shorter grace of a second request", "at once by a kill"],
+)
+def test_a_command_that_ignores_the_request_is_killed(
+    holders: Holders, grace_seconds: float, second: Callable[[Guarded], None]
+) -> None:
+    with guarded(holders, STUBBORN, grace_seconds) as child:
         holders.wait_until_ready()
         child.stop()
 
-        child.stop(grace_seconds=0.2)
-
-        assert child.wait(SECONDS) == 128 + signal.SIGKILL
-        assert holders.are_gone()
-
-
-def test_a_kill_does_not_wait_for_the_grace(holders: Holders) -> None:
-    with guarded(holders, STUBBORN) as child:
-        holders.wait_until_ready()
-        child.stop()
-
-        child.kill()
+        second(child)
 
         assert child.wait(SECONDS) == 128 + signal.SIGKILL
         assert holders.are_gone()

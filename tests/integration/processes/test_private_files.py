@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -16,16 +15,11 @@ import pytest
 
 from app.database.migrate import upgrade
 from app.processes.private_files import keep_private
+from tests.integration.engine.processes import free_port
 from tests.support.waiting import wait_for
 
 ENGINE_ELSEWHERE = "http://127.0.0.2:9"
 NOBODY = 65534
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-    return port
 
 
 @pytest.fixture

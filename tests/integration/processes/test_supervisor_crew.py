@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,8 @@ import pytest
 from app.processes.guardian import Guarded, spawn
 from app.processes.process_group import ProcessGroup, Service, is_asked_to_stop, signals_held_back
 from app.processes.restart_delay import restart_delay
+from tests.support.waiting import wait_for
 
-SECONDS = 10
 STUBBORN = "trap '' TERM; sleep 100 & wait"
 
 
@@ -35,12 +35,6 @@ def nothing() -> None:
     """No chore."""
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-
-
 def chronicler(name: str, chronicle: Path) -> Service:
     """A service that writes down when it starts and when it is asked to stop."""
     script = f"trap 'echo {name} stops >>{chronicle}; exit' TERM; echo {name} starts >>{chronicle}; sleep 100 & wait"
@@ -50,7 +44,7 @@ def chronicler(name: str, chronicle: Path) -> Service:
 def test_the_last_tier_is_stopped_first(tmp_path: Path) -> None:
     chronicle = tmp_path / "chronicle"
     with ProcessGroup([[chronicler("broker", chronicle)], [chronicler("api", chronicle)]], silent) as group:
-        until(lambda: chronicle.is_file() and chronicle.read_text().count("starts") == 2)
+        wait_for("both have started", lambda: chronicle.is_file() and chronicle.read_text().count("starts") == 2)
 
         group.stop()
 
