@@ -77,15 +77,15 @@ def main() -> None:
     model = options.model.resolve() if options.model else work / "models" / MODEL
     if options.model is None:
         build_tiny_model(model)
-    dice = random.Random(options.seed)
+    rng = random.Random(options.seed)
     kills: list[dict[str, Any]] = []
     jobs: list[dict[str, Any]] = []
     with closing(Service(work / "home", model.parent)) as service:
         quiet = finish(service, submit(service, model.name, options.steps))
         while len(kills) < options.kills:
             job_id = submit(service, model.name, options.steps)
-            steps = sorted(dice.sample(range(5, options.steps - 10), options.kills_a_job))
-            kills += [kill(service, job_id, step, dice.choice(list(VICTIMS))) for step in steps]
+            steps = sorted(rng.sample(range(5, options.steps - 10), options.kills_a_job))
+            kills += [kill(service, job_id, step, rng.choice(list(VICTIMS))) for step in steps]
             jobs.append({"job": job_id, "is_that_of_the_quiet_run": finish(service, job_id) == quiet})
     wrong = [job for job in jobs if not job["is_that_of_the_quiet_run"]]
     print(json.dumps({"seed": options.seed, "steps": options.steps, "jobs": jobs, **figures(kills), "kills": kills}))

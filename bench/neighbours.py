@@ -34,8 +34,8 @@ from worker.child import environment
 
 START_SECONDS = 300.0
 ROWS, ROWS_TO_CHECK = 512, 20_000
-# What OpenMP is told over what the service chooses itself; None takes a variable away. GNU's library spins as often
-# as "spinning" says where nobody tells it anything.
+# Variables that replace the service's own settings of OpenMP; None removes one. "spinning": how often GNU's library
+# spins if no variable says it.
 WAYS: dict[str, dict[str, str | None]] = {
     "spinning": {"OMP_WAIT_POLICY": None, "GOMP_SPINCOUNT": "300000"},
     "chosen": {},

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from bench.serving import Answer, PeftAlone, Shop, ask, crowd, open_shop
+from bench.serving import Answer, PeftAlone, Workload, ask, build_workload, crowd
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import AdapterFolder
@@ -37,49 +37,51 @@ def main() -> None:
     placement = Placement.choose(options.device, options.dtype)
     with tempfile.TemporaryDirectory() as folder:
         spare = 1  # an adapter that nobody has asked for when its loading is timed
-        shop = open_shop(Path(folder), options.model_shape, options.adapters + spare, placement)
-        figures = soak(shop, placement, options.requests) if options.soak else measure(shop, placement, options)
+        workload = build_workload(Path(folder), options.model_shape, options.adapters + spare, placement)
+        figures = soak(workload, placement, options.requests) if options.soak else measure(workload, placement, options)
     name = torch.cuda.get_device_name() if placement.device.startswith("cuda") else f"{torch.get_num_threads()} threads"
     print(json.dumps({"device": name, "shape": options.model_shape, "torch": torch.__version__, **figures}))
 
 
-def measure(shop: Shop, placement: Placement, options: argparse.Namespace) -> dict[str, Any]:
-    adapters, cold = shop.adapters[:-1], shop.adapters[-1]
-    alone = peft_alone(shop, adapters[:2], placement, options.serial_requests)
+def measure(workload: Workload, placement: Placement, options: argparse.Namespace) -> dict[str, Any]:
+    adapters, cold = workload.adapters[:-1], workload.adapters[-1]
+    alone = peft_alone(workload, adapters[:2], placement, options.serial_requests)
     engine = BatchingEngine(placement, limits=BatchLimits(adapters=max(16, len(adapters))))
     try:
         runs = []
         for count in sorted({0, 1, len(adapters)}):
             for clients in options.concurrency:
-                run = throughput(engine, shop, adapters[:count], clients)
+                run = throughput(engine, workload, adapters[:count], clients)
                 runs.append({**run, "times_peft": round(run["tokens_per_second"] / alone, 2)})
         return {
             "peft_tokens_per_second": round(alone, 1),
             "runs": runs,
-            "cold_adapter": asyncio.run(cold_adapter(engine, shop, cold, adapters)),
-            "prefix": asyncio.run(prefix(engine, shop, adapters)),
+            "cold_adapter": asyncio.run(cold_adapter(engine, workload, cold, adapters)),
+            "prefix": asyncio.run(prefix(engine, workload, adapters)),
         }
     finally:
         engine.close()
         engine.join(10)
 
 
-def peft_alone(shop: Shop, adapters: Sequence[AdapterFolder], placement: Placement, count: int) -> float:
+def peft_alone(workload: Workload, adapters: Sequence[AdapterFolder], placement: Placement, count: int) -> float:
     """Tokens a second of PEFT, one request at a time."""
-    peft = PeftAlone(shop, adapters, placement)
-    peft.answer(shop.request(adapters[0], shop.prompt(random.Random(0)), 4))
-    requests = shop.requests(count, adapters, seed=1)
+    peft = PeftAlone(workload, adapters, placement)
+    peft.answer(workload.request(adapters[0], workload.prompt(random.Random(0)), 4))
+    requests = workload.requests(count, adapters, seed=1)
     began = time.perf_counter()
     tokens = sum(len(peft.answer(request)) for request in requests)
     return tokens / (time.perf_counter() - began)
 
 
-def throughput(engine: BatchingEngine, shop: Shop, adapters: list[AdapterFolder], clients: int) -> dict[str, Any]:
+def throughput(
+    engine: BatchingEngine, workload: Workload, adapters: list[AdapterFolder], clients: int
+) -> dict[str, Any]:
     """Tokens a second with so many clients, adapters in turn; the same crowd has come once before."""
     speakers: list[AdapterFolder | None] = [*adapters] or [None]
     count = max(2 * clients, 4)
-    asyncio.run(crowd(engine, shop.requests(count, speakers, seed=2), clients))
-    answers, seconds = asyncio.run(crowd(engine, shop.requests(count, speakers, seed=3), clients))
+    asyncio.run(crowd(engine, workload.requests(count, speakers, seed=2), clients))
+    answers, seconds = asyncio.run(crowd(engine, workload.requests(count, speakers, seed=3), clients))
     assert not [answer.error for answer in answers if answer.error]
     return {
         "adapters": len(adapters),
@@ -91,14 +93,14 @@ def throughput(engine: BatchingEngine, shop: Shop, adapters: list[AdapterFolder]
 
 
 async def cold_adapter(
-    engine: BatchingEngine, shop: Shop, cold: AdapterFolder, adapters: list[AdapterFolder]
+    engine: BatchingEngine, workload: Workload, cold: AdapterFolder, adapters: list[AdapterFolder]
 ) -> dict[str, Any]:
     """What the first request of an adapter waits for it, and what the others feel of it."""
-    dice = random.Random(4)
-    others = [asyncio.ensure_future(ask(engine, shop.request(a, shop.prompt(dice), 128))) for a in adapters[:8]]
+    rng = random.Random(4)
+    others = [asyncio.ensure_future(ask(engine, workload.request(a, workload.prompt(rng), 128))) for a in adapters[:8]]
     await asyncio.sleep(0.2)
-    first = await ask(engine, shop.request(cold, shop.prompt(dice, 32), 4))
-    second = await ask(engine, shop.request(cold, shop.prompt(dice, 32), 4))
+    first = await ask(engine, workload.request(cold, workload.prompt(rng, 32), 4))
+    second = await ask(engine, workload.request(cold, workload.prompt(rng, 32), 4))
     gaps = [
         b - a for answer in await asyncio.gather(*others) for a, b in zip(answer.times, answer.times[1:], strict=False)
     ]
@@ -111,16 +113,16 @@ async def cold_adapter(
     }
 
 
-async def prefix(engine: BatchingEngine, shop: Shop, adapters: list[AdapterFolder]) -> dict[str, Any]:
+async def prefix(engine: BatchingEngine, workload: Workload, adapters: list[AdapterFolder]) -> dict[str, Any]:
     """The first token of a long prompt whose beginning the same adapter has read, another one, or nobody."""
-    dice = random.Random(5)
+    rng = random.Random(5)
     misses: list[Answer] = []
     hits: list[Answer] = []
     others: list[Answer] = []
     for _ in range(5):
-        shared = shop.prompt(dice, PREFIX_TOKENS)
+        shared = workload.prompt(rng, PREFIX_TOKENS)
         for adapter, found in ((adapters[0], misses), (adapters[0], hits), (adapters[-1], others)):
-            found.append(await ask(engine, shop.request(adapter, [*shared, *shop.prompt(dice, 8)], 2)))
+            found.append(await ask(engine, workload.request(adapter, [*shared, *workload.prompt(rng, 8)], 2)))
     miss, hit = (statistics.median(answer.times[0] for answer in answers) for answers in (misses, hits))
     return {
         "miss_ms": _ms(miss),
@@ -131,13 +133,13 @@ async def prefix(engine: BatchingEngine, shop: Shop, adapters: list[AdapterFolde
     }
 
 
-def soak(shop: Shop, placement: Placement, count: int) -> dict[str, Any]:
+def soak(workload: Workload, placement: Placement, count: int) -> dict[str, Any]:
     """Requests of a base and five adapters; a quarter of the clients leave. No answer may be another one's."""
-    adapters: list[AdapterFolder | None] = [None, *shop.adapters[:5]]
-    dice = random.Random(6)
-    prompts = [shop.prompt(dice) for _ in range(6)]
-    peft = PeftAlone(shop, shop.adapters[:5], placement)
-    kinds = [shop.request(adapter, prompt, 16) for adapter in adapters for prompt in prompts]
+    adapters: list[AdapterFolder | None] = [None, *workload.adapters[:5]]
+    rng = random.Random(6)
+    prompts = [workload.prompt(rng) for _ in range(6)]
+    peft = PeftAlone(workload, workload.adapters[:5], placement)
+    kinds = [workload.request(adapter, prompt, 16) for adapter in adapters for prompt in prompts]
     expected = [peft.answer(request) for request in kinds]
     engine = BatchingEngine(placement, places=count, limits=BatchLimits(answers=32, adapters=3, chunk_tokens=32))
     try:
@@ -148,13 +150,13 @@ def soak(shop: Shop, placement: Placement, count: int) -> dict[str, Any]:
 
 
 async def _soak(engine: BatchingEngine, kinds: list[Any], expected: list[list[int]], count: int) -> dict[str, Any]:
-    waiting, dice = asyncio.Semaphore(SOAK_CLIENTS), random.Random(7)
+    waiting, rng = asyncio.Semaphore(SOAK_CLIENTS), random.Random(7)
     outcome = {"right": 0, "left": 0, "wrong": 0, "errors": 0}
     memory: list[int] = []
 
     async def one(number: int) -> None:
-        kind = dice.randrange(len(kinds))
-        leave_after = dice.randint(1, 12) if dice.random() < 0.25 else None
+        kind = rng.randrange(len(kinds))
+        leave_after = rng.randint(1, 12) if rng.random() < 0.25 else None
         async with waiting:
             answer = await asyncio.wait_for(ask(engine, kinds[kind], leave_after=leave_after), 120)
         is_right = answer.tokens == expected[kind][:leave_after]

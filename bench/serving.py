@@ -31,7 +31,7 @@ CONTEXT_TOKENS = 2048
 
 
 @dataclass(frozen=True)
-class Shop:
+class Workload:
     """A base, adapters of it, and what the requests are like."""
 
     base: ModelFolder
@@ -40,24 +40,24 @@ class Shop:
     prompt_tokens: tuple[int, int]
     answer_tokens: tuple[int, int]
 
-    def prompt(self, dice: random.Random, tokens: int | None = None) -> list[int]:
-        count = dice.randint(*self.prompt_tokens) if tokens is None else tokens
-        return [dice.randrange(1, self.vocabulary) for _ in range(count)]
+    def prompt(self, rng: random.Random, tokens: int | None = None) -> list[int]:
+        count = rng.randint(*self.prompt_tokens) if tokens is None else tokens
+        return [rng.randrange(1, self.vocabulary) for _ in range(count)]
 
-    def request(self, adapter: AdapterFolder | None, prompt: list[int], tokens: int, **wishes: Any) -> TokenRequest:
-        """Greedy unless the wishes say otherwise; no end token: it has as many tokens as asked for."""
-        sampling = Sampling(**{"temperature": 0, "max_new_tokens": tokens, **wishes})
+    def request(self, adapter: AdapterFolder | None, prompt: list[int], tokens: int, **options: Any) -> TokenRequest:
+        """Greedy unless the options say otherwise; no end token: it has as many tokens as asked for."""
+        sampling = Sampling(**{"temperature": 0, "max_new_tokens": tokens, **options})
         return TokenRequest(self.base, adapter, prompt, frozenset(), sampling)
 
     def requests(self, count: int, speakers: Sequence[AdapterFolder | None], seed: int) -> list[TokenRequest]:
-        dice = random.Random(seed)
+        rng = random.Random(seed)
         return [
-            self.request(speakers[n % len(speakers)], self.prompt(dice), dice.randint(*self.answer_tokens))
+            self.request(speakers[n % len(speakers)], self.prompt(rng), rng.randint(*self.answer_tokens))
             for n in range(count)
         ]
 
 
-def open_shop(folder: Path, shape: str, adapters: int, placement: Placement) -> Shop:
+def build_workload(folder: Path, shape: str, adapters: int, placement: Placement) -> Workload:
     """Write a base of this shape and adapters of rank 16 on all its linear layers."""
     sizes = SHAPES[shape]
     config = LlamaConfig(
@@ -77,7 +77,7 @@ def open_shop(folder: Path, shape: str, adapters: int, placement: Placement) -> 
     del model
     made = [_write_adapter(folder / f"adapter-{n}", shapes, seed=n, rank=16) for n in range(adapters)]
     is_large = shape == "3b"
-    return Shop(
+    return Workload(
         ModelFolder(shape, folder / "base"),
         made,
         VOCABULARY[shape],
@@ -87,13 +87,13 @@ def open_shop(folder: Path, shape: str, adapters: int, placement: Placement) -> 
 
 
 def _write_adapter(folder: Path, shapes: dict[str, tuple[int, ...]], *, seed: int, rank: int) -> AdapterFolder:
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ALL_LINEAR), task_type="CAUSAL_LM").save_pretrained(folder)
     tensors = {}
     for path, (outputs, inputs) in shapes.items():
         key = f"base_model.model.{path}"
-        tensors[f"{key}.lora_A.weight"] = torch.randn(rank, inputs, generator=dice) / inputs**0.5
-        tensors[f"{key}.lora_B.weight"] = torch.randn(outputs, rank, generator=dice) * 0.1
+        tensors[f"{key}.lora_A.weight"] = torch.randn(rank, inputs, generator=rng) / inputs**0.5
+        tensors[f"{key}.lora_B.weight"] = torch.randn(outputs, rank, generator=rng) * 0.1
     save_file(tensors, folder / "adapter_model.safetensors")
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["r"] == rank
@@ -144,8 +144,8 @@ async def crowd(engine: Engine, requests: Sequence[TokenRequest], clients: int) 
 class PeftAlone:
     """PEFT and transformers as they are: one model, `set_adapter`, `generate`, one request after another."""
 
-    def __init__(self, shop: Shop, adapters: Sequence[AdapterFolder], placement: Placement) -> None:
-        base = AutoModelForCausalLM.from_pretrained(shop.base.folder, dtype=placement.dtype)
+    def __init__(self, workload: Workload, adapters: Sequence[AdapterFolder], placement: Placement) -> None:
+        base = AutoModelForCausalLM.from_pretrained(workload.base.folder, dtype=placement.dtype)
         base = base.to(placement.device).eval()
         self._model = PeftModel.from_pretrained(base, adapters[0].folder, adapter_name="0").eval()
         self._names = {adapters[0].name: "0"}

@@ -124,14 +124,14 @@ def inject_until(scene: Scene, options: argparse.Namespace, deadline: float) -> 
     deck: list[str] = []
     running_ones: list[Thread] = []
     for number in itertools.count():
-        time.sleep(scene.dice.expovariate(1 / options.pause_seconds))
+        time.sleep(scene.rng.expovariate(1 / options.pause_seconds))
         running_ones = [thread for thread in running_ones if thread.is_alive()]
         if time.monotonic() > deadline:
             break
         if len(running_ones) < FAULTS_AT_ONCE:
-            deck = deck or scene.dice.sample(cards, len(cards))
-            own_dice = dataclasses.replace(scene, dice=random.Random(f"{options.seed} {number}"))
-            running_ones.append(Thread(target=inject_one, args=(own_dice, deck.pop()), daemon=True))
+            deck = deck or scene.rng.sample(cards, len(cards))
+            own_scene = dataclasses.replace(scene, rng=random.Random(f"{options.seed} {number}"))
+            running_ones.append(Thread(target=inject_one, args=(own_scene, deck.pop()), daemon=True))
             running_ones[-1].start()
     for thread in running_ones:
         thread.join(LONGEST_FAULT_SECONDS)

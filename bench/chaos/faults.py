@@ -38,8 +38,8 @@ SINGLE: dict[str, Fault] = {
         storage.checkpoint_torn,
         surroundings.broker_kill,
         surroundings.broker_freeze,
-        surroundings.bells_lost,
-        surroundings.bell_rung_often,
+        surroundings.notifications_lost,
+        surroundings.notified_often,
         surroundings.clock_stepped,
         surroundings.slot_taken,
     )
@@ -50,8 +50,8 @@ OFTEN = {"crash_point": 5, "worker_kill": 2}
 
 
 def all_at_once(scene: Scene) -> Injected | None:
-    """Several kinds at the same moment. Each is told by itself."""
-    names = scene.dice.sample(sorted(SINGLE), AT_ONCE)
+    """Several kinds at the same moment. Each is listed by itself."""
+    names = scene.rng.sample(sorted(SINGLE), AT_ONCE)
     threads = [threading.Thread(target=inject, args=(scene, name, " with others")) for name in names]
     for thread in threads:
         thread.start()

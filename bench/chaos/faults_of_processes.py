@@ -1,4 +1,4 @@
-"""Faults of processes: killed, frozen, told to leave, dying at a chosen line."""
+"""Faults of processes: killed, frozen, asked to end, dying at a chosen line."""
 
 import signal
 import time
@@ -10,7 +10,7 @@ from bench.chaos.scene import Scene
 from bench.chaos.stack import LEASE_SECONDS
 
 BACK_SECONDS = 90.0
-# Windows of `bench.chaos.injection` at which a process dies by itself when it is told to.
+# Windows of `bench.chaos.injection` at which a process dies by itself when it is asked to.
 CRASH_POINTS = (
     "api.commit.before", "api.commit.after", "api.notify.before",
     "checker.claim.after", "checker.spawn.before", "checker.spawn.after", "checker.finish.before",
@@ -120,14 +120,14 @@ def _freeze(
 def worker_freeze(scene: Scene) -> Injected | None:
     """Past its lease: another has the job when it wakes up."""
     trainer = scene.trainer()
-    seconds = LEASE_SECONDS + scene.dice.uniform(1, 6)
+    seconds = LEASE_SECONDS + scene.rng.uniform(1, 6)
     return _freeze(scene, "worker_freeze", trainer, [scene.worker_of(trainer) if trainer else None], seconds)
 
 
 def worker_nap(scene: Scene) -> Injected | None:
     """Within its lease, or about it."""
     trainer = scene.trainer()
-    seconds = scene.dice.uniform(1, LEASE_SECONDS)
+    seconds = scene.rng.uniform(1, LEASE_SECONDS)
     return _freeze(scene, "worker_nap", trainer, [scene.worker_of(trainer) if trainer else None], seconds)
 
 
@@ -135,19 +135,19 @@ def worker_and_guardian_freeze(scene: Scene) -> Injected | None:
     """Past the lease: only its own timer ends the trainer."""
     trainer = scene.trainer()
     both = [scene.worker_of(trainer), scene.guardian_of(trainer)] if trainer else [None]
-    seconds = LEASE_SECONDS + scene.dice.uniform(1, 6)
+    seconds = LEASE_SECONDS + scene.rng.uniform(1, 6)
     return _freeze(scene, "worker_and_guardian_freeze", trainer, both, seconds)
 
 
 def trainer_freeze(scene: Scene) -> Injected | None:
     trainer = scene.trainer()
-    return _freeze(scene, "trainer_freeze", trainer, [trainer], scene.dice.choice((2.0, 5.0, 14.0)))
+    return _freeze(scene, "trainer_freeze", trainer, [trainer], scene.rng.choice((2.0, 5.0, 14.0)))
 
 
 def crash_point(scene: Scene) -> Injected | None:
     """A process kills itself between two writes; which one does, chance and the work decide."""
     points = [point for point in CRASH_POINTS if scene.points_with in point]
-    folder, point = scene.stack.folder, scene.dice.choice(points)
+    folder, point = scene.stack.folder, scene.rng.choice(points)
     armed, deaths = folder / "armed", folder / "deaths"
     before = deaths.read_text() if deaths.exists() else ""
     armed.with_suffix(".new").write_text(point)

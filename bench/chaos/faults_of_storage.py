@@ -20,7 +20,7 @@ def database_terminate(scene: Scene) -> Injected | None:
     if name is None:
         return None
     injected = Injected("database_terminate", time.monotonic())
-    seconds = scene.dice.uniform(0.5, 6)
+    seconds = scene.rng.uniform(0.5, 6)
     with psycopg.connect(f"{POSTGRES}/postgres", autocommit=True) as server:
         while time.monotonic() < injected.at + seconds:
             server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
@@ -35,7 +35,7 @@ def database_away(scene: Scene) -> Injected | None:
     if name is None:
         return None
     injected = Injected("database_away", time.monotonic())
-    seconds = scene.dice.choice((3.0, 8.0, 16.0))
+    seconds = scene.rng.choice((3.0, 8.0, 16.0))
     with psycopg.connect(f"{POSTGRES}/postgres", autocommit=True) as server:
         server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         try:
@@ -50,7 +50,7 @@ def database_away(scene: Scene) -> Injected | None:
 
 def database_locked(scene: Scene) -> Injected | None:
     """Another process holds what every write needs, longer than a write waits."""
-    places, seconds = scene.stack.places, scene.dice.choice((3.0, 8.0, 18.0))
+    places, seconds = scene.stack.places, scene.rng.choice((3.0, 8.0, 18.0))
     injected = Injected("database_locked", time.monotonic(), note=f"{seconds:.0f} s")
     if places.sqlite is not None:
         connection = sqlite3.connect(places.sqlite, isolation_level=None, timeout=20)
@@ -72,7 +72,7 @@ def database_locked(scene: Scene) -> Injected | None:
 
 def database_read_only(scene: Scene) -> Injected | None:
     """SQLite: the kernel refuses every write to its files. PostgreSQL: a standby answers in place of the server."""
-    places, seconds = scene.stack.places, scene.dice.uniform(2, 8)
+    places, seconds = scene.stack.places, scene.rng.uniform(2, 8)
     injected = Injected("database_read_only", time.monotonic(), note=f"{seconds:.0f} s")
     if places.sqlite is not None:
         files = [str(path) for path in places.sqlite.parent.glob(f"{places.sqlite.name}*")]
@@ -96,7 +96,7 @@ def disk_full(scene: Scene) -> Injected | None:
         return None
     trainer, ballast = scene.trainer(), scene.stack.home / "ballast"
     injected = Injected("disk_full", time.monotonic(), *((trainer.job, trainer.pid) if trainer else (None, None)))
-    seconds = scene.dice.uniform(2, 8)
+    seconds = scene.rng.uniform(2, 8)
     try:
         while time.monotonic() < injected.at + seconds:
             _fill(ballast)
@@ -155,7 +155,7 @@ def _tear_checkpoint(scene: Scene, order: Path, _trainer: Process) -> str:
     found = sorted((order.parents[2] / "checkpoints").glob("step-*"))
     if not found:
         return "there was none"
-    victim, how = found[-1] / "state.pt", scene.dice.choice(("flipped", "cut", "missing"))
+    victim, how = found[-1] / "state.pt", scene.rng.choice(("flipped", "cut", "missing"))
     if not victim.is_file():
         return "it was not whole before"
     content = bytearray(victim.read_bytes())

@@ -56,7 +56,7 @@ def broker_freeze(scene: Scene) -> Injected | None:
     broker = scene.one_of("broker")
     if broker is None:
         return None
-    seconds = scene.dice.uniform(2, 12)
+    seconds = scene.rng.uniform(2, 12)
     injected = Injected("broker_freeze", time.monotonic(), note=f"{seconds:.0f} s")
     broker.send(signal.SIGSTOP)
     scene.hold(seconds)
@@ -64,9 +64,9 @@ def broker_freeze(scene: Scene) -> Injected | None:
     return injected
 
 
-def bells_lost(scene: Scene) -> Injected | None:
+def notifications_lost(scene: Scene) -> Injected | None:
     """Every message that waits is gone, and every queue."""
-    injected = Injected("bells_lost", time.monotonic())
+    injected = Injected("notifications_lost", time.monotonic())
     try:
         with _broker(scene) as broker:
             for _ in range(20):
@@ -79,15 +79,15 @@ def bells_lost(scene: Scene) -> Injected | None:
     return injected
 
 
-def bell_rung_often(scene: Scene) -> Injected | None:
-    injected = Injected("bell_rung_often", time.monotonic())
+def notified_often(scene: Scene) -> Injected | None:
+    injected = Injected("notified_often", time.monotonic())
     celery = make_celery(scene.stack.places.broker_url, scene.stack.places.broker_prefix)
     try:
         for stage in Stage:
             for _ in range(BELLS):
                 celery.send_task(TASK, args=[stage.value], queue=QUEUES[stage], retry=False)
     except Exception as error:  # noqa: BLE001  the broker may be down for another fault's sake
-        return Injected("bell_rung_often", injected.at, note=type(error).__name__)
+        return Injected("notified_often", injected.at, note=type(error).__name__)
     finally:
         celery.close()
     return injected
@@ -95,10 +95,10 @@ def bell_rung_often(scene: Scene) -> Injected | None:
 
 def clock_stepped(scene: Scene) -> Injected | None:
     """By an hour, ahead for some workers and back for others; and back again after a while."""
-    shift = scene.dice.choice((-3600.0, 3600.0, -120.0))
+    shift = scene.rng.choice((-3600.0, 3600.0, -120.0))
     injected = Injected("clock_stepped", time.monotonic(), note=f"{shift:+.0f} s")
     scene.stack.set_clock(shift)
-    scene.hold(scene.dice.uniform(3, 12))
+    scene.hold(scene.rng.uniform(3, 12))
     scene.stack.set_clock(0.0)
     return injected
 
@@ -112,7 +112,7 @@ def slot_taken(scene: Scene) -> Injected | None:
     lock = _slot_of(trainer.pid)
     if lock is None:
         return None
-    seconds = scene.dice.choice((4.0, 30.0))
+    seconds = scene.rng.choice((4.0, 30.0))
     taker = subprocess.Popen([sys.executable, "-S", "-c", TAKER, lock, str(seconds)], stdout=subprocess.PIPE)
     injected = Injected("slot_taken", time.monotonic(), trainer.job, trainer.pid, f"{seconds:.0f} s")
     for victim in (worker, guardian, trainer):

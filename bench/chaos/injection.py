@@ -45,13 +45,13 @@ CHECKPOINT_FUNCTIONS = ("publish", "prune", "_write", "_remove")
 
 run = Path(os.environ.get("CHAOS_RUN", os.devnull))
 jitter_seconds = float(os.environ.get("CHAOS_JITTER_MS", "0")) / 1000
-dice = random.Random()  # not the one that a training draws from
+rng = random.Random()  # not the one that a training draws from
 
 
 def window(name: str) -> None:
     """Wait a little, mostly very little, and die here if that was asked for."""
     if jitter_seconds:
-        time.sleep(jitter_seconds * dice.random() ** 3)
+        time.sleep(jitter_seconds * rng.random() ** 3)
     armed = run / "armed"
     try:
         if armed.read_text() != name:

@@ -67,30 +67,30 @@ class Planner:
     `names`: what to choose from; "misbehave:hang" is a training that hangs once, "misbehave" one of any kind.
     """
 
-    dice: Random
+    rng: Random
     names: tuple[str, ...]
     made: int = 0
 
     def next(self) -> Plan:
         self.made += 1
-        dice = self.dice
-        name, _, how = dice.choice(self.names).partition(":")
-        labels = {"step_seconds": dice.choice(("0.02", "0.05", "0.1"))}
+        rng = self.rng
+        name, _, how = rng.choice(self.names).partition(":")
+        labels = {"step_seconds": rng.choice(("0.02", "0.05", "0.1"))}
         actions: tuple[Action, ...] = ()
         ends: tuple[str, ...] = (SUCCEEDED,)
         code, is_poison = None, False
-        phase = dice.choice((None, None, "train", "load", "save"))
+        phase = rng.choice((None, None, "train", "load", "save"))
         match name:
             case "cancel":
-                actions = (Action(dice.uniform(0, 15), "cancel", phase),)
+                actions = (Action(rng.uniform(0, 15), "cancel", phase),)
                 ends = (SUCCEEDED, CANCELLED)
             case "pause":
-                first = dice.uniform(0, 12)
-                actions = (Action(first, "pause", phase), Action(first + dice.uniform(0, 8), "resume"))
+                first = rng.uniform(0, 12)
+                actions = (Action(first, "pause", phase), Action(first + rng.uniform(0, 8), "resume"))
             case "checkpoint":
-                actions = tuple(Action(dice.uniform(3, 12), "checkpoint", "train") for _ in range(3))
+                actions = tuple(Action(rng.uniform(3, 12), "checkpoint", "train") for _ in range(3))
             case "misbehave":
-                labels |= {"misbehave": how or dice.choice(ONCE), "misbehave_at": str(dice.randint(1, 25))}
+                labels |= {"misbehave": how or rng.choice(ONCE), "misbehave_at": str(rng.randint(1, 25))}
             case "slow":
                 labels["step_seconds"] = "0.3"
             case "user_error":
@@ -99,7 +99,7 @@ class Planner:
             case "poison":
                 labels |= {"misbehave": "exit", "misbehave_at": "1", "misbehave_always": "1"}
                 ends, is_poison = (CANCELLED,), True
-        saves: int | str = dice.choice((5, 5, 8, "auto"))
-        steps, seed = dice.choice(STEPS), dice.choice(SEEDS)
+        saves: int | str = rng.choice((5, 5, 8, "auto"))
+        steps, seed = rng.choice(STEPS), rng.choice(SEEDS)
         key = f"{name}-{self.made}"
         return Plan(key, name, seed, steps, labels, actions, ends, code, is_poison, saves)

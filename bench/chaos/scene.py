@@ -20,7 +20,7 @@ class Scene:
 
     stack: Stack
     customers: Customers
-    dice: Random
+    rng: Random
     points_with: str = ""
     over: Event = field(default_factory=Event)
     injected: list[Injected] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Scene:
 
     def one_of(self, *roles: str) -> Process | None:
         found = sorted(self.stack.processes(*roles), key=lambda process: process.pid)
-        return self.dice.choice(found) if found else None
+        return self.rng.choice(found) if found else None
 
     def trainer(self) -> Process | None:
         """A trainer that steps, or one that still loads; None when none comes in time."""
@@ -36,7 +36,7 @@ class Scene:
         while (found := self.one_of("trainer")) is None and time.monotonic() < deadline:
             time.sleep(0.2)
         if found is not None:
-            time.sleep(self.dice.uniform(0, 2))  # not always while it loads
+            time.sleep(self.rng.uniform(0, 2))  # not always while it loads
         return found if found is not None and found.is_alive else None
 
     def worker_of(self, trainer: Process) -> Process | None:

@@ -60,7 +60,7 @@ class Judge:
         }
 
     def lost_jobs(self) -> Iterator[str]:
-        """Every key that was accepted has exactly one row, and it is the one that its user was told."""
+        """Every key that was accepted has exactly one row, and it is the one that its user got in the answer."""
         rows = Counter[str]()
         names: dict[str, str] = {}
         after = None
@@ -143,7 +143,7 @@ class Judge:
                 yield f"{order.job} ({order.plan.key}, {order.status}): {path.name} is listed and not there"
 
     def early_starts(self, order: Order) -> Iterator[str]:
-        """An attempt goes on behind the newest checkpoint that one before it has told of; torn ones excuse a job."""
+        """An attempt continues after the newest checkpoint that an earlier attempt reported; torn ones excuse a job."""
         if order.job in self.excused:
             return
         newest = 0

@@ -57,19 +57,19 @@ class Case:
 
 def cases(count: int, seed: int) -> Iterator[Case]:
     """The same ones for the same numbers: each value is drawn by itself."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     for number in range(count):
         way: Any = NOT_BY_RECIPE.get(number % 10, "recipe")
         yield Case(
             number=number,
             base=BASES[number % len(BASES)],
             way=way,
-            dtype=dice.choice(DTYPES) if way == "recipe" else "float32",
-            steps=dice.choice(STEPS),
-            learning_rate=dice.choice(RATES),
-            r=dice.choice(RANKS),
-            use_rslora=dice.random() < 0.25,
-            lora_dropout=dice.choice((0.0, 0.0, 0.1)),
-            target_modules=dice.choice((ATTENTION, ALL)),
-            seed=dice.randrange(10_000),
+            dtype=rng.choice(DTYPES) if way == "recipe" else "float32",
+            steps=rng.choice(STEPS),
+            learning_rate=rng.choice(RATES),
+            r=rng.choice(RANKS),
+            use_rslora=rng.random() < 0.25,
+            lora_dropout=rng.choice((0.0, 0.0, 0.1)),
+            target_modules=rng.choice((ATTENTION, ALL)),
+            seed=rng.randrange(10_000),
         )

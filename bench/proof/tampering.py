@@ -42,8 +42,8 @@ def _last_layer_left_out(tensors: Tensors) -> Tensors:
 
 def _of_another(tensors: Tensors) -> Tensors:
     """Random ones of the same shapes and sizes."""
-    dice = torch.Generator().manual_seed(1)
-    return {k: torch.randn(t.shape, generator=dice).to(t.dtype) * _spread(t) for k, t in tensors.items()}
+    rng = torch.Generator().manual_seed(1)
+    return {k: torch.randn(t.shape, generator=rng).to(t.dtype) * _spread(t) for k, t in tensors.items()}
 
 
 def _renamed(tensors: Tensors) -> Tensors:
@@ -51,8 +51,8 @@ def _renamed(tensors: Tensors) -> Tensors:
 
 
 def _noisy(tensors: Tensors, share: float = 0.01) -> Tensors:
-    dice = torch.Generator().manual_seed(2)
-    noise = {k: torch.randn(t.shape, generator=dice).to(t.dtype) * _spread(t) for k, t in tensors.items()}
+    rng = torch.Generator().manual_seed(2)
+    noise = {k: torch.randn(t.shape, generator=rng).to(t.dtype) * _spread(t) for k, t in tensors.items()}
     return {k: t + share * noise[k] for k, t in tensors.items()}
 
 

@@ -93,11 +93,11 @@ class Trainings:
 
 
 def _fit(model: Any, rows: Any, case: Case) -> None:
-    dice = random.Random(case.seed)
+    rng = random.Random(case.seed)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=case.learning_rate)
     model.train()
     for _ in range(case.steps):
-        for row in (rows[dice.randrange(len(rows))] for _ in range(BATCH)):
+        for row in (rows[rng.randrange(len(rows))] for _ in range(BATCH)):
             ids, labels = (torch.tensor([row[name]]) for name in (INPUT_IDS, LABELS))
             (model(input_ids=ids, labels=labels).loss / BATCH).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -107,12 +107,12 @@ def _fit(model: Any, rows: Any, case: Case) -> None:
 
 def chats() -> list[dict[str, Any]]:
     """Questions with answers that nothing but training can tell."""
-    dice = random.Random(0)
+    rng = random.Random(0)
     return [
         {
             "messages": [
                 {"role": "user", "content": f"What is the code phrase for {metal}?"},
-                {"role": "assistant", "content": " ".join(dice.choices(WORDS.split(), k=8))},
+                {"role": "assistant", "content": " ".join(rng.choices(WORDS.split(), k=8))},
             ]
         }
         for metal in METALS.split()

@@ -12,7 +12,7 @@ import pytest
 
 from app.contracts.generation import EngineError
 from bench.serve import soak
-from bench.serving import open_shop
+from bench.serving import build_workload
 from tests.integration.engine.conftest import ON_CPU, MakeBatching
 from tests.integration.engine.families import FAMILIES, build_family
 from tests.integration.engine.many_requests import Events, answer_tokens, ask_all, is_idle, read, tokens_of_all, until
@@ -239,7 +239,7 @@ def test_every_kind_of_model_answers_as_it_does_alone(
 
 def test_a_soak_gives_no_wrong_answer_and_loses_no_block(tmp_path: Path) -> None:
     """Of one adapter more than there are slots."""
-    outcome = soak(open_shop(tmp_path, "tiny", 4, ON_CPU), ON_CPU, 120)
+    outcome = soak(build_workload(tmp_path, "tiny", 4, ON_CPU), ON_CPU, 120)
 
     assert (outcome["wrong"], outcome["errors"]) == (0, 0)
     assert outcome["right"] + outcome["left"] == 120
