@@ -13,6 +13,7 @@ import torch
 
 from app.processes.garbage import exclude_from_collections
 from tests.integration.engine.many_requests import has_only_free_blocks
+from tests.integration.engine.merged import build_biased_model
 from tests.integration.engine.model_caches import ServedModel, build_served_model
 from tests.integration.engine.probes import a_bundle
 from tests.integration.engine.vllm_server import Server
@@ -40,6 +41,11 @@ def _fast_collections() -> None:
 @pytest.fixture(scope="session")
 def served_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     return build_served_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def biased_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    return build_biased_model(tmp_path_factory.mktemp("biased"))
 
 
 @pytest.fixture

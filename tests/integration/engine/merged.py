@@ -1,8 +1,7 @@
 """A tiny base with biases, and adapters of it that are more than LoRA on linear layers."""
 
+from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter
 from tests.support.tiny_model import build_tiny_model
@@ -22,10 +21,8 @@ MORE_THAN_LORA: dict[str, dict[str, Any]] = {
 PLAIN = {"r": 4, "target_modules": ["q_proj", "up_proj"]}
 
 
-@pytest.fixture(scope="session")
-def biased_model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+def build_biased_model(folder: Path) -> ServedModel:
     """The base is a Qwen2; the adapter "plain" is one that a mixed batch can hold."""
-    folder = tmp_path_factory.mktemp("biased")
     path = build_tiny_model(folder / "base", family="Qwen2")
     base = ModelFolder(path.name, path)
     served_model = ServedModel(base, base, base, {})

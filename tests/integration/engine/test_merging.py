@@ -16,7 +16,7 @@ from app.contracts.generation import EngineError
 from tests.integration.engine.conftest import ON_CPU, MakeBatching
 from tests.integration.engine.families import FAMILIES, build_family
 from tests.integration.engine.many_requests import tokens_of_all
-from tests.integration.engine.merged import MORE_THAN_LORA, biased_model
+from tests.integration.engine.merged import MORE_THAN_LORA
 from tests.integration.engine.model_caches import ServedModel, build_tiny_adapter, expected, reference
 from tests.integration.engine.probes import a_bundle, an_order, difference_of, proof_of, reason_of
 from tests.integration.engine.requests import PROMPT, a_request, last_of, tokens_of
@@ -29,7 +29,6 @@ from worker.inference.models.bases import Placement, load_base
 from worker.inference.models.merging import merge
 from worker.inference.models.peft_shapes import PeftShapes
 
-__all__ = ["biased_model"]
 PROMPTS = (PROMPT, (5, 9), tuple(range(10, 60)), (300, 200, 100))
 # PEFT takes the biases of LoRA for weights that were cut into pieces.
 pytestmark = pytest.mark.filterwarnings("ignore:.*have invalid shape", "ignore:.*tie_word_embeddings")

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 from app.contracts.generation import EngineError
 from tests.integration.engine.conftest import ON_CPU, MakeBatching
 from tests.integration.engine.many_requests import tokens_of_all
-from tests.integration.engine.merged import biased_model
 from tests.integration.engine.model_caches import ServedModel, expected
 from tests.integration.engine.requests import a_request, last_of, tokens_of
 from tests.support.waiting import wait_for
@@ -23,7 +22,6 @@ from worker.inference.batching.memory import Memory, weight_bytes
 from worker.inference.batching.model_cache import ModelCache
 from worker.inference.batching.model_cache import ServedModel as Wanted
 
-__all__ = ["biased_model"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*have invalid shape", "ignore:.*tie_word_embeddings")
 ORDER = ("base", "all biases", "directions", "plain", "all biases", "base", "directions", "base")
 MERGED = ("all biases", "directions")

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from app.contracts.generation import AdapterRef, EngineError, GenerateOrder
+from app.contracts.generation import AdapterRef, EngineError, GenerateOrder, Sampling
 from app.contracts.order import BaseRef
 from app.contracts.probe import PROBE, Probe, Proof
 from app.contracts.variant import BaseVariant, variant_of
@@ -91,14 +90,14 @@ def ref_of(bundle: Path, base: Path, proof: Proof) -> AdapterRef:
 
 
 def answer_of(engine: Engine, base: Path, ref: AdapterRef | None) -> list[int]:
-    async def ask() -> Any:
-        source = BaseRef(source=str(base), is_local=True)
-        order = GenerateOrder(request_id="r", base=source, adapter=ref, prompt_token_ids=list(PROMPT))
-        request = read_order(order, await find_responder(order, Sources()))
-        greedy = request.sampling.model_copy(update={"temperature": 0, "max_new_tokens": 12, "ignore_eos": True})
-        return replace(request, sampling=greedy)
-
-    return tokens_of(engine, asyncio.run(ask()))
+    order = GenerateOrder(
+        request_id="r",
+        base=BaseRef(source=str(base), is_local=True),
+        adapter=ref,
+        prompt_token_ids=list(PROMPT),
+        sampling=Sampling(temperature=0, max_new_tokens=12, ignore_eos=True),
+    )
+    return tokens_of(engine, read_order(order, asyncio.run(find_responder(order, Sources()))))
 
 
 def right_answer(base: Path, bundle: Path | None, quantisation: Any = None) -> list[int]:

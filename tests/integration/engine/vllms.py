@@ -45,7 +45,7 @@ def recorded_command() -> str:
 
 
 def build_proved_model(folder: Path) -> ServedModel:
-    """A world whose plain adapters have their probes. vLLM has no attention for heads of 16 numbers on a CPU."""
+    """Models whose plain adapters have their probes. vLLM has no attention for heads of 16 numbers on a CPU."""
     served_model = build_served_model(folder, heads=2)
     for name in ("small", "wide"):
         bundle = served_model.adapters[name].folder
