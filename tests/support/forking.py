@@ -66,16 +66,14 @@ class Forked:
 @cache
 def start_forker() -> Path:
     """The socket of a forker that ends with this process. Who connects waits until it has imported the modules."""
-    folder = tempfile.TemporaryDirectory(prefix="forker-", dir="/tmp")
-    path = Path(folder.name) / "forker.sock"
+    path = Path(tempfile.mkdtemp(prefix="forker-", dir="/tmp")) / "forker.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(64)
         command = [sys.executable, "-m", __name__, str(listener.fileno())]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRITON_INTERPRET": "1"}
         process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], env=environment)
-    atexit.register(folder.cleanup)
-    atexit.register(process.communicate)  # closes its input
+    atexit.register(process.communicate)  # closes its input, as the kernel does where this process is killed
     return path
 
 
@@ -85,6 +83,7 @@ def main() -> None:
     for module in MODULES:
         import_module(module)
     with socket.socket(fileno=int(sys.argv[1])) as listener:
+        path = Path(listener.getsockname())
         while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork() == 0:
@@ -93,6 +92,8 @@ def main() -> None:
             connection.close()
             _reap()
     _reap()
+    path.unlink()
+    path.parent.rmdir()
 
 
 def _reap() -> None:
