@@ -92,6 +92,10 @@ SLOW: dict[str, str] = {
     "test_merging.py::test_what_is_tied_in_the_base_*[LoRA on the embeddings]": "a head, embeddings",
     "test_merging.py::test_it_is_proved_by_the_way_*[a head]": "all biases, directions",
     "test_variants.py::test_another_adapter_*[batching-uneven-*": "the even ones",
+    "test_vllm_contract.py::test_another_adapter_*[recorded-swapped]": "engine/test_proving; scrambled",
+    "test_vllm_contract.py::test_another_adapter_*[recorded-one layer zeroed]": "engine/test_proving; zeroed",
+    "test_vllm_contract.py::test_another_adapter_*[recorded-rank-stabilised]": "engine/test_proving; scrambled",
+    "test_vllm_contract.py::test_another_adapter_*[recorded-another alpha]": "engine/test_proving; scrambled",
     # Checks on the hub, each of which imports everything anew.
     "test_checking.py::test_splits_of_the_hub_*[all-4]": "train+test",
     "test_checking.py::test_splits_of_the_hub_*[test-1]": "the other splits",
