@@ -40,7 +40,10 @@ VARIANTS = {
         "test_readiness.py::*",
         "test_retention.py::*",
         "test_stream.py::*",
-        "test_takeover.py::*",
+        "test_takeover.py::test_a_database_*",
+        "test_takeover.py::test_a_dead_worker_*",
+        "test_takeover.py::test_a_worker_*",
+        "test_takeover.py::test_events_*",
     },
     # Both engines hold one contract; in the other files it is held by the one that batches.
     ("make_engine", "serial"): {"test_engine_answers.py::*"},

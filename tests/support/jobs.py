@@ -35,6 +35,13 @@ def take(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> 
     return Claim(job.id, job.epoch, stage, worker, job.is_dry_run) if job is not None else None
 
 
+def taken(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> Claim:
+    """The same where a job waits."""
+    claim = take(database, worker, stage)
+    assert claim is not None
+    return claim
+
+
 def read(database: Database, job_id: str) -> Job:
     with database.reader() as session:
         return session.get_one(Job, job_id)

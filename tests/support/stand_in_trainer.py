@@ -65,7 +65,7 @@ class Training:
             self.events.write(Resumed(step=self.step))
 
     def _take_step(self) -> None:
-        time.sleep(float(self.labels.get("step_seconds", "0.02")))
+        time.sleep(float(self.labels.get("step_seconds", "0.005")))
         self.step, self.loss = self.step + 1, self.loss * 0.9
         figures = {"learning_rate": 1e-4, "grad_norm": 1.0, "tokens": self.step, "tokens_per_second": 1.0}
         total = int(self.labels.get("steps", "8"))

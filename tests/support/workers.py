@@ -2,25 +2,27 @@
 
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.database.connection import Database
 from app.jobs import repository
 from app.jobs.models import Attempt, Job
 from app.jobs.queue import attempts
+from app.jobs.queue.claims import Claim
 from app.jobs.states import Stage
 from app.jobs.views.metrics import series
 from tests.support.jobs import add_job, read
 from tests.support.specs import a_body
 from tests.support.waiting import wait_for
 from worker.supervising.context import WorkerContext
-from worker.supervising.lifecycle import run_until_idle
+from worker.supervising.lifecycle import run_until_idle, take
 from worker.supervising.reconciler import Reconciler
 from worker.supervising.slots import Slot
 
@@ -95,6 +97,20 @@ def work(database: Database, home: Path, **settings: Any) -> None:
         run_until_idle(context)
 
 
+def claim_next(context: WorkerContext) -> tuple[Claim, Job]:
+    """The best waiting job, claimed, and nothing done about it."""
+    job = take(context)
+    assert job is not None
+    return Claim(job.id, job.epoch, context.stage, context.name), job
+
+
+def tell(database: Database, wish: Callable[[Session, str], object], job_id: str) -> None:
+    """What a user wants of a job: one of the functions of `termination`, or `ask_for_checkpoint`."""
+    with database.writer() as session:
+        wish(session, job_id)
+        session.commit()
+
+
 def skip_pause(database: Database, job_id: str) -> None:
     with database.writer() as session:
         session.get_one(Job, job_id).run_after = None
@@ -124,7 +140,12 @@ def check_events(database: Database, job_id: str) -> None:
     assert [event.seq for event in events] == list(range(1, job.last_seq + 1))
 
 
-def trainers_of(job_id: str) -> list[int]:
-    """The processes of this host that are the stand-in for the job's trainer."""
-    found = subprocess.run(["pgrep", "-f", f"stand_in_trainer .*{job_id}"], capture_output=True, text=True, check=False)
+def processes_of(job_id: str, program: str) -> list[int]:
+    """The processes of this host that run the program for the job."""
+    found = subprocess.run(["pgrep", "-f", f"{program}.*{job_id}"], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
+
+
+def trainers_of(job_id: str) -> list[int]:
+    """Those that are the stand-in for its trainer."""
+    return processes_of(job_id, "stand_in_trainer ")

@@ -1,6 +1,6 @@
 """How the command finds the service, and what it says of an environment that it cannot use."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +12,6 @@ from app.cli.main import main
 from app.config import Settings
 from app.processes.lock import CannotStart
 from tests.support.rest_service import RestService
-from tests.support.serving import serving
 from worker.checking.hub import hub_errors
 from worker.failures import SystemFault
 
@@ -20,10 +19,9 @@ Command = Callable[..., str]
 
 
 @pytest.fixture
-def service() -> Iterator[RestService]:
-    found = RestService()
-    with serving(found.app()) as found.url:
-        yield found
+def service(service: RestService, monkeypatch: pytest.MonkeyPatch) -> RestService:
+    monkeypatch.delenv("TUNESMITH_URL")
+    return service
 
 
 @pytest.fixture

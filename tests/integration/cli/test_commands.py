@@ -5,14 +5,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Response
 
-from app.cli.main import main
+from tests.integration.cli.conftest import Command
 from tests.support.cli_answers import Json, figures
 from tests.support.rest_service import RestService
 from tests.support.serving import serving
@@ -29,35 +27,6 @@ REFUSAL = {
 
 def step(number: int) -> Json:
     return {"kind": "step", **figures(number)}
-
-
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[RestService]:
-    found = RestService()
-    with serving(found.app()) as found.url:
-        monkeypatch.setenv("TUNESMITH_URL", found.url)
-        yield found
-
-
-@dataclass
-class CommandResult:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def tunesmith(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
-    def run(*arguments: str) -> CommandResult:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return CommandResult(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
-Command = Callable[..., CommandResult]
 
 
 def test_a_submitted_job_is_named(service: RestService, tunesmith: Command, tmp_path: Path) -> None:

@@ -4,18 +4,18 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from app.cli.main import main
 from app.config import Settings
 from app.contracts.events import DataPrepared, Noticed
 from app.database.connection import Database
-from app.database.migrate import upgrade
 from app.jobs.models import Job
 from app.main import create_app
+from tests.integration.cli.conftest import Command
 from tests.support.checks import Checker, Findings, a_checker, a_failure
 from tests.support.jobs import add_job
 from tests.support.learned_text import a_token_report, chat_parts, write_data
@@ -25,16 +25,12 @@ from tests.support.waiting import wait_for
 ROWS = {number: chat_parts(f"q{number}", f"a{number}") for number in range(1, 6)}
 REPORT = DataPrepared(report={"train": a_token_report(rows=5).model_dump(mode="json")})
 NOTICE = Noticed(code="c", message="the model knows\x1b[2J 64 tokens")
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    settings.root.mkdir(parents=True)
-    upgrade(settings.database)
-    opened = Database.open(settings.database)
-    yield opened
-    opened.close()
+def database(migrated: Settings) -> Iterator[Database]:
+    with closing(Database.open(migrated.database)) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)
@@ -51,21 +47,13 @@ def checker(settings: Settings, database: Database) -> Iterator[Checker]:
         yield found
 
 
-@pytest.fixture
-def tunesmith(
-    settings: Settings, checker: Checker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
+@pytest.fixture(autouse=True)
+def _service(settings: Settings, checker: Checker, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     app = create_app(settings)
     app.state.notifier = checker.notifier
     with serving(app) as url:
         monkeypatch.setenv("TUNESMITH_URL", url)
-        yield run
+        yield
 
 
 @pytest.fixture
@@ -187,7 +175,6 @@ def test_what_does_not_go_together_is_said(
     assert reason in err
 
 
-@pytest.mark.usefixtures("tunesmith")
 def test_ctrl_c_takes_the_file_away_too(dataset: Path, settings: Settings, checker: Checker) -> None:
     command = [sys.executable, "-m", "app.cli", "inspect", str(dataset), "--model", "org/slow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as inspecting:

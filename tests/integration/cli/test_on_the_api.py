@@ -1,41 +1,27 @@
 """The command against the real API, with nobody there to work."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app.cli.main import main
 from app.config import Settings
-from app.database.migrate import upgrade
-from app.main import create_app
+from tests.integration.cli.conftest import Command
+from tests.support.jobs_api import an_app
 from tests.support.serving import serving
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "fibonacci"
-Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    model = settings.models / "smollm2-135m-instruct"
+@pytest.fixture(autouse=True)
+def _service(migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    model = migrated.models / "smollm2-135m-instruct"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
-    upgrade(settings.database)
-    with serving(create_app(settings)) as url:
+    with serving(an_app(migrated, migrated.database)) as url:
         monkeypatch.setenv("TUNESMITH_URL", url)
-        yield settings
-
-
-@pytest.fixture
-def tunesmith(service: Settings, capsys: pytest.CaptureFixture[str]) -> Command:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+        yield
 
 
 def submit(tunesmith: Command) -> str:

@@ -1,38 +1,18 @@
 """The command for jobs that pause and go on, and for answers that are lost, incomplete or known already."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from app.cli import client as client_module
 from app.cli.client import Client
 from app.cli.errors import AnswerLost, ApiError
-from app.cli.main import main
+from tests.integration.cli.conftest import Command
 from tests.support.cli_answers import NOW, Json
 from tests.support.rest_service import RestService
-from tests.support.serving import serving
-
-Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[RestService]:
-    found = RestService()
-    with serving(found.app()) as found.url:
-        monkeypatch.setenv("TUNESMITH_URL", found.url)
-        monkeypatch.setattr(client_module, "PAUSE_SECONDS", 0.01)
-        yield found
-
-
-@pytest.fixture
-def tunesmith(capsys: pytest.CaptureFixture[str]) -> Command:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "PAUSE_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize(

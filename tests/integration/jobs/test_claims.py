@@ -12,7 +12,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, Fenced, RequestedState, finish, record, take_back
 from app.jobs.states import JobStatus, RequestedAction, Stage
-from tests.support.jobs import NOW, add_job, read, take
+from tests.support.jobs import NOW, add_job, read, take, taken
 
 STEP = StepLogged(
     step=5,
@@ -26,12 +26,6 @@ STEP = StepLogged(
     seconds=2.0,
     memory_bytes=1,
 )
-
-
-def taken(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> Claim:
-    claim = take(database, worker, stage)
-    assert claim is not None
-    return claim
 
 
 def store(database: Database, claim: Claim, *events: AttemptEvent, offset: int = 1) -> RequestedState:

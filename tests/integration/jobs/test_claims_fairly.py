@@ -15,15 +15,9 @@ from app.jobs.queue import attempts
 from app.jobs.queue.attempts import DEATHS_A_FAULT
 from app.jobs.queue.claims import Claim, finish, record, take_back, waiting_stages
 from app.jobs.states import JobStatus, RequestedAction, Stage
-from tests.support.jobs import NOW, add_job, read, take
+from tests.support.jobs import NOW, add_job, read, take, taken
 
 MANY = 1000
-
-
-def taken(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> Claim:
-    claim = take(database, worker, stage)
-    assert claim is not None
-    return claim
 
 
 def store(

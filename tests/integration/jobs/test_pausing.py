@@ -13,7 +13,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, finish, record, take_back
 from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, after_check, given_back
-from tests.support.jobs import NOW, add_job, read, take
+from tests.support.jobs import NOW, add_job, read, take, taken
 from tests.support.jobs_api import error_of
 
 
@@ -32,9 +32,7 @@ def told(api: TestClient, job_id: str, what: str) -> tuple[str, bool, bool]:
 
 def held(database: Database, stage: Stage = Stage.TRAIN, **values: Any) -> Claim:
     add_job(database, stage.waiting, **values)
-    claim = take(database, stage=stage)
-    assert claim is not None
-    return claim
+    return taken(database, stage=stage)
 
 
 def give_back(database: Database, claim: Claim) -> JobStatus:
@@ -189,8 +187,7 @@ def test_a_job_paused_while_it_is_checked_is_checked_to_the_end_first(api: TestC
     told(api, first.job_id, "pause")
     assert give_back(database, first) is JobStatus.VALIDATING
 
-    claim = take(database, stage=Stage.CHECK)
-    assert claim is not None
+    claim = taken(database, stage=Stage.CHECK)
     with database.writer() as session:
         target = after_check(session.get_one(Job, claim.job_id).requested_action, is_dry_run=False)
         finish(session, claim, target, NOW, outcome="finished", reason=None)

@@ -19,7 +19,7 @@ from app.jobs.queue.claims import Claim, finish, record
 from app.jobs.states import JobStatus
 from app.jobs.views import stream
 from app.jobs.views.stream import Page, Streams
-from tests.support.jobs import NOW, add_job, read, take
+from tests.support.jobs import NOW, add_job, read, taken
 from tests.support.jobs_api import an_app
 from tests.support.serving import serving
 from tests.support.waiting import wait_for
@@ -47,8 +47,7 @@ def _quick_reader(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_running_job(database: Database, *events: Noticed) -> Claim:
     add_job(database)
-    claim = take(database)
-    assert claim is not None
+    claim = taken(database)
     with database.writer() as session:
         record(session, claim, events or [SHORT], 10)
         session.commit()

@@ -1,67 +1,32 @@
 """Attempts that meet a disk that is full, or files that are gone: no job may be lost by it."""
 
-import os
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import pytest
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.database.connection import Database
 from app.jobs import repository
-from app.jobs.models import Checkpoint, Job
-from app.jobs.queue.claims import Claim
+from app.jobs.models import Checkpoint
 from app.jobs.states import JobStatus
+from tests.support.disks import filled, small_disk
 from tests.support.jobs import read
-from tests.support.workers import add_training, settings_of, slot_acquired
-from worker.supervising.lifecycle import run_until_idle, take, work_on
+from tests.support.workers import add_training, claim_next, settings_of, skip_pause, slot_acquired
+from worker.supervising.lifecycle import run_until_idle, work_on
 
 
-@pytest.fixture
-def small_home(tmp_path: Path) -> Iterator[Path]:
-    """A home on a disk of its own, of which 2 MiB can be filled."""
-    home = tmp_path / "small"
-    home.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(home)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("only root may mount a small disk")
-    yield home
-    subprocess.run(["umount", "--lazy", str(home)], check=True)
-
-
-def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(b"\0" * 4096):
-            pass
-
-
-def work(database: Database, home: Path) -> None:
-    with slot_acquired(settings_of(home, max_attempts=1), database) as context:
-        run_until_idle(context)
-
-
-def resume(database: Database, job_id: str) -> None:
-    with database.writer() as session:
-        job = session.get_one(Job, job_id)
-        job.status, job.run_after = JobStatus.QUEUED, None
-        session.commit()
-
-
-def test_a_disk_that_is_full_before_the_training_begins_pauses_the_job(database: Database, small_home: Path) -> None:
+def test_a_disk_that_is_full_before_the_training_begins_pauses_the_job(database: Database, tmp_path: Path) -> None:
     job_id = add_training(database)
-    with slot_acquired(settings_of(small_home, max_attempts=1), database) as context:
-        fill(small_home / "ballast")
+    with (
+        small_disk(tmp_path / "small", 2) as home,
+        slot_acquired(settings_of(home, max_attempts=1), database) as context,
+        filled(home),
+    ):
         run_until_idle(context)
         job = read(database, job_id)
-        (small_home / "ballast").unlink()
 
     assert job.status is JobStatus.PAUSED
     assert job.error is not None
@@ -76,15 +41,12 @@ def test_an_adapter_that_cannot_be_placed_is_placed_by_the_next_attempt(database
         run_until_idle(context)
         waiting = read(database, job_id)
         (home / "adapters").unlink()
-        resume(database, job_id)
+        skip_pause(database, job_id)
         run_until_idle(context)
 
     assert (waiting.status, waiting.worker) == (JobStatus.QUEUED, None)
     assert read(database, job_id).status is JobStatus.SUCCEEDED
-    folders = os.listdir(home / "jobs" / job_id / "attempts")
-    assert (
-        len([name for name in folders if (home / "jobs" / job_id / "attempts" / name / "events.jsonl").exists()]) == 1
-    )
+    assert len(list((home / "jobs" / job_id).glob("attempts/*/events.jsonl"))) == 1  # no step was trained again
 
 
 def test_a_checkpoint_that_is_gone_is_listed_no_more(database: Database, home: Path) -> None:
@@ -95,7 +57,7 @@ def test_a_checkpoint_that_is_gone_is_listed_no_more(database: Database, home: P
         listed = _listed(database, home, job_id)
         shutil.rmtree(listed[2])
         for _ in range(2):  # the first of them dies too
-            resume(database, job_id)
+            skip_pause(database, job_id)
             run_until_idle(context)
 
     assert sorted(listed) == [2, 4]
@@ -114,7 +76,7 @@ def test_a_checkpoint_whose_event_was_never_written_is_listed_when_the_job_goes_
             session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == 4))
             session.commit()
         for _ in range(2):  # the first of them dies too
-            resume(database, job_id)
+            skip_pause(database, job_id)
             run_until_idle(context)
 
     with database.reader() as session:
@@ -147,13 +109,11 @@ def test_a_training_that_its_guardian_ends_since_the_database_is_away_did_nothin
 ) -> None:
     """It hangs in a call and makes no checkpoint when it is asked to, as one does that still loads its model."""
     job_id = add_training(database, at=2, does="hangs")
-    settings = settings_of(home, lease_seconds=2.4, max_attempts=1)
+    settings = settings_of(home, lease_seconds=1.2, max_attempts=1)
     with slot_acquired(settings, database) as context:
         context.database.writer = sessionmaker(database.engine, class_=Away, expire_on_commit=False)
-        Away.left, Away.back_at = 8, time.monotonic() + 6
-        job = take(context)
-        assert job is not None
-        work_on(context, Claim(job.id, job.epoch, context.stage, context.name), job)
+        Away.left, Away.back_at = 8, time.monotonic() + 3
+        work_on(context, *claim_next(context))
 
     assert read(database, job_id).status is JobStatus.QUEUED
     with database.reader() as session:

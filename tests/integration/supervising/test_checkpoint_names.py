@@ -1,7 +1,7 @@
 """A job that has no adapter answers with its checkpoint: which one is meant, and what is told of it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,9 @@ from app.contracts.checkpoints import Manifest
 from app.contracts.generation import EngineError
 from app.database.connection import Database
 from app.jobs.states import JobStatus
-from app.main import create_app
 from tests.support.jobs import add_job
 from tests.support.jobs_api import error_of
 from tests.support.scripted_engine import FINISH, ScriptedEngine, add_adapter
-from tests.support.serving import LOCAL
 from tests.support.specs import a_spec
 from worker.checkpoints import drafting, prune, publish
 
@@ -45,11 +43,9 @@ class PruningEngine(ScriptedEngine):
 
 
 @pytest.fixture
-def api(database: Database, database_url: str, settings: Settings) -> Iterator[TestClient]:
-    app = create_app(settings.model_copy(update={"database_url": database_url}))
-    app.state.engine = ScriptedEngine()
-    yield TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
-    app.state.database.close()
+def api(api: TestClient) -> TestClient:
+    api.app.state.engine = ScriptedEngine()  # type: ignore[attr-defined]
+    return api
 
 
 def save(

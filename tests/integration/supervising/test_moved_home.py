@@ -9,13 +9,13 @@ from fastapi.testclient import TestClient
 from app.adapters.models import Adapter
 from app.config import Settings
 from app.database.connection import Database
-from app.jobs.models import Checkpoint, Job
+from app.jobs.models import Checkpoint
 from app.jobs.states import JobStatus
 from app.main import create_app
 from tests.support.jobs import read
 from tests.support.scripted_engine import ScriptedEngine, add_adapter
 from tests.support.serving import LOCAL
-from tests.support.workers import QUIET, add_training, losses, settings_of, slot_acquired, work
+from tests.support.workers import QUIET, add_training, losses, settings_of, skip_pause, slot_acquired, work
 from worker.supervising.lifecycle import run_until_idle
 
 
@@ -23,13 +23,6 @@ def as_older_versions_stored_it(database: Database, home: Path) -> None:
     with database.writer() as session:
         for row in [*session.query(Adapter), *session.query(Checkpoint)]:
             row.path = str(home / row.path)
-        session.commit()
-
-
-def resume(database: Database, job_id: str) -> None:
-    with database.writer() as session:
-        job = session.get_one(Job, job_id)
-        job.status, job.run_after = JobStatus.QUEUED, None
         session.commit()
 
 
@@ -51,9 +44,9 @@ def test_a_moved_home_answers_continues_and_resumes(
         as_older_versions_stored_it(database, first)
     first.rename(second)
 
-    resume(database, cut)
+    skip_pause(database, cut)
     work(database, second)
-    resume(database, cut)
+    skip_pause(database, cut)
     work(database, second)
     assert (read(database, cut).status, losses(database, cut)) == (JobStatus.SUCCEEDED, QUIET)
 
@@ -85,7 +78,7 @@ def test_a_bundle_that_was_not_published_yet_is_published_from_the_moved_home(
     (first / "adapters").unlink()
     first.rename(second)
 
-    resume(database, job_id)
+    skip_pause(database, job_id)
     work(database, second)
 
     assert read(database, job_id).status is JobStatus.SUCCEEDED

@@ -19,17 +19,14 @@ from app.errors import Conflict
 from app.jobs import lineage as adapters
 from app.jobs import repository
 from app.jobs.states import JobStatus
-from app.processes.environments import Process
 from tests.integration.engine.probes import an_order
 from tests.integration.engine.processes import HEADERS, KEY, EngineProcess, free_port
 from tests.integration.engine.test_proving import WRONG
 from tests.support.jobs import read
 from tests.support.prepared_rows import prepare
 from tests.support.published_bundles import BRINGING, bring, children, placed
-from tests.support.tiny_model import build_tiny_model
-from tests.support.trainings import TRAINERS, Job
+from tests.support.trainings import Job, a_trainers_base
 from tests.support.workers import add_training, outcomes, settings_of, skip_pause, work
-from worker.child import environment
 
 CHATS = [
     [{"role": "user", "content": f"hello {n}"}, {"role": "assistant", "content": f"good day {n} to you"}]
@@ -38,8 +35,9 @@ CHATS = [
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with a_trainers_base(tmp_path_factory.mktemp("model")) as folder:
+        yield folder
 
 
 def train(base: Path, folder: Path, dtype: str, **groups: Any) -> Path:
@@ -57,22 +55,8 @@ def train(base: Path, folder: Path, dtype: str, **groups: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One in float32; the environment is that of a trainer, for all that is forked here."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(Process.TRAIN, folder / "cache").items():
-            patch.setenv(name, value)
-        patch.setenv("UNSLOTH_COMPILE_LOCATION", str(folder / "compiled"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        TRAINERS.set_forkserver_preload(["worker.training.recipe"])
-        yield train(base, folder / "float32", "float32")
-
-
-@pytest.fixture(scope="module")
-def engine(trained: Path) -> Iterator[EngineProcess]:
-    with EngineProcess() as process:
-        yield process
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(base, tmp_path_factory.mktemp("trained"), "float32")
 
 
 def asked(url: str, bundle: Path, base: Path, *, kind: str = "lora") -> httpx.Response:
@@ -81,9 +65,9 @@ def asked(url: str, bundle: Path, base: Path, *, kind: str = "lora") -> httpx.Re
 
 
 def test_what_the_trainer_saw_the_engine_sees_again(
-    engine: EngineProcess, trained: Path, base: Path, record_property: Callable[[str, object], None]
+    engine_process: EngineProcess, trained: Path, base: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    proof = Proof.model_validate_json(asked(engine.url, trained, base).content)
+    proof = Proof.model_validate_json(asked(engine_process.url, trained, base).content)
 
     record_property("float32", proof.model_dump_json())
     assert proof.proved, proof
@@ -102,7 +86,7 @@ def test_what_the_trainer_saw_the_engine_sees_again(
     ],
 )
 def test_each_way_to_train_leaves_an_adapter_that_is_proved(
-    engine: EngineProcess,
+    engine_process: EngineProcess,
     base: Path,
     tmp_path: Path,
     name: str,
@@ -113,19 +97,19 @@ def test_each_way_to_train_leaves_an_adapter_that_is_proved(
 ) -> None:
     bundle = train(base, tmp_path, dtype, **groups)
 
-    proof = Proof.model_validate_json(asked(engine.url, bundle, base, kind=kind).content)
+    proof = Proof.model_validate_json(asked(engine_process.url, bundle, base, kind=kind).content)
 
     record_property(name, proof.model_dump_json())
     assert proof.proved, proof
 
 
 def test_a_model_whose_weights_were_all_trained_is_proved(
-    engine: EngineProcess, base: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    engine_process: EngineProcess, base: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     model = {"model_name": "tiny", "max_seq_length": 128, "dtype": "float32", "load_in_4bit": False}
     bundle = train(base, tmp_path, "float32", model={**model, "full_finetuning": True})
 
-    proof = Proof.model_validate_json(asked(engine.url, bundle, base, kind="full").content)
+    proof = Proof.model_validate_json(asked(engine_process.url, bundle, base, kind="full").content)
 
     record_property("full", proof.model_dump_json())
     assert proof.proved, proof
@@ -135,7 +119,7 @@ def test_a_model_whose_weights_were_all_trained_is_proved(
 def test_a_job_succeeds_with_the_proof_of_its_adapter(
     database: Database,
     home: Path,
-    engine: EngineProcess,
+    engine_process: EngineProcess,
     trained: Path,
     base: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -143,7 +127,7 @@ def test_a_job_succeeds_with_the_proof_of_its_adapter(
     bring(monkeypatch, trained, base)
     job_id = add_training(database)
 
-    work(database, home, engine_url=engine.url, engine_key=KEY, **BRINGING)
+    work(database, home, engine_url=engine_process.url, engine_key=KEY, **BRINGING)
 
     job = read(database, job_id)
     assert (job.status, job.error) == (JobStatus.SUCCEEDED, None)
@@ -161,7 +145,7 @@ def test_a_job_whose_adapter_is_another_fails_and_nothing_of_it_can_be_asked(
     database: Database,
     home: Path,
     tmp_path: Path,
-    engine: EngineProcess,
+    engine_process: EngineProcess,
     trained: Path,
     base: Path,
     damage: str,
@@ -172,7 +156,7 @@ def test_a_job_whose_adapter_is_another_fails_and_nothing_of_it_can_be_asked(
     bring(monkeypatch, tmp_path / "bundle", base)
     job_id = add_training(database)
 
-    work(database, home, engine_url=engine.url, engine_key=KEY, **BRINGING)
+    work(database, home, engine_url=engine_process.url, engine_key=KEY, **BRINGING)
 
     job = read(database, job_id)
     assert (job.status, job.adapter_id, job.result) == (JobStatus.FAILED, None, None)
@@ -188,7 +172,7 @@ def test_a_job_whose_adapter_is_another_fails_and_nothing_of_it_can_be_asked(
 def test_an_engine_that_is_away_is_waited_for_and_nothing_is_trained_again(
     database: Database,
     home: Path,
-    engine: EngineProcess,
+    engine_process: EngineProcess,
     trained: Path,
     base: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,7 +188,7 @@ def test_an_engine_that_is_away_is_waited_for_and_nothing_is_trained_again(
         assert waiting.run_after is not None
         assert placed(home) == []
         skip_pause(database, job_id)
-    work(database, home, engine_url=engine.url, engine_key=KEY, **BRINGING)
+    work(database, home, engine_url=engine_process.url, engine_key=KEY, **BRINGING)
 
     assert read(database, job_id).status is JobStatus.SUCCEEDED
     assert outcomes(database, job_id) == [*["engine_unavailable"] * 3, "finished"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Request, Response
+from sqlalchemy.orm import Session
 
 from app.adapters.schemas import AdapterView
 from app.contracts.probe import Proof, ProofOrder
@@ -27,7 +28,7 @@ from tests.support.jobs import read
 from tests.support.published_bundles import BRINGING, bring, children, placed
 from tests.support.serving import serving
 from tests.support.waiting import wait_for
-from tests.support.workers import add_training, at_work, outcomes, settings_of, skip_pause, slot_acquired, work
+from tests.support.workers import add_training, at_work, outcomes, settings_of, skip_pause, slot_acquired, tell, work
 
 REFUSAL = '{"status": %d, "code": "%s", "message": "not now"}'
 
@@ -182,24 +183,14 @@ def test_an_engine_that_dies_of_the_proof_every_time_fails_the_job(
     assert placed(home) == []
 
 
-def cancel(database: Database, job_id: str) -> None:
-    with database.writer() as session:
-        termination.end(session, job_id)
-        session.commit()
-
-
-def pause(database: Database, job_id: str) -> None:
-    with database.writer() as session:
-        termination.pause(session, job_id)
-        session.commit()
-
-
-@pytest.mark.parametrize(("wish", "status"), [(cancel, JobStatus.CANCELLED), (pause, JobStatus.PAUSED)])
+@pytest.mark.parametrize(
+    ("wish", "status"), [(termination.end, JobStatus.CANCELLED), (termination.pause, JobStatus.PAUSED)]
+)
 def test_wishes_are_heard_while_the_engine_is_waited_for(
     database: Database,
     home: Path,
     bundle: Path,
-    wish: Callable[[Database, str], None],
+    wish: Callable[[Session, str], object],
     status: JobStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -217,7 +208,7 @@ def test_wishes_are_heard_while_the_engine_is_waited_for(
     ):
         heartbeats = wait_for("the proof is asked for", verifying, 60).heartbeats
         wait_for("heartbeats go on", lambda: read(database, job_id).heartbeats > heartbeats + 2, 30)
-        wish(database, job_id)
+        tell(database, wish, job_id)
         wait_for("it is heard", lambda: read(database, job_id).status is status, 30)
 
     assert placed(home) == []

@@ -32,6 +32,7 @@ from tests.support.workers import (
     reached_step,
     settings_of,
     slot_acquired,
+    tell,
     work,
 )
 from worker.inference.batching.engine import BatchingEngine
@@ -69,7 +70,7 @@ def reason_of(url: str) -> str | None:
 def test_the_engine_is_away_while_a_job_trains_and_back_when_it_has(
     database: Database, home: Path, engine: BatchingEngine
 ) -> None:
-    job_id = add_training(database, steps=60)
+    job_id = add_training(database, steps=60, step_seconds=0.02)
 
     with serving(create_app(engine, Roots.of(home), MemoryLeases(engine))) as url:
         settings = settings_of(home, engine_url=url, gpu_sharing="never")
@@ -84,7 +85,7 @@ def test_the_engine_is_away_while_a_job_trains_and_back_when_it_has(
 
 
 def test_on_a_cpu_both_are_at_work(database: Database, home: Path, engine: BatchingEngine) -> None:
-    job_id = add_training(database, steps=20)
+    job_id = add_training(database, steps=20, step_seconds=0.02)
 
     with (
         serving(create_app(engine, Roots.of(home), MemoryLeases(engine))) as url,
@@ -177,9 +178,7 @@ def test_a_job_that_is_cancelled_while_the_engine_steps_aside_starts_nothing(dat
         at_work(context),
     ):
         wait_for("it is asked", lambda: script.asked)
-        with database.writer() as session:
-            termination.end(session, job_id)
-            session.commit()
+        tell(database, termination.end, job_id)
         wait_for("it is cancelled", lambda: read(database, job_id).status is JobStatus.CANCELLED)
 
     assert (children(database, home, job_id), len(script.released)) == (1, 1)

@@ -8,7 +8,6 @@ from fastapi.testclient import TestClient
 
 from app.config import Settings
 from app.contracts.generation import EngineError, EngineHealth
-from app.database.migrate import upgrade
 from app.main import create_app
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import LOCAL
@@ -27,10 +26,8 @@ class AwayEngine(ScriptedEngine):
 
 
 @pytest.fixture
-def api(settings: Settings) -> Iterator[TestClient]:
-    settings.root.mkdir(parents=True)
-    upgrade(settings.database)
-    app = create_app(settings)
+def api(migrated: Settings) -> Iterator[TestClient]:
+    app = create_app(migrated)
     app.state.engine = AwayEngine()
     yield TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
     app.state.database.close()

@@ -5,10 +5,11 @@ enough.
 """
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ from app.contracts.events import Phase, PhaseStarted
 from app.database.connection import Database, utc_now
 from app.jobs import repository
 from app.jobs.models import Job
-from app.jobs.queue.claims import Claim, Fenced, take_back
-from app.jobs.states import JobStatus, Stage
+from app.jobs.queue.claims import Fenced, take_back
+from app.jobs.states import JobStatus
 from tests.support.jobs import read
 from tests.support.waiting import wait_for
 from tests.support.workers import (
@@ -29,6 +30,7 @@ from tests.support.workers import (
     add_training,
     attempts_of,
     check_events,
+    claim_next,
     losses,
     outcomes,
     reached_step,
@@ -38,7 +40,7 @@ from tests.support.workers import (
     trainers_of,
     work,
 )
-from worker.supervising import lifecycle
+from worker.supervising import lifecycle, retries
 from worker.supervising.context import WorkerContext
 from worker.supervising.lifecycle import run_until_idle
 from worker.supervising.reconciler import Reconciler
@@ -51,13 +53,11 @@ def lose(database: Database, job_id: str) -> None:
         session.commit()
 
 
-def run_and_die(database: Database, context: WorkerContext) -> str:
+def run_and_die(database: Database, context: WorkerContext) -> None:
     """All of an attempt but its end: what a worker leaves that dies before it can store how it ended."""
-    job = lifecycle.take(context)
-    assert job is not None
-    lifecycle.run(context, Claim(job.id, job.epoch, Stage.TRAIN, context.name), job)
+    claim, job = claim_next(context)
+    lifecycle.run(context, claim, job)
     lose(database, job.id)
-    return job.id
 
 
 @pytest.mark.parametrize("is_published", [False, True])
@@ -135,7 +135,10 @@ class Flaky(Session):
             raise OperationalError("COMMIT", {}, Exception("gone before it answered"))
 
 
-def test_a_database_that_is_away_again_and_again_costs_no_event(database: Database, home: Path) -> None:
+def test_a_database_that_is_away_again_and_again_costs_no_event(
+    database: Database, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "RETRY_SECONDS", 0.1)
     job_id = add_training(database, steps=8, step_seconds=0.1)
     Flaky.failures, Flaky.commits = 8, 0
     with slot_acquired(settings_of(home), database) as context:
@@ -155,7 +158,7 @@ def test_a_dead_worker_of_this_host_is_found_by_its_lock_at_once(database: Datab
     job_id = add_training(database)
     settings = settings_of(home)
     with slot_acquired(settings, database, "gpu1", "w2") as context:
-        lifecycle.take(context)
+        claim_next(context)
     with slot_acquired(settings, database) as other:
         Reconciler(other).round()
 
@@ -167,7 +170,7 @@ def test_a_worker_of_another_host_is_given_up_after_its_lease(database: Database
     """Its lock cannot be asked here, and the fence alone would wait for ever."""
     job_id = add_training(database)
     with slot_acquired(settings_of(tmp_path / "elsewhere"), database, "gpu0", "far") as context:
-        lifecycle.take(context)
+        claim_next(context)
     with slot_acquired(settings_of(home, lease_seconds=1), database) as other:
         reconciler = Reconciler(other)
         reconciler.round()
@@ -186,12 +189,11 @@ def test_a_worker_whose_lease_was_taken_is_fenced_when_it_wakes_up(database: Dat
     """The lock and the lease are behind it: only the fence keeps its result out."""
     job_id = add_training(database)
     with slot_acquired(settings_of(home), database) as context:
-        job = lifecycle.take(context)
-        assert job is not None
-        report = lifecycle.run(context, Claim(job_id, job.epoch, Stage.TRAIN, context.name), job)
+        claim, job = claim_next(context)
+        report = lifecycle.run(context, claim, job)
         lose(database, job_id)
         with pytest.raises(Fenced):
-            lifecycle.conclude(context, Claim(job_id, job.epoch, Stage.TRAIN, context.name), report)
+            lifecycle.conclude(context, claim, report)
 
     assert read(database, job_id).status is JobStatus.QUEUED
 
@@ -216,7 +218,7 @@ def test_a_database_error_forgets_what_was_observed(database: Database, home: Pa
     """A holder that could not beat while the database was away is not taken for dead when it is back."""
     job_id = add_training(database)
     with slot_acquired(settings_of(tmp_path / "elsewhere"), database, "gpu0", "far") as context:
-        lifecycle.take(context)
+        claim_next(context)
     with slot_acquired(settings_of(home, lease_seconds=1), database) as other:
         reconciler = Reconciler(other)
         reconciler.round()
@@ -230,31 +232,31 @@ def test_a_database_error_forgets_what_was_observed(database: Database, home: Pa
     assert read(database, job_id).status is JobStatus.RUNNING
 
 
-WORKER = """
-import sys
-from pathlib import Path
-from app.database.connection import Database
-from tests.support.workers import slot_acquired, settings_of
-from worker.supervising.lifecycle import run_until_idle
-settings = settings_of(Path(sys.argv[1]), lease_seconds=float(sys.argv[3]))
-with slot_acquired(settings, Database.open(sys.argv[2])) as context:
-    run_until_idle(context)
-"""
+def be_a_worker(home: Path, database_url: str, lease_seconds: float) -> None:
+    settings = settings_of(home, lease_seconds=lease_seconds)
+    with slot_acquired(settings, Database.open(database_url)) as context:
+        run_until_idle(context)
 
 
-def a_worker(home: Path, database_url: str, lease_seconds: float = 30) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-c", WORKER, str(home), database_url, str(lease_seconds)]
-    return subprocess.Popen(argv)
+@contextmanager
+def a_worker(home: Path, database_url: str, lease_seconds: float = 30) -> Iterator[int]:
+    """The pid of a worker in a process of its own, which is killed at the end."""
+    process = multiprocessing.get_context("fork").Process(target=be_a_worker, args=(home, database_url, lease_seconds))
+    process.start()
+    try:
+        assert process.pid is not None
+        yield process.pid
+    finally:
+        process.kill()
+        process.join()
 
 
 def test_a_killed_worker_leaves_no_trainer_and_its_job_goes_on(
     database: Database, database_url: str, home: Path
 ) -> None:
     job_id = add_training(database, step_seconds=0.2, save_every=1)
-    worker = a_worker(home, database_url)
-    reached_step(database, job_id, 3)
-    worker.kill()
-    worker.wait()
+    with a_worker(home, database_url):
+        reached_step(database, job_id, 3)
     wait_for("no trainer is left", lambda: not trainers_of(job_id))
     work(database, home)
 
@@ -266,11 +268,7 @@ def test_a_killed_worker_leaves_no_trainer_and_its_job_goes_on(
 
 def test_a_frozen_worker_loses_its_trainer_before_its_lease(database: Database, database_url: str, home: Path) -> None:
     job_id = add_training(database, steps=1000, step_seconds=0.05)
-    worker = a_worker(home, database_url, lease_seconds=3)
-    try:
+    with a_worker(home, database_url, lease_seconds=3) as worker:
         reached_step(database, job_id, 3)
-        os.kill(worker.pid, signal.SIGSTOP)
+        os.kill(worker, signal.SIGSTOP)
         wait_for("its guardian ends the trainer", lambda: not trainers_of(job_id), 3)
-    finally:
-        worker.kill()
-        worker.wait()
