@@ -242,9 +242,12 @@ def test_without_a_broker_jobs_are_taken_and_workers_find_them(migrated: Setting
     database, notifier = app.state.database, RecordingNotifier()
     slot = Slot.open(migrated.slots, "checker")
     with TestClient(app, base_url=LOCAL) as api:
+        began = time.monotonic()
         job_id = submit(api).json()["id"]
+        seconds = time.monotonic() - began
         Reconciler(WorkerContext(migrated, database, notifier, Stage.CHECK, "checker@here", "cpu", slot)).round()
         slot.release()
 
         assert read(database, job_id).status is JobStatus.VALIDATING
     assert notifier.notified == [Stage.CHECK]
+    assert seconds < 1.9

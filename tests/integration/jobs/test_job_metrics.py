@@ -12,7 +12,7 @@ from app.jobs.queue import attempts
 from app.jobs.queue.claims import finish, record
 from app.jobs.states import JobStatus, Stage
 from app.jobs.views import metrics
-from tests.support.jobs import NOW, add_job, take
+from tests.support.jobs import NOW, add_job, taken
 
 STEPS = range(1, 61)
 EVAL_STEPS = range(10, 61, 10)
@@ -57,8 +57,7 @@ def run(database: Database, *ran: Ran) -> str:
     job_id = add_job(database)
     unread: list[tuple[int, Sequence[AttemptEvent]]] = []
     for one in ran:
-        claim = take(database)
-        assert claim is not None
+        claim = taken(database)
         with database.writer() as session:
             for epoch, events in unread:
                 record(session, claim, events, 10**6, of_epoch=epoch)

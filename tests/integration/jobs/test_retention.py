@@ -223,27 +223,19 @@ def test_a_sweep_that_fails_is_logged_and_the_api_runs(
         assert api.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("left", [".deleted-{}", None], ids=["after a removal that was cut off", "at once"])
 def test_a_deleted_job_is_gone_with_its_files(
-    api: TestClient, database: Database, settings: Settings, root: Path
+    api: TestClient, database: Database, settings: Settings, root: Path, left: str | None
 ) -> None:
     job_id = add_job(database, JobStatus.FAILED)
     a_folder(settings.job_dir(job_id))
-
-    assert api.delete(f"/jobs/{job_id}").status_code == 200
-    assert entries(root) == set()
-    assert api.get(f"/jobs/{job_id}").status_code == 404
-
-
-@pytest.mark.usefixtures("root")
-def test_what_an_earlier_removal_left_does_not_hinder(
-    api: TestClient, database: Database, settings: Settings, root: Path
-) -> None:
-    job_id = add_job(database, JobStatus.FAILED)
-    a_folder(settings.job_dir(job_id))
-    a_folder(root / "jobs" / f".deleted-{job_id}")
+    if left is not None:
+        a_folder(root / "jobs" / left.format(job_id))
 
     assert api.delete(f"/jobs/{job_id}").status_code == 200
     assert not settings.job_dir(job_id).exists()
+    assert left is not None or entries(root) == set()
+    assert api.get(f"/jobs/{job_id}").status_code == 404
 
 
 def go_away(_: Session) -> None:

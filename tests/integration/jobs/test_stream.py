@@ -29,7 +29,7 @@ MANY = 70
 UNLIMITED = httpx.Limits(max_connections=None)
 SHORT = Noticed(code="a", message="x")
 # Hundreds of these are more than the buffers of a connection hold.
-LONG = Noticed(code="a", message="x" * 10_000)
+NOTICE = Noticed(code="a", message="x" * 10_000)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_stream_of_a_job_that_is_deleted_says_so(http: httpx.Client, database:
 
 def test_what_happened_before_the_removal_is_sent_before_it_is_said(http: httpx.Client, database: Database) -> None:
     """More events than a batch: the job is gone before a slow follower has seen the first of them."""
-    claim = a_running_job(database, *[LONG] * 1100)
+    claim = a_running_job(database, *[NOTICE] * 1100)
     with http.stream("GET", f"/jobs/{claim.job_id}/stream") as following:
         found = messages(following.iter_lines())
         sent = [next(found)[1]["seq"]]
@@ -140,7 +140,7 @@ def test_a_number_that_is_none_is_refused(http: httpx.Client, database: Database
 
 
 def test_followers_that_do_not_read_hold_up_nobody(http: httpx.Client, database: Database) -> None:
-    claim = a_running_job(database, *[LONG] * 600)
+    claim = a_running_job(database, *[NOTICE] * 600)
     path = f"/jobs/{claim.job_id}"
     with ExitStack() as open_streams:
         for _ in range(MANY):

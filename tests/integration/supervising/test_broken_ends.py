@@ -2,8 +2,10 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
@@ -49,41 +51,35 @@ def test_an_adapter_that_cannot_be_placed_is_placed_by_the_next_attempt(database
     assert len(list((home / "jobs" / job_id).glob("attempts/*/events.jsonl"))) == 1  # no step was trained again
 
 
-def test_a_checkpoint_that_is_gone_is_listed_no_more(database: Database, home: Path) -> None:
-    """A trainer that dies between the removal of a checkpoint and its event leaves the row."""
-    job_id = add_training(database, save_every=2, at=5, does="dies")
-    with slot_acquired(settings_of(home), database) as context:
-        run_until_idle(context)
-        listed = _listed(database, home, job_id)
-        shutil.rmtree(listed[2])
-        for _ in range(2):  # the first of them dies too
-            skip_pause(database, job_id)
-            run_until_idle(context)
-
-    assert sorted(listed) == [2, 4]
-    assert sorted(_listed(database, home, job_id)) == [4, 6, 8]
+def lose_folder(database: Database, job_id: str, listed: dict[int, Path]) -> None:
+    """What a trainer leaves that dies between the removal of a checkpoint and its event."""
+    shutil.rmtree(listed[2])
 
 
-def test_a_checkpoint_whose_event_was_never_written_is_listed_when_the_job_goes_on(
-    database: Database, home: Path
+def lose_row(database: Database, job_id: str, listed: dict[int, Path]) -> None:
+    """What a trainer leaves that dies between a checkpoint and its event."""
+    with database.writer() as session:
+        session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == 4))
+        session.commit()
+
+
+@pytest.mark.parametrize(("lose", "steps"), [(lose_folder, [4, 6, 8]), (lose_row, [2, 4, 6, 8])])
+def test_the_checkpoints_that_are_there_are_listed_when_the_job_goes_on(
+    database: Database, home: Path, lose: Callable[[Database, str, dict[int, Path]], None], steps: list[int]
 ) -> None:
-    """A trainer that is killed between a checkpoint and its event leaves no row."""
     job_id = add_training(database, save_every=2, at=5, does="dies")
     with slot_acquired(settings_of(home), database) as context:
         run_until_idle(context)
-        listed = _listed(database, home, job_id)
-        with database.writer() as session:
-            session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == 4))
-            session.commit()
+        before = _listed(database, home, job_id)
+        lose(database, job_id, before)
         for _ in range(2):  # the first of them dies too
             skip_pause(database, job_id)
             run_until_idle(context)
-
     with database.reader() as session:
-        kept = {one.step: one.epoch for one in repository.checkpoints(session, job_id)}
-    assert sorted(listed) == [2, 4]
-    assert kept[4] == int(listed[4].name.rpartition("-")[2])
-    assert sorted(kept) == [2, 4, 6, 8]
+        made_by = {one.step: one.epoch for one in repository.checkpoints(session, job_id)}
+
+    assert (sorted(before), sorted(made_by)) == ([2, 4], steps)
+    assert made_by[4] == int(before[4].name.rpartition("-")[2])
 
 
 def _listed(database: Database, home: Path, job_id: str) -> dict[int, Path]:
