@@ -4,6 +4,8 @@ from importlib import import_module
 from operator import attrgetter
 from typing import get_args
 
+import pytest
+
 from app.contracts.events import AttemptEvent
 from bench.chaos.faults_of_processes import CRASH_POINTS
 from bench.chaos.figures import next_step
@@ -30,25 +32,23 @@ def test_attempts_one_after_another_do_not_overlap() -> None:
     assert repeated_steps(lives(entries)) == 1
 
 
-def test_two_processes_of_one_job_at_once_are_seen_whatever_their_slots() -> None:
-    entries = a_life("job-1", 1, slot="a", steps=range(1, 9), began=0.0)
-    entries += a_life("job-1", 2, slot="b", steps=range(1, 3), began=4.5)
+LONG = a_life("job-1", 1, slot="a", steps=range(1, 20), began=0.0)
+# What runs beside the long life, and how many overlaps are seen.
+BESIDE = {
+    "the same job in another slot": (a_life("job-1", 2, slot="b", steps=range(1, 3), began=4.5), 1),
+    "another job in the same slot": (a_life("job-2", 2, slot="a", steps=range(1, 3), began=4.5), 1),
+    "another job in another slot": (a_life("job-2", 2, slot="b", steps=range(1, 3), began=4.5), 0),
+    "two lives, one after the other": (
+        a_life("job-1", 2, slot="b", steps=range(1, 2), began=2.0)
+        + a_life("job-1", 3, slot="c", steps=range(1, 2), began=10.0),
+        2,
+    ),
+}
 
-    assert len(list(overlaps(lives(entries)))) == 1
 
-
-def test_two_jobs_in_one_slot_at_once_are_seen() -> None:
-    entries = a_life("job-1", 1, steps=range(1, 9), began=0.0) + a_life("job-2", 2, steps=range(1, 3), began=4.5)
-
-    assert len(list(overlaps(lives(entries)))) == 1
-
-
-def test_a_process_within_the_life_of_another_does_not_hide_a_third() -> None:
-    entries = a_life("job-1", 1, slot="a", steps=range(1, 20), began=0.0)
-    entries += a_life("job-1", 2, slot="b", steps=range(1, 2), began=2.0)
-    entries += a_life("job-1", 3, slot="c", steps=range(1, 2), began=10.0)
-
-    assert len(list(overlaps(lives(entries)))) == 2
+@pytest.mark.parametrize(("beside", "seen"), BESIDE.values(), ids=BESIDE)
+def test_two_processes_of_one_job_or_in_one_slot_at_once_are_seen(beside: list[Entry], seen: int) -> None:
+    assert len(list(overlaps(lives(LONG + beside)))) == seen
 
 
 def test_processes_without_a_slot_share_none() -> None:

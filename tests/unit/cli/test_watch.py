@@ -1,13 +1,15 @@
 """What is shown of a job while it runs."""
 
 import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from app.cli.client import StreamedEvent
-from app.cli.watch import _bar, _lines, checked, describe, figures, outcome
+from app.cli.watch import Show, _bar, _lines, checked, describe, figures, outcome
 from app.contracts.events import RowsChecked, StepLogged
 from app.jobs.schemas import JobDetail
 from tests.support import cli_answers
@@ -67,16 +69,46 @@ def test_figures_that_are_not_known_are_dashes() -> None:
     assert line == "0/12  loss -  lr -  1,234 tokens/s  ETA -"
 
 
-def test_a_terminal_gets_a_bar_with_the_newest_figures() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=160)
-    with _bar(console) as show:
-        show(an_event("status", status="running"))
-        show(an_event("step", **a_step(step=11)))
-        show(an_event("step", **a_step(step=12)))
+def shown(view: Callable[[Console], AbstractContextManager[Show]], *events: StreamedEvent) -> str:
+    """What a view of events writes to its terminal."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=view is _bar, width=160, markup=False, emoji=False, highlight=False)
+    with view(console) as show:
+        for event in events:
+            show(event)
+    return file.getvalue()
 
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "status: running" in shown
-    assert "12/12  loss 0.5000" in shown
+
+def test_a_terminal_gets_a_bar_with_the_newest_figures() -> None:
+    steps = [an_event("step", **a_step(step=step)) for step in (11, 12)]
+
+    text = shown(_bar, an_event("status", status="running"), *steps)
+
+    assert "status: running" in text
+    assert "12/12  loss 0.5000" in text
+
+
+def rows(records: int, read: int = 0, total: int | None = None) -> StreamedEvent:
+    return an_event("rows", source="source", records=records, bytes_read=read, total_bytes=total, seconds=0.0)
+
+
+def test_a_terminal_gets_a_bar_for_the_check_too() -> None:
+    assert "source: 9 records  100 %" in shown(
+        _bar, an_event("status", status="validating"), rows(7, 1, 2), rows(9, 2, 2)
+    )
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_now_and_then() -> None:
+    assert shown(_lines, rows(7), rows(8), rows(9)) == "checking source: 7 records\n"
+
+
+def test_nothing_that_a_job_says_reaches_the_terminal_as_a_command() -> None:
+    assert shown(_lines, an_event("notice", message="\x1b[2J\x07 gone")) == "notice: \\x1b[2J\\x07 gone\n"
+
+
+@pytest.mark.parametrize("text", ["[red]", ":smile:", "[/]"])
+def test_what_a_job_says_is_shown_as_it_is(text: str) -> None:
+    assert f"notice: {text}" in shown(_bar, an_event("notice", message=text))
 
 
 @pytest.mark.parametrize(
@@ -91,42 +123,6 @@ def test_a_check_shows_how_far_and_how_fast(total: int | None, line: str) -> Non
     rows = RowsChecked(source="source", records=1200, bytes_read=100, total_bytes=total, seconds=2.0)
 
     assert checked(rows) == line
-
-
-def test_a_terminal_gets_a_bar_for_the_check_too() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=160)
-    with _bar(console) as show:
-        show(an_event("status", status="validating"))
-        show(an_event("rows", source="source", records=7, bytes_read=1, total_bytes=2, seconds=0.0))
-        show(an_event("rows", source="source", records=9, bytes_read=2, total_bytes=2, seconds=0.0))
-
-    assert "source: 9 records  100 %" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_where_there_is_no_terminal_progress_is_a_line_now_and_then() -> None:
-    console = Console(file=io.StringIO(), width=160)
-    with _lines(console) as show:
-        for records in (7, 8, 9):
-            show(an_event("rows", source="source", records=records, bytes_read=0, total_bytes=None, seconds=0.0))
-
-    assert console.file.getvalue() == "checking source: 7 records\n"  # type: ignore[attr-defined]
-
-
-def test_nothing_that_a_job_says_reaches_the_terminal_as_a_command() -> None:
-    console = Console(file=io.StringIO(), width=160, markup=False, emoji=False, highlight=False)
-    with _lines(console) as show:
-        show(an_event("notice", message="\x1b[2J\x07 gone"))
-
-    assert console.file.getvalue() == "notice: \\x1b[2J\\x07 gone\n"  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("text", ["[red]", ":smile:", "[/]"])
-def test_what_a_job_says_is_shown_as_it_is(text: str) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=160, markup=False, emoji=False, highlight=False)
-    with _bar(console) as show:
-        show(an_event("notice", message=text))
-
-    assert f"notice: {text}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_trained_adapter_can_be_asked_at_once() -> None:

@@ -1,7 +1,5 @@
 """Calls of tools are taken out of an answer's text, whatever the borders of its pieces."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,10 +64,3 @@ def test_the_borders_of_the_pieces_make_no_difference(some: list[str], data: st.
 @given(st.text(alphabet="<tol_cal/>{x \n", max_size=40))
 def test_a_text_without_calls_comes_out_as_it_is(text: str) -> None:
     assert "".join(str(each) for each in scanned(list(text))) == text
-
-
-def test_arguments_are_the_text_of_an_object() -> None:
-    (call,) = scanned([CALL])
-
-    assert isinstance(call, Call)
-    assert json.loads(call.arguments) == {"x": "é"}

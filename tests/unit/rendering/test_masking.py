@@ -48,20 +48,18 @@ def learned(messages: list[Message], render: Render = chatml) -> list[str]:
     return [text[turn.start : turn.end] for turn in Chat(Prefixes(messages, text, render), [END]).turns(answers)]
 
 
-def test_every_assistant_turn_is_learned_with_its_end_token_and_nothing_else() -> None:
-    assert learned(CHAT) == [f"b{END}", f"d{END}"]
+LEARNED: dict[str, tuple[list[Message], Render, list[str]]] = {
+    "every answer with its end token and nothing else": (CHAT, chatml, [f"b{END}", f"d{END}"]),
+    "an answer that repeats the question": (turns(("user", "same"), ("assistant", "same")), chatml, [f"same{END}"]),
+    "an empty answer": (turns(("user", "a"), ("assistant", "")), chatml, [END]),
+    "turns that change once others follow": (CHAT, thinking, [f"b{END}", f"<think></think>d{END}"]),
+    "whole turns without end tokens": (CHAT, plain, [" b\n", " d\n"]),
+}
 
 
-def test_an_answer_that_repeats_the_question_is_told_from_it() -> None:
-    assert learned(turns(("user", "same"), ("assistant", "same"))) == [f"same{END}"]
-
-
-def test_an_empty_answer_is_its_end_token() -> None:
-    assert learned(turns(("user", "a"), ("assistant", ""))) == [END]
-
-
-def test_turns_that_change_once_others_follow_are_found_by_what_they_say() -> None:
-    assert learned(CHAT, thinking) == [f"b{END}", f"<think></think>d{END}"]
+@pytest.mark.parametrize(("messages", "render", "expected"), LEARNED.values(), ids=LEARNED)
+def test_answers_are_learned(messages: list[Message], render: Render, expected: list[str]) -> None:
+    assert learned(messages, render) == expected
 
 
 @pytest.mark.parametrize("answer", ["Q", "Z", "J", "W", "Qx0J", "Zk7W", "Qx0J Zk7W", "x"])
@@ -69,10 +67,6 @@ def test_what_a_turn_says_is_found_whatever_it_has_in_common_with_the_probes(ans
     chat = turns(("user", "a"), ("assistant", answer), ("user", "c"), ("assistant", "d"))
 
     assert learned(chat, thinking)[0] == answer + END
-
-
-def test_a_template_without_end_tokens_gives_the_whole_turn() -> None:
-    assert learned(CHAT, plain) == [" b\n", " d\n"]
 
 
 def test_a_template_that_leaves_a_learned_turn_out_is_refused_by_its_place() -> None:

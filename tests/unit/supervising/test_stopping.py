@@ -91,22 +91,16 @@ def test_before_training_a_stop_ends_the_process_and_a_checkpoint_is_not_heard()
     assert process.returncode == -signal.SIGTERM
 
 
-def test_in_training_both_are_remembered() -> None:
-    with python(LISTENING) as process:
+@pytest.mark.parametrize(
+    ("code", "heard"), [(LISTENING, "True True\n"), (ENDING, "False False\n")], ids=["in training", "after training"]
+)
+def test_in_training_both_are_remembered_and_after_it_neither_is_heard(code: str, heard: str) -> None:
+    with python(code) as process:
         process.send_signal(signal.SIGUSR1)
         process.terminate()
         said, _ = process.communicate(timeout=5)
 
-    assert (said, process.returncode) == ("True True\n", 0)
-
-
-def test_after_training_neither_is_heard() -> None:
-    with python(ENDING) as process:
-        process.send_signal(signal.SIGUSR1)
-        process.terminate()
-        said, _ = process.communicate(timeout=5)
-
-    assert (said, process.returncode) == ("False False\n", 0)
+    assert (said, process.returncode) == (heard, 0)
 
 
 @pytest.mark.parametrize("code", [LEASED, LOCKED], ids=["idle", "with-the-interpreter-locked"])
