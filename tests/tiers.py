@@ -60,8 +60,6 @@ SLOW: dict[str, str] = {
     "test_jobs.py::test_evaluation_rows_are_evaluated": "test_resume holds evaluations, test_preparing the split",
     "test_jobs.py::test_all_weights_can_be_trained_*": "test_resume and engine/test_variants hold all weights",
     "test_jobs.py::test_raw_text_is_trained_*": "test_training_settings, test_control_tokens_*",
-    "test_jobs.py::test_rows_without_an_answer_*": "test_preparing",
-    "test_jobs.py::test_modules_that_the_model_lacks_*": "test_checking",
     "test_readme.py::test_every_command_of_the_readme_*": "unit/test_readme holds every body",
     "test_resuming.py::test_a_job_whose_worker_is_killed_*[services]": "the same on the embedded stack; test_takeover",
     "test_resuming.py::test_a_job_that_is_killed_three_times_*": "a worker that is killed once; test_resume",

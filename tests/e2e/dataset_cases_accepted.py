@@ -100,12 +100,7 @@ ROWS = (
         learned=[[f"{row['text']}{END}"] for row in LONG_TEXTS],
         told=['"max_seq_length": 4096', '"truncated_rows": 0'],
     ),
-    Accepted(
-        "TK-06",
-        lines(said("user: stop?", "assistant: yes")),
-        model=PADDED,
-        learned=[[f"yes{END}"]],
-    ),
+    Accepted("TK-06", lines(said("user: stop?", "assistant: yes")), model=PADDED, learned=[[f"yes{END}"]]),
     Accepted(
         "TK-07",
         lines({"text": "Q: ten less one\nA: nine"}, {"text": f"It ends by itself{END}"}),

@@ -131,24 +131,6 @@ def test_a_job_over_its_time_limit_fails_as_the_users(embedded: Stack) -> None:
     assert (job["error"]["category"], job["error"]["code"]) == ("user_error", "time_limit")
 
 
-def test_rows_without_an_answer_fail_by_their_number_before_a_step_is_run(embedded: Stack) -> None:
-    """The model's limit is 256 tokens: the second record's answer lies behind it."""
-    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a " * 500, "completion": "b"}]
-    file_id = embedded.upload(rows)
-    dataset = {"source": {"file": file_id}, "on_long_row": "fail"}
-    job = embedded.wait(embedded.submit(dataset=dataset), "failed", "succeeded")
-
-    assert (job["error"]["category"], job["error"]["code"]) == ("user_error", "too_long")
-    assert "record 2" in job["error"]["message"]
-    assert job["progress"] is None
-
-
-def test_modules_that_the_model_lacks_fail_while_it_is_checked(embedded: Stack) -> None:
-    job = embedded.wait(embedded.submit(lora={"target_modules": ["query_key_value"]}), "failed", "succeeded", "running")
-
-    assert (job["status"], job["error"]["param"]) == ("failed", "lora.target_modules.0")
-
-
 def test_evaluation_rows_are_evaluated(embedded: Stack) -> None:
     file_id = embedded.upload([{"prompt": f"q{n}", "completion": f"a{n}"} for n in range(10)])
     job_id = embedded.submit(

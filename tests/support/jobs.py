@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.database.connection import Database
+from app.database.connection import Database, utc_now
 from app.jobs import service
-from app.jobs.models import Job
+from app.jobs.models import CPU, Job, Worker
 from app.jobs.queue.claims import Claim, claim
 from app.jobs.repository import append_event
 from app.jobs.states import JobStatus, Stage
@@ -45,3 +45,12 @@ def taken(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) ->
 def read(database: Database, job_id: str) -> Job:
     with database.reader() as session:
         return session.get_one(Job, job_id)
+
+
+def add_worker(database: Database, stage: Stage = Stage.TRAIN, *, seconds_ago: float = 0, **values: Any) -> None:
+    """A worker that was seen so long ago."""
+    at = utc_now() - timedelta(seconds=seconds_ago)
+    row = {"name": f"{stage}-{seconds_ago}", "stage": stage, "host": "h", "device": CPU, "started_at": at}
+    with database.writer() as session:
+        session.merge(Worker(**{**row, "last_seen": at, **values}))
+        session.commit()

@@ -33,11 +33,6 @@ def talk(question: str = "Hello", answer: str = "Hi.", last: str = "Bye!") -> li
     return [user(question), assistant(answer), user("Thanks."), assistant(last)]
 
 
-@pytest.fixture(scope="module", params=FORMATS, ids=lambda form: form.name)
-def learner(request: pytest.FixtureRequest) -> Learner:
-    return Learner(request.param)
-
-
 def assert_is_plain_text(learner: Learner, hostile: list[int], harmless: list[int], content: str) -> None:
     """The ids say the same but for the content, and hold no control token more."""
     assert learner.controls(hostile) == learner.controls(harmless)

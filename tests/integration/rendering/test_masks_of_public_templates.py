@@ -81,19 +81,9 @@ CALLS = {
 }
 
 
-@pytest.fixture(scope="module", params=FORMATS, ids=lambda form: form.name)
-def learner(request: pytest.FixtureRequest) -> Learner:
-    return Learner(request.param)
-
-
 def talk(learner: Learner, *turns: Message) -> list[Message]:
     """The turns, or the three questions with their answers, behind a system message where the format has them."""
     return [*([system()] if learner.format.supports_system else []), *(turns or TALK)]
-
-
-def with_answer(learner: Learner, content: str) -> list[Message]:
-    """The talk with another second answer."""
-    return talk(learner, *TALK[:3], assistant(content), *TALK[4:])
 
 
 def prompts(learner: Learner, messages: Sequence[Message], tools: Tools | None = None) -> list[list[int]]:
@@ -147,29 +137,14 @@ def test_every_token_is_learned_where_that_is_asked(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-def test_an_answer_is_learned_whatever_it_says(learner: Learner, content: str) -> None:
+def test_an_answer_is_learned_and_a_question_is_not_whatever_they_say(learner: Learner, content: str) -> None:
     first, _, last = LEARNED[learner.format.name]
-    messages = with_answer(learner, content)
+    messages = talk(learner, *TALK[:2], user(content), assistant(content), *TALK[4:])
 
     row = learner.chat(messages)
 
     assert learner.learned(row) == [first, learner.format.learned(content), last]
-
-
-@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-def test_the_prompt_before_an_answer_does_not_depend_on_it(learner: Learner, content: str) -> None:
-    messages = with_answer(learner, content)
-
-    row = learner.chat(messages)
-
     assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, messages)
-
-
-@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-def test_a_question_is_never_learned_whatever_it_says(learner: Learner, content: str) -> None:
-    row = learner.chat(talk(learner, user(content), assistant("Hi."), *TALK[2:]))
-
-    assert tuple(learner.learned(row)) == LEARNED[learner.format.name]
 
 
 def test_the_end_of_the_last_answer_is_learned_where_padding_is_the_same_token(learner: Learner) -> None:

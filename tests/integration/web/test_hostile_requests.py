@@ -120,11 +120,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
         422,
         "chat_template_kwargs",
     ),
-    "a template told in too deep words": (
-        ask(chat_template_kwargs={"a": nested(40)}),
-        422,
-        "chat_template_kwargs",
-    ),
+    "a template told in too deep words": (ask(chat_template_kwargs={"a": nested(40)}), 422, "chat_template_kwargs"),
     "a call without a function": (ask(messages=called({})), 422, None),
     "a call whose arguments are no JSON": (
         ask(messages=called({"function": {"name": "f", "arguments": "{"}})),

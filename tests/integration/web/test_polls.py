@@ -21,7 +21,7 @@ from app.jobs.states import JobStatus, Stage
 from app.jobs.views import details
 from app.jobs.views.polls import Polls
 from tests.integration.jobs.test_stream import NOTICE
-from tests.support.jobs import add_job, take
+from tests.support.jobs import add_job, add_worker, take
 from tests.support.jobs_api import an_api
 
 
@@ -93,16 +93,6 @@ def test_who_has_changed_a_job_sees_the_change(api: TestClient, database: Databa
         assert api.get(f"/jobs/{job_id}").json()["status"] == "queued"
 
 
-def add_trainer(database: Database) -> None:
-    at = utc_now()
-    worker = Worker(
-        name="w", stage=Stage.TRAIN, host="h", device="cpu", problem=None, job_id=None, started_at=at, last_seen=at
-    )
-    with database.writer() as session:
-        session.merge(worker)
-        session.commit()
-
-
 def lose_the_trainer(database: Database) -> None:
     with database.writer() as session:
         session.execute(update(Worker).values(last_seen=utc_now() - timedelta(minutes=5)))
@@ -127,7 +117,7 @@ CHANGES: dict[str, Callable[[Database, str], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_answer_that_has_changed_is_never_a_304(api: TestClient, database: Database, change: str) -> None:
-    add_trainer(database)
+    add_worker(database)
     job_id = add_job(database)
     first = api.get(f"/jobs/{job_id}")
     known = {"if-none-match": first.headers["etag"]}

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,24 +10,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.config import Settings
-from app.database.connection import Database, utc_now
-from app.jobs.models import Worker
+from app.database.connection import Database
 from app.jobs.states import Stage
 from app.system import readiness
 from app.system.readiness import NO_ANSWER, Look, Readiness, in_a_thread, look_at_disk
+from tests.support.jobs import add_worker
 from tests.support.jobs_api import an_app
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import LOCAL
-
-
-def add_worker(database: Database, stage: Stage, *, seconds_ago: float = 0, problem: str | None = None) -> None:
-    at = utc_now() - timedelta(seconds=seconds_ago)
-    worker = Worker(
-        name=f"{stage}-{seconds_ago}", stage=stage, host="h", device="cpu", problem=problem, started_at=at, last_seen=at
-    )
-    with database.writer() as session:
-        session.add(worker)
-        session.commit()
 
 
 @pytest.fixture

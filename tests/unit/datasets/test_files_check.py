@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,10 +17,6 @@ from tests.support.written_files import LIMIT, a_dataset, chat, lines, normalise
 
 GOOD = chat(("user", "hi"), ("assistant", "hello"))
 BAD = chat(("user", "hi"), ("assistant", 6))
-
-
-def ignore(record: Record, place: Place) -> None:
-    """A sink for who looks at something else."""
 
 
 def inspected(folder: Path, content: bytes, name: str = "rows.jsonl") -> FileReport:
@@ -55,13 +52,23 @@ def test_a_share_is_compared_exactly(tmp_path: Path) -> None:
     assert normalised(tmp_path, content, on_bad_row="drop", max_dropped_fraction=0.29)[0].dropped == 29
 
 
-def test_progress_is_told_in_bytes_of_the_stored_file(tmp_path: Path) -> None:
-    content, told = gzip.compress(lines(*[{"text": f"{number:09}" * 20} for number in range(2500)])), list[int]()
-    (tmp_path / "upload").write_bytes(content)
+def places_and_progress(folder: Path, content: bytes, **fields: Any) -> tuple[list[Place], list[int]]:
+    """Where the records of a file stand, and what is told of its bytes meanwhile."""
+    path, places, told = folder / "upload", list[Place](), list[int]()
+    path.write_bytes(content)
 
-    normalise_file(
-        tmp_path / "upload", a_dataset(), filename="x", max_unpacked_bytes=LIMIT, sink=ignore, progress=told.append
-    )
+    def keep(record: Record, place: Place) -> None:
+        places.append(place)
+
+    dataset = a_dataset(**fields)
+    normalise_file(path, dataset, filename="x", max_unpacked_bytes=LIMIT, sink=keep, progress=told.append)
+    return places, told
+
+
+def test_progress_is_told_in_bytes_of_the_stored_file(tmp_path: Path) -> None:
+    content = gzip.compress(lines(*[{"text": f"{number:09}" * 20} for number in range(2500)]))
+
+    _, told = places_and_progress(tmp_path, content)
 
     assert len(told) == 3
     assert told == sorted(told)
@@ -69,31 +76,18 @@ def test_progress_is_told_in_bytes_of_the_stored_file(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_of_parquet_too(tmp_path: Path) -> None:
-    content, told = (
-        parquet_of(pa.table({"text": [os.urandom(50).hex() for _ in range(9000)]}), row_group_size=1000),
-        list[int](),
-    )
-    (tmp_path / "upload").write_bytes(content)
+    content = parquet_of(pa.table({"text": [os.urandom(50).hex() for _ in range(9000)]}), row_group_size=1000)
 
-    normalise_file(
-        tmp_path / "upload", a_dataset(), filename="x", max_unpacked_bytes=LIMIT, sink=ignore, progress=told.append
-    )
+    _, told = places_and_progress(tmp_path, content)
 
     assert 0 < told[0] < len(content) / 4
     assert len(content) * 0.9 < told[-1] < len(content) * 1.1
 
 
 def test_a_record_comes_with_its_place(tmp_path: Path) -> None:
-    places = list[Place]()
-    (tmp_path / "upload").write_bytes(b"\n" + lines(GOOD, BAD) + b"\n" + lines(GOOD))
+    content = b"\n" + lines(GOOD, BAD) + b"\n" + lines(GOOD)
 
-    normalise_file(
-        tmp_path / "upload",
-        a_dataset(on_bad_row="drop"),
-        filename="x",
-        max_unpacked_bytes=LIMIT,
-        sink=lambda record, place: places.append(place),
-    )
+    places, _ = places_and_progress(tmp_path, content, on_bad_row="drop")
 
     assert places == [Place(1, 2), Place(3, 5)]
 

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.database.connection import Base, Database
-from app.errors import Conflict, InvalidRequest
+from app.errors import InvalidRequest
 from app.files import service
 from app.files.routes import router
 from app.jobs.repository import uses_file
@@ -104,6 +103,9 @@ def test_the_report_of_an_upload_is_kept(api: TestClient) -> None:
     report = api.get(f"/files/{file['id']}/report").json()
 
     assert (report["sha256"], report["kept"], report["columns"]) == (file["sha256"], 1, ["messages"])
+    assert [(row["record"], row["kind"], row["turns"][1]["trained"]) for row in report["preview"]] == [
+        (1, "chat", True)
+    ]
     assert [problem["code"] for problem in report["problems"]] == ["mixed_layouts"]
 
 
@@ -114,20 +116,6 @@ def test_an_upload_with_bad_rows_says_so_at_once(api: TestClient) -> None:
     counts = [file[name] for name in ("records", "usable_records", "problem_count", "warning_count")]
     assert counts == [4, 3, 1, 1]
     assert api.get("/files").json()["data"] == [file]
-
-
-def test_a_report_shows_what_a_job_would_read(api: TestClient) -> None:
-    report = api.get(f"/files/{upload(api)['id']}/report").json()
-
-    assert report["preview"] == [
-        {
-            "record": 1, "line": 1, "kind": "chat", "turns_left_out": 0,
-            "turns": [
-                {"role": "user", "content": "hi", "tool_calls": None, "trained": False},
-                {"role": "assistant", "content": "hello", "tool_calls": None, "trained": True},
-            ],
-        }
-    ]  # fmt: skip
 
 
 def test_columns_that_only_a_job_can_map_are_stored(api: TestClient) -> None:
@@ -209,17 +197,6 @@ def test_a_deleted_file_is_gone_from_table_and_disk(api: TestClient, settings: S
     assert api.get(f"/files/{file['id']}").status_code == 404
     assert api.delete(f"/files/{file['id']}").status_code == 404
     assert stored(settings) == []
-
-
-def test_a_file_that_a_job_reads_is_not_deleted(api: TestClient, database: Database, settings: Settings) -> None:
-    file = upload(api)
-
-    def is_in_use(session: Session, file_id: str) -> bool:
-        return bool(file_id == file["id"])
-
-    with database.writer() as session, pytest.raises(Conflict, match="has not ended"):
-        service.delete(session, settings, file["id"], is_in_use)
-    assert stored(settings) == [file["id"]]
 
 
 def test_a_file_whose_bytes_are_lost_is_said_to_be(api: TestClient, settings: Settings) -> None:

@@ -9,16 +9,7 @@ import pytest
 
 from app.contracts.checkpoints import MANIFEST
 from tests.support import disks
-from worker.checkpoints import (
-    DiskFullFault,
-    drafting,
-    newest,
-    noticing_a_full_disk,
-    prune,
-    publish,
-    sweep,
-    verify,
-)
+from worker.checkpoints import DiskFullFault, drafting, newest, noticing_a_full_disk, prune, publish, sweep, verify
 
 CONTENT = {"adapter.safetensors": b"weights" * 100, "inner/optimizer.pt": b"moments" * 50, "empty.json": b""}
 

@@ -20,6 +20,7 @@ def an_order(**groups: Any) -> TrainingOrder:
     return TrainingOrder(job_id="job-x", epoch=1, spec=a_spec(**groups), base=base, eval_rows=None, **paths)
 
 
+# For each field a value that is not its default.
 MODEL = {
     "max_seq_length": 4096,
     "dtype": "float16",
@@ -61,29 +62,24 @@ TRAINING = {
 }
 
 
-@pytest.mark.parametrize("name", MODEL)
-def test_a_model_field_reaches_from_pretrained(name: str) -> None:
-    order = an_order(model={name: MODEL[name]})
+VALUES: dict[str, dict[str, Any]] = {"model": MODEL, "lora": LORA, "training": TRAINING}
 
-    assert load_arguments(order)[name] == MODEL[name]
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in VALUES for name in VALUES[group]])
+def test_a_field_reaches_the_call_that_it_is_named_after(group: str, name: str) -> None:
+    value = VALUES[group][name]
+    order = an_order(**{"model": {"load_in_4bit": False}, group: {name: value}})
+
+    arguments = {
+        "model": load_arguments(order),
+        "lora": lora_arguments(order.spec),
+        "training": trainer_arguments(order, BF16, evaluates=False),
+    }
+    assert arguments[group][name] == value
 
 
 def test_the_very_repository_is_loaded_that_was_checked_and_fetched() -> None:
     assert load_arguments(an_order())["use_exact_model_name"] is True
-
-
-@pytest.mark.parametrize("name", LORA)
-def test_a_lora_field_reaches_get_peft_model(name: str) -> None:
-    spec = a_spec(model={"load_in_4bit": False}, lora={name: LORA[name]})
-
-    assert lora_arguments(spec)[name] == LORA[name]
-
-
-@pytest.mark.parametrize("name", TRAINING)
-def test_a_training_field_reaches_the_trainers_config(name: str) -> None:
-    order = an_order(training={name: TRAINING[name]})
-
-    assert trainer_arguments(order, BF16, evaluates=False)[name] == TRAINING[name]
 
 
 def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
@@ -103,26 +99,18 @@ def test_transformers_neither_saves_nor_rotates_by_itself(save_steps: int | str 
     assert {"save_steps", "save_total_limit"}.isdisjoint(arguments)
 
 
-def test_the_output_dir_is_a_folder_of_the_attempt() -> None:
-    order = an_order(training={"output_dir": "mine"})
-
-    assert trainer_arguments(order, BF16, evaluates=False)["output_dir"] == "/job/work_dir/mine"
-
-
-def test_evaluation_steps_reach_the_config_where_there_are_rows_to_evaluate() -> None:
-    order = an_order(dataset={"eval_fraction": 0.1}, training={"eval_steps": 4})
+def test_what_the_trainer_calls_otherwise_reaches_its_config() -> None:
+    order = an_order(
+        model={"max_seq_length": 4096},
+        dataset={"eval_fraction": 0.1, "dataset_num_proc": 2},
+        training={"eval_steps": 4, "output_dir": "mine"},
+    )
 
     arguments = trainer_arguments(order, BF16, evaluates=True)
 
+    assert arguments["output_dir"] == "/job/work_dir/mine"
+    assert (arguments["max_length"], arguments["dataset_num_proc"]) == (4096, 2)
     assert (arguments["eval_strategy"], arguments["eval_steps"]) == ("steps", 4)
-
-
-def test_the_models_length_and_not_trls_default_is_the_trainers_limit() -> None:
-    assert trainer_arguments(an_order(model={"max_seq_length": 4096}), BF16, evaluates=False)["max_length"] == 4096
-
-
-def test_dataset_processes_reach_the_config() -> None:
-    assert trainer_arguments(an_order(dataset={"dataset_num_proc": 2}), BF16, evaluates=False)["dataset_num_proc"] == 2
 
 
 @pytest.mark.parametrize(
