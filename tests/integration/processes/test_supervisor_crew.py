@@ -113,14 +113,13 @@ def test_without_a_signal_nobody_asks_to_stop() -> None:
     assert not is_asked_to_stop(0.0)
 
 
-@pytest.mark.parametrize(("deaths", "seconds"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0)])
-def test_each_death_in_a_row_doubles_the_wait(deaths: int, seconds: float) -> None:
-    assert restart_delay([100.0] * deaths, now=100.0) == seconds
+DELAYS = [
+    *(([100.0] * deaths, 100.0, seconds) for deaths, seconds in ((1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0))),
+    ([50.0, 60.0, 70.0, 80.0, 90.0], 90.0, 20.0),  # five deaths in a minute are the most
+    ([10.0, 20.0, 100.0], 100.0, 0.5),  # those of long ago are forgiven
+]
 
 
-def test_five_deaths_in_a_minute_are_the_most() -> None:
-    assert restart_delay([50.0, 60.0, 70.0, 80.0, 90.0], now=90.0) == 50.0 + 60.0 - 90.0
-
-
-def test_deaths_of_long_ago_are_forgiven() -> None:
-    assert restart_delay([10.0, 20.0, 100.0], now=100.0) == 0.5
+@pytest.mark.parametrize(("deaths", "now", "seconds"), DELAYS)
+def test_each_death_in_a_row_doubles_the_wait(deaths: list[float], now: float, seconds: float) -> None:
+    assert restart_delay(deaths, now) == seconds

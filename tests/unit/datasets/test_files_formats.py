@@ -166,48 +166,35 @@ def test_json_that_others_read_in_two_ways_is_refused(tmp_path: Path, row: bytes
     assert reason in str(refused(tmp_path, row).details[0].found)
 
 
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"prompt,completion\na\n", "1 cells"),
-        (b'prompt,completion\n"a"b,c\n', "',' expected after '\"'"),
-        (b'prompt,completion\n"a,b\n', "unexpected end of data"),
-        (b"prompt,prompt\na,b\n", "empty or duplicate column names: ['prompt']"),
-    ],
-)
-def test_a_damaged_table_is_named(tmp_path: Path, content: bytes, found: str) -> None:
-    assert refused(tmp_path, content, "rows.csv").details[0].found == found
+HEADER = b"prompt,completion\n"
+# A file, its name, the code of its refusal, and what is found in it.
+DAMAGED: list[tuple[bytes, str, str, str]] = [
+    (HEADER + b"a\n", "rows.csv", "invalid_csv", "1 cells"),
+    (HEADER + b'"a"b,c\n', "rows.csv", "invalid_csv", "',' expected after '\"'"),
+    (HEADER + b'"a,b\n', "rows.csv", "invalid_csv", "unexpected end of data"),
+    (HEADER + b"a,b\n" + HEADER + b"c,d\n", "rows.csv", "invalid_csv", "the header line again"),
+    (b"prompt,prompt\na,b\n", "rows.csv", "invalid_header", "empty or duplicate column names: ['prompt']"),
+    (b"- role: user\n  content: hi\n", "rows.yaml", "unknown_format", "a .yaml file"),
+    (b"one\ncaf\xe9\n", "rows.txt", "unknown_format", "byte 0xe9 in line 2"),
+    (b"\xff\xfeh\x00i\x00", "rows.txt", "unknown_format", "byte 0xff in line 1"),
+    (b"PK\x03\x04\x9c", "rows.txt", "unknown_format", "byte 0x9c in line 1"),
+    (b"\x80\x04\x95pickle", "rows.txt", "unknown_format", "byte 0x80 in line 1"),
+]
 
 
-def test_lines_of_yaml_are_no_raw_text(tmp_path: Path) -> None:
-    assert refused(tmp_path, b"- role: user\n  content: hi\n", "rows.yaml").details[0].found == "a .yaml file"
+@pytest.mark.parametrize(("content", "name", "code", "found"), DAMAGED)
+def test_what_is_no_table_and_no_text_is_named(
+    tmp_path: Path, content: bytes, name: str, code: str, found: str
+) -> None:
+    problem = refused(tmp_path, content, name).details[0]
 
-
-def test_a_header_that_is_repeated_is_no_row(tmp_path: Path) -> None:
-    problem = refused(tmp_path, b"prompt,completion\na,b\nprompt,completion\nc,d\n", "rows.csv").details[0]
-
-    assert (problem.record, problem.line, problem.found) == (2, 3, "the header line again")
+    assert (problem.code, problem.found) == (code, found)
 
 
 def test_a_row_of_many_lines_is_named_by_its_first(tmp_path: Path) -> None:
-    refusal = refused(tmp_path, b'prompt,completion\n"a\nb",1\n"c\nd"\n', "rows.csv")
+    refusal = refused(tmp_path, HEADER + b'"a\nb",1\n"c\nd"\n' + HEADER, "rows.csv")
 
-    assert [(problem.record, problem.line) for problem in refusal.details] == [(2, 4)]
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"one\ncaf\xe9\n", "byte 0xe9 in line 2"),
-        (b"\xff\xfeh\x00i\x00", "byte 0xff in line 1"),
-        (b"PK\x03\x04\x9c", "byte 0x9c in line 1"),
-        (b"\x80\x04\x95pickle", "byte 0x80 in line 1"),
-    ],
-)
-def test_what_is_no_text_is_refused_by_its_first_foreign_byte(tmp_path: Path, content: bytes, found: str) -> None:
-    problem = refused(tmp_path, content, "rows.txt").details[0]
-
-    assert (problem.code, problem.found) == ("unknown_format", found)
+    assert [(problem.record, problem.line) for problem in refusal.details] == [(2, 4), (3, 6)]
 
 
 def test_a_byte_that_is_not_utf8_is_named_by_its_record(tmp_path: Path) -> None:
