@@ -132,12 +132,18 @@ REFUSED: dict[type[BaseModel], list[tuple[dict[str, Any], str]]] = {
     GenerateRequest: [
         ({"messages": []}, "messages: found a list of 0, expected at least 1 item"),
         ({"model": None}, "body: found an object of 1, expected exactly one of adapter and model"),
-        ({"response_format": {"type": "x"}}, "response_format.type: found 'x', expected one of 'text', 'json_object'"),
+        (
+            {"response_format": {"type": "x"}},
+            "response_format.type: found 'x', expected one of 'text', 'json_object', 'json_schema'",
+        ),
         ({"response_format": {}}, "response_format.type: found nothing, expected a value: this field is required"),
         ({"max_tokens": 3, "max_new_tokens": 4}, "max_new_tokens: found 4, expected nothing beside max_tokens"),
         ({"top_logprobs": 2}, "top_logprobs: found 2, expected logprobs: true beside it"),
-        ({"adapter": "../x"}, "adapter: found '../x', expected to match pattern"),
-        ({"messages": SECRET}, "messages.0.content: found a NUL, or half a character, expected text of whole"),
+        ({"adapter": "../x"}, "adapter: found '../x', expected to match pattern '^[A-Za-z0-9._@-]+$'"),
+        (
+            {"messages": SECRET},
+            "messages.0.content: found a NUL, or half a character, expected text of whole characters, without NUL",
+        ),
     ],
     ChatRequest: [
         (
@@ -172,10 +178,7 @@ def test_what_was_found_and_what_would_be_right_read_as_one_sentence(
 ) -> None:
     body = {name: value for name, value in {**CHAT, **fields}.items() if value is not None}
 
-    told = refusal_of(body, kind).message
-
-    assert told.startswith(message)
-    assert "secret" not in told
+    assert refusal_of(body, kind).message == message
 
 
 REQUESTS = ("contracts/answers", "contracts/base", "contracts/chat", "contracts/continuing", "contracts/spec")
