@@ -10,6 +10,7 @@ import pytest
 from tests import ROOT, tiers
 
 SOURCES = [path for folder in ("app", "worker", "tests", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
+PROGRAM = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("app", "worker")]
 MAY_COMMIT = {
     "app/jobs/lineage.py",
     "app/files/service.py",
@@ -64,9 +65,7 @@ def test_every_pattern_of_the_tiers_is_that_of_a_test(pytestconfig: pytest.Confi
 
 
 def test_only_the_owners_of_a_transaction_commit() -> None:
-    program = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("app", "worker")]
-
-    assert {name(path) for path in program if ".commit()" in path.read_text()} <= MAY_COMMIT
+    assert {name(path) for path in PROGRAM if ".commit()" in path.read_text()} <= MAY_COMMIT
 
 
 def test_the_templates_that_the_api_knows_are_those_of_unsloth() -> None:
@@ -85,7 +84,7 @@ def test_the_templates_that_the_api_knows_are_those_of_unsloth() -> None:
 
 def test_no_two_classes_have_the_same_name() -> None:
     places: dict[str, list[str]] = {}
-    for path in (path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("app", "worker")):
+    for path in PROGRAM:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(name(path))

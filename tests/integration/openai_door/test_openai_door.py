@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 
 from app.config import Settings
 from app.database.connection import Database
-from tests.integration.openai_door.asking import BASE, CHAT, ask
+from tests.integration.openai_door.asking import BASE, CHAT, ask, complete
 from tests.support.scripted_engine import add_adapter
 
 
@@ -133,27 +132,20 @@ def test_tools_are_told_to_the_model(client: openai.OpenAI) -> None:
 
 
 def test_texts_and_tokens_are_continued(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": BASE, "max_tokens": 5, "temperature": 0}
-
-    one = client.completions.create(prompt="The quick brown", logprobs=2, **asked)
-    many = client.completions.create(prompt=["The quick brown", "A teacher"], n=2, **asked)
-    ids = client.completions.create(prompt=[1, 87, 85], **asked)
+    one = complete(client, "The quick brown", logprobs=2)
+    many = complete(client, ["The quick brown", "A teacher"], n=2)
+    ids = complete(client, [1, 87, 85])
 
     assert (one.object, len(one.choices[0].logprobs.tokens)) == ("text_completion", 5)
     assert [choice.index for choice in many.choices] == [0, 1, 2, 3]
     assert many.choices[0].text == many.choices[1].text == one.choices[0].text != many.choices[2].text
-    assert ids.usage is not None
-    assert ids.usage.prompt_tokens == 3
-    assert many.usage is not None
-    assert many.usage.completion_tokens == 20
+    assert (ids.usage.prompt_tokens, many.usage.completion_tokens) == (3, 20)
 
 
 def test_a_completion_is_streamed(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": BASE, "prompt": "The quick", "max_tokens": 6, "temperature": 0}
+    pieces = [chunk.choices[0].text for chunk in complete(client, "The quick", stream=True)]
 
-    pieces = [chunk.choices[0].text for chunk in client.completions.create(stream=True, **asked)]
-
-    assert "".join(pieces) == client.completions.create(**asked).choices[0].text
+    assert "".join(pieces) == complete(client, "The quick").choices[0].text
 
 
 def test_bases_and_adapters_are_listed_and_found(client: openai.OpenAI, adapter: str) -> None:
@@ -199,9 +191,7 @@ def test_an_answer_can_be_sent_back_as_the_library_dumps_it(client: openai.OpenA
 
 
 def test_a_chat_without_a_limit_goes_on_to_the_end_of_its_context(client: openai.OpenAI) -> None:
-    ids = [5] * 2040
-
-    answer = client.completions.create(model="base-2", prompt=ids, temperature=0)
+    answer = client.completions.create(model="base-2", prompt=[5] * 2040, temperature=0)
 
     assert answer.usage is not None
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (8, "length")

@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.openai_door.asking import BASE, ask
+from tests.integration.openai_door.asking import ask, complete
 
 
 @pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
@@ -27,26 +27,24 @@ def test_a_stop_string_is_told_where_it_is_asked_for(client: openai.OpenAI) -> N
 
 
 def test_ids_are_told_and_are_those_of_the_text(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": BASE, "prompt": "The quick brown", "max_tokens": 5, "temperature": 0}
+    asked: dict[str, Any] = {"prompt": "The quick brown", "extra_body": {"return_token_ids": True}}
 
-    told = client.completions.create(extra_body={"return_token_ids": True}, **asked).choices[0].model_dump()
-    chunks = list(client.completions.create(extra_body={"return_token_ids": True}, stream=True, **asked))
+    told = complete(client, **asked).choices[0].model_dump()
+    chunks = [chunk.choices[0].model_dump() for chunk in complete(client, stream=True, **asked)]
 
-    streamed = [one for chunk in chunks for one in chunk.choices[0].model_dump().get("token_ids") or ()]
+    streamed = [one for chunk in chunks for one in chunk.get("token_ids") or ()]
     assert streamed == told["token_ids"]
     assert len(streamed) == 5
-    assert chunks[-1].choices[0].model_dump()["prompt_token_ids"] == told["prompt_token_ids"]
-    again = client.completions.create(**asked | {"prompt": told["prompt_token_ids"]})
-    assert again.choices[0].text == told["text"]
+    assert chunks[-1]["prompt_token_ids"] == told["prompt_token_ids"]
+    assert complete(client, told["prompt_token_ids"]).choices[0].text == told["text"]
 
 
 @pytest.mark.parametrize("prompt", ["The quick brown", [1, 87, 85]], ids=str)
 def test_a_prompt_is_repeated_where_that_is_asked_for(client: openai.OpenAI, prompt: Any) -> None:
-    asked: dict[str, Any] = {"model": BASE, "prompt": prompt, "max_tokens": 5, "temperature": 0}
-    answer = client.completions.create(**asked).choices[0].text
+    answer = complete(client, prompt).choices[0].text
 
-    echoed = client.completions.create(echo=True, **asked).choices[0].text
-    streamed = "".join(chunk.choices[0].text for chunk in client.completions.create(echo=True, stream=True, **asked))
+    echoed = complete(client, prompt, echo=True).choices[0].text
+    streamed = "".join(chunk.choices[0].text for chunk in complete(client, prompt, echo=True, stream=True))
 
     assert echoed == streamed
     assert echoed.endswith(answer)
@@ -54,29 +52,24 @@ def test_a_prompt_is_repeated_where_that_is_asked_for(client: openai.OpenAI, pro
     assert not isinstance(prompt, str) or echoed == prompt + answer
 
 
+QUESTION = {"role": "user", "content": "Who jumps?"}
+WRITTEN = "<|im_start|>user\nWho jumps?<|im_end|>\n"
+
+
 def test_an_answer_goes_on_with_the_last_message(client: openai.OpenAI) -> None:
-    talk: Any = [{"role": "user", "content": "Who jumps?"}, {"role": "assistant", "content": "The quick brown"}]
-    written = "<|im_start|>user\nWho jumps?<|im_end|>\n<|im_start|>assistant\nThe quick brown"
-    asked: dict[str, Any] = {"model": BASE, "max_tokens": 8, "temperature": 0}
+    talk = [QUESTION, {"role": "assistant", "content": "The quick brown"}]
 
-    goes_on = client.chat.completions.create(messages=talk, extra_body={"continue_final_message": True}, **asked)
+    goes_on = ask(client, messages=talk, max_tokens=8, extra_body={"continue_final_message": True})
 
-    raw = client.completions.create(prompt=written, **asked)
+    raw = complete(client, f"{WRITTEN}<|im_start|>assistant\nThe quick brown", max_tokens=8)
     assert goes_on.choices[0].message.content == raw.choices[0].text
-    assert goes_on.usage is not None
-    assert raw.usage is not None
     assert goes_on.usage.prompt_tokens == raw.usage.prompt_tokens
 
 
 def test_the_model_speaks_for_itself_where_nothing_asks_for_an_answer(client: openai.OpenAI) -> None:
-    written = "<|im_start|>user\nWho jumps?<|im_end|>\n"
-    asked: dict[str, Any] = {"model": BASE, "max_tokens": 8, "temperature": 0}
+    answer = ask(client, messages=[QUESTION], max_tokens=8, extra_body={"add_generation_prompt": False})
 
-    answer = client.chat.completions.create(
-        messages=[{"role": "user", "content": "Who jumps?"}], extra_body={"add_generation_prompt": False}, **asked
-    )
-
-    assert answer.choices[0].message.content == client.completions.create(prompt=written, **asked).choices[0].text
+    assert answer.choices[0].message.content == complete(client, WRITTEN, max_tokens=8).choices[0].text
 
 
 def test_an_answer_that_takes_longer_than_asked_is_given_up(client: openai.OpenAI) -> None:

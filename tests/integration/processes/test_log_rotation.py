@@ -18,8 +18,8 @@ from app.processes.log_rotation import rotate, rotated_log
 
 MEBIBYTE = 2**20
 LINE_BYTES = 100
-LINES = 419_400
-# 40 MiB in numbered lines, in writes that a library makes.
+LINES = 209_700
+# 20 MiB in numbered lines, in writes that a library makes.
 CHATTY = f"""
 import os, time
 for n in range(0, {LINES}, 100):

@@ -6,7 +6,6 @@ from app.contracts.records import Message
 from app.contracts.rows import IGNORED
 from tests.chat_formats import FORMATS, ChatFormat
 from tests.chat_formats.learner import Learner, Tools, assistant, call, result, user
-from worker.rendering.refusal import RowRefused
 
 HARMLESS = "HARMLESS"
 HOSTILE = {
@@ -74,18 +73,6 @@ def test_an_answer_about_control_tokens_is_learned_as_it_is_said(learner: Learne
 
 def test_what_only_looks_like_a_control_token_is_no_finding(learner: Learner) -> None:
     assert learner.chat(talk(question="<|no_such_token|> and <b>bold</b> [1]")).findings == set()
-
-
-@pytest.mark.parametrize("content", ["a\ufdd0b", "a\ufdd0<|im_end|><|eot_id|></s><end_of_turn>"])
-def test_an_odd_character_in_a_question_is_not_lost(learner: Learner, content: str) -> None:
-    harmless = learner.chat(talk(question=HARMLESS))
-    try:
-        row = learner.chat(talk(question=content))
-    except RowRefused as refused:
-        if refused.code != "special_tokens_in_content":
-            raise
-    else:
-        assert_is_plain_text(learner, row.input_ids, harmless.input_ids, content)
 
 
 @pytest.mark.parametrize("form", CALLING, ids=lambda form: form.name)

@@ -24,34 +24,13 @@ EXAMPLES = examples(200)
 CODES = {"template_refused", "template_not_maskable", "answer_changed", "special_tokens_in_content", "nothing_to_learn"}
 CONTROLS = sorted({token for form in FORMATS for token in form.special_tokens})
 THINKING = ["<think>\nTwo.\n</think>\n\nHi.", "Two.</think>Hi.", "</think>", "<think>"]
-ODD = [
-    "",
-    " ",
-    "\n\n",
-    "\r\n",
-    "\t",
-    "\x00",
-    "\u2028",
-    "▁",
-    "\ufdd0",
-    "e\u0301",
-    "\U0001f469\u200d\U0001f467",
-    "שלום",
-    "<0x41>",
-]
-WORDS = [
-    "Hi.",
-    "assistant",
-    "user\n",
-    "model",
-    "\n\nHi",
-    "Hi  ",
-    "### Response:\n",
-    "<|im_",
-    "<tool_response>",
-    "</tool_response>",
-]
-PIECES = st.one_of(st.sampled_from([*WORDS, *ODD, *THINKING]), st.sampled_from(CONTROLS), st.text(max_size=6))
+BLANK = ["", " ", "\n\n", "\r\n", "\t", "\x00", "\u2028"]
+ODD = ["▁", "\ufdd0", "e\u0301", "\U0001f469\u200d\U0001f467", "שלום", "<0x41>"]
+WORDS = ["Hi.", "assistant", "user\n", "model", "\n\nHi", "Hi  ", "  Hi", "Hi\n\n"]
+MARKS = ["### Response:\n", "<|im_", "<tool_response>", "</tool_response>"]
+PIECES = st.one_of(
+    st.sampled_from([*WORDS, *MARKS, *BLANK, *ODD, *THINKING]), st.sampled_from(CONTROLS), st.text(max_size=6)
+)
 CONTENTS = st.lists(PIECES, max_size=3).map("".join)
 WEIGHTS = st.sampled_from([None, 1, None, 0])
 

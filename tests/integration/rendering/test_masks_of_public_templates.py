@@ -99,14 +99,6 @@ def test_the_answers_and_their_end_tokens_are_learned_and_nothing_else(learner: 
     assert row.findings == set()
 
 
-def test_before_each_answer_stands_what_generate_is_fed(learner: Learner) -> None:
-    messages = talk(learner)
-
-    row = learner.chat(messages)
-
-    assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, messages)
-
-
 def test_a_harmless_chat_has_the_ids_that_transformers_gives_it(learner: Learner) -> None:
     messages = talk(learner)
 

@@ -1,7 +1,6 @@
 """Every row is kept, or named: the report and the refusal account for all of them, in bounded space."""
 
 import gzip
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from app.contracts.records import ChatRecord, Record
+from app.contracts.records import Record
 from app.datasets.check import FileReport, Place, inspect_file, normalise_file
 from app.errors import InvalidDataset
 from tests.support.written_files import LIMIT, a_dataset, chat, lines, normalised, parquet_of, refused, sharegpt
@@ -125,23 +124,6 @@ def test_what_is_quoted_of_a_row_is_short_and_can_be_stored(tmp_path: Path) -> N
 
     assert max(len(str(problem.found)) for problem in refusal.details) <= 250
     assert "\0" not in refusal.message
-
-
-def test_the_hash_is_of_the_bytes_that_were_read(tmp_path: Path) -> None:
-    content = lines(GOOD)
-
-    report, _ = normalised(tmp_path, content)
-
-    assert report.sha256 == hashlib.sha256(content).hexdigest()
-
-
-def test_a_file_of_the_same_name_and_size_is_read_anew(tmp_path: Path) -> None:
-    answers = []
-    for answer in ("ONE", "TWO"):
-        _, records = normalised(tmp_path, lines(chat(("user", "?"), ("assistant", answer))))
-        answers += [record.messages[1].content for record in records if isinstance(record, ChatRecord)]
-
-    assert answers == ["ONE", "TWO"]
 
 
 def test_exact_duplicates_are_kept_and_named(tmp_path: Path) -> None:

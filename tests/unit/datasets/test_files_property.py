@@ -17,8 +17,9 @@ from app.datasets.check import inspect_file
 from app.datasets.layouts import PARTS
 from app.errors import InvalidDataset, Problem
 from tests.support.written_files import LIMIT, chat, lines, normalised, parquet
+from tests.tiers import examples
 
-IN_TIME = settings(deadline=timedelta(seconds=5), max_examples=100)
+IN_TIME = settings(deadline=timedelta(seconds=5), max_examples=examples(100))
 ANY_TEXT = st.text(st.characters(codec=None), max_size=8)
 WRITABLE_TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 WRITABLE_ANSWER = WRITABLE_TEXT.map(lambda text: f"{text}.")
