@@ -59,13 +59,10 @@ class Refused(Case):
 
 
 @dataclass(frozen=True)
-class FailedCheck(Case):
+class FailedCheck(Refused):
     """Only the model's tokenizer and template can tell: the job fails while it is validating."""
 
-    code: str = ""
     param: str = "dataset.source"
-    places: Sequence[Place] = ()
-    says: Sequence[str] = ()
 
 
 def lines(*rows: Any, ascii_only: bool = False) -> bytes:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_what_was_chosen_is_kept(tmp_path: Path) -> None:
 
 NOT_TRUSTED = r"TUNESMITH_HOST: found .* with TUNESMITH_TRUST_NETWORK=1"
 VLLM_ELSEWHERE = f"set them where the engine at {ELSEWHERE} runs"
-CANNOT_START: list[tuple[dict[str, object], str]] = [
+CANNOT_START: list[tuple[dict[str, Any], str]] = [
     ({"vllm_command": "no-such-vllm serve"}, "TUNESMITH_VLLM_COMMAND: there is no program 'no-such-vllm' on this host"),
     ({"engine_url": ELSEWHERE, "vllm_url": "https://gpu-host:8000"}, VLLM_ELSEWHERE),
     ({"engine_url": ELSEWHERE, "vllm_command": "vllm serve"}, VLLM_ELSEWHERE),

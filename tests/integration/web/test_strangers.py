@@ -1,7 +1,6 @@
 """A request that was not meant for this service is refused before its body is read: by the API, and by the engine."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +63,9 @@ def test_a_page_that_is_listed_may_ask_and_read(settings: Settings) -> None:
     assert "access-control-allow-origin" not in other.headers
 
 
-NO_FOLDERS = Roots(Path("/nowhere"), Path("/nowhere"))
-
-
-@contextmanager
-def the_engine() -> Iterator[TestClient]:
-    engine: Any = ScriptedEngine  # it is never asked
-    with TestClient(create_engine_app(engine, NO_FOLDERS), base_url=LOCAL) as client:
-        yield client
-
-
 @pytest.mark.parametrize(("headers", "code"), [(ORIGIN, "foreign_origin"), (REBOUND, "unknown_host")])
 @pytest.mark.parametrize("path", ["/generate", "/prove"])
 def test_the_engine_answers_no_stranger(path: str, headers: dict[str, str], code: str) -> None:
-    with the_engine() as client:
+    engine: Any = ScriptedEngine  # it is never asked
+    with TestClient(create_engine_app(engine, Roots(Path("/nowhere"), Path("/nowhere"))), base_url=LOCAL) as client:
         assert client.post(path, content=unread(), headers=headers).json()["code"] == code

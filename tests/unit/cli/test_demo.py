@@ -84,20 +84,16 @@ def test_the_last_whole_number_is_the_answer(reply: str, number: str | None) -> 
 @pytest.mark.parametrize(
     ("before", "after", "is_clear"), [(0, 10, True), (0, 9, False), (3, 13, True), (15, 20, True), (15, 19, False)]
 )
-def test_better_is_half_of_the_questions_more(before: int, after: int, is_clear: bool) -> None:
+def test_better_is_the_answer_of_the_page_and_half_of_the_questions_more(
+    before: int, after: int, is_clear: bool
+) -> None:
     assert is_better(Exam("", before), Exam(ANSWER, after), questions=20) is is_clear
+    assert not is_better(Exam("", before), Exam("The number after 89 is 177.", after), questions=20)
 
 
-def test_the_question_of_the_page_has_to_be_answered() -> None:
-    assert not is_better(Exam("", 0), Exam("The number after 89 is 177.", 20), questions=20)
-
-
-def test_a_folder_with_a_model_is_taken_by_its_path(tmp_path: Path) -> None:
+def test_a_folder_with_a_model_is_taken_by_its_path_and_another_name_left_to_the_service(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.json").write_text("{}")
 
     assert find_model(str(tmp_path / "tiny"), SILENT) == DemoModel("tiny", tmp_path)
-
-
-def test_another_name_is_left_to_the_service() -> None:
     assert find_model("org/name", SILENT) == DemoModel("org/name", None)

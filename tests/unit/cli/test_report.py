@@ -88,11 +88,9 @@ def test_a_failure_says_what_helps() -> None:
     assert list(failure_lines(failure)) == ["c (user_error): m\\x1b", problem_line(PROBLEM), "do this"]
 
 
-def test_notices_are_lines() -> None:
-    assert list(notice_lines([{"code": "c", "message": "one\ntwo"}], {})) == ["notice: one\\ntwo"]
-
-
-def test_a_notice_that_the_report_says_is_not_said_twice() -> None:
+def test_a_notice_is_a_line_unless_the_report_says_it() -> None:
     report = {"train": a_set(findings=[left_out("c", "m", 4)]), "prepared": None}
 
-    assert list(notice_lines([{"code": "c", "message": "m"}, {"code": "d", "message": "n"}], report)) == ["notice: n"]
+    notices = [{"code": "c", "message": "m"}, {"code": "d", "message": "one\ntwo"}]
+    assert list(notice_lines(notices, report)) == ["notice: one\\ntwo"]
+    assert list(notice_lines(notices, {})) == ["notice: m", "notice: one\\ntwo"]

@@ -40,12 +40,9 @@ def test_rows_behind_a_record_come_in_order(rows: RowFile, after: int) -> None:
 def test_rows_are_counted_in_tokens(rows: RowFile) -> None:
     second = next(rows.after(1))
 
+    assert len(rows) == len(RECORDS)
     assert (second.record, second.supervised, second.cut) == (2, len("aa") + 1, 4)
     assert second.tokens == len(tokens_of(chat_parts("q2", "aa"))[0])
-
-
-def test_a_set_knows_how_many_rows_it_has(rows: RowFile) -> None:
-    assert len(rows) == len(RECORDS)
 
 
 def test_a_set_may_be_empty(tmp_path: Path) -> None:
