@@ -71,6 +71,7 @@ def make_celery(broker_url: str, prefix: str) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 25,
             "max_retries": 1,
+            "interval_start": 0.5,  # the wait before the second try, which a client of the API waits too
             "visibility_timeout": 3600,
             "global_keyprefix": prefix,
         },
