@@ -267,23 +267,20 @@ def is_untouched(settings: Settings) -> bool:
         ({"format": 99}, "format 99"),
         ({"files": [{"path": "../outside", "bytes": 1, "sha256": "a"}]}, "leads out"),
         ({"database": "oracle"}, "cannot be read"),
+        (None, "incomplete"),
     ],
 )
-def test_a_manifest_that_this_version_cannot_follow_is_refused(
-    changed: Path, elsewhere: Settings, tmp_path: Path, change: dict[str, object], told: str
+def test_a_manifest_that_is_missing_or_that_this_version_cannot_follow_is_refused(
+    changed: Path, elsewhere: Settings, tmp_path: Path, change: dict[str, object] | None, told: str
 ) -> None:
     (tmp_path / "outside").write_text("x")
     path = changed / MANIFEST
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    manifest = json.loads(path.read_text())
+    path.unlink()
+    if change is not None:
+        path.write_text(json.dumps({**manifest, **change}))
 
     with pytest.raises(BackupRefused, match=told):
-        restore(elsewhere, changed, said.append)
-
-
-def test_a_backup_that_was_cut_off_is_none(changed: Path, elsewhere: Settings) -> None:
-    (changed / MANIFEST).unlink()
-
-    with pytest.raises(BackupRefused, match="incomplete"):
         restore(elsewhere, changed, said.append)
 
 

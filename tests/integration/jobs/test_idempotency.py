@@ -1,6 +1,7 @@
 """`Idempotency-Key`: the same POST /jobs sent again, at any time and however often, makes one job."""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -86,29 +87,30 @@ def test_two_keys_are_two_jobs_and_so_is_no_key(api: TestClient, database: Datab
     assert count(database, Job) == 4
 
 
-def test_twenty_requests_at_once_make_one_job(database: Database, database_url: str, settings: Settings) -> None:
-    with serving(an_app(settings, database_url)) as url, ThreadPoolExecutor(20) as pool:
-        headers = {"Idempotency-Key": "k"}
-        answers = list(
-            pool.map(lambda _: httpx.post(f"{url}/jobs", json=hub_body(), headers=headers, timeout=30), range(20))
-        )
+@pytest.fixture
+def http(database: Database, database_url: str, settings: Settings) -> Iterator[httpx.Client]:
+    """A client of a real server, which takes many requests at once."""
+    with serving(an_app(settings, database_url)) as url, httpx.Client(base_url=url, timeout=30, verify=False) as client:
+        yield client
+
+
+def post_at_once(http: httpx.Client, *bodies: dict[str, Any]) -> list[httpx.Response]:
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(lambda body: http.post("/jobs", json=body, headers={"Idempotency-Key": "k"}), bodies))
+
+
+def test_twenty_requests_at_once_make_one_job(http: httpx.Client, database: Database) -> None:
+    answers = post_at_once(http, *[hub_body()] * 20)
 
     assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert (count(database, Job), count(database, IdempotencyKey)) == (1, 1)
 
 
-def test_two_bodies_at_once_under_one_key_make_one_job(
-    database: Database, database_url: str, settings: Settings
-) -> None:
-    def send(number: int) -> httpx.Response:
-        body, headers = hub_body(name=f"n{number % 2}"), {"Idempotency-Key": "k"}
-        return httpx.post(f"{url}/jobs", json=body, headers=headers, timeout=30)
+def test_two_bodies_at_once_under_one_key_make_one_job(http: httpx.Client, database: Database) -> None:
+    answers = post_at_once(http, *[hub_body(name="a"), hub_body(name="b")] * 5)
 
-    with serving(an_app(settings, database_url)) as url, ThreadPoolExecutor(10) as pool:
-        codes = sorted(answer.status_code for answer in pool.map(send, range(10)))
-
-    assert codes == [200] * 4 + [201] + [422] * 5
+    assert sorted(answer.status_code for answer in answers) == [200] * 4 + [201] + [422] * 5
     assert count(database, Job) == 1
 
 
