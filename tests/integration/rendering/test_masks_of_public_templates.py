@@ -150,14 +150,16 @@ def test_the_end_of_the_last_answer_is_learned_where_padding_is_the_same_token(l
     assert row.labels == learner.chat(talk(learner)).labels
 
 
-@pytest.mark.parametrize("form", CALLS, ids=lambda form: form.name)
-def test_a_tool_call_is_learned_and_what_the_tool_says_is_not(form: ChatFormat) -> None:
+@pytest.mark.parametrize("form", [form for form in FORMATS if form is not GRANITE], ids=lambda form: form.name)
+def test_a_tool_call_is_learned_in_the_words_of_the_template_or_as_text(form: ChatFormat) -> None:
     learner = Learner(form)
 
     row = learner.chat(CALLING, TOOLS)
 
-    assert learner.learned(row) == [CALLS[form], form.learned("Sunny.", is_last=True)]
+    asked = CALLS[form] if form.supports_tools else form.learned(HERMES.removesuffix("<|im_end|>"))
+    assert learner.learned(row) == [asked, form.learned("Sunny.", is_last=True)]
     assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, CALLING, TOOLS)
+    assert ("tools_as_text" in row.findings) is not form.supports_tools
 
 
 @pytest.mark.parametrize("form", CALLS, ids=lambda form: form.name)
@@ -167,9 +169,6 @@ def test_a_chat_with_tools_has_the_ids_that_transformers_gives_it(form: ChatForm
     assert learner.prompt(CALLING[:3], TOOLS) == learner.template(CALLING[:3], tools=TOOLS, add_generation_prompt=True)
 
 
-PLAIN = [form for form in FORMATS if not form.supports_tools and form is not GRANITE]
-
-
 def test_a_template_that_writes_definitions_and_no_calls_is_refused() -> None:
     with pytest.raises(RowRefused) as refused:
         Learner(GRANITE).chat(CALLING, TOOLS)
@@ -177,44 +176,41 @@ def test_a_template_that_writes_definitions_and_no_calls_is_refused() -> None:
     assert refused.value.code == "template_without_tools"
 
 
-@pytest.mark.parametrize("form", PLAIN, ids=lambda form: form.name)
-def test_a_tool_call_is_text_where_the_template_knows_none(form: ChatFormat) -> None:
+THOUGHT = "<think>\nTwo.\n</think>\n\n"
+NO_THOUGHT = "<think>\n\n</think>\n\nBye!<|im_end|>"
+END_OF_R1 = "<｜end▁of▁sentence｜>"
+# What assistants said, what is learned of it, and what is found.
+THOUGHTS: list[tuple[ChatFormat, list[str], list[str], set[str]]] = [
+    (QWEN_3, [f"{THOUGHT}Hi.", "Bye!"], ["Hi.<|im_end|>", NO_THOUGHT], {"thinking_left_out"}),
+    (QWEN_3, ["Two.</think>Hi.", "Bye!"], ["Hi.<|im_end|>", NO_THOUGHT], {"thinking_left_out"}),
+    (QWEN_3, [f"{THOUGHT}Hi."], [f"{THOUGHT}Hi.<|im_end|>"], set()),
+    (
+        DEEPSEEK_R1,
+        ["Two.</think>Hi.", "<think>No.</think>\n\nBye!"],
+        [f"Hi.{END_OF_R1}", f"\n\nBye!{END_OF_R1}"],
+        {"thinking_left_out"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("form", "answers", "learned", "findings"), THOUGHTS, ids=lambda value: str(value)[:40])
+def test_thinking_that_a_template_strips_is_named(
+    form: ChatFormat, answers: list[str], learned: list[str], findings: set[str]
+) -> None:
     learner = Learner(form)
-    row = learner.chat(CALLING, TOOLS)
-    asked = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
-    assert learner.learned(row) == [form.learned(asked), form.learned("Sunny.", is_last=True)]
-    assert [row.input_ids[: run.first] for run in learner.runs(row)] == prompts(learner, CALLING, TOOLS)
-    assert "tools_as_text" in row.findings
+    row = learner.chat([turn for answer in answers for turn in (user("a"), assistant(answer))])
+
+    assert learner.learned(row) == learned
+    assert row.findings == findings
 
 
-@pytest.mark.parametrize("content", ["<think>\nTwo.\n</think>\n\nHi.", "Two.</think>Hi."])
-def test_thinking_that_a_template_strips_of_earlier_answers_is_named(content: str) -> None:
+def test_thinking_is_learned_in_the_models_own_tokens() -> None:
     learner = Learner(QWEN_3)
 
-    row = learner.chat([user("a"), assistant(content), user("b"), assistant("Bye!")])
+    row = learner.chat([user("a"), assistant(f"{THOUGHT}Hi.")])
 
-    assert learner.learned(row) == ["Hi.<|im_end|>", "<think>\n\n</think>\n\nBye!<|im_end|>"]
-    assert row.findings == {"thinking_left_out"}
-
-
-def test_the_thinking_of_the_last_answer_is_learned_in_the_models_own_tokens() -> None:
-    learner = Learner(QWEN_3)
-
-    row = learner.chat([user("a"), assistant("<think>\nTwo.\n</think>\n\nHi.")])
-
-    assert learner.learned(row) == ["<think>\nTwo.\n</think>\n\nHi.<|im_end|>"]
     assert learner.tokenizer.convert_tokens_to_ids("<think>") in row.labels
-    assert row.findings == set()
-
-
-def test_a_template_that_strips_all_thinking_teaches_the_answer_behind_it() -> None:
-    learner = Learner(DEEPSEEK_R1)
-
-    row = learner.chat([user("a"), assistant("Two.</think>Hi."), user("b"), assistant("<think>No.</think>\n\nBye!")])
-
-    assert learner.learned(row) == ["Hi.<｜end▁of▁sentence｜>", "\n\nBye!<｜end▁of▁sentence｜>"]
-    assert row.findings == {"thinking_left_out"}
 
 
 def test_an_answer_that_no_prompt_leads_to_is_refused_or_named() -> None:
