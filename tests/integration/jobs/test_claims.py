@@ -40,7 +40,7 @@ def lose(session: Session, job: Job) -> bool:
     return take_back(session, job, NOW, reason="silent", max_attempts=99, pause=None) is not None
 
 
-def test_a_bell_rung_twice_starts_one_training(database: Database) -> None:
+def test_a_waiting_job_is_claimed_only_once(database: Database) -> None:
     add_job(database)
 
     assert take(database, "w1") is not None
@@ -153,7 +153,7 @@ def test_a_holder_that_lost_its_job_can_write_nothing(database: Database) -> Non
         finish(session, claim, JobStatus.SUCCEEDED, NOW, outcome="finished", reason=None)
 
 
-def test_a_job_whose_holder_beats_meanwhile_is_not_taken_back(database: Database) -> None:
+def test_a_job_is_not_taken_back_after_a_heartbeat(database: Database) -> None:
     claim = taken_with_job(database)
     seen = read(database, claim.job_id)
     store(database, claim)

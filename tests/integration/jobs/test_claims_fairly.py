@@ -237,7 +237,7 @@ def test_a_batch_that_is_sent_twice_is_stored_once(database: Database) -> None:
     assert read(database, job_id).last_seq == 5
 
 
-def test_an_empty_beat_moves_no_offset(database: Database) -> None:
+def test_a_heartbeat_without_events_keeps_the_offset(database: Database) -> None:
     add_job(database)
     claim = taken(database)
     store(database, claim, offset=50)

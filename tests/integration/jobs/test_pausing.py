@@ -22,8 +22,8 @@ def notified(api: TestClient) -> list[Stage]:
     return found
 
 
-def told(api: TestClient, job_id: str, what: str) -> tuple[str, bool, bool]:
-    """What a job is after it was told something: its status, and which wishes are open: to pause, to be cancelled."""
+def post_action(api: TestClient, job_id: str, what: str) -> tuple[str, bool, bool]:
+    """Post an action. Return the status, and whether a pause and a cancel are requested."""
     answer = api.post(f"/jobs/{job_id}/{what}")
     assert answer.is_success, answer.text
     job = answer.json()
@@ -74,7 +74,7 @@ def test_a_job_that_nobody_holds_is_paused_once_however_often_it_is_asked(
     api: TestClient, database: Database, status: JobStatus, after: tuple[str, bool, bool]
 ) -> None:
     job_id = add_job(database, status)
-    known = [told(api, job_id, "pause") for _ in range(2)]
+    known = [post_action(api, job_id, "pause") for _ in range(2)]
     events = api.get(f"/jobs/{job_id}/events").json()["data"]
 
     assert known == [after, after]
@@ -85,7 +85,7 @@ def test_a_job_that_nobody_holds_is_paused_once_however_often_it_is_asked(
 def test_a_job_that_is_held_is_asked_to_pause(api: TestClient, database: Database, stage: Stage) -> None:
     claim = held(database, stage)
 
-    assert [told(api, claim.job_id, "pause") for _ in range(2)] == [(stage.active.value, True, False)] * 2
+    assert [post_action(api, claim.job_id, "pause") for _ in range(2)] == [(stage.active.value, True, False)] * 2
     assert read(database, claim.job_id).requested_action is RequestedAction.PAUSE
 
 
@@ -102,7 +102,7 @@ def test_what_is_asked_of_a_worker_is_an_event_as_often_as_it_changes_something(
     job_id = held(database, stage).job_id
 
     for what in ("resume", "pause", "pause", "resume", "pause", "cancel", "cancel"):
-        told(api, job_id, what)
+        post_action(api, job_id, what)
 
     assert requests(api, job_id) == ["pause", "resume", "pause", "cancel"]
 
@@ -110,7 +110,7 @@ def test_what_is_asked_of_a_worker_is_an_event_as_often_as_it_changes_something(
 def test_a_job_that_waits_for_its_check_writes_that_it_is_to_be_paused(api: TestClient, database: Database) -> None:
     job_id = add_job(database, JobStatus.VALIDATING)
 
-    told(api, job_id, "pause")
+    post_action(api, job_id, "pause")
 
     assert requests(api, job_id) == ["pause"]
 
@@ -121,11 +121,11 @@ def test_resuming_twice_is_the_same_as_once(api: TestClient, database: Database,
     job_id = add_job(database, status, requested_action=requested_action)
     after = ("queued" if status is JobStatus.PAUSED else status.value, False, False)
 
-    assert [told(api, job_id, "resume") for _ in range(2)] == [after, after]
+    assert [post_action(api, job_id, "resume") for _ in range(2)] == [after, after]
     assert read(database, job_id).requested_action is RequestedAction.RUN
 
 
-def test_a_resumed_job_is_claimed_at_once_and_its_workers_are_rung(api: TestClient, database: Database) -> None:
+def test_a_resumed_job_is_claimed_at_once_and_its_workers_are_notified(api: TestClient, database: Database) -> None:
     error = {"category": "system_error", "code": "disk_full", "message": "m"}
     later = utc_now() + timedelta(seconds=300)
     job_id = add_job(database, JobStatus.PAUSED, requested_action=RequestedAction.PAUSE, run_after=later, error=error)
@@ -137,11 +137,13 @@ def test_a_resumed_job_is_claimed_at_once_and_its_workers_are_rung(api: TestClie
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_resuming_what_is_not_paused_yet_takes_the_wish_back(api: TestClient, database: Database, stage: Stage) -> None:
+def test_resuming_a_job_that_is_not_paused_yet_withdraws_the_pause(
+    api: TestClient, database: Database, stage: Stage
+) -> None:
     claim = held(database, stage)
-    told(api, claim.job_id, "pause")
+    post_action(api, claim.job_id, "pause")
 
-    assert told(api, claim.job_id, "resume") == (stage.active.value, False, False)
+    assert post_action(api, claim.job_id, "resume") == (stage.active.value, False, False)
     assert give_back(database, claim) is stage.waiting
     assert notified(api) == []
 
@@ -150,7 +152,7 @@ def test_resuming_what_is_not_paused_yet_takes_the_wish_back(api: TestClient, da
 @pytest.mark.parametrize("stage", Stage)
 def test_a_cancel_is_not_taken_back(api: TestClient, database: Database, what: str, stage: Stage) -> None:
     claim = held(database, stage)
-    told(api, claim.job_id, "cancel")
+    post_action(api, claim.job_id, "cancel")
     answer = api.post(f"/jobs/{claim.job_id}/{what}")
 
     assert error_of(answer)[:2] == (409, "job_has_ended")
@@ -161,9 +163,9 @@ def test_a_cancel_is_not_taken_back(api: TestClient, database: Database, what: s
 @pytest.mark.parametrize("stage", Stage)
 def test_a_cancel_beats_a_pause(api: TestClient, database: Database, stage: Stage) -> None:
     claim = held(database, stage)
-    told(api, claim.job_id, "pause")
+    post_action(api, claim.job_id, "pause")
 
-    assert told(api, claim.job_id, "cancel") == (stage.active.value, False, True)
+    assert post_action(api, claim.job_id, "cancel") == (stage.active.value, False, True)
     assert give_back(database, claim) is JobStatus.CANCELLED
 
 
@@ -173,18 +175,18 @@ def test_what_nobody_holds_is_cancelled_at_once_also_when_it_is_paused(
 ) -> None:
     job_id = add_job(database, status, requested_action=RequestedAction.PAUSE)
 
-    assert [told(api, job_id, "cancel") for _ in range(2)] == [("cancelled", False, False)] * 2
+    assert [post_action(api, job_id, "cancel") for _ in range(2)] == [("cancelled", False, False)] * 2
 
 
 def test_a_paused_job_is_not_claimed(api: TestClient, database: Database) -> None:
-    told(api, add_job(database), "pause")
+    post_action(api, add_job(database), "pause")
 
     assert take(database) is None
 
 
 def test_a_job_paused_while_it_is_checked_is_checked_to_the_end_first(api: TestClient, database: Database) -> None:
     first = held(database, Stage.CHECK)
-    told(api, first.job_id, "pause")
+    post_action(api, first.job_id, "pause")
     assert give_back(database, first) is JobStatus.VALIDATING
 
     claim = taken(database, stage=Stage.CHECK)
@@ -192,13 +194,13 @@ def test_a_job_paused_while_it_is_checked_is_checked_to_the_end_first(api: TestC
         target = after_check(session.get_one(Job, claim.job_id).requested_action, is_dry_run=False)
         finish(session, claim, target, NOW, outcome="finished", reason=None)
         session.commit()
-    assert told(api, claim.job_id, "resume") == ("queued", False, False)
+    assert post_action(api, claim.job_id, "resume") == ("queued", False, False)
 
 
 @pytest.mark.parametrize(
     ("what", "after"), [("pause", JobStatus.PAUSED), ("cancel", JobStatus.CANCELLED), ("resume", JobStatus.QUEUED)]
 )
-def test_a_wish_for_a_job_that_is_given_back_at_this_moment_is_fulfilled(
+def test_a_request_is_fulfilled_though_the_job_is_given_back_at_this_moment(
     api: TestClient, database: Database, what: str, after: JobStatus
 ) -> None:
     """The holder's transaction is open, and ends while the request waits for it."""
@@ -206,7 +208,7 @@ def test_a_wish_for_a_job_that_is_given_back_at_this_moment_is_fulfilled(
     with ThreadPoolExecutor(1) as pool:
         with database.writer() as session:
             finish(session, claim, JobStatus.QUEUED, NOW, outcome="worker_stopped", reason=None)
-            answer = pool.submit(told, api, claim.job_id, what)
+            answer = pool.submit(post_action, api, claim.job_id, what)
             assert not wait([answer], timeout=0.5).done
             session.commit()
         assert answer.result() == (after.value, False, False)
@@ -220,7 +222,7 @@ def test_a_wish_for_a_job_that_is_given_back_at_this_moment_is_fulfilled(
         (RequestedAction.CANCEL, JobStatus.CANCELLED),
     ],
 )
-def test_a_wish_made_while_a_lost_job_is_looked_at_is_fulfilled_when_it_is_taken_back(
+def test_a_request_is_fulfilled_though_the_lost_job_is_taken_back_at_this_moment(
     database: Database, requested_action: RequestedAction, after: JobStatus
 ) -> None:
     claim = held(database)
@@ -240,10 +242,10 @@ def test_a_checkpoint_is_asked_of_a_running_job(api: TestClient, database: Datab
     claim = held(database)
     answers = [api.post(f"/jobs/{claim.job_id}/checkpoint") for _ in range(2)]
     with database.writer() as session:
-        wish = record(session, claim, [], 0)
+        requested = record(session, claim, [], 0)
 
     assert [answer.status_code for answer in answers] == [202, 202]
-    assert wish.checkpoints_requested == 2
+    assert requested.checkpoints_requested == 2
     assert requests(api, claim.job_id) == ["checkpoint"] * 2
 
 
