@@ -9,7 +9,13 @@ from tests.support.sentences import reads_well
 from tests.support.specs import a_body
 
 DEEP = "[" * 100_000 + "]" * 100_000
+TOLD: dict[str, Any] = {"chat_template_kwargs": {"a": 1}}
+NO_JSON = {"name": "f", "arguments": "{"}
 HALF = b'{"model": "org/model", "messages": [{"role": "user", "content": "\\ud800"}]}'
+
+
+def get(url: str, **headers: str) -> dict[str, Any]:
+    return {"method": "GET", "url": url, "headers": headers}
 
 
 def post_job(body: Any) -> dict[str, Any]:
@@ -79,20 +85,16 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "a path for a model": (post_job(a_body(model={"model_name": "../../etc"})), 422, "model.model_name"),
     "code from the hub": (post_job(a_body(model={"trust_remote_code": True})), 422, "model.trust_remote_code"),
     "a token": (post_job({**a_body(), "hf_token": "hf_CANARY"}), 422, "hf_token"),
-    "an id with a path": ({"method": "GET", "url": "/jobs/..%2f..%2fetc%2fpasswd"}, 404, None),
-    "an id with a NUL": ({"method": "GET", "url": "/jobs/%00"}, 404, None),
-    "an id of a megabyte": ({"method": "GET", "url": "/jobs/" + "a" * 60_000}, 404, None),
-    "a file id with a NUL": ({"method": "GET", "url": "/files/%00/content"}, 404, None),
-    "an adapter id with a NUL": ({"method": "GET", "url": "/adapters/%00"}, 404, None),
-    "a negative page": ({"method": "GET", "url": "/jobs?limit=-1"}, 422, "limit"),
-    "a huge offset": ({"method": "GET", "url": "/jobs/x/logs?offset=" + "9" * 40}, 422, "offset"),
-    "an unknown status": ({"method": "GET", "url": "/jobs?status=lost"}, 422, "status"),
-    "an event number that is none": (
-        {"method": "GET", "url": "/jobs/x/stream", "headers": {"last-event-id": "-1"}},
-        422,
-        "Last-Event-ID",
-    ),
-    "an unknown path": ({"method": "GET", "url": "/etc/passwd"}, 404, None),
+    "an id with a path": (get("/jobs/..%2f..%2fetc%2fpasswd"), 404, None),
+    "an id with a NUL": (get("/jobs/%00"), 404, None),
+    "an id of a megabyte": (get("/jobs/" + "a" * 60_000), 404, None),
+    "a file id with a NUL": (get("/files/%00/content"), 404, None),
+    "an adapter id with a NUL": (get("/adapters/%00"), 404, None),
+    "a negative page": (get("/jobs?limit=-1"), 422, "limit"),
+    "a huge offset": (get("/jobs/x/logs?offset=" + "9" * 40), 422, "offset"),
+    "an unknown status": (get("/jobs?status=lost"), 422, "status"),
+    "an event number that is none": (get("/jobs/x/stream", **{"last-event-id": "-1"}), 422, "Last-Event-ID"),
+    "an unknown path": (get("/etc/passwd"), 404, None),
     "a wrong method": ({"method": "PUT", "url": "/jobs"}, 405, None),
     "an upload without a file": ({"method": "POST", "url": "/files", "json": {}}, 422, "file"),
     "an upload with a path for a name": (upload(b'{"text": "a"}', "../../x.jsonl"), 422, "file.filename"),
@@ -115,18 +117,10 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "a prompt of no tokens": (ask(messages=None, prompt_token_ids=[]), 422, "prompt_token_ids"),
     "a tool without a name": (ask(tools=[{"type": "function", "function": {}}]), 422, "tools.0.function.name"),
     "a tool that is none": (ask(tools=["x"]), 422, "tools.0"),
-    "a template told of a prompt": (
-        ask(messages=None, prompt="x", chat_template_kwargs={"a": 1}),
-        422,
-        "chat_template_kwargs",
-    ),
+    "a template told of a prompt": (ask(messages=None, prompt="x", **TOLD), 422, "chat_template_kwargs"),
     "a template told in too deep words": (ask(chat_template_kwargs={"a": nested(40)}), 422, "chat_template_kwargs"),
     "a call without a function": (ask(messages=called({})), 422, None),
-    "a call whose arguments are no JSON": (
-        ask(messages=called({"function": {"name": "f", "arguments": "{"}})),
-        422,
-        None,
-    ),
+    "a call whose arguments are no JSON": (ask(messages=called({"function": NO_JSON})), 422, None),
     "a schema of an unknown word": (ask(response_format=schema(uniqueItems=True)), 422, None),
     "a schema that is nested too deep": (ask(response_format=schema(**nested(40))), 422, None),
     "a format of an unknown kind": (ask(response_format={"type": "grammar"}), 422, "response_format.type"),
@@ -135,8 +129,8 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "no JSON at OpenAI's door": (post_raw("{", "/v1/completions"), 400, "body"),
     "nested deep at OpenAI's door": (post_raw(DEEP, "/v1/completions"), 400, "body"),
     "too many answers to prompts": (complete(prompt=["x"] * 8, n=3), 400, "n"),
-    "a model with a NUL": ({"method": "GET", "url": "/v1/models/%00"}, 404, "model"),
-    "a model of a megabyte": ({"method": "GET", "url": "/v1/models/" + "a" * 60_000}, 404, "model"),
+    "a model with a NUL": (get("/v1/models/%00"), 404, "model"),
+    "a model of a megabyte": (get("/v1/models/" + "a" * 60_000), 404, "model"),
     "JSON without its header": ({"method": "POST", "url": "/jobs", "content": b"{}"}, 422, "body"),
 }
 
