@@ -1,7 +1,4 @@
-"""The API as several processes on one port: each answers, one that dies is replaced, none outlives the first.
-
-The first is killed here. After any other end of it, they end by the same means.
-"""
+"""The API as several processes on one port: each answers, one that dies is replaced, none outlives the first."""
 
 import os
 import resource
@@ -83,6 +80,15 @@ def is_running(pid: int) -> bool:
         return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_signal_ends_all_of_them(service: subprocess.Popen[bytes], url: str) -> None:
+    children = serving(service.pid)
+
+    service.terminate()
+    service.wait(30)
+
+    assert not any(is_running(pid) for pid in children)
 
 
 def test_connections_leave_descriptors_for_the_database() -> None:
