@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.openai_door.asking import ask, complete
+from tests.integration.openai_api.asking import ask, complete
 
 REFUSED_COMPLETIONS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ""}, "prompt"),

@@ -8,7 +8,7 @@ import pytest
 
 from app.config import Settings
 from app.database.connection import Database
-from tests.integration.openai_door.asking import BASE, CHAT, ask, complete
+from tests.integration.openai_api.asking import BASE, CHAT, ask, complete
 from tests.support.scripted_engine import add_adapter
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.openai_door.asking import ask, complete
+from tests.integration.openai_api.asking import ask, complete
 
 
 @pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])

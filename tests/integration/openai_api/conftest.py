@@ -14,7 +14,7 @@ from app.database.migrate import upgrade
 from app.main import create_app
 from tests.integration.engine.model_caches import ADAPTERS, ServedModel, build_served_model
 from tests.integration.engine.processes import KEY, EngineProcess
-from tests.integration.openai_door.asking import BASE
+from tests.integration.openai_api.asking import BASE
 from tests.support.scripted_engine import add_adapter
 from tests.support.serving import serving
 
