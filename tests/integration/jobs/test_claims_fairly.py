@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import get_args
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, inspect
 
 from app.contracts.events import AttemptEvent, CheckpointRemoved, CheckpointSaved, Noticed
 from app.contracts.spec import SPEC_VERSION
@@ -73,8 +73,8 @@ def kept(database: Database, job_id: str) -> list[tuple[int, int]]:
 def add_many(database: Database, project: str, count: int) -> None:
     """One long row, copied by the database's own bulk insert."""
     model = read(database, add_job(database, project=project, age=100))
-    columns = {column.name: getattr(model, column.name) for column in Job.__table__.columns}
-    rows = [{**columns, "id": f"job-{n:024d}"} for n in range(count - 1)]
+    values = {column.key: getattr(model, column.key) for column in inspect(Job).column_attrs}
+    rows = [{**values, "id": f"job-{n:024d}"} for n in range(count - 1)]
     with database.writer() as session:
         session.execute(insert(Job), rows)
         session.commit()
