@@ -5,7 +5,6 @@ Unsloth would scale by itself there, as soon as `max_seq_length` is above the mo
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,6 @@ from tests.support.tiny_model import build_tiny_model
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 OWN, SCALED = 64, 256
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    from tests.support.serial_engine import SerialEngine
-    from worker.inference.models.bases import Placement
-
-    engine = SerialEngine(Placement("cuda:0", torch.bfloat16))
-    yield engine
-    engine.close()
-    assert engine.join(30)
 
 
 def short(folder: Path, family: str) -> Path:

@@ -1,7 +1,7 @@
 """What is trained on a GPU, in 4 bits or more, is proved on the base in 16 bits; what is another adapter is not."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,6 @@ from tests.gpu.test_training import train
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 CLOSE = 0.3
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    from tests.support.serial_engine import SerialEngine
-    from worker.inference.models.bases import Placement
-
-    engine = SerialEngine(Placement("cuda:0", torch.bfloat16))
-    yield engine
-    engine.close()
-    assert engine.join(30)
 
 
 @pytest.mark.parametrize(

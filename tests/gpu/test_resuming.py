@@ -20,7 +20,7 @@ from app.processes.environments import Process
 from app.processes.guardian import Guarded, spawn
 from tests.gpu.test_training import CHATS
 from tests.support.events import has_step
-from tests.support.prepared_rows import prepare
+from tests.support.prepared_rows import a_training, prepare
 from worker.checkpoints import newest
 from worker.child import command, environment
 from worker.stopping import INTERRUPTED
@@ -68,20 +68,8 @@ class Attempts:
     def _order(self, epoch: int) -> TrainingOrder:
         work = self.folder / str(epoch)
         work.mkdir()
-        return TrainingOrder(
-            job_id="job-gpu",
-            epoch=epoch,
-            spec=self.spec,
-            base=BaseRef(source=str(self.base), is_local=True),
-            **self.data,
-            eval_rows=None,
-            events=work / "events.jsonl",
-            work_dir=work,
-            adapter_dir=work / "adapter",
-            checkpoints=self.folder / "checkpoints",
-            resume_from=newest(self.folder / "checkpoints").path,
-            pulse=work / "pulse",
-        )
+        base, resume_from = BaseRef(source=str(self.base), is_local=True), newest(self.folder / "checkpoints").path
+        return a_training(work, self.spec, base, **self.data, epoch=epoch, work_dir=work, resume_from=resume_from)
 
 
 def _wait_for_step(events: Path, child: Guarded, step: int) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, Failed, Finished, Noticed, StepLogged
-from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
 from app.jobs.states import Stage
 from app.processes.environments import Process
 from app.processes.guardian import spawn
-from tests.support.prepared_rows import prepare
+from tests.support.prepared_rows import a_training, prepare
 from worker.child import command, environment
 
 torch = pytest.importorskip("torch")
@@ -53,19 +53,9 @@ def train(base: Path, folder: Path, *, scaled_to: int | None = None, **groups: A
             **groups,
         }
     )
-    order = TrainingOrder(
-        job_id="job-gpu",
-        epoch=1,
-        spec=spec,
-        base=BaseRef(source=str(base), is_local=True, scaled_to=scaled_to),
-        **prepare(base, folder, [{"messages": chat} for chat in CHATS], spec),
-        eval_rows=None,
-        events=folder / "events.jsonl",
-        work_dir=folder / "work",
-        adapter_dir=folder / "adapter",
-        checkpoints=folder / "checkpoints",
-        pulse=folder / "pulse",
-    )
+    ref = BaseRef(source=str(base), is_local=True, scaled_to=scaled_to)
+    rows = prepare(base, folder, [{"messages": chat} for chat in CHATS], spec)
+    order = a_training(folder, spec, ref, **rows, checkpoints=folder / "checkpoints")
     (folder / "order.json").write_text(order.model_dump_json())
     env = environment(Process.TRAIN, folder.parent / "cache")
     argv = command(Stage.TRAIN, folder / "order.json")

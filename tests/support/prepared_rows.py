@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, DataPrepared, Failed, SourcesChecked
-from app.contracts.order import BaseRef, CheckOrder, SourceFile
+from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
 from app.processes.environments import Process
@@ -47,6 +47,14 @@ def a_check(
         max_cache_bytes=10**9,
         events=folder / "events.jsonl",
     )
+
+
+def a_training(attempt: Path, spec: JobSpec, base: BaseRef, **fields: Any) -> TrainingOrder:
+    """An order whose files lie in the folder of the attempt, and its checkpoints beside that."""
+    names = {"events": "events.jsonl", "work_dir": "work", "adapter_dir": "adapter", "pulse": "pulse"}
+    places = {field: attempt / name for field, name in names.items()} | {"checkpoints": attempt.parent / "checkpoints"}
+    usual = {"job_id": "job-x", "epoch": 1, "eval_rows": None, "spec": spec, "base": base}
+    return TrainingOrder(**{**usual, **places, **fields})
 
 
 @dataclass(frozen=True)

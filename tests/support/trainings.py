@@ -26,10 +26,11 @@ from app.contracts.events import (
     Resumed,
     StepLogged,
 )
-from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
 from app.processes.environments import Process
 from tests.support.events import has_step
+from tests.support.prepared_rows import a_training
 from tests.support.tiny_model import build_tiny_model
 from worker.checkpoints import newest
 from worker.child import environment
@@ -92,20 +93,15 @@ class Job:
         attempt = len(self.attempts) + 1
         folder = self.folder / str(attempt)
         (folder / "work").mkdir(parents=True)
-        order = TrainingOrder(
-            job_id="job-x",
-            epoch=attempt,
-            spec=self.spec,
-            base=BaseRef(source=str(self.base), is_local=True, revision=self.revision, scaled_to=self.scaled_to),
+        order = a_training(
+            folder,
+            self.spec,
+            BaseRef(source=str(self.base), is_local=True, revision=self.revision, scaled_to=self.scaled_to),
             **self.data,
+            epoch=attempt,
             eval_rows=self.eval_rows,
-            events=folder / "events.jsonl",
-            work_dir=folder / "work",
-            adapter_dir=folder / "adapter",
-            checkpoints=self.checkpoints,
             resume_from=newest(self.checkpoints).path or self.goes_on_from,
             start_from=self.start_from,
-            pulse=folder / "pulse",
         )
         (folder / "order.json").write_text(order.model_dump_json(exclude_unset=True))
         process = TRAINERS.Process(target=self.program, args=(folder,))

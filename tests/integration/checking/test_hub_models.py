@@ -12,11 +12,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.contracts.events import ATTEMPT_EVENT, Failed, Finished
-from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.order import BaseRef
 from app.contracts.spec import JobSpec
 from app.processes.environments import Process
 from tests.support.hub import SHA, Hub, running
-from tests.support.prepared_rows import a_check, failure_of, prepare, run
+from tests.support.prepared_rows import a_check, a_training, failure_of, prepare, run
 from tests.support.serving import serving
 from tests.support.specs import a_body
 from tests.support.tiny_model import build_tiny_model
@@ -66,20 +66,8 @@ def trained(hub: Hub, tiny: Path, folder: Path, **env: str) -> tuple[list[Any], 
     data = prepare(tiny, folder / "prepared", CHATS, a_spec())
     attempt = folder / "attempt"
     (attempt / "work").mkdir(parents=True)
-    order = TrainingOrder(
-        job_id="job-x",
-        epoch=1,
-        spec=a_spec(),
-        base=BaseRef(source="org/tiny", is_local=False, revision=SHA),
-        **data,
-        eval_rows=None,
-        events=attempt / "events.jsonl",
-        work_dir=attempt / "work",
-        adapter_dir=attempt / "adapter",
-        checkpoints=folder / "checkpoints",
-        cache_dir=folder / "cache",
-        pulse=attempt / "pulse",
-    )
+    base = BaseRef(source="org/tiny", is_local=False, revision=SHA)
+    order = a_training(attempt, a_spec(), base, **data, cache_dir=folder / "cache")
     (attempt / "order.json").write_text(order.model_dump_json(exclude_unset=True))
     places = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), **env}
     with (attempt / "log").open("wb") as log:

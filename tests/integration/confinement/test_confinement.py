@@ -13,7 +13,7 @@ import pytest
 from app.contracts.events import SourcesChecked
 from app.contracts.order import BaseRef, CheckOrder, TrainingOrder
 from app.contracts.spec import JobSpec
-from tests.support.prepared_rows import a_check, run_cold
+from tests.support.prepared_rows import a_check, a_training, run_cold
 from tests.support.specs import a_body, a_spec
 from tests.support.tiny_model import build_tiny_model
 from worker.confinement import landlock
@@ -61,21 +61,10 @@ def home(tmp_path: Path) -> Path:
 
 def trainings_order(home: Path) -> TrainingOrder:
     job = home / "jobs" / "mine"
-    return TrainingOrder(
-        job_id="job-x",
-        epoch=1,
-        spec=a_spec(),
-        base=BaseRef(source=str(home / "models" / "mine"), is_local=True),
-        train_rows=job / "data" / "train.arrow",
-        eval_rows=None,
-        tokenizer=job / "data" / "tokenizer",
-        events=job / "attempts" / "1" / "events.jsonl",
-        work_dir=job / "attempts" / "1" / "work",
-        adapter_dir=job / "attempts" / "1" / "adapter",
-        checkpoints=job / "checkpoints",
-        cache_dir=home / "cache",
-        pulse=job / "attempts" / "1" / "pulse",
-    )
+    rows = {"train_rows": job / "data" / "train.arrow", "tokenizer": job / "data" / "tokenizer"}
+    places = {**rows, "checkpoints": job / "checkpoints", "cache_dir": home / "cache"}
+    base = BaseRef(source=str(home / "models" / "mine"), is_local=True)
+    return a_training(job / "attempts" / "1", a_spec(), base, **places)
 
 
 def checks_order(home: Path) -> CheckOrder:

@@ -12,10 +12,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.contracts.generation import AdapterRef
-from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.order import BaseRef
 from app.contracts.probe import PROBE, Probe, Proof, ProofOrder
 from app.contracts.rows import INPUT_IDS, LABELS
 from tests.integration.engine.model_caches import ServedModel
+from tests.support.prepared_rows import a_training
 from tests.support.specs import a_spec
 from worker.hashing import bundle_version
 from worker.inference.engine import Engine
@@ -50,12 +51,8 @@ def probe_of(
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **how)
     biases = base_biases(model)
     model = PeftModel.from_pretrained(model, adapter) if adapter is not None else model
-    paths = dict.fromkeys(("train_rows", "events", "work_dir", "adapter_dir", "checkpoints", "pulse"), base)
     source = BaseRef(source=str(base), is_local=True)
-    tokenizer = adapter or base
-    order = TrainingOrder(
-        job_id="job-x", epoch=1, spec=a_spec(), base=source, eval_rows=None, tokenizer=tokenizer, **paths
-    )
+    order = a_training(base, a_spec(), source, train_rows=base, tokenizer=adapter or base)
     row = AutoTokenizer.from_pretrained(base)("The quick brown fox jumps over the lazy dog")["input_ids"]
     name = str(dtype).removeprefix("torch.")
     bits = {f"model.load_in_{bits}bit": getattr(quantisation, f"load_in_{bits}bit", False) for bits in (4, 8)}

@@ -154,7 +154,7 @@ def killed_in_the_middle(started: Started, served_model: ServedModel) -> object:
 
 
 def test_one_that_is_frozen_is_replaced(tmp_path: Path, served_model: ServedModel) -> None:
-    with managed(tmp_path, timeouts=VllmTimeouts(silence=2.0)) as frozen:
+    with managed(tmp_path, timeouts=VllmTimeouts(silence=6.0)) as frozen:
         assert isinstance(last_of(frozen.engine, a_request(served_model)), Ended)
         os.kill(frozen.pid(), signal.SIGSTOP)
 

@@ -6,26 +6,16 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.orm import Session
 
-from app.contracts.events import AttemptEvent, Noticed, Phase, PhaseStarted, RowsChecked, StepLogged, StepTaken
+from app.contracts.events import AttemptEvent, Noticed, Phase, PhaseStarted, RowsChecked, StepTaken
 from app.database.connection import Database
 from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, Fenced, RequestedState, finish, record, take_back
 from app.jobs.states import JobStatus, RequestedAction, Stage
+from tests.support.events import a_step
 from tests.support.jobs import NOW, add_job, read, take, taken
 
-STEP = StepLogged(
-    step=5,
-    total_steps=20,
-    epoch=0.25,
-    loss=1.5,
-    learning_rate=1e-4,
-    grad_norm=0.5,
-    tokens=100,
-    tokens_per_second=50.0,
-    seconds=2.0,
-    memory_bytes=1,
-)
+STEP = a_step(5, total_steps=20, epoch=0.25, loss=1.5, grad_norm=0.5, tokens=100, tokens_per_second=50.0, seconds=2.0)
 
 
 def store(database: Database, claim: Claim, *events: AttemptEvent, offset: int = 1) -> RequestedState:

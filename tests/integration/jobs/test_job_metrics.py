@@ -12,6 +12,7 @@ from app.jobs.queue import attempts
 from app.jobs.queue.claims import finish, record
 from app.jobs.states import JobStatus, Stage
 from app.jobs.views import metrics
+from tests.support.events import a_step
 from tests.support.jobs import NOW, add_job, taken
 
 STEPS = range(1, 61)
@@ -28,19 +29,8 @@ class Ran:
 
 
 def step(number: int, attempt: int) -> StepLogged:
-    """`seconds` tells which attempt logged it."""
-    return StepLogged(
-        step=number,
-        total_steps=60,
-        epoch=number / 60,
-        loss=1 / number,
-        learning_rate=1e-4,
-        grad_norm=1.0,
-        tokens=10 * number,
-        tokens_per_second=5.0,
-        seconds=float(attempt),
-        memory_bytes=1,
-    )
+    """`seconds` says which attempt logged it."""
+    return a_step(number, seconds=float(attempt))
 
 
 def logged(ran: Ran, attempt: int) -> list[AttemptEvent]:

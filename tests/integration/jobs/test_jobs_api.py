@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.contracts.events import RowsChecked, StepLogged
+from app.contracts.events import RowsChecked
 from app.database.connection import Database, utc_now
 from app.jobs.models import Worker
 from app.jobs.queue.claims import finish, record
 from app.jobs.states import JobStatus, Stage
+from tests.support.events import a_step
 from tests.support.jobs import NOW, add_job, taken
 
 CHATS = [{"conversations": [{"from": "human", "value": f"q{n}"}, {"from": "gpt", "value": f"a{n}"}]} for n in range(3)]
@@ -147,27 +148,12 @@ def a_run(database: Database, steps: int = 3) -> str:
     """A job that logged some steps and succeeded."""
     job_id = add_job(database)
     claim = taken(database)
-    logged = [a_step(step, steps) for step in range(1, steps + 1)]
+    logged = [a_step(step, total_steps=steps, epoch=0.5, loss=2.0 / step) for step in range(1, steps + 1)]
     with database.writer() as session:
         record(session, claim, logged, 10)
         finish(session, claim, JobStatus.SUCCEEDED, NOW, outcome="finished", reason=None)
         session.commit()
     return job_id
-
-
-def a_step(step: int, total: int) -> StepLogged:
-    return StepLogged(
-        step=step,
-        total_steps=total,
-        epoch=0.5,
-        loss=2.0 / step,
-        learning_rate=1e-4,
-        grad_norm=1.0,
-        tokens=10 * step,
-        tokens_per_second=5.0,
-        seconds=float(step),
-        memory_bytes=1,
-    )
 
 
 def test_events_are_read_in_pages_behind_a_number(api: TestClient, database: Database) -> None:

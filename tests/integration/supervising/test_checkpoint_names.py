@@ -113,22 +113,16 @@ def test_what_is_not_kept_is_refused_with_what_is(
     assert "step-40, step-20" in answer.json()["error"]["message"]
 
 
-def test_a_job_that_has_none_yet_tells_how_to_get_one(api: TestClient, database: Database) -> None:
-    job_id = add_job(database, JobStatus.RUNNING)
+@pytest.mark.parametrize(("status", "is_offered"), [(JobStatus.RUNNING, True), (JobStatus.FAILED, False)])
+def test_a_job_without_a_checkpoint_says_how_to_get_one_unless_it_has_ended(
+    api: TestClient, database: Database, status: JobStatus, is_offered: bool
+) -> None:
+    job_id = add_job(database, status)
 
     answer = ask(api, job_id)
 
     assert error_of(answer) == (409, "job_has_no_adapter", "model")
-    assert f"POST /jobs/{job_id}/checkpoint" in answer.json()["error"]["message"]
-
-
-def test_a_job_that_ended_without_one_is_offered_none(api: TestClient, database: Database) -> None:
-    job_id = add_job(database, JobStatus.FAILED)
-
-    answer = ask(api, job_id)
-
-    assert error_of(answer) == (409, "job_has_no_adapter", "model")
-    assert "/checkpoint" not in answer.json()["error"]["message"]
+    assert (f"POST /jobs/{job_id}/checkpoint" in answer.json()["error"]["message"]) is is_offered
 
 
 def test_a_checkpoint_that_is_not_whole_is_passed_over(api: TestClient, database: Database, settings: Settings) -> None:

@@ -33,10 +33,12 @@ from tests.support.workers import add_training, at_work, outcomes, settings_of, 
 REFUSAL = '{"status": %d, "code": "%s", "message": "not now"}'
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True)
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What every training of these tests leaves."""
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "adapter_config.json").write_text("{}")
+    bring(monkeypatch, tmp_path / "bundle", Path("/base"))
     return tmp_path / "bundle"
 
 
@@ -79,13 +81,10 @@ def silent() -> FastAPI:
 def test_each_answer_of_an_engine_has_its_consequence(
     database: Database,
     home: Path,
-    bundle: Path,
     answers: list[tuple[int, str]],
     status: JobStatus,
     outcome: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bring(monkeypatch, bundle, Path("/base"))
     proved = Proof(proved=True).model_dump_json()
     scripted = [Response(REFUSAL % each if each[0] != 200 else proved, each[0]) for each in answers]
     job_id = add_training(database)
@@ -102,9 +101,8 @@ def test_each_answer_of_an_engine_has_its_consequence(
     ("status", "code"), [(404, "model_unavailable"), (502, "model_unavailable"), (503, "engine_out_of_memory")]
 )
 def test_a_base_that_the_engine_can_never_load_fails_the_job_and_keeps_what_was_trained(
-    database: Database, home: Path, bundle: Path, status: int, code: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, home: Path, status: int, code: str
 ) -> None:
-    bring(monkeypatch, bundle, Path("/base"))
     job_id = add_training(database)
 
     with serving(answering(Response(REFUSAL % (status, code), status))) as url:
@@ -125,9 +123,8 @@ def test_a_base_that_the_engine_can_never_load_fails_the_job_and_keeps_what_was_
 
 
 def test_the_form_of_the_base_that_was_proved_is_kept_and_asked_for_from_then_on(
-    database: Database, home: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, home: Path
 ) -> None:
-    bring(monkeypatch, bundle, Path("/base"))
     variant = BaseVariant(name="dequant-nf4", is_nested=True, kept=("lm_head",))
     proved = Proof(proved=True, base_variant=variant).model_dump_json()
     job_id = add_training(database)
@@ -161,10 +158,7 @@ def dying() -> Iterator[str]:
         thread.join()
 
 
-def test_an_engine_that_dies_of_the_proof_every_time_fails_the_job(
-    database: Database, home: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bring(monkeypatch, bundle, Path("/base"))
+def test_an_engine_that_dies_of_the_proof_every_time_fails_the_job(database: Database, home: Path) -> None:
     job_id = add_training(database)
 
     with dying() as url:
@@ -189,12 +183,9 @@ def test_an_engine_that_dies_of_the_proof_every_time_fails_the_job(
 def test_wishes_are_heard_while_the_engine_is_waited_for(
     database: Database,
     home: Path,
-    bundle: Path,
     wish: Callable[[Session, str], object],
     status: JobStatus,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bring(monkeypatch, bundle, Path("/base"))
     job_id = add_training(database)
 
     def verifying() -> Job | None:
@@ -215,10 +206,7 @@ def test_wishes_are_heard_while_the_engine_is_waited_for(
     assert children(database, home, job_id) == 1
 
 
-def test_without_an_engine_adapters_are_published_unproved(
-    database: Database, home: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bring(monkeypatch, bundle, Path("/base"))
+def test_without_an_engine_adapters_are_published_unproved(database: Database, home: Path) -> None:
     job_id = add_training(database)
 
     work(database, home, **{**BRINGING, "verify": "off"})
