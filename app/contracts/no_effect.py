@@ -12,6 +12,8 @@ from app.contracts.events import Noticed
 from app.contracts.spec import JobSpec, LoraSpec
 
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
+# The kinds of optimizers that use these arguments.
+ADAM = {"adam_beta1": ("adamw", "lion"), "adam_beta2": ("adamw", "lion"), "adam_epsilon": ("adamw",)}
 # Fields of the lora group that are also arguments of `FastLanguageModel.from_pretrained`.
 NOT_LORA_ALONE = frozenset({"use_gradient_checkpointing", "random_state"})
 
@@ -81,29 +83,25 @@ def _is_sent(spec: JobSpec, field: str) -> bool:
 
 def _warmup_unused(spec: JobSpec) -> Noticed | None:
     training = spec.training
-    if training.lr_scheduler_type != "constant" or not training.warmup_steps:
-        return None
-    if not _is_sent(spec, "training.warmup_steps"):
+    name = "warmup_steps" if training.warmup_ratio is None else "warmup_ratio"
+    sent = getattr(training, name)
+    if training.lr_scheduler_type != "constant" or not sent or not _is_sent(spec, f"training.{name}"):
         return None
     message = (
-        f'training.warmup_steps is {training.warmup_steps}, and training.lr_scheduler_type "constant" has no warm-up: '
+        f'training.{name} is {sent:g}, and training.lr_scheduler_type "constant" has no warm-up: '
         f'every step has the whole learning rate of {training.learning_rate:g}; "constant_with_warmup" would use it'
     )
-    return Noticed(
-        code="warmup_unused",
-        message=message,
-        field="training.warmup_steps",
-        requested=training.warmup_steps,
-        effective=0,
-    )
+    return Noticed(code="warmup_unused", message=message, field=f"training.{name}", requested=sent, effective=0)
 
 
 def _no_restarts(spec: JobSpec) -> Noticed | None:
-    if spec.training.lr_scheduler_type != "cosine_with_restarts":
+    schedule = spec.training.lr_scheduler_kwargs
+    cycles = None if schedule is None else schedule.num_cycles
+    if spec.training.lr_scheduler_type != "cosine_with_restarts" or cycles not in (None, 1):
         return None
     message = (
         'training.lr_scheduler_type "cosine_with_restarts" has one cycle here, so that it never restarts: '
-        'it is the same as "cosine"'
+        'it is the same as "cosine"; lr_scheduler_kwargs.num_cycles says how many there should be'
     )
     return Noticed(
         code="no_restarts",
@@ -112,6 +110,19 @@ def _no_restarts(spec: JobSpec) -> Noticed | None:
         requested="cosine_with_restarts",
         effective="cosine",
     )
+
+
+def _adam_unused(spec: JobSpec) -> Noticed | None:
+    training = spec.training
+    used = {name for name, kinds in ADAM.items() if any(kind in training.optim for kind in kinds)}
+    sent = sorted((ADAM.keys() - used) & training.model_fields_set)
+    if not sent:
+        return None
+    names = ", ".join(f"training.{name}" for name in sent)
+    message = (
+        f'the optimizer "{training.optim}" has no {names}: {"it has" if len(sent) == 1 else "they have"} no effect'
+    )
+    return Noticed(code="adam_unused", message=message, field=f"training.{sent[0]}", requested=sent, effective=None)
 
 
 def _lora_unused(spec: JobSpec) -> Noticed | None:
@@ -229,7 +240,7 @@ def _epochs_below_a_step(spec: JobSpec, rows: RowTotals) -> Noticed | None:
 def _warmup_longer_than_training(spec: JobSpec, plan: Plan) -> Noticed | None:
     """The rate of step n is (n - 1) / warmup_steps of the full one, see transformers' `get_scheduler`."""
     training, steps = spec.training, plan.steps
-    if training.warmup_steps < steps or training.lr_scheduler_type == "constant":
+    if training.warmup_steps is None or training.warmup_steps < steps or training.lr_scheduler_type == "constant":
         return None
     if not _is_sent(spec, "training.warmup_steps"):
         return None
@@ -265,6 +276,7 @@ def _interval_beyond_the_end(field: str, code: str, instead: str) -> "Callable[[
 BY_SPEC: tuple[Callable[[JobSpec], Noticed | None], ...] = (
     _warmup_unused,
     _no_restarts,
+    _adam_unused,
     _lora_unused,
     _embedding_rate_unused,
     _train_on_unused,

@@ -14,7 +14,7 @@ from app.contracts.templates import CHAT_TEMPLATES
 
 # The version of `JobSpec`. It is raised with every change that an older worker would not carry out. A worker claims no
 # job of a newer version than its own.
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 # A file or folder name of one segment: no separator, no leading dot, no special character of a shell or URL.
@@ -191,8 +191,36 @@ Optimizer = Literal[
     "lion_8bit", "lion_32bit", "paged_lion_8bit",
 ]  # fmt: skip
 Schedule = Literal[
-    "linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
-]
+    "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "constant", "constant_with_warmup", "polynomial",
+    "inverse_sqrt", "warmup_stable_decay",
+]  # fmt: skip
+# The fields of `ScheduleArgs` that each schedule takes; the other schedules take none.
+TAKEN_BY_SCHEDULE = {
+    "cosine": ("num_cycles",),
+    "cosine_with_restarts": ("num_cycles",),
+    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
+    "polynomial": ("lr_end", "power"),
+    "inverse_sqrt": ("timescale",),
+    "warmup_stable_decay": ("num_decay_steps", "decay_type", "min_lr_ratio", "num_cycles"),
+}
+
+
+class ScheduleArgs(Contract):
+    """Arguments of the functions in `transformers.optimization` that make the schedules."""
+
+    num_cycles: Real | None = Field(
+        None, gt=0, le=1000, description="waves of a cosine, 0.5 by default; of cosine_with_restarts whole cycles, 1"
+    )
+    min_lr: Real | None = Field(None, ge=0, le=1, description="the lowest learning rate of cosine_with_min_lr")
+    min_lr_rate: Real | None = Field(None, ge=0, le=1, description="the same as a share of the learning rate")
+    lr_end: Real | None = Field(None, ge=0, le=1, description="the last learning rate of polynomial, 1e-7 by default")
+    power: Real | None = Field(None, gt=0, le=100, description="of polynomial, 1 by default, which is linear")
+    timescale: Whole | None = Field(None, ge=1, le=10_000_000, description="of inverse_sqrt; steps")
+    num_decay_steps: Whole | None = Field(
+        None, ge=1, le=10_000_000, description="the last steps of warmup_stable_decay, in which the learning rate falls"
+    )
+    decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
+    min_lr_ratio: Real | None = Field(None, ge=0, le=1, description="of warmup_stable_decay, 0 by default")
 
 
 class TrainingArgs(Contract):
@@ -204,8 +232,11 @@ class TrainingArgs(Contract):
     per_device_train_batch_size: Whole = Field(2, ge=1, le=1024)
     per_device_eval_batch_size: Whole = Field(2, ge=1, le=1024)
     gradient_accumulation_steps: Whole = Field(4, ge=1, le=4096)
-    warmup_steps: Whole = Field(
+    warmup_steps: Whole | None = Field(
         5, ge=0, le=1_000_000, description='optimizer steps while the learning rate rises; "constant" has none'
+    )
+    warmup_ratio: Real | None = Field(
+        None, ge=0, lt=1, description="the same as a share of all optimizer steps; excludes warmup_steps"
     )
     max_steps: Whole | None = Field(None, ge=1, le=10_000_000, description="optimizer steps; excludes num_train_epochs")
     num_train_epochs: Real | None = Field(None, gt=0, le=1000, description="default: 1 without max_steps")
@@ -217,9 +248,16 @@ class TrainingArgs(Contract):
         1, ge=1, le=100_000, description="steps between points of the metrics; the last step is always a point"
     )
     optim: Optimizer = "adamw_8bit"
+    adam_beta1: Real = Field(0.9, ge=0, lt=1, description="of the AdamW and Lion optimizers")
+    adam_beta2: Real = Field(0.999, ge=0, lt=1, description="of the AdamW and Lion optimizers")
+    adam_epsilon: Real = Field(1e-8, gt=0, le=1, description="of the AdamW optimizers")
     weight_decay: Real = Field(0.01, ge=0, le=10)
     max_grad_norm: Real = Field(1.0, ge=0, le=1000)
     lr_scheduler_type: Schedule = "linear"
+    lr_scheduler_kwargs: ScheduleArgs | None = None
+    neftune_noise_alpha: Real | None = Field(
+        None, gt=0, le=100, description="strength of the noise that training adds to the embeddings of its rows"
+    )
     seed: Seed = 3407
     packing: bool = False
     save_steps: Annotated[Whole, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = Field(
@@ -237,6 +275,40 @@ class TrainingArgs(Contract):
     @classmethod
     def _minus_one_is_trls_null(cls, value: Any) -> Any:
         return None if value == -1 and not isinstance(value, bool) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_ratio_replaces_the_default(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("warmup_ratio") is not None and "warmup_steps" not in value:
+            return {**value, "warmup_steps": None}
+        return value
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ValueError("warmup_steps should be left out beside warmup_ratio")
+        if self.warmup_steps is None and self.warmup_ratio is None:
+            raise ValueError("warmup_steps should be a number of steps without warmup_ratio; 0: no warm-up")
+        return self
+
+    @model_validator(mode="after")
+    def _the_schedule_takes_its_arguments(self) -> Self:
+        kind, sent = self.lr_scheduler_type, self.lr_scheduler_kwargs or ScheduleArgs()
+        given = sent.model_dump(exclude_none=True)
+        taken = TAKEN_BY_SCHEDULE.get(kind, ())
+        for name in given.keys() - set(taken):
+            may = f"may have {', '.join(taken)}" if taken else "takes none"
+            raise ValueError(f'lr_scheduler_kwargs.{name} should be left out: lr_scheduler_type "{kind}" {may}')
+        if kind == "cosine_with_restarts" and sent.num_cycles is not None and sent.num_cycles % 1:
+            raise ValueError('lr_scheduler_kwargs.num_cycles should be whole beside "cosine_with_restarts"')
+        if kind == "cosine_with_min_lr" and (sent.min_lr is None) == (sent.min_lr_rate is None):
+            raise ValueError('lr_scheduler_kwargs should have min_lr or min_lr_rate beside "cosine_with_min_lr"')
+        if kind == "warmup_stable_decay" and sent.num_decay_steps is None:
+            raise ValueError('lr_scheduler_kwargs should have num_decay_steps beside "warmup_stable_decay"')
+        for name in ("min_lr", "lr_end"):
+            if given.get(name, 0) >= self.learning_rate:
+                raise ValueError(f"lr_scheduler_kwargs.{name} should be less than learning_rate")
+        return self
 
     @model_validator(mode="after")
     def _exclusive_fields(self) -> Self:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contracts.order import TrainingOrder
-from app.contracts.spec import JobSpec
+from app.contracts.spec import JobSpec, ScheduleArgs, TrainingArgs
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def lora_arguments(spec: JobSpec) -> dict[str, Any]:
 def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bool) -> dict[str, Any]:
     """For TRL's `SFTConfig`, or for Unsloth's subclass of it if embeddings have their own learning rate."""
     spec, training = order.spec, order.spec.training
-    own = {"method", "packing", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps"}
+    own = {"method", "packing", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps", "warmup_ratio"}
     saving = {"save_steps", "save_total_limit"}
     fp16, bf16 = precision(spec, hardware)
     arguments: dict[str, Any] = {
@@ -56,6 +56,9 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
         "max_length": spec.model.max_seq_length,
         "max_steps": training.max_steps or -1,
         "num_train_epochs": training.num_train_epochs or 1.0,
+        # transformers takes a number below 1 as a share of all steps.
+        "warmup_steps": training.warmup_steps if training.warmup_ratio is None else training.warmup_ratio,
+        "lr_scheduler_kwargs": _schedule_arguments(training),
         "packing": training.packing,
         "dataset_num_proc": spec.dataset.dataset_num_proc,
         # The rows are already tokenised, so TRL only has to pack them.
@@ -74,6 +77,13 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
     }
     if training.embedding_learning_rate is not None:
         arguments["embedding_learning_rate"] = training.embedding_learning_rate
+    return arguments
+
+
+def _schedule_arguments(training: TrainingArgs) -> dict[str, Any]:
+    arguments = (training.lr_scheduler_kwargs or ScheduleArgs()).model_dump(exclude_none=True)
+    if training.lr_scheduler_type == "cosine_with_restarts" and "num_cycles" in arguments:
+        arguments["num_cycles"] = int(arguments["num_cycles"])
     return arguments
 
 

@@ -79,7 +79,15 @@ def a_spec(**groups: Any) -> JobSpec:
 PLAIN: dict[str, Any] = {}
 INSIDE_WINDOWS: dict[str, Any] = {
     "lora": {"lora_dropout": 0.1, "r": 4, "target_modules": ["q_proj", "down_proj"], "modules_to_save": ["lm_head"]},
-    "training": {"gradient_accumulation_steps": 2, "logging_steps": 3, "save_steps": 1, "lr_scheduler_type": "cosine"},
+    "training": {
+        "gradient_accumulation_steps": 2,
+        "logging_steps": 3,
+        "save_steps": 1,
+        "lr_scheduler_type": "cosine_with_restarts",
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+        "neftune_noise_alpha": 5,
+        "adam_beta1": 0.8,
+    },
 }
 ALL_WEIGHTS: dict[str, Any] = {"model": {"full_finetuning": True}, "training": {"learning_rate": 1e-3}}
 

@@ -29,6 +29,11 @@ OUT_OF_BOUNDS: dict[str, list[Any]] = {
     "lora.target_modules": [[]],
     "lora.bias": ["some"],
     "training.learning_rate": ["fast", -1, 0, float("nan"), 1e9],
+    "training.warmup_ratio": [1, -0.1],
+    "training.adam_beta1": [1],
+    "training.adam_epsilon": [0],
+    "training.neftune_noise_alpha": [0],
+    "training.lr_scheduler_kwargs": [{"cycles": 2}],
     "training.max_steps": [0, 10**30],
     "training.optim": ["adamw_9bit"],
     "training.save_steps": [0],
@@ -70,6 +75,24 @@ def test_a_learning_rate_in_quotes_is_read_as_the_number() -> None:
     assert a_spec(training={"learning_rate": "2e-4"}).training.learning_rate == 2e-4
 
 
+@pytest.mark.parametrize(
+    ("kind", "own", "named"),
+    [
+        ("cosine", {"lr_end": 0}, 'lr_end should be left out: lr_scheduler_type "cosine" may have num_cycles'),
+        ("constant", {"power": 2}, 'lr_scheduler_type "constant" takes none'),
+        ("cosine_with_restarts", {"num_cycles": 1.5}, "num_cycles should be whole"),
+        ("cosine_with_min_lr", {}, "should have min_lr or min_lr_rate"),
+        ("cosine_with_min_lr", {"min_lr": 1e-5, "min_lr_rate": 0.1}, "should have min_lr or min_lr_rate"),
+        ("cosine_with_min_lr", {"min_lr": 0.5}, "min_lr should be less than learning_rate"),
+        ("polynomial", {"lr_end": 0.5}, "lr_end should be less than learning_rate"),
+        ("warmup_stable_decay", {}, "should have num_decay_steps"),
+    ],
+)
+def test_arguments_that_a_schedule_cannot_use_are_refused(kind: str, own: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        a_spec(training={"lr_scheduler_type": kind, "lr_scheduler_kwargs": own})
+
+
 @pytest.mark.parametrize(("dtype", "precision"), [("float16", "bf16"), ("bfloat16", "fp16")])
 def test_a_model_in_one_precision_is_not_trained_in_another(dtype: str, precision: str) -> None:
     with pytest.raises(ValidationError, match=f"training.{precision} should be left out beside model.dtype {dtype}"):
@@ -97,7 +120,7 @@ def test_the_json_schema_names_bounds_as_json_schema_does() -> None:
 
 def test_a_field_more_or_less_makes_a_new_version_of_the_spec() -> None:
     """Where this fails, raise SPEC_VERSION, so that older workers leave such jobs alone, and then set the digest."""
-    assert (SPEC_VERSION, sha256("\n".join(field_names(JobSpec)).encode()).hexdigest()[:16]) == (1, "a7447c2ebc7daf2f")
+    assert (SPEC_VERSION, sha256("\n".join(field_names(JobSpec)).encode()).hexdigest()[:16]) == (2, "93d35ece23960d8e")
 
 
 def field_names(kind: Any, path: str = "") -> list[str]:

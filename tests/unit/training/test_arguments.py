@@ -54,6 +54,10 @@ TRAINING = {
     "bf16": True,
     "logging_steps": 3,
     "optim": "adamw_torch",
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.95,
+    "adam_epsilon": 1e-6,
+    "neftune_noise_alpha": 5.0,
     "weight_decay": 0.5,
     "max_grad_norm": 0.3,
     "lr_scheduler_type": "cosine",
@@ -84,6 +88,7 @@ def test_the_very_repository_is_loaded_that_was_checked_and_fetched() -> None:
 
 def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
     elsewhere = {"model_name", "chat_template", "method", "eval_steps", "output_dir", "save_steps", "save_total_limit"}
+    elsewhere |= {"warmup_ratio", "lr_scheduler_kwargs"}  # tests/integration/training/test_schedules.py
     fields = {*ModelSpec.model_fields, *LoraSpec.model_fields, *TrainingArgs.model_fields}
 
     assert fields - elsewhere == {*MODEL, *LORA, *TRAINING}
