@@ -100,6 +100,7 @@ SLOW: dict[str, str] = {
     # Trainings.
     "test_proving.py::test_each_way_to_train_*[rank-stabilised-*": "engine/test_proving",
     "test_proving.py::test_each_way_to_train_*[embeddings-*": "engine/test_merging",
+    "test_proving.py::test_each_way_to_train_*[magnitudes-*": "engine/test_merging",
     "test_proving.py::test_each_way_to_train_*[all weights-*": "engine/test_proving holds a whole model",
     "test_resume.py::test_stopped_and_killed_at_random_steps_*[plain]": "inside-windows has all that plain has",
     "test_resume.py::test_stopped_and_killed_at_random_steps_*[all-weights]": "as above",

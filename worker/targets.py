@@ -37,6 +37,17 @@ def check_targets(targets: Sequence[str], linear: Collection[str], others: Colle
     raise UserError("unknown_target_module", message, hint=hint, param=first["field"], details=details)
 
 
+def check_layers(numbers: Sequence[int] | None, layers: int | None, model: str) -> None:
+    """Raises UserError for a number in `lora.layers_to_transform` that is beyond the model's layers, if it is known how
+    many it has.
+    """
+    for index, number in enumerate(numbers or ()):
+        if layers is not None and number >= layers:
+            field = f"lora.layers_to_transform.{index}"
+            message = f"{field}: found {number}, expected a number from 0 to {layers - 1}: {model} has {layers} layers"
+            raise UserError("unknown_layer", message, param=field)
+
+
 def check_saved(names: Sequence[str], modules: Collection[str], model: str) -> None:
     """Raises UserError for `lora.modules_to_save` that the model does not have. Any module can be trained in full."""
     for index, name in enumerate(names):

@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 # The fields, besides the modules, that must be equal for the weights to have the same effect: shapes and scaling.
-COMPARED = ("r", "lora_alpha", "use_rslora", "bias")
+COMPARED = ("r", "lora_alpha", "use_rslora", "bias", "use_dora")
+# These are compared too; peft and the spec write their absence in different ways.
+PATTERNS = ("layers_to_transform", "rank_pattern", "alpha_pattern")
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -15,6 +17,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple
     Unsloth moves embeddings and head from `target_modules` to `modules_to_save`, so both are compared as one.
     """
     fields = [name for name in COMPARED if there.get(name) is not None and there[name] != here[name]]
+    fields += [name for name in PATTERNS if name in there and (there[name] or None) != (here.get(name) or None)]
     found = [(name, str(there[name]), str(here[name])) for name in fields]
     theirs, ours = _modules(there), _modules(here)
     if theirs and ours and theirs != ours:

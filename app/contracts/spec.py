@@ -79,19 +79,48 @@ class LoftqConfig(Contract):
     loftq_iter: Whole = Field(1, ge=1, le=20)
 
 
+Rank = Annotated[Whole, Field(ge=1, le=512)]
+Alpha = Annotated[Whole, Field(ge=1, le=8192)]
+LayerNumber = Annotated[Whole, Field(ge=0, le=10_000)]
+
+
 class LoraSpec(Contract):
     """Arguments of `FastLanguageModel.get_peft_model`."""
 
-    r: Whole = Field(16, ge=1, le=512, description="rank of the update; 8 to 128 is usual")
+    r: Rank = Field(16, description="rank of the update; 8 to 128 is usual")
     target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] = list(ALL_PROJECTIONS)
-    lora_alpha: Whole = Field(16, ge=1, le=8192)
+    lora_alpha: Alpha = 16
     lora_dropout: Real = Field(0.0, ge=0.0, lt=1.0)
     bias: Literal["none", "all", "lora_only"] = "none"
     use_gradient_checkpointing: Literal["unsloth"] | bool = "unsloth"
     random_state: Seed = 3407
     use_rslora: bool = False
+    use_dora: bool = Field(False, description="train a magnitude beside every update; slower, and served merged")
+    layers_to_transform: Annotated[list[LayerNumber], Field(min_length=1, max_length=1024)] | None = Field(
+        None, description="numbers of the layers that get an update, the first one is 0; null: all"
+    )
+    rank_pattern: dict[ModuleName, Rank] | None = Field(
+        None, max_length=64, description="other ranks for some of target_modules, by name"
+    )
+    alpha_pattern: dict[ModuleName, Alpha] | None = Field(
+        None, max_length=64, description="other values of lora_alpha for some of target_modules, by name"
+    )
     loftq_config: LoftqConfig | None = None
     modules_to_save: Annotated[list[ModuleName], Field(min_length=1, max_length=8)] | None = None
+
+    @property
+    def largest_rank(self) -> int:
+        return max(self.r, *(self.rank_pattern or {}).values(), 1)
+
+    @model_validator(mode="after")
+    def _patterns_name_targets(self) -> Self:
+        for field in ("rank_pattern", "alpha_pattern"):
+            for name in getattr(self, field) or ():
+                if name not in self.target_modules or name in ("embed_tokens", "lm_head"):  # those two have no rank
+                    raise ValueError(
+                        f"{field}.{name} should be left out: only linear modules of target_modules have one"
+                    )
+        return self
 
 
 class FileSource(Contract):

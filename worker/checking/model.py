@@ -24,7 +24,7 @@ from worker.downloads import Repository, files_of_model, look_at_model
 from worker.events import EventWriter
 from worker.failures import UserError
 from worker.model_card import PARAM, card_of, parts_of, read_header, read_json
-from worker.targets import check_saved, check_targets
+from worker.targets import check_layers, check_saved, check_targets
 
 EMBEDDING = re.compile(r"embed|^wte$|^wpe$")
 NO_LINEAR = re.compile(rf"norm|^ln_|conv|{EMBEDDING.pattern}")
@@ -56,6 +56,7 @@ def check_model(order: CheckOrder, events: EventWriter) -> ModelFacts:
 
 def _check_targets(order: CheckOrder, facts: ModelFacts) -> None:
     lora, name = order.spec.lora, order.spec.model.model_name
+    check_layers(lora.layers_to_transform, facts.card.layers, name)
     leaves = {module.rsplit(".", 1)[-1] for module in facts.modules}
     if leaves:
         linear = {module.rsplit(".", 1)[-1] for module in facts.linear}

@@ -37,6 +37,9 @@ def load_arguments(order: TrainingOrder) -> dict[str, Any]:
 def lora_arguments(spec: JobSpec) -> dict[str, Any]:
     """For `FastLanguageModel.get_peft_model`."""
     arguments = spec.lora.model_dump()
+    for name in ("layers_to_transform", "rank_pattern", "alpha_pattern"):
+        if not arguments[name]:
+            del arguments[name]
     if spec.lora.loftq_config is not None:
         arguments["init_lora_weights"] = "loftq"
     else:

@@ -50,7 +50,7 @@ def save_bundle(
         base_model=base,
         base_revision=order.base.revision if base == order.base.source else None,
         adapter_kind="full" if is_full else "lora",
-        rank=None if is_full else order.spec.lora.r,
+        rank=None if is_full else order.spec.lora.largest_rank,
         trainable_parameters=trainable,
     )
 

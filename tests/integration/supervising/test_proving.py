@@ -78,12 +78,17 @@ def test_what_the_trainer_saw_the_engine_sees_again(
     assert proof.base_difference > 0.1
 
 
+PATTERNS = {"r": 4, "rank_pattern": {"q_proj": 8}, "alpha_pattern": {"v_proj": 32}, "layers_to_transform": [1]}
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "kind", "groups"),
     [
         ("bfloat16", "bfloat16", "lora", {}),
         ("rank-stabilised", "float32", "lora", {"lora": {"r": 4, "use_rslora": True, "lora_dropout": 0.1}}),
         ("embeddings", "float32", "lora", {"lora": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}}),
+        ("magnitudes", "float32", "lora", {"lora": {"use_dora": True}}),
+        ("patterns", "float32", "lora", {"lora": PATTERNS}),
         ("all weights", "float32", "full", {"model": {"full_finetuning": True}}),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 
 from worker.failures import UserError
-from worker.targets import check_saved, check_targets
+from worker.targets import check_layers, check_saved, check_targets
 
 LINEAR = {"q_proj", "v_proj", "down_proj"}
 OTHERS = {"input_layernorm", "norm", "embed_tokens"}
@@ -39,3 +39,14 @@ def test_a_module_to_save_may_be_any_that_is_there() -> None:
 
     with pytest.raises(UserError, match=r"modules_to_save.1: found nrom.* mean norm\?"):
         check_saved(["norm", "nrom"], LINEAR | OTHERS, "org/model")
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused_with_those_it_has() -> None:
+    check_layers([0, 3], 4, "org/model")
+    check_layers(None, 4, "org/model")
+    check_layers([9], None, "org/model")
+
+    with pytest.raises(UserError, match="found 4, expected a number from 0 to 3: org/model has 4 layers") as refused:
+        check_layers([0, 4], 4, "org/model")
+
+    assert refused.value.failure.param == "lora.layers_to_transform.1"

@@ -38,6 +38,10 @@ LORA = {
     "use_gradient_checkpointing": True,
     "random_state": 1,
     "use_rslora": True,
+    "use_dora": True,
+    "layers_to_transform": [0, 2],
+    "rank_pattern": {"q_proj": 4},
+    "alpha_pattern": {"q_proj": 8},
     "loftq_config": {"loftq_bits": 8, "loftq_iter": 2},
     "modules_to_save": ["lm_head"],
 }

@@ -88,6 +88,8 @@ def test_a_field_below_a_source_is_named_without_pydantics_tag() -> None:
         ({"training": {"max_steps": 1, "num_train_epochs": 2}}, "training.max_steps", "1"),
         ({"training": {"fp16": True, "bf16": True}}, "training.fp16", "True"),
         ({"training": {"eval_steps": 5}}, "training.eval_steps", "5"),
+        ({"lora": {"rank_pattern": {"lm_head": 4}}}, "lora.rank_pattern.lm_head", "4"),
+        ({"lora": {"alpha_pattern": {"qkv": 4}}}, "lora.alpha_pattern.qkv", "4"),
         ({"training": {"warmup_steps": 5, "warmup_ratio": 0.1}}, "training.warmup_steps", "5"),
         ({"training": {"lr_scheduler_kwargs": {"power": 2}}}, "training.lr_scheduler_kwargs.power", "2"),
         (
