@@ -68,7 +68,7 @@ class Checker:
     def show_up(self) -> None:
         with self.database.writer() as session:
             row = Worker(name=NAME, stage=Stage.CHECK, host="h", device=CPU, started_at=utc_now(), last_seen=utc_now())
-            claims.seen(session, row)
+            claims.record_worker(session, row)
             session.commit()
 
     def work(self) -> None:

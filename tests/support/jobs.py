@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from app.contracts.spec import SPEC_VERSION
 from app.database.connection import Database, utc_now
 from app.jobs import service
 from app.jobs.models import CPU, Job, Worker
@@ -52,5 +53,5 @@ def add_worker(database: Database, stage: Stage = Stage.TRAIN, *, seconds_ago: f
     at = utc_now() - timedelta(seconds=seconds_ago)
     row = {"name": f"{stage}-{seconds_ago}", "stage": stage, "host": "h", "device": CPU, "started_at": at}
     with database.writer() as session:
-        session.merge(Worker(**{**row, "last_seen": at, **values}))
+        session.merge(Worker(**{**row, "last_seen": at, "spec_version": SPEC_VERSION, **values}))
         session.commit()

@@ -93,7 +93,7 @@ class Reconciler:
                 job_id=claims.job_held_by(session, context.name),
                 started_at=self._started,
             )
-            claims.seen(session, row)
+            claims.record_worker(session, row)
             session.commit()
 
     def _take_back_lost_jobs(self) -> None:

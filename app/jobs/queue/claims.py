@@ -293,7 +293,7 @@ def waiting_stages(session: Session, now: datetime) -> set[Stage]:
     return {stage for stage, query in first.items() if session.scalar(query) is not None}
 
 
-def seen(session: Session, worker: Worker) -> None:
+def record_worker(session: Session, worker: Worker) -> None:
     """Store a worker's row with the current time of the database and the newest spec version that it understands."""
     worker = session.merge(worker)
     worker.spec_version = SPEC_VERSION

@@ -21,7 +21,7 @@ def show_up(database: Database, off: timedelta = timedelta()) -> None:
     own = utc_now() + off
     row = Worker(name="w", stage=Stage.TRAIN, host="h", device="cpu", started_at=own, last_seen=own)
     with database.writer() as session:
-        claims.seen(session, row)
+        claims.record_worker(session, row)
         session.commit()
 
 

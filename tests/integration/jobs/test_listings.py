@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from app import __version__
 from app.config import Settings
+from app.contracts.spec import SPEC_VERSION
 from app.database.connection import Database, utc_now
 from app.jobs.models import Worker
 from app.jobs.queue.claims import job_held_by
@@ -28,6 +29,7 @@ def show_up(database: Database, name: str, stage: Stage = Stage.TRAIN, problem: 
             host="h",
             device="cpu",
             problem=problem,
+            spec_version=SPEC_VERSION,
             job_id=job_held_by(session, name),
             started_at=NOW,
             last_seen=utc_now(),

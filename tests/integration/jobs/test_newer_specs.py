@@ -59,7 +59,7 @@ def test_a_job_that_waits_for_a_newer_worker_says_so(
     job_id = add_job(database, spec=NEWER)
     with database.writer() as session:
         named = {"name": "w", "stage": Stage.TRAIN, "host": "h", "device": "cpu"}
-        claims.seen(session, Worker(**named, started_at=utc_now()))
+        claims.record_worker(session, Worker(**named, started_at=utc_now()))
         session.commit()
     assert take(context) is None
 
@@ -75,7 +75,7 @@ def test_a_newer_worker_is_said_to_take_it(api: TestClient, database: Database) 
     job_id = add_job(database, spec_version=SPEC_VERSION + 1)
     with database.writer() as session:
         named = {"name": "w", "stage": Stage.TRAIN, "host": "h", "device": "cpu"}
-        claims.seen(session, Worker(**named, started_at=utc_now()))
+        claims.record_worker(session, Worker(**named, started_at=utc_now()))
         session.get_one(Worker, "w").spec_version = SPEC_VERSION + 1
         session.commit()
 
