@@ -140,7 +140,7 @@ def test_a_checkpoint_that_is_asked_for_can_be_gone_on_from_by_another_job(embed
 
 
 def test_a_job_answers_with_its_newest_checkpoint_until_it_has_an_adapter(embedded: Stack, models: Path) -> None:
-    training = {**EXACT["training"], "save_steps": 50, "save_total_limit": 50}
+    training = {**EXACT["training"], "max_steps": 240, "save_steps": 50, "save_total_limit": 50}
     job_id = embedded.submit(**{**EXACT, "training": training})
     early = embedded.generate(model=job_id)
     embedded.wait_for_step(job_id, 60)
@@ -153,7 +153,7 @@ def test_a_job_answers_with_its_newest_checkpoint_until_it_has_an_adapter(embedd
 
     assert (early.status_code, early.json()["error"]["code"]) == (409, "job_has_no_adapter")
     assert status == "running"
-    assert 50 <= first["checkpoint"]["step"] < second["checkpoint"]["step"] < STEPS
+    assert 50 <= first["checkpoint"]["step"] < second["checkpoint"]["step"] < 240
     for answer in (first, second):
         assert answer["model"] == f"{job_id}@step-{answer['checkpoint']['step']}"
         assert not answer["checkpoint"]["proved"]

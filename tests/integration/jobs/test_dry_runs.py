@@ -1,12 +1,15 @@
 """A dry run whose request is gone is ended, removed with its files, and holds up nothing meanwhile."""
 
 import asyncio
+import json
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 from app.config import Settings
@@ -64,28 +67,35 @@ def the_only(database: Database) -> Job | None:
         return session.query(Job).one_or_none()
 
 
-def leave(url: str) -> None:
-    """Ask for a validation, and go away before it is answered."""
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{url}/jobs/validate", json=HUB, timeout=httpx.Timeout(5.0, read=1.0))
+@contextmanager
+def validating(url: str) -> Iterator[None]:
+    """Ask for a validation, and go away at the end of the block, before it is answered."""
+    body, place = json.dumps(HUB), urlsplit(url)
+    head = f"POST /jobs/validate HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((str(place.hostname), place.port or 0)) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        yield
 
 
 @pytest.mark.usefixtures("checker")
 def test_a_client_that_goes_away_while_nobody_checks_leaves_nothing(url: str, database: Database) -> None:
-    leave(url)
+    with validating(url):
+        wait_for("the row is there", lambda: the_only(database))
 
     wait_for("the row is gone", lambda: the_only(database) is None)
 
 
 def test_a_client_that_goes_away_has_the_check_ended(url: str, database: Database, settings: Settings) -> None:
-    has_gone = threading.Event()
+    has_begun, has_gone = threading.Event(), threading.Event()
 
     def check(job: Job) -> Findings:
-        has_gone.wait(20)
+        has_begun.set()
+        has_gone.wait(60)
         return Findings()
 
     with a_checker(settings, database, check):
-        leave(url)
+        with validating(url):
+            assert has_begun.wait(30)
         wait_for(
             "the checker is told",
             lambda: (job := the_only(database)) and job.requested_action is RequestedAction.CANCEL,
