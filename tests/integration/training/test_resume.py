@@ -261,7 +261,8 @@ def a_lora(base: Path, **changes: Any) -> PeftModel:
         ({"lora_alpha": 8}, "lora_alpha is 4 there and 8 here"),
         ({"target_modules": ["v_proj"]}, "target_modules is q_proj, v_proj there and v_proj here"),
         ({"modules_to_save": ["lm_head"]}, "target_modules is .* there and lm_head, .* here"),
-        ({"layers_to_transform": [0]}, "layers.1.self_attn.q_proj"),
+        ({"layers_to_transform": [0]}, "layers_to_transform is None there and .*0.* here"),
+        ({"exclude_modules": ["layers.1.self_attn.q_proj"]}, "other weights than .*layers.1.self_attn.q_proj"),
     ],
 )
 def test_an_adapter_of_another_lora_is_refused_with_what_differs(
