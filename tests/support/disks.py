@@ -42,3 +42,15 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+
+
+@contextmanager
+def read_only_files(*files: Path) -> Iterator[None]:
+    """Meanwhile these files cannot be opened for writing, also where others have them open."""
+    for file in map(str, files):
+        subprocess.run(["mount", "--bind", file, file], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", file], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", *map(str, files)], check=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from app.cli.main import main
 from app.config import Settings
@@ -25,8 +26,8 @@ from app.main import create_app
 from app.processes.log_rotation import rotate
 from tests.integration.conftest import a_postgres_database
 from tests.support.checks import RecordingNotifier
-from tests.support.disks import filled, read_only, small_disk
-from tests.support.jobs import read
+from tests.support.disks import filled, read_only, read_only_files, small_disk
+from tests.support.jobs import add_job, read
 from tests.support.jobs_api import an_api, error_of, hub_body
 from tests.support.serving import LOCAL
 from tests.support.stalling_proxy import stalling_proxy
@@ -124,6 +125,19 @@ def test_a_read_only_disk_of_the_database_is_a_503_that_says_so(api: TestClient,
 
     assert error_of(refused) == (503, "storage_read_only", None)
     assert {before, after} == set(listed(api, "/jobs"))
+
+
+def test_what_was_opened_while_the_database_was_read_only_writes_again_afterwards(home: Path) -> None:
+    url = f"sqlite:///{home / 'tunesmith.db'}"
+    upgrade(url)
+    before, meanwhile = Database.open(url), Database.open(url)
+    add_job(before)  # the files of SQLite's log are there as long as it is open
+    with read_only_files(*home.glob("tunesmith.db*")), pytest.raises(OperationalError, match="readonly"):
+        add_job(meanwhile)
+
+    add_job(meanwhile)
+    meanwhile.close()
+    before.close()
 
 
 def test_a_service_is_not_started_on_a_disk_that_takes_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
