@@ -119,9 +119,8 @@ def _adam_unused(spec: JobSpec) -> Noticed | None:
     if not sent:
         return None
     names = ", ".join(f"training.{name}" for name in sent)
-    message = (
-        f'the optimizer "{training.optim}" has no {names}: {"it has" if len(sent) == 1 else "they have"} no effect'
-    )
+    have = "it has" if len(sent) == 1 else "they have"
+    message = f'the optimizer "{training.optim}" does not use {names}: {have} no effect'
     return Noticed(code="adam_unused", message=message, field=f"training.{sent[0]}", requested=sent, effective=None)
 
 

@@ -110,7 +110,7 @@ class LoraSpec(Contract):
 
     @property
     def largest_rank(self) -> int:
-        return max(self.r, *(self.rank_pattern or {}).values(), 1)
+        return max([self.r, *(self.rank_pattern or {}).values()])
 
     @model_validator(mode="after")
     def _patterns_name_targets(self) -> Self:

@@ -1,6 +1,6 @@
 """The engine that the others are measured against: one request at a time, on one thread that alone touches the model.
 
-generate ──> request queue──> the thread: load what is missing, check, decode ──> token, token, … ──> one last event
+generate ──> request queue ──> the thread: load what is missing, check, decode ──> token, token, … ──> one last event
 """
 
 import gc

@@ -125,6 +125,23 @@ def test_nothing_of_the_user_or_the_system_is_open(home: Path, make: Callable[[P
     assert all(found), [*zip(closed, found, strict=True)]
 
 
+def test_a_compiler_that_a_variable_names_is_readable_with_its_headers(home: Path) -> None:
+    """Triton compiles with it. It may be a script, or a link to a program elsewhere."""
+    folder, real = home.parent / "compiler", home.parent / "real"
+    for header in (folder / "include" / "math.h", real / "include" / "math.h"):
+        header.parent.mkdir(parents=True)
+        header.write_text("x")
+    (real / "bin").mkdir()
+    (folder / "bin").mkdir()
+    (real / "bin" / "gcc-13").write_text("#!/bin/sh")
+    (real / "bin" / "gcc-13").chmod(0o755)
+    (folder / "bin" / "gcc").symlink_to(real / "bin" / "gcc-13")
+    headers: Tries = [("read", str(path / "include" / "math.h")) for path in (folder, real)]
+
+    assert all(tried(trainings_order(home), home, headers))
+    assert tried(trainings_order(home), home, headers, CC=str(folder / "bin" / "gcc")) == [0, 0]
+
+
 def test_a_check_reads_its_own_upload_and_a_training_none(home: Path) -> None:
     upload: Tries = [("read", str(home / "files" / "file-mine"))]
 

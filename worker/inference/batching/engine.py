@@ -1,6 +1,6 @@
 """The batching engine: one thread runs steps of a batch in which every answer has its own adapter, seed and end.
 
-generate ──> request queue──> loads (an adapter is read) ──> batch: step, step, … ──> one last event
+generate ──> request queue ──> loads (an adapter is read) ──> batch: step, step, … ──> one last event
                  │                                             ▲ first come, first served; what does not fit waits
                  └──> alone: a model that cannot answer in batches, one request at a time, when nothing else runs
 """
