@@ -5,13 +5,14 @@ from typing import Any, Literal
 from alembic import context
 
 from app.adapters import models as adapters
+from app.artifacts import models as artifacts
 from app.database import installation
 from app.database.columns import Choice, Document
 from app.database.connection import Base, UtcDateTime
 from app.files import models as files
 from app.jobs import models as jobs
 
-TABLES = (adapters, files, installation, jobs)  # imported so that Base.metadata knows them
+TABLES = (adapters, artifacts, files, installation, jobs)  # imported so that Base.metadata knows them
 
 
 def as_plain_type(kind: str, item: Any, _: object) -> str | Literal[False]:

@@ -20,6 +20,7 @@ class Adapter(Base):
     __tablename__ = "adapters"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), server_default="default")
     version: Mapped[str] = mapped_column(String(64), comment="hash of the bundle's files")
     job_id: Mapped[str] = mapped_column(String(40), unique=True)
     kind: Mapped[Literal["lora", "full"]] = mapped_column(String(8))

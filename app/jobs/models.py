@@ -29,11 +29,15 @@ class Job(Base):
         Integer, server_default="1", comment="of the form of its spec: a worker claims none of a newer version"
     )
     resolved: Mapped[dict[str, Any]] = mapped_column(Document(), comment="with defaults and what auto became")
+    observed: Mapped[dict[str, Any] | None] = mapped_column(
+        Document(is_optional=True), comment="what the libraries really used, by dotted field of the plan"
+    )
     file_id: Mapped[str | None] = mapped_column(String(40), index=True)
     eval_file_id: Mapped[str | None] = mapped_column(String(40), index=True)
     continues: Mapped[str | None] = mapped_column(
         String(40), index=True, comment="the adapter or job that it goes on from, which may not be deleted meanwhile"
     )
+    kind: Mapped[str] = mapped_column(String(32), server_default="train")
     is_dry_run: Mapped[bool] = mapped_column(
         Boolean,
         server_default=false(),

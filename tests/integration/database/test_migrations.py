@@ -38,7 +38,7 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         check(fresh_url)
 
     of_jobs = {"jobs", "attempts", "job_events", "checkpoints", "idempotency_keys", "workers"}
-    assert tables(fresh_url) == {*of_jobs, "files", "adapters", "installation"}
+    assert tables(fresh_url) == {*of_jobs, "files", "adapters", "artifacts", "installation"}
 
 
 def test_every_migration_can_be_undone_and_done_again(fresh_url: str) -> None:

@@ -1,0 +1,1 @@
+"""The files that jobs leave for their users, and the store that holds them."""
