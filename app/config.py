@@ -151,6 +151,9 @@ class Settings(Address):
         description="further variables for every process, separated by commas; app.processes.environments lists what "
         "each process gets anyway",
     )
+    plugins: str = Field(
+        "", description="Python modules that add training methods and kinds of jobs, separated by commas (app.plugins)"
+    )
     log_level: str = "INFO"
 
     @model_validator(mode="before")

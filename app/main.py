@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from pkgutil import resolve_name
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -18,6 +19,7 @@ from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
 from app.generate.routes import router as generate
 from app.jobs.adapter_routes import router as adapters
+from app.jobs.kinds import KINDS
 from app.jobs.queue.notifier import CeleryNotifier, make_celery
 from app.jobs.queue.orphans import AnotherInstallation, sweep_orphans
 from app.jobs.repository import uses_file
@@ -77,6 +79,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     _provide(app, settings)
     for router in (routes.router, jobs, files, adapters, generate):
         app.include_router(router, responses=WRONG_FIELD)
+    for kind in KINDS.values():
+        if kind.router is not None:
+            app.include_router(resolve_name(kind.router), responses=WRONG_FIELD)
     app.include_router(openai, responses=OPENAI_WRONG_FIELD)
     install_error_handlers(app)
     app.add_middleware(ConditionalGets)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from app.contracts.model_card import ADAPTER_CONFIG, CONFIG
 from app.contracts.order import LOCAL_REVISION, BaseRef
@@ -31,10 +31,21 @@ def resolve_model(name: str, revision: str | None, models: Path, param: str = "m
     raise invalid(param, "unknown_model", name, f"a hub id (owner/name) or a local model ({local})")
 
 
-def base_of(model: dict[str, Any], models: Path, param: str = "model.model_name") -> BaseRef:
-    """Return the weights that a job trains on, from the `model` group of its resolved spec. Raises InvalidRequest."""
-    named = resolve_model(model["model_name"], model["revision"], models, param)
-    return named.model_copy(update={"scaled_to": model.get("rope_scaled_to")})
+class ModelOfPlan(Protocol):
+    """The fields of a plan's model group that name its weights."""
+
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def rope_scaled_to(self) -> int | None: ...
+
+
+def base_of(model: ModelOfPlan, models: Path, param: str = "model.model_name") -> BaseRef:
+    """Return the weights that a job trains on, from the model group of its plan. Raises InvalidRequest."""
+    named = resolve_model(model.model_name, model.revision, models, param)
+    return named.model_copy(update={"scaled_to": model.rope_scaled_to})
 
 
 def local_models(models: Path) -> list[str]:

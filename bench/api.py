@@ -37,10 +37,12 @@ from app.contracts.spec import JobSpec
 from app.database.connection import Database, utc_now
 from app.database.migrate import upgrade
 from app.jobs import service
+from app.jobs.kinds import KINDS, TRAIN
 from app.jobs.models import Job, JobEvent
 from app.jobs.queue.claims import Claim, claim, record
 from app.jobs.repository import append_event
 from app.jobs.states import JobStatus, Stage
+from app.jobs.trainings import training_columns
 from bench.load_generator import Plan
 
 FEW_JOBS = 1000
@@ -122,7 +124,7 @@ class Home:
             job = claim(session, Stage.TRAIN, "worker", "slot", utc_now())
             session.commit()
         assert job is not None
-        return Claim(job.id, job.epoch, Stage.TRAIN, "worker", job.is_dry_run)
+        return Claim(job.id, job.epoch, Stage.TRAIN, "worker")
 
     def fill_for_lists(self, jobs: int) -> None:
         """Ended jobs, each with one event."""
@@ -139,10 +141,11 @@ class Home:
 
 def a_job(number: int, status: JobStatus) -> Job:
     """Made by the service itself, `number` seconds ago."""
-    job = service.new_job(JobSpec.model_validate(BODY), BODY)
+    spec = JobSpec.model_validate(BODY)
+    job = service.new_job(KINDS[TRAIN], spec, BODY, training_columns(spec))
     job.status, job.created_at = status, utc_now() - timedelta(seconds=number)
     job.data_report = REPORT
-    job.is_dry_run = False
+    job.is_temporary = False
     job.project, job.checkpoints_requested = "default", 0
     if status.is_final:
         job.finished_at = job.created_at + timedelta(seconds=1)

@@ -25,6 +25,7 @@ import httpx
 
 from app.contracts.events import ATTEMPT_EVENT, StepLogged
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
+from app.contracts.plan import plan_of
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
 from app.processes.environments import Process
@@ -203,7 +204,7 @@ def check_order(folder: Path, base: BaseRef, model: str, rows: int) -> list[str]
     order = CheckOrder(
         job_id="job-x",
         epoch=1,
-        spec=spec_of(model),
+        spec=plan_of(spec_of(model)),
         base=base,
         train_file=SourceFile(path=source, filename=source.name),
         eval_file=None,

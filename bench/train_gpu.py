@@ -16,6 +16,7 @@ from pathlib import Path
 
 from app.contracts.events import ATTEMPT_EVENT, AdapterSaved, AttemptEvent, Failed, StepLogged
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
+from app.contracts.plan import plan_of
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
 from app.jobs.states import Stage
@@ -75,7 +76,7 @@ def write_order(options: argparse.Namespace) -> TrainingOrder:
     order = TrainingOrder(
         job_id="job-bench",
         epoch=1,
-        spec=spec,
+        spec=plan_of(spec),
         base=base,
         train_rows=work / "data" / TRAIN_ROWS,
         eval_rows=None,
@@ -95,7 +96,7 @@ def check(work: Path, spec: JobSpec, base: BaseRef) -> None:
     order = CheckOrder(
         job_id="job-bench",
         epoch=1,
-        spec=spec,
+        spec=plan_of(spec),
         base=base,
         train_file=SourceFile(path=work / "train.jsonl", filename="train.jsonl"),
         eval_file=None,

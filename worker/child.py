@@ -4,22 +4,18 @@ import sys
 from pathlib import Path
 
 from app.contracts.cores import sharing_cores
-from app.jobs.states import Stage
 from app.processes.environments import Process, for_child
 
+CHECKER = "worker.checking"
 TRAINER = "worker.training"
 FETCHER = "worker.fetching"
 # With these the hub's client opens no connection and looks for no token in files.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
 
-def command(stage: Stage, order: Path, trainer: str = TRAINER) -> list[str]:
-    """The command line of a check or a training. `trainer` is the module that trains."""
-    return [sys.executable, "-m", "worker.checking" if stage is Stage.CHECK else trainer, str(order)]
-
-
-def fetch_command(order: Path) -> list[str]:
-    return [sys.executable, "-m", FETCHER, str(order)]
+def command(module: str, order: Path) -> list[str]:
+    """The command line of a child process: a Python module and its order."""
+    return [sys.executable, "-m", module, str(order)]
 
 
 def environment(process: Process, cache: Path) -> dict[str, str]:

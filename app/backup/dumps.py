@@ -114,7 +114,7 @@ def _known(connection: Connection) -> Known:
     return Known(
         revision=str(connection.scalar(text("SELECT version_num FROM alembic_version"))),
         installation=connection.scalar(select(Installation.id)) or "",
-        jobs=connection.scalars(select(Job.id).where(~Job.is_dry_run)).all(),
+        jobs=connection.scalars(select(Job.id).where(~Job.is_temporary)).all(),
         adapters=[f"{adapter_id}/{version}" for adapter_id, version in adapters],
         files=connection.scalars(select(File.id)).all(),
     )

@@ -78,8 +78,17 @@ class RowsChecked(Event, CheckMetrics):
     kind: Literal["rows"] = "rows"
 
 
+class SpecPinned(Event):
+    """Values that a check chose. They become part of the plan: {"model.revision": "0123…"}."""
+
+    kind: Literal["pinned"] = "pinned"
+    values: dict[str, Any]
+
+
 class SpecResolved(Event):
-    """The values that are used for every `auto`, null and fallback: {"training.optim": "adamw_torch_fused"}."""
+    """Values that the libraries really used for every `auto`, null and fallback:
+    {"training.optim": "adamw_torch_fused"}.
+    """
 
     kind: Literal["resolved"] = "resolved"
     values: dict[str, Any]
@@ -102,6 +111,7 @@ class StepMetrics(Contract):
     seconds: float = Field(description="since the first step began")
     memory_bytes: int = Field(description="peak memory of the GPU, or of the process if there is no GPU")
     gpu_memory_bytes: int | None = None
+    metrics: dict[str, float] = Field({}, description="figures of the training method, by name, such as entropy")
 
 
 class StepEvent(Event, StepMetrics):
@@ -127,6 +137,7 @@ class Evaluated(Event):
     step: int
     eval_loss: float | None
     eval_seconds: float
+    metrics: dict[str, float] = Field({}, description="figures of the training method, by name")
 
 
 class CheckpointSaved(Event):
@@ -217,6 +228,7 @@ AttemptEvent = Annotated[
     | Noticed
     | DataPrepared
     | RowsChecked
+    | SpecPinned
     | SpecResolved
     | StepLogged
     | StepTaken

@@ -1,7 +1,7 @@
 """Finds settings that were sent but have no effect, or not the expected one: one notice for each. Defaults get none.
 
 A rule is a pure function that returns a notice or None. Rules in `BY_SPEC` need only the spec, those in `BY_ROWS` also
-the numbers of rows that the checker made, and those in `BY_PLAN` the number of optimizer steps.
+the numbers of rows that the checker made, and those in `BY_STEPS` the number of optimizer steps.
 """
 
 import math
@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from app.contracts.events import Noticed
-from app.contracts.spec import JobSpec, LoraSpec
+from app.contracts.plan import JobPlan
+from app.contracts.spec import LoraSpec
 
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 # The kinds of optimizers that use these arguments.
@@ -28,47 +29,47 @@ class RowTotals:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepTotals:
     """The number of optimizer steps, and whether there are rows to evaluate on."""
 
     steps: int
     evaluates: bool
 
 
-def by_spec(spec: JobSpec) -> list[Noticed]:
+def by_spec(spec: JobPlan) -> list[Noticed]:
     return _found(rule(spec) for rule in BY_SPEC)
 
 
-def by_rows(spec: JobSpec, rows: RowTotals) -> list[Noticed]:
+def by_rows(spec: JobPlan, rows: RowTotals) -> list[Noticed]:
     """Apply the rules about rows, and those about steps if the number of steps follows from the rows."""
     found = _found(rule(spec, rows) for rule in BY_ROWS)
     if not knows_steps(spec):
         return found
-    return [*found, *by_plan(spec, Plan(_steps_of(spec, rows.train), evaluates=rows.evaluation > 0))]
+    return [*found, *by_steps(spec, StepTotals(_steps_of(spec, rows.train), evaluates=rows.evaluation > 0))]
 
 
-def by_plan(spec: JobSpec, plan: Plan) -> list[Noticed]:
-    return _found(rule(spec, plan) for rule in BY_PLAN)
+def by_steps(spec: JobPlan, totals: StepTotals) -> list[Noticed]:
+    return _found(rule(spec, totals) for rule in BY_STEPS)
 
 
-def knows_steps(spec: JobSpec) -> bool:
+def knows_steps(spec: JobPlan) -> bool:
     """Return False if only the trainer knows the number of steps: with packing, and after another job's checkpoint."""
     continues_a_job = spec.continue_from is not None and spec.continue_from.job is not None
     return spec.training.max_steps is not None or not (spec.training.packing or continues_a_job)
 
 
-def _steps_of(spec: JobSpec, rows: int) -> int:
+def _steps_of(spec: JobPlan, rows: int) -> int:
     """Count optimizer steps in the same way as transformers' `Trainer.set_initial_training_values`."""
     if spec.training.max_steps is not None:
         return spec.training.max_steps
     return math.ceil((spec.training.num_train_epochs or 1.0) * _steps_an_epoch(spec, rows))
 
 
-def _steps_an_epoch(spec: JobSpec, rows: int) -> int:
+def _steps_an_epoch(spec: JobPlan, rows: int) -> int:
     return max(1, math.ceil(_batches_an_epoch(spec, rows) / spec.training.gradient_accumulation_steps))
 
 
-def _batches_an_epoch(spec: JobSpec, rows: int) -> int:
+def _batches_an_epoch(spec: JobPlan, rows: int) -> int:
     return math.ceil(rows / spec.training.per_device_train_batch_size)
 
 
@@ -76,16 +77,11 @@ def _found(notices: Iterable[Noticed | None]) -> list[Noticed]:
     return [notice for notice in notices if notice is not None]
 
 
-def _is_sent(spec: JobSpec, field: str) -> bool:
-    group, _, name = field.partition(".")
-    return name in getattr(spec, group).model_fields_set
-
-
-def _warmup_unused(spec: JobSpec) -> Noticed | None:
+def _warmup_unused(spec: JobPlan) -> Noticed | None:
     training = spec.training
     name = "warmup_steps" if training.warmup_ratio is None else "warmup_ratio"
     sent = getattr(training, name)
-    if training.lr_scheduler_type != "constant" or not sent or not _is_sent(spec, f"training.{name}"):
+    if training.lr_scheduler_type != "constant" or not sent or not spec.is_sent(f"training.{name}"):
         return None
     message = (
         f'training.{name} is {sent:g}, and training.lr_scheduler_type "constant" has no warm-up: '
@@ -94,7 +90,7 @@ def _warmup_unused(spec: JobSpec) -> Noticed | None:
     return Noticed(code="warmup_unused", message=message, field=f"training.{name}", requested=sent, effective=0)
 
 
-def _no_restarts(spec: JobSpec) -> Noticed | None:
+def _no_restarts(spec: JobPlan) -> Noticed | None:
     schedule = spec.training.lr_scheduler_kwargs
     cycles = None if schedule is None else schedule.num_cycles
     if spec.training.lr_scheduler_type != "cosine_with_restarts" or cycles not in (None, 1):
@@ -112,10 +108,10 @@ def _no_restarts(spec: JobSpec) -> Noticed | None:
     )
 
 
-def _adam_unused(spec: JobSpec) -> Noticed | None:
+def _adam_unused(spec: JobPlan) -> Noticed | None:
     training = spec.training
     used = {name for name, kinds in ADAM.items() if any(kind in training.optim for kind in kinds)}
-    sent = sorted((ADAM.keys() - used) & training.model_fields_set)
+    sent = sorted((ADAM.keys() - used) & spec.sent_in("training"))
     if not sent:
         return None
     names = ", ".join(f"training.{name}" for name in sent)
@@ -124,8 +120,8 @@ def _adam_unused(spec: JobSpec) -> Noticed | None:
     return Noticed(code="adam_unused", message=message, field=f"training.{sent[0]}", requested=sent, effective=None)
 
 
-def _lora_unused(spec: JobSpec) -> Noticed | None:
-    sent = [name for name in LoraSpec.model_fields if name in spec.lora.model_fields_set - NOT_LORA_ALONE]
+def _lora_unused(spec: JobPlan) -> Noticed | None:
+    sent = [name for name in LoraSpec.model_fields if name in spec.sent_in("lora") - NOT_LORA_ALONE]
     if not spec.model.full_finetuning or not sent:
         return None
     names = ", ".join(f"lora.{name}" for name in sent)
@@ -135,7 +131,7 @@ def _lora_unused(spec: JobSpec) -> Noticed | None:
     return Noticed(code="lora_unused", message=message, field="lora", requested=sent, effective=None)
 
 
-def _embedding_rate_unused(spec: JobSpec) -> Noticed | None:
+def _embedding_rate_unused(spec: JobPlan) -> Noticed | None:
     lora, rate = spec.lora, spec.training.embedding_learning_rate
     if rate is None or spec.model.full_finetuning or lora.modules_to_save:
         return None
@@ -150,37 +146,37 @@ def _embedding_rate_unused(spec: JobSpec) -> Noticed | None:
     )
 
 
-def _train_on_unused(spec: JobSpec) -> Noticed | None:
-    if spec.training.method != "cpt" or spec.dataset.train_on == "all" or not _is_sent(spec, "dataset.train_on"):
+def _train_on_unused(spec: JobPlan) -> Noticed | None:
+    if spec.training.method != "cpt" or spec.dataset.train_on == "all" or not spec.is_sent("dataset.train_on"):
         return None
     message = f'training.method "cpt" learns every token: dataset.train_on "{spec.dataset.train_on}" has no effect'
     return _learns_all(spec, message)
 
 
-def _train_on_of_text(spec: JobSpec, rows: RowTotals) -> Noticed | None:
+def _train_on_of_text(spec: JobPlan, rows: RowTotals) -> Noticed | None:
     dataset = spec.dataset
     is_unused = rows.is_text and spec.training.method != "cpt" and dataset.response_part is None
-    if not is_unused or dataset.train_on == "all" or not _is_sent(spec, "dataset.train_on"):
+    if not is_unused or dataset.train_on == "all" or not spec.is_sent("dataset.train_on"):
         return None
     message = f'the rows are raw text without turns: dataset.train_on "{dataset.train_on}" learns every token of them'
     return _learns_all(spec, message)
 
 
-def _learns_all(spec: JobSpec, message: str) -> Noticed:
+def _learns_all(spec: JobPlan, message: str) -> Noticed:
     sent = spec.dataset.train_on
     return Noticed(code="train_on_unused", message=message, field="dataset.train_on", requested=sent, effective="all")
 
 
-def _eval_batch_unused(spec: JobSpec) -> Noticed | None:
+def _eval_batch_unused(spec: JobPlan) -> Noticed | None:
     field = "training.per_device_eval_batch_size"
-    if spec.dataset.eval_source is not None or spec.dataset.eval_fraction > 0 or not _is_sent(spec, field):
+    if spec.dataset.eval_source is not None or spec.dataset.eval_fraction > 0 or not spec.is_sent(field):
         return None
     size = spec.training.per_device_eval_batch_size
     message = f"{field} is {size}, and nothing is evaluated: that takes dataset.eval_fraction or dataset.eval_source"
     return Noticed(code="eval_batch_unused", message=message, field=field, requested=size)
 
 
-def _nothing_to_evaluate(spec: JobSpec, rows: RowTotals) -> Noticed | None:
+def _nothing_to_evaluate(spec: JobPlan, rows: RowTotals) -> Noticed | None:
     dataset = spec.dataset
     if rows.evaluation or not (dataset.eval_source is not None or dataset.eval_fraction > 0):
         return None
@@ -194,18 +190,18 @@ def _nothing_to_evaluate(spec: JobSpec, rows: RowTotals) -> Noticed | None:
     return Noticed(code="no_evaluation_rows", message=message, field=field, requested=requested, effective=0)
 
 
-def _batch_larger_than_rows(spec: JobSpec, rows: RowTotals) -> Noticed | None:
+def _batch_larger_than_rows(spec: JobPlan, rows: RowTotals) -> Noticed | None:
     field, size = "training.per_device_train_batch_size", spec.training.per_device_train_batch_size
-    if spec.training.packing or size <= rows.train or not _is_sent(spec, field):
+    if spec.training.packing or size <= rows.train or not spec.is_sent(field):
         return None
     message = f"{field} is {size}, and there are {rows.train} rows: a batch has {rows.train}"
     return Noticed(code="batch_larger_than_data", message=message, field=field, requested=size, effective=rows.train)
 
 
-def _accumulation_longer_than_epoch(spec: JobSpec, rows: RowTotals) -> Noticed | None:
+def _accumulation_longer_than_epoch(spec: JobPlan, rows: RowTotals) -> Noticed | None:
     field, sent = "training.gradient_accumulation_steps", spec.training.gradient_accumulation_steps
     batches = _batches_an_epoch(spec, rows.train)
-    if spec.training.packing or sent <= batches or not _is_sent(spec, field):
+    if spec.training.packing or sent <= batches or not spec.is_sent(field):
         return None
     message = (
         f"{field} is {sent}, and in batches of {spec.training.per_device_train_batch_size} an epoch of "
@@ -216,7 +212,7 @@ def _accumulation_longer_than_epoch(spec: JobSpec, rows: RowTotals) -> Noticed |
     )
 
 
-def _epochs_below_a_step(spec: JobSpec, rows: RowTotals) -> Noticed | None:
+def _epochs_below_a_step(spec: JobPlan, rows: RowTotals) -> Noticed | None:
     epochs = spec.training.num_train_epochs
     if epochs is None or spec.training.packing:
         return None
@@ -236,12 +232,12 @@ def _epochs_below_a_step(spec: JobSpec, rows: RowTotals) -> Noticed | None:
     )
 
 
-def _warmup_longer_than_training(spec: JobSpec, plan: Plan) -> Noticed | None:
+def _warmup_longer_than_training(spec: JobPlan, totals: StepTotals) -> Noticed | None:
     """The rate of step n is (n - 1) / warmup_steps of the full one, see transformers' `get_scheduler`."""
-    training, steps = spec.training, plan.steps
+    training, steps = spec.training, totals.steps
     if training.warmup_steps is None or training.warmup_steps < steps or training.lr_scheduler_type == "constant":
         return None
-    if not _is_sent(spec, "training.warmup_steps"):
+    if not spec.is_sent("training.warmup_steps"):
         return None
     highest = training.learning_rate * (steps - 1) / training.warmup_steps
     message = (
@@ -257,22 +253,22 @@ def _warmup_longer_than_training(spec: JobSpec, plan: Plan) -> Noticed | None:
     )
 
 
-def _interval_beyond_the_end(field: str, code: str, instead: str) -> "Callable[[JobSpec, Plan], Noticed | None]":
+def _interval_beyond_the_end(field: str, code: str, instead: str) -> "Callable[[JobPlan, StepTotals], Noticed | None]":
     """Make a rule for something that happens every few steps, but not within this training."""
 
-    def rule(spec: JobSpec, plan: Plan) -> Noticed | None:
+    def rule(spec: JobPlan, totals: StepTotals) -> Noticed | None:
         every = getattr(spec.training, field)
-        if not isinstance(every, int) or every <= plan.steps or not _is_sent(spec, f"training.{field}"):
+        if not isinstance(every, int) or every <= totals.steps or not spec.is_sent(f"training.{field}"):
             return None
-        if field == "eval_steps" and not plan.evaluates:  # `_nothing_to_evaluate` has a notice for that
+        if field == "eval_steps" and not totals.evaluates:  # `_nothing_to_evaluate` has a notice for that
             return None
-        message = f"training.{field} is {every}, and the training has {plan.steps} steps: {instead}"
+        message = f"training.{field} is {every}, and the training has {totals.steps} steps: {instead}"
         return Noticed(code=code, message=message, field=f"training.{field}", requested=every, effective=None)
 
     return rule
 
 
-BY_SPEC: tuple[Callable[[JobSpec], Noticed | None], ...] = (
+BY_SPEC: tuple[Callable[[JobPlan], Noticed | None], ...] = (
     _warmup_unused,
     _no_restarts,
     _adam_unused,
@@ -281,14 +277,14 @@ BY_SPEC: tuple[Callable[[JobSpec], Noticed | None], ...] = (
     _train_on_unused,
     _eval_batch_unused,
 )
-BY_ROWS: tuple[Callable[[JobSpec, RowTotals], Noticed | None], ...] = (
+BY_ROWS: tuple[Callable[[JobPlan, RowTotals], Noticed | None], ...] = (
     _train_on_of_text,
     _nothing_to_evaluate,
     _batch_larger_than_rows,
     _accumulation_longer_than_epoch,
     _epochs_below_a_step,
 )
-BY_PLAN: tuple[Callable[[JobSpec, Plan], Noticed | None], ...] = (
+BY_STEPS: tuple[Callable[[JobPlan, StepTotals], Noticed | None], ...] = (
     _warmup_longer_than_training,
     _interval_beyond_the_end("logging_steps", "logged_at_the_end_only", "the metrics have its last step only"),
     _interval_beyond_the_end("eval_steps", "evaluated_at_the_end_only", "it is evaluated once, at its end"),

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from app.contracts.base import Contract
 from app.contracts.hub import MOST_BYTES
-from app.contracts.spec import JobSpec
+from app.contracts.plan import JobPlan
 
 # The prefix of a folder's revision. The hash of its files follows, in 64 hexadecimal digits.
 LOCAL_REVISION = "sha256-"
@@ -42,7 +42,7 @@ class CheckOrder(Contract):
 
     job_id: str
     epoch: int
-    spec: JobSpec
+    spec: JobPlan
     base: BaseRef
     train_file: SourceFile | None
     eval_file: SourceFile | None
@@ -61,7 +61,7 @@ class TrainingOrder(Contract):
 
     job_id: str
     epoch: int
-    spec: JobSpec
+    spec: JobPlan
     base: BaseRef
     train_rows: Path
     eval_rows: Path | None

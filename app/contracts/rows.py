@@ -14,9 +14,12 @@ data/base.json                       the `ModelCard` of the base
 | cut        | int32       | how many tokens were cut off at the end                                   |
 | supervised | int32       | how many of its tokens carry loss                                        |
 | digest     | int64       | hash of input_ids: equal rows have equal ones                             |
+
+A training method may have further columns (`app.contracts.methods.method.Method.columns`).
 """
 
 IGNORED = -100
 RECORD, INPUT_IDS, LABELS, CUT, SUPERVISED, DIGEST = "record", "input_ids", "labels", "cut", "supervised", "digest"
+COLUMNS = frozenset({RECORD, INPUT_IDS, LABELS, CUT, SUPERVISED, DIGEST})
 TRAIN_ROWS, EVAL_ROWS, TOKENIZER = "train.arrow", "eval.arrow", "tokenizer"
 TRAIN_REPORT, EVAL_REPORT, PREPARED, BASE_CARD = "train.json", "eval.json", "prepared.json", "base.json"

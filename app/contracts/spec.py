@@ -1,7 +1,7 @@
 """The training spec: the arguments of Unsloth's and TRL's own functions, grouped by function, each with bounds.
 
-Sources of names and bounds: unsloth 2026.10.9 `FastLanguageModel.from_pretrained` / `get_peft_model`,
-trl 1.15 `SFTConfig`, transformers 5.17 `TrainingArguments`, peft 0.21 `LoraConfig`.
+Sources of names and bounds: unsloth 2026.10.9 `FastLanguageModel.from_pretrained` / `get_peft_model`, and peft 0.21
+`LoraConfig`. The arguments of a training are in `app.contracts.training_args` and `app.contracts.methods`.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -10,22 +10,22 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, field_validat
 
 from app.contracts.base import Contract, Real, Whole, check_text
 from app.contracts.continuing import ContinueFrom
+from app.contracts.methods import METHODS, AnyTrainingArgs, Method
+from app.contracts.methods.sft import SftArgs
 from app.contracts.templates import CHAT_TEMPLATES
+from app.contracts.training_args import SafeName, Seed
 
 # The version of `JobSpec`. It is raised with every change that an older worker would not carry out. A worker claims no
 # job of a newer version than its own.
-SPEC_VERSION = 2
+SPEC_VERSION = 3
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
-# A file or folder name of one segment: no separator, no leading dot, no special character of a shell or URL.
-SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 # A hub id (`owner/name`) or a folder below the operator's models folder.
 ModelName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}$", max_length=200)
 ]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=120)]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]+$", max_length=120)]
-Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -215,146 +215,13 @@ class DatasetSpec(Contract):
         return self
 
 
-Optimizer = Literal[
-    "adamw_8bit", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd",
-    "lion_8bit", "lion_32bit", "paged_lion_8bit",
-]  # fmt: skip
-Schedule = Literal[
-    "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "constant", "constant_with_warmup", "polynomial",
-    "inverse_sqrt", "warmup_stable_decay",
-]  # fmt: skip
-# The fields of `ScheduleArgs` that each schedule takes; the other schedules take none.
-TAKEN_BY_SCHEDULE = {
-    "cosine": ("num_cycles",),
-    "cosine_with_restarts": ("num_cycles",),
-    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
-    "polynomial": ("lr_end", "power"),
-    "inverse_sqrt": ("timescale",),
-    "warmup_stable_decay": ("num_decay_steps", "decay_type", "min_lr_ratio", "num_cycles"),
-}
-
-
-class ScheduleArgs(Contract):
-    """Arguments of the functions in `transformers.optimization` that make the schedules."""
-
-    num_cycles: Real | None = Field(
-        None, gt=0, le=1000, description="waves of a cosine, 0.5 by default; of cosine_with_restarts whole cycles, 1"
-    )
-    min_lr: Real | None = Field(None, ge=0, le=1, description="the lowest learning rate of cosine_with_min_lr")
-    min_lr_rate: Real | None = Field(None, ge=0, le=1, description="the same as a share of the learning rate")
-    lr_end: Real | None = Field(None, ge=0, le=1, description="the last learning rate of polynomial, 1e-7 by default")
-    power: Real | None = Field(None, gt=0, le=100, description="of polynomial, 1 by default, which is linear")
-    timescale: Whole | None = Field(None, ge=1, le=10_000_000, description="of inverse_sqrt; steps")
-    num_decay_steps: Whole | None = Field(
-        None, ge=1, le=10_000_000, description="the last steps of warmup_stable_decay, in which the learning rate falls"
-    )
-    decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
-    min_lr_ratio: Real | None = Field(None, ge=0, le=1, description="of warmup_stable_decay, 0 by default")
-
-
-class TrainingArgs(Contract):
-    """Arguments of trl's `SFTConfig`, under its names."""
-
-    method: Literal["sft", "cpt"] = Field(
-        "sft", description="cpt: continued pretraining on raw text, loss on every token"
-    )
-    per_device_train_batch_size: Whole = Field(2, ge=1, le=1024)
-    per_device_eval_batch_size: Whole = Field(2, ge=1, le=1024)
-    gradient_accumulation_steps: Whole = Field(4, ge=1, le=4096)
-    warmup_steps: Whole | None = Field(
-        5, ge=0, le=1_000_000, description='optimizer steps while the learning rate rises; "constant" has none'
-    )
-    warmup_ratio: Real | None = Field(
-        None, ge=0, lt=1, description="the same as a share of all optimizer steps; excludes warmup_steps"
-    )
-    max_steps: Whole | None = Field(None, ge=1, le=10_000_000, description="optimizer steps; excludes num_train_epochs")
-    num_train_epochs: Real | None = Field(None, gt=0, le=1000, description="default: 1 without max_steps")
-    learning_rate: Real = Field(2e-4, gt=0, le=1)
-    embedding_learning_rate: Real | None = Field(None, gt=0, le=1, description="for trained embed_tokens and lm_head")
-    fp16: bool | None = None
-    bf16: bool | None = None
-    logging_steps: Whole = Field(
-        1, ge=1, le=100_000, description="steps between points of the metrics; the last step is always a point"
-    )
-    optim: Optimizer = "adamw_8bit"
-    adam_beta1: Real = Field(0.9, ge=0, lt=1, description="of the AdamW and Lion optimizers")
-    adam_beta2: Real = Field(0.999, ge=0, lt=1, description="of the AdamW and Lion optimizers")
-    adam_epsilon: Real = Field(1e-8, gt=0, le=1, description="of the AdamW optimizers")
-    weight_decay: Real = Field(0.01, ge=0, le=10)
-    max_grad_norm: Real = Field(1.0, ge=0, le=1000)
-    lr_scheduler_type: Schedule = "linear"
-    lr_scheduler_kwargs: ScheduleArgs | None = None
-    neftune_noise_alpha: Real | None = Field(
-        None, gt=0, le=100, description="strength of the noise that training adds to the embeddings of its rows"
-    )
-    seed: Seed = 3407
-    packing: bool = False
-    save_steps: Annotated[Whole, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = Field(
-        "auto",
-        description="steps between checkpoints; auto: often enough to lose at most two minutes of work, in at "
-        "most 3 % of the time; null: only on request. The last step always has one",
-    )
-    save_total_limit: Whole = Field(2, ge=1, le=1000, description="how many checkpoints are kept, the newest ones")
-    eval_steps: Whole | None = Field(
-        None, ge=1, le=10_000_000, description="optimizer steps between evaluations; null: only at the end"
-    )
-    output_dir: SafeName = Field("outputs", description="a folder of the attempt; the adapter is stored elsewhere")
-
-    @field_validator("max_steps", mode="before")
-    @classmethod
-    def _minus_one_is_trls_null(cls, value: Any) -> Any:
-        return None if value == -1 and not isinstance(value, bool) else value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_ratio_replaces_the_default(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("warmup_ratio") is not None and "warmup_steps" not in value:
-            return {**value, "warmup_steps": None}
-        return value
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> Self:
-        if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ValueError("warmup_steps should be left out beside warmup_ratio")
-        if self.warmup_steps is None and self.warmup_ratio is None:
-            raise ValueError("warmup_steps should be a number of steps without warmup_ratio; 0: no warm-up")
-        return self
-
-    @model_validator(mode="after")
-    def _the_schedule_takes_its_arguments(self) -> Self:
-        kind, sent = self.lr_scheduler_type, self.lr_scheduler_kwargs or ScheduleArgs()
-        given = sent.model_dump(exclude_none=True)
-        taken = TAKEN_BY_SCHEDULE.get(kind, ())
-        for name in given.keys() - set(taken):
-            may = f"may have {', '.join(taken)}" if taken else "takes none"
-            raise ValueError(f'lr_scheduler_kwargs.{name} should be left out: lr_scheduler_type "{kind}" {may}')
-        if kind == "cosine_with_restarts" and sent.num_cycles is not None and sent.num_cycles % 1:
-            raise ValueError('lr_scheduler_kwargs.num_cycles should be whole beside "cosine_with_restarts"')
-        if kind == "cosine_with_min_lr" and (sent.min_lr is None) == (sent.min_lr_rate is None):
-            raise ValueError('lr_scheduler_kwargs should have min_lr or min_lr_rate beside "cosine_with_min_lr"')
-        if kind == "warmup_stable_decay" and sent.num_decay_steps is None:
-            raise ValueError('lr_scheduler_kwargs should have num_decay_steps beside "warmup_stable_decay"')
-        for name in ("min_lr", "lr_end"):
-            if given.get(name, 0) >= self.learning_rate:
-                raise ValueError(f"lr_scheduler_kwargs.{name} should be less than learning_rate")
-        return self
-
-    @model_validator(mode="after")
-    def _exclusive_fields(self) -> Self:
-        if self.max_steps is not None and self.num_train_epochs is not None:
-            raise ValueError("max_steps should be null beside num_train_epochs")
-        if self.fp16 and self.bf16:
-            raise ValueError("fp16 should be false beside bf16: true; without both the worker picks by its hardware")
-        return self
-
-
 class Resources(Contract):
     gpus: Whole = Field(1, ge=1, le=1, description="GPUs of one host; more than one is not supported")
     max_seconds: Whole | None = Field(None, ge=1, le=2_592_000, description="limit of the duration of one attempt")
 
 
-class JobSpec(Contract):
-    """The body of `POST /jobs`."""
+class SubmittedSpec(Contract):
+    """The fields of a spec that every kind of job has."""
 
     name: SafeName = "job"
     project: SafeName = Field("default", description="waiting jobs of different projects take turns")
@@ -366,12 +233,6 @@ class JobSpec(Contract):
         Field(max_length=16),
     ] = {}
     priority: Whole = Field(0, ge=-100, le=100, description="higher runs first")
-    model: ModelSpec
-    lora: LoraSpec = LoraSpec()
-    dataset: DatasetSpec
-    continue_from: ContinueFrom | None = None
-    training: TrainingArgs = TrainingArgs()
-    resources: Resources = Resources()
 
     @model_validator(mode="before")
     @classmethod
@@ -379,19 +240,32 @@ class JobSpec(Contract):
         check_text(value)
         return value
 
-    @property
-    def dataset_in_force(self) -> DatasetSpec:
-        """The dataset group that is in effect: continued pretraining trains on every token of every row."""
-        if self.training.method != "cpt":
-            return self.dataset
-        return self.dataset.model_copy(update={"train_on": "all", "instruction_part": None, "response_part": None})
-
     @field_validator("name")
     @classmethod
     def _name_is_no_device(cls, name: str) -> str:
         if name.split(".")[0].lower() in WINDOWS_DEVICES:
             raise ValueError("should be another name than that of a Windows device")
         return name
+
+
+class JobSpec(SubmittedSpec):
+    """The body of `POST /jobs`: one training."""
+
+    model: ModelSpec
+    lora: LoraSpec = LoraSpec()
+    dataset: DatasetSpec
+    continue_from: ContinueFrom | None = None
+    training: AnyTrainingArgs = SftArgs()
+    resources: Resources = Resources()
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.training.method]
+
+    @property
+    def dataset_in_force(self) -> DatasetSpec:
+        """The dataset group with what the method decides."""
+        return self.dataset.model_copy(update=dict(self.method.forced))
 
     @model_validator(mode="after")
     def _loftq_quantises_by_itself(self) -> Self:
@@ -403,11 +277,10 @@ class JobSpec(Contract):
         return self
 
     @model_validator(mode="after")
-    def _markers_have_a_use(self) -> Self:
-        if self.training.method == "cpt" and self.dataset.response_part is not None:
-            raise ValueError(
-                'dataset.response_part should be left out beside training.method "cpt", which learns every token'
-            )
+    def _dataset_fits_the_method(self) -> Self:
+        for name, refusal in self.method.refused.items():
+            if getattr(self.dataset, name) != DatasetSpec.model_fields[name].default:
+                raise ValueError(f"dataset.{name} should be left out beside training.method {refusal}")
         return self
 
     @model_validator(mode="after")

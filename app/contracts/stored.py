@@ -1,7 +1,8 @@
 """Reads documents that another version has stored. Requests with unknown fields are refused, but in stored documents
 unknown fields are ignored, and fields that were added later have their defaults."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,3 +33,13 @@ def read_json(kind: type[Model], text: str | bytes) -> Model | None:
         return kind.model_validate_json(text, extra="ignore")
     except ValidationError:
         return None
+
+
+def with_values(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a spec or plan with dotted fields set: {"training.optim": "adamw_torch_fused"}."""
+    changed = dict(document)
+    for path, value in values.items():
+        group, _, name = path.partition(".")
+        known = changed.get(group)
+        changed[group] = {**(known if isinstance(known, dict) else {}), name: value}
+    return changed

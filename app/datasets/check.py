@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.contracts.methods import Method
 from app.contracts.records import Record
 from app.contracts.spec import DatasetSpec
 from app.datasets.decompress import DataFile, open_file
@@ -24,7 +25,17 @@ from app.datasets.several_files import FilePart, read_parts
 from app.datasets.values import describe, printable
 from app.errors import InvalidDataset, Problem
 
-__all__ = ["DataReport", "FileReport", "Place", "Progress", "Sink", "inspect_file", "normalise_file", "normalise_parts"]
+__all__ = [
+    "DataReport",
+    "FileReport",
+    "Place",
+    "Progress",
+    "Sink",
+    "check_kind",
+    "inspect_file",
+    "normalise_file",
+    "normalise_parts",
+]
 
 Sink = Callable[[Record, Place], None]
 # Called with the number of bytes of the stored file that have been read.
@@ -86,6 +97,15 @@ def normalise_parts(
     check.read(read_parts(parts, max_unpacked_bytes), needs_layout=True)
     check.check_row_policy(dataset)
     return check.statistics.report(format_name=HUB_FORMAT, is_gzip=False, layout=check.layout, sha256=None)
+
+
+def check_kind(record: Record, place: Place, method: Method) -> None:
+    """Raises InvalidDataset for a record that the training method cannot train on."""
+    if record.kind not in method.records:
+        found = f"a {record.kind} record"
+        expected = f"{' or '.join(sorted(method.records))}: training.method {method.name!r} takes no other"
+        where = {"record": place.number, "line": place.line}
+        raise refusal([Problem(**where, code="wrong_kind_of_record", found=found, expected=expected)], 1, place.number)
 
 
 def _with_progress(rows: Rows, file: DataFile, progress: Progress) -> Rows:

@@ -27,7 +27,7 @@ from app.generate.schemas import CheckpointName
 from app.jobs import lineage as adapters
 from app.jobs import repository as jobs
 from app.jobs.models import Job
-from app.jobs.stored import read_spec
+from app.jobs.stored import look_at_plan
 from app.sources import base_of, invalid, resolve_model
 
 NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
@@ -66,7 +66,7 @@ def find_target(session: Session, settings: Settings, name: str, param: str) -> 
     if adapter is not None:
         return _trained(adapter, settings)
     job = jobs.get(session, job_id)
-    if job is None or job.is_dry_run:
+    if job is None or job.is_temporary:
         raise NotFound(f"there is no job {job_id!r}", param=param, code="unknown_job")
     found = _kept(job, settings.checkpoints_dir(job_id), wanted if at else None, param)
     return _halfway(job, settings, found, param)
@@ -128,7 +128,7 @@ def _present(folder: Path) -> list[Path]:
 
 def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Target:
     """The checkpoint as the engine's order names it. Raises Conflict if it does not have all that an answer needs."""
-    name, spec = f"{job.id}@step-{found.step}", read_spec(job, job.spec)
+    name, spec = f"{job.id}@step-{found.step}", look_at_plan(job)
     is_full = spec.model.full_finetuning
     if spec.lora.loftq_config is not None and not is_full:
         message = f"{name}: a checkpoint of a LoftQ job fits the quantised base of its trainer alone; wait for its end"
@@ -152,7 +152,7 @@ def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:
 
     A folder is what was named, wherever it was when the checkpoint was written.
     """
-    named = base_of(read_spec(job, job.resolved).model.model_dump(), models, param)
+    named = base_of(look_at_plan(job).model, models, param)
     loaded = None if named.is_local else _loaded(config)
     if loaded is None or loaded == named.source:
         return named

@@ -10,13 +10,14 @@ from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts import lora
 from app.contracts.model_card import ADAPTER_CONFIG
+from app.contracts.plan import JobPlan
 from app.contracts.spec import JobSpec
-from app.contracts.stored import read
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs import lineage as adapters
 from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.states import ENDED
+from app.jobs.stored import observed_values, read_plan
 from app.sources import invalid
 
 # The fields on which the base weights and the optimizer's state of a checkpoint depend.
@@ -63,13 +64,13 @@ def _config_of(adapter: Adapter, settings: Settings) -> dict[str, Any]:
 
 def _check_checkpoint(session: Session, spec: JobSpec, job_id: str, step: int | None) -> str:
     job = repository.lock_against_removal(session, job_id)
-    if job is None or job.is_dry_run:
+    if job is None or job.is_temporary:
         raise invalid("continue_from.job", "unknown_job", job_id, "the id of a job that has ended")
     if job.status not in ENDED:
         found, expected = f"{job_id}, which is {job.status.value}", "a job that has ended"
         raise invalid("continue_from.job", "job_is_alive", found, expected)
     begins = _step_of(job_id, [one.step for one in repository.checkpoints(session, job_id)], step)
-    before = read(JobSpec, job.spec)
+    before = read_plan(job)
     if before is None:
         raise invalid("continue_from.job", "job_unreadable", job_id, "a job whose spec this version can read")
     _check_base(job, before, spec)
@@ -92,13 +93,13 @@ def _step_of(job_id: str, kept: Sequence[int], step: int | None) -> int:
     return step or kept[0]
 
 
-def _check_base(job: Job, sent: JobSpec, spec: JobSpec) -> None:
-    """A value fits if it equals the sent or the resolved one: the check may have replaced the optimizer."""
-    before, now = sent.model_dump(), spec.model_dump()
+def _check_base(job: Job, plan: JobPlan, spec: JobSpec) -> None:
+    """A value fits if it equals the planned or the observed one: the trainer may have replaced the optimizer."""
+    before, now, observed = plan.model_dump(), spec.model_dump(), observed_values(job)
     for name in BASE:
         group, _, field = name.partition(".")
-        was, is_now, became = before[group][field], now[group][field], job.resolved.get(group)
-        if is_now not in (was, became.get(field) if isinstance(became, dict) else was):
+        was, is_now = before[group][field], now[group][field]
+        if is_now not in (was, observed.get(name, was)):
             raise invalid(name, "another_base", str(is_now), f"{was}, as {job.id} had: a checkpoint fits no other")
     was, is_now = (spec["training"]["embedding_learning_rate"] for spec in (before, now))
     if (was is None) != (is_now is None):  # the optimizer's state has a group of its own for embeddings

@@ -13,10 +13,11 @@ from app.contracts.stored import read
 from app.database.connection import Database
 from app.errors import Unavailable
 from app.jobs import repository, service
+from app.jobs.kinds import KINDS, VALIDATE
 from app.jobs.models import Job
 from app.jobs.queue import retention
 from app.jobs.queue.notifier import JobNotifier
-from app.jobs.schemas import JobError
+from app.jobs.schemas import JobError, resolved_spec
 from app.jobs.states import JobStatus, Stage
 from app.jobs.views import data
 from app.jobs.views.data_schemas import RowView, Validation
@@ -37,9 +38,7 @@ class DryRuns:
 
     def start(self, spec: JobSpec, sent: dict[str, Any]) -> str:
         """Store a dry run for a checker and return its id. Raises the same errors as submitting a job."""
-        service.check(self.database, self.settings, spec, is_dry_run=True)
-        with self.database.writer() as session:
-            return service.submit(session, self.settings, self.notifier, spec, sent, is_dry_run=True).id
+        return service.submit(self.database, self.settings, self.notifier, KINDS[VALIDATE], spec, sent)
 
     async def wait(self, job_id: str) -> None:
         """Return when the dry run has ended. Raises Unavailable if no checker is alive, or if it takes too long."""
@@ -80,7 +79,7 @@ class DryRuns:
 def _validation(job: Job, preview: list[RowView]) -> Validation:
     return Validation(
         valid=job.status is JobStatus.SUCCEEDED,
-        resolved_spec=job.resolved,
+        resolved_spec=resolved_spec(job),
         data_report=job.data_report,
         notices=job.notices,
         error=read(JobError, job.error),

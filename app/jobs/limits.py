@@ -10,13 +10,14 @@ from app.config import PREFIX, Settings
 from app.database.connection import utc_now
 from app.errors import TooMany
 from app.jobs import repository
+from app.jobs.kinds import JobKind
 
 JOBS_RETRY_SECONDS, VALIDATIONS_RETRY_SECONDS = 60, 10
 
 
-def check(session: Session, settings: Settings, *, is_dry_run: bool) -> None:
-    """Raise TooMany if no further job or dry run is allowed now."""
-    if is_dry_run:
+def check(session: Session, settings: Settings, kind: JobKind) -> None:
+    """Raise TooMany if no further job of this kind is allowed now."""
+    if kind.is_temporary:
         _check_validations(session, settings.max_validations)
     else:
         _check_waiting(session, settings.max_waiting_jobs)

@@ -24,11 +24,13 @@ class Job(Base):
     project: Mapped[str] = mapped_column(String(64), server_default="default", comment="projects take turns")
     labels: Mapped[dict[str, str]] = mapped_column(Document())
     priority: Mapped[int] = mapped_column(Integer)
-    spec: Mapped[dict[str, Any]] = mapped_column(Document(), comment="as it was sent")
+    sent: Mapped[dict[str, Any]] = mapped_column("spec", Document(), comment="as the client sent it")
     spec_version: Mapped[int] = mapped_column(
         Integer, server_default="1", comment="of the form of its spec: a worker claims none of a newer version"
     )
-    resolved: Mapped[dict[str, Any]] = mapped_column(Document(), comment="with defaults and what auto became")
+    plan: Mapped[dict[str, Any]] = mapped_column(
+        "resolved", Document(), comment="app.contracts.plan; of older versions: see app.jobs.stored"
+    )
     observed: Mapped[dict[str, Any] | None] = mapped_column(
         Document(is_optional=True), comment="what the libraries really used, by dotted field of the plan"
     )
@@ -38,10 +40,11 @@ class Job(Base):
         String(40), index=True, comment="the adapter or job that it goes on from, which may not be deleted meanwhile"
     )
     kind: Mapped[str] = mapped_column(String(32), server_default="train")
-    is_dry_run: Mapped[bool] = mapped_column(
+    is_temporary: Mapped[bool] = mapped_column(
+        "is_dry_run",
         Boolean,
         server_default=false(),
-        comment="a check for POST /jobs/validate: hidden, never trained, gone once it is answered",
+        comment="in no list, and removed once the request that made it has its result",
     )
 
     status: Mapped[JobStatus] = mapped_column(Choice(JobStatus, JobStatus.UNKNOWN))

@@ -6,17 +6,18 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, Subquery, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, Subquery, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased, defer
 
 from app.database.connection import database_time, utc_now
+from app.jobs.kinds import kinds_with
 from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, Worker
 from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, sources_of
 
 # A dry run is answered, or given up, within this time.
 LONGEST_DRY_RUN = timedelta(seconds=600)
 # Columns that a list does not show, because they may be large.
-DETAILS = (Job.spec, Job.resolved, Job.data_report, Job.notices, Job.result)
+DETAILS = (Job.sent, Job.plan, Job.observed, Job.data_report, Job.notices, Job.result)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def page(
     With `status` UNKNOWN, returns the jobs whose status only another version knows.
     """
     shown = select(Job).options(*(defer(document, raiseload=True) for document in DETAILS))
-    query = shown.where(~Job.is_dry_run).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    query = shown.where(~Job.is_temporary).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     if status is not None:
         is_meant = Job.status == status
         query = query.where(is_meant if status is not JobStatus.UNKNOWN else Job.status.not_in((*ALIVE, *ENDED)))
@@ -134,9 +135,14 @@ def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
     return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
 
 
+def waits_for(stage: Stage) -> tuple[ColumnElement[bool], ...]:
+    """The conditions under which a job without a worker waits for this stage. Jobs of unknown kinds do not."""
+    return (Job.status == stage.waiting, Job.kind.in_(kinds_with(stage)))
+
+
 def jobs_at_work(stage: Stage) -> Subquery:
-    """Select (project, jobs): how many jobs of each project are held by workers of a stage; no row for none."""
-    is_held = (Job.worker.is_not(None), Job.status == stage.active)
+    """Select (project, jobs): how many jobs of each project are held in a stage; no row for none."""
+    is_held = (Job.worker.is_not(None), Job.status == stage.active, Job.kind.in_(kinds_with(stage)))
     return select(Job.project, func.count().label("jobs")).where(*is_held).group_by(Job.project).subquery()
 
 
@@ -147,15 +153,16 @@ def places(session: Session, stage: Stage, job_ids: Sequence[str], spec_version:
     `turn` is the number of its project's jobs that will be running once it has started. Only specs up to `spec_version`
     are counted, which a worker of that version understands. Dry runs are not counted.
     """
-    rows = session.execute(_places(stage), {"job_ids": list(job_ids), "spec_version": spec_version})
+    query = _places(stage, tuple(kinds_with(stage)))
+    rows = session.execute(query, {"job_ids": list(job_ids), "spec_version": spec_version})
     return {job_id: place for job_id, place in rows}
 
 
 @cache  # building this query takes longer than executing it
-def _places(stage: Stage) -> Select[str, int]:
+def _places(stage: Stage, _kinds: tuple[str, ...]) -> Select[str, int]:
     at_work = jobs_at_work(stage)
     is_understood = Job.spec_version <= bindparam("spec_version")
-    is_waiting = (Job.status == stage.waiting, Job.worker.is_(None), ~Job.is_dry_run, is_understood)
+    is_waiting = (*waits_for(stage), Job.worker.is_(None), ~Job.is_temporary, is_understood)
     number = func.row_number().over(partition_by=Job.project, order_by=(Job.priority.desc(), Job.created_at, Job.id))
     turn = (func.coalesce(at_work.c.jobs, 0) + number).label("turn")
     waiting = select(Job.id, Job.priority, Job.created_at, turn).where(*is_waiting)
@@ -173,7 +180,7 @@ def checkpoint(session: Session, job_id: str, step: int | None) -> Checkpoint | 
 
 def continued_by(session: Session, name: str) -> str | None:
     """Return the id of a job that has not ended and continues from this job or adapter, without dry runs."""
-    is_alive = (Job.status.not_in(ENDED), ~Job.is_dry_run)
+    is_alive = (Job.status.not_in(ENDED), ~Job.is_temporary)
     return session.scalar(select(Job.id).where(Job.continues == name, *is_alive).limit(1))
 
 
@@ -181,7 +188,7 @@ def uses_file(session: Session, file_id: str) -> bool:
     """Return whether a job that has not ended reads the file. A dry run counts while its request waits."""
     named = or_(Job.file_id == file_id, Job.eval_file_id == file_id)
     is_abandoned = or_(Job.requested_action == RequestedAction.CANCEL, Job.created_at < utc_now() - LONGEST_DRY_RUN)
-    is_alive = and_(Job.status.not_in(ENDED), ~and_(Job.is_dry_run, is_abandoned))
+    is_alive = and_(Job.status.not_in(ENDED), ~and_(Job.is_temporary, is_abandoned))
     return session.scalar(select(Job.id).where(named, is_alive).limit(1)) is not None
 
 
@@ -258,13 +265,13 @@ def remove(session: Session, job_id: str) -> bool:
 
 def dry_runs(session: Session) -> Sequence[DryRun]:
     """Return all dry runs. They are few: those with a waiting request, and those that are about to be removed."""
-    found = session.execute(select(Job.id, Job.created_at, Job.finished_at).where(Job.is_dry_run))
+    found = session.execute(select(Job.id, Job.created_at, Job.finished_at).where(Job.is_temporary))
     return [DryRun(*row) for row in found]
 
 
 def count_waiting(session: Session, most: int) -> int:
     """Count the jobs whose training has not begun, without dry runs. Counting stops at `most`."""
-    is_waiting = (Job.status.in_((JobStatus.VALIDATING, JobStatus.QUEUED)), ~Job.is_dry_run)
+    is_waiting = (Job.status.in_((JobStatus.VALIDATING, JobStatus.QUEUED)), ~Job.is_temporary)
     waiting = select(Job.id).where(*is_waiting).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(waiting)) or 0
 
@@ -272,14 +279,14 @@ def count_waiting(session: Session, most: int) -> int:
 def expired(session: Session, before: datetime, limit: int) -> Sequence[str]:
     """Return jobs that ended before a moment, oldest end first, without those that an unfinished job continues from."""
     other = aliased(Job)
-    continues = (other.continues == Job.id, other.status.not_in(ENDED), ~other.is_dry_run)
+    continues = (other.continues == Job.id, other.status.not_in(ENDED), ~other.is_temporary)
     is_continued = select(other.id).where(*continues).exists()
-    is_over = (Job.finished_at < before, Job.status.not_in(ALIVE), ~Job.is_dry_run, ~is_continued)
+    is_over = (Job.finished_at < before, Job.status.not_in(ALIVE), ~Job.is_temporary, ~is_continued)
     return session.scalars(select(Job.id).where(*is_over).order_by(Job.finished_at).limit(limit)).all()
 
 
 def dry_runs_among(session: Session, job_ids: Sequence[str]) -> set[str]:
-    return set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.is_dry_run)))
+    return set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.is_temporary)))
 
 
 def workers(session: Session) -> Sequence[Worker]:

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
-from app.contracts.spec import JobSpec, SafeName
+from app.contracts.spec import JobSpec
+from app.contracts.training_args import SafeName
 from app.database.connection import Database
 from app.errors import Conflict, InvalidRequest
 from app.jobs import idempotency, repository, service
 from app.jobs.dependencies import NotifierDep, PollsDep, StreamsDep
+from app.jobs.kinds import KINDS, TRAIN
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.schemas import (
     CheckpointList,
@@ -70,13 +72,11 @@ def submit(
     idempotency.check_key(idempotency_key)
     known = _made_by(database, idempotency_key, sent)
     if known is None:
-        service.check(database, settings, spec)
+        deferred = DeferredNotifier(notifier, tasks)
         try:
-            with database.writer() as session:
-                job = service.submit(
-                    session, settings, DeferredNotifier(notifier, tasks), spec, sent, key=idempotency_key
-                )
-                return detail_of(session, job)
+            job_id = service.submit(database, settings, deferred, KINDS[TRAIN], spec, sent, key=idempotency_key)
+            with database.reader() as session:
+                return detail_of(session, service.find(session, job_id))
         except idempotency.MadeMeanwhile:
             known = _made_by(database, idempotency_key, sent)
     if known is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.contracts.events import CheckMetrics, StepMetrics
-from app.contracts.stored import Unreadable
+from app.contracts.stored import Unreadable, with_values
 from app.database.stored_fields import UNREADABLE, StoredView, show
 from app.jobs.states import JobStatus, RequestedAction
 
@@ -185,8 +185,8 @@ def listed(job: "Job") -> JobView:
 def detail(job: "Job", queue: QueueView | None, attempts: "list[Attempt]") -> JobDetail:
     fields = {
         **_fields(job),
-        "spec": job.spec,
-        "resolved_spec": job.resolved,
+        "spec": job.sent,
+        "resolved_spec": resolved_spec(job),
         "data_report": job.data_report,
         "notices": job.notices,
         "result": job.result,
@@ -207,3 +207,10 @@ def _fields(job: "Job") -> dict[str, Any]:
         "pause_requested": is_pausing,
         "unreadable": ["status"] if job.status is JobStatus.UNKNOWN else [],
     }
+
+
+def resolved_spec(job: "Job") -> dict[str, Any]:
+    """Return the job's plan with the observed values on top."""
+    shown = with_values(job.plan, job.observed or {})
+    shown.pop("sent_fields", None)
+    return shown

@@ -1,6 +1,6 @@
 """The states of a job. Only this module says which status may follow which.
 
-        ┌────────────────(dry run)────────────────┐
+        ┌──────────────(only checked)─────────────┐
     validating ──────> queued <───────> running ──> succeeded
         │  └─> paused <──┘ ^ └ paused <────┘ └────> failed
         │        └─────────┘
@@ -9,6 +9,7 @@
 | move                                      | who makes it                                                        |
 |-------------------------------------------|---------------------------------------------------------------------|
 | → validating                              | the API, before it answers the client                               |
+| → queued                                  | the API, for a kind of job without a check                          |
 | validating → queued, succeeded, failed    | the checker that holds it                                           |
 | queued → running                          | the worker that claims it                                           |
 | running → succeeded, failed               | the worker that holds it                                            |
@@ -19,9 +20,9 @@
 | paused → queued                           | the API                                                             |
 
 Each move is one UPDATE whose WHERE clause names the old status and, for a worker, its fence. A worker holds a
-`validating` job while it checks its sources and a `running` job while it trains. A dry run is a job that is only
-checked. A status that only another version knows is loaded as `unknown`: no move begins or ends there, and the job can
-be deleted.
+`validating` job while it checks its sources and a `running` job while it trains or does other work. `app.jobs.kinds`
+says which stages a job of each kind goes through. A status that only another version knows is loaded as `unknown`: no
+move begins or ends there, and the job can be deleted.
 """
 
 from enum import StrEnum
@@ -59,10 +60,21 @@ class RequestedAction(StrEnum):
 
 
 class Stage(StrEnum):
-    """The two kinds of work on a job. Each has its own workers, because checking needs no GPU."""
+    """A part of the work on a job. `check` and `run` need no GPU; the workers that check also run."""
 
     CHECK = "check"
     TRAIN = "train"
+    RUN = "run"
+
+    @property
+    def served_by(self) -> "Stage":
+        """The stage that names the workers, and their queue, which do this work."""
+        return Stage.CHECK if self is Stage.RUN else self
+
+    @property
+    def serves(self) -> "list[Stage]":
+        """The stages that workers of this stage do, in the order in which they look for work."""
+        return [stage for stage in Stage if stage.served_by is self]
 
     @property
     def waiting(self) -> JobStatus:
@@ -85,13 +97,20 @@ NEXT: dict[JobStatus, frozenset[JobStatus]] = {
 ALIVE = frozenset(status for status in JobStatus if NEXT[status])
 
 
-def after_check(requested_action: RequestedAction, *, is_dry_run: bool) -> JobStatus:
-    """Return the next status of a job whose check succeeded. A request to cancel or pause it is respected."""
-    if requested_action is RequestedAction.CANCEL:
+# The stages that have workers, and a queue, of their own.
+WORKER_STAGES = tuple(stage for stage in Stage if stage.serves)
+
+
+def next_status(done: Stage, following: Stage | None, requested_action: RequestedAction) -> JobStatus:
+    """Return the next status of a job whose stage `done` is complete. `following` is None if that was its last stage.
+
+    A request to cancel or pause is respected, unless the job's work is complete.
+    """
+    if requested_action is RequestedAction.CANCEL and (following is not None or done is Stage.CHECK):
         return JobStatus.CANCELLED
-    if is_dry_run:
+    if following is None:
         return JobStatus.SUCCEEDED
-    return JobStatus.PAUSED if requested_action is RequestedAction.PAUSE else JobStatus.QUEUED
+    return JobStatus.PAUSED if requested_action is RequestedAction.PAUSE else following.waiting
 
 
 def given_back(stage: Stage, requested_action: RequestedAction) -> JobStatus:
@@ -101,7 +120,7 @@ def given_back(stage: Stage, requested_action: RequestedAction) -> JobStatus:
     """
     if requested_action is RequestedAction.CANCEL:
         return JobStatus.CANCELLED
-    return JobStatus.PAUSED if requested_action is RequestedAction.PAUSE and stage is Stage.TRAIN else stage.waiting
+    return JobStatus.PAUSED if requested_action is RequestedAction.PAUSE and stage is not Stage.CHECK else stage.waiting
 
 
 def sources_of(target: JobStatus) -> list[JobStatus]:

@@ -13,7 +13,7 @@ from app.generate.service import PreparedRequest
 from app.generate.targets import NAMES_AN_ADAPTER, find_target
 from app.jobs import lineage as adapters
 from app.jobs import repository as jobs
-from app.jobs.stored import read_spec
+from app.jobs.stored import look_at_plan
 from app.openai.answers import ListedModel
 from app.openai.schemas import OpenAiRequest
 from app.sources import below, local_models
@@ -77,7 +77,7 @@ def _trained_card(session: Session, settings: Settings, name: str) -> ListedMode
     job = jobs.get(session, target.checkpoint.job)
     if job is None:
         raise NotFound(f"there is no job {target.checkpoint.job}", param="model", code="unknown_job")
-    parent = read_spec(job, job.resolved).model.model_name
+    parent = look_at_plan(job).model.model_name
     return ListedModel(id=target.name, created=int(job.created_at.timestamp()), root=target.name, parent=parent)
 
 

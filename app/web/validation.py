@@ -8,13 +8,19 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from app.contracts.methods import owner_of
 from app.contracts.spec import Column
 from app.errors import LONGEST_QUOTE, InvalidRequest, Problem
 
 SECRETS = ("token", "secret", "password", "api_key")
 OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 # Fields whose error paths contain the chosen member of a union.
-TAGGED: tuple[tuple[str, ...], ...] = (("dataset", "source"), ("dataset", "eval_source"), ("response_format",))
+TAGGED: tuple[tuple[str, ...], ...] = (
+    ("dataset", "source"),
+    ("dataset", "eval_source"),
+    ("training",),
+    ("response_format",),
+)
 # OpenAI's fields that this service does not have, and the field to use instead, where the nearest name would mislead.
 NOT_SUPPORTED: dict[str, str | None] = {
     "functions": "tools",
@@ -59,6 +65,9 @@ def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem
         return Problem(field="body", code="invalid_json", found="no JSON", expected=_reason(error))
     if path[-1:] == [KEY_IS_WRONG]:
         return _wrong_key(path[:-1], error, sent)
+    if error["type"] == "training_method":
+        path, field = [*path, "method"], "training.method"
+        error = {**error, "input": _at(error.get("input"), ["method"])}
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return _wrong_tag(path, error)
     if error["type"] == "value_error":
@@ -75,6 +84,9 @@ def _instead(path: list[str], body: type[BaseModel]) -> str:
     if path[-1] in NOT_SUPPORTED:
         instead = NOT_SUPPORTED[path[-1]]
         return f"{instead} instead" if instead else "none: it is not supported here"
+    method = owner_of(path[-1]) if path[:-1] == ["training"] else None
+    if method is not None:
+        return f"no such field: it is an argument of training.method {method!r}"
     known = nearest(path, body)
     return f"no such field; did you mean {known}?" if known else "no such field"
 
@@ -184,6 +196,11 @@ def _known_names(body: type[BaseModel]) -> dict[str, str]:
 def _leaves(model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     for name, field in model.model_fields.items():
         yield (*prefix, name)
-        for member in (field.annotation, *get_args(field.annotation)):
+        for member in (field.annotation, *map(_unannotated, get_args(field.annotation))):
             if isinstance(member, type) and issubclass(member, BaseModel):
                 yield from _leaves(member, (*prefix, name))
+
+
+def _unannotated(member: Any) -> Any:
+    """Return the type of a member of a union, which may be an `Annotated` one."""
+    return get_args(member)[0] if hasattr(member, "__metadata__") else member

@@ -37,9 +37,10 @@ FUNCTIONS = {
     "sqlalchemy.orm.session": ("Session.commit",),
     "app.jobs.queue.notifier": ("CeleryNotifier.notify",),
     "app.jobs.queue.claims": ("claim", "finish", "take_back"),
-    "worker.supervising.orders": ("write",),
+    "worker.supervising.orders": ("write_check", "write_training"),
     "worker.supervising.attempt": ("spawn",),
-    "worker.supervising.lifecycle": ("read_left_over", "choose_start", "place_bundle"),
+    "worker.supervising.lifecycle": ("read_left_over", "place_bundle"),
+    "worker.supervising.trainings": ("choose_start",),
 }
 CHECKPOINT_FUNCTIONS = ("publish", "prune", "_write", "_remove")
 

@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.plan import plan_of
 from app.contracts.probe import PROBE
 from app.contracts.rows import INPUT_IDS, LABELS
 from app.contracts.spec import JobSpec
@@ -78,7 +79,7 @@ class Trainings:
         order = TrainingOrder(
             job_id="job-x",
             epoch=1,
-            spec=a_spec(case),
+            spec=plan_of(a_spec(case)),
             base=BaseRef(source=str(base), is_local=True),
             eval_rows=None,
             **data,

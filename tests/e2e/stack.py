@@ -16,6 +16,7 @@ import httpx
 from tests.support.waiting import wait_for
 
 SECONDS_FOR_A_JOB = 400.0
+PLUGINS = "tests.support.dummy_method"
 MODEL = "tiny"
 BIASED_MODEL = "tiny-biased"
 
@@ -100,7 +101,8 @@ def running(home: Path, env: Mapping[str, str]) -> Iterator[Stack]:
     argv = [sys.executable, "-m", "app.cli", "up", "--home", str(home), "--port", "0"]
     log = home.parent / f"{home.name}.log"
     with log.open("ab") as output:
-        process = subprocess.Popen(argv, env={**os.environ, **env}, stdout=output, stderr=output)
+        plugins = {"TUNESMITH_PLUGINS": PLUGINS}
+        process = subprocess.Popen(argv, env={**os.environ, **plugins, **env}, stdout=output, stderr=output)
     try:
         wait_for("the service is up", lambda: url_file.exists() or process.poll() is not None, 90)
         assert process.poll() is None, log.read_text()

@@ -11,7 +11,6 @@ from app.contracts.events import AttemptEvent, Blame, Failed
 from app.database.connection import Database, utc_now
 from app.jobs.models import CPU, Job, Worker
 from app.jobs.queue import claims
-from app.jobs.queue.claims import Claim
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import Stage
 from tests.support.learned_text import Parts, chat_parts, write_data
@@ -74,13 +73,13 @@ class Checker:
     def work(self) -> None:
         """Until it is told to stop."""
         while not self.stopping.wait(0.05):
-            job = lifecycle.take(self.context)
-            if job is not None:
-                self.run_until_idle(job)
+            taken = lifecycle.take(self.context)
+            if taken is not None:
+                self.conclude(taken)
 
-    def run_until_idle(self, job: Job) -> None:
+    def conclude(self, taken: lifecycle.Attempted) -> None:
+        job, held = taken.job, taken.held
         self.checked.append(job.id)
-        held = Claim(job.id, job.epoch, Stage.CHECK, NAME, job.is_dry_run)
         found = self.check(job)
         if found.rows:
             write_data(self.data_of(job.id), train=found.rows)
@@ -88,7 +87,7 @@ class Checker:
             claims.record(session, held, found.events, 1)
             session.commit()
         report = Report(exit_code=0, failed=found.failed, is_checked=found.failed is None)
-        lifecycle.conclude(self.context, held, report)
+        lifecycle.conclude(self.context, taken, report)
 
     def data_of(self, job_id: str) -> Path:
         return self.settings.job_dir(job_id) / "data"

@@ -3,21 +3,36 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.contracts.spec import SPEC_VERSION
+from app.contracts.spec import SPEC_VERSION, JobSpec
 from app.database.connection import Database, utc_now
 from app.jobs import service
+from app.jobs.kinds import KINDS, TRAIN
 from app.jobs.models import CPU, Job, Worker
 from app.jobs.queue.claims import Claim, claim
 from app.jobs.repository import append_event
 from app.jobs.states import JobStatus, Stage
+from app.jobs.trainings import training_columns
 from tests.support.specs import a_body, a_spec
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
 
-def add_job(database: Database, status: JobStatus = JobStatus.QUEUED, *, age: int = 0, **values: Any) -> str:
-    """A stored job, `age` seconds old."""
-    job = service.new_job(a_spec(), a_body())
+def a_job(spec: JobSpec | None = None, sent: dict[str, Any] | None = None) -> Job:
+    """The row of a new training, not stored yet."""
+    spec = spec or a_spec()
+    return service.new_job(KINDS[TRAIN], spec, a_body() if sent is None else sent, training_columns(spec))
+
+
+def add_job(
+    database: Database,
+    status: JobStatus = JobStatus.QUEUED,
+    *,
+    age: int = 0,
+    body: dict[str, Any] | None = None,
+    **values: Any,
+) -> str:
+    """A stored job, `age` seconds old, with the plan of the body."""
+    job = a_job(a_spec() if body is None else JobSpec.model_validate(body), body)
     job.status, job.created_at = status, NOW - timedelta(seconds=age)
     for name, value in values.items():
         setattr(job, name, value)
@@ -33,7 +48,7 @@ def take(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> 
     with database.writer() as session:
         job = claim(session, stage, worker, f"slot-{worker}", NOW)
         session.commit()
-    return Claim(job.id, job.epoch, stage, worker, job.is_dry_run) if job is not None else None
+    return Claim(job.id, job.epoch, stage, worker) if job is not None else None
 
 
 def taken(database: Database, worker: str = "w1", stage: Stage = Stage.TRAIN) -> Claim:

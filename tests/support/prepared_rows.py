@@ -13,6 +13,7 @@ from typing import Any
 
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, DataPrepared, Failed, SourcesChecked
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
+from app.contracts.plan import plan_of
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
 from app.processes.environments import Process
@@ -36,7 +37,7 @@ def a_check(
     return CheckOrder(
         job_id="job-x",
         epoch=1,
-        spec=spec,
+        spec=plan_of(spec),
         base=base,
         train_file=source(train),
         eval_file=source(evaluation),
@@ -53,7 +54,7 @@ def a_training(attempt: Path, spec: JobSpec, base: BaseRef, **fields: Any) -> Tr
     """An order whose files lie in the folder of the attempt, and its checkpoints beside that."""
     names = {"events": "events.jsonl", "work_dir": "work", "adapter_dir": "adapter", "pulse": "pulse"}
     places = {field: attempt / name for field, name in names.items()} | {"checkpoints": attempt.parent / "checkpoints"}
-    usual = {"job_id": "job-x", "epoch": 1, "eval_rows": None, "spec": spec, "base": base}
+    usual = {"job_id": "job-x", "epoch": 1, "eval_rows": None, "spec": plan_of(spec), "base": base}
     return TrainingOrder(**{**usual, **places, **fields})
 
 
@@ -118,7 +119,7 @@ def run_cold(order: CheckOrder, **env: str) -> list[AttemptEvent]:
 
 def _written(order: CheckOrder) -> Path:
     path = order.events.with_name("check.json")
-    path.write_text(order.model_dump_json(exclude_unset=True))
+    path.write_text(order.model_dump_json())
     order.events.unlink(missing_ok=True)
     return path
 

@@ -103,7 +103,7 @@ class Job:
             resume_from=newest(self.checkpoints).path or self.goes_on_from,
             start_from=self.start_from,
         )
-        (folder / "order.json").write_text(order.model_dump_json(exclude_unset=True))
+        (folder / "order.json").write_text(order.model_dump_json())
         process = TRAINERS.Process(target=self.program, args=(folder,))
         process.start()
         return process

@@ -15,14 +15,13 @@ from app.database.connection import Database
 from app.jobs import repository
 from app.jobs.models import Attempt, Job
 from app.jobs.queue import attempts
-from app.jobs.queue.claims import Claim
 from app.jobs.states import Stage
 from app.jobs.views.metrics import series
 from tests.support.jobs import add_job, read
 from tests.support.specs import a_body
 from tests.support.waiting import wait_for
 from worker.supervising.context import WorkerContext
-from worker.supervising.lifecycle import run_until_idle, take
+from worker.supervising.lifecycle import Attempted, run_until_idle, take
 from worker.supervising.reconciler import Reconciler
 from worker.supervising.slots import Slot
 
@@ -77,7 +76,7 @@ def at_work(context: WorkerContext) -> Iterator[None]:
 
 def add_training(database: Database, **labels: Any) -> str:
     spec = {**a_body(), "labels": {name: str(value) for name, value in labels.items()}}
-    return add_job(database, spec=spec)
+    return add_job(database, body=spec)
 
 
 def reached_step(database: Database, job_id: str, step: int) -> Job:
@@ -97,11 +96,11 @@ def work(database: Database, home: Path, **settings: Any) -> None:
         run_until_idle(context)
 
 
-def claim_next(context: WorkerContext) -> tuple[Claim, Job]:
+def claim_next(context: WorkerContext) -> Attempted:
     """The best waiting job, claimed, and nothing done about it."""
-    job = take(context)
-    assert job is not None
-    return Claim(job.id, job.epoch, context.stage, context.name), job
+    taken = take(context)
+    assert taken is not None
+    return taken
 
 
 def tell(database: Database, wish: Callable[[Session, str], object], job_id: str) -> None:

@@ -22,6 +22,7 @@ MAY_COMMIT = {
     "worker/supervising/lifecycle.py",
     "worker/supervising/reconciler.py",
     "worker/supervising/resuming.py",
+    "worker/supervising/runners.py",
 }
 
 

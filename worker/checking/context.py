@@ -9,7 +9,7 @@ above it           above it         another type       refused
 
 import json
 
-from app.contracts.events import SpecResolved
+from app.contracts.events import SpecPinned
 from app.contracts.order import CheckOrder
 from app.contracts.rows import EVAL_REPORT, TRAIN_REPORT
 from app.contracts.tokens import TokenReport
@@ -33,7 +33,7 @@ def settle_context(order: CheckOrder, model: ModelFacts, events: EventWriter) ->
             f"{limit}, and RoPE is not scaled"
         )
         events.notice("context_is_enough", message, field=FIELD, requested=requested, effective=limit)
-        events.write(SpecResolved(values={FIELD: limit}))
+        events.write(SpecPinned(values={FIELD: limit}))
         return
     kind = _rope_of(model)
     if kind != "default":
@@ -46,7 +46,7 @@ def settle_context(order: CheckOrder, model: ModelFacts, events: EventWriter) ->
         )
     message = f"the model has {limit} positions: training and serving scale its RoPE linearly by {requested / limit:g}"
     events.notice("context_extended", message, field=FIELD, requested=requested, effective=requested)
-    events.write(SpecResolved(values={"model.rope_scaled_to": requested}))
+    events.write(SpecPinned(values={"model.rope_scaled_to": requested}))
 
 
 def _reports(order: CheckOrder) -> list[TokenReport]:

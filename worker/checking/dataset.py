@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.contracts import no_effect
-from app.contracts.events import DataPrepared, SpecResolved
+from app.contracts.events import DataPrepared, SpecPinned
 from app.contracts.order import CheckOrder
 from app.contracts.rows import BASE_CARD, EVAL_REPORT, PREPARED, TRAIN_REPORT, TRAIN_ROWS
 from app.contracts.spec import HubSource
@@ -115,7 +115,7 @@ def _identify(order: CheckOrder, name: SourceName, events: EventWriter) -> Ident
         return IdentifiedSource(name, source, file, hash_file(file.path))
     assert isinstance(source, HubSource), "a source is a file or a hub dataset"
     source = pinned(source, f"dataset.{name}")
-    events.write(SpecResolved(values={f"dataset.{name}": source.model_dump(mode="json")}))
+    events.write(SpecPinned(values={f"dataset.{name}": source.model_dump(mode="json")}))
     return IdentifiedSource(name, source, None, source.model_dump_json())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
 
-from app.contracts.events import SpecResolved
+from app.contracts.events import SpecPinned
 from app.contracts.model_card import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, ModelCard
 from app.contracts.order import BASE_REPLACED, CheckOrder
 from worker.base_files import BaseFiles
@@ -94,7 +94,7 @@ def _local_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
         message = f"the files of {name} were replaced: model.revision is {requested}, but the files now have {revision}"
         hint = "put the old files back, or submit the job again without model.revision"
         raise UserError(BASE_REPLACED, message, hint=hint, param="model.revision")
-    events.write(SpecResolved(values={"model.revision": revision}))
+    events.write(SpecPinned(values={"model.revision": revision}))
     return replace(facts, revision=revision)
 
 
@@ -103,7 +103,7 @@ def _hub_facts(order: CheckOrder, events: EventWriter) -> ModelFacts:
     with hub_errors(name, PARAM):
         found = look_at_model(repo, order.base.revision)
         check_files(name, found.sizes)
-        events.write(SpecResolved(values={"model.revision": found.sha}))
+        events.write(SpecPinned(values={"model.revision": found.sha}))
 
         def read(file: str) -> Path | None:
             is_small = file in found.sizes and file != SINGLE  # downloading gigabytes for its header is too slow

@@ -26,7 +26,7 @@ from app.datasets.report import NAMED
 from app.datasets.rows import Place
 from app.errors import Problem
 from worker.checking.computing import computing_at_most
-from worker.checking.rows import SCHEMA, RecordChunk, Tokenised, Tokeniser, add_names
+from worker.checking.rows import RecordChunk, Tokenised, Tokeniser, add_names, schema_of
 from worker.failures import TOO_MUCH_COMPUTING, TokenizerPanic, UserError, is_panic
 from worker.rendering.work import SPARE
 
@@ -81,8 +81,9 @@ class Pipeline:
     def __init__(self, tokeniser: Tokeniser, target: Path, *, processes: int) -> None:
         self.outcome = Outcome()
         self._tokeniser = tokeniser
+        self._schema = schema_of(tokeniser.method)
         self._file = pa.OSFile(str(target), "wb")
-        self._writer = pa.ipc.new_stream(self._file, SCHEMA)
+        self._writer = pa.ipc.new_stream(self._file, self._schema)
         self._chunk = RecordChunk()
         self._waiting: deque[Future[Tokenised]] = deque()
         self._most_waiting = CHUNKS_IN_FLIGHT_EACH * processes
@@ -111,7 +112,7 @@ class Pipeline:
             raise UserError(TOO_MUCH_COMPUTING, message, hint=hint, param="model.model_name") from None
 
     def _write(self, chunk: Tokenised) -> None:
-        batch = pa.ipc.read_record_batch(pa.py_buffer(chunk.rows), SCHEMA)
+        batch = pa.ipc.read_record_batch(pa.py_buffer(chunk.rows), self._schema)
         self.outcome.add(chunk, batch.num_rows)
         self._check_work(chunk)
         if batch.num_rows:

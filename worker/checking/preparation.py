@@ -11,7 +11,7 @@ from app.contracts.order import CheckOrder, SourceFile
 from app.contracts.records import ChatRecord, Record
 from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import HubSource, Source
-from app.datasets.check import DataReport, Place, Sink, normalise_file, normalise_parts
+from app.datasets.check import DataReport, Place, Sink, check_kind, normalise_file, normalise_parts
 from app.datasets.problems import Problems
 from app.errors import InvalidDataset
 from worker.checking.hub_dataset import HubDataset, HubLimits, fetch
@@ -103,6 +103,7 @@ class Builder:
         with Pipeline(self._tokeniser(), target, processes=self._processes(size)) as pipeline:
 
             def add_record(record: Record, place: Place) -> None:
+                check_kind(record, place, self.order.spec.method)
                 self._check_template(record)
                 progress.records = place.number
                 pipeline.add(record, place)
@@ -146,7 +147,7 @@ class Builder:
         spec = self.order.spec
         dataset = spec.dataset_in_force
         learned = Learned(dataset.train_on, dataset.instruction_part, dataset.response_part)
-        return Tokeniser(self.renderer, learned, spec.model.max_seq_length, dataset.on_long_row)
+        return Tokeniser(self.renderer, learned, spec.model.max_seq_length, dataset.on_long_row, spec.method)
 
     def _processes(self, size: int) -> int:
         is_large = size >= PARALLEL_FROM_BYTES

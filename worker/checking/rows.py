@@ -5,11 +5,13 @@ from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Literal
 
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from app.contracts.methods import Method
 from app.contracts.records import Record
 from app.contracts.rows import CUT, DIGEST, INPUT_IDS, LABELS, RECORD, SUPERVISED
 from app.contracts.tokens import LongRecord
@@ -18,7 +20,7 @@ from app.datasets.rows import Place
 from app.errors import Problem
 from worker.rendering.refusal import RowRefused
 from worker.rendering.renderer import Renderer
-from worker.rendering.rows import Learned, TokenRow, tokenise
+from worker.rendering.rows import Learned, TokenRow
 from worker.rendering.work import Work
 
 IDS = pa.list_(pa.int32())
@@ -73,6 +75,11 @@ class Tokenised:
     is_stopped: bool = False
 
 
+def schema_of(method: Method) -> pa.Schema:
+    """Returns the columns of the rows that are made for a training method."""
+    return pa.schema([*SCHEMA, *((name, pa.type_for_alias(kind)) for name, kind in method.columns.items())])
+
+
 @dataclass(frozen=True)
 class Tokeniser:
     """Turns chunks into rows according to the spec."""
@@ -81,9 +88,10 @@ class Tokeniser:
     learned: Learned
     max_seq_length: int
     on_long_row: OnLongRow
+    method: Method
 
     def __call__(self, chunk: RecordChunk) -> Tokenised:
-        columns, work = _ChunkColumns(self), Work()
+        columns, work, tokenise = _ChunkColumns(self), Work(), resolve_name(self.method.tokenise)
         for place, text in zip(chunk.places, chunk.records, strict=True):
             try:
                 columns.add(tokenise(ANY_RECORD.validate_json(text), self.renderer, self.learned, work), place)
@@ -99,7 +107,8 @@ class _ChunkColumns:
 
     def __init__(self, tokeniser: Tokeniser) -> None:
         self._limit, self._on_long_row = tokeniser.max_seq_length, tokeniser.on_long_row
-        self._columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
+        self._schema = schema_of(tokeniser.method)
+        self._columns: dict[str, list[object]] = {name: [] for name in self._schema.names}
         self._largest = 0
         self._problems: list[Problem] = []
         self._left_out: dict[str, list[int]] = defaultdict(list)
@@ -109,7 +118,7 @@ class _ChunkColumns:
 
     def add(self, row: TokenRow, place: Place) -> None:
         tokens, supervised = len(row.input_ids), row.supervised
-        kept = TokenRow(row.input_ids[: self._limit], row.labels[: self._limit])
+        kept = TokenRow(row.input_ids[: self._limit], row.labels[: self._limit], row.columns)
         if tokens > self._limit:
             cut = supervised - kept.supervised
             self._long.append(LongRecord(record=place.number, tokens=tokens, learned_tokens_cut=cut))
@@ -120,8 +129,9 @@ class _ChunkColumns:
         add_names(self._named, row.named)
         self._largest = max(self._largest, *kept.input_ids)
         values = (place.number, kept.input_ids, kept.labels, tokens - len(kept.input_ids), kept.supervised)
-        for name, value in zip(SCHEMA.names, (*values, digest_of(kept.input_ids)), strict=True):
-            self._columns[name].append(value)
+        named = dict(zip(SCHEMA.names, (*values, digest_of(kept.input_ids)), strict=True))
+        for name in self._columns:
+            self._columns[name].append(named[name] if name in named else kept.columns[name])
 
     def _drop_if_required(self, kept: TokenRow, tokens: int, place: Place) -> bool:
         """Drops or refuses a row that is too long, if the spec says so. Returns whether it did."""
@@ -148,8 +158,8 @@ class _ChunkColumns:
         )
 
     def finish(self, work: Work, last: Place) -> Tokenised:
-        arrays = [pa.array(self._columns[name], SCHEMA.field(name).type) for name in SCHEMA.names]
-        batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+        arrays = [pa.array(self._columns[field.name], field.type) for field in self._schema]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
         return Tokenised(
             rows=batch.serialize().to_pybytes(),
             largest_id=self._largest,

@@ -4,6 +4,7 @@ Equal rows are moved together or not at all, because evaluating on training rows
 """
 
 import random
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from app.contracts.base import Contract
 from app.contracts.rows import DIGEST
-from worker.checking.rows import SCHEMA
 from worker.checking.tokens import batches
 
 
@@ -77,8 +77,10 @@ def _select_rows(digests: NDArray[np.int64], wanted: int, rng: random.Random) ->
 
 def _copy_rows(source: Path, target: Path, mask: NDArray[np.bool_]) -> None:
     place = 0
-    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
-        for batch in batches(source):
+    rows = batches(source)
+    first = next(rows)
+    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, first.schema) as writer:
+        for batch in chain([first], rows):
             copied = batch.filter(pa.array(mask[place : place + batch.num_rows]))
             place += batch.num_rows
             if copied.num_rows:

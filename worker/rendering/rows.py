@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from app.contracts.records import ChatRecord, CompletionRecord, Message, Record, TextRecord
 from app.contracts.rows import IGNORED
@@ -72,12 +72,13 @@ class Learned:
 class TokenRow:
     """The ids of a whole record. `labels` has the id where a token has loss, -100 elsewhere.
 
-    `findings` are codes of FINDINGS. `named` has texts for some of them: control tokens of the record, or texts of the
-    template.
+    `columns` are the further ones of the training method. `findings` are codes of FINDINGS. `named` has texts for some
+    of them: control tokens of the record, or texts of the template.
     """
 
     input_ids: list[int]
     labels: list[int]
+    columns: dict[str, Any] = field(default_factory=dict)
     findings: set[str] = field(default_factory=set)
     named: dict[str, list[str]] = field(default_factory=dict)
 

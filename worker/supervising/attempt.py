@@ -18,6 +18,7 @@ from app.contracts.events import (
     AdapterSaved,
     AttemptEvent,
     AttemptInterrupted,
+    Blame,
     Failed,
     Finished,
     Phase,
@@ -26,9 +27,11 @@ from app.contracts.events import (
 )
 from app.contracts.probe import Proof
 from app.database.connection import AWAY
+from app.errors import ServiceError
+from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, Fenced, RequestedState, record
 from app.jobs.states import RequestedAction, Stage
-from app.jobs.views.logs import LOG_NAME
+from app.jobs.views.logs import LOG_NAME, attempt_dir
 from app.processes.guardian import KILL_WAIT_SECONDS, Guarded, Lease, spawn
 from app.processes.log_rotation import rotate
 from worker.confinement.process import temporary_folder
@@ -196,7 +199,7 @@ class ChildWatch:
         now, limit = time.monotonic(), self._child_command.max_seconds
         if requested_action is RequestedAction.CANCEL:
             return StopReason.CANCELLED
-        if requested_action is RequestedAction.PAUSE and self._claim.stage is Stage.TRAIN:
+        if requested_action is RequestedAction.PAUSE and self._claim.stage is not Stage.CHECK:
             return StopReason.PAUSED
         if limit is not None and now - self._started > limit:
             return StopReason.TIME_LIMIT
@@ -216,6 +219,20 @@ class ChildWatch:
         if modified != self._last_modified:
             self._last_modified, self._alive_at = modified, now
         return now - self._alive_at > self._context.settings.silence_seconds
+
+
+def attempt_folder(context: WorkerContext, job: Job) -> Path:
+    """Return the folder of the attempt that the row names, made if it is not there."""
+    folder = attempt_dir(context.settings.job_dir(job.id), job.epoch)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def refused(error: ServiceError) -> Report:
+    """Return the report of an attempt that cannot begin, because something that the spec names is gone."""
+    details = [problem.model_dump(exclude_none=True) for problem in error.details]
+    failed = Failed(blame=Blame.USER, code=error.code, message=error.message, param=error.param, details=details)
+    return Report(exit_code=0, failed=failed)
 
 
 def run_child(context: WorkerContext, claim: Claim, child_command: ChildCommand) -> Report:

@@ -10,7 +10,6 @@ from typing import Any
 from celery.worker.consumer import Consumer
 
 from app.jobs.queue.notifier import QUEUES, CeleryNotifier
-from app.jobs.states import Stage
 
 log = logging.getLogger(__name__)
 
@@ -64,5 +63,5 @@ class TolerantConsumer(Consumer):
 
     def _empty_queues(self) -> None:
         self.app.control.purge()
-        for stage in (stage for stage in Stage if QUEUES[stage] in self.app.amqp.queues.consume_from):
+        for stage in (stage for stage in QUEUES if QUEUES[stage] in self.app.amqp.queues.consume_from):
             CeleryNotifier(self.app).notify(stage)

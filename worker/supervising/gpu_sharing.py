@@ -23,8 +23,8 @@ from app.contracts.events import Blame, Failed
 from app.contracts.generation import EngineHealth
 from app.contracts.memory_lease import ENGINE_SHARE, LONGEST_HOLD_SECONDS, ResumeOrder, YieldOrder, YieldState, this_cpu
 from app.contracts.model_card import ModelCard
+from app.contracts.plan import JobPlan
 from app.contracts.rows import BASE_CARD
-from app.contracts.spec import JobSpec
 from app.contracts.stored import read_json
 from app.jobs.models import Job
 from app.jobs.queue import attempts
@@ -81,14 +81,14 @@ class Training:
         )
 
 
-def training_of(context: WorkerContext, job: Job) -> Training:
+def training_of(context: WorkerContext, job: Job, plan: JobPlan) -> Training:
     """What is known of a job's memory: measured in an earlier attempt, otherwise estimated."""
     card = _card_of(context.settings.data_dir(job.id) / BASE_CARD)
     shape = shape_of(card) if card is not None else None
     peak = (job.progress or {}).get("gpu_memory_bytes")
     needed = measured_bytes(peak) if isinstance(peak, int) and peak > 0 else None
     if needed is None and shape is not None:
-        needed = training_bytes(JobSpec.model_validate(job.spec), shape)
+        needed = training_bytes(plan, shape)
     with context.database.reader() as session:
         ended = {attempt.outcome for attempt in attempts.of_stage(session, job.id, Stage.TRAIN)}
     return Training(

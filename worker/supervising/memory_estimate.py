@@ -77,4 +77,4 @@ def _activations(spec: JobSpec, shape: BaseShape) -> float:
     layer = 34 * shape.hidden + 12 * shape.intermediate
     kept = shape.layers * layer if spec.lora.use_gradient_checkpointing is False else 2 * shape.layers * shape.hidden
     logits = 8 * shape.vocabulary  # logits and their gradient, in 32 bits
-    return batch * spec.model.max_seq_length * float(kept + layer + logits)
+    return batch * spec.method.sequences * spec.model.max_seq_length * float(kept + layer + logits)

@@ -3,69 +3,65 @@
 from pathlib import Path
 
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
+from app.contracts.plan import JobPlan
 from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
-from app.contracts.spec import JobSpec, Source
+from app.contracts.spec import Source
 from app.contracts.stored import read
 from app.jobs import lineage as adapters
-from app.jobs import repository, service
+from app.jobs import repository
 from app.jobs.models import Job
-from app.jobs.states import Stage
-from app.jobs.stored import StoredSpec
+from app.jobs.stored import StoredPlan
+from app.jobs.trainings import find_source
 from worker.confinement.process import NVIDIA_CONTROL
 from worker.supervising.attempt import EVENTS_NAME, PULSE_NAME
 from worker.supervising.context import WorkerContext
 from worker.supervising.resuming import Start
 
 
-def write(context: WorkerContext, job: Job, base: BaseRef, folder: Path, start: Start) -> Path:
-    """Write the order of an attempt into its folder and return its path.
+def write_check(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRef, folder: Path) -> Path:
+    """Write the order of a check into the attempt's folder and return its path.
 
     Raises InvalidRequest if a source file is gone, and NotFound if the adapter to continue from is gone.
     """
-    is_check = context.stage is Stage.CHECK
-    order = _check(context, job, base, folder) if is_check else _train(context, job, base, folder, start)
-    path = folder / "order.json"
-    path.write_text(order.model_dump_json(indent=1, exclude_unset=True))  # the child tells sent fields from defaults
-    return path
-
-
-def _check(context: WorkerContext, job: Job, base: BaseRef, folder: Path) -> CheckOrder:
-    spec = JobSpec.model_validate(job.spec)
 
     def file_of(source: Source | None, param: str) -> SourceFile | None:
         with context.database.reader() as session:
-            return service.find_source(session, context.settings, source, param) if source is not None else None
+            return find_source(session, context.settings, source, param) if source is not None else None
 
-    return CheckOrder(
+    order = CheckOrder(
         job_id=job.id,
         epoch=job.epoch,
-        spec=spec,
+        spec=plan,
         base=base,
-        train_file=file_of(spec.dataset.source, "dataset.source"),
-        eval_file=file_of(spec.dataset.eval_source, "dataset.eval_source"),
-        origin_revision=_origin_revision(context, spec),
+        train_file=file_of(plan.dataset.source, "dataset.source"),
+        eval_file=file_of(plan.dataset.eval_source, "dataset.eval_source"),
+        origin_revision=_origin_revision(context, plan),
         max_unpacked_bytes=context.settings.max_unpacked_bytes,
         max_hub_bytes=context.settings.max_hub_bytes,
         data_dir=context.settings.data_dir(job.id),
         cache_dir=context.settings.root / "cache",
         max_cache_bytes=context.settings.max_cache_bytes,
         events=folder / EVENTS_NAME,
-        is_confined=_is_confined(context, loads_unsloth=spec.model.chat_template is not None),
+        is_confined=_is_confined(context, loads_unsloth=plan.model.chat_template is not None),
     )
+    return _write(order, folder)
 
 
-def _train(context: WorkerContext, job: Job, base: BaseRef, folder: Path, start: Start) -> TrainingOrder:
+def write_training(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRef, folder: Path, start: Start) -> Path:
+    """Write the order of a training into the attempt's folder and return its path.
+
+    Raises NotFound if the adapter to continue from is gone.
+    """
     data = context.settings.data_dir(job.id)
     eval_rows = data / EVAL_ROWS
     work_dir = folder / "work"
     work_dir.mkdir(exist_ok=True)
-    spec = _settled(job)
     checkpoints = context.settings.checkpoints_dir(job.id)
     checkpoints.mkdir(exist_ok=True)
-    return TrainingOrder(
+    order = TrainingOrder(
         job_id=job.id,
         epoch=job.epoch,
-        spec=spec,
+        spec=plan,
         base=base,
         train_rows=data / TRAIN_ROWS,
         eval_rows=eval_rows if eval_rows.exists() else None,
@@ -75,13 +71,20 @@ def _train(context: WorkerContext, job: Job, base: BaseRef, folder: Path, start:
         adapter_dir=folder / "adapter",
         checkpoints=checkpoints,
         resume_from=start.checkpoint,
-        start_from=_adapter(context, spec) if start.checkpoint is None else None,
+        start_from=_adapter(context, plan) if start.checkpoint is None else None,
         cache_dir=context.settings.root / "cache",
         pulse=folder / PULSE_NAME,
         max_hub_bytes=context.settings.max_hub_bytes,
         is_confined=_is_confined(context, loads_unsloth=True),
         is_fetching_confined=_is_confined(context, loads_unsloth=False),
     )
+    return _write(order, folder)
+
+
+def _write(order: CheckOrder | TrainingOrder, folder: Path) -> Path:
+    path = folder / "order.json"
+    path.write_text(order.model_dump_json(indent=1))
+    return path
 
 
 def _is_confined(context: WorkerContext, *, loads_unsloth: bool) -> bool:
@@ -90,30 +93,23 @@ def _is_confined(context: WorkerContext, *, loads_unsloth: bool) -> bool:
     return confinement == "on" or (confinement == "auto" and not (loads_unsloth and NVIDIA_CONTROL.exists()))
 
 
-def _settled(job: Job) -> JobSpec:
-    """The spec as it was sent, but with the sequence length that the check chose for its rows and model."""
-    spec = JobSpec.model_validate(job.spec)
-    length = job.resolved["model"].get("max_seq_length", spec.model.max_seq_length)
-    return spec.model_copy(update={"model": spec.model.model_copy(update={"max_seq_length": length})})
-
-
-def _origin_revision(context: WorkerContext, spec: JobSpec) -> str | None:
+def _origin_revision(context: WorkerContext, plan: JobPlan) -> str | None:
     """The base revision on which `continue_from` was trained. Returns None if it was not stored or cannot be read."""
-    origin = spec.continue_from
+    origin = plan.continue_from
     if origin is None:
         return None
     with context.database.reader() as session:
         if origin.adapter is not None:
             return adapters.find(session, origin.adapter, "continue_from.adapter").base_revision
         job = repository.get(session, origin.job) if origin.job is not None else None
-        origin_spec = read(StoredSpec, job.resolved) if job is not None else None
-        return origin_spec.model.revision if origin_spec is not None else None
+        origin_plan = read(StoredPlan, job.plan) if job is not None else None
+        return origin_plan.model.revision if origin_plan is not None else None
 
 
-def _adapter(context: WorkerContext, spec: JobSpec) -> Path | None:
+def _adapter(context: WorkerContext, plan: JobPlan) -> Path | None:
     """The folder of the adapter from which the job continues. Raises NotFound if it was deleted meanwhile."""
-    if spec.continue_from is None or spec.continue_from.adapter is None:
+    if plan.continue_from is None or plan.continue_from.adapter is None:
         return None
     with context.database.reader() as session:
-        path = adapters.find(session, spec.continue_from.adapter, "continue_from.adapter").path
+        path = adapters.find(session, plan.continue_from.adapter, "continue_from.adapter").path
     return context.settings.locate(path)

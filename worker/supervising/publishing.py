@@ -15,6 +15,7 @@ from app.contracts.variant import BaseVariant
 from app.database.connection import utc_now
 from app.disk_faults import NO_ROOM
 from app.jobs.models import Job
+from app.jobs.stored import look_at_plan
 from worker.checkpoints import DiskFullFault
 from worker.failures import SystemFault
 from worker.hashing import bundle_version
@@ -98,17 +99,19 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
 
 def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: BaseVariant | None = None) -> Adapter:
     """The row of a placed adapter, not in a session yet. `variant`: the form of the base on which it was proved."""
+    model = look_at_plan(job).model
     return Adapter(
         id=adapter_id_of(job.id),
+        project=job.project,
         version=saved.version,
         job_id=job.id,
         kind=saved.adapter_kind,
-        base_model=job.resolved["model"]["model_name"],
+        base_model=model.model_name,
         base_source=_relative(saved.base_model, settings.models),
         base_is_local=saved.base_model.startswith("/"),
         base_revision=saved.base_revision,
         base_variant=variant.model_dump(mode="json") if variant is not None else None,
-        base_scaled_to=job.resolved["model"].get("rope_scaled_to"),
+        base_scaled_to=model.rope_scaled_to,
         path=_relative(str(published_folder(settings, job.id, saved)), settings.root),
         bytes=saved.bytes,
         rank=saved.rank,

@@ -138,7 +138,7 @@ class Reconciler:
     def _notify_for_waiting(self) -> None:
         context = self._context
         with context.database.reader() as session:
-            stages = claims.waiting_stages(session, utc_now())
+            waiting = {stage.served_by for stage in claims.waiting_stages(session, utc_now())}
             is_busy = claims.jobs_held_by(session, context.name) >= context.concurrency
-        if context.slot_acquired.is_set() and context.stage in stages and not is_busy:
+        if context.slot_acquired.is_set() and context.stage in waiting and not is_busy:
             context.notifier.notify(context.stage)

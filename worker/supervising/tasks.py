@@ -41,7 +41,7 @@ def open_contexts(sender: Any, **_: object) -> None:
     if open_home is not None:
         log.warning(open_home)
     database = Database.open(settings.database)
-    for stage in (stage for stage in Stage if QUEUES[stage] in sender.app.amqp.queues.consume_from):
+    for stage in (stage for stage in QUEUES if QUEUES[stage] in sender.app.amqp.queues.consume_from):
         device = describe_device() if stage is Stage.TRAIN else CPU
         slot = Slot.open(settings.slots, _slot_name(stage, sender.hostname))
         at_once = sender.controller.concurrency

@@ -81,13 +81,13 @@ DECIDES_IF_INCOMPLETE = {
 }
 
 
-def decide(report: Report, faults: int, max_attempts: int) -> Verdict:
+def decide(report: Report, faults: int, max_attempts: int, *, is_done: bool) -> Verdict:
     """`faults`: the failures at the same step, this attempt's included, as `app.jobs.queue.attempts.faults` counts
-    them.
+    them. `is_done`: whether all work of the attempt is done, as the runner of its stage defines it.
     """
     if report.stopped in DECIDES_ALWAYS:
         return DECIDES_ALWAYS[report.stopped]
-    if is_done(report):
+    if is_done:
         return Verdict(Next.GO_ON, "finished")
     if report.stopped in DECIDES_IF_INCOMPLETE:
         return DECIDES_IF_INCOMPLETE[report.stopped]
@@ -117,13 +117,6 @@ def _decide_on_failure(failure: Failed, faults: int, max_attempts: int) -> Verdi
 def pause_seconds(faults: int) -> float:
     """How long a job waits after its nth failure at the same step. The wait doubles each time, up to a maximum."""
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * float(2 ** (max(faults, 1) - 1)))
-
-
-def is_done(report: Report) -> bool:
-    """Whether all work is done and, if a proof is needed, the adapter is proved."""
-    is_complete = report.is_checked or (report.finished is not None and report.adapter is not None)
-    is_proved = report.proof is not None or not report.needs_proof
-    return report.exit_code == 0 and report.failed is None and is_complete and is_proved
 
 
 def _failure_of(report: Report) -> Failed:

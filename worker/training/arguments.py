@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contracts.order import TrainingOrder
-from app.contracts.spec import JobSpec, ScheduleArgs, TrainingArgs
+from app.contracts.spec import JobSpec
+from app.contracts.training_args import ScheduleArgs, TrainingArgs
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,19 @@ def lora_arguments(spec: JobSpec) -> dict[str, Any]:
 
 
 def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bool) -> dict[str, Any]:
-    """For TRL's `SFTConfig`, or for Unsloth's subclass of it if embeddings have their own learning rate."""
+    """For the config of the method's trainer: the arguments that every method has."""
     spec, training = order.spec, order.spec.training
     own = {"method", "packing", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps", "warmup_ratio"}
     saving = {"save_steps", "save_total_limit"}
     fp16, bf16 = precision(spec, hardware)
     arguments: dict[str, Any] = {
-        **training.model_dump(exclude=own | saving),
+        **training.model_dump(include=TrainingArgs.model_fields.keys() - own - saving),
         "output_dir": str(order.work_dir / training.output_dir),
-        "max_length": spec.model.max_seq_length,
         "max_steps": training.max_steps or -1,
         "num_train_epochs": training.num_train_epochs or 1.0,
         # transformers takes a number below 1 as a share of all steps.
         "warmup_steps": training.warmup_steps if training.warmup_ratio is None else training.warmup_ratio,
         "lr_scheduler_kwargs": _schedule_arguments(training),
-        "packing": training.packing,
-        "dataset_num_proc": spec.dataset.dataset_num_proc,
-        # The rows are already tokenised, so TRL only has to pack them.
-        "dataset_kwargs": {"skip_prepare_dataset": not training.packing},
         "fp16": fp16,
         "bf16": bf16,
         "gradient_checkpointing": bool(spec.lora.use_gradient_checkpointing),
@@ -77,6 +73,19 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
         "report_to": "none",
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,
+    }
+    return arguments
+
+
+def sft_arguments(spec: JobSpec) -> dict[str, Any]:
+    """For TRL's `SFTConfig`, or for Unsloth's subclass of it: the arguments that other configs do not have."""
+    training = spec.training
+    arguments: dict[str, Any] = {
+        "max_length": spec.model.max_seq_length,
+        "packing": training.packing,
+        "dataset_num_proc": spec.dataset.dataset_num_proc,
+        # The rows are already tokenised, so TRL only has to pack them.
+        "dataset_kwargs": {"skip_prepare_dataset": not training.packing},
     }
     if training.embedding_learning_rate is not None:
         arguments["embedding_learning_rate"] = training.embedding_learning_rate

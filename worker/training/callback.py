@@ -3,6 +3,7 @@
 import math
 import resource
 import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ SECONDS_BETWEEN_EVENTS = 1.0
 class EventCallback(TrainerCallback):  # type: ignore[misc]
     """Writes the events of a training, and keeps the last figures for the attempt's closing event."""
 
-    def __init__(self, events: EventWriter) -> None:
-        self._events = events
+    def __init__(self, events: EventWriter, metrics: Collection[str] = ()) -> None:
+        self._events, self._metrics = events, metrics
         self._started = 0.0
         self._logged: tuple[float, int] = (0.0, 0)
         self._reported_at = 0.0
@@ -103,7 +104,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             grad_norm=logs.get("grad_norm"),
             tokens=self.tokens,
         )
-        self._events.write(StepLogged(**self._event_fields(mean, state)))
+        self._events.write(StepLogged(**self._event_fields(mean, state), metrics=self._metrics_of(logs)))
         if (
             self._last_step is not None and self._last_step.loss != mean.loss
         ):  # progress shows the last step, not a mean
@@ -128,6 +129,11 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             "memory_bytes": peak_memory(),
             "gpu_memory_bytes": peak_gpu_memory(),
         }
+
+    def _metrics_of(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """The figures of the training method that the trainer logged, without those that are not finite."""
+        found = {name: finite(logs[name]) for name in self._metrics if name in logs}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _record(self, figures: StepFigures | None) -> None:
         if figures is None:
@@ -162,7 +168,10 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         metrics = metrics or {}
         loss, seconds = finite(metrics.get("eval_loss")), metrics.get("eval_runtime", 0.0)
-        self._events.write(Evaluated(step=state.global_step, eval_loss=loss, eval_seconds=round(seconds, 3)))
+        own = self._metrics_of({name.removeprefix("eval_"): value for name, value in metrics.items()})
+        self._events.write(
+            Evaluated(step=state.global_step, eval_loss=loss, eval_seconds=round(seconds, 3), metrics=own)
+        )
         if state.global_step < state.max_steps:
             self._events.enter(Phase.TRAIN)
 

@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from app.contracts.events import CheckpointRemoved, CheckpointSaved, Phase
-from app.contracts.no_effect import Plan, by_plan, knows_steps
+from app.contracts.no_effect import StepTotals, by_steps, knows_steps
 from app.contracts.order import TrainingOrder
 from worker.checkpoints import drafting, prune, publish
 from worker.events import EventWriter
@@ -137,7 +137,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         state.compute_steps(args, state.max_steps)
         order = self._checkpointer.order
         if not knows_steps(order.spec):
-            for notice in by_plan(order.spec, Plan(state.max_steps, evaluates=order.eval_rows is not None)):
+            for notice in by_steps(order.spec, StepTotals(state.max_steps, evaluates=order.eval_rows is not None)):
                 self._checkpointer.events.write(notice)
         self._checkpointer.schedule.begin(time.monotonic())
         self._checkpointer.requests.listen()

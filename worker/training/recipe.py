@@ -27,7 +27,7 @@ from worker.training.vectors import notice_untrained
 
 def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> bool:
     """Train from the base model, or from a checkpoint, and save the adapter. Returns False if it stopped on request."""
-    spec, hardware, callback = order.spec, find_hardware(), EventCallback(events)
+    spec, hardware, callback = order.spec, find_hardware(), EventCallback(events, order.spec.method.metrics)
     events.enter(Phase.LOAD)
     model, own_tokenizer = load_checked_base(order, events)
     events.enter(Phase.LOAD)
@@ -36,7 +36,10 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     if order.start_from is not None and order.resume_from is None:
         begin_with(model, order.start_from)
     tokenizer = read_tokenizer(order, own_tokenizer)
-    train, evaluation = read_rows(order.train_rows), read_rows(order.eval_rows) if order.eval_rows else None
+    train, evaluation = (
+        read_rows(order.train_rows, spec.method),
+        read_rows(order.eval_rows, spec.method) if order.eval_rows else None,
+    )
     checkpointer = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
     trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback, checkpointer)
     report_packing(trainer, train, events)

@@ -21,15 +21,18 @@ from app.contracts.events import (
     Noticed,
     PhaseStarted,
     RowsChecked,
+    SpecPinned,
     SpecResolved,
     StepEvent,
     StepTaken,
 )
 from app.contracts.spec import SPEC_VERSION
+from app.contracts.stored import with_values
 from app.database.connection import database_time
+from app.jobs.kinds import stage_of
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.queue import attempts
-from app.jobs.repository import DETAILS, append_event, jobs_at_work, move
+from app.jobs.repository import DETAILS, append_event, jobs_at_work, move, waits_for
 from app.jobs.states import ALIVE, JobStatus, RequestedAction, Stage, given_back
 from app.jobs.views.progress import checking_of, progress_of
 
@@ -50,7 +53,6 @@ class Claim:
     epoch: int
     stage: Stage
     worker: str
-    is_dry_run: bool = False
 
     @property
     def guards(self) -> tuple[ColumnElement[bool], ...]:
@@ -75,7 +77,7 @@ def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime)
 
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
-    is_waiting = (Job.status == stage.waiting, *_is_free(now))
+    is_waiting = (*waits_for(stage), *_is_free(now))
     at_work = jobs_at_work(stage)
     best = (
         select(Job.id)
@@ -98,7 +100,7 @@ def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime)
     job = session.scalars(statement).one_or_none()
     if job is None:
         return None
-    if stage is Stage.TRAIN and job.started_at is None:
+    if stage is not Stage.CHECK and job.started_at is None:
         job.started_at = now
     append_event(session, job, "status", {"status": job.status.value, "stage": stage.value, "worker": worker}, now)
     attempts.begin(session, job.id, job.epoch, stage, worker, now)
@@ -178,8 +180,15 @@ def _apply(job: Job, event: AttemptEvent) -> None:
                 job.notices = [*job.notices, event.shown()]
         case DataPrepared():
             job.data_report = {**(job.data_report or {}), **event.report}
-        case SpecResolved():
-            job.resolved = with_values(job.resolved, event.values)
+        case SpecPinned() | SpecResolved():
+            _apply_values(job, event)
+
+
+def _apply_values(job: Job, event: SpecPinned | SpecResolved) -> None:
+    if isinstance(event, SpecPinned):
+        job.plan = with_values(job.plan, event.values)
+    else:
+        job.observed = {**(job.observed or {}), **event.values}
 
 
 def _apply_checkpoint(session: Session, job_id: str, event: CheckpointSaved | CheckpointRemoved, epoch: int) -> None:
@@ -191,16 +200,6 @@ def _apply_checkpoint(session: Session, job_id: str, event: CheckpointSaved | Ch
     if isinstance(event, CheckpointRemoved):
         is_named = Checkpoint.path.endswith(f"/{name}", autoescape=True)
         session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, is_named))
-
-
-def with_values(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the spec with dotted paths set: {"training.optim": "adamw_torch_fused"}."""
-    spec = dict(spec)
-    for path, value in values.items():
-        group, _, name = path.partition(".")
-        known = spec.get(group)
-        spec[group] = {**(known if isinstance(known, dict) else {}), name: value}
-    return spec
 
 
 def lock(session: Session, claim: Claim) -> Job:
@@ -244,7 +243,9 @@ def take_back(
     `job` is the row as it was read. The epoch is raised to fence the old worker, and what the user requested is read
     again. The job fails if it failed `max_attempts` times in the same place.
     """
-    stage = Stage.CHECK if job.status is JobStatus.VALIDATING else Stage.TRAIN
+    stage = stage_of(job)
+    if stage is None:  # a kind of job that only another version knows
+        return None
     seen = (Job.epoch == job.epoch, Job.heartbeats == job.heartbeats, Job.status == job.status)
     query = select(Job).where(Job.id == job.id, *seen).with_for_update()
     lost = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
@@ -289,7 +290,7 @@ def _held_by(session: Session, worker: str) -> list[str]:
 def waiting_stages(session: Session, now: datetime) -> set[Stage]:
     """Return the stages that have a job to claim."""
     is_free = _is_free(now)
-    first = {stage: select(Job.id).where(Job.status == stage.waiting, *is_free).limit(1) for stage in Stage}
+    first = {stage: select(Job.id).where(*waits_for(stage), *is_free).limit(1) for stage in Stage}
     return {stage for stage, query in first.items() if session.scalar(query) is not None}
 
 

@@ -11,10 +11,10 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
-from app.jobs.states import Stage
+from app.jobs.states import WORKER_STAGES, Stage
 
 TASK = "tunesmith.attend"
-QUEUES = {stage: f"tunesmith.{stage}" for stage in Stage}
+QUEUES = {stage: f"tunesmith.{stage}" for stage in WORKER_STAGES}
 log = logging.getLogger(__name__)
 
 

@@ -95,5 +95,6 @@ def _view(row: StoredRow, name: Split, decode: Decode) -> RowView:
         supervised_tokens=sum(len(span.token_ids) for span in spans if span.is_trained),
         cut_tokens=row.cut,
         text="".join(span.text for span in spans),
+        columns=row.columns,
         spans=[SpanView(text=span.text, trained=span.is_trained, token_ids=span.token_ids) for span in spans],
     )

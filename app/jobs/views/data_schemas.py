@@ -44,6 +44,7 @@ class RowView(RowSummary):
     split: Split
     text: str = Field(description="special tokens included; the texts of the spans, joined")
     spans: list[SpanView]
+    columns: dict[str, Any] = Field({}, description="what the training method knows of the row besides")
 
 
 class Validation(BaseModel):

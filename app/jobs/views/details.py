@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.database.connection import utc_now
 from app.jobs import repository, service
+from app.jobs.kinds import stage_of
 from app.jobs.models import Attempt, Job
 from app.jobs.queue.claims import LONGEST_PAUSE
 from app.jobs.schemas import JobDetail, QueueView, detail
@@ -39,8 +40,8 @@ def _waiting(jobs: Sequence[Job]) -> dict[tuple[Stage, int], list[Job]]:
     """Group the waiting jobs by the stage and the spec version that their worker must have."""
     found: defaultdict[tuple[Stage, int], list[Job]] = defaultdict(list)
     for job in jobs:
-        stage = next((stage for stage in Stage if stage.waiting is job.status), None)
-        if stage is not None and job.worker is None:
+        stage = stage_of(job)
+        if stage is not None and stage.waiting is job.status and job.worker is None:
             found[stage, job.spec_version].append(job)
     return found
 
@@ -51,7 +52,7 @@ def _queues(
     """Return the queue position of each waiting job, and the reason why it waits."""
     now = utc_now()
     places = repository.places(session, stage, [job.id for job in waiting], spec_version)
-    newest = repository.newest_spec_version(session, stage, WORKER_IS_AWAY_AFTER)
+    newest = repository.newest_spec_version(session, stage.served_by, WORKER_IS_AWAY_AFTER)
     absence = _no_worker(spec_version, stage, newest) if newest is None or newest < spec_version else None
     return {
         # A job that was claimed between the two queries has no position any more: it is shown as the next one.
@@ -64,7 +65,7 @@ def _queues(
 def _no_worker(spec_version: int, stage: Stage, newest: int | None) -> str:
     """Say why no present worker takes the job. `newest` is the newest spec version that one of them understands."""
     if newest is None:
-        return f"no {stage} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
+        return f"no {stage.served_by} worker has been seen in the last {WORKER_IS_AWAY_AFTER.seconds} seconds"
     versions = f"it needs version {spec_version}, the present workers have {newest}"
     return f"its spec is of a newer version: it waits for a worker that understands it ({versions})"
 

@@ -8,7 +8,7 @@ from app.contracts.stored import Stored, read, read_json
 from app.contracts.tokens import TokenReport
 from app.errors import Problem
 from app.jobs.models import Job
-from app.jobs.stored import read_spec
+from app.jobs.stored import look_at_plan
 from app.jobs.views.data_schemas import Split
 
 REPORTS: dict[Split, str] = {"train": TRAIN_REPORT, "eval": EVAL_REPORT}
@@ -26,7 +26,7 @@ def sets_of_source(job: Job) -> list[Split]:
 
     Raises Conflict if the spec cannot be read.
     """
-    return ["train"] if read_spec(job, job.resolved).dataset.eval_source else ["train", "eval"]
+    return ["train"] if look_at_plan(job).dataset.eval_source else ["train", "eval"]
 
 
 def sets_beside(job: Job, name: Split | None) -> list[Split]:

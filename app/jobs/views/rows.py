@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from app.contracts.rows import CUT, INPUT_IDS, LABELS, RECORD, SUPERVISED
+from app.contracts.rows import COLUMNS, CUT, INPUT_IDS, LABELS, RECORD, SUPERVISED
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,16 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class StoredRow:
-    """One row. `labels` is as long as `ids`: the token's id if it carries loss, else IGNORED."""
+    """One row. `labels` is as long as `ids`: the token's id if it carries loss, else IGNORED.
+
+    `columns` are those of the training method.
+    """
 
     record: int
     ids: list[int]
     labels: list[int]
     cut: int
+    columns: dict[str, Any]
 
 
 @dataclass
@@ -64,7 +68,8 @@ class RowFile:
             if batch.column(RECORD)[index].as_py() != record:
                 return None
             ids, labels, cut = (batch.column(name)[index].as_py() for name in (INPUT_IDS, LABELS, CUT))
-            return StoredRow(record, ids, labels, cut)
+            further = [name for name in batch.schema.names if name not in COLUMNS]
+            return StoredRow(record, ids, labels, cut, {name: batch.column(name)[index].as_py() for name in further})
         return None
 
     def after(self, record: int) -> Iterator[RowCounts]:

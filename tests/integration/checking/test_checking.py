@@ -13,7 +13,7 @@ from app.contracts.events import (
     Failed,
     Noticed,
     SourcesChecked,
-    SpecResolved,
+    SpecPinned,
 )
 from app.contracts.order import BaseRef
 from app.contracts.rows import EVAL_ROWS, TRAIN_ROWS
@@ -74,9 +74,7 @@ def test_a_model_of_the_hub_is_checked_and_its_revision_is_pinned(hub: Hub, tmp_
     events = check(hub, tmp_path)
 
     assert isinstance(events[-1], SourcesChecked)
-    assert SpecResolved(values={"model.revision": SHA}).values in [
-        e.values for e in events if isinstance(e, SpecResolved)
-    ]
+    assert SpecPinned(values={"model.revision": SHA}).values in [e.values for e in events if isinstance(e, SpecPinned)]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +109,8 @@ def test_a_length_beyond_the_models_context_that_no_row_needs_has_no_effect(hub:
     events = check(hub, tmp_path, model={"max_seq_length": 8192})
 
     assert [event.code for event in events if isinstance(event, Noticed)] == ["context_is_enough"]
-    assert SpecResolved(values={"model.max_seq_length": 4096}).values in [
-        e.values for e in events if isinstance(e, SpecResolved)
+    assert SpecPinned(values={"model.max_seq_length": 4096}).values in [
+        e.values for e in events if isinstance(e, SpecPinned)
     ]
 
 
@@ -162,7 +160,7 @@ def test_a_dataset_of_the_hub_is_read_by_its_name_and_split(hub: Hub, tmp_path: 
 
     assert isinstance(events[-1], SourcesChecked)
     assert rows_in(tmp_path / "data" / TRAIN_ROWS) == 3
-    pinned = [event.values for event in events if isinstance(event, SpecResolved) and "dataset.source" in event.values]
+    pinned = [event.values for event in events if isinstance(event, SpecPinned) and "dataset.source" in event.values]
     assert pinned[0]["dataset.source"]["revision"] == SHA
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.contracts.events import AttemptEvent, Noticed, SourcesChecked, SpecResolved
+from app.contracts.events import AttemptEvent, Noticed, SourcesChecked, SpecPinned
 from app.contracts.model_card import SINGLE, ModelCard
 from app.contracts.order import BaseRef
 from app.contracts.rows import BASE_CARD
@@ -44,7 +44,7 @@ def check(base: Path, folder: Path, *, pinned: str | None = None, origin: str | 
 
 def resolved(events: list[AttemptEvent]) -> dict[str, Any]:
     assert isinstance(events[-1], SourcesChecked), events
-    return {name: value for event in events if isinstance(event, SpecResolved) for name, value in event.values.items()}
+    return {name: value for event in events if isinstance(event, SpecPinned) for name, value in event.values.items()}
 
 
 def test_the_revision_of_a_folder_is_pinned(base: Path, tmp_path: Path) -> None:

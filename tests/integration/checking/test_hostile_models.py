@@ -163,7 +163,7 @@ def check(tiny: Path, folder: Path, change: Change) -> tuple[Failed | SourcesChe
     events, ended = run_measured(order)
     last = events[-1]
     if not isinstance(last, Failed | SourcesChecked):  # the kernel has ended it
-        failure = decide(Report(exit_code=128 - ended.code), faults=1, max_attempts=3).failure
+        failure = decide(Report(exit_code=128 - ended.code), faults=1, max_attempts=3, is_done=False).failure
         assert failure is not None, events
         last = failure
     return last, ended.cpu_seconds, ended.memory_bytes

@@ -68,7 +68,7 @@ def trained(hub: Hub, tiny: Path, folder: Path, **env: str) -> tuple[list[Any], 
     (attempt / "work").mkdir(parents=True)
     base = BaseRef(source="org/tiny", is_local=False, revision=SHA)
     order = a_training(attempt, a_spec(), base, **data, cache_dir=folder / "cache")
-    (attempt / "order.json").write_text(order.model_dump_json(exclude_unset=True))
+    (attempt / "order.json").write_text(order.model_dump_json())
     places = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), **env}
     with (attempt / "log").open("wb") as log:
         for process, module in ((Process.FETCH, "worker.fetching"), (Process.TRAIN, "worker.training")):

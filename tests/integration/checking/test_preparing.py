@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from app.contracts.events import AttemptEvent, Noticed, RowsChecked, SourcesChecked
+from app.contracts.methods.sft import SFT
 from app.contracts.order import BaseRef
 from app.contracts.rows import EVAL_ROWS, IGNORED, TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
@@ -278,7 +279,7 @@ def test_rows_through_several_processes_are_those_of_one_in_the_same_order(base:
 
 
 def test_a_pipeline_that_is_left_by_an_error_leaves_no_process(base: Path, tmp_path: Path) -> None:
-    tokeniser = Tokeniser(load_renderer(base), Learned(), 128, "cut")
+    tokeniser = Tokeniser(load_renderer(base), Learned(), 128, "cut", SFT)
 
     with pytest.raises(KeyError), Pipeline(tokeniser, tmp_path / TRAIN_ROWS, processes=2):
         raise KeyError

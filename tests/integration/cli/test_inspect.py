@@ -38,8 +38,8 @@ def checker(settings: Settings, database: Database) -> Iterator[Checker]:
     """One that finds every job valid, but one with another template. It takes its time for that of a slow model."""
 
     def check(job: Job) -> Findings:
-        is_bad = job.resolved["model"]["chat_template"] == "zephyr"
-        if job.resolved["model"]["model_name"] == "org/slow":
+        is_bad = job.plan["model"]["chat_template"] == "zephyr"
+        if job.plan["model"]["model_name"] == "org/slow":
             found.stopping.wait(20)
         return a_failure("bad", "no\x1b good") if is_bad else Findings([REPORT, NOTICE], ROWS)
 

@@ -79,7 +79,7 @@ def tried(order: CheckOrder | TrainingOrder, home: Path, tries: Tries, **env: st
     kind = "CheckOrder" if isinstance(order, CheckOrder) else "TrainingOrder"
     code = CHILD.format(order=kind, of="of_check" if kind == "CheckOrder" else "of_training")
     path = home / "jobs" / "mine" / "attempts" / "1" / "order.json"
-    path.write_text(order.model_dump_json(exclude_unset=True))
+    path.write_text(order.model_dump_json())
     argv = [sys.executable, "-c", code, str(path), json.dumps(tries)]
     done = subprocess.run(argv, env={**os.environ, **env}, cwd=path.parent, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr

@@ -12,7 +12,8 @@ from app.contracts.spec import JobSpec
 from app.database.connection import Database
 from app.files import repository
 from app.jobs import service
-from tests.support.checks import RecordingNotifier
+from app.jobs.kinds import KINDS, TRAIN
+from app.jobs.trainings import TrainingSubmission
 from tests.support.jobs_api import an_api, error_of, hub_body
 
 ROWS = b'{"text": "a"}\n{"text": "b"}\n'
@@ -41,11 +42,12 @@ def test_a_file_is_kept_for_a_job_that_is_being_stored(
 ) -> None:
     spec = JobSpec.model_validate(body)
     with database.writer() as session, ThreadPoolExecutor(1) as threads:
-        service.find_sources(session, settings, spec.dataset)
+        columns = TrainingSubmission().columns(session, settings, spec)
         deleting = threads.submit(api.delete, f"/files/{file_of(body)}")
         assert not wait([deleting], MOMENT).done
 
-        service.submit(session, settings, RecordingNotifier(), spec, body)
+        session.add(service.new_job(KINDS[TRAIN], spec, body, columns))
+        session.commit()
 
         assert error_of(deleting.result())[:2] == (409, "file_in_use")
     assert api.get(f"/files/{file_of(body)}").status_code == 200

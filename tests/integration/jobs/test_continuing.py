@@ -12,10 +12,10 @@ from app.adapters.models import Adapter
 from app.config import Settings
 from app.contracts.spec import JobSpec
 from app.database.connection import Database
-from app.jobs import continuing, repository, service
+from app.jobs import continuing, repository
 from app.jobs.models import Checkpoint
 from app.jobs.states import ENDED, JobStatus
-from tests.support.jobs import NOW, add_job, read
+from tests.support.jobs import NOW, a_job, add_job, read
 from tests.support.jobs_api import error_of, hub_body
 from tests.support.scripted_engine import add_adapter
 
@@ -95,7 +95,7 @@ def test_a_job_that_is_alive_cannot_be_gone_on_from(api: TestClient, database: D
 
 
 def test_a_dry_run_is_no_origin(api: TestClient, database: Database) -> None:
-    origin = add_origin(database, 20, is_dry_run=True)
+    origin = add_origin(database, 20, is_temporary=True)
 
     assert error_of(post(api, {"job": origin}))[::2] == (422, "continue_from.job")
 
@@ -157,7 +157,7 @@ def test_the_optimizer_that_the_origin_really_had_fits_too(api: TestClient, data
     with database.writer() as session:
         job = repository.get(session, origin)
         assert job is not None
-        job.resolved = {**job.resolved, "training": {**job.resolved["training"], "optim": "adamw_torch"}}
+        job.observed = {"training.optim": "adamw_torch"}
         session.commit()
 
     codes = [post(api, {"job": origin}, training={"optim": name}).status_code for name in ("adamw_8bit", "adamw_torch")]
@@ -236,7 +236,7 @@ def test_the_job_of_an_adapter_may_go_while_the_adapter_is_gone_on_from(
 
 
 def test_a_dry_run_holds_no_origin(api: TestClient, database: Database, adapter: Adapter) -> None:
-    add_job(database, JobStatus.VALIDATING, continues=adapter.id, is_dry_run=True)
+    add_job(database, JobStatus.VALIDATING, continues=adapter.id, is_temporary=True)
 
     assert api.delete(f"/adapters/{adapter.id}").status_code == 200
 
@@ -251,7 +251,7 @@ def test_an_origin_is_not_deleted_while_a_job_that_goes_on_from_it_is_stored(
     spec = JobSpec.model_validate(hub_body(continue_from=body))
     with ThreadPoolExecutor(1) as pool:
         with database.writer() as session:
-            job = service.new_job(spec, {})
+            job = a_job(spec, {})
             job.continues = continuing.check(session, settings, spec)
             session.add(job)
             session.flush()

@@ -52,7 +52,7 @@ def url(database: Database, database_url: str, settings: Settings) -> Iterator[s
 
 def dry_run(database: Database, settings: Settings, status: JobStatus = JobStatus.VALIDATING, **values: Any) -> str:
     """One with a folder."""
-    job_id = add_job(database, status, is_dry_run=True, **{"created_at": utc_now(), **values})
+    job_id = add_job(database, status, is_temporary=True, **{"created_at": utc_now(), **values})
     write_data(settings.job_dir(job_id) / "data", train={1: chat_parts("q", "a")})
     return job_id
 
@@ -182,11 +182,11 @@ def test_no_job_of_a_user_is_swept(database: Database, settings: Settings, statu
 @pytest.mark.parametrize(
     ("age", "values", "is_in_use"),
     [
-        (HOUR, {"is_dry_run": False}, True),
-        (MINUTE, {"is_dry_run": True}, True),
-        (HOUR, {"is_dry_run": True}, False),
-        (MINUTE, {"is_dry_run": True, "requested_action": RequestedAction.CANCEL}, False),
-        (MINUTE, {"is_dry_run": True, "status": JobStatus.FAILED}, False),
+        (HOUR, {"is_temporary": False}, True),
+        (MINUTE, {"is_temporary": True}, True),
+        (HOUR, {"is_temporary": True}, False),
+        (MINUTE, {"is_temporary": True, "requested_action": RequestedAction.CANCEL}, False),
+        (MINUTE, {"is_temporary": True, "status": JobStatus.FAILED}, False),
     ],
 )
 def test_a_dry_run_keeps_its_file_while_somebody_waits_for_it(

@@ -20,7 +20,7 @@ from tests.support.learned_text import (
     too_long,
     write_data,
 )
-from tests.support.specs import FILE, a_spec
+from tests.support.specs import FILE, a_body
 
 TRAIN: dict[int, Parts] = {number: chat_parts(f"q{number}", "a" * number) for number in (1, 2, 4, 7, 8)}
 EVAL: dict[int, Parts] = {3: chat_parts("q3", "aaa")}
@@ -116,8 +116,8 @@ def test_a_record_without_a_row_is_explained(
 def test_records_of_an_evaluation_set_of_its_own_are_asked_for_by_its_name(
     api: TestClient, database: Database, settings: Settings
 ) -> None:
-    spec = a_spec(dataset={"eval_source": {"file": FILE}}).model_dump(mode="json")
-    job_id = add_job(database, resolved=spec, data_report={"source": SOURCE, "eval_source": {**SOURCE, "records": 3}})
+    body = a_body(dataset={"eval_source": {"file": FILE}})
+    job_id = add_job(database, body=body, data_report={"source": SOURCE, "eval_source": {**SOURCE, "records": 3}})
     write_data(settings.job_dir(job_id) / "data", train={1: chat_parts("q", "a")}, eval=EVAL)
 
     assert get(api, job_id, record=3, split="eval")["record"] == 3

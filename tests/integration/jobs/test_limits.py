@@ -37,7 +37,7 @@ def test_a_job_below_the_limit_is_taken(api: TestClient, database: Database) -> 
     first, _ = waiting(database)
     for status in (JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.SUCCEEDED):
         add_job(database, status)
-    add_job(database, JobStatus.VALIDATING, is_dry_run=True)
+    add_job(database, JobStatus.VALIDATING, is_temporary=True)
 
     assert api.post(f"/jobs/{first}/cancel").status_code == 200
 
@@ -53,7 +53,7 @@ def test_a_request_that_is_sent_again_is_no_further_job(api: TestClient, databas
 
 def test_a_validation_over_the_limit_is_refused(api: TestClient, database: Database) -> None:
     for _ in range(2):
-        add_job(database, JobStatus.VALIDATING, is_dry_run=True, created_at=utc_now())
+        add_job(database, JobStatus.VALIDATING, is_temporary=True, created_at=utc_now())
 
     answer = api.post("/jobs/validate", json=hub_body())
 
@@ -65,7 +65,7 @@ def test_a_validation_over_the_limit_is_refused(api: TestClient, database: Datab
 def test_validations_that_are_over_or_that_nobody_waits_for_do_not_count(api: TestClient, database: Database) -> None:
     now = utc_now()
     for created_at, finished_at in ((now, now), (now - LONGEST_DRY_RUN, None), (now, None)):
-        add_job(database, JobStatus.VALIDATING, is_dry_run=True, created_at=created_at, finished_at=finished_at)
+        add_job(database, JobStatus.VALIDATING, is_temporary=True, created_at=created_at, finished_at=finished_at)
 
     assert error_of(api.post("/jobs/validate", json=hub_body()))[1] == "no_checker"
 

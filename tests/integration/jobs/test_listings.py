@@ -55,7 +55,7 @@ def listed(api: TestClient, **query: str | int) -> list[str]:
 def test_jobs_are_listed_by_project_and_status(api: TestClient, database: Database) -> None:
     waiting, failed = add_job(database, project="a", age=1), add_job(database, JobStatus.FAILED, project="a", age=2)
     add_job(database, project="b", age=3)
-    add_job(database, project="a", is_dry_run=True)
+    add_job(database, project="a", is_temporary=True)
 
     assert listed(api, project="a") == [waiting, failed]
     assert listed(api, project="a", status="failed") == [failed]
@@ -78,7 +78,7 @@ def test_the_project_of_a_job_is_shown(api: TestClient, database: Database) -> N
 
 
 def test_a_dry_run_is_not_named_by_the_worker_that_holds_it(api: TestClient, database: Database) -> None:
-    add_job(database, JobStatus.VALIDATING, is_dry_run=True)
+    add_job(database, JobStatus.VALIDATING, is_temporary=True)
     job_id = add_job(database)
     for name, stage in (("checker", Stage.CHECK), ("trainer", Stage.TRAIN)):
         assert take(database, name, stage) is not None

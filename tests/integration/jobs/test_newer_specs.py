@@ -7,7 +7,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from app.config import Settings
+from app.contracts.plan import plan_of
 from app.contracts.spec import SPEC_VERSION
+from app.contracts.stored import with_values
 from app.database.connection import Database, utc_now
 from app.jobs.models import Attempt, Worker
 from app.jobs.queue import claims
@@ -18,15 +20,17 @@ from tests.support.workers import a_context
 from worker.supervising.context import WorkerContext
 from worker.supervising.lifecycle import take
 
-NEWER = a_body(model={"use_dora": True})
-RESOLVED = a_spec().model_dump(mode="json")
+PLAN = plan_of(a_spec()).model_dump(mode="json")
+NEWER = with_values(PLAN, {"model.use_dora": True})
 NOT_UNDERSTOOD: dict[str, dict[str, Any]] = {
-    "an unknown field": {"spec": NEWER},
-    "an unknown group": {"spec": {**a_body(), "reward": {"model": "m"}}},
-    "a value out of range": {"spec": a_body(lora={"r": 100_000})},
-    "a missing field": {"spec": {"model": {}}},
-    "another shape": {"spec": {"a": 1}},
-    "a resolved spec without a model": {"resolved": {**RESOLVED, "model": {}}},
+    "an unknown field": {"plan": NEWER},
+    "an unknown group": {"plan": {**PLAN, "reward": {"model": "m"}}},
+    "a value out of range": {"plan": with_values(PLAN, {"lora.r": 100_000})},
+    "a missing field": {"plan": {"model": {}}},
+    "another shape": {"plan": {"a": 1}},
+    "a plan without a model": {"plan": {**PLAN, "model": {}}},
+    "an unknown field of a version without plans": {"spec_version": 2, "sent": a_body(model={"use_dora": True})},
+    "a kind of job that only a newer version has": {"kind": "reward"},
     "a newer version": {"spec_version": SPEC_VERSION + 1},
 }
 
@@ -44,7 +48,7 @@ def test_a_job_that_is_not_understood_is_not_claimed(database: Database, context
     taken = take(context)
 
     assert taken is not None
-    assert taken.id == behind
+    assert taken.job.id == behind
     assert take(context) is None
     job = read(database, left)
     assert (job.status, job.epoch, job.worker, job.last_seq) == (JobStatus.QUEUED, 0, None, 1)
@@ -56,7 +60,7 @@ def test_a_job_that_is_not_understood_is_not_claimed(database: Database, context
 def test_a_job_that_waits_for_a_newer_worker_says_so(
     api: TestClient, database: Database, context: WorkerContext
 ) -> None:
-    job_id = add_job(database, spec=NEWER)
+    job_id = add_job(database, plan=NEWER)
     with database.writer() as session:
         named = {"name": "w", "stage": Stage.TRAIN, "host": "h", "device": "cpu"}
         claims.record_worker(session, Worker(**named, started_at=utc_now()))
@@ -85,7 +89,7 @@ def test_a_newer_worker_is_said_to_take_it(api: TestClient, database: Database) 
 def test_a_job_that_waits_for_a_newer_worker_can_be_cancelled(
     api: TestClient, database: Database, context: WorkerContext
 ) -> None:
-    job_id = add_job(database, spec=NEWER)
+    job_id = add_job(database, plan=NEWER)
     assert take(context) is None
 
     assert api.post(f"/jobs/{job_id}/cancel").json()["status"] == "cancelled"

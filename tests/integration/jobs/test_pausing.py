@@ -12,7 +12,7 @@ from app.database.connection import Database, utc_now
 from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, finish, record, take_back
-from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, after_check, given_back
+from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, given_back, next_status
 from tests.support.jobs import NOW, add_job, read, take, taken
 from tests.support.jobs_api import error_of
 
@@ -191,7 +191,7 @@ def test_a_job_paused_while_it_is_checked_is_checked_to_the_end_first(api: TestC
 
     claim = taken(database, stage=Stage.CHECK)
     with database.writer() as session:
-        target = after_check(session.get_one(Job, claim.job_id).requested_action, is_dry_run=False)
+        target = next_status(Stage.CHECK, Stage.TRAIN, session.get_one(Job, claim.job_id).requested_action)
         finish(session, claim, target, NOW, outcome="finished", reason=None)
         session.commit()
     assert post_action(api, claim.job_id, "resume") == ("queued", False, False)
@@ -271,7 +271,7 @@ def test_checkpoints_are_listed_newest_first(api: TestClient, database: Database
     [("POST", "pause"), ("POST", "resume"), ("POST", "checkpoint"), ("POST", "cancel"), ("GET", "checkpoints")],
 )
 def test_unknown_jobs_and_dry_runs_are_not_found(api: TestClient, database: Database, method: str, what: str) -> None:
-    hidden = add_job(database, JobStatus.VALIDATING, is_dry_run=True)
+    hidden = add_job(database, JobStatus.VALIDATING, is_temporary=True)
     answers = [api.request(method, f"/jobs/{job_id}/{what}") for job_id in (hidden, "job-" + "a" * 24, "x")]
 
     assert [error_of(answer)[:2] for answer in answers] == [(404, "unknown_job")] * 3

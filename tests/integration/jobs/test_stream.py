@@ -151,7 +151,7 @@ def test_followers_that_do_not_read_hold_up_nobody(http: httpx.Client, database:
 
 
 def test_a_dry_run_has_no_stream(http: httpx.Client, database: Database) -> None:
-    hidden = add_job(database, JobStatus.VALIDATING, is_dry_run=True)
+    hidden = add_job(database, JobStatus.VALIDATING, is_temporary=True)
 
     assert http.get(f"/jobs/{hidden}/stream").status_code == 404
     assert isinstance(read(database, hidden), Job)

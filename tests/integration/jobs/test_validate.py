@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.config import Settings
-from app.contracts.events import DataPrepared, Noticed, SpecResolved
+from app.contracts.events import DataPrepared, Noticed, SpecPinned
 from app.database.connection import Database
 from app.jobs.models import Job
 from app.jobs.states import JobStatus, Stage
@@ -19,7 +19,7 @@ from tests.support.learned_text import chat_parts
 
 FOUND = Findings(
     events=[
-        SpecResolved(values={"model.max_seq_length": 64}),
+        SpecPinned(values={"model.max_seq_length": 64}),
         Noticed(code="context_extended", message="longer than the model knows", field="model.max_seq_length"),
         DataPrepared(report={"source": {"records": 3}}),
     ],
@@ -143,7 +143,7 @@ def test_without_a_checker_it_is_said_when_to_ask_again(api: TestClient, databas
 
 @pytest.mark.parametrize("path", ["", "/events", "/stream", "/metrics", "/logs", "/data"])
 def test_a_dry_run_is_no_job_to_anybody(api: TestClient, database: Database, path: str) -> None:
-    hidden = add_job(database, JobStatus.VALIDATING, is_dry_run=True)
+    hidden = add_job(database, JobStatus.VALIDATING, is_temporary=True)
 
     assert api.get(f"/jobs/{hidden}{path}").status_code == 404
     assert api.get("/jobs").json()["data"] == []
@@ -153,7 +153,7 @@ def test_a_dry_run_is_no_job_to_anybody(api: TestClient, database: Database, pat
 
 
 def test_a_job_waits_behind_no_dry_run(api: TestClient, database: Database) -> None:
-    add_job(database, JobStatus.VALIDATING, age=60, is_dry_run=True)
+    add_job(database, JobStatus.VALIDATING, age=60, is_temporary=True)
     job_id = add_job(database, JobStatus.VALIDATING)
 
     assert api.get(f"/jobs/{job_id}").json()["queue"]["position"] == 1

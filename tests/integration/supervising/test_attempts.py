@@ -191,7 +191,7 @@ def test_a_wish_between_the_claim_and_the_child_is_heard(database: Database, hom
     with slot_acquired(settings_of(home), database) as context:
         claimed = claim_next(context)
         tell(database, wish, job_id)
-        lifecycle.work_on(context, *claimed)
+        lifecycle.work_on(context, claimed)
 
     assert read(database, job_id).status in (JobStatus.PAUSED, JobStatus.CANCELLED)
 

@@ -109,7 +109,7 @@ def test_a_training_that_its_guardian_ends_since_the_database_is_away_did_nothin
     with slot_acquired(settings, database) as context:
         context.database.writer = sessionmaker(database.engine, class_=Away, expire_on_commit=False)
         Away.left, Away.back_at = 8, time.monotonic() + 3
-        work_on(context, *claim_next(context))
+        work_on(context, claim_next(context))
 
     assert read(database, job_id).status is JobStatus.QUEUED
     with database.reader() as session:

@@ -14,6 +14,7 @@ import torch
 
 from app.contracts.generation import EngineHealth
 from app.contracts.memory_lease import this_cpu
+from app.contracts.plan import plan_of
 from app.contracts.rows import BASE_CARD
 from app.database.connection import Database
 from app.jobs.queue import termination
@@ -22,7 +23,7 @@ from tests.support.jobs import add_job, read
 from tests.support.published_bundles import children
 from tests.support.scripted_gpu import GPU, Script, give_gpu
 from tests.support.serving import serving
-from tests.support.specs import a_body
+from tests.support.specs import a_body, a_spec
 from tests.support.waiting import wait_for
 from tests.support.workers import (
     a_context,
@@ -105,7 +106,7 @@ def add_local_training(database: Database, home: Path, **labels: str) -> str:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     body = a_body(model={"model_name": "tiny", "revision": None})
-    job_id = add_job(database, spec={**body, "labels": labels}, resolved=body)
+    job_id = add_job(database, body={**body, "labels": labels})
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 600}
     settings.data_dir(job_id).mkdir(parents=True)
     (settings.data_dir(job_id) / BASE_CARD).write_text(card_of(sizes, 1000).model_dump_json())
@@ -205,7 +206,7 @@ def test_what_was_measured_counts_more_than_what_is_estimated(
     job.progress = progress
     context = a_context(settings_of(home), database)
 
-    training = training_of(context, job)
+    training = training_of(context, job, plan_of(a_spec()))
 
     assert training.holder == context.slot.key
     assert training.base_bytes == 1000

@@ -55,9 +55,9 @@ def lose(database: Database, job_id: str) -> None:
 
 def run_and_die(database: Database, context: WorkerContext) -> None:
     """All of an attempt but its end: what a worker leaves that dies before it can store how it ended."""
-    claim, job = claim_next(context)
-    lifecycle.run(context, claim, job)
-    lose(database, job.id)
+    taken = claim_next(context)
+    lifecycle.run(context, taken)
+    lose(database, taken.job.id)
 
 
 @pytest.mark.parametrize("is_published", [False, True])
@@ -189,11 +189,11 @@ def test_a_worker_whose_lease_was_taken_is_fenced_when_it_wakes_up(database: Dat
     """The lock and the lease are behind it: only the fence keeps its result out."""
     job_id = add_training(database)
     with slot_acquired(settings_of(home), database) as context:
-        claim, job = claim_next(context)
-        report = lifecycle.run(context, claim, job)
+        taken = claim_next(context)
+        report = lifecycle.run(context, taken)
         lose(database, job_id)
         with pytest.raises(Fenced):
-            lifecycle.conclude(context, claim, report)
+            lifecycle.conclude(context, taken, report)
 
     assert read(database, job_id).status is JobStatus.QUEUED
 

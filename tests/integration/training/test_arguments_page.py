@@ -7,7 +7,8 @@ import pytest
 from peft import LoraConfig
 from trl import SFTConfig
 
-from app.contracts.spec import LoraSpec, TrainingArgs
+from app.contracts.methods.sft import SftArgs
+from app.contracts.spec import LoraSpec
 from tests import ROOT
 
 
@@ -19,7 +20,7 @@ def listed(heading: str) -> list[str]:
     return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
 
 
-@pytest.mark.parametrize(("library", "group"), [(SFTConfig, TrainingArgs), (LoraConfig, LoraSpec)])
+@pytest.mark.parametrize(("library", "group"), [(SFTConfig, SftArgs), (LoraConfig, LoraSpec)])
 def test_every_argument_is_taken_or_explained(library: type, group: type) -> None:
     there = {field.name for field in dataclasses.fields(library)}
     taken = there & set(group.model_fields)  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments, get_scheduler
 
 from app.contracts.order import BaseRef, TrainingOrder
+from app.contracts.plan import plan_of
 from tests.support.specs import a_spec
 from worker.training.arguments import Hardware, trainer_arguments
 
@@ -19,7 +20,7 @@ def arguments(**training: Any) -> dict[str, Any]:
     spec = a_spec(training={"learning_rate": RATE, "max_steps": STEPS, **training})
     base = BaseRef(source="org/model", is_local=False)
     paths = {name: Path("/job") / name for name in names}
-    order = TrainingOrder(job_id="job-x", epoch=1, spec=spec, base=base, eval_rows=None, **paths)
+    order = TrainingOrder(job_id="job-x", epoch=1, spec=plan_of(spec), base=base, eval_rows=None, **paths)
     return trainer_arguments(order, Hardware("cpu", supports_bf16=False), evaluates=False)
 
 

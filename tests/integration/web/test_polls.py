@@ -50,7 +50,7 @@ def test_each_client_gets_the_job_that_it_asks_for(database: Database) -> None:
 
 
 def test_a_job_that_is_not_there_is_missed_by_its_client_alone(database: Database) -> None:
-    job_id, hidden = add_job(database), add_job(database, JobStatus.VALIDATING, is_dry_run=True)
+    job_id, hidden = add_job(database), add_job(database, JobStatus.VALIDATING, is_temporary=True)
 
     found, *missed = ask(Polls(database), job_id, new_id("job"), "\0", hidden, "job-x" * 1000)
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.contracts.no_effect import Plan, RowTotals, by_plan, by_rows, by_spec
+from app.contracts.no_effect import RowTotals, StepTotals, by_rows, by_spec, by_steps
+from app.contracts.plan import plan_of
 from app.contracts.spec import JobSpec
 from tests.support.specs import PAGE, a_spec
 
@@ -13,7 +14,8 @@ JOB = "job-" + "a" * 24
 
 
 def said(spec: JobSpec, rows: RowTotals) -> list[str]:
-    return [notice.code for notice in (*by_spec(spec), *by_rows(spec, rows))]
+    plan = plan_of(spec)
+    return [notice.code for notice in (*by_spec(plan), *by_rows(plan, rows))]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_what_has_an_effect_and_what_was_not_sent_is_not_said(groups: dict[str, 
 def test_a_warmup_that_never_ends_is_said_with_the_rate_that_is_reached() -> None:
     spec = a_spec(training={"max_steps": 5, "warmup_steps": 100, "learning_rate": 2e-4})
 
-    (notice,) = by_rows(spec, MANY)
+    (notice,) = by_rows(plan_of(spec), MANY)
 
     assert (notice.field, notice.requested) == ("training.warmup_steps", 100)
     assert "reaches 8e-06 at most, never the 0.0002" in notice.message
@@ -85,7 +87,7 @@ def test_a_warmup_that_never_ends_is_said_with_the_rate_that_is_reached() -> Non
 @pytest.mark.parametrize("training", [{"packing": True}, {}])
 def test_steps_that_only_the_trainer_knows_are_left_to_it(training: dict[str, Any]) -> None:
     origin = {} if training else {"continue_from": {"job": JOB}}
-    spec = a_spec(training={"warmup_steps": 9, **training}, **origin)
+    plan = plan_of(a_spec(training={"warmup_steps": 9, **training}, **origin))
 
-    assert by_rows(spec, RowTotals(8, 0)) == []
-    assert [notice.code for notice in by_plan(spec, Plan(8, evaluates=False))] == ["warmup_longer_than_training"]
+    assert by_rows(plan, RowTotals(8, 0)) == []
+    assert [notice.code for notice in by_steps(plan, StepTotals(8, evaluates=False))] == ["warmup_longer_than_training"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.jobs.states import NEXT, JobStatus, RequestedAction, Stage, after_check, given_back, sources_of
+from app.jobs.states import NEXT, WORKER_STAGES, JobStatus, RequestedAction, Stage, given_back, next_status, sources_of
 
 
 @pytest.mark.parametrize("status", [s for s in JobStatus if s.is_final])
@@ -20,20 +20,22 @@ def test_only_a_running_job_and_a_dry_run_can_succeed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("requested_action", "is_dry_run", "status"),
+    ("done", "following", "requested_action", "status"),
     [
-        (RequestedAction.RUN, False, JobStatus.QUEUED),
-        (RequestedAction.PAUSE, False, JobStatus.PAUSED),
-        (RequestedAction.CANCEL, False, JobStatus.CANCELLED),
-        (RequestedAction.RUN, True, JobStatus.SUCCEEDED),
-        (RequestedAction.CANCEL, True, JobStatus.CANCELLED),
+        (Stage.CHECK, Stage.TRAIN, RequestedAction.RUN, JobStatus.QUEUED),
+        (Stage.CHECK, Stage.TRAIN, RequestedAction.PAUSE, JobStatus.PAUSED),
+        (Stage.CHECK, Stage.TRAIN, RequestedAction.CANCEL, JobStatus.CANCELLED),
+        (Stage.CHECK, None, RequestedAction.RUN, JobStatus.SUCCEEDED),
+        (Stage.CHECK, None, RequestedAction.CANCEL, JobStatus.CANCELLED),
+        (Stage.TRAIN, None, RequestedAction.RUN, JobStatus.SUCCEEDED),
+        (Stage.TRAIN, None, RequestedAction.CANCEL, JobStatus.SUCCEEDED),
     ],
 )
-def test_a_job_that_was_checked_waits_as_its_user_wants_and_a_dry_run_has_ended(
-    requested_action: RequestedAction, is_dry_run: bool, status: JobStatus
+def test_a_job_whose_stage_is_done_waits_as_its_user_wants_and_has_ended_after_its_last_one(
+    done: Stage, following: Stage | None, requested_action: RequestedAction, status: JobStatus
 ) -> None:
-    assert after_check(requested_action, is_dry_run=is_dry_run) is status
-    assert status in NEXT[JobStatus.VALIDATING]
+    assert next_status(done, following, requested_action) is status
+    assert status in NEXT[done.active]
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -48,3 +50,8 @@ def test_what_is_given_back_may_become_what_its_user_wants(stage: Stage, request
 def test_a_stage_claims_what_the_stage_before_it_leaves() -> None:
     assert JobStatus.QUEUED in NEXT[Stage.CHECK.active]
     assert Stage.TRAIN.waiting is JobStatus.QUEUED
+
+
+def test_every_stage_has_workers() -> None:
+    assert [stage.served_by for stage in Stage] == [Stage.CHECK, Stage.TRAIN, Stage.CHECK]
+    assert WORKER_STAGES == (Stage.CHECK, Stage.TRAIN)

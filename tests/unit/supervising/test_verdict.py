@@ -7,8 +7,11 @@ import pytest
 from app.contracts.events import AdapterSaved, AttemptInterrupted, Blame, Failed, Finished
 from app.contracts.probe import Proof, Unproved
 from worker.supervising.attempt import Report, StopReason
+from worker.supervising.checks import CheckRunner
 from worker.supervising.proving import EngineAway, NoAnswer, not_proved
-from worker.supervising.verdict import ENGINE_PAUSE_SECONDS, Next, decide
+from worker.supervising.runners import is_done
+from worker.supervising.trainings import TrainingRunner
+from worker.supervising.verdict import ENGINE_PAUSE_SECONDS, Next, Verdict, decide
 
 FINISHED = Finished(steps=1, train_seconds=1.0, final_loss=1.0, tokens=1)
 ADAPTER = AdapterSaved(
@@ -30,11 +33,21 @@ TOO_LARGE = NoAnswer("engine_out_of_memory", "the engine could not verify the ad
 BROKEN = NoAnswer("engine_failed", "the engine could not verify the adapter", "its log tells more")
 
 
+def verdict_of(report: Report, faults: int = 1, max_attempts: int = 3) -> Verdict:
+    """That of an attempt at a training."""
+    return decide(report, faults, max_attempts, is_done=is_done(TrainingRunner(), report))
+
+
+def test_a_check_is_done_once_its_last_event_says_so() -> None:
+    assert is_done(CheckRunner(), Report(0, is_checked=True))
+    assert not is_done(CheckRunner(), Report(0))
+    assert not is_done(CheckRunner(), Report(1, is_checked=True))
+
+
 @pytest.mark.parametrize(
     ("report", "expected"),
     [
         (Report(0, finished=FINISHED, adapter=ADAPTER), Next.GO_ON),
-        (Report(0, is_checked=True), Next.GO_ON),
         (Report(0, finished=FINISHED), Next.WAIT),
         (Report(1, finished=FINISHED, adapter=ADAPTER), Next.WAIT),
         (Report(0), Next.WAIT),
@@ -59,22 +72,22 @@ BROKEN = NoAnswer("engine_failed", "the engine could not verify the adapter", "i
     ],
 )
 def test_each_way_to_end_has_its_consequence(report: Report, expected: Next) -> None:
-    assert decide(report, faults=1, max_attempts=3).next is expected
+    assert verdict_of(report).next is expected
 
 
 @pytest.mark.parametrize("report", [Report(137), Report(1, failed=SYSTEM)])
 def test_a_system_fault_fails_the_job_when_the_attempts_are_used_up(report: Report) -> None:
-    assert decide(report, faults=3, max_attempts=3).next is Next.FAIL
+    assert verdict_of(report, faults=3).next is Next.FAIL
 
 
 def test_a_job_that_the_engine_left_no_room_is_tried_again_at_once_however_often_it_failed() -> None:
-    verdict = decide(Report(1, failed=CROWDED), faults=3, max_attempts=3)
+    verdict = verdict_of(Report(1, failed=CROWDED), faults=3)
 
     assert (verdict.next, verdict.pause_seconds) == (Next.WAIT, 0.0)
 
 
 def test_pauses_between_attempts_grow() -> None:
-    pauses = [decide(Report(137), attempt, max_attempts=99).pause_seconds for attempt in (0, 1, 2, 3, 50)]
+    pauses = [verdict_of(Report(137), attempt, max_attempts=99).pause_seconds for attempt in (0, 1, 2, 3, 50)]
 
     assert pauses == [5.0, 5.0, 10.0, 20.0, 600.0]
 
@@ -93,7 +106,7 @@ def test_pauses_between_attempts_grow() -> None:
     ],
 )
 def test_reasons_to_end_are_told_apart(report: Report, code: str) -> None:
-    verdict = decide(report, 1, 3)
+    verdict = verdict_of(report)
 
     assert verdict.outcome == code
     assert verdict.failure is not None
@@ -121,26 +134,26 @@ def finished(**values: object) -> Report:
     ],
 )
 def test_only_a_proved_adapter_lets_its_job_go_on(report: Report, expected: Next, outcome: str) -> None:
-    verdict = decide(report, faults=1, max_attempts=3)
+    verdict = verdict_of(report)
 
     assert (verdict.next, verdict.outcome) == (expected, outcome)
 
 
 def test_an_engine_that_is_away_never_fails_a_job() -> None:
-    verdict = decide(finished(failed=EngineAway("away").failure), faults=99, max_attempts=3)
+    verdict = verdict_of(finished(failed=EngineAway("away").failure), faults=99)
 
     assert (verdict.next, verdict.pause_seconds) == (Next.WAIT, ENGINE_PAUSE_SECONDS)
 
 
 @pytest.mark.parametrize("none", [BROKEN, TOO_LARGE])
 def test_an_engine_that_breaks_at_it_fails_the_job_in_the_end(none: NoAnswer) -> None:
-    verdict = decide(finished(failed=none.failure), faults=3, max_attempts=3)
+    verdict = verdict_of(finished(failed=none.failure), faults=3)
 
     assert (verdict.next, verdict.outcome) == (Next.FAIL, none.failure.code)
 
 
 def test_memory_has_time_to_be_freed_before_it_is_tried_again() -> None:
-    verdict = decide(finished(failed=TOO_LARGE.failure), faults=1, max_attempts=3)
+    verdict = verdict_of(finished(failed=TOO_LARGE.failure))
 
     assert (verdict.next, verdict.pause_seconds) == (Next.WAIT, 300.0)
 

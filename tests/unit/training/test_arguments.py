@@ -5,10 +5,19 @@ from typing import Any
 
 import pytest
 
+from app.contracts.methods.sft import SftArgs
 from app.contracts.order import BaseRef, TrainingOrder
-from app.contracts.spec import LoraSpec, ModelSpec, TrainingArgs
+from app.contracts.plan import plan_of
+from app.contracts.spec import LoraSpec, ModelSpec
 from tests.support.specs import a_spec
-from worker.training.arguments import Hardware, load_arguments, lora_arguments, precision, trainer_arguments
+from worker.training.arguments import (
+    Hardware,
+    load_arguments,
+    lora_arguments,
+    precision,
+    sft_arguments,
+    trainer_arguments,
+)
 
 BF16, NO_BF16 = Hardware("gpu", supports_bf16=True), Hardware("gpu", supports_bf16=False)
 
@@ -17,7 +26,7 @@ def an_order(**groups: Any) -> TrainingOrder:
     names = ("train_rows", "tokenizer", "events", "work_dir", "adapter_dir", "checkpoints", "pulse")
     paths = {name: Path("/job") / name for name in names}
     base = BaseRef(source="org/model", is_local=False)
-    return TrainingOrder(job_id="job-x", epoch=1, spec=a_spec(**groups), base=base, eval_rows=None, **paths)
+    return TrainingOrder(job_id="job-x", epoch=1, spec=plan_of(a_spec(**groups)), base=base, eval_rows=None, **paths)
 
 
 # For each field a value that is not its default.
@@ -81,7 +90,7 @@ def test_a_field_reaches_the_call_that_it_is_named_after(group: str, name: str) 
     arguments = {
         "model": load_arguments(order),
         "lora": lora_arguments(order.spec),
-        "training": trainer_arguments(order, BF16, evaluates=False),
+        "training": trainer_arguments(order, BF16, evaluates=False) | sft_arguments(order.spec),
     }
     assert arguments[group][name] == value
 
@@ -93,7 +102,7 @@ def test_the_very_repository_is_loaded_that_was_checked_and_fetched() -> None:
 def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
     elsewhere = {"model_name", "chat_template", "method", "eval_steps", "output_dir", "save_steps", "save_total_limit"}
     elsewhere |= {"warmup_ratio", "lr_scheduler_kwargs"}  # tests/integration/training/test_schedules.py
-    fields = {*ModelSpec.model_fields, *LoraSpec.model_fields, *TrainingArgs.model_fields}
+    fields = {*ModelSpec.model_fields, *LoraSpec.model_fields, *SftArgs.model_fields}
 
     assert fields - elsewhere == {*MODEL, *LORA, *TRAINING}
 
@@ -115,7 +124,7 @@ def test_what_the_trainer_calls_otherwise_reaches_its_config() -> None:
         training={"eval_steps": 4, "output_dir": "mine"},
     )
 
-    arguments = trainer_arguments(order, BF16, evaluates=True)
+    arguments = trainer_arguments(order, BF16, evaluates=True) | sft_arguments(order.spec)
 
     assert arguments["output_dir"] == "/job/work_dir/mine"
     assert (arguments["max_length"], arguments["dataset_num_proc"]) == (4096, 2)

@@ -1,0 +1,34 @@
+"""Runs the checks of specs and their data: the checker under its guardian."""
+
+from typing import Any
+
+from app.contracts.plan import JobPlan
+from app.errors import ServiceError
+from app.jobs.models import Job
+from app.jobs.queue.claims import Claim
+from app.processes.environments import Process
+from app.sources import base_of
+from worker.child import CHECKER, command, environment
+from worker.supervising import orders
+from worker.supervising.attempt import ChildCommand, Report, attempt_folder, refused, run_child
+from worker.supervising.context import WorkerContext
+
+
+class CheckRunner:
+    """The `StageRunner` of the stage `check`."""
+
+    def run(self, context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Report:
+        folder = attempt_folder(context, job)
+        try:
+            order = orders.write_check(context, job, plan, base_of(plan.model, context.settings.models), folder)
+        except ServiceError as error:
+            return refused(error)
+        env = environment(Process.CHECK, context.settings.root / "cache")
+        return run_child(context, held, ChildCommand(command(CHECKER, order), env, folder, max_seconds=None))
+
+    def is_complete(self, report: Report) -> bool:
+        return report.is_checked
+
+    def publish(self, *_: Any) -> dict[str, Any]:
+        """A check publishes nothing: its rows lie in the job's folder."""
+        return {}
