@@ -45,6 +45,7 @@ VARIANTS = {
         "test_takeover.py::test_a_worker_*",
         "test_takeover.py::test_events_*",
     },
+    ("unfilled_url", "postgres"): {"test_upgrading.py::test_a_*", "test_upgrading.py::test_every_*"},
     # Both engines hold one contract; in the other files it is held by the one that batches.
     ("make_engine", "serial"): {"test_engine_answers.py::*"},
 }
