@@ -17,6 +17,7 @@ from app.contracts.spec import SPEC_VERSION
 from app.database.connection import Database
 from app.database.migrate import check, revision_of, upgrade
 from app.jobs.states import JobStatus
+from app.jobs.stored import is_understood
 from tests.integration.conftest import a_postgres_database
 from tests.integration.upgrading.stored_dump import DUMPS, Dump, Row, Snapshot
 from tests.support.checks import Checker, Findings
@@ -71,9 +72,10 @@ def dump(request: pytest.FixtureRequest) -> Dump:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def unfilled_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def unfilled_url(request: pytest.FixtureRequest, dump: Dump, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database without tables, one for each dump."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('upgrading') / 'old.db'}"
+        yield f"sqlite:///{tmp_path_factory.mktemp(dump.name) / 'old.db'}"
     else:
         yield from a_postgres_database()
 
@@ -162,6 +164,11 @@ def test_a_request_that_is_sent_again_gets_its_first_job(upgraded: Upgraded) -> 
 
     assert (again.status_code, again.json()["id"]) == (200, job["id"])
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_spec_of_before_is_understood(upgraded: Upgraded) -> None:
+    for job in upgraded.dump.jobs:
+        assert is_understood(read(upgraded.database, job["id"])), job["name"]
 
 
 def test_jobs_that_wait_are_checked_and_trained(upgraded: Upgraded) -> None:
