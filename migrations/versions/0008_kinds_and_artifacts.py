@@ -11,9 +11,22 @@ depends_on = None
 OBSERVED = "what the libraries really used, by dotted field of the plan"
 SHA256 = "of the names and contents of its files; null: unknown, of an adapter that an older version published"
 LOCATION = "key of the artifact store, or a path relative to the home"
+# The columns whose meaning has changed: before and now.
+COMMENTS = {
+    "spec": ("as it was sent", "as the client sent it"),
+    "resolved": (
+        "with defaults and what auto became",
+        "app.contracts.plan; of older versions: see app.jobs.stored",
+    ),
+    "is_dry_run": (
+        "a check for POST /jobs/validate: hidden, never trained, gone once it is answered",
+        "in no list, and removed once the request that made it has its result",
+    ),
+}
 
 
 def upgrade() -> None:
+    _comment({name: now for name, (_, now) in COMMENTS.items()})
     op.add_column("jobs", sa.Column("kind", sa.String(length=32), nullable=False, server_default="train"))
     op.add_column("jobs", sa.Column("observed", sa.JSON(), nullable=True, comment=OBSERVED))
     op.execute("UPDATE jobs SET kind = 'validate' WHERE is_dry_run")
@@ -40,7 +53,14 @@ def upgrade() -> None:
     )
 
 
+def _comment(comments: dict[str, str]) -> None:
+    if op.get_bind().dialect.name == "postgresql":  # SQLite keeps no comments
+        for name, comment in comments.items():
+            op.alter_column("jobs", name, comment=comment)
+
+
 def downgrade() -> None:
+    _comment({name: before for name, (before, _) in COMMENTS.items()})
     op.drop_table("artifacts")
     for table in ("adapters", "files"):
         op.drop_column(table, "project")
