@@ -6,6 +6,7 @@
      ├── NotFound 404
      ├── Conflict 409
      ├── TooLarge 413
+     ├── RangeNotSatisfiable 416
      ├── DiskFull 507
      └── Unavailable 503 ── EngineUnavailable 503
 
@@ -123,6 +124,17 @@ class Conflict(ServiceError):
 class TooLarge(ServiceError):
     status = 413
     code = "too_large"
+
+
+class RangeNotSatisfiable(ServiceError):
+    """The requested range begins after the last of `size` bytes."""
+
+    status = 416
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, param="Range")
+        self.size = size
 
 
 class DiskFull(ServiceError):

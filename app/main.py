@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
+from app.artifacts.routes import router as artifacts
 from app.config import Settings
 from app.database.connection import Database
 from app.errors import ErrorForm
@@ -22,6 +23,7 @@ from app.jobs.adapter_routes import router as adapters
 from app.jobs.kinds import KINDS
 from app.jobs.queue.notifier import CeleryNotifier, make_celery
 from app.jobs.queue.orphans import AnotherInstallation, sweep_orphans
+from app.jobs.queue.retention import add_missing_artifacts
 from app.jobs.repository import uses_file
 from app.jobs.routes import router as jobs
 from app.jobs.views.polls import Polls
@@ -77,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_docs_page(app)
     _provide(app, settings)
-    for router in (routes.router, jobs, files, adapters, generate):
+    for router in (routes.router, jobs, files, adapters, artifacts, generate):
         app.include_router(router, responses=WRONG_FIELD)
     for kind in KINDS.values():
         if kind.router is not None:
@@ -135,6 +137,7 @@ def _sweep(settings: Settings) -> None:
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = hold_lock(run / "sweep.lock", "another process is removing files without a row")
         with lock, closing(Database.open(settings.database)) as database:
+            add_missing_artifacts(database, since=None)
             for path in sweep_orphans(database, settings):
                 log.info("removed %s, which has no row in the database", path)
     except CannotStart as held:

@@ -14,8 +14,8 @@ from typing import Any
 
 from app.contracts.model_card import ADAPTER_CONFIG, CONFIG, INDEX, SINGLE
 from app.contracts.order import LOCAL_REVISION
+from app.hashing import hash_file
 from worker.failures import UserError
-from worker.hashing import hash_file
 from worker.model_card import parts_of, read_json
 
 UNREADABLE = (OSError, ValueError, UserError)

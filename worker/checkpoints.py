@@ -29,8 +29,8 @@ from app.contracts.checkpoints import (
     outline,
 )
 from app.disk_faults import NO_ROOM
+from app.hashing import hash_file
 from worker.failures import SystemFault
-from worker.hashing import hash_file
 
 DRAFT, REMOVED = ".draft-", ".removed-"
 # The size of the test file that shows whether the disk is full: libraries that write in C++ lose the error's number.

@@ -1,15 +1,46 @@
 """Every query about adapters. It never commits."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from app.adapters.models import Adapter
+from app.artifacts import repository as artifacts
+from app.artifacts.models import Artifact
+from app.artifacts.names import ADAPTER
 
 
-def add(session: Session, adapter: Adapter) -> None:
+def add(session: Session, adapter: Adapter, sha256: str | None = None) -> None:
+    """Add an adapter, and its row among the artifacts. `sha256`: the hash of its files, if it is known."""
     session.add(adapter)
+    row = Artifact(
+        id=adapter.id,
+        project=adapter.project,
+        job_id=adapter.job_id,
+        kind=ADAPTER,
+        name=ADAPTER,
+        bytes=adapter.bytes,
+        sha256=sha256,
+        location=adapter.path,
+        created_at=adapter.created_at,
+    )
+    artifacts.add(session, row)
+
+
+def without_artifact(session: Session, since: datetime | None, limit: int) -> Sequence[str]:
+    """Return the adapters since a moment that have no row among the artifacts: an older worker adds none."""
+    has_row = select(Artifact.id).where(Artifact.id == Adapter.id).exists()
+    query = select(Adapter.id).where(~has_row).limit(limit)
+    return session.scalars(query if since is None else query.where(Adapter.created_at > since)).all()
+
+
+def add_artifact(session: Session, adapter_id: str) -> None:
+    """Add the row of an adapter among the artifacts, unless another process was faster, or it was deleted."""
+    adapter = lock(session, adapter_id)
+    if adapter is not None and artifacts.get(session, adapter_id) is None:
+        add(session, adapter)
 
 
 def get(session: Session, adapter_id: str) -> Adapter | None:
@@ -42,6 +73,7 @@ def page(session: Session, *, after: Adapter | None, limit: int) -> Sequence[Ada
 
 
 def remove(session: Session, adapter_id: str) -> bool:
-    """Delete a row, and return whether it existed."""
+    """Delete a row, also among the artifacts, and return whether it existed."""
+    artifacts.remove(session, adapter_id)
     gone = session.scalars(delete(Adapter).where(Adapter.id == adapter_id).returning(Adapter.id))
     return gone.one_or_none() is not None

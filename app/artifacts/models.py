@@ -1,6 +1,7 @@
 """The table of artifacts: folders of files that jobs made for their users. An adapter is one kind of artifact."""
 
 from datetime import datetime
+from pathlib import PurePath
 
 from sqlalchemy import BigInteger, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -27,3 +28,8 @@ class Artifact(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
     __table_args__ = (Index("ix_artifacts_job", "job_id", "created_at", "id"),)
+
+    @property
+    def version(self) -> str:
+        """The last part of the location: the hash of the files, or the part of it that is the adapter's version."""
+        return PurePath(self.location).name

@@ -100,12 +100,15 @@ def _wrong(folder: Path, file: BackupFile) -> str | None:
     return None if describe(path, file.path).sha256 == file.sha256 else "was changed"
 
 
-def plain_files(folder: Path) -> list[Path]:
-    """Return all files below a folder, sorted, without links and names with a leading dot (drafts and the trash)."""
+def plain_files(folder: Path, *, is_complete: bool = False) -> list[Path]:
+    """Return all files below a folder, sorted, without links.
+
+    Names with a leading dot (drafts and the trash) are left out, unless `is_complete`: the folder holds none of these.
+    """
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if is_complete or not name.startswith("."))
+        paths = (Path(parent, name) for name in sorted(names) if is_complete or not name.startswith("."))
         found += [path for path in paths if _is_plain(path)]
     return found
 

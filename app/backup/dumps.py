@@ -13,6 +13,8 @@ from sqlalchemy import Connection, create_engine, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 
 from app.adapters.models import Adapter
+from app.artifacts.models import Artifact
+from app.artifacts.names import ADAPTER
 from app.backup.contents import BackupRefused, copy
 from app.database.connection import sqlite_file
 from app.database.installation import Installation
@@ -29,6 +31,7 @@ class Known:
     installation: str
     jobs: Sequence[str]
     adapters: Sequence[str]
+    artifacts: Sequence[str]
     files: Sequence[str]
 
 
@@ -116,8 +119,16 @@ def _known(connection: Connection) -> Known:
         installation=connection.scalar(select(Installation.id)) or "",
         jobs=connection.scalars(select(Job.id).where(~Job.is_temporary)).all(),
         adapters=[f"{adapter_id}/{version}" for adapter_id, version in adapters],
+        artifacts=_artifacts(connection),
         files=connection.scalars(select(File.id)).all(),
     )
+
+
+def _artifacts(connection: Connection) -> Sequence[str]:
+    """The artifacts that are no adapters. A database that was not migrated yet has none."""
+    if not inspect(connection).has_table(Artifact.__tablename__):
+        return ()
+    return connection.scalars(select(Artifact.id).where(Artifact.kind != ADAPTER)).all()
 
 
 def _run(program: str, url: URL, *arguments: str) -> None:

@@ -33,7 +33,7 @@ from app.processes.lock import hold_lock
 MOST_NAMED = 10
 # The folder of an attempt's temporary files, which are not copied.
 SCRATCH = "work"
-KINDS = ("files", "adapters", "jobs")
+KINDS = ("files", "adapters", "artifacts", "jobs")
 Say = Callable[[str], None]
 
 
@@ -120,6 +120,8 @@ def _named(known: dumps.Known, *, with_models: bool) -> Iterator[tuple[str, bool
         yield f"files/{name}", True
     for name in known.adapters:
         yield f"adapters/{name}", True
+    for name in known.artifacts:
+        yield f"artifacts/{name}", True
     for name in known.jobs:
         yield f"jobs/{name}", False
     if with_models:
@@ -135,18 +137,17 @@ def _copy_whole(home: Path, name: str, target: Path) -> list[BackupFile]:
         return []
     if name.startswith("jobs/"):
         return [file for unit in _units(place) for file in _copy_unit(home, unit, target)]
-    return _copy_unit(home, plain_files(place), target)
+    return _copy_unit(home, plain_files(place, is_complete=name.startswith(("adapters/", "artifacts/"))), target)
 
 
 def _units(job: Path) -> Iterator[list[Path]]:
-    """Yield groups of files that belong together: each checkpoint, the data, each adapter, each file of an attempt."""
+    """Yield groups of files that belong together: each checkpoint, the data, each file or folder of an attempt."""
     groups: dict[str, list[Path]] = {}
     for path in plain_files(job):
         parts = path.relative_to(job).parts
         if parts[0] == "attempts" and SCRATCH in parts[2:3]:
             continue
-        is_whole = parts[0] == "checkpoints" or "adapter" in parts[2:3]
-        depth = {"data": 1, "checkpoints": 2}.get(parts[0], 3 if is_whole else len(parts))
+        depth = {"data": 1, "checkpoints": 2, "attempts": 3}.get(parts[0], len(parts))
         groups.setdefault("/".join(parts[:depth]), []).append(path)
     yield from groups.values()
 

@@ -185,6 +185,18 @@ class AdapterSaved(Event):
     adapter_kind: Literal["lora", "full"]
     rank: int | None
     trainable_parameters: int
+    sha256: str | None = Field(None, description="the whole hash; null: of a trainer of an older version")
+
+
+class ArtifactSaved(Event):
+    """Another result than the adapter is complete on disk, in a folder of its own below the job's folder."""
+
+    kind: Literal["artifact"] = "artifact"
+    artifact_kind: str = Field(pattern="^[a-z][a-z0-9_-]{0,31}$", description="such as export")
+    name: str = Field(pattern=r"^[^\x00-\x1f\x7f]{1,255}$")
+    path: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the names and contents of its files")
+    bytes: int
 
 
 class Verified(Event):
@@ -238,6 +250,7 @@ AttemptEvent = Annotated[
     | Resumed
     | AttemptInterrupted
     | AdapterSaved
+    | ArtifactSaved
     | Verified
     | SourcesChecked
     | Failed

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from sse_starlette import EventSourceResponse
 
+from app.artifacts.repository import of_job
+from app.artifacts.schemas import ArtifactList
 from app.contracts.spec import JobSpec
 from app.contracts.training_args import SafeName
 from app.database.connection import Database
@@ -153,6 +155,14 @@ def checkpoints(job_id: JobId, database: DatabaseDep) -> CheckpointList:
         service.find(session, job_id)
         found = repository.checkpoints(session, job_id)
     return CheckpointList(data=[CheckpointView.model_validate(one) for one in found])
+
+
+@router.get("/{job_id}/artifacts")
+def artifacts(job_id: JobId, database: DatabaseDep) -> ArtifactList:
+    """What the job made for its user, oldest first: its adapter, and what else it saved."""
+    with database.reader() as session:
+        service.find(session, job_id)
+        return ArtifactList.of(of_job(session, job_id))
 
 
 @router.delete("/{job_id}")

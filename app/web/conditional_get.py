@@ -48,7 +48,7 @@ def _tagged(start: Message, body: Message, known: Iterable[str]) -> tuple[Messag
     """Return the two messages of the tagged response, or those of a 304 if the client knows the tag."""
     tag = f'"{hashlib.blake2b(body.get("body", b""), digest_size=HASH_BYTES).hexdigest()}"'
     tagged = {"etag": tag, "cache-control": "no-cache"}  # caches must validate it before they use it
-    if tag in _tags(known):
+    if tag in tags_of(known):
         headers = [(name.encode(), value.encode()) for name, value in tagged.items()]
         return {**start, "status": 304, "headers": headers}, {"type": "http.response.body", "body": b""}
     start = {**start, "headers": list(start["headers"])}
@@ -56,6 +56,6 @@ def _tagged(start: Message, body: Message, known: Iterable[str]) -> tuple[Messag
     return start, body
 
 
-def _tags(headers: Iterable[str]) -> set[str]:
+def tags_of(headers: Iterable[str]) -> set[str]:
     """Return the tags of headers such as `W/"a", "b"`. Proxies that compress a response make its tag weak."""
     return {tag.strip().removeprefix("W/") for header in headers for tag in header.split(",")}

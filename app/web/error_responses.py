@@ -25,6 +25,7 @@ from app.errors import (
     InvalidRequest,
     NotFound,
     Problem,
+    RangeNotSatisfiable,
     ServiceError,
     TooLarge,
     Unavailable,
@@ -60,6 +61,8 @@ def answer(error: ServiceError, request_id: str | None, path: str = "") -> Error
         headers |= {"x-should-retry": "false"} if status in (408, 409) else {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
+    if isinstance(error, RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size}"
     return ErrorResponse(error.body(request_id), status_code=status, headers=headers)
 
 

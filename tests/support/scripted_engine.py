@@ -57,6 +57,7 @@ def add_adapter(database: Database, folder: Path, *, age: int = 0, **values: Any
     (path / "adapter_config.json").write_text("{}")
     row = {
         "id": name,
+        "project": "default",
         "version": "v1",
         "job_id": name.replace("adapter-", "job-"),
         "kind": "lora",

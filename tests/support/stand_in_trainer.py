@@ -1,7 +1,8 @@
 """`python -m tests.support.stand_in_trainer ORDER.json`: steps, saves and stops as a trainer does, without torch.
 
 What a worker makes of its child is under test, so the job's labels tell it how to behave: `steps`, `step_seconds`,
-`save_every`, `at` (a step) and `does` (what happens there, in the first attempt or, with `always`, in every one).
+`save_every`, `artifacts` (how many it saves), `at` (a step) and `does` (what happens there, in the first attempt or,
+with `always`, in every one).
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from app.contracts.events import (
     AdapterSaved,
+    ArtifactSaved,
     AttemptInterrupted,
     Blame,
     CheckpointSaved,
@@ -22,6 +24,7 @@ from app.contracts.events import (
     StepLogged,
 )
 from app.contracts.order import TrainingOrder
+from app.hashing import hash_folder
 from worker.checkpoints import drafting, publish, verify
 from worker.events import EventWriter
 from worker.hashing import bundle_version
@@ -113,10 +116,22 @@ class Training:
         folder.mkdir()
         (folder / "weights").write_text(repr(self.loss))
         saved = {"path": str(folder), "version": bundle_version(folder), "bytes": 1, "base_model": "org/model"}
+        for number in range(int(self.labels.get("artifacts", "0"))):
+            self._save_artifact(f"export-{number}")
         self.events.write(
             AdapterSaved(**saved, base_revision=None, adapter_kind="lora", rank=1, trainable_parameters=1)
         )
         self.events.write(Finished(steps=self.step, train_seconds=1.0, final_loss=self.loss, tokens=self.step))
+
+    def _save_artifact(self, name: str) -> None:
+        folder = self.order.adapter_dir.with_name(name)
+        (folder / "parts").mkdir(parents=True)
+        (folder / "parts" / "1.gguf").write_text(name)
+        self.events.write(
+            ArtifactSaved(
+                artifact_kind="export", name=name, path=str(folder), sha256=hash_folder(folder), bytes=len(name)
+            )
+        )
 
 
 def main() -> int:

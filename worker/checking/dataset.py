@@ -18,6 +18,7 @@ from app.contracts.rows import BASE_CARD, EVAL_REPORT, PREPARED, TRAIN_REPORT, T
 from app.contracts.spec import HubSource
 from app.contracts.tokens import Prepared
 from app.datasets.layouts import Layout
+from app.hashing import hash_file
 from worker.checking.computing import computing_at_most
 from worker.checking.hub_dataset import pinned
 from worker.checking.model import ModelFacts
@@ -28,7 +29,6 @@ from worker.checking.tokenizer import JobTokenizer, make_tokenizer
 from worker.checking.vectors import weights_of
 from worker.events import EventWriter
 from worker.failures import UserError
-from worker.hashing import hash_file
 from worker.rendering.refusal import TemplateRefused
 from worker.rendering.renderer import NoTokenizer, Renderer, load_renderer
 from worker.untrained import find_untrained

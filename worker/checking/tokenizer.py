@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from app.contracts.order import CheckOrder
+from app.hashing import hash_folder
 from app.processes.environments import Process, for_child
 from worker.checking.hub import hub_errors
 from worker.checking.prepared import FolderCache
 from worker.child import OFFLINE
 from worker.failures import SystemFault, UserError
-from worker.hashing import hash_folder
 from worker.rendering.renderer import UNREADABLE
 
 OWN = "own"

@@ -10,12 +10,13 @@ import math
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from app.contracts.events import (
     AdapterSaved,
+    ArtifactSaved,
     AttemptEvent,
     AttemptInterrupted,
     Blame,
@@ -72,6 +73,7 @@ class Report:
     failed: Failed | None = None
     finished: Finished | None = None
     adapter: AdapterSaved | None = None
+    artifacts: list[ArtifactSaved] = field(default_factory=list)
     interrupted: AttemptInterrupted | None = None
     is_checked: bool = False
     is_training: bool = False
@@ -82,19 +84,24 @@ class Report:
 
     def take(self, events: Sequence[AttemptEvent]) -> None:
         for event in events:
-            match event:
-                case Failed():
-                    self.failed = event
-                case Finished():
-                    self.finished = event
-                case AdapterSaved():
-                    self.adapter = event
-                case AttemptInterrupted():
-                    self.interrupted = event
-                case SourcesChecked():
-                    self.is_checked = True
-                case PhaseStarted():
-                    self.is_training = event.phase in (Phase.TRAIN, Phase.EVAL)
+            self._take(event)
+
+    def _take(self, event: AttemptEvent) -> None:
+        match event:
+            case Failed():
+                self.failed = event
+            case Finished():
+                self.finished = event
+            case AdapterSaved():
+                self.adapter = event
+            case ArtifactSaved():
+                self.artifacts.append(event)
+            case AttemptInterrupted():
+                self.interrupted = event
+            case SourcesChecked():
+                self.is_checked = True
+            case PhaseStarted():
+                self.is_training = event.phase in (Phase.TRAIN, Phase.EVAL)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from worker.checkpoints import DiskFullFault
 from worker.failures import SystemFault
 from worker.supervising.attempt import Report, StopReason
 from worker.supervising.context import WorkerContext
-from worker.supervising.publishing import place_bundle
+from worker.supervising.publishing import place_results, publish_artifacts
 from worker.supervising.resuming import read_left_over
 from worker.supervising.retries import retry_until_stored
 from worker.supervising.runners import StageRunner, is_done, runner_of
@@ -141,8 +141,8 @@ def conclude(context: WorkerContext, taken: Attempted, report: Report) -> Verdic
         verdict = decide(report, faults, most, is_done=is_done(taken.runner, report))
     if verdict.next is Next.DROP:
         raise Fenced(f"{held.job_id} was taken over while attempt {held.epoch} ran")
-    if verdict.next is Next.GO_ON and report.adapter is not None:
-        place_bundle(context.settings, held.job_id, report.adapter)
+    if verdict.next is Next.GO_ON:
+        place_results(context.settings, held.job_id, report)
     with context.database.writer() as session:
         job = _store_verdict(session, context, taken, report, verdict)
         session.commit()
@@ -178,6 +178,7 @@ def _store_verdict(session: Session, context: WorkerContext, taken: Attempted, r
                 session, held, JobStatus.PAUSED, now, **ends, requested_action=RequestedAction.PAUSE, error=error
             )
         case Next.GO_ON:
+            publish_artifacts(session, context.settings, job, report)
             values = taken.runner.publish(session, context, job, report)
             target = next_status(held.stage, taken.kind.stage_after(held.stage), job.requested_action)
             return finish(session, held, target, now, **ends, **values, run_after=None)

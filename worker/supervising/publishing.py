@@ -1,16 +1,23 @@
-"""Publishes an adapter: moves its bundle to the adapters' folder and adds its row in the commit that ends the job."""
+"""Publishes what a job made: moves adapters and other artifacts to their places, and adds their rows in the commit that
+ends the job."""
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.adapters import repository as adapters
 from app.adapters.models import Adapter
+from app.artifacts import repository as artifacts
+from app.artifacts.models import Artifact
+from app.artifacts.names import artifact_id_of
+from app.artifacts.store import ArtifactMissing, store_of
 from app.config import Settings
-from app.contracts.events import AdapterSaved
+from app.contracts.events import AdapterSaved, ArtifactSaved
 from app.contracts.variant import BaseVariant
 from app.database.connection import utc_now
 from app.disk_faults import NO_ROOM
@@ -23,10 +30,10 @@ from worker.supervising.attempt import Report
 
 
 class NotPlaced(SystemFault):
-    """The bundle could not be moved to the adapters' folder. It stays where it is."""
+    """A result could not be moved to its place. It stays where it is."""
 
     def __init__(self, message: str) -> None:
-        hint = "the adapter is kept in the folder of its attempt and no step is trained again; fix the named fault"
+        hint = "what was made is kept in the folder of its attempt and no step is trained again; fix the named fault"
         super().__init__("publish_failed", message, hint=hint)
 
 
@@ -53,7 +60,7 @@ def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
     Raises NotPlaced, and DiskFullFault if there is no room.
     """
     target = published_folder(settings, job_id, saved)
-    try:
+    with _placing("the adapter", target):
         found = find_bundle(settings, job_id, saved)
         if found is None:
             raise NotPlaced(f"the adapter of {job_id} is gone from {saved.path}, or its files were changed")
@@ -61,11 +68,44 @@ def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)  # an incomplete one
             os.rename(found, target)
+    return target
+
+
+def place_results(settings: Settings, job_id: str, report: Report) -> None:
+    """Move all that the attempt made to its place, before the transaction that publishes it.
+
+    Raises NotPlaced, and DiskFullFault if there is no room.
+    """
+    if report.adapter is not None:
+        place_bundle(settings, job_id, report.adapter)
+    place_artifacts(settings, job_id, report)
+
+
+def place_artifacts(settings: Settings, job_id: str, report: Report) -> list[tuple[ArtifactSaved, str, str]]:
+    """Put what the job saved besides its adapter into the store, unless it is there already.
+
+    Returns each with its id and its key. Raises NotPlaced, and DiskFullFault if there is no room.
+    """
+    store, placed = store_of(settings), []
+    for number, saved in enumerate(report.artifacts, 1):
+        artifact_id, folder = artifact_id_of(job_id, number), settings.locate(saved.path)
+        with _placing(f"the {saved.artifact_kind} {saved.name}", settings.root):
+            if not folder.resolve().is_relative_to(settings.job_dir(job_id).resolve()):
+                raise NotPlaced(f"{saved.path} is not in the folder of {job_id}")
+            placed.append((saved, artifact_id, store.put(artifact_id, folder, saved.sha256)))
+    return placed
+
+
+@contextmanager
+def _placing(what: str, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except ArtifactMissing as error:
+        raise NotPlaced(str(error)) from error
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise DiskFullFault("the disk has no room for the adapter") from error
-        raise NotPlaced(f"the adapter could not be moved to {target}: {error.strerror or error}") from error
-    return target
+            raise DiskFullFault(f"the disk has no room for {what}") from error
+        raise NotPlaced(f"{what} could not be moved to {target}: {error.strerror or error}") from error
 
 
 def take_bundle_back(settings: Settings, job_id: str, saved: AdapterSaved) -> None:
@@ -83,7 +123,8 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
     assert saved is not None, "a finished training has an adapter"
     assert finished is not None, "a finished training has a `finished` event"
     adapter_id = adapter_id_of(job.id)
-    session.add(adapter_row(settings, job, saved, report.proof.base_variant if report.proof is not None else None))
+    variant = report.proof.base_variant if report.proof is not None else None
+    adapters.add(session, adapter_row(settings, job, saved, variant), saved.sha256)
     result = {
         "adapter": f"{adapter_id}@{saved.version}",
         "steps": finished.steps,
@@ -95,6 +136,23 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
         "verification": report.proof.model_dump(mode="json") if report.proof is not None else None,
     }
     return {"adapter_id": adapter_id, "result": result}
+
+
+def publish_artifacts(session: Session, settings: Settings, job: Job, report: Report) -> None:
+    """Add the rows of placed artifacts. The caller's commit publishes them."""
+    for saved, artifact_id, key in place_artifacts(settings, job.id, report):
+        row = Artifact(
+            id=artifact_id,
+            project=job.project,
+            job_id=job.id,
+            kind=saved.artifact_kind,
+            name=saved.name,
+            bytes=saved.bytes,
+            sha256=saved.sha256,
+            location=key,
+            created_at=utc_now(),
+        )
+        artifacts.add(session, row)
 
 
 def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: BaseVariant | None = None) -> Adapter:

@@ -19,10 +19,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from app import __version__
 from app.contracts.events import AdapterSaved
 from app.contracts.order import TrainingOrder
+from app.contracts.portable import MANIFEST, PortableBase, is_text
 from app.contracts.probe import PROBE, Probe
 from app.contracts.rows import PREPARED
 from app.contracts.spec import JobSpec
-from worker.hashing import bundle_version
+from app.hashing import hash_folder
+from worker.hashing import version_of
 from worker.rendering.renderer import load_renderer
 
 PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft")
@@ -43,9 +45,12 @@ def save_bundle(
     describe(model, tokenizer, order, resolved, folder)
     (folder / PROBE).write_text(probe.model_dump_json())
     base = loaded_base(model)
+    make_portable(folder, base, order.spec.model.model_name)
+    sha256 = hash_folder(folder)
     return AdapterSaved(
         path=str(folder),
-        version=bundle_version(folder),
+        version=version_of(sha256),
+        sha256=sha256,
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         base_model=base,
         base_revision=order.base.revision if base == order.base.source else None,
@@ -71,7 +76,17 @@ def describe(
         "data": json.loads((order.train_rows.parent / PREPARED).read_text()),
         "versions": {"tunesmith": __version__, **{name: version(name) for name in PACKAGES}},
     }
-    (folder / "tunesmith.json").write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def make_portable(folder: Path, base: str, name: str) -> None:
+    """Let the bundle name a local base as the spec did: its users do not have the folder of this server."""
+    portable = PortableBase.of(base, name)
+    if portable is None:
+        return
+    for path in folder.rglob("*"):
+        if path.is_file() and is_text(path.name, path.stat().st_size):
+            path.write_bytes(portable.rename(path.read_bytes()))
 
 
 def is_whole_model(spec: JobSpec) -> bool:

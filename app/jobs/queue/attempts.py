@@ -114,7 +114,7 @@ def superseded_behind(session: Session, job_id: str) -> dict[int, int]:
 
 
 def closing_events(session: Session, job_id: str, epoch: int) -> Sequence[JobEvent]:
-    """Return the last events of an attempt: adapter saved, finished, failed."""
-    kinds = JobEvent.kind.in_(("adapter", "finished", "failed"))
+    """Return the last events of an attempt: adapter or other artifact saved, finished, failed."""
+    kinds = JobEvent.kind.in_(("adapter", "artifact", "finished", "failed"))
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.epoch == epoch, kinds)
     return session.scalars(query.order_by(JobEvent.seq)).all()

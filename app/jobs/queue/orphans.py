@@ -1,4 +1,5 @@
-"""Removes what crashes left on the disk without a row: it moves jobs, adapters and files to the trash.
+"""Removes what crashes left on the disk without a row: it moves jobs, adapters, other
+artifacts and files to the trash.
 
 It does nothing unless the home belongs to the database (`app.database.installation`).
 """
@@ -15,6 +16,8 @@ from sqlalchemy.orm import Session
 
 from app import trash
 from app.adapters import repository as adapters
+from app.artifacts import repository as artifacts
+from app.artifacts.names import ADAPTER, ARTIFACT_ID, PREFIX, job_id_of
 from app.config import Settings
 from app.database import installation
 from app.database.connection import Database
@@ -53,7 +56,7 @@ def _is_of_another(database: Database, settings: Settings) -> bool:
 
 
 def sweep_orphans(database: Database, settings: Settings, older_than: float = ORPHAN_AFTER_SECONDS) -> list[Path]:
-    """Move jobs, adapters and files without a row to the trash, and delete half-removed ones.
+    """Move jobs, artifacts and files without a row to the trash, and delete half-removed ones.
 
     `older_than` is in seconds. Returns what was removed. Other names are not touched, and neither is a folder none of
     whose entries is in the database. Raises AnotherInstallation, with nothing done.
@@ -93,19 +96,30 @@ def _known_adapters(session: Session, names: list[str]) -> set[str]:
     return _with_row(session, names) | {name for name in names if not _has_ended(session, name)}
 
 
-def _has_ended(session: Session, adapter_id: str) -> bool:
-    status = repository.find_status(session, f"job-{adapter_id.removeprefix('adapter-')}")
+def _known_artifacts(session: Session, names: list[str]) -> set[str]:
+    """As `_known_adapters`, of artifacts that are no adapters."""
+    return artifacts.known_among(session, names) | {name for name in names if not _has_ended(session, name)}
+
+
+def _has_ended(session: Session, artifact_id: str) -> bool:
+    """Return whether the job of an adapter or another artifact has ended."""
+    status = repository.find_status(session, job_id_of(artifact_id))
     return status is not None and status in ENDED
 
 
 Known = Callable[[Session, list[str]], set[str]]
-KNOWN_TO_ROWS: dict[str, Known] = {"job": _known_jobs, "adapter": _with_row, "file": _known_files}
-KINDS: dict[str, Known] = {**KNOWN_TO_ROWS, "adapter": _known_adapters}
+KNOWN_TO_ROWS: dict[str, Known] = {
+    "job": _known_jobs,
+    ADAPTER: _with_row,
+    PREFIX: artifacts.known_among,
+    "file": _known_files,
+}
+KINDS: dict[str, Known] = {**KNOWN_TO_ROWS, ADAPTER: _known_adapters, PREFIX: _known_artifacts}
 
 
 def _named(folder: Path, kind: str) -> list[Path]:
     """Return the entries whose name is an id. The caller must list them before it queries the rows."""
-    pattern = re.compile(rf"{kind}-[a-z2-7]{{24}}")
+    pattern = ARTIFACT_ID if kind == PREFIX else re.compile(rf"{kind}-[a-z2-7]{{24}}")
     return [path for path in folder.glob(f"{kind}-*") if pattern.fullmatch(path.name)]
 
 

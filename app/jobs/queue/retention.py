@@ -1,15 +1,17 @@
-"""Removes ended jobs, on request or at an age that the operator chose, and old dry runs, keys and workers.
+"""Removes ended jobs, on request or at an age that the operator chose, and old dry runs, keys and workers. It also adds
+rows that older workers leave out.
 
 What a crash left on the disk without a row is removed by `app.jobs.queue.orphans`.
 """
 
 import shutil
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from app.adapters import repository as adapters
 from app.config import Settings
 from app.database.connection import Database, utc_now
 from app.jobs import idempotency, repository
@@ -19,6 +21,9 @@ from app.jobs.queue.termination import end
 DRY_RUN_IS_READ_WITHIN = timedelta(minutes=1)
 DRY_RUN_IS_ABANDONED_AFTER = timedelta(hours=1)
 WORKER_IS_FORGOTTEN_AFTER = timedelta(days=1)
+# An older worker adds an adapter without its row among the artifacts. Frequent sweeps look only at newer ones.
+ARTIFACT_IS_MISSED_WITHIN = timedelta(days=1)
+MISSED_AT_ONCE = 100
 # The most jobs that one sweep removes, so that the first sweep of an old installation is short.
 EXPIRED_AT_ONCE = 20
 
@@ -46,8 +51,10 @@ def end_dry_run(session: Session, settings: Settings, job_id: str) -> None:
 
 
 def sweep(database: Database, settings: Settings) -> None:
-    """Remove expired jobs, abandoned dry runs, old keys and workers that are gone. Safe to repeat and to run twice at
-    once."""
+    """Remove expired jobs, abandoned dry runs, old keys and workers that are gone, and add missing rows of artifacts.
+
+    Safe to repeat and to run twice at once.
+    """
     with database.reader() as session:
         over = [run.id for run in repository.dry_runs(session) if _is_over(run)]
         expired = _expired(session, settings.keep_jobs_days)
@@ -59,10 +66,21 @@ def sweep(database: Database, settings: Settings) -> None:
     for job_id in expired:
         with database.writer() as session:
             _expire(session, settings, job_id)
+    add_missing_artifacts(database, utc_now() - ARTIFACT_IS_MISSED_WITHIN)
     if has_old_keys or gone:
         with database.writer() as session:
             idempotency.sweep(session)
             repository.forget_workers(session, gone, WORKER_IS_FORGOTTEN_AFTER)
+            session.commit()
+
+
+def add_missing_artifacts(database: Database, since: datetime | None) -> None:
+    """Add the rows of adapters among the artifacts that are missing. `since`: look only at adapters after a moment."""
+    with database.reader() as session:
+        missing = adapters.without_artifact(session, since, MISSED_AT_ONCE)
+    for adapter_id in missing:
+        with database.writer() as session:
+            adapters.add_artifact(session, adapter_id)
             session.commit()
 
 

@@ -17,7 +17,13 @@ from tests.support.jobs_api import error_of, hub_body
 from tests.support.scripted_engine import ScriptedEngine
 
 CHAT = [{"role": "user", "content": "q"}]
-PARAMETERS = {"job_id": "jobs", "file_id": "files", "adapter_id": "adapters", "model_id": "adapters"}
+PARAMETERS = {
+    "job_id": "jobs",
+    "file_id": "files",
+    "adapter_id": "adapters",
+    "artifact_id": "adapters",
+    "model_id": "adapters",
+}
 LISTS = ("jobs", "files", "adapters")
 # Of the damaged rows each n-th is written to: a write takes as long as ten reads.
 WRITTEN = 7

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.engine import make_url
 
 from app.adapters import repository as adapters
+from app.artifacts import repository as artifacts
 from app.backup import contents, service
 from app.backup.contents import DATABASE, MANIFEST, BackupFile, BackupManifest, BackupRefused
 from app.backup.service import backup, restore
@@ -21,6 +22,7 @@ from app.config import Settings
 from app.database import installation
 from app.database.connection import Database
 from app.database.migrate import revision_of, upgrade
+from app.hashing import hash_folder
 from app.jobs.models import Job
 from app.jobs.queue.orphans import check_belongs
 from app.jobs.states import JobStatus
@@ -80,7 +82,7 @@ def databases(kind: str, folder: Path) -> Iterator[str]:
 
 
 def install(database: Database, settings: Settings) -> None:
-    add_training(database)
+    add_training(database, artifacts=1)
     work(database, settings.root)
     with an_api(settings, settings.database) as api:
         assert api.post("/files", files={"file": ("rows.jsonl", ROWS)}).status_code == 201
@@ -215,7 +217,9 @@ def test_the_commands_make_and_restore_one(
 
     with closing(Database.open(elsewhere.database)) as restored, restored.reader() as session:
         (adapter,) = adapters.page(session, after=None, limit=9)
+        (_, export) = artifacts.of_job(session, adapter.job_id)
     assert bundle_version(elsewhere.locate(adapter.path)) == adapter.version
+    assert hash_folder(elsewhere.locate(export.location)) == export.sha256
 
 
 def test_what_is_gone_from_the_disk_is_named_and_the_rest_is_kept(

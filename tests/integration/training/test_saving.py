@@ -44,6 +44,8 @@ def test_a_training_that_is_whole_is_saved_again_and_no_step_of_it_is_trained_ag
     name = "model.safetensors" if groups else "adapter_model.safetensors"
     saved, final = (load_file(folder / name) for folder in (checkpoint, Path(job.last(AdapterSaved).path)))
     assert all(torch.equal(saved[name], final[name]) for name in final)
+    texts = [path for path in Path(job.last(AdapterSaved).path).iterdir() if path.suffix in (".json", ".md")]
+    assert not any(str(base) in path.read_text() for path in texts)  # users of the adapter do not have this folder
 
 
 def test_a_generation_config_that_cannot_be_saved_is_mended_before_the_training(
