@@ -62,6 +62,7 @@ SLOW: dict[str, str] = {
     "test_environments.py::test_every_kind_of_process_was_seen": "unit/test_environments holds what each process gets",
     "test_environments.py::test_a_process_has_what_it_needs_and_nothing_else[*": "as above",
     "test_jobs.py::test_a_job_that_trains_biases_*": "engine/test_variants and engine/test_proving hold biases",
+    "test_jobs.py::test_a_pulled_adapter_*[services]": "the same on the embedded stack",
     "test_jobs.py::test_what_was_done_otherwise_*": "test_training_settings and unit/test_no_effect hold notices",
     "test_jobs.py::test_evaluation_rows_are_evaluated": "test_resume holds evaluations, test_preparing the split",
     "test_jobs.py::test_all_weights_can_be_trained_*": "test_resume and engine/test_variants hold all weights",

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import httpx
 
 from app.adapters.schemas import AdapterPage
+from app.artifacts.schemas import ArtifactDetail, ArtifactFile, ArtifactList
 from app.cli.answers import Answer, JsonObject, parse, read_answer, server_sent_events
 from app.cli.errors import AnswerLost, ApiError, ServiceAbsent
 from app.files.schemas import FileView
@@ -101,6 +102,25 @@ class Client:
         """The checkpoints that are kept, newest first."""
         return self._read(CheckpointList, "GET", f"/jobs/{job_id}/checkpoints")
 
+    def artifacts(self, job_id: str) -> ArtifactList:
+        """What the job made, oldest first."""
+        return self._read(ArtifactList, "GET", f"/jobs/{job_id}/artifacts")
+
+    def artifact(self, artifact_id: str) -> ArtifactDetail:
+        """An artifact with its files. The service reads all of them before its first answer."""
+        return self._read(ArtifactDetail, "GET", f"/artifacts/{artifact_id}", timeout=LONG_TIMEOUT)
+
+    @contextmanager
+    def content(self, artifact_id: str, file: ArtifactFile, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """The bytes of a file from `start` on, and where they begin: at 0 if the service has other bytes than these."""
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": f'"{file.sha256}"'}
+        path, name = f"/artifacts/{artifact_id}/content", {"file": file.name}
+        with self._stream("GET", path, params=name, headers=headers, timeout=LONG_TIMEOUT) as response:
+            is_part = response.status_code == httpx.codes.PARTIAL_CONTENT
+            yield start if is_part else 0, response.iter_bytes()
+
     def delete(self, job_id: str) -> None:
         self._call("DELETE", f"/jobs/{job_id}")
 
@@ -155,8 +175,8 @@ class Client:
 
     def generate(self, order: Mapping[str, Any]) -> Generator[str, None, str | None]:
         """Yield the answer piece by piece. Returns the name of the checkpoint, if a checkpoint answered."""
-        with self._stream("POST", "/generate", json={**order, "stream": True}, timeout=LONG_TIMEOUT) as chunks:
-            for kind, fields in server_sent_events(chunks):
+        with self._stream("POST", "/generate", json={**order, "stream": True}, timeout=LONG_TIMEOUT) as response:
+            for kind, fields in server_sent_events(response.iter_bytes()):
                 if kind == "error":
                     raise ApiError.of(200, fields)
                 if kind == "delta":
@@ -166,8 +186,8 @@ class Client:
         return None
 
     def _events(self, job_id: str, after: int) -> Iterator[StreamedEvent]:
-        with self._stream("GET", f"/jobs/{job_id}/stream", headers={"Last-Event-ID": str(after)}) as chunks:
-            for kind, fields in server_sent_events(chunks):
+        with self._stream("GET", f"/jobs/{job_id}/stream", headers={"Last-Event-ID": str(after)}) as response:
+            for kind, fields in server_sent_events(response.iter_bytes()):
                 yield StreamedEvent(fields["seq"], kind, fields)
 
     def _read(self, model: type[Answer], method: str, path: str, **options: Any) -> Answer:
@@ -212,12 +232,12 @@ class Client:
         return response
 
     @contextmanager
-    def _stream(self, method: str, path: str, **options: Any) -> Iterator[Iterator[bytes]]:
+    def _stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
         with self._as_our_errors(), self._http.stream(method, path, **options) as response:
             if not response.is_success:
                 response.read()
                 raise ApiError.of(response.status_code, response.text)
-            yield response.iter_bytes()
+            yield response
 
     @contextmanager
     def _as_our_errors(self) -> Iterator[None]:

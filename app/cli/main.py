@@ -16,7 +16,8 @@ from app.cli import inspect as data_commands
 from app.cli.client import Client, requested_state
 from app.cli.errors import BadInput, CommandError, error_lines
 from app.cli.input import JobId, SpecFile, Url, connect, console, read_spec, upload_file, with_file
-from app.cli.text import print_table, visible
+from app.cli.pull import pull as pull_command
+from app.cli.text import in_line, print_table, visible
 from app.config import Settings
 from app.disk_faults import describe
 from app.jobs.schemas import JobView
@@ -71,7 +72,7 @@ def backup(
     models: Annotated[bool, typer.Option("--models", help="also models/ and datasets/ of the home")] = False,
     home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None,
 ) -> None:
-    """Copy database, files, adapters and jobs into a folder. The service may run meanwhile."""
+    """Copy database, files, artifacts and jobs into a folder. The service may run meanwhile."""
     from app.backup.service import backup as run  # the other commands need no database
 
     run(_settings(home), folder, typer.echo, with_models=models)
@@ -182,6 +183,21 @@ def checkpoints(job_id: JobId, url: Url = None) -> None:
         for each in kept.data
     ]
     print_table([("STEP", "ATTEMPT", "SIZE", "TOOK", "MADE"), *rows], has_more=False)
+
+
+@app.command()
+def artifacts(job_id: JobId, url: Url = None) -> None:
+    """List what a job made for its user, oldest first."""
+    with connect(url) as client:
+        made = client.artifacts(job_id)
+    rows = [
+        (each.id, each.kind, in_line(each.name), f"{each.bytes / 1e6:.1f} MB", f"{each.created_at}")
+        for each in made.data
+    ]
+    print_table([("ARTIFACT", "KIND", "NAME", "SIZE", "MADE"), *rows], has_more=False)
+
+
+app.command(name="pull")(pull_command)
 
 
 @app.command()

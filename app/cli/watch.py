@@ -83,6 +83,7 @@ _LINES: dict[str, Callable[[Json], str]] = {
     "interrupted": lambda fields: f"stopped after step {fields['step']}",
     "resumed": lambda fields: f"resumed after step {fields['step']}",
     "adapter": _adapter,
+    "artifact": lambda fields: f"{fields['artifact_kind']}: {fields['name']}, {fields['bytes'] / 1e6:.1f} MB",
     "finished": lambda fields: (
         f"trained {fields['steps']} steps in {timedelta(seconds=round(fields['train_seconds']))}"
     ),

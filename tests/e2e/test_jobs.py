@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -56,6 +59,39 @@ def test_a_job_trains_an_adapter_that_answers_otherwise_than_the_base(trained: T
     assert after["text"] != trained.before["text"]
     assert after["adapter"] == trained.job["adapter_id"]
     assert trained.stack.generate(model=MODEL).json()["text"] == trained.before["text"]
+
+
+# What users of a pulled adapter run, where nothing of Tunesmith is.
+PLAIN = """
+import sys
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, chat = sys.argv[1], [{"role": "user", "content": "hello"}]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("tiny"), folder)
+asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**asked, max_new_tokens=12, do_sample=False)[0, asked["input_ids"].shape[1]:]
+print(tokenizer.decode(answer, skip_special_tokens=True), end="")
+"""
+
+
+def test_a_pulled_adapter_answers_without_the_service_as_with_it(
+    trained: Trained, models: Path, tmp_path: Path
+) -> None:
+    answer = trained.stack.generate(adapter=trained.job["id"]).json()["text"]
+    command = [sys.executable, "-m", "app.cli", "pull", trained.job["id"], "--to", str(tmp_path / "pulled")]
+    subprocess.run([*command, "--url", str(trained.stack.api.base_url)], check=True)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    asked = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(tmp_path / "pulled")],
+        cwd=models,  # where "tiny" is the base
+        env={**plain, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+
+    assert asked.stdout == answer
 
 
 def test_a_job_says_how_far_it_is(trained: Trained) -> None:
