@@ -4,7 +4,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +77,16 @@ class Client:
         """Return the whole answer, with the fields that only another version knows."""
         return self._call("GET", f"/jobs/{job_id}")
 
-    def jobs(self) -> JobPage:
-        """The newest jobs, newest first."""
-        return self._read(JobPage, "GET", "/jobs", params=NEWEST)
+    def jobs(self, labels: Sequence[str], text: str | None) -> JobPage:
+        """The newest jobs that have all labels and the text, newest first.
+
+        The service looks at a part of the jobs for one request. A part without any such job is followed by the next.
+        """
+        sought = {**NEWEST, "label": list(labels), **({"text": text} if text is not None else {})}
+        page = self._read(JobPage, "GET", "/jobs", params=sought)
+        while page.has_more and not page.data:
+            page = self._read(JobPage, "GET", "/jobs", params={**sought, "after": page.last_id})
+        return page
 
     def validate(self, spec: Mapping[str, Any], preview: int) -> Validation:
         """Check the spec and all its rows. The first `preview` rows come back as they would be learned."""

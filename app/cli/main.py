@@ -119,10 +119,14 @@ def watch(job_id: JobId, url: Url = None) -> None:
 
 
 @app.command()
-def jobs(url: Url = None) -> None:
-    """List the newest jobs."""
+def jobs(
+    label: Annotated[list[str] | None, typer.Option(help="name=value; given several times: jobs that have all")] = None,
+    text: Annotated[str | None, typer.Option(help="a part of a name, an id or a value of a label")] = None,
+    url: Url = None,
+) -> None:
+    """List the newest jobs, or the newest that have a label or a text."""
     with connect(url) as client:
-        page = client.jobs()
+        page = client.jobs(label or [], text)
     print_table([("JOB", "NAME", "STATUS", "DONE", ""), *map(_row, page.data)], has_more=page.has_more)
 
 

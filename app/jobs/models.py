@@ -88,6 +88,19 @@ class Job(Base):
     )
 
 
+class JobLabel(Base):
+    """A label of a job, with the job's time, so that an index lists the jobs of a label, newest first."""
+
+    __tablename__ = "job_labels"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(512))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("ix_job_labels_jobs", "name", "value", "created_at", "job_id"),)
+
+
 class Attempt(Base):
     """One try at a stage of a job, with a child process of its own."""
 

@@ -7,11 +7,11 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Subquery, and_, bindparam, delete, func, or_, select, update
-from sqlalchemy.orm import Session, aliased, defer
+from sqlalchemy.orm import Session, aliased
 
 from app.database.connection import database_time, utc_now
 from app.jobs.kinds import kinds_with
-from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, Worker
+from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, JobLabel, Worker
 from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, sources_of
 
 # A dry run is answered, or given up, within this time.
@@ -55,27 +55,6 @@ def standing(session: Session, job_id: str) -> tuple[JobStatus, str | None, int]
     query = select(Job.status, Job.worker, Job.spec_version).where(Job.id == job_id)
     found = session.execute(query).one_or_none()
     return (found.status, found.worker, found.spec_version) if found is not None else None
-
-
-def page(
-    session: Session, *, status: JobStatus | None = None, project: str | None = None, after: str | None, limit: int
-) -> Sequence[Job]:
-    """Return jobs, newest first, without dry runs. `after` is the id of the last job of the previous page.
-
-    With `status` UNKNOWN, returns the jobs whose status only another version knows.
-    """
-    shown = select(Job).options(*(defer(document, raiseload=True) for document in DETAILS))
-    query = shown.where(~Job.is_temporary).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
-    if status is not None:
-        is_meant = Job.status == status
-        query = query.where(is_meant if status is not JobStatus.UNKNOWN else Job.status.not_in((*ALIVE, *ENDED)))
-    if project is not None:
-        query = query.where(Job.project == project)
-    last = session.scalar(select(Job.created_at).where(Job.id == after)) if after else None
-    if last is not None:
-        is_older = or_(Job.created_at < last, Job.id < after)
-        query = query.where(Job.created_at <= last, is_older)  # the first condition limits the index scan
-    return session.scalars(query).all()
 
 
 def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
@@ -192,6 +171,16 @@ def uses_file(session: Session, file_id: str) -> bool:
     return session.scalar(select(Job.id).where(named, is_alive).limit(1)) is not None
 
 
+def add(session: Session, job: Job) -> None:
+    """Store a new job with its labels. A dry run is in no list, so its labels are not stored by themselves."""
+    session.add(job)
+    if not job.is_temporary:
+        labels = job.labels.items()
+        session.add_all(
+            JobLabel(job_id=job.id, name=name, value=value, created_at=job.created_at) for name, value in labels
+        )
+
+
 def append_event(session: Session, job: Job, kind: str, payload: dict[str, Any], at: datetime) -> None:
     """Store an event with the number `last_seq`, which the caller's UPDATE of the row has raised for it."""
     session.add(JobEvent(job_id=job.id, seq=job.last_seq, epoch=job.epoch, kind=kind, at=at, payload=payload))
@@ -256,8 +245,8 @@ def ask_for_checkpoint(session: Session, job_id: str) -> Job | None:
 
 
 def remove(session: Session, job_id: str) -> bool:
-    """Delete an ended job with its attempts and events. Returns False if it does not exist or has not ended."""
-    for table in (JobEvent, Attempt, Checkpoint, IdempotencyKey):
+    """Delete an ended job with its attempts, events and labels. Returns False if it does not exist or has not ended."""
+    for table in (JobEvent, Attempt, Checkpoint, IdempotencyKey, JobLabel):
         session.execute(delete(table).where(table.job_id == job_id))
     statement = delete(Job).where(Job.id == job_id, Job.status.not_in(ALIVE)).returning(Job.id)
     return session.scalar(statement) is not None

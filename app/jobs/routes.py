@@ -3,15 +3,17 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
+from pydantic import AfterValidator
 from sse_starlette import EventSourceResponse
 
 from app.artifacts.repository import of_job
 from app.artifacts.schemas import ArtifactList
+from app.contracts.base import check_text
 from app.contracts.spec import JobSpec
 from app.contracts.training_args import SafeName
 from app.database.connection import Database
 from app.errors import Conflict, InvalidRequest
-from app.jobs import idempotency, repository, service
+from app.jobs import idempotency, listing, repository, service
 from app.jobs.dependencies import NotifierDep, PollsDep, StreamsDep
 from app.jobs.kinds import KINDS, TRAIN
 from app.jobs.queue.notifier import JobNotifier
@@ -20,6 +22,7 @@ from app.jobs.schemas import (
     CheckpointView,
     EventPage,
     EventView,
+    JobCounts,
     JobDeleted,
     JobDetail,
     JobPage,
@@ -38,6 +41,21 @@ from app.web.parameters import LONGEST_PAGE
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 JobId = Annotated[str, "the id that POST /jobs returned"]
+
+
+def _whole_text(text: str) -> str:
+    check_text(text)
+    return text
+
+
+def _label(text: str) -> str:
+    name, separator, _ = text.partition("=")
+    if not name or not separator:
+        raise ValueError("should be name=value, such as team=a")
+    return _whole_text(text)
+
+
+Label = Annotated[str, AfterValidator(_label)]
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 router.include_router(data_router)
 
@@ -102,16 +120,34 @@ def list_jobs(
     database: DatabaseDep,
     status: JobStatus | None = None,
     project: SafeName | None = None,
+    label: Annotated[
+        list[Label] | None, Query(max_length=16, description="name=value; given several times: all")
+    ] = None,
+    text: Annotated[str | None, Query(min_length=1, max_length=200), AfterValidator(_whole_text)] = None,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
 ) -> JobPage:
-    """Jobs, newest first."""
+    """Jobs, newest first. `text` is a part of a name, an id or a value of a label, in any case.
+
+    With `label` or `text` a request looks at no more than 2,000 jobs. A page may then be short, or empty, and still
+    have `has_more`: its `last_id` as `after` goes on from there.
+    """
+    labels = [each.partition("=") for each in label or ()]
+    chosen = listing.JobFilter(status, project, tuple((name, value) for name, _, value in labels), text)
     with database.reader() as session:
         service.check_after(session, after)
-        jobs = repository.page(session, status=status, project=project, after=after, limit=limit + 1)
-    shown = [listed(job) for job in jobs[:limit]]
-    ends = (shown[0].id, shown[-1].id) if shown else (None, None)
-    return JobPage(data=shown, first_id=ends[0], last_id=ends[1], has_more=len(jobs) > limit)
+        found = listing.page(session, chosen, after=after, limit=limit)
+    shown = [listed(job) for job in found.jobs]
+    first_id = shown[0].id if shown else None
+    return JobPage(data=shown, first_id=first_id, last_id=found.last_id, has_more=found.has_more)
+
+
+@router.get("/counts")
+def count_jobs(database: DatabaseDep, project: SafeName | None = None) -> JobCounts:
+    """How many jobs have each status, of all projects or of one."""
+    with database.reader() as session:
+        found = listing.counts(session, project, listing.MOST_COUNTED)
+    return JobCounts(counts=found, counted_up_to=listing.MOST_COUNTED)
 
 
 @router.get("/{job_id}", response_model=JobDetail)

@@ -119,8 +119,18 @@ class JobPage(BaseModel):
     object: Literal["list"] = "list"
     data: list[JobView]
     first_id: str | None
-    last_id: str | None
+    last_id: str | None = Field(
+        description="`after` of the next page; with `label` or `text` perhaps a job that is not shown"
+    )
     has_more: bool
+
+
+class JobCounts(BaseModel):
+    """How many jobs have each status. A status that only another version knows is not counted."""
+
+    object: Literal["job_counts"] = "job_counts"
+    counts: dict[JobStatus, int]
+    counted_up_to: int = Field(description="a number as high as this one means: so many or more")
 
 
 class EventView(BaseModel):

@@ -53,7 +53,7 @@ def _store(
 ) -> Job:
     limits.check(session, settings, kind)
     job = new_job(kind, spec, sent, submission_of(kind).columns(session, settings, spec))
-    session.add(job)
+    repository.add(session, job)
     repository.append_event(session, job, "status", {"status": job.status.value}, job.created_at)
     if key is not None and not idempotency.keep(session, key, sent, job):
         raise idempotency.MadeMeanwhile

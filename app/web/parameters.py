@@ -1,4 +1,4 @@
-"""Refuses query parameters that a route does not have.
+"""Refuses query parameters that a route does not have, and repeated ones where the route takes one.
 
 Bodies refuse unknown fields by themselves (`app.contracts.base.Contract`, `app.files.receiving`).
 """
@@ -6,6 +6,7 @@ Bodies refuse unknown fields by themselves (`app.contracts.base.Contract`, `app.
 import difflib
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any, get_args, get_origin
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -21,10 +22,17 @@ MOST_NAMED = 20
 async def refuse_unknown_parameters(request: Request) -> None:
     """A dependency of every route. Raises InvalidRequest for an unknown name, and for one that is given repeatedly."""
     route: APIRoute = request.scope["route"]
+    fields = route.dependant.query_params
+    repeatable = {field.alias for field in fields if _is_list(field.field_info.annotation)}
     given = [name for name, _ in request.query_params.multi_items()]
-    problems = problems_of(given, [field.alias for field in route.dependant.query_params], "query parameter")
+    once = [name for name in given if name not in repeatable]
+    problems = problems_of(once, [field.alias for field in fields], "query parameter")
     if problems:
         raise InvalidRequest.of(problems)
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(each) is list for each in (annotation, *get_args(annotation)))
 
 
 def problems_of(given: Sequence[str], known: Sequence[str], kind: str) -> list[Problem]:

@@ -5,11 +5,10 @@ from typing import Any
 
 from app.contracts.spec import SPEC_VERSION, JobSpec
 from app.database.connection import Database, utc_now
-from app.jobs import service
+from app.jobs import repository, service
 from app.jobs.kinds import KINDS, TRAIN
 from app.jobs.models import CPU, Job, Worker
 from app.jobs.queue.claims import Claim, claim
-from app.jobs.repository import append_event
 from app.jobs.states import JobStatus, Stage
 from app.jobs.trainings import training_columns
 from tests.support.specs import a_body, a_spec
@@ -37,8 +36,8 @@ def add_job(
     for name, value in values.items():
         setattr(job, name, value)
     with database.writer() as session:
-        session.add(job)
-        append_event(session, job, "status", {"status": status.value}, NOW)
+        repository.add(session, job)
+        repository.append_event(session, job, "status", {"status": status.value}, NOW)
         session.commit()
     return job.id
 

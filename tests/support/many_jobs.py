@@ -20,17 +20,25 @@ MOMENT = {
 # Of 1,000 jobs one waits, one is held, and all others have ended.
 ALIVE = "WHEN i % 1000 = 0 THEN 'queued' WHEN i % 1000 = 1 THEN 'running'"
 STATUS = f"CASE {ALIVE} WHEN i % 2 = 0 THEN 'failed' ELSE 'succeeded' END"
+LABELS = {
+    "sqlite": "json_object('team', 'a', 'run', CAST(i AS TEXT))",
+    "postgresql": "json_build_object('team', 'a', 'run', CAST(i AS TEXT))",
+}
 IS_ALIVE = "i % 1000 < 2"
 
 
 def add_jobs(database: Database, number: int) -> str:
-    """So many jobs of seven projects, a second apart. Returns the id of a waiting one."""
+    """So many jobs of seven projects, a second apart. Returns the id of a waiting one.
+
+    All are of one team, and each has a label with its number.
+    """
     model = add_job(database, JobStatus.QUEUED)
     moment = MOMENT[database.engine.dialect.name]
     values = {
         "id": "'job-' || i",
         "project": "'p' || (i % 7)",
         "status": STATUS,
+        "labels": LABELS[database.engine.dialect.name],
         "worker": "CASE WHEN i % 1000 = 1 THEN 'w' || i END",
         "created_at": moment.format(more=0),
         "finished_at": f"CASE WHEN {IS_ALIVE} THEN NULL ELSE {moment.format(more=60)} END",
@@ -42,8 +50,11 @@ def add_jobs(database: Database, number: int) -> str:
     with database.writer() as session:
         is_sqlite = database.engine.dialect.name == "sqlite"
         session.execute(text(f"{numbers} {statement}"), {"count": number, "model": model})
+        for name, value in (("team", "'a'"), ("run", "substr(id, 5)")):
+            labelled = f"SELECT id, '{name}', {value}, created_at FROM jobs WHERE id <> :model"
+            session.execute(text(f"INSERT INTO job_labels {labelled}"), {"model": model})
         if not is_sqlite:  # where a daemon does so; on SQLite nobody does
-            session.execute(text("ANALYZE jobs"))
+            session.execute(text("ANALYZE jobs, job_labels"))
         session.commit()
     return model
 
@@ -70,7 +81,7 @@ def listening(connection: Connection, heard: Callable[..., None]) -> Iterator[No
 
 
 def jobs_read(database: Database, statement: str, parameters: Any) -> tuple[int, str]:
-    """About how many rows of jobs a statement looks at, and its plan."""
+    """About how many rows of jobs and labels a statement looks at, and its plan."""
     is_sqlite = database.engine.dialect.name == "sqlite"
     return (_on_sqlite if is_sqlite else _on_postgres)(database, statement, parameters)
 
@@ -100,7 +111,7 @@ def _on_postgres(database: Database, statement: str, parameters: Any) -> tuple[i
 
 
 def _rows_of(node: dict[str, Any]) -> Iterator[int]:
-    if node.get("Relation Name") == "jobs":
+    if node.get("Relation Name") in ("jobs", "job_labels"):
         rows = (
             node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
         )

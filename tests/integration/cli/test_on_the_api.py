@@ -45,6 +45,24 @@ def test_a_job_is_listed(tunesmith: Command) -> None:
     assert tunesmith("jobs")[1].splitlines()[1].split() == [job_id, "fibonacci", "validating", "-"]
 
 
+def test_jobs_are_listed_by_label_and_text(tunesmith: Command, tmp_path: Path) -> None:
+    job = {**json.loads((EXAMPLE / "job.json").read_text()), "name": "other", "labels": {"team": "a", "run": "7"}}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    example, file = submit(tunesmith), EXAMPLE / "fibonacci_train.jsonl"
+    other = tunesmith("submit", str(tmp_path / "job.json"), "--file", str(file)).out.strip()
+
+    assert listed(tunesmith, "--label", "team=a", "--label", "run=7") == listed(tunesmith, "--text", "OTH") == [other]
+    assert listed(tunesmith, "--text", "fib") == [example]
+    assert listed(tunesmith, "--label", "team=b") == []
+    assert tunesmith("jobs", "--label", "team").err.startswith(
+        "invalid_request: label.0: found 'team', expected name=value"
+    )
+
+
+def listed(tunesmith: Command, *options: str) -> list[str]:
+    return [line.split()[0] for line in tunesmith("jobs", *options).out.splitlines()[1:]]
+
+
 def test_a_cancelled_job_ends_its_watch_and_can_be_deleted(tunesmith: Command) -> None:
     job_id = submit(tunesmith)
     tunesmith("cancel", job_id)

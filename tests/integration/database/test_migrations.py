@@ -16,6 +16,12 @@ from app.processes.lock import CannotStart
 from tests.integration.conftest import a_postgres_database
 from tests.support.disks import filled, small_disk
 
+AN_OLD_JOB = (
+    "INSERT INTO jobs (id, name, labels, priority, spec, resolved, is_dry_run, status, desired, epoch, beats, "
+    "last_seq, notices, created_at, kind) VALUES "
+    "(:id, 'old', :labels, 0, '{}', '{}', false, 'failed', 'run', 0, 0, 0, '[]', '2026-01-01 00:00:00.000000', :kind)"
+)
+
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
@@ -37,7 +43,7 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         upgrade(fresh_url)
         check(fresh_url)
 
-    of_jobs = {"jobs", "attempts", "job_events", "checkpoints", "idempotency_keys", "workers"}
+    of_jobs = {"jobs", "attempts", "job_events", "checkpoints", "idempotency_keys", "workers", "job_labels"}
     assert tables(fresh_url) == {*of_jobs, "files", "adapters", "artifacts", "installation"}
 
 
@@ -47,6 +53,33 @@ def test_every_migration_can_be_undone_and_done_again(fresh_url: str) -> None:
     assert tables(fresh_url) == set()
     upgrade(fresh_url)
     assert tables(fresh_url)
+
+
+LABELS = {
+    "job-1": '{"team": "a", "owner": "\\u00fclli"}',
+    "job-2": '{"team": "a", "x": 1, "y": "\\u0000", "z": "\\ud800"}',
+    "job-3": "[]",
+    "job-4": "{}",
+}
+
+
+def test_the_labels_of_older_jobs_are_found_as_far_as_they_can_be_read(fresh_url: str) -> None:
+    upgrade(fresh_url, "0008")
+    engine = make_engine(fresh_url)
+    with engine.begin() as connection:
+        for job_id, labels in LABELS.items():
+            connection.execute(text(AN_OLD_JOB), {"id": job_id, "labels": labels, "kind": "train"})
+        connection.execute(text(AN_OLD_JOB), {"id": "job-5", "labels": LABELS["job-1"], "kind": "validate"})
+    upgrade(fresh_url)
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT job_id, name, value FROM job_labels ORDER BY job_id, name")).all()
+        same = (
+            "SELECT count(*) FROM job_labels JOIN jobs ON jobs.id = job_id AND jobs.created_at = job_labels.created_at"
+        )
+        assert connection.scalar(text(same)) == len(rows)
+    engine.dispose()
+
+    assert [tuple(row) for row in rows] == [("job-1", "owner", "ülli"), ("job-1", "team", "a"), ("job-2", "team", "a")]
 
 
 def test_several_processes_that_migrate_at_once_all_succeed(fresh_url: str) -> None:

@@ -23,6 +23,8 @@ from app.database import installation
 from app.database.connection import Database
 from app.database.migrate import revision_of, upgrade
 from app.hashing import hash_folder
+from app.jobs import listing
+from app.jobs.listing import JobFilter
 from app.jobs.models import Job
 from app.jobs.queue.orphans import check_belongs
 from app.jobs.states import JobStatus
@@ -159,6 +161,7 @@ def test_a_backup_of_a_service_at_work_is_restored_elsewhere_and_goes_on(
         assert set(stored[:before]) <= ids(restored)
         assert read(restored, running).status is JobStatus.RUNNING
         assert manifest.missing == []
+        assert labelled(restored, ("save_every", "2")) == [running]
         check_belongs(restored, elsewhere)
         assert installation.of_database(restored) != installation.of_database(database)
         go_on(restored, elsewhere, running)
@@ -194,6 +197,11 @@ def answers(restored: Database, settings: Settings) -> None:
             assert Path(asked.path).is_relative_to(settings.root)
         (file,) = api.get("/files").json()["data"]
         assert api.get(f"/files/{file['id']}/content").content == ROWS
+
+
+def labelled(database: Database, label: tuple[str, str]) -> list[str]:
+    with database.reader() as session:
+        return [job.id for job in listing.page(session, JobFilter(labels=(label,)), after=None, limit=20).jobs]
 
 
 def succeeded(database: Database) -> list[Job]:
