@@ -1,11 +1,15 @@
-"""What 500 people who poll and 200 who follow a job cost, and what a list costs as jobs add up; prints one JSON object.
+"""What 500 people who poll and 200 who follow a job cost, and what reads cost as jobs and events add up; prints one
+JSON object.
 
-usage: python -m bench.api WORK_DIR [--pollers 500] [--followers 200] [--seconds 20] [--processes 1] [--jobs 100000]
+usage: python -m bench.api WORK_DIR [--pollers 500] [--followers 200] [--seconds 20] [--processes 1]
+                                    [--jobs 100000] [--events 5000000] [--database-url postgresql+psycopg://…]
 
-The API runs alone (`python -m app.serve`) on homes below the folder, with SQLite; jobs are made by inserting rows, and
-the heartbeats of the running one are stored as a worker stores them, once a second. The clients are one process on raw
-sockets (`bench.load_generator`); `/healthz` is asked from this one, ten times a second. Of the list, two services with
-few and with many jobs are asked in turns, so that both meet the same noise of the machine.
+The API runs alone (`python -m app.serve`) on homes below the folder; jobs are made by inserting rows, and the
+heartbeats of the running one are stored as a worker stores them, once a second. The clients are one process on raw
+sockets (`bench.load_generator`); `/healthz` is asked from this one, ten times a second. This part uses SQLite, and
+`--seconds 0` leaves it out. Of the reads (`bench.api_reads`), two services with few and with many jobs and events are
+asked in turns, so that both meet the same noise of the machine. With a database URL each has a new database of that
+server, which is dropped again.
 
 `machine` says how busy the cores were while it was measured, and with whom: figures of a machine that others used are
 no more than upper bounds.
@@ -16,7 +20,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -29,8 +32,6 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
-
 from app.config import Settings
 from app.contracts.events import StepLogged
 from app.contracts.spec import JobSpec
@@ -38,18 +39,17 @@ from app.database.connection import Database, utc_now
 from app.database.migrate import upgrade
 from app.jobs import service
 from app.jobs.kinds import KINDS, TRAIN
-from app.jobs.models import Job, JobEvent
+from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, claim, record
 from app.jobs.repository import append_event
 from app.jobs.states import JobStatus, Stage
 from app.jobs.trainings import training_columns
+from bench.api_reads import FEW_EVENTS, FEW_JOBS, ROUNDS, Filled, compare, own_database
 from bench.load_generator import Plan
 
-FEW_JOBS = 1000
 # Of the job that is followed, before anybody follows it.
 EVENTS = 1000
 HEALTH_SECONDS = 0.1
-LIST_REQUESTS = 200
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 BODY = {
     "name": "bench",
@@ -72,14 +72,14 @@ def main() -> None:
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "processes": options.processes}
-    for name, is_conditional in (("polls", False), ("conditional_polls", True)):
+    for name, is_conditional in (("polls", False), ("conditional_polls", True)) if options.seconds else ():
         home = Home(work / name)
         jobs, followed = home.fill_for_polls()
         plan = Plan(jobs, followed.job_id, EVENTS, options.pollers, options.followers, options.seconds, is_conditional)
         with serving(home.settings, options.processes) as api, heartbeats(home.database, followed):
             figures[name] = under_load(api, plan)
     if options.jobs:
-        figures["list"] = lists(work, options.jobs)
+        figures["reads"] = reads(work, options)
     print(json.dumps(figures))
 
 
@@ -90,7 +90,10 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--followers", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=100_000, help="of the long list; 0: no list is measured")
+    parser.add_argument("--jobs", type=int, default=100_000, help="of the long list; 0: no reads are measured")
+    parser.add_argument("--events", type=int, default=5_000_000, help="of the long job")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each path is asked")
+    parser.add_argument("--database-url", help="of a PostgreSQL server; default: SQLite")
     return parser.parse_args()
 
 
@@ -126,18 +129,6 @@ class Home:
         assert job is not None
         return Claim(job.id, job.epoch, Stage.TRAIN, "worker")
 
-    def fill_for_lists(self, jobs: int) -> None:
-        """Ended jobs, each with one event."""
-        columns = [column.key for column in Job.__table__.columns]
-        for start in range(0, jobs, 5000):
-            made = [a_job(number, JobStatus.SUCCEEDED) for number in range(start, min(jobs, start + 5000))]
-            rows = [{name: getattr(job, name) for name in columns} for job in made]
-            events = [event_of(job) for job in made]
-            with self.database.writer() as session:
-                session.execute(insert(Job), rows)
-                session.execute(insert(JobEvent), events)
-                session.commit()
-
 
 def a_job(number: int, status: JobStatus) -> Job:
     """Made by the service itself, `number` seconds ago."""
@@ -150,11 +141,6 @@ def a_job(number: int, status: JobStatus) -> Job:
     if status.is_final:
         job.finished_at = job.created_at + timedelta(seconds=1)
     return job
-
-
-def event_of(job: Job) -> dict[str, Any]:
-    payload = {"status": job.status.value}
-    return {"job_id": job.id, "seq": 1, "epoch": 0, "kind": "status", "at": job.created_at, "payload": payload}
 
 
 def a_step(step: int) -> StepLogged:
@@ -222,7 +208,12 @@ class Api:
 def serving(settings: Settings, processes: int) -> Iterator[Api]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    chosen = {"HOME": settings.root, "PORT": port, "API_PROCESSES": processes}
+    chosen = {
+        "HOME": settings.root,
+        "DATABASE_URL": settings.database,
+        "PORT": port,
+        "API_PROCESSES": processes,
+    }
     environment = {**os.environ, **{f"TUNESMITH_{name}": str(value) for name, value in chosen.items()}}
     with (settings.root / "api.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "app.serve"], env=environment, stdout=log, stderr=log)
@@ -285,26 +276,17 @@ def under_load(api: Api, plan: Plan) -> dict[str, Any]:
     }
 
 
-def lists(work: Path, jobs: int) -> dict[str, Any]:
-    """`GET /jobs` with few jobs and with many, asked in turns."""
-    homes = {count: Home(work / f"list-{count}") for count in (FEW_JOBS, jobs)}
-    for count, home in homes.items():
-        home.fill_for_lists(count)
-    with serving(homes[FEW_JOBS].settings, 1) as few, serving(homes[jobs].settings, 1) as many:
-        machine = Machine()
-        apis = {FEW_JOBS: few, jobs: many}
-        found: dict[int, list[float]] = {count: [] for count in apis}
-        for _ in range(LIST_REQUESTS):
-            for count, api in apis.items():
-                found[count].append(api.get("/jobs"))
-        machine.stop()
-        figures = machine.figures({})
-    medians = {count: statistics.median(found[count]) for count in apis}
-    return {
-        "list_ms": {count: spread(found[count]) for count in apis},
-        "ratio": round(medians[jobs] / medians[FEW_JOBS], 2),
-        "machine": figures,
-    }
+def reads(work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The reads of a page, with few jobs and events and with many."""
+    with own_database(options.database_url) as few_url, own_database(options.database_url) as many_url:
+        few = Filled(work / "few", few_url, FEW_JOBS, FEW_EVENTS, BODY)
+        many = Filled(work / "many", many_url, options.jobs, options.events, BODY)
+        with serving(few.settings, 1) as few_api, serving(many.settings, 1) as many_api:
+            machine = Machine()
+            figures = compare((few_api, few), (many_api, many), options.rounds)
+            machine.stop()
+    sizes = {"few": [FEW_JOBS, FEW_EVENTS], "many": [options.jobs, options.events]}
+    return {"jobs_and_events": sizes, "paths": figures, "machine": machine.figures({})}
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float] | None:

@@ -44,6 +44,7 @@ VARIANTS = {
         "test_takeover.py::test_a_dead_worker_*",
         "test_takeover.py::test_a_worker_*",
         "test_takeover.py::test_events_*",
+        "test_thinned_metrics.py::test_steps_that_a_later_*",
     },
     ("unfilled_url", "postgres"): {"test_upgrading.py::test_a_*", "test_upgrading.py::test_every_*"},
     # Of the dumps of one schema, what differs is the spec, which is the same on both databases.

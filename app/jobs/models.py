@@ -136,6 +136,17 @@ class JobEvent(Base):
     __table_args__ = (Index("ix_job_events_kind", "job_id", "kind", "seq"),)
 
 
+class MetricSummary(Base):
+    """The points of the metrics among consecutive events of a job (`app.jobs.metric_summaries`)."""
+
+    __tablename__ = "metric_summaries"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    parts: Mapped[list[dict[str, Any]]] = mapped_column(Document(list))
+
+
 class Checkpoint(Base):
     """A complete checkpoint of a job on the disk, written by `worker.checkpoints`."""
 

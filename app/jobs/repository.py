@@ -1,23 +1,40 @@
 """Every query that the API makes about jobs. It never commits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    Subquery,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
 
 from app.database.connection import database_time, utc_now
 from app.jobs.kinds import kinds_with
-from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, JobLabel, Worker
+from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, JobLabel, MetricSummary, Worker
 from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, sources_of
 
 # A dry run is answered, or given up, within this time.
 LONGEST_DRY_RUN = timedelta(seconds=600)
 # Columns that a list does not show, because they may be large.
 DETAILS = (Job.sent, Job.plan, Job.observed, Job.data_report, Job.notices, Job.result)
+
+
+# An event's number, its attempt, and its fields.
+Reported = tuple[int, int, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -74,26 +91,30 @@ def events(
     return session.scalars(query if kinds is None else query.where(JobEvent.kind.in_(kinds))).all()
 
 
-def count_events(session: Session, job_id: str, kind: str) -> int:
-    query = select(func.count()).select_from(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == kind)
-    return session.scalar(query) or 0
+def sample_events(session: Session, job_id: str, kind: str, *, after: int, most: int) -> tuple[Sequence[Reported], int]:
+    """Return the events of a kind behind a number, and n: 1 if these are all, else one of each n events, and the last.
 
-
-def each_nth_event(
-    session: Session, job_id: str, kind: str, *, nth: int, last: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (epoch, payload) of the first event of a kind, of each n-th after it, and of the `last`-th.
-
-    These are two queries, because the first needs only the index, and a joined query may read the index for each event.
+    Of more than `most` it seeks the first one behind each n-th number, so it reads as much of millions as of thousands.
     """
-    is_meant = (JobEvent.job_id == job_id, JobEvent.kind == kind)
-    query = select(JobEvent.epoch, JobEvent.payload).where(*is_meant).order_by(JobEvent.seq)
-    if nth > 1:
-        number = func.row_number().over(order_by=JobEvent.seq).label("number")
-        numbered = select(JobEvent.seq, number).where(*is_meant).subquery()
-        is_shown = or_(numbered.c.number % nth == 1, numbered.c.number == last)
-        query = query.where(JobEvent.seq.in_(session.scalars(select(numbered.c.seq).where(is_shown)).all()))
-    yield from (tuple(row) for row in session.execute(query))
+    query = select(JobEvent.seq).where(JobEvent.job_id == job_id, JobEvent.kind == kind, JobEvent.seq > after)
+    numbers = session.scalars(query.order_by(JobEvent.seq).limit(most + 1)).all()
+    if len(numbers) <= most:
+        return numbered_events(session, job_id, kind, numbers), 1
+    first, last = numbers[0], session.scalars(query.order_by(JobEvent.seq.desc()).limit(1)).one()
+    nth = -(-(last - first + 1) // most)
+    start = select(literal(first, BigInteger).label("number")).cte(recursive=True)
+    each = start.union_all(select(start.c.number + nth).where(start.c.number + nth <= last))
+    is_next = (JobEvent.job_id == job_id, JobEvent.kind == kind, JobEvent.seq >= each.c.number)
+    next_number = select(func.min(JobEvent.seq)).where(*is_next).correlate(each).scalar_subquery()
+    found = session.scalars(select(next_number).select_from(each)).all()
+    return numbered_events(session, job_id, kind, sorted({*found, last})), nth
+
+
+def numbered_events(session: Session, job_id: str, kind: str, numbers: Sequence[int]) -> Sequence[Reported]:
+    """Return those of the events with these numbers that are of a kind, in their order."""
+    query = select(JobEvent.seq, JobEvent.epoch, JobEvent.payload).where(JobEvent.job_id == job_id)
+    named = query.where(JobEvent.kind == kind, JobEvent.seq.in_(numbers)).order_by(JobEvent.seq)
+    return [(seq, epoch, payload) for seq, epoch, payload in session.execute(named)]
 
 
 def newest_events(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
@@ -245,8 +266,8 @@ def ask_for_checkpoint(session: Session, job_id: str) -> Job | None:
 
 
 def remove(session: Session, job_id: str) -> bool:
-    """Delete an ended job with its attempts, events and labels. Returns False if it does not exist or has not ended."""
-    for table in (JobEvent, Attempt, Checkpoint, IdempotencyKey, JobLabel):
+    """Delete an ended job with all that is of it. Returns False if it does not exist or has not ended."""
+    for table in (JobEvent, Attempt, Checkpoint, IdempotencyKey, JobLabel, MetricSummary):
         session.execute(delete(table).where(table.job_id == job_id))
     statement = delete(Job).where(Job.id == job_id, Job.status.not_in(ALIVE)).returning(Job.id)
     return session.scalar(statement) is not None

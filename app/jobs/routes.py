@@ -34,7 +34,7 @@ from app.jobs.states import JobStatus, Stage
 from app.jobs.views.data_routes import router as data_router
 from app.jobs.views.details import detail_of
 from app.jobs.views.logs import read_log
-from app.jobs.views.metrics import series
+from app.jobs.views.metrics import MOST_THINNED, series, thinned_series
 from app.jobs.views.stream import StreamResponse
 from app.web.dependencies import DatabaseDep, SettingsDep
 from app.web.parameters import LONGEST_PAGE
@@ -244,11 +244,25 @@ def _event_number(last_event_id: str | None) -> int:
 
 
 @router.get("/{job_id}/metrics")
-def metrics(job_id: JobId, database: DatabaseDep) -> Metrics:
-    """The logged steps and evaluations over all attempts, each once; at most about 5,000 of each."""
+def metrics(
+    job_id: JobId,
+    database: DatabaseDep,
+    points: Annotated[
+        int | None, Query(ge=8, le=MOST_THINNED, description="the most points of a series; default: about 5,000 rows")
+    ] = None,
+    from_step: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+    to_step: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+) -> Metrics:
+    """The logged steps and evaluations over all attempts, each once.
+
+    With `points`, `from_step` or `to_step` a longer series is thinned so that its peaks stay: a row has only the fields
+    that have a point at its step.
+    """
     with database.reader() as session:
         service.find(session, job_id)
-        return series(session, job_id)
+        if points is from_step is to_step is None:
+            return series(session, job_id)
+        return thinned_series(session, job_id, points or MOST_THINNED, from_step or 0, to_step)
 
 
 @router.get("/{job_id}/logs")

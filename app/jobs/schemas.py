@@ -163,13 +163,17 @@ class EventPage(BaseModel):
 class Metrics(BaseModel):
     """The series of the run, one point for each logged step; steps that a later attempt repeated are shown once.
 
-    A series of more than 5,000 points is thinned to about 5,000.
+    A series of more than 5,000 points is thinned to about 5,000. With `points` it is thinned to so many, and keeps the
+    first, lowest, highest and last point of each group of steps: a row then has only the fields that keep a point at
+    its step.
     """
 
     steps: list[dict[str, Any]]
     evals: list[dict[str, Any]]
-    every_nth_step: int = Field(description="1: all points; n: each n-th logged point, and the last")
-    every_nth_eval: int = Field(description="the same for the evaluations")
+    every_nth_step: int | None = Field(
+        description="1: all points; n: one point of each n events, and the last; null: as `points` keeps them"
+    )
+    every_nth_eval: int | None = Field(description="the same for the evaluations")
 
 
 class LogPage(BaseModel):

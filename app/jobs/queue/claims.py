@@ -30,6 +30,7 @@ from app.contracts.spec import SPEC_VERSION
 from app.contracts.stored import with_values
 from app.database.connection import database_time
 from app.jobs.kinds import stage_of
+from app.jobs.metric_summaries import SMALLEST, summarise
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.queue import attempts
 from app.jobs.repository import DETAILS, append_event, jobs_at_work, move, waits_for
@@ -155,6 +156,8 @@ def _append(session: Session, claim: Claim, events: Sequence[AttemptEvent], epoc
             _apply_checkpoint(session, job.id, event, epoch)
         else:
             _apply(job, event)
+    if job.last_seq // SMALLEST > (job.last_seq - len(kept)) // SMALLEST:
+        summarise(session, job.id, job.last_seq)
     return job
 
 

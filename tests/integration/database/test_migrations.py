@@ -43,7 +43,16 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         upgrade(fresh_url)
         check(fresh_url)
 
-    of_jobs = {"jobs", "attempts", "job_events", "checkpoints", "idempotency_keys", "workers", "job_labels"}
+    of_jobs = {
+        "jobs",
+        "attempts",
+        "job_events",
+        "checkpoints",
+        "idempotency_keys",
+        "workers",
+        "job_labels",
+        "metric_summaries",
+    }
     assert tables(fresh_url) == {*of_jobs, "files", "adapters", "artifacts", "installation"}
 
 

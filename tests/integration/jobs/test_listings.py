@@ -69,7 +69,7 @@ def test_jobs_are_listed_by_project_and_status(api: TestClient, database: Databa
 def test_jobs_are_listed_by_their_labels(api: TestClient, database: Database) -> None:
     both, one = add_job(database, labels={"team": "a", "x=y": "1"}), add_job(database, labels={"team": "a"}, age=1)
     add_job(database, labels={"team": "A"})
-    add_job(database, labels={"team": "a"}, is_dry_run=True)
+    add_job(database, labels={"team": "a"}, is_temporary=True)
     failed = add_job(database, JobStatus.FAILED, labels={"team": "a", "run": "k=v"}, project="p", age=2)
 
     assert listed(api, label="team=a") == [both, one, failed]
@@ -126,8 +126,8 @@ def test_jobs_are_counted_by_status_without_dry_runs(api: TestClient, database: 
     for project in ("a", "b"):
         add_job(database, project=project)
         add_job(database, JobStatus.FAILED, project=project)
-    add_job(database, JobStatus.FAILED, project="a", is_dry_run=True)
-    add_job(database, JobStatus.CANCELLED, project="b", is_dry_run=True)
+    add_job(database, JobStatus.FAILED, project="a", is_temporary=True)
+    add_job(database, JobStatus.CANCELLED, project="b", is_temporary=True)
 
     others = dict.fromkeys(("validating", "running", "paused", "succeeded", "cancelled"), 0)
     assert api.get("/jobs/counts").json()["counts"] == {**others, "queued": 2, "failed": 2}
@@ -136,8 +136,8 @@ def test_jobs_are_counted_by_status_without_dry_runs(api: TestClient, database: 
 
 def test_jobs_are_counted_up_to_a_number(api: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "MOST_COUNTED", 2)
-    for is_dry_run in (False, False, False, True):
-        add_job(database, is_dry_run=is_dry_run)
+    for is_temporary in (False, False, False, True):
+        add_job(database, is_temporary=is_temporary)
     found = api.get("/jobs/counts").json()
 
     assert (found["counts"]["queued"], found["counted_up_to"]) == (2, 2)

@@ -1,4 +1,4 @@
-"""labels of jobs in a table of their own, by which jobs are listed"""
+"""labels of jobs in a table of their own, by which jobs are listed, and summaries of metrics"""
 
 import json
 from collections.abc import Iterator
@@ -30,6 +30,15 @@ def upgrade() -> None:
         last = found[-1].id
         op.bulk_insert(labels, [row for job in found for row in _rows_of(job)])
     op.create_index("ix_job_labels_jobs", "job_labels", ["name", "value", "created_at", "job_id"])
+    op.create_table(
+        "metric_summaries",
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("level", sa.Integer(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("parts", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "level", "number"),
+    )
 
 
 def _jobs_behind(last: str) -> list[Any]:
@@ -61,4 +70,5 @@ def _can_be_stored(text: str) -> bool:
 
 
 def downgrade() -> None:
+    op.drop_table("metric_summaries")
     op.drop_table("job_labels")
