@@ -128,10 +128,22 @@ def newest(folder: Path) -> NewestCheckpoint:
     return NewestCheckpoint(0, None, tuple(skipped))
 
 
-def prune(folder: Path, keep: int) -> list[Removed]:
-    """Remove all checkpoints but the newest `keep`; one that is not complete counts as none and goes too."""
+def of_step(folder: Path, step: int) -> Path | None:
+    """Find the newest complete checkpoint of a step. Its bytes are not compared."""
+    return next((path for path in by_age(folder) if age(path)[0] == step and outline(path) is not None), None)
+
+
+def intact_of_step(folder: Path, step: int) -> Path | None:
+    """As `of_step`, but the checkpoint has to pass `verify`."""
+    path = of_step(folder, step)
+    return path if path is not None and verify(path) is not None else None
+
+
+def prune(folder: Path, keep: int, best_step: int | None = None) -> list[Removed]:
+    """Remove all checkpoints but the newest `keep` and that of the best step; an incomplete one goes too."""
     complete = [path for path in by_age(folder) if outline(path) is not None]
-    return [_remove(path) for path in by_age(folder) if path not in complete[:keep]]
+    kept = {*complete[:keep], None if best_step is None else of_step(folder, best_step)}
+    return [_remove(path) for path in by_age(folder) if path not in kept]
 
 
 def sweep(folder: Path) -> None:

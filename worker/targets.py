@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from app.contracts.spec import LoraSpec
 from worker.failures import UserError
 
 FIELD = "lora.target_modules"
@@ -35,6 +36,25 @@ def check_targets(targets: Sequence[str], linear: Collection[str], others: Colle
     message = f"{first['field']}: found {first['found']} of {model}, expected {first['expected']}{more}"
     hint = f"the linear modules of {model} are {known}"
     raise UserError("unknown_target_module", message, hint=hint, param=first["field"], details=details)
+
+
+def all_linear(linear: Collection[str], model: str) -> list[str]:
+    """The targets that "all-linear" means, in PEFT's sense: without the output head. Raises UserError for none."""
+    targets = sorted({*linear} - EMBEDDINGS)
+    if not targets:
+        message = f"{FIELD}: found all-linear, but the linear modules of {model} cannot be read from its files"
+        raise UserError("no_linear_target", message, hint="name the modules", param=FIELD)
+    return targets
+
+
+def check_patterns(lora: LoraSpec, targets: Sequence[str], model: str) -> None:
+    """Raises UserError for a name in `lora.rank_pattern` or `lora.alpha_pattern` that is none of the targets."""
+    for field in ("rank_pattern", "alpha_pattern"):
+        for name in getattr(lora, field) or ():
+            if name not in targets:
+                place = f"lora.{field}.{name}"
+                message = f"{place}: found {name}, expected one of the linear modules of {model}: {', '.join(targets)}"
+                raise UserError("unknown_target_module", message, param=place)
 
 
 def check_layers(numbers: Sequence[int] | None, layers: int | None, model: str) -> None:

@@ -48,7 +48,7 @@ def find_untrained(rows: Path, spec: JobSpec, added: Mapping[int, str], weights:
     """
     if spec.model.full_finetuning or not added:
         return None
-    modules = [*spec.lora.target_modules, *(spec.lora.modules_to_save or [])]
+    modules = [*spec.lora.named_targets, *(spec.lora.modules_to_save or [])]
     trained = {name.rsplit(".", 1)[-1] for name in modules}
     found: set[int] = set()
     for column, module, read in ((INPUT_IDS, EMBEDDINGS, weights.embeddings), (LABELS, HEAD, weights.head)):

@@ -140,6 +140,21 @@ class Evaluated(Event):
     metrics: dict[str, float] = Field({}, description="figures of the training method, by name")
 
 
+class BestEvaluation(Contract):
+    """The best evaluation of a training, by `training.metric_for_best_model`."""
+
+    step: int
+    metric: str
+    value: float
+
+
+class BestChanged(Event):
+    """Another evaluation is the best now. After a resume it is that of the checkpoint, and null if that has none."""
+
+    kind: Literal["best"] = "best"
+    best: BestEvaluation | None
+
+
 class CheckpointSaved(Event):
     """A checkpoint is complete on disk. `worker.checkpoints` describes its content."""
 
@@ -152,7 +167,7 @@ class CheckpointSaved(Event):
 
 
 class CheckpointRemoved(Event):
-    """An older checkpoint was removed, because only the newest ones are kept."""
+    """An older checkpoint was removed, because only the newest ones and the best one are kept."""
 
     kind: Literal["checkpoint_removed"] = "checkpoint_removed"
     step: int
@@ -233,6 +248,9 @@ class Finished(Event):
     train_seconds: float
     final_loss: float | None
     tokens: int
+    adapter_step: int | None = Field(None, description="the step whose weights the adapter has")
+    best: BestEvaluation | None = None
+    stopped_early: str | None = Field(None, description="why the training ended before its last step")
 
 
 AttemptEvent = Annotated[
@@ -245,6 +263,7 @@ AttemptEvent = Annotated[
     | StepLogged
     | StepTaken
     | Evaluated
+    | BestChanged
     | CheckpointSaved
     | CheckpointRemoved
     | Resumed

@@ -135,7 +135,7 @@ def _embedding_rate_unused(spec: JobPlan) -> Noticed | None:
     lora, rate = spec.lora, spec.training.embedding_learning_rate
     if rate is None or spec.model.full_finetuning or lora.modules_to_save:
         return None
-    if EMBEDDINGS & {name.rsplit(".", 1)[-1] for name in lora.target_modules}:
+    if EMBEDDINGS & {name.rsplit(".", 1)[-1] for name in lora.named_targets}:
         return None
     message = (
         f"training.embedding_learning_rate is {rate:g}, and no embedding is trained: "
@@ -151,6 +151,14 @@ def _train_on_unused(spec: JobPlan) -> Noticed | None:
         return None
     message = f'training.method "cpt" learns every token: dataset.train_on "{spec.dataset.train_on}" has no effect'
     return _learns_all(spec, message)
+
+
+def _assistant_only_of_text(spec: JobPlan, rows: RowTotals) -> Noticed | None:
+    if not (rows.is_text and spec.training.assistant_only_loss):
+        return None
+    message = "the rows are raw text without turns: training.assistant_only_loss learns every token of them"
+    field = "training.assistant_only_loss"
+    return Noticed(code="assistant_only_loss_unused", message=message, field=field, requested=True, effective=False)
 
 
 def _train_on_of_text(spec: JobPlan, rows: RowTotals) -> Noticed | None:
@@ -174,6 +182,27 @@ def _eval_batch_unused(spec: JobPlan) -> Noticed | None:
     size = spec.training.per_device_eval_batch_size
     message = f"{field} is {size}, and nothing is evaluated: that takes dataset.eval_fraction or dataset.eval_source"
     return Noticed(code="eval_batch_unused", message=message, field=field, requested=size)
+
+
+def _worst_is_best(spec: JobPlan) -> Noticed | None:
+    training = spec.training
+    if not training.greater_is_better:
+        return None
+    message = (
+        f"training.greater_is_better is true, and {training.best_metric} is a loss: the evaluation with the highest "
+        "loss counts as the best"
+    )
+    return Noticed(
+        code="worst_is_best", message=message, field="training.greater_is_better", requested=True, effective=True
+    )
+
+
+def _logging_steps_unused(spec: JobPlan) -> Noticed | None:
+    field, strategy = "training.logging_steps", spec.training.logging_strategy
+    if strategy == "steps" or not spec.is_sent(field):
+        return None
+    message = f'{field} is {spec.training.logging_steps}, and training.logging_strategy "{strategy}" does not use it'
+    return Noticed(code="logging_steps_unused", message=message, field=field, requested=spec.training.logging_steps)
 
 
 def _nothing_to_evaluate(spec: JobPlan, rows: RowTotals) -> Noticed | None:
@@ -253,6 +282,15 @@ def _warmup_longer_than_training(spec: JobPlan, totals: StepTotals) -> Noticed |
     )
 
 
+def _evaluated_too_late(spec: JobPlan, totals: StepTotals) -> Noticed | None:
+    delay = spec.training.eval_delay
+    if spec.training.eval_strategy_in_force != "steps" or delay <= totals.steps or not totals.evaluates:
+        return None
+    field = "training.eval_delay"
+    message = f"{field} is {delay:g}, and the training has {totals.steps} steps: it is evaluated once, at its end"
+    return Noticed(code="evaluated_at_the_end_only", message=message, field=field, requested=delay, effective=None)
+
+
 def _interval_beyond_the_end(field: str, code: str, instead: str) -> "Callable[[JobPlan, StepTotals], Noticed | None]":
     """Make a rule for something that happens every few steps, but not within this training."""
 
@@ -276,9 +314,12 @@ BY_SPEC: tuple[Callable[[JobPlan], Noticed | None], ...] = (
     _embedding_rate_unused,
     _train_on_unused,
     _eval_batch_unused,
+    _worst_is_best,
+    _logging_steps_unused,
 )
 BY_ROWS: tuple[Callable[[JobPlan, RowTotals], Noticed | None], ...] = (
     _train_on_of_text,
+    _assistant_only_of_text,
     _nothing_to_evaluate,
     _batch_larger_than_rows,
     _accumulation_longer_than_epoch,
@@ -286,6 +327,7 @@ BY_ROWS: tuple[Callable[[JobPlan, RowTotals], Noticed | None], ...] = (
 )
 BY_STEPS: tuple[Callable[[JobPlan, StepTotals], Noticed | None], ...] = (
     _warmup_longer_than_training,
+    _evaluated_too_late,
     _interval_beyond_the_end("logging_steps", "logged_at_the_end_only", "the metrics have its last step only"),
     _interval_beyond_the_end("eval_steps", "evaluated_at_the_end_only", "it is evaluated once, at its end"),
     _interval_beyond_the_end(

@@ -88,7 +88,9 @@ class LoraSpec(Contract):
     """Arguments of `FastLanguageModel.get_peft_model`."""
 
     r: Rank = Field(16, description="rank of the update; 8 to 128 is usual")
-    target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] = list(ALL_PROJECTIONS)
+    target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | Literal["all-linear"] = Field(
+        list(ALL_PROJECTIONS), description='"all-linear": all linear modules of the model but its output head'
+    )
     lora_alpha: Alpha = 16
     lora_dropout: Real = Field(0.0, ge=0.0, lt=1.0)
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -105,6 +107,10 @@ class LoraSpec(Contract):
     alpha_pattern: dict[ModuleName, Alpha] | None = Field(
         None, max_length=64, description="other values of lora_alpha for some of target_modules, by name"
     )
+    init_lora_weights: bool | Literal["gaussian", "orthogonal", "loftq"] = Field(
+        True,
+        description="true, gaussian, orthogonal: the update begins as zero; false: at random",
+    )
     loftq_config: LoftqConfig | None = None
     modules_to_save: Annotated[list[ModuleName], Field(min_length=1, max_length=8)] | None = None
 
@@ -112,14 +118,33 @@ class LoraSpec(Contract):
     def largest_rank(self) -> int:
         return max([self.r, *(self.rank_pattern or {}).values()])
 
+    @property
+    def named_targets(self) -> list[str]:
+        """The modules in `target_modules`. None with "all-linear", which the check replaces by names."""
+        return [] if isinstance(self.target_modules, str) else self.target_modules
+
     @model_validator(mode="after")
     def _patterns_name_targets(self) -> Self:
         for field in ("rank_pattern", "alpha_pattern"):
             for name in getattr(self, field) or ():
-                if name not in self.target_modules or name in ("embed_tokens", "lm_head"):  # those two have no rank
+                is_target = name in self.target_modules or self.target_modules == "all-linear"
+                if not is_target or name in ("embed_tokens", "lm_head"):  # those two have no rank
                     raise ValueError(
                         f"{field}.{name} should be left out: only linear modules of target_modules have one"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _initial_weights_are_possible(self) -> Self:
+        kind = self.init_lora_weights
+        if kind == "loftq" and self.loftq_config is None:
+            raise ValueError('init_lora_weights should be true without loftq_config, or have it beside "loftq"')
+        if self.loftq_config is not None and kind not in (True, "loftq"):
+            raise ValueError("loftq_config should be null beside another init_lora_weights")
+        ranks = {"r": self.r, **{f"rank_pattern.{name}": rank for name, rank in (self.rank_pattern or {}).items()}}
+        for field, rank in ranks.items():
+            if kind == "orthogonal" and rank % 2:
+                raise ValueError(f'{field} should be even beside init_lora_weights "orthogonal"')
         return self
 
 
@@ -268,12 +293,14 @@ class JobSpec(SubmittedSpec):
         return self.dataset.model_copy(update=dict(self.method.forced))
 
     @model_validator(mode="after")
-    def _loftq_quantises_by_itself(self) -> Self:
+    def _some_initial_weights_need_a_base_in_16_bits(self) -> Self:
         is_quantised = self.model.load_in_4bit or self.model.load_in_8bit
         if self.lora.loftq_config is not None and is_quantised:
             raise ValueError(
                 "lora.loftq_config should be null beside model.load_in_4bit or load_in_8bit: it needs 16-bit weights"
             )
+        if self.lora.init_lora_weights == "orthogonal" and is_quantised:
+            raise ValueError("lora.init_lora_weights should be true beside model.load_in_4bit or load_in_8bit")
         return self
 
     @model_validator(mode="after")
@@ -292,7 +319,21 @@ class JobSpec(SubmittedSpec):
 
     @model_validator(mode="after")
     def _evaluation_has_rows(self) -> Self:
-        evaluated = self.dataset.eval_source is not None or self.dataset.eval_fraction > 0
-        if self.training.eval_steps is not None and not evaluated:
-            raise ValueError("training.eval_steps should be null without dataset.eval_fraction and dataset.eval_source")
+        training = self.training
+        if self.dataset.eval_source is not None or self.dataset.eval_fraction > 0:
+            return self
+        asked = {"eval_steps": training.eval_steps, "eval_on_start": training.eval_on_start}
+        asked["eval_strategy"] = training.eval_strategy_in_force != "no"
+        for name in (name for name, value in asked.items() if value):
+            none = "false" if name == "eval_on_start" else "null"
+            raise ValueError(f"training.{name} should be {none} without dataset.eval_fraction and dataset.eval_source")
+        return self
+
+    @model_validator(mode="after")
+    def _one_choice_of_tokens(self) -> Self:
+        sent, train_on = self.training.assistant_only_loss, self.dataset_in_force.train_on
+        if sent is not None and train_on != ("responses" if sent else "all"):
+            is_forced = "train_on" in self.method.forced
+            where = f'training.method "{self.method.name}"' if is_forced else f'dataset.train_on "{train_on}"'
+            raise ValueError(f"training.assistant_only_loss should be null beside {where}")
         return self

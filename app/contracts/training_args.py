@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from app.contracts.base import Contract, Real, Whole
+from app.contracts.evaluation import EvaluationArgs
+from app.contracts.schedules import TAKEN_BY_SCHEDULE, Schedule, ScheduleArgs
 
 # A file or folder name of one segment: no separator, no leading dot, no special character of a shell or URL.
 SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -17,41 +19,12 @@ Optimizer = Literal[
     "adamw_8bit", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor", "sgd",
     "lion_8bit", "lion_32bit", "paged_lion_8bit",
 ]  # fmt: skip
-Schedule = Literal[
-    "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "constant", "constant_with_warmup", "polynomial",
-    "inverse_sqrt", "warmup_stable_decay",
-]  # fmt: skip
-# The fields of `ScheduleArgs` that each schedule takes; the other schedules take none.
-TAKEN_BY_SCHEDULE = {
-    "cosine": ("num_cycles",),
-    "cosine_with_restarts": ("num_cycles",),
-    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
-    "polynomial": ("lr_end", "power"),
-    "inverse_sqrt": ("timescale",),
-    "warmup_stable_decay": ("num_decay_steps", "decay_type", "min_lr_ratio", "num_cycles"),
-}
 
 
-class ScheduleArgs(Contract):
-    """Arguments of the functions in `transformers.optimization` that make the schedules."""
-
-    num_cycles: Real | None = Field(
-        None, gt=0, le=1000, description="waves of a cosine, 0.5 by default; of cosine_with_restarts whole cycles, 1"
-    )
-    min_lr: Real | None = Field(None, ge=0, le=1, description="the lowest learning rate of cosine_with_min_lr")
-    min_lr_rate: Real | None = Field(None, ge=0, le=1, description="the same as a share of the learning rate")
-    lr_end: Real | None = Field(None, ge=0, le=1, description="the last learning rate of polynomial, 1e-7 by default")
-    power: Real | None = Field(None, gt=0, le=100, description="of polynomial, 1 by default, which is linear")
-    timescale: Whole | None = Field(None, ge=1, le=10_000_000, description="of inverse_sqrt; steps")
-    num_decay_steps: Whole | None = Field(
-        None, ge=1, le=10_000_000, description="the last steps of warmup_stable_decay, in which the learning rate falls"
-    )
-    decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
-    min_lr_ratio: Real | None = Field(None, ge=0, le=1, description="of warmup_stable_decay, 0 by default")
-
-
-class TrainingArgs(Contract):
-    """Arguments of transformers' `TrainingArguments` and of trl's configs, under their names. Every method has them."""
+class TrainingArgs(EvaluationArgs):
+    """Arguments of transformers' `TrainingArguments` and `EarlyStoppingCallback`, and of trl's configs, under their
+    names. Every method has them.
+    """
 
     method: str
     per_device_train_batch_size: Whole = Field(2, ge=1, le=1024)
@@ -69,9 +42,13 @@ class TrainingArgs(Contract):
     embedding_learning_rate: Real | None = Field(None, gt=0, le=1, description="for trained embed_tokens and lm_head")
     fp16: bool | None = None
     bf16: bool | None = None
+    logging_strategy: Literal["no", "steps", "epoch"] = Field(
+        "steps", description="which steps are points of the metrics: every logging_steps, or the last of each epoch"
+    )
     logging_steps: Whole = Field(
         1, ge=1, le=100_000, description="steps between points of the metrics; the last step is always a point"
     )
+    logging_first_step: bool = False
     optim: Optimizer = "adamw_8bit"
     adam_beta1: Real = Field(0.9, ge=0, lt=1, description="of the AdamW and Lion optimizers")
     adam_beta2: Real = Field(0.999, ge=0, lt=1, description="of the AdamW and Lion optimizers")
@@ -80,19 +57,34 @@ class TrainingArgs(Contract):
     max_grad_norm: Real = Field(1.0, ge=0, le=1000)
     lr_scheduler_type: Schedule = "linear"
     lr_scheduler_kwargs: ScheduleArgs | None = None
+    label_smoothing_factor: Real = Field(
+        0.0, ge=0, lt=1, description="in evaluations too; all logits are computed, which takes memory"
+    )
     neftune_noise_alpha: Real | None = Field(
         None, gt=0, le=100, description="strength of the noise that training adds to the embeddings of its rows"
     )
     seed: Seed = 3407
     packing: bool = False
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = Field(
+        "random", description="the order of the rows; group_by_length: at random, rows of like length in one batch"
+    )
+    assistant_only_loss: bool | None = Field(
+        None, description='true: dataset.train_on "responses", false: "all"; another dataset.train_on is refused'
+    )
+    torch_empty_cache_steps: Whole | None = Field(
+        None, ge=1, le=10_000_000, description="steps after which unused GPU memory is given back; null: as Unsloth"
+    )
+    save_strategy: Literal["no", "steps", "epoch", "best"] | None = Field(
+        None,
+        description="null: as save_steps says; epoch: after each; best: only of the best evaluation; no: on request",
+    )
     save_steps: Annotated[Whole, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = Field(
         "auto",
         description="steps between checkpoints; auto: often enough to lose at most two minutes of work, in at "
         "most 3 % of the time; null: only on request. The last step always has one",
     )
-    save_total_limit: Whole = Field(2, ge=1, le=1000, description="how many checkpoints are kept, the newest ones")
-    eval_steps: Whole | None = Field(
-        None, ge=1, le=10_000_000, description="optimizer steps between evaluations; null: only at the end"
+    save_total_limit: Whole = Field(
+        2, ge=1, le=1000, description="how many checkpoints are kept: the newest ones, and beside them the best"
     )
     output_dir: SafeName = Field("outputs", description="a folder of the attempt; the adapter is stored elsewhere")
 
@@ -107,6 +99,24 @@ class TrainingArgs(Contract):
         if isinstance(value, dict) and value.get("warmup_ratio") is not None and "warmup_steps" not in value:
             return {**value, "warmup_steps": None}
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_strategy_replaces_the_default(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("save_strategy") not in (None, "steps") and "save_steps" not in value:
+            return {**value, "save_steps": None}
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_of_saving(self) -> Self:
+        strategy, steps = self.save_strategy, self.save_steps
+        if strategy == "steps" and not isinstance(steps, int):
+            raise ValueError('save_steps should be a number of steps beside save_strategy "steps"')
+        if strategy not in (None, "steps") and steps is not None:
+            raise ValueError(f'save_steps should be null beside save_strategy "{strategy}"')
+        if strategy == "best" and self.best_metric is None:
+            raise ValueError('save_strategy should be null, "no", "steps" or "epoch" without metric_for_best_model')
+        return self
 
     @model_validator(mode="after")
     def _one_warmup(self) -> Self:

@@ -117,6 +117,11 @@ def numbered_events(session: Session, job_id: str, kind: str, numbers: Sequence[
     return [(seq, epoch, payload) for seq, epoch, payload in session.execute(named)]
 
 
+def newest_event(session: Session, job_id: str, kind: str) -> JobEvent | None:
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == kind)
+    return session.scalars(query.order_by(JobEvent.seq.desc()).limit(1)).first()
+
+
 def newest_events(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
     """Return the number of the newest event of each of these jobs, without those that were deleted."""
     rows = session.execute(select(Job.id, Job.last_seq).where(Job.id.in_(job_ids)))

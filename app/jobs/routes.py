@@ -19,7 +19,6 @@ from app.jobs.kinds import KINDS, TRAIN
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.schemas import (
     CheckpointList,
-    CheckpointView,
     EventPage,
     EventView,
     JobCounts,
@@ -31,6 +30,7 @@ from app.jobs.schemas import (
     listed,
 )
 from app.jobs.states import JobStatus, Stage
+from app.jobs.views.checkpoints import list_checkpoints
 from app.jobs.views.data_routes import router as data_router
 from app.jobs.views.details import detail_of
 from app.jobs.views.logs import read_log
@@ -189,8 +189,7 @@ def checkpoints(job_id: JobId, database: DatabaseDep) -> CheckpointList:
     """The stored checkpoints of a job, newest first."""
     with database.reader() as session:
         service.find(session, job_id)
-        found = repository.checkpoints(session, job_id)
-    return CheckpointList(data=[CheckpointView.model_validate(one) for one in found])
+        return list_checkpoints(session, job_id)
 
 
 @router.get("/{job_id}/artifacts")

@@ -71,6 +71,7 @@ class CheckpointView(BaseModel):
     sha256: str = Field(description="of its manifest, which holds the sha256 of every file")
     seconds: float = Field(description="how long the training paused to save it")
     created_at: datetime
+    is_best: bool = Field(False, description="of the best evaluation, by training.metric_for_best_model")
 
 
 class CheckpointList(BaseModel):

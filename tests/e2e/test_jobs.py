@@ -181,6 +181,32 @@ def test_evaluation_rows_are_evaluated(embedded: Stack) -> None:
     assert all(point["eval_loss"] > 0 for point in evals)
 
 
+def test_a_job_that_stops_early_answers_with_its_best_step(embedded: Stack) -> None:
+    """`greater_is_better` makes the first evaluation the best one, since the loss falls."""
+    file_id = embedded.upload([{"prompt": f"q{n}", "completion": f"a{n}"} for n in range(10)])
+    best = {"load_best_model_at_end": True, "greater_is_better": True, "early_stopping_patience": 2}
+    job_id = embedded.submit(
+        dataset={"source": {"file": file_id}, "eval_fraction": 0.2},
+        lora={"target_modules": "all-linear"},
+        training={"max_steps": 50, "eval_steps": 1, "metric_for_best_model": "eval_loss", **best},
+    )
+    job = embedded.wait(job_id, "succeeded", "failed")
+    checkpoints = embedded.api.get(f"/jobs/{job_id}/checkpoints").json()["data"]
+
+    assert job["status"] == "succeeded", job["error"]
+    result, progress = job["result"], job["progress"]
+    assert (result["steps"], result["adapter_step"], result["best"]["step"], result["stopped_early"]["step"]) == (
+        3,
+        1,
+        1,
+        3,
+    )
+    assert (progress["step"], progress["percent"], progress["eta_seconds"]) == (3, 100.0, 0.0)
+    assert [one["step"] for one in checkpoints if one["is_best"]] == [1]
+    assert "q_proj" in job["resolved_spec"]["lora"]["target_modules"]
+    assert embedded.generate(adapter=job_id).status_code == 200
+
+
 def test_all_weights_can_be_trained_and_answer_as_a_model_of_their_own(embedded: Stack) -> None:
     job_id = embedded.submit(model={"model_name": MODEL, "max_seq_length": 256, "full_finetuning": True})
     job = embedded.wait(job_id, "succeeded", "failed")

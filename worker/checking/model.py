@@ -24,7 +24,7 @@ from worker.downloads import Repository, files_of_model, look_at_model
 from worker.events import EventWriter
 from worker.failures import UserError
 from worker.model_card import PARAM, card_of, parts_of, read_header, read_json
-from worker.targets import check_layers, check_saved, check_targets
+from worker.targets import all_linear, check_layers, check_patterns, check_saved, check_targets
 
 EMBEDDING = re.compile(r"embed|^wte$|^wpe$")
 NO_LINEAR = re.compile(rf"norm|^ln_|conv|{EMBEDDING.pattern}")
@@ -50,17 +50,22 @@ def check_model(order: CheckOrder, events: EventWriter) -> ModelFacts:
     facts = _local_facts(order, events) if order.base.is_local else _hub_facts(order, events)
     _check_origin(order, facts)
     if not order.spec.model.full_finetuning:
-        _check_targets(order, facts)
+        _check_targets(order, facts, events)
     return facts
 
 
-def _check_targets(order: CheckOrder, facts: ModelFacts) -> None:
+def _check_targets(order: CheckOrder, facts: ModelFacts, events: EventWriter) -> None:
+    """Replaces "all-linear" by the modules of this model, by an event."""
     lora, name = order.spec.lora, order.spec.model.model_name
     check_layers(lora.layers_to_transform, facts.card.layers, name)
     leaves = {module.rsplit(".", 1)[-1] for module in facts.modules}
+    linear = {module.rsplit(".", 1)[-1] for module in facts.linear}
+    if lora.target_modules == "all-linear":
+        targets = all_linear(linear, name)
+        check_patterns(lora, targets, name)
+        events.write(SpecPinned(values={"lora.target_modules": targets}))
     if leaves:
-        linear = {module.rsplit(".", 1)[-1] for module in facts.linear}
-        check_targets(lora.target_modules, linear, leaves - linear, name)
+        check_targets(lora.named_targets or sorted(linear), linear, leaves - linear, name)
         check_saved(lora.modules_to_save or (), leaves, name)
 
 

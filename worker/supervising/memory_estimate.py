@@ -66,7 +66,7 @@ def _trained(spec: JobSpec, shape: BaseShape) -> float:
         return shape.weight_bytes * TRAINED_TO_16_BITS
     # Inputs plus outputs of the seven projections; those of attention are at most as wide as the hidden state.
     sides = 8 * shape.hidden + 3 * (shape.hidden + shape.intermediate)
-    fully_trained = {*spec.lora.target_modules, *(spec.lora.modules_to_save or ())} & {"embed_tokens", "lm_head"}
+    fully_trained = {*spec.lora.named_targets, *(spec.lora.modules_to_save or ())} & {"embed_tokens", "lm_head"}
     weights = shape.layers * spec.lora.largest_rank * sides + len(fully_trained) * shape.vocabulary * shape.hidden
     return weights * TRAINED_BYTES
 

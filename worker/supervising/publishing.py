@@ -17,7 +17,7 @@ from app.artifacts.models import Artifact
 from app.artifacts.names import artifact_id_of
 from app.artifacts.store import ArtifactMissing, store_of
 from app.config import Settings
-from app.contracts.events import AdapterSaved, ArtifactSaved
+from app.contracts.events import AdapterSaved, ArtifactSaved, Finished
 from app.contracts.variant import BaseVariant
 from app.database.connection import utc_now
 from app.disk_faults import NO_ROOM
@@ -131,11 +131,18 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
         "train_seconds": finished.train_seconds,
         "final_loss": finished.final_loss,
         "tokens": finished.tokens,
+        "adapter_step": finished.adapter_step,
+        "best": finished.best.model_dump(mode="json") if finished.best is not None else None,
+        "stopped_early": _stopped_early(finished),
         "adapter_bytes": saved.bytes,
         "trainable_parameters": saved.trainable_parameters,
         "verification": report.proof.model_dump(mode="json") if report.proof is not None else None,
     }
     return {"adapter_id": adapter_id, "result": result}
+
+
+def _stopped_early(finished: Finished) -> dict[str, Any] | None:
+    return {"step": finished.steps, "reason": finished.stopped_early} if finished.stopped_early is not None else None
 
 
 def publish_artifacts(session: Session, settings: Settings, job: Job, report: Report) -> None:

@@ -4,8 +4,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contracts.order import TrainingOrder
+from app.contracts.schedules import ScheduleArgs
 from app.contracts.spec import JobSpec
-from app.contracts.training_args import ScheduleArgs, TrainingArgs
+from app.contracts.training_args import TrainingArgs
+
+# Our callbacks and the checker do what these say. transformers would refuse or do some of them for its own checkpoints.
+OURS = {
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "assistant_only_loss",
+}
+# Unsloth has defaults of its own for these, which an explicit null would replace.
+UNSLOTHS_DEFAULT = ("torch_empty_cache_steps", "eval_accumulation_steps")
 
 
 @dataclass(frozen=True)
@@ -52,10 +68,10 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
     """For the config of the method's trainer: the arguments that every method has."""
     spec, training = order.spec, order.spec.training
     own = {"method", "packing", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps", "warmup_ratio"}
-    saving = {"save_steps", "save_total_limit"}
+    own |= {name for name in UNSLOTHS_DEFAULT if getattr(training, name) is None}
     fp16, bf16 = precision(spec, hardware)
-    arguments: dict[str, Any] = {
-        **training.model_dump(include=TrainingArgs.model_fields.keys() - own - saving),
+    return {
+        **training.model_dump(include=TrainingArgs.model_fields.keys() - own - OURS),
         "output_dir": str(order.work_dir / training.output_dir),
         "max_steps": training.max_steps or -1,
         "num_train_epochs": training.num_train_epochs or 1.0,
@@ -67,14 +83,14 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
         "gradient_checkpointing": bool(spec.lora.use_gradient_checkpointing),
         # Our callback decides when to save and how many are retained, since transformers knows nothing of manifests.
         "save_strategy": "no",
-        "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
+        "eval_strategy": training.eval_strategy_in_force if evaluates else "no",
         "eval_steps": training.eval_steps,
+        "eval_on_start": training.eval_on_start and evaluates,
         "prediction_loss_only": True,
         "report_to": "none",
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,
     }
-    return arguments
 
 
 def sft_arguments(spec: JobSpec) -> dict[str, Any]:

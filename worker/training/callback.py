@@ -75,13 +75,25 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             self._events.write(StepTaken(**self._event_fields(figures, state)))
         self._stop_if_lost(state.global_step)
 
+    def end_early(self, state: TrainerState) -> None:
+        """Report the last step once more: now it is known to be the last one."""
+        now_last = self._last_step or StepFigures(
+            step=state.global_step,
+            epoch=float(state.epoch or 0.0),
+            learning_rate=None,
+            loss=math.nan if self.final_loss is None else self.final_loss,
+            grad_norm=None,
+            tokens=self.tokens,
+        )
+        self._events.write(StepTaken(**self._event_fields(now_last, state)))
+
     def catch_up(self, step: int) -> None:
         """Wait for the figures of all steps up to this one and record them. Raises UserError as `end_step` does."""
         self._record(self._steps.read_last())
         self._stop_if_lost(step)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._events.enter(Phase.TRAIN)
+        self._events.enter(Phase.EVAL if args.eval_on_start else Phase.TRAIN)
         self._started = time.monotonic()
         self._logged = (self._started, self.tokens)
 

@@ -7,7 +7,7 @@ training takes the same steps as an uninterrupted one, bit for bit if the kernel
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ import torch
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from app.contracts.events import CheckpointRemoved, CheckpointSaved, Phase
+from app.contracts.events import BestChanged, CheckpointRemoved, CheckpointSaved, Phase
 from app.contracts.no_effect import StepTotals, by_steps, knows_steps
 from app.contracts.order import TrainingOrder
-from worker.checkpoints import drafting, prune, publish
+from worker.checkpoints import drafting, intact_of_step, prune, publish
 from worker.events import EventWriter
 from worker.failures import SystemFault, named
 from worker.stopping import Requests
 from worker.training.adapters import read_adapter, set_adapter
-from worker.training.callback import EventCallback
+from worker.training.callback import EventCallback, finite
 from worker.training.continuing import ContinuingTrainer
+from worker.training.evaluations import Evaluations, after, best_of
 from worker.training.place import key_of_rows
 from worker.training.progress import StepCounters, read_progress
 from worker.training.schedule import SaveSchedule
@@ -53,6 +54,7 @@ class Checkpointer:
     owes_evaluation: bool = False
     evaluates_a_step: bool = False
     resumed: StepCounters | None = None
+    evaluations: Evaluations = field(default_factory=Evaluations)
 
     @cached_property
     def rows(self) -> str:
@@ -69,7 +71,33 @@ class Checkpointer:
             raise SystemFault("checkpoint_unreadable", f"the checkpoint has no counters: {error}") from error
         self.figures.restore(self.resumed)
         self.saved_step = self.resumed.step
-        self.owes_evaluation = self.resumed.owes_evaluation
+        if self.resumes_own:
+            self.owes_evaluation = self.resumed.owes_evaluation
+            self._resume_evaluations(self.resumed.evaluations)
+
+    @property
+    def resumes_own(self) -> bool:
+        """Whether the order's checkpoint was made by this job."""
+        return Path(self.order.resume_from or "").parent == self.order.checkpoints
+
+    def _resume_evaluations(self, found: Evaluations) -> None:
+        best = found.best_step
+        if best is not None and intact_of_step(self.order.checkpoints, best) is None:
+            message = f"the checkpoint of step {best}, the best so far, is gone or damaged: later ones count"
+            self.events.notice("best_checkpoint_gone", message, field="training.metric_for_best_model")
+            found = replace(found, best_step=None, best_value=None)
+        self.evaluations = found
+        if self.order.spec.training.best_metric is not None:
+            self.events.write(BestChanged(best=best_of(found, self.order.spec.training)))
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> Evaluations:
+        """Take in an evaluation, and report it if it is the best."""
+        arguments = self.order.spec.training
+        value = None if arguments.best_metric is None else finite(metrics.get(arguments.best_metric))
+        self.evaluations = after(self.evaluations, step, value, arguments)
+        if self.evaluations.best_step == step:
+            self.events.write(BestChanged(best=best_of(self.evaluations, arguments)))
+        return self.evaluations
 
     def where_kept(self, step: int) -> str:
         """The hint for a training that did its last step but could not be saved: where its weights are."""
@@ -81,9 +109,11 @@ class Checkpointer:
             f"answers as {job}@step-{step}; no step is trained again; the job's log has the trace"
         )
 
-    def is_wanted(self, step: int) -> bool:
+    def is_wanted(self, step: int, *, ends_epoch: bool) -> bool:
         """Whether a save is due or was requested."""
-        return self.requests.checkpoint or self.requests.stop or self.schedule.is_due(step, time.monotonic())
+        is_due = ends_epoch and self.order.spec.training.save_strategy == "epoch"
+        is_requested = self.requests.checkpoint or self.requests.stop
+        return is_due or is_requested or self.schedule.is_due(step, time.monotonic())
 
     def save(self, trainer: Any, write: Callable[[Path], Path]) -> None:
         """Publish a checkpoint. `write` gets a draft folder and returns the folder below it that holds the files.
@@ -99,7 +129,7 @@ class Checkpointer:
             self._progress(trainer).write(content)
             saved = publish(content, folder, step=step, attempt=attempt)
         self.saved_step = step
-        removed = prune(folder, self.order.spec.training.save_total_limit)
+        removed = prune(folder, self.order.spec.training.save_total_limit, self.evaluations.best_step)
         now = time.monotonic()
         self.schedule.saved(now, now - started)
         seconds = round(now - started, 3)
@@ -121,12 +151,14 @@ class Checkpointer:
             total_loss=float(trainer._total_loss_scalar),
             owes_evaluation=self.owes_evaluation,
             rows=self.rows,
+            evaluations=self.evaluations,
         )
 
 
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
-    """Decides at the end of each step whether to save or stop. It runs after transformers' own callback, which applies
-    the spec's intervals."""
+    """Decides at the end of each step whether to log, evaluate, save or stop. It runs after transformers' own callback,
+    which applies the intervals in steps. What is due after an epoch is done at the epoch's last step, before the
+    checkpoint of that step: a training that resumes from it neither repeats nor misses it."""
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self._checkpointer = checkpointer
@@ -139,14 +171,30 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         if not knows_steps(order.spec):
             for notice in by_steps(order.spec, StepTotals(state.max_steps, evaluates=order.eval_rows is not None)):
                 self._checkpointer.events.write(notice)
+        if self._checkpointer.resumes_own:
+            args.eval_on_start = False
         self._checkpointer.schedule.begin(time.monotonic())
-        self._checkpointer.requests.listen()
 
-    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_epoch_begin(
+        self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        self._checkpointer.requests.listen()  # not earlier: until the first step there is nothing to save
+
+    def on_epoch_end(self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_log = control.should_evaluate = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._pulse.touch()
         checkpointer = self._checkpointer
+        epoch = float(state.epoch or 0.0)
+        if epoch.is_integer():
+            control.should_log |= args.logging_strategy == "epoch"
+            control.should_evaluate |= args.eval_strategy == "epoch" and args.eval_delay <= epoch
+        if checkpointer.order.spec.training.early_stopping_patience is not None:
+            control.should_log |= control.should_evaluate  # this step may be the last one
         # The last step has a checkpoint so that a failed save of the adapter can be repeated without training.
-        control.should_save = checkpointer.is_wanted(state.global_step) or state.global_step >= state.max_steps
+        is_wanted = checkpointer.is_wanted(state.global_step, ends_epoch=epoch.is_integer())
+        control.should_save = is_wanted or state.global_step >= state.max_steps
         if state.global_step >= state.max_steps:
             control.should_evaluate = False  # the recipe evaluates at the end, with or without `eval_steps`
         elif checkpointer.requests.stop:
@@ -170,6 +218,7 @@ class ResumableTrainer(ContinuingTrainer):
 
     _draft: Path | None = None
     _ended_step: int | None = None
+    _after_owed_evaluation: "RandomState | None" = None
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Counts loss and tokens on the device, so that no step waits for a copy."""
@@ -244,6 +293,10 @@ class ResumableTrainer(ContinuingTrainer):
         if self.checkpointer.resumed is not None:
             self._restore_window(self.checkpointer.resumed)
             self.checkpointer.resumed = None
+        if self.checkpointer.owes_evaluation:
+            self._evaluate_what_is_owed(epoch["resume_from_checkpoint"])
+        elif self.checkpointer.evaluations.is_over:
+            self._end_early()
         if self.state.global_step >= self.state.max_steps:  # transformers would take one more step
             self.control.should_training_stop = True
             return
@@ -255,13 +308,37 @@ class ResumableTrainer(ContinuingTrainer):
         self._globalstep_last_logged = resumed.logged_step
         self._total_loss_scalar = resumed.total_loss
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """transformers calls this right before the first step after the checkpoint, so an owed evaluation runs here."""
+    def _evaluate_what_is_owed(self, checkpoint: str) -> None:
+        """Evaluate with the random states of the checkpoint, as a training would have that was not stopped."""
         super()._load_rng_state(checkpoint)
-        if self.checkpointer.owes_evaluation:
-            self.checkpointer.owes_evaluation = False
-            self.checkpointer.events.enter(Phase.EVAL)
-            super()._evaluate(None, None)
+        self.checkpointer.owes_evaluation = False
+        self.checkpointer.events.enter(Phase.EVAL)
+        self._determine_best_metric(super()._evaluate(None, None), None)
+        self._after_owed_evaluation = RandomState()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """transformers calls this right before the first step after the checkpoint."""
+        if self._after_owed_evaluation is None:
+            super()._load_rng_state(checkpoint)
+        else:
+            self._after_owed_evaluation.restore()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ARG002
+        """transformers calls this after each evaluation between two steps, right before it saves."""
+        if not metrics:  # the evaluation was abandoned
+            return False
+        found = self.checkpointer.evaluated(self.state.global_step, metrics)
+        is_best = bool(found.best_step == self.state.global_step)
+        self.control.should_save |= is_best
+        if found.is_over:
+            self._end_early()
+        return is_best
+
+    def _end_early(self) -> None:
+        """Make this step the last one. Like every last step it is a point of the metrics and has a checkpoint."""
+        self.state.max_steps = self.state.global_step
+        self.control.should_save = self.control.should_training_stop = True
+        self.checkpointer.figures.end_early(self.state)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
         before = RandomState()

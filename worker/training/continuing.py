@@ -4,13 +4,13 @@ transformers alone would count the position in steps of the present batch size, 
 """
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerState
 
 from worker.failures import UserError
 from worker.training.place import DataPosition, find_place
+from worker.training.row_order import LengthGroupedRows
 
 if TYPE_CHECKING:
     from worker.training.checkpointing import Checkpointer
@@ -24,6 +24,12 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
     checkpointer: "Checkpointer"
     _place: DataPosition | None = None
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedRows(train_dataset or self.train_dataset, step_rows, self.args.seed)
+
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         """Count epochs in rows, so that the steps still to do do not depend on the batch size of earlier steps."""
         *values, steps_in_epoch, max_steps = super().set_initial_training_values(args, dataloader)
@@ -35,7 +41,7 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
         done = place.epoch * steps_an_epoch + place.batches // args.gradient_accumulation_steps
         if args.max_steps <= 0:
             max_steps = resumed.step + max(0, math.ceil(args.num_train_epochs * steps_an_epoch) - done)
-        if max_steps <= resumed.step and not self._is_own:
+        if max_steps <= resumed.step and not self.checkpointer.resumes_own:
             raise UserError(
                 "nothing_left",
                 f"the checkpoint of step {resumed.step} has already completed all {args.num_train_epochs:g} epochs",
@@ -51,7 +57,7 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
         return counted if self._place is None else (self._place.epoch, self._place.batches)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self._is_own:
+        if checkpoint is None or self.checkpointer.resumes_own:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         requested = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
@@ -65,11 +71,6 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
         for group, (rate, decay), now in zip(self.optimizer.param_groups, requested, schedule._last_lr, strict=True):
             group.update(initial_lr=rate, weight_decay=decay, lr=now)
 
-    @property
-    def _is_own(self) -> bool:
-        """Whether the checkpoint was made by this job."""
-        return Path(self.checkpointer.order.resume_from or "").parent == self.checkpointer.order.checkpoints
-
     def _find_place(self) -> DataPosition:
         """Find the position in the data, and write a notice if rows are repeated or are not the checkpoint's."""
         checkpointer, rows = self.checkpointer, len(self.train_dataset)
@@ -78,8 +79,8 @@ class ContinuingTrainer(Trainer):  # type: ignore[misc]
         if checkpointer.resumed.rows not in (None, checkpointer.rows):  # None: made by an earlier version
             checkpointer.events.notice(
                 "other_rows",
-                "the rows, training.seed or training.packing differ from the checkpoint's: the training begins with "
-                f"the first row, and its steps are counted on from {checkpointer.resumed.step}",
+                "the rows, training.seed, packing or train_sampling_strategy differ from the checkpoint's: the "
+                f"training begins with the first row, and its steps are counted on from {checkpointer.resumed.step}",
                 field="continue_from",
             )
             return DataPosition(0)

@@ -86,7 +86,7 @@ def attach_lora(model: Any, spec: JobSpec) -> Any:
     if spec.lora.loftq_config is not None and not torch.cuda.is_available():
         raise UserError("needs_gpu", "LoftQ needs a GPU and this worker has none", param="lora.loftq_config")
     linear, others = linear_leaves(model)
-    check_targets(spec.lora.target_modules, linear, others, spec.model.model_name)
+    check_targets(spec.lora.named_targets, linear, others, spec.model.model_name)
     return FastLanguageModel.get_peft_model(model, **lora_arguments(spec))
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from app.contracts.order import TrainingOrder
 from app.contracts.rows import DIGEST
+from app.contracts.spec import TrainingArgs
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,18 @@ def find_place(epoch: float, rows: int, batch_before: int, batch_now: int, accum
 
 def key_of_rows(order: TrainingOrder) -> str:
     """A hash; equal keys mean the same rows in the same order in every epoch."""
-    training = order.spec.training
-    digest = hashlib.sha256(f"{training.seed} {training.packing}\n".encode())
+    digest = hashlib.sha256(f"{_order_of_rows(order.spec.training)}\n".encode())
     with pa.memory_map(str(Path(order.train_rows))) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             digest.update(batch.column(DIGEST).to_numpy().tobytes())
     return digest.hexdigest()
+
+
+def _order_of_rows(training: TrainingArgs) -> str:
+    found = f"{training.seed} {training.packing}"
+    if training.train_sampling_strategy == "random":
+        return found
+    # Rows of like length are put together for one step, so their order depends on its size too.
+    step_rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    is_grouped = training.train_sampling_strategy == "group_by_length"
+    return f"{found} {training.train_sampling_strategy}{f' {step_rows}' if is_grouped else ''}"

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from worker.training.evaluations import Evaluations
 
 PROGRESS = "progress.json"
 
@@ -14,7 +16,7 @@ class StepCounters:
 
     `window_loss`: the sum of the losses of the steps after `logged_step`, the last logged one. `total_loss`: the sum up
     to that step. Floats may be NaN or infinite. `rows`: the key of the rows and their order; checkpoints of earlier
-    versions have None.
+    versions have None, and no `evaluations`.
     """
 
     step: int
@@ -27,6 +29,7 @@ class StepCounters:
     total_loss: float
     owes_evaluation: bool
     rows: str | None = None
+    evaluations: Evaluations = field(default_factory=Evaluations)
 
     def write(self, folder: Path) -> None:
         (folder / PROGRESS).write_text(json.dumps(dataclasses.asdict(self), indent=1))
@@ -34,4 +37,5 @@ class StepCounters:
 
 def read_progress(folder: Path) -> StepCounters:
     """Read a checkpoint's counters. Raises OSError, ValueError or TypeError if the file is missing or malformed."""
-    return StepCounters(**json.loads((folder / PROGRESS).read_text()))
+    read = json.loads((folder / PROGRESS).read_text())
+    return StepCounters(**{**read, "evaluations": Evaluations(**read.get("evaluations", {}))})

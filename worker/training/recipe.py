@@ -6,7 +6,7 @@ from typing import Any
 
 from app.contracts.events import AttemptInterrupted, Finished, Phase, Resumed, SpecResolved
 from app.contracts.order import TrainingOrder
-from worker.checkpoints import sweep
+from worker.checkpoints import intact_of_step, sweep
 from worker.events import EventWriter
 from worker.failures import SystemFault, named
 from worker.stopping import Requests
@@ -15,6 +15,7 @@ from worker.training.biases import base_biases
 from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
+from worker.training.evaluations import best_of, why_over
 from worker.training.packing_boundaries import check_packing_boundaries
 from worker.training.probe import notice_worse_than_base, take_probe
 from worker.training.resolved import effective_values, report_differences
@@ -53,8 +54,8 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     if not train_to_the_end(trainer, checkpointer):
         return False
     seconds, steps = round(callback.seconds, 3), trainer.state.global_step
-    if evaluation:
-        evaluate(trainer, checkpointer)
+    evaluate(trainer, checkpointer)
+    adapter_step = take_best(trainer, checkpointer)
 
     events.enter(Phase.SAVE)
     with (
@@ -64,7 +65,17 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
         probe = take_probe(model, order, train, resolved, biases)
         events.write(save_bundle(model, tokenizer, order, resolved, probe))
     notice_worse_than_base(probe.fit, spec.training.learning_rate, events)
-    events.write(Finished(steps=steps, train_seconds=seconds, final_loss=callback.final_loss, tokens=callback.tokens))
+    events.write(
+        Finished(
+            steps=steps,
+            train_seconds=seconds,
+            final_loss=callback.final_loss,
+            tokens=callback.tokens,
+            adapter_step=adapter_step,
+            best=best_of(checkpointer.evaluations, spec.training),
+            stopped_early=why_over(checkpointer.evaluations, spec.training),
+        )
+    )
     return True
 
 
@@ -77,11 +88,38 @@ def load_checked_base(order: TrainingOrder, events: EventWriter) -> tuple[Any, A
 
 
 def evaluate(trainer: Any, checkpointer: Checkpointer) -> None:
-    """Evaluate the trained model. Raises SystemFault if that fails."""
+    """Evaluate the trained model, if there are rows and its last step was not evaluated. Raises SystemFault."""
+    step = trainer.state.global_step
+    if not trainer.eval_dataset or checkpointer.evaluations.last_step == step:
+        return
     checkpointer.events.enter(Phase.EVAL)
-    kept = checkpointer.where_kept(trainer.state.global_step)
-    with named("evaluation_failed", "the trained model could not be evaluated", kept):
-        trainer.evaluate()
+    with named("evaluation_failed", "the trained model could not be evaluated", checkpointer.where_kept(step)):
+        checkpointer.evaluated(step, trainer.evaluate())
+
+
+def take_best(trainer: Any, checkpointer: Checkpointer) -> int:
+    """Load the weights of the best evaluation, if the spec asks for them. Returns the step whose weights the model has.
+
+    Raises SystemFault if their checkpoint is gone or damaged.
+    """
+    step, training = trainer.state.global_step, checkpointer.order.spec.training
+    best = best_of(checkpointer.evaluations, training)
+    if not training.load_best_model_at_end or best is None or best.step == step:
+        return int(step)
+    path = intact_of_step(checkpointer.order.checkpoints, best.step)
+    if path is None:
+        message = f"the checkpoint of the best evaluation, that of step {best.step}, is gone or damaged"
+        raise SystemFault("best_checkpoint_gone", message, hint=checkpointer.where_kept(step))
+    trainer._load_from_checkpoint(str(path))
+    checkpointer.events.notice(
+        "best_step_loaded",
+        f"the adapter is that of step {best.step}, whose {best.metric} of {best.value:.6g} is the best; "
+        f"the last step is {step}",
+        field="training.load_best_model_at_end",
+        requested=True,
+        effective=best.step,
+    )
+    return best.step
 
 
 def train_to_the_end(trainer: Any, checkpointer: Checkpointer) -> bool:

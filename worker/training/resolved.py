@@ -33,6 +33,8 @@ def effective_values(order: TrainingOrder, model: Any, args: Any) -> dict[str, A
         "training.fp16": bool(args.fp16),
         "training.bf16": bool(args.bf16),
         "training.save_steps": order.spec.training.save_steps,
+        "training.eval_strategy": _name(args.eval_strategy),
+        "training.metric_for_best_model": order.spec.training.best_metric,
         "training.num_train_epochs": None if by_steps else float(args.num_train_epochs),
         "training.warmup_steps": 0 if args.lr_scheduler_type == "constant" else order.spec.training.warmup_steps,
         **trained_modules(order, model),

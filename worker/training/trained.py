@@ -19,7 +19,7 @@ def trained_modules(order: TrainingOrder, model: Any) -> dict[str, Any]:
     saved = model.peft_config[NAME].modules_to_save
     moved = {_leaf(name) for name in saved or ()}
     return {
-        "lora.target_modules": [name for name in order.spec.lora.target_modules if _leaf(name) not in moved],
+        "lora.target_modules": [name for name in order.spec.lora.named_targets if _leaf(name) not in moved],
         "lora.modules_to_save": sorted(saved) if saved else None,
     }
 
@@ -31,7 +31,7 @@ def report_trained(order: TrainingOrder, model: Any, resolved: dict[str, Any], e
     events.write(DataPrepared(report={"parameters": {"trainable": trainable, "total": total}}))
     if not isinstance(model, PeftModel):
         return
-    requested = order.spec.lora.target_modules
+    requested = order.spec.lora.named_targets
     moved = [name for name in requested if name not in resolved["lora.target_modules"]]
     whole = sum(parameter.numel() for name, parameter in model.named_parameters() if MARK in name)
     if moved:

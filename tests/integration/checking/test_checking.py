@@ -122,6 +122,13 @@ def test_modules_of_another_model_family_are_refused_with_those_there_are(hub: H
     assert "q_proj" in (failed.hint or "")
 
 
+def test_all_linear_is_replaced_by_the_modules_of_the_model(hub: Hub, tmp_path: Path) -> None:
+    events = check(hub, tmp_path, lora={"target_modules": "all-linear", "rank_pattern": {"q_proj": 4}})
+
+    names = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert {"lora.target_modules": names} in [event.values for event in events if isinstance(event, SpecResolved)]
+
+
 def test_modules_of_one_file_of_weights_are_known_by_its_header(hub: Hub, tmp_path: Path) -> None:
     """Of the hub and of this machine, whose names are not looked at: a norm has one dimension."""
     tiny = build_tiny_model(tmp_path / "tiny")

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.contracts.events import CheckpointSaved
+from app.contracts.events import BestChanged, BestEvaluation, CheckpointSaved
 from app.database.connection import Database, utc_now
 from app.jobs import repository
 from app.jobs.models import Job
-from app.jobs.queue.claims import Claim, finish, record, take_back
+from app.jobs.queue.claims import Claim, finish, record, record_event, take_back
 from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, given_back, next_status
 from tests.support.jobs import NOW, add_job, read, take, taken
 from tests.support.jobs_api import error_of
@@ -264,6 +264,26 @@ def test_checkpoints_are_listed_newest_first(api: TestClient, database: Database
 
     assert [(one["step"], one["attempt"], one["bytes"]) for one in found["data"]] == [(30, 1, 9), (20, 1, 9)]
     assert "path" not in found["data"][0]
+    assert [one["is_best"] for one in found["data"]] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"), [([20], [False, True]), ([20, 30], [True, False]), ([20, None], [False, False])]
+)
+def test_the_checkpoint_of_the_best_evaluation_is_named(
+    api: TestClient, database: Database, best: list[int | None], expected: list[bool]
+) -> None:
+    claim = held(database)
+    save(database, claim, 20, 30)
+    with database.writer() as session:
+        for step in best:
+            value = BestEvaluation(step=step, metric="eval_loss", value=1.0) if step is not None else None
+            record_event(session, claim, BestChanged(best=value))
+        session.commit()
+
+    found = api.get(f"/jobs/{claim.job_id}/checkpoints").json()["data"]
+
+    assert [one["is_best"] for one in found] == expected
 
 
 @pytest.mark.parametrize(

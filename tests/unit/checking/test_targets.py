@@ -2,8 +2,9 @@
 
 import pytest
 
+from app.contracts.spec import LoraSpec
 from worker.failures import UserError
-from worker.targets import check_layers, check_saved, check_targets
+from worker.targets import all_linear, check_layers, check_patterns, check_saved, check_targets
 
 LINEAR = {"q_proj", "v_proj", "down_proj"}
 OTHERS = {"input_layernorm", "norm", "embed_tokens"}
@@ -32,6 +33,22 @@ def test_others_are_refused_by_their_place(targets: list[str], param: str, said:
     failure = refused.value.failure
     assert failure.param == param
     assert (failure.hint or "").endswith("down_proj, q_proj, v_proj")
+
+
+def test_all_linear_modules_are_those_of_the_model_without_its_head() -> None:
+    assert all_linear({*LINEAR, "lm_head"}, "org/model") == ["down_proj", "q_proj", "v_proj"]
+
+    with pytest.raises(UserError, match="all-linear, but the linear modules of org/model cannot be read"):
+        all_linear(set(), "org/model")
+
+
+def test_a_rank_of_a_module_that_all_linear_does_not_name_is_refused_by_its_field() -> None:
+    lora = LoraSpec(target_modules="all-linear", rank_pattern={"q_proj": 4, "qkv": 4})
+
+    with pytest.raises(UserError, match=r"rank_pattern.qkv: found qkv, expected one of .*: q_proj, v_proj") as refused:
+        check_patterns(lora, ["q_proj", "v_proj"], "org/model")
+
+    assert refused.value.failure.param == "lora.rank_pattern.qkv"
 
 
 def test_a_module_to_save_may_be_any_that_is_there() -> None:

@@ -31,6 +31,21 @@ def said(spec: JobSpec, rows: RowTotals) -> list[str]:
         ({"training": {"method": "cpt"}, "dataset": {"train_on": "responses"}}, MANY, "train_on_unused"),
         ({"dataset": {"train_on": "last_response"}}, RowTotals(9, 0, is_text=True), "train_on_unused"),
         ({"training": {"per_device_eval_batch_size": 8}}, MANY, "eval_batch_unused"),
+        ({"training": {"logging_strategy": "epoch", "logging_steps": 5}}, MANY, "logging_steps_unused"),
+        ({"training": {"assistant_only_loss": True}}, RowTotals(9, 0, is_text=True), "assistant_only_loss_unused"),
+        (
+            {
+                "dataset": {"eval_fraction": 0.1},
+                "training": {"eval_steps": 9, "load_best_model_at_end": True, "greater_is_better": True},
+            },
+            RowTotals(900, 100),
+            "worst_is_best",
+        ),
+        (
+            {"dataset": {"eval_fraction": 0.1}, "training": {"max_steps": 5, "eval_steps": 1, "eval_delay": 9}},
+            RowTotals(90, 10),
+            "evaluated_at_the_end_only",
+        ),
         ({"dataset": {"eval_fraction": 0.1}}, RowTotals(3, 0), "no_evaluation_rows"),
         ({"dataset": {"eval_fraction": 0.1}, "training": {"eval_steps": 999}}, RowTotals(3, 0), "no_evaluation_rows"),
         ({"training": {"per_device_train_batch_size": 4}}, RowTotals(3, 0), "batch_larger_than_data"),

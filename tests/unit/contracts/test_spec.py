@@ -26,7 +26,8 @@ OUT_OF_BOUNDS: dict[str, list[Any]] = {
     "lora.r": [0, -4, 8.5, "8x", True],
     "lora.lora_alpha": [0],
     "lora.lora_dropout": [1.5],
-    "lora.target_modules": [[]],
+    "lora.target_modules": [[], "all"],
+    "lora.init_lora_weights": ["pissa", "olora", "eva"],
     "lora.bias": ["some"],
     "lora.layers_to_transform": [[], [-1], "last"],
     "lora.rank_pattern": [{"q_proj": 0}, ["q_proj"]],
@@ -36,10 +37,20 @@ OUT_OF_BOUNDS: dict[str, list[Any]] = {
     "training.adam_beta1": [1],
     "training.adam_epsilon": [0],
     "training.neftune_noise_alpha": [0],
+    "training.label_smoothing_factor": [1, -0.1],
     "training.lr_scheduler_kwargs": [{"cycles": 2}],
     "training.max_steps": [0, 10**30],
     "training.optim": ["adamw_9bit"],
     "training.save_steps": [0],
+    "training.save_strategy": ["never"],
+    "training.logging_strategy": ["best"],
+    "training.eval_strategy": ["always"],
+    "training.eval_delay": [-1],
+    "training.metric_for_best_model": ["eval_accuracy"],
+    "training.early_stopping_patience": [0],
+    "training.early_stopping_threshold": [-0.1],
+    "training.train_sampling_strategy": ["batch_rebalance"],
+    "training.torch_empty_cache_steps": [0],
     "training.output_dir": ["../x"],
     "model.model_name": ["../../etc", "/etc/passwd"],
     "model.max_seq_length": [0],
@@ -96,6 +107,96 @@ def test_arguments_that_a_schedule_cannot_use_are_refused(kind: str, own: dict[s
         a_spec(training={"lr_scheduler_type": kind, "lr_scheduler_kwargs": own})
 
 
+EVALUATED = {"dataset": {"eval_fraction": 0.1}}
+BY_STEPS = {"eval_steps": 5}
+
+
+@pytest.mark.parametrize(
+    ("sent", "strategy", "metric"),
+    [
+        ({}, "no", None),
+        (BY_STEPS, "steps", None),
+        ({"eval_strategy": "epoch"}, "epoch", None),
+        ({**BY_STEPS, "load_best_model_at_end": True}, "steps", "eval_loss"),
+        ({**BY_STEPS, "metric_for_best_model": "loss"}, "steps", "eval_loss"),
+    ],
+)
+def test_what_is_not_said_of_evaluations_follows_from_what_is(
+    sent: dict[str, Any], strategy: str, metric: str | None
+) -> None:
+    training = a_spec(**EVALUATED, training=sent).training
+
+    assert (training.eval_strategy_in_force, training.best_metric) == (strategy, metric)
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ({"eval_strategy": "steps"}, "eval_steps should be a number of steps"),
+        ({"eval_strategy": "epoch", **BY_STEPS}, 'eval_steps should be null beside eval_strategy "epoch"'),
+        ({"eval_strategy": "no", **BY_STEPS}, 'eval_steps should be null beside eval_strategy "no"'),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end should be false without eval_steps"),
+        ({"early_stopping_patience": 3}, "early_stopping_patience should be null without eval_steps"),
+        ({"metric_for_best_model": "loss"}, "metric_for_best_model should be null without eval_steps"),
+        ({"eval_delay": 3}, "eval_delay should be 0 without eval_steps"),
+        ({**BY_STEPS, "early_stopping_patience": 3}, 'metric_for_best_model should be "eval_loss" beside early_stop'),
+        ({**BY_STEPS, "early_stopping_threshold": 0.1}, "early_stopping_threshold should be 0 without"),
+        ({**BY_STEPS, "greater_is_better": False}, "greater_is_better should be null without metric_for_best_model"),
+        ({"save_strategy": "steps"}, "save_steps should be a number of steps"),
+        ({"save_strategy": "epoch", "save_steps": 5}, 'save_steps should be null beside save_strategy "epoch"'),
+        ({"save_strategy": "best"}, "save_strategy should be .* without metric_for_best_model"),
+    ],
+)
+def test_arguments_of_evaluations_and_checkpoints_that_contradict_each_other_are_refused(
+    sent: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValidationError, match=named):
+        a_spec(**EVALUATED, training=sent)
+
+
+@pytest.mark.parametrize("strategy", ["no", "epoch", "best"])
+def test_a_strategy_of_saving_replaces_the_default_of_save_steps(strategy: str) -> None:
+    best = {**BY_STEPS, "metric_for_best_model": "eval_loss"}
+
+    training = a_spec(**EVALUATED, training={"save_strategy": strategy, **best}).training
+
+    assert training.save_steps is None
+    assert JobSpec.model_validate(a_spec().model_dump()).training.save_steps == "auto"
+
+
+@pytest.mark.parametrize(
+    ("sent", "train_on", "is_taken"),
+    [
+        (True, "responses", True), (False, "all", True), (None, "last_response", True), (True, "all", False),
+        (True, "last_response", False), (False, "responses", False), (False, "last_response", False),
+    ],
+)  # fmt: skip
+def test_assistant_only_loss_says_the_same_as_train_on_or_is_refused(
+    sent: bool | None, train_on: str, is_taken: bool
+) -> None:
+    groups = {"dataset": {"train_on": train_on}, "training": {"assistant_only_loss": sent}}
+
+    if is_taken:
+        a_spec(**groups)
+        return
+    with pytest.raises(ValidationError, match=r"assistant_only_loss should be null beside dataset\.train_on"):
+        a_spec(**groups)
+
+
+@pytest.mark.parametrize(
+    ("lora", "named"),
+    [
+        ({"init_lora_weights": "loftq"}, "init_lora_weights should be true without loftq_config"),
+        ({"init_lora_weights": "gaussian", "loftq_config": {}}, "loftq_config should be null"),
+        ({"init_lora_weights": "orthogonal", "r": 7}, "r should be even"),
+        ({"init_lora_weights": "orthogonal", "rank_pattern": {"q_proj": 3}}, "rank_pattern.q_proj should be even"),
+    ],
+)
+def test_initial_weights_that_are_not_possible_are_refused(lora: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        a_spec(model={"load_in_4bit": False}, lora=lora)
+
+
 @pytest.mark.parametrize(("dtype", "precision"), [("float16", "bf16"), ("bfloat16", "fp16")])
 def test_a_model_in_one_precision_is_not_trained_in_another(dtype: str, precision: str) -> None:
     with pytest.raises(ValidationError, match=f"training.{precision} should be left out beside model.dtype {dtype}"):
@@ -123,7 +224,7 @@ def test_the_json_schema_names_bounds_as_json_schema_does() -> None:
 
 def test_a_field_more_or_less_makes_a_new_version_of_the_spec() -> None:
     """Where this fails, raise SPEC_VERSION, so that older workers leave such jobs alone, and then set the digest."""
-    assert (SPEC_VERSION, sha256("\n".join(field_names(JobSpec)).encode()).hexdigest()[:16]) == (3, "fd95a6c10663cc34")
+    assert (SPEC_VERSION, sha256("\n".join(field_names(JobSpec)).encode()).hexdigest()[:16]) == (3, "4c4dccee1213733c")
 
 
 def field_names(kind: Any, path: str = "") -> list[str]:

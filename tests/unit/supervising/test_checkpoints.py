@@ -95,6 +95,15 @@ def test_pruning_keeps_the_newest_complete_ones(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == paths[1:3]
 
 
+def test_pruning_keeps_the_best_one_beside_the_newest(tmp_path: Path) -> None:
+    paths = [save(tmp_path, step) for step in (1, 2, 3, 4)]
+
+    removed = prune(tmp_path, 1, best_step=2)
+
+    assert sorted(one.step for one in removed) == [1, 3]
+    assert sorted(tmp_path.iterdir()) == [paths[1], paths[3]]
+
+
 @pytest.mark.parametrize("cut_short", [".draft-step-00000009-attempt-1-77", ".removed-step-00000001-attempt-1"])
 def test_what_a_dead_attempt_left_is_never_chosen_and_swept(tmp_path: Path, cut_short: str) -> None:
     kept = save(tmp_path, 3)

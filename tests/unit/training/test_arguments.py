@@ -11,12 +11,7 @@ from app.contracts.plan import plan_of
 from app.contracts.spec import LoraSpec, ModelSpec
 from tests.support.specs import a_spec
 from worker.training.arguments import (
-    Hardware,
-    load_arguments,
-    lora_arguments,
-    precision,
-    sft_arguments,
-    trainer_arguments,
+    OURS, Hardware, load_arguments, lora_arguments, precision, sft_arguments, trainer_arguments,
 )
 
 BF16, NO_BF16 = Hardware("gpu", supports_bf16=True), Hardware("gpu", supports_bf16=False)
@@ -51,6 +46,7 @@ LORA = {
     "layers_to_transform": [0, 2],
     "rank_pattern": {"q_proj": 4},
     "alpha_pattern": {"q_proj": 8},
+    "init_lora_weights": "gaussian",
     "loftq_config": {"loftq_bits": 8, "loftq_iter": 2},
     "modules_to_save": ["lm_head"],
 }
@@ -70,12 +66,18 @@ TRAINING = {
     "adam_beta1": 0.8,
     "adam_beta2": 0.95,
     "adam_epsilon": 1e-6,
+    "label_smoothing_factor": 0.1,
     "neftune_noise_alpha": 5.0,
     "weight_decay": 0.5,
     "max_grad_norm": 0.3,
     "lr_scheduler_type": "cosine",
     "seed": 5,
     "packing": True,
+    "train_sampling_strategy": "sequential",
+    "logging_strategy": "epoch",
+    "logging_first_step": True,
+    "torch_empty_cache_steps": 10,
+    "eval_accumulation_steps": 3,
 }
 
 
@@ -100,7 +102,8 @@ def test_the_very_repository_is_loaded_that_was_checked_and_fetched() -> None:
 
 
 def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
-    elsewhere = {"model_name", "chat_template", "method", "eval_steps", "output_dir", "save_steps", "save_total_limit"}
+    elsewhere = {"model_name", "chat_template", "method", "output_dir", *OURS}
+    elsewhere |= {"eval_steps", "eval_strategy", "eval_on_start", "eval_delay"}
     elsewhere |= {"warmup_ratio", "lr_scheduler_kwargs"}  # tests/integration/training/test_schedules.py
     fields = {*ModelSpec.model_fields, *LoraSpec.model_fields, *SftArgs.model_fields}
 
@@ -114,14 +117,20 @@ def test_transformers_neither_saves_nor_rotates_by_itself(save_steps: int | str 
     arguments = trainer_arguments(order, BF16, evaluates=False)
 
     assert arguments["save_strategy"] == "no"
-    assert {"save_steps", "save_total_limit"}.isdisjoint(arguments)
+    assert set(OURS).isdisjoint(set(arguments) - {"save_strategy"})
+
+
+def test_what_unsloth_has_a_default_for_is_passed_on_only_if_it_was_sent() -> None:
+    arguments = trainer_arguments(an_order(), BF16, evaluates=False)
+
+    assert {"torch_empty_cache_steps", "eval_accumulation_steps"}.isdisjoint(arguments)
 
 
 def test_what_the_trainer_calls_otherwise_reaches_its_config() -> None:
     order = an_order(
         model={"max_seq_length": 4096},
         dataset={"eval_fraction": 0.1, "dataset_num_proc": 2},
-        training={"eval_steps": 4, "output_dir": "mine"},
+        training={"eval_steps": 4, "output_dir": "mine", "eval_on_start": True, "eval_delay": 8},
     )
 
     arguments = trainer_arguments(order, BF16, evaluates=True) | sft_arguments(order.spec)
@@ -129,6 +138,9 @@ def test_what_the_trainer_calls_otherwise_reaches_its_config() -> None:
     assert arguments["output_dir"] == "/job/work_dir/mine"
     assert (arguments["max_length"], arguments["dataset_num_proc"]) == (4096, 2)
     assert (arguments["eval_strategy"], arguments["eval_steps"]) == ("steps", 4)
+    assert (arguments["eval_on_start"], arguments["eval_delay"]) == (True, 8)
+    without = trainer_arguments(order, BF16, evaluates=False)
+    assert (without["eval_strategy"], without["eval_on_start"]) == ("no", False)
 
 
 @pytest.mark.parametrize(
