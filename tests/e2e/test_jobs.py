@@ -195,12 +195,8 @@ def test_a_job_that_stops_early_answers_with_its_best_step(embedded: Stack) -> N
 
     assert job["status"] == "succeeded", job["error"]
     result, progress = job["result"], job["progress"]
-    assert (result["steps"], result["adapter_step"], result["best"]["step"], result["stopped_early"]["step"]) == (
-        3,
-        1,
-        1,
-        3,
-    )
+    assert (result["steps"], result["stopped_early"]["step"]) == (3, 3)
+    assert (result["adapter_step"], result["best"]["step"]) == (1, 1)
     assert (progress["step"], progress["percent"], progress["eta_seconds"]) == (3, 100.0, 0.0)
     assert [one["step"] for one in checkpoints if one["is_best"]] == [1]
     assert "q_proj" in job["resolved_spec"]["lora"]["target_modules"]
