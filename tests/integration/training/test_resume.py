@@ -78,7 +78,13 @@ def a_spec(**groups: Any) -> JobSpec:
 
 PLAIN: dict[str, Any] = {}
 INSIDE_WINDOWS: dict[str, Any] = {
-    "lora": {"lora_dropout": 0.1, "r": 4, "target_modules": ["q_proj", "down_proj"], "modules_to_save": ["lm_head"]},
+    "lora": {
+        "lora_dropout": 0.1,
+        "r": 4,
+        "target_modules": ["q_proj", "down_proj"],
+        "modules_to_save": ["lm_head"],
+        "init_lora_weights": "orthogonal",
+    },
     "training": {
         "gradient_accumulation_steps": 2,
         "logging_steps": 3,
@@ -86,6 +92,7 @@ INSIDE_WINDOWS: dict[str, Any] = {
         "lr_scheduler_type": "cosine_with_restarts",
         "lr_scheduler_kwargs": {"num_cycles": 2},
         "neftune_noise_alpha": 5,
+        "label_smoothing_factor": 0.1,
         "adam_beta1": 0.8,
     },
 }
