@@ -15,7 +15,7 @@ data/base.json                       the `ModelCard` of the base
 | supervised | int32       | how many of its tokens carry loss                                        |
 | digest     | int64       | hash of input_ids: equal rows have equal ones                             |
 
-A training method may have further columns (`app.contracts.methods.method.Method.columns`).
+A training method may have further columns (`app.contracts.methods.method.TrainingMethod.columns`).
 """
 
 IGNORED = -100

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, field_validat
 
 from app.contracts.base import Contract, Real, Whole, check_text
 from app.contracts.continuing import ContinueFrom
-from app.contracts.methods import METHODS, AnyTrainingArgs, Method
+from app.contracts.methods import METHODS, AnyTrainingArgs, TrainingMethod
 from app.contracts.methods.sft import SftArgs
 from app.contracts.templates import CHAT_TEMPLATES
 from app.contracts.training_args import SafeName, Seed
@@ -284,7 +284,7 @@ class JobSpec(SubmittedSpec):
     resources: Resources = Resources()
 
     @property
-    def method(self) -> Method:
+    def method(self) -> TrainingMethod:
         return METHODS[self.training.method]
 
     @property

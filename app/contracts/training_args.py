@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from app.contracts.base import Contract, Real, Whole
+from app.contracts.base import Real, Whole
 from app.contracts.evaluation import EvaluationArgs
 from app.contracts.schedules import TAKEN_BY_SCHEDULE, Schedule, ScheduleArgs
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.contracts.methods import Method
+from app.contracts.methods import TrainingMethod
 from app.contracts.records import Record
 from app.contracts.spec import DatasetSpec
 from app.datasets.decompress import DataFile, open_file
@@ -99,7 +99,7 @@ def normalise_parts(
     return check.statistics.report(format_name=HUB_FORMAT, is_gzip=False, layout=check.layout, sha256=None)
 
 
-def check_kind(record: Record, place: Place, method: Method) -> None:
+def check_kind(record: Record, place: Place, method: TrainingMethod) -> None:
     """Raises InvalidDataset for a record that the training method cannot train on."""
     if record.kind not in method.records:
         found = f"a {record.kind} record"

@@ -146,8 +146,8 @@ def waits_for(stage: Stage) -> tuple[ColumnElement[bool], ...]:
 
 
 def jobs_at_work(stage: Stage) -> Subquery:
-    """Select (project, jobs): how many jobs of each project are held in a stage; no row for none."""
-    is_held = (Job.worker.is_not(None), Job.status == stage.active, Job.kind.in_(kinds_with(stage)))
+    """Select (project, jobs): how many jobs of each project have the active status of a stage; no row for none."""
+    is_held = (Job.worker.is_not(None), Job.status == stage.active)
     return select(Job.project, func.count().label("jobs")).where(*is_held).group_by(Job.project).subquery()
 
 

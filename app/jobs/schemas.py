@@ -226,6 +226,8 @@ def _fields(job: "Job") -> dict[str, Any]:
 
 def resolved_spec(job: "Job") -> dict[str, Any]:
     """Return the job's plan with the observed values on top."""
+    if isinstance(job.plan, Unreadable):
+        return job.plan
     shown = with_values(job.plan, job.observed or {})
     shown.pop("sent_fields", None)
     return shown

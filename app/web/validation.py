@@ -15,10 +15,11 @@ from app.errors import LONGEST_QUOTE, InvalidRequest, Problem
 SECRETS = ("token", "secret", "password", "api_key")
 OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 # Fields whose error paths contain the chosen member of a union.
+TRAINING = ("training",)
 TAGGED: tuple[tuple[str, ...], ...] = (
     ("dataset", "source"),
     ("dataset", "eval_source"),
-    ("training",),
+    TRAINING,
     ("response_format",),
 )
 # OpenAI's fields that this service does not have, and the field to use instead, where the nearest name would mislead.
@@ -136,7 +137,7 @@ def _path(loc: Sequence[str | int]) -> list[str]:
     parts = [str(part)[:LONGEST_QUOTE] for part in loc]
     parts = parts[1:] if parts and parts[0] in ("body", "query", "path", "header") else parts
     tagged = next((each for each in TAGGED if tuple(parts[: len(each)]) == each), ())
-    if tagged and len(parts) > len(tagged) + 1:
+    if tagged and len(parts) > len(tagged) + (tagged != TRAINING):
         return [*tagged, *parts[len(tagged) + 1 :]]
     return parts
 

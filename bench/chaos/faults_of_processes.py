@@ -17,7 +17,7 @@ CRASH_POINTS = (
     "checker.finish.after", "checker.write.after",
     "worker.claim.before", "worker.claim.after", "worker.commit.before", "worker.commit.after",
     "worker.read_left_over.after", "worker.choose_start.before", "worker.choose_start.after", "worker.write.after",
-    "worker.spawn.before", "worker.spawn.after", "worker.place_bundle.before", "worker.place_bundle.after",
+    "worker.spawn.before", "worker.spawn.after", "worker.place_results.before", "worker.place_results.after",
     "worker.finish.before", "worker.finish.after", "worker.take_back.before", "worker.take_back.after",
     "worker.notify.before", "checkpoint.publish.before", "checkpoint.publish.after", "checkpoint._write.before",
     "checkpoint._write.after", "checkpoint.prune.before", "checkpoint.prune.after", "checkpoint._remove.before",

@@ -39,7 +39,7 @@ FUNCTIONS = {
     "app.jobs.queue.claims": ("claim", "finish", "take_back"),
     "worker.supervising.orders": ("write_check", "write_training"),
     "worker.supervising.attempt": ("spawn",),
-    "worker.supervising.lifecycle": ("read_left_over", "place_bundle"),
+    "worker.supervising.lifecycle": ("read_left_over", "place_results"),
     "worker.supervising.trainings": ("choose_start",),
 }
 CHECKPOINT_FUNCTIONS = ("publish", "prune", "_write", "_remove")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from app.contracts.base import Real
-from app.contracts.methods import Method, register
+from app.contracts.methods import TrainingMethod, register
 from app.contracts.training_args import TrainingArgs
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def trainer_parts(order: "TrainingOrder") -> Any:
 
 
 register(
-    Method(
+    TrainingMethod(
         "weighted",
         WeightedArgs,
         tokenise="tests.support.dummy_method:tokenise",

@@ -11,7 +11,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from app.contracts.methods import Method
+from app.contracts.methods import TrainingMethod
 from app.contracts.records import Record
 from app.contracts.rows import CUT, DIGEST, INPUT_IDS, LABELS, RECORD, SUPERVISED
 from app.contracts.tokens import LongRecord
@@ -75,7 +75,7 @@ class Tokenised:
     is_stopped: bool = False
 
 
-def schema_of(method: Method) -> pa.Schema:
+def schema_of(method: TrainingMethod) -> pa.Schema:
     """Returns the columns of the rows that are made for a training method."""
     return pa.schema([*SCHEMA, *((name, pa.type_for_alias(kind)) for name, kind in method.columns.items())])
 
@@ -88,7 +88,7 @@ class Tokeniser:
     learned: Learned
     max_seq_length: int
     on_long_row: OnLongRow
-    method: Method
+    method: TrainingMethod
 
     def __call__(self, chunk: RecordChunk) -> Tokenised:
         columns, work, tokenise = _ChunkColumns(self), Work(), resolve_name(self.method.tokenise)

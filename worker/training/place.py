@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from app.contracts.order import TrainingOrder
 from app.contracts.rows import DIGEST
-from app.contracts.spec import TrainingArgs
+from app.contracts.training_args import TrainingArgs
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from worker.events import EventWriter
 from worker.failures import SystemFault, named
 from worker.stopping import Requests
 from worker.training.adapters import begin_with
+from worker.training.arguments import Hardware
 from worker.training.biases import base_biases
 from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
@@ -37,18 +38,12 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     if order.start_from is not None and order.resume_from is None:
         begin_with(model, order.start_from)
     tokenizer = read_tokenizer(order, own_tokenizer)
-    train, evaluation = (
-        read_rows(order.train_rows, spec.method),
-        read_rows(order.eval_rows, spec.method) if order.eval_rows else None,
-    )
+    train, evaluation = (read_rows(path, spec.method) for path in (order.train_rows, order.eval_rows))
     checkpointer = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
     trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback, checkpointer)
     report_packing(trainer, train, events)
     check_packing_boundaries(trainer)
-    resolved = effective_values(order, model, trainer.args)
-    report_differences(order, resolved, hardware, events)
-    events.write(SpecResolved(values=resolved))
-    report_trained(order, model, resolved, events)
+    resolved = report_settings(order, model, trainer, hardware, events)
     rehearse_saving(model, tokenizer, order, resolved)
 
     if not train_to_the_end(trainer, checkpointer):
@@ -77,6 +72,17 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
         )
     )
     return True
+
+
+def report_settings(
+    order: TrainingOrder, model: Any, trainer: Any, hardware: Hardware, events: EventWriter
+) -> dict[str, Any]:
+    """Report the values that are really used, and every difference from the spec. Returns the values by spec field."""
+    resolved = effective_values(order, model, trainer.args)
+    report_differences(order, resolved, hardware, events)
+    events.write(SpecResolved(values=resolved))
+    report_trained(order, model, resolved, events)
+    return resolved
 
 
 def load_checked_base(order: TrainingOrder, events: EventWriter) -> tuple[Any, Any]:

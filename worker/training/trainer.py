@@ -10,7 +10,7 @@ from datasets import Dataset, disable_caching
 from transformers import PreTrainedTokenizerBase
 
 from app.contracts.events import DataPrepared
-from app.contracts.methods import Method
+from app.contracts.methods import TrainingMethod
 from app.contracts.order import TrainingOrder
 from app.contracts.rows import INPUT_IDS, LABELS
 from worker.events import EventWriter
@@ -52,8 +52,10 @@ def build_trainer(
     )
 
 
-def read_rows(path: Path, method: Method) -> Dataset:
+def read_rows(path: Path | None, method: TrainingMethod) -> Dataset | None:
     """The checker's rows, mapped into memory. They have ids and labels, so TRL neither renders nor masks them again."""
+    if path is None:
+        return None
     disable_caching()  # datasets then writes to a temporary folder: the rows' folder may not be written
     return Dataset.from_file(str(path)).select_columns([INPUT_IDS, LABELS, *method.columns])
 

@@ -1,6 +1,6 @@
 """The training methods, and the union of their arguments.
 
-A method is one module here: a `Method`, which says all that the other parts ask about it. Plugins add methods with
+A method is one module here: a `TrainingMethod`, which says all that the other parts ask about it. Plugins add methods with
 `register` before `app.contracts.spec` is imported (`app.plugins`).
 """
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Discriminator, Tag
 
 from app.contracts.methods.cpt import CPT
-from app.contracts.methods.method import Method
+from app.contracts.methods.method import TrainingMethod
 from app.contracts.methods.sft import SFT
 from app.contracts.training_args import TrainingArgs
 from app.plugins import load_plugins
 
-__all__ = ["METHODS", "AnyTrainingArgs", "Method", "owner_of", "register"]
+__all__ = ["METHODS", "AnyTrainingArgs", "TrainingMethod", "owner_of", "register"]
 
-METHODS: dict[str, Method] = {method.name: method for method in (SFT, CPT)}
+METHODS: dict[str, TrainingMethod] = {method.name: method for method in (SFT, CPT)}
 
 
-def register(method: Method) -> None:
+def register(method: TrainingMethod) -> None:
     """Add the method of a plugin. Raises ValueError if there is another one of this name."""
     if METHODS.setdefault(method.name, method) != method:
         raise ValueError(f"two training methods have the name {method.name!r}")

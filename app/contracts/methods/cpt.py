@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from app.contracts.methods.method import Method
+from app.contracts.methods.method import TrainingMethod
 from app.contracts.training_args import TrainingArgs
 
 
@@ -13,7 +13,7 @@ class CptArgs(TrainingArgs):
 
 
 LEARNS_ALL = '"cpt", which learns every token'
-CPT = Method(
+CPT = TrainingMethod(
     "cpt",
     CptArgs,
     forced={"train_on": "all", "instruction_part": None, "response_part": None},

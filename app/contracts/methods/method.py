@@ -11,7 +11,7 @@ ALL_RECORDS = frozenset({"chat", "completion", "text"})
 
 
 @dataclass(frozen=True)
-class Method:
+class TrainingMethod:
     """One training method.
 
     Code that needs a tokenizer or torch is named as `module:function`, and imported by the process that needs it.

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from app.contracts.methods.method import Method
+from app.contracts.methods.method import TrainingMethod
 from app.contracts.training_args import TrainingArgs
 
 
@@ -12,4 +12,4 @@ class SftArgs(TrainingArgs):
     method: Literal["sft"] = "sft"
 
 
-SFT = Method("sft", SftArgs)
+SFT = TrainingMethod("sft", SftArgs)

@@ -12,7 +12,7 @@ from app.database.connection import Database, utc_now
 from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, finish, record, record_event, take_back
-from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, given_back, next_status
+from app.jobs.states import ALIVE, ENDED, WORKER_STAGES, JobStatus, RequestedAction, Stage, given_back, next_status
 from tests.support.jobs import NOW, add_job, read, take, taken
 from tests.support.jobs_api import error_of
 
@@ -81,7 +81,7 @@ def test_a_job_that_nobody_holds_is_paused_once_however_often_it_is_asked(
     assert [event.get("status") for event in events].count("paused") == 1 or status is JobStatus.VALIDATING
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", WORKER_STAGES)
 def test_a_job_that_is_held_is_asked_to_pause(api: TestClient, database: Database, stage: Stage) -> None:
     claim = held(database, stage)
 
@@ -95,7 +95,7 @@ def requests(api: TestClient, job_id: str) -> list[str]:
     return [event["request"] for event in events if event["kind"] == "request"]
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", WORKER_STAGES)
 def test_what_is_asked_of_a_worker_is_an_event_as_often_as_it_changes_something(
     api: TestClient, database: Database, stage: Stage
 ) -> None:
@@ -136,7 +136,7 @@ def test_a_resumed_job_is_claimed_at_once_and_its_workers_are_notified(api: Test
     assert take(database) is not None
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", WORKER_STAGES)
 def test_resuming_a_job_that_is_not_paused_yet_withdraws_the_pause(
     api: TestClient, database: Database, stage: Stage
 ) -> None:
@@ -149,7 +149,7 @@ def test_resuming_a_job_that_is_not_paused_yet_withdraws_the_pause(
 
 
 @pytest.mark.parametrize("what", ["pause", "resume"])
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", WORKER_STAGES)
 def test_a_cancel_is_not_taken_back(api: TestClient, database: Database, what: str, stage: Stage) -> None:
     claim = held(database, stage)
     post_action(api, claim.job_id, "cancel")
@@ -160,7 +160,7 @@ def test_a_cancel_is_not_taken_back(api: TestClient, database: Database, what: s
     assert read(database, claim.job_id).requested_action is RequestedAction.CANCEL
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", WORKER_STAGES)
 def test_a_cancel_beats_a_pause(api: TestClient, database: Database, stage: Stage) -> None:
     claim = held(database, stage)
     post_action(api, claim.job_id, "pause")

@@ -16,7 +16,7 @@ from app.jobs.states import JobStatus
 from tests.support.jobs import add_job
 from tests.support.jobs_api import error_of
 from tests.support.scripted_engine import FINISH, ScriptedEngine, add_adapter
-from tests.support.specs import a_spec
+from tests.support.specs import a_body
 from worker.checkpoints import drafting, prune, publish
 
 NO_FILES: Mapping[str, str] = {}
@@ -162,7 +162,7 @@ def test_the_base_is_the_one_that_was_really_loaded(api: TestClient, database: D
 
 
 def test_a_whole_model_answers_as_one(api: TestClient, database: Database, settings: Settings) -> None:
-    job_id = add_job(database, JobStatus.RUNNING, spec=a_spec(**FULL).model_dump(mode="json"))
+    job_id = add_job(database, JobStatus.RUNNING, body=a_body(**FULL))
     save(settings.checkpoints_dir(job_id), 20, files={"config.json": "{}"})
 
     assert ask(api, job_id).status_code == 200
@@ -173,7 +173,7 @@ def test_a_whole_model_answers_as_one(api: TestClient, database: Database, setti
 def test_a_checkpoint_that_cannot_stand_by_itself_is_refused(
     api: TestClient, database: Database, settings: Settings, groups: dict[str, Any]
 ) -> None:
-    job_id = add_job(database, JobStatus.RUNNING, spec=a_spec(**groups).model_dump(mode="json"))
+    job_id = add_job(database, JobStatus.RUNNING, body=a_body(**groups))
     save(settings.checkpoints_dir(job_id), 20)
 
     assert error_of(ask(api, job_id)) == (409, "checkpoint_not_servable", "model")

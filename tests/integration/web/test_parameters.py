@@ -26,8 +26,8 @@ def test_every_route_refuses_a_query_parameter_that_it_does_not_have(api: TestCl
 @pytest.mark.parametrize(
     ("query", "right"),
     [
-        ("staus=failed", "one of status, project, after, limit; did you mean status?"),
-        ("offset=1", "one of status, project, after, limit"),
+        ("staus=failed", "one of status, project, label, text, after, limit; did you mean status?"),
+        ("offset=1", "one of status, project, label, text, after, limit"),
         ("limit=1&limit=2", "it once"),
     ],
 )

@@ -69,7 +69,8 @@ def test_a_value_out_of_bounds_is_refused_by_its_field(path: str, value: Any) ->
     with pytest.raises(ValidationError) as refusal:
         a_spec(**{group: {field: value}})
 
-    assert refusal.value.errors()[0]["loc"][:2] == (group, field)
+    place = [part for part in refusal.value.errors()[0]["loc"] if part != "sft"]  # the member of a union
+    assert place[:2] == [group, field]
 
 
 PATHS = ["../../escape", "/etc/cron.d/x", "a/../../b", "..\\..\\win", "%2e%2e%2fenc"]

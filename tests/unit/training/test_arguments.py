@@ -11,7 +11,13 @@ from app.contracts.plan import plan_of
 from app.contracts.spec import LoraSpec, ModelSpec
 from tests.support.specs import a_spec
 from worker.training.arguments import (
-    OURS, Hardware, load_arguments, lora_arguments, precision, sft_arguments, trainer_arguments,
+    OURS,
+    Hardware,
+    load_arguments,
+    lora_arguments,
+    precision,
+    sft_arguments,
+    trainer_arguments,
 )
 
 BF16, NO_BF16 = Hardware("gpu", supports_bf16=True), Hardware("gpu", supports_bf16=False)
