@@ -279,8 +279,9 @@ def under_load(api: Api, plan: Plan) -> dict[str, Any]:
 def reads(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The reads of a page, with few jobs and events and with many."""
     with own_database(options.database_url) as few_url, own_database(options.database_url) as many_url:
-        few = Filled(work / "few", few_url, FEW_JOBS, FEW_EVENTS, BODY)
-        many = Filled(work / "many", many_url, options.jobs, options.events, BODY)
+        model = a_job(0, JobStatus.SUCCEEDED)
+        few = Filled(work / "few", few_url, FEW_JOBS, FEW_EVENTS, model)
+        many = Filled(work / "many", many_url, options.jobs, options.events, model)
         with serving(few.settings, 1) as few_api, serving(many.settings, 1) as many_api:
             machine = Machine()
             figures = compare((few_api, few), (many_api, many), options.rounds)

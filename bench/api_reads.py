@@ -17,15 +17,12 @@ from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
 
 from app.config import Settings
-from app.contracts.spec import JobSpec
 from app.database.connection import Database, utc_now
 from app.database.migrate import upgrade
 from app.ids import new_id
-from app.jobs import metric_summaries, service
-from app.jobs.kinds import KINDS, TRAIN
+from app.jobs import metric_summaries
 from app.jobs.models import Job, JobEvent, JobLabel
 from app.jobs.states import JobStatus
-from app.jobs.trainings import training_columns
 
 if TYPE_CHECKING:
     from bench.api import Api
@@ -68,13 +65,13 @@ CHANCE = {"sqlite": "abs(random() % 1000000) / 1000000.0", "postgresql": "random
 class Filled:
     """A new database with so many jobs, the oldest of which has so many logged steps."""
 
-    def __init__(self, home: Path, url: str | None, jobs: int, events: int, body: dict[str, Any]) -> None:
+    def __init__(self, home: Path, url: str | None, jobs: int, events: int, model: Job) -> None:
         self.settings = Settings(home=home, database_url=url)
         home.mkdir(mode=0o700)
         upgrade(self.settings.database)
         self.events = events
         with closing(Database.open(self.settings.database)) as database:
-            self.job_ids = add_jobs(database, jobs, body)
+            self.job_ids = add_jobs(database, jobs, model)
             add_steps(database, self.job_ids[-1], events)
             if database.engine.dialect.name == "postgresql":  # where a daemon does so
                 with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -87,10 +84,8 @@ class Filled:
         return PATHS[name].format(job=quote(self.job_ids[500]), long=self.job_ids[-1], **steps)
 
 
-def add_jobs(database: Database, jobs: int, body: dict[str, Any]) -> list[str]:
-    """Ended jobs of seven projects, a second apart, newest first. Returns their ids."""
-    spec = JobSpec.model_validate(body)
-    model = service.new_job(KINDS[TRAIN], spec, body, training_columns(spec))
+def add_jobs(database: Database, jobs: int, model: Job) -> list[str]:
+    """Jobs like the model, of seven projects, that have ended, a second apart. Returns their ids, newest first."""
     usual = {column.key: getattr(model, column.key) for column in Job.__mapper__.column_attrs}
     usual |= {"last_seq": 1}
     now, ids = utc_now(), [new_id("job") for _ in range(jobs)]

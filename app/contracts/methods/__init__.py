@@ -1,7 +1,7 @@
 """The training methods, and the union of their arguments.
 
-A method is one module here: a `TrainingMethod`, which says all that the other parts ask about it. Plugins add methods with
-`register` before `app.contracts.spec` is imported (`app.plugins`).
+A method is one module here: a `TrainingMethod`, which says all that the other parts ask about it. Plugins add methods
+with `register` (`app.plugins`).
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Union

@@ -47,7 +47,7 @@ def _sampled(
 
 
 @dataclass(frozen=True)
-class Span:
+class StepRange:
     """The steps that are shown: from one to another, and of a superseded attempt none behind its limit."""
 
     from_step: int
@@ -66,17 +66,17 @@ class Span:
 
 def thinned_series(session: Session, job_id: str, points: int, from_step: int, to_step: int | None) -> Metrics:
     """Return the same series with at most `points` points each, the lowest and the highest of each group among them."""
-    span = Span(from_step, to_step, attempts.superseded_behind(session, job_id))
-    steps, every_nth_step = _thinned(session, job_id, "step", span, points)
-    evals, every_nth_eval = _thinned(session, job_id, "eval", span, points)
+    shown = StepRange(from_step, to_step, attempts.superseded_behind(session, job_id))
+    steps, every_nth_step = _thinned(session, job_id, "step", shown, points)
+    evals, every_nth_eval = _thinned(session, job_id, "eval", shown, points)
     return Metrics(steps=steps, evals=evals, every_nth_step=every_nth_step, every_nth_eval=every_nth_eval)
 
 
 def _thinned(
-    session: Session, job_id: str, kind: str, span: Span, points: int
+    session: Session, job_id: str, kind: str, shown: StepRange, points: int
 ) -> tuple[list[dict[str, Any]], int | None]:
     """Return the points, and 1 if these are all, or None."""
-    nodes = _read(session, job_id, kind, span, points)
+    nodes = _read(session, job_id, kind, shown, points)
     if len(nodes) <= points and all(node.level == EVENT for node in nodes):
         whole = {node.points.first_step: node.fields or {} for node in sorted(nodes, key=_number)}
         return [whole[step] for step in sorted(whole)], 1
@@ -87,23 +87,23 @@ def _number(node: Node) -> int:
     return node.number
 
 
-def _read(session: Session, job_id: str, kind: str, span: Span, points: int) -> list[Node]:
-    """Return nodes with all points of a span, and none beyond it. None has more steps than a group."""
-    nodes = [node for node in covering(session, job_id, kind, points // POINTS_A_GROUP) if span.overlaps(node.points)]
-    while numbers := _to_split(nodes, span, points):
+def _read(session: Session, job_id: str, kind: str, shown: StepRange, points: int) -> list[Node]:
+    """Return nodes with all points that are shown, and none beyond. None has more steps than a group."""
+    nodes = [node for node in covering(session, job_id, kind, points // POINTS_A_GROUP) if shown.overlaps(node.points)]
+    while numbers := _to_split(nodes, shown, points):
         level = max(level for level, _ in numbers)
         within = split(session, job_id, kind, level, sorted({number for _, number in numbers}))
         kept = (node for node in nodes if (node.level, node.number) not in numbers)
-        nodes = [*kept, *(node for node in within if span.overlaps(node.points))]
+        nodes = [*kept, *(node for node in within if shown.overlaps(node.points))]
     return nodes
 
 
-def _to_split(nodes: Sequence[Node], span: Span, points: int) -> set[tuple[int, int]]:
+def _to_split(nodes: Sequence[Node], shown: StepRange, points: int) -> set[tuple[int, int]]:
     """Return the summaries, all of one level, that are too coarse. All are, where every point can be shown."""
     summaries = [node for node in nodes if node.level != EVENT]
     if sum(node.points.count for node in nodes) > points:
         longest = _steps_of(nodes) * POINTS_A_GROUP // points + 1
-        summaries = [node for node in summaries if _steps_of([node]) > longest or not span.holds(node.points)]
+        summaries = [node for node in summaries if _steps_of([node]) > longest or not shown.holds(node.points)]
     level = max((node.level for node in summaries), default=EVENT)
     return {(node.level, node.number) for node in summaries if node.level == level}
 
