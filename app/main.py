@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router, responses=WRONG_FIELD)
     for kind in KINDS.values():
         if kind.router is not None:
-            app.include_router(resolve_name(kind.router), responses=WRONG_FIELD)
+            app.include_router(resolve_name(kind.router)(), responses=WRONG_FIELD)
     app.include_router(openai, responses=OPENAI_WRONG_FIELD)
     install_error_handlers(app)
     app.add_middleware(ConditionalGets)

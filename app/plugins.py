@@ -4,7 +4,8 @@ Every process of the service imports them, so that all know the same methods and
 operator, and can do all that the service can.
 
 A plugin is imported while the contracts are. So at its head it imports only `app.contracts.base`,
-`app.contracts.training_args`, `app.contracts.methods` and `app.jobs.kinds`, and the rest where it is needed.
+`app.contracts.submitted`, `app.contracts.training_args`, `app.contracts.methods` and `app.jobs.kinds`, and the rest
+where it is needed.
 """
 
 import os

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
-from app.contracts.base import Contract, Real, Whole, check_text
+from app.contracts.base import Contract, Real, Whole
 from app.contracts.continuing import ContinueFrom
 from app.contracts.methods import METHODS, AnyTrainingArgs, TrainingMethod
 from app.contracts.methods.sft import SftArgs
+from app.contracts.submitted import SubmittedSpec
 from app.contracts.templates import CHAT_TEMPLATES
 from app.contracts.training_args import SafeName, Seed
 
 # The version of `JobSpec`. It is raised with every change that an older worker would not carry out. A worker claims no
 # job of a newer version than its own.
 SPEC_VERSION = 3
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 # A hub id (`owner/name`) or a folder below the operator's models folder.
 ModelName = Annotated[
@@ -243,34 +243,6 @@ class DatasetSpec(Contract):
 class Resources(Contract):
     gpus: Whole = Field(1, ge=1, le=1, description="GPUs of one host; more than one is not supported")
     max_seconds: Whole | None = Field(None, ge=1, le=2_592_000, description="limit of the duration of one attempt")
-
-
-class SubmittedSpec(Contract):
-    """The fields of a spec that every kind of job has."""
-
-    name: SafeName = "job"
-    project: SafeName = Field("default", description="waiting jobs of different projects take turns")
-    labels: Annotated[
-        dict[
-            Annotated[str, StringConstraints(min_length=1, max_length=64)],
-            Annotated[str, StringConstraints(max_length=512)],
-        ],
-        Field(max_length=16),
-    ] = {}
-    priority: Whole = Field(0, ge=-100, le=100, description="higher runs first")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _text_can_be_kept(cls, value: Any) -> Any:
-        check_text(value)
-        return value
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_no_device(cls, name: str) -> str:
-        if name.split(".")[0].lower() in WINDOWS_DEVICES:
-            raise ValueError("should be another name than that of a Windows device")
-        return name
 
 
 class JobSpec(SubmittedSpec):

@@ -84,6 +84,7 @@ class JobView(StoredView):
 
     object: Literal["job"] = "job"
     id: str
+    kind: str = Field("train", description="what the job does")
     name: str
     project: str
     labels: dict[str, str] = {}

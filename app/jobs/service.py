@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.contracts.spec import SPEC_VERSION, SubmittedSpec
+from app.contracts.spec import SPEC_VERSION
+from app.contracts.submitted import SubmittedSpec
 from app.database.connection import Database, utc_now
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.ids import new_id

@@ -16,7 +16,7 @@ import httpx
 from tests.support.waiting import wait_for
 
 SECONDS_FOR_A_JOB = 400.0
-PLUGINS = "tests.support.dummy_method"
+PLUGINS = "tests.support.dummy_method,tests.support.dummy_kind"
 MODEL = "tiny"
 BIASED_MODEL = "tiny-biased"
 

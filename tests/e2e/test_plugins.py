@@ -53,3 +53,20 @@ def test_a_method_refuses_records_that_it_cannot_train_on(embedded: Stack) -> No
 
     assert answer.status_code == 422
     assert "record 1, line 1: found a chat record, expected completion" in answer.json()["error"]["message"]
+
+
+def test_a_kind_of_job_of_a_plugin_is_run_as_any_other(stack: Stack) -> None:
+    refused = stack.api.post("/word-counts", json={"text": " "}).json()["error"]
+    assert (refused["code"], refused["param"]) == ("invalid_request", "text")
+
+    job_id = stack.api.post("/word-counts", json={"text": "to be or not to be", "name": "count"}).json()["id"]
+    job = stack.wait(job_id, "succeeded", "failed")
+
+    assert (job["kind"], job["status"], job["error"]) == ("word-count", "succeeded", None)
+    assert [attempt["stage"] for attempt in job["attempts"]] == ["run"]
+    assert "artifact" in [event["kind"] for event in stack.api.get(f"/jobs/{job_id}/events").json()["data"]]
+    (artifact,) = stack.api.get(f"/jobs/{job_id}/artifacts").json()["data"]
+    assert (artifact["kind"], artifact["bytes"]) == ("word-count", job["result"]["bytes"])
+    content = stack.api.get(f"/artifacts/{artifact['id']}/content", params={"file": "counts.json"})
+    assert content.json() == {"to": 2, "be": 2, "or": 1, "not": 1}
+    assert job_id in [one["id"] for one in stack.api.get("/jobs", params={"text": "count"}).json()["data"]]
