@@ -15,10 +15,9 @@ from typing import Any
 
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointSaved, StepLogged
 from app.contracts.order import TrainingOrder
-from app.jobs.states import Stage
 from app.processes.environments import Process
 from tests.e2e.stack import Stack, running
-from worker.child import command, environment
+from worker.child import TRAINER, command, environment
 
 WARM_UP = 10
 
@@ -63,7 +62,7 @@ def run_alone(order: TrainingOrder, folder: Path) -> list[AttemptEvent]:
     alone.work_dir.mkdir()
     (folder / "order.json").write_text(alone.model_dump_json())
     env = environment(Process.TRAIN, order.events.parents[4] / "cache")
-    argv = command(Stage.TRAIN, folder / "order.json")
+    argv = command(TRAINER, folder / "order.json")
     with (folder / "output.log").open("wb") as log:
         subprocess.run(argv, env=env, cwd=folder, stdout=log, stderr=log, check=True)
     return read(alone.events)

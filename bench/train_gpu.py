@@ -19,10 +19,9 @@ from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.plan import plan_of
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
-from app.jobs.states import Stage
 from app.processes.environments import Process
 from app.processes.guardian import spawn
-from worker.child import command, environment
+from worker.child import CHECKER, TRAINER, command, environment
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def main() -> None:
     order = write_order(options)
     started = time.monotonic()
     with spawn(
-        command(Stage.TRAIN, options.work / "order.json"),
+        command(TRAINER, options.work / "order.json"),
         env=environment(Process.TRAIN, options.work / "cache"),
         cwd=options.work,
         output=options.work / "output.log",
@@ -109,7 +108,7 @@ def check(work: Path, spec: JobSpec, base: BaseRef) -> None:
     )
     (work / "check.json").write_text(order.model_dump_json())
     env = environment(Process.TRAIN, work / "cache")
-    subprocess.run(command(Stage.CHECK, work / "check.json"), env=env, check=True)
+    subprocess.run(command(CHECKER, work / "check.json"), env=env, check=True)
 
 
 def figures(events: list[AttemptEvent]) -> dict[str, object]:

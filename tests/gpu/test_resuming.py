@@ -15,14 +15,13 @@ import pytest
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, CheckpointSaved, Finished, Resumed, StepLogged
 from app.contracts.order import BaseRef, TrainingOrder
 from app.contracts.spec import JobSpec
-from app.jobs.states import Stage
 from app.processes.environments import Process
 from app.processes.guardian import Guarded, spawn
 from tests.gpu.test_training import CHATS
 from tests.support.events import has_step
 from tests.support.prepared_rows import a_training, prepare
 from worker.checkpoints import newest
-from worker.child import command, environment
+from worker.child import TRAINER, command, environment
 from worker.stopping import INTERRUPTED
 
 torch = pytest.importorskip("torch")
@@ -50,7 +49,7 @@ class Attempts:
         path.write_text(order.model_dump_json())
         env = environment(Process.TRAIN, self.folder.parent / "cache")
         log = self.folder / "output.log"
-        with spawn(command(Stage.TRAIN, path), env=env, cwd=order.work_dir, output=log, grace_seconds=60) as child:
+        with spawn(command(TRAINER, path), env=env, cwd=order.work_dir, output=log, grace_seconds=60) as child:
             if stop_at is not None:
                 _wait_for_step(order.events, child, stop_at)
                 child.kill() if kill else child.stop()

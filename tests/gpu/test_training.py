@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, Failed, Finished, Noticed, StepLogged
+from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, Evaluated, Failed, Finished, Noticed, StepLogged
 from app.contracts.order import BaseRef
+from app.contracts.rows import EVAL_ROWS
 from app.contracts.spec import JobSpec
-from app.jobs.states import Stage
 from app.processes.environments import Process
 from app.processes.guardian import spawn
 from tests.support.prepared_rows import a_training, prepare
-from worker.child import command, environment
+from worker.child import TRAINER, command, environment
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -48,17 +48,19 @@ def train(base: Path, folder: Path, *, scaled_to: int | None = None, **groups: A
     spec = JobSpec.model_validate(
         {
             "model": {"model_name": "tiny", "max_seq_length": 256, **groups.pop("model", {})},
-            "dataset": {"source": {"path": "train.jsonl"}},
+            "dataset": {"source": {"path": "train.jsonl"}, **groups.pop("dataset", {})},
             "training": {"max_steps": 20, "learning_rate": 5e-3, "warmup_steps": 2, **groups.pop("training", {})},
             **groups,
         }
     )
     ref = BaseRef(source=str(base), is_local=True, scaled_to=scaled_to)
-    rows = prepare(base, folder, [{"messages": chat} for chat in CHATS], spec)
+    rows: dict[str, Path | None] = {**prepare(base, folder, [{"messages": chat} for chat in CHATS], spec)}
+    evaluation = folder / "data" / EVAL_ROWS
+    rows["eval_rows"] = evaluation if evaluation.exists() else None
     order = a_training(folder, spec, ref, **rows, checkpoints=folder / "checkpoints")
     (folder / "order.json").write_text(order.model_dump_json())
     env = environment(Process.TRAIN, folder.parent / "cache")
-    argv = command(Stage.TRAIN, folder / "order.json")
+    argv = command(TRAINER, folder / "order.json")
     with spawn(argv, env=env, cwd=folder, output=folder / "output.log") as child:
         child.wait(400)
     events = [ATTEMPT_EVENT.validate_json(line) for line in order.events.read_text().splitlines()]
@@ -79,8 +81,22 @@ def train(base: Path, folder: Path, *, scaled_to: int | None = None, **groups: A
             "lora": {"target_modules": ["q_proj", "v_proj", "embed_tokens", "lm_head"]},
             "training": {"method": "cpt", "embedding_learning_rate": 5e-3},
         },
+        {"lora": {"use_dora": True, "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 32}}},
+        {"lora": {"layers_to_transform": [0], "init_lora_weights": "gaussian"}},
+        {
+            "training": {
+                "lr_scheduler_type": "cosine_with_min_lr",
+                "lr_scheduler_kwargs": {"min_lr_rate": 0.5},
+                "neftune_noise_alpha": 1.0,
+                "train_sampling_strategy": "group_by_length",
+            }
+        },
+        {"training": {"label_smoothing_factor": 0.05, "packing": True, "adam_beta2": 0.95}},
     ],
-    ids=["page", "16bit", "8bit", "full", "loftq", "rslora-bias-dropout", "packing", "cpt-embeddings"],
+    ids=[
+        *("page", "16bit", "8bit", "full", "loftq", "rslora-bias-dropout", "packing", "cpt-embeddings"),
+        *("dora-patterns", "one-layer-gaussian", "schedule-neftune-lengths", "smoothing-packing"),
+    ],
 )
 def test_each_way_to_train_runs_and_the_loss_falls(base: Path, tmp_path: Path, groups: dict[str, Any]) -> None:
     run = train(base, tmp_path / "run", **groups)
@@ -90,6 +106,19 @@ def test_each_way_to_train_runs_and_the_loss_falls(base: Path, tmp_path: Path, g
     assert isinstance(run.events[-1], Finished)
     assert len(losses) == 20
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+def test_the_adapter_of_the_best_evaluation_is_saved(base: Path, tmp_path: Path) -> None:
+    evaluated = {"eval_steps": 4, "load_best_model_at_end": True, "learning_rate": 2e-2, "max_steps": 16}
+    run = train(base, tmp_path / "run", dataset={"eval_fraction": 0.25}, training=evaluated)
+
+    assert run.failure is None, run.log[-3000:]
+    losses = {event.step: event.eval_loss for event in run.events if isinstance(event, Evaluated)}
+    best = min(losses, key=lambda step: losses[step] or float("inf"))
+    finished = run.events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.best is not None
+    assert (finished.adapter_step, finished.best.step) == (best, best)
 
 
 def test_four_bits_and_the_eight_bit_optimizer_are_really_used(base: Path, tmp_path: Path) -> None:
