@@ -14,9 +14,9 @@ BACK_SECONDS = 90.0
 CRASH_POINTS = (
     "api.commit.before", "api.commit.after", "api.notify.before",
     "checker.claim.after", "checker.spawn.before", "checker.spawn.after", "checker.finish.before",
-    "checker.finish.after", "checker.write.after",
+    "checker.finish.after", "checker.write_check.after",
     "worker.claim.before", "worker.claim.after", "worker.commit.before", "worker.commit.after",
-    "worker.read_left_over.after", "worker.choose_start.before", "worker.choose_start.after", "worker.write.after",
+    "worker.read_left_over.after", "worker.choose_start.before", "worker.choose_start.after", "worker.write_training.after",
     "worker.spawn.before", "worker.spawn.after", "worker.place_results.before", "worker.place_results.after",
     "worker.finish.before", "worker.finish.after", "worker.take_back.before", "worker.take_back.after",
     "worker.notify.before", "checkpoint.publish.before", "checkpoint.publish.after", "checkpoint._write.before",
