@@ -23,6 +23,7 @@ from app.ids import new_id
 from app.jobs import metric_summaries
 from app.jobs.models import Job, JobEvent, JobLabel
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT
 
 if TYPE_CHECKING:
     from bench.api import Api
@@ -126,7 +127,7 @@ def add_steps(database: Database, job_id: str, count: int) -> None:
         with database.writer() as session:
             asked = text(f"{statement} WHERE jobs.id = :job").bindparams(job=job_id, first=first, last=last)
             session.execute(asked)
-            metric_summaries.summarise(session, job_id, last + 1)
+            metric_summaries.summarise(session, EVERY_PROJECT, job_id, last + 1)
             session.execute(text("UPDATE jobs SET last_seq = :last WHERE id = :job"), {"last": last + 1, "job": job_id})
             session.commit()
 

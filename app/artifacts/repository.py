@@ -6,28 +6,32 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.artifacts.models import Artifact
+from app.scope import Scope
 
 
-def add(session: Session, artifact: Artifact) -> None:
+def add(session: Session, scope: Scope, artifact: Artifact) -> None:
+    """Raises InvalidRequest if its project is not in the scope."""
+    scope.check(artifact.project)
     session.add(artifact)
 
 
-def get(session: Session, artifact_id: str) -> Artifact | None:
-    return session.get(Artifact, artifact_id)
+def get(session: Session, scope: Scope, artifact_id: str) -> Artifact | None:
+    return session.scalar(select(Artifact).where(Artifact.id == artifact_id, scope.permits(Artifact.project)))
 
 
-def of_job(session: Session, job_id: str) -> Sequence[Artifact]:
+def of_job(session: Session, scope: Scope, job_id: str) -> Sequence[Artifact]:
     """Return the artifacts of a job, oldest first."""
-    query = select(Artifact).where(Artifact.job_id == job_id)
+    query = select(Artifact).where(Artifact.job_id == job_id, scope.permits(Artifact.project))
     return session.scalars(query.order_by(Artifact.created_at, Artifact.id)).all()
 
 
-def known_among(session: Session, artifact_ids: Sequence[str]) -> set[str]:
+def known_among(session: Session, scope: Scope, artifact_ids: Sequence[str]) -> set[str]:
     """Return those of the ids that have a row."""
-    return set(session.scalars(select(Artifact.id).where(Artifact.id.in_(artifact_ids))))
+    query = select(Artifact.id).where(Artifact.id.in_(artifact_ids), scope.permits(Artifact.project))
+    return set(session.scalars(query))
 
 
-def remove(session: Session, artifact_id: str) -> bool:
+def remove(session: Session, scope: Scope, artifact_id: str) -> bool:
     """Delete a row, and return whether it existed."""
-    gone = session.scalars(delete(Artifact).where(Artifact.id == artifact_id).returning(Artifact.id))
-    return gone.one_or_none() is not None
+    is_named = (Artifact.id == artifact_id, scope.permits(Artifact.project))
+    return session.scalar(delete(Artifact).where(*is_named).returning(Artifact.id)) is not None

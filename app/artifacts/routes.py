@@ -8,7 +8,7 @@ from app.artifacts import service
 from app.artifacts.ranges import respond
 from app.artifacts.schemas import ArtifactDeleted, ArtifactDetail, ArtifactView
 from app.artifacts.store import ArtifactStore, store_of
-from app.web.dependencies import DatabaseDep, SettingsDep
+from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
 
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 ANY_BYTES = {"content": {"application/x-tar": BINARY, "application/octet-stream": BINARY}}
@@ -29,10 +29,10 @@ StoreDep = Annotated[ArtifactStore, Depends(get_store)]
 
 
 @router.get("/{artifact_id}")
-def get_artifact(artifact_id: ArtifactId, database: DatabaseDep, store: StoreDep) -> ArtifactDetail:
+def get_artifact(artifact_id: ArtifactId, caller: CallerDep, database: DatabaseDep, store: StoreDep) -> ArtifactDetail:
     """An artifact and its files, with their hashes. The first answer takes as long as reading all files."""
     with database.reader() as session:
-        artifact = service.find(session, artifact_id)
+        artifact = service.find(session, caller.scope, artifact_id)
     files = [file.described for file in service.files_of(store, artifact)]
     return ArtifactDetail(**ArtifactView.of(artifact).model_dump(), files=files)
 
@@ -41,6 +41,7 @@ def get_artifact(artifact_id: ArtifactId, database: DatabaseDep, store: StoreDep
 def get_artifact_content(
     request: Request,
     artifact_id: ArtifactId,
+    caller: CallerDep,
     database: DatabaseDep,
     store: StoreDep,
     file: Annotated[
@@ -49,13 +50,15 @@ def get_artifact_content(
 ) -> Response:
     """All files in a tar, or one of them. One `Range`, `If-Range` and `If-None-Match` are supported."""
     with database.reader() as session:
-        artifact = service.find(session, artifact_id)
+        artifact = service.find(session, caller.scope, artifact_id)
     return respond(request, service.download(store, artifact, file))
 
 
 @router.delete("/{artifact_id}")
-def delete_artifact(artifact_id: ArtifactId, database: DatabaseDep, store: StoreDep) -> ArtifactDeleted:
+def delete_artifact(
+    artifact_id: ArtifactId, caller: CallerDep, database: DatabaseDep, store: StoreDep
+) -> ArtifactDeleted:
     """Remove an artifact that is no adapter, and its files; the job that made it stays."""
     with database.writer() as session:
-        service.delete(session, store, artifact_id)
+        service.delete(session, caller.scope, store, artifact_id)
     return ArtifactDeleted(id=artifact_id)

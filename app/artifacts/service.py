@@ -12,14 +12,15 @@ from app.artifacts.names import ADAPTER, ARTIFACT_ID
 from app.artifacts.store import ArtifactMissing, ArtifactStore
 from app.errors import LONGEST_QUOTE, Conflict, NotFound
 from app.hashing import hash_of_files
+from app.scope import Scope
 
 PARAM = "artifact_id"
 
 
-def find(session: Session, artifact_id: str) -> Artifact:
+def find(session: Session, scope: Scope, artifact_id: str) -> Artifact:
     """Return an artifact by its id, also as `id@version`. Raises NotFound."""
     artifact_id, at, version = artifact_id.partition("@")
-    artifact = repository.get(session, artifact_id) if ARTIFACT_ID.fullmatch(artifact_id) else None
+    artifact = repository.get(session, scope, artifact_id) if ARTIFACT_ID.fullmatch(artifact_id) else None
     if artifact is None:
         message = f"there is no artifact {artifact_id[:LONGEST_QUOTE]!r}"
         raise NotFound(message, param=PARAM, code="unknown_artifact")
@@ -59,16 +60,16 @@ def download(store: ArtifactStore, artifact: Artifact, name: str | None) -> Down
     return as_file(names[name])
 
 
-def delete(session: Session, store: ArtifactStore, artifact_id: str) -> None:
+def delete(session: Session, scope: Scope, store: ArtifactStore, artifact_id: str) -> None:
     """Remove an artifact with its files. Raises NotFound, and Conflict for that of an adapter.
 
     The row goes first. After a crash between the two a folder without a row is left, which `app.jobs.queue.orphans`
     removes.
     """
-    artifact = find(session, artifact_id)
+    artifact = find(session, scope, artifact_id)
     if artifact.kind == ADAPTER:
         message = f"{artifact_id} is an adapter: delete it with DELETE /adapters/{artifact_id}"
         raise Conflict(message, param=PARAM, code="artifact_is_adapter")
-    repository.remove(session, artifact.id)
+    repository.remove(session, scope, artifact.id)
     session.commit()
     store.delete(artifact.location)

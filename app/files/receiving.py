@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from fastapi import Request, UploadFile
+from pydantic import TypeAdapter, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.contracts.training_args import SafeName
+from app.datasets.values import printable
 from app.errors import InvalidRequest, Problem
 from app.files.service import check_filename
 from app.files.storage import Sink, check_room
+from app.scope import DEFAULT_PROJECT
 from app.sources import invalid
 from app.web.parameters import problems_of
 
-FILE, PURPOSE = "file", "purpose"
-FIELDS = (FILE, PURPOSE)
+FILE, PURPOSE, PROJECT = "file", "purpose", "project"
+FIELDS = (FILE, PURPOSE, PROJECT)
 PURPOSES = ("fine-tune",)
+PROJECT_NAME: TypeAdapter[str] = TypeAdapter(SafeName)
 LARGEST_FIELD_BYTES = 1024
 MULTIPART = "multipart/form-data"
 
@@ -29,6 +34,7 @@ class Form:
 
     filename: str
     purpose: str
+    project: str
 
 
 async def receive_form(request: Request, sink: Sink) -> Form:
@@ -49,7 +55,15 @@ async def receive_form(request: Request, sink: Sink) -> Form:
         raise _missing()
     if purpose not in PURPOSES:
         raise invalid(PURPOSE, "literal_error", str(purpose)[:100], " or ".join(PURPOSES))
-    return Form(cast(UploadFile, file).filename or "", str(purpose))
+    return Form(cast(UploadFile, file).filename or "", str(purpose), _project(str(form.get(PROJECT, DEFAULT_PROJECT))))
+
+
+def _project(name: str) -> str:
+    try:
+        return PROJECT_NAME.validate_python(name)
+    except ValidationError:
+        expected = f"a name that matches {PROJECT_NAME.json_schema()['pattern']}"
+        raise invalid(PROJECT, "invalid_name", printable(name[:100]), expected) from None
 
 
 class _Parser(MultiPartParser):

@@ -2,40 +2,49 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import Select, delete, or_, select
 from sqlalchemy.orm import Session
 
 from app.files.models import File
+from app.scope import Scope
 
 
-def add(session: Session, file: File) -> None:
+def add(session: Session, scope: Scope, file: File) -> None:
+    """Raises InvalidRequest if its project is not in the scope."""
+    scope.check(file.project)
     session.add(file)
 
 
-def get(session: Session, file_id: str) -> File | None:
-    return session.get(File, file_id)
+def get(session: Session, scope: Scope, file_id: str) -> File | None:
+    return session.scalar(_one(scope, file_id))
 
 
-def lock(session: Session, file_id: str) -> File | None:
+def _one(scope: Scope, file_id: str) -> Select[File]:
+    return select(File).where(File.id == file_id, scope.permits(File.project))
+
+
+def lock(session: Session, scope: Scope, file_id: str) -> File | None:
     """Returns the row, locked: until the transaction ends, nobody can delete it or submit a job that uses it."""
-    return session.get(File, file_id, with_for_update=True)
+    return session.scalar(_one(scope, file_id).with_for_update().execution_options(populate_existing=True))
 
 
-def lock_against_removal(session: Session, file_id: str) -> File | None:
+def lock_against_removal(session: Session, scope: Scope, file_id: str) -> File | None:
     """Returns the row, locked: nobody can delete it until the transaction ends."""
-    return session.get(File, file_id, with_for_update={"read": True, "key_share": True})
+    locked = _one(scope, file_id).with_for_update(read=True, key_share=True)
+    return session.scalar(locked.execution_options(populate_existing=True))
 
 
-def page(session: Session, *, after: File | None, limit: int) -> Sequence[File]:
+def page(session: Session, scope: Scope, *, after: File | None, limit: int) -> Sequence[File]:
     """Returns files, newest first. `after` is the last file of the previous page."""
-    query = select(File).order_by(File.created_at.desc(), File.id.desc()).limit(limit)
+    query = select(File).where(scope.permits(File.project))
+    query = query.order_by(File.created_at.desc(), File.id.desc()).limit(limit)
     if after is not None:
         is_older = or_(File.created_at < after.created_at, File.id < after.id)
         query = query.where(File.created_at <= after.created_at, is_older)  # the first condition lets the index be used
     return session.scalars(query).all()
 
 
-def remove(session: Session, file_id: str) -> bool:
+def remove(session: Session, scope: Scope, file_id: str) -> bool:
     """Deletes the row. Returns whether it existed."""
-    gone = session.scalars(delete(File).where(File.id == file_id).returning(File.id))
-    return gone.one_or_none() is not None
+    statement = delete(File).where(File.id == file_id, scope.permits(File.project)).returning(File.id)
+    return session.scalar(statement) is not None

@@ -9,11 +9,12 @@ from starlette.concurrency import run_in_threadpool
 from app.datasets.report import FileReport
 from app.errors import ErrorForm
 from app.files import service
-from app.files.receiving import FILE, MULTIPART, PURPOSE, PURPOSES, receive_form
+from app.files.receiving import FILE, MULTIPART, PROJECT, PROJECT_NAME, PURPOSE, PURPOSES, receive_form
 from app.files.schemas import FileDeleted, FilePage, FileView
 from app.files.storage import Sink, partial_path
 from app.ids import new_id
-from app.web.dependencies import DatabaseDep, SettingsDep
+from app.scope import DEFAULT_PROJECT
+from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 BYTES: dict[int | str, dict[str, Any]] = {
@@ -32,6 +33,7 @@ UPLOAD = {
                     "properties": {
                         FILE: {"type": "string", "format": "binary"},
                         PURPOSE: {"type": "string", "enum": [*PURPOSES], "default": PURPOSES[0]},
+                        PROJECT: {**PROJECT_NAME.json_schema(), "default": DEFAULT_PROJECT},
                     },
                 }
             }
@@ -43,57 +45,60 @@ router = APIRouter(prefix="/files", tags=["files"])
 
 
 @router.post("", status_code=201, responses=FULL, openapi_extra=UPLOAD)
-async def upload_file(request: Request, database: DatabaseDep, settings: SettingsDep) -> FileView:
+async def upload_file(request: Request, caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> FileView:
     """Store a dataset: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or gzip. Its content is checked."""
     file_id = new_id("file")
 
     def store(upload: service.Upload) -> FileView:
         with database.writer() as session:
-            return FileView.of(service.store(session, settings, upload))
+            return FileView.of(service.store(session, caller.scope, settings, upload))
 
     with Sink(partial_path(settings.file_path(file_id)), settings.max_upload_bytes) as sink:
         form = await receive_form(request, sink)
-        upload = service.Upload(file_id, form.filename, form.purpose, sink.received)
+        upload = service.Upload(file_id, form.filename, form.purpose, form.project, sink.received)
         return await run_in_threadpool(store, upload)
 
 
 @router.get("")
 def list_files(
+    caller: CallerDep,
     database: DatabaseDep,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
 ) -> FilePage:
     """Files, newest first."""
     with database.reader() as session:
-        files, has_more = service.page(session, after, limit)
+        files, has_more = service.page(session, caller.scope, after, limit)
     return FilePage.of(files, has_more)
 
 
 @router.get("/{file_id}")
-def get_file(file_id: FileId, database: DatabaseDep) -> FileView:
+def get_file(file_id: FileId, caller: CallerDep, database: DatabaseDep) -> FileView:
     with database.reader() as session:
-        return FileView.of(service.find(session, file_id))
+        return FileView.of(service.find(session, caller.scope, file_id))
 
 
 @router.get("/{file_id}/content", response_class=FileResponse, responses=BYTES)
-def get_content(file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileResponse:
+def get_content(file_id: FileId, caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> FileResponse:
     """The bytes exactly as they were sent. `Range` is supported."""
     with database.reader() as session:
-        file, path = service.content_path(session, settings, file_id)
+        file, path = service.content_path(session, caller.scope, settings, file_id)
     headers = {"x-content-type-options": "nosniff"}
     return FileResponse(path, media_type="application/octet-stream", filename=file.filename, headers=headers)
 
 
 @router.get("/{file_id}/report")
-def get_report(file_id: FileId, database: DatabaseDep) -> FileReport:
+def get_report(file_id: FileId, caller: CallerDep, database: DatabaseDep) -> FileReport:
     """What the check at upload found: layout, columns, problems by record, fixes, duplicates, the first records."""
     with database.reader() as session:
-        return service.report_of(service.find(session, file_id))
+        return service.report_of(service.find(session, caller.scope, file_id))
 
 
 @router.delete("/{file_id}")
-def delete_file(request: Request, file_id: FileId, database: DatabaseDep, settings: SettingsDep) -> FileDeleted:
+def delete_file(
+    request: Request, file_id: FileId, caller: CallerDep, database: DatabaseDep, settings: SettingsDep
+) -> FileDeleted:
     """Remove a file that no unfinished job uses."""
     with database.writer() as session:
-        service.delete(session, settings, file_id, request.app.state.uses_file)
+        service.delete(session, caller.scope, settings, file_id, request.app.state.uses_file)
     return FileDeleted(id=file_id)

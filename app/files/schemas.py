@@ -34,6 +34,7 @@ class FileView(StoredView):
     created_at: datetime
     filename: str
     purpose: str
+    project: str
     sha256: str
     format: str
     layout: str | None
@@ -50,7 +51,7 @@ class FileView(StoredView):
 
     @classmethod
     def of(cls, file: "File") -> "FileView":
-        names = ("id", "bytes", "created_at", "filename", "purpose", "sha256", "format", "layout", "records")
+        names = ("id", "bytes", "created_at", "filename", "purpose", "project", "sha256", "format", "layout", "records")
         found = read(ShownFindings, file.report) or ShownFindings()
         warnings = None if found.warnings is None else sum(warning.count for warning in found.warnings)
         counts = {"usable_records": found.kept, "problem_count": found.problem_count, "warning_count": warnings}

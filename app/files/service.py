@@ -18,6 +18,7 @@ from app.errors import LONGEST_QUOTE, Conflict, InvalidDataset, InvalidRequest, 
 from app.files import repository
 from app.files.models import File
 from app.files.storage import Received, keep, partial_path
+from app.scope import EVERY_PROJECT, Scope
 from app.sources import invalid
 
 LONGEST_FILENAME = 255
@@ -35,11 +36,16 @@ class Upload:
     file_id: str
     filename: str
     purpose: str
+    project: str
     received: Received
 
 
-def store(session: Session, settings: Settings, upload: Upload) -> File:
-    """Stores an upload. Raises InvalidDataset if its content cannot be read as records."""
+def store(session: Session, scope: Scope, settings: Settings, upload: Upload) -> File:
+    """Stores an upload. Raises InvalidDataset if its content cannot be read as records.
+
+    Raises InvalidRequest for a project that is not in the scope.
+    """
+    scope.check(upload.project)
     target = settings.file_path(upload.file_id)
     partial = partial_path(target)
     report = _inspect(partial, upload.filename, settings.max_unpacked_bytes)
@@ -48,6 +54,7 @@ def store(session: Session, settings: Settings, upload: Upload) -> File:
         keep(partial, target)
         file = File(
             id=upload.file_id,
+            project=upload.project,
             filename=upload.filename,
             purpose=upload.purpose,
             bytes=upload.received.bytes,
@@ -58,7 +65,7 @@ def store(session: Session, settings: Settings, upload: Upload) -> File:
             report=report.model_dump(mode="json"),
             created_at=utc_now(),
         )
-        repository.add(session, file)
+        repository.add(session, scope, file)
         session.commit()
         undo.pop_all()
     return file
@@ -80,9 +87,11 @@ def _inspect(path: Path, filename: str, max_unpacked_bytes: int) -> FileReport:
         raise
 
 
-def find(session: Session, file_id: str, get: Callable[[Session, str], File | None] = repository.get) -> File:
+def find(
+    session: Session, scope: Scope, file_id: str, get: Callable[[Session, Scope, str], File | None] = repository.get
+) -> File:
     """Returns the file. Raises NotFound if there is none with this id."""
-    file = get(session, file_id) if FILE_ID.fullmatch(file_id) else None
+    file = get(session, scope, file_id) if FILE_ID.fullmatch(file_id) else None
     if file is None:
         raise NotFound(f"there is no file {file_id[:LONGEST_QUOTE]!r}", param="file_id", code="unknown_file")
     return file
@@ -97,37 +106,39 @@ def report_of(file: File) -> FileReport:
     return report
 
 
-def page(session: Session, after: str | None, limit: int) -> tuple[list[File], bool]:
+def page(session: Session, scope: Scope, after: str | None, limit: int) -> tuple[list[File], bool]:
     """Returns the files after the one with the id `after`, newest first, and whether there are more.
 
     Raises InvalidRequest if there is no file `after`.
     """
-    last = repository.get(session, after) if after is not None and FILE_ID.fullmatch(after) else None
+    last = repository.get(session, scope, after) if after is not None and FILE_ID.fullmatch(after) else None
     if after is not None and last is None:
         raise InvalidRequest(f"after: there is no file {after[:LONGEST_QUOTE]!r}", param="after")
-    found = repository.page(session, after=last, limit=limit + 1)
+    found = repository.page(session, scope, after=last, limit=limit + 1)
     return list(found[:limit]), len(found) > limit
 
 
-def content_path(session: Session, settings: Settings, file_id: str) -> tuple[File, Path]:
+def content_path(session: Session, scope: Scope, settings: Settings, file_id: str) -> tuple[File, Path]:
     """Returns a file and the path of its bytes. Raises NotFound if the row or the bytes are missing."""
-    file = find(session, file_id)
+    file = find(session, scope, file_id)
     path = settings.file_path(file.id)
     if not path.is_file():
         raise NotFound(f"the content of {file.id} is gone from the disk", param="file_id", code="content_is_gone")
     return file, path
 
 
-def delete(session: Session, settings: Settings, file_id: str, is_in_use: Callable[[Session, str], bool]) -> None:
-    """Removes a file. Raises NotFound, and Conflict while an unfinished job uses it.
+def delete(
+    session: Session, scope: Scope, settings: Settings, file_id: str, is_in_use: Callable[[Session, Scope, str], bool]
+) -> None:
+    """Removes a file. Raises NotFound, and Conflict while an unfinished job of any project uses it.
 
     The row is deleted first: a crash between the two steps leaves unused bytes, never a file without bytes.
     The lock waits for a job that is being submitted at the same time.
     """
-    file = find(session, file_id, repository.lock)
-    if is_in_use(session, file.id):
+    file = find(session, scope, file_id, repository.lock)
+    if is_in_use(session, EVERY_PROJECT, file.id):
         message = f"{file.id} is used by a job that has not ended: cancel the job, or wait until it ends"
         raise Conflict(message, param="file_id", code="file_in_use")
-    repository.remove(session, file.id)
+    repository.remove(session, scope, file.id)
     session.commit()
     settings.file_path(file.id).unlink(missing_ok=True)

@@ -21,8 +21,9 @@ from app.generate.client import EngineClient
 from app.generate.parallel import AnswerEnd, AnswerPiece, Numbered, collect, generate_all
 from app.generate.schemas import Answer, AnswerRequest
 from app.generate.service import PreparedRequest
+from app.scope import Scope
 from app.web.client_disconnect import unless_gone
-from app.web.dependencies import DatabaseDep, SettingsDep
+from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
 
 KEEP_ALIVE_SECONDS = 15
 SseMessage = dict[str, str]
@@ -120,6 +121,7 @@ class Exchange:
     """A request, and what its response is made from."""
 
     request: Request
+    scope: Scope
     database: Database
     settings: Settings
     engine: EngineClient
@@ -127,14 +129,14 @@ class Exchange:
     async def respond(
         self,
         body: Body,
-        prepare: Callable[[Session, Settings, Body], PreparedRequest],
+        prepare: Callable[[Session, Scope, Settings, Body], PreparedRequest],
         shape: Callable[[Body, PreparedRequest], ResponseShape[Whole]],
     ) -> Whole | Response:
         """Answer. If the checkpoint was removed before the engine read it, resolve the name again and try once more."""
 
         def prepared() -> PreparedRequest:
             with self.database.reader() as session:
-                return prepare(session, self.settings, body)
+                return prepare(session, self.scope, self.settings, body)
 
         async def answer() -> Whole | Response:
             found = await run_in_threadpool(prepared)
@@ -168,8 +170,10 @@ async def get_engine(request: Request) -> EngineClient:
 EngineDep = Annotated[EngineClient, Depends(get_engine)]
 
 
-async def get_exchange(request: Request, database: DatabaseDep, settings: SettingsDep, engine: EngineDep) -> Exchange:
-    return Exchange(request, database, settings, engine)
+async def get_exchange(
+    request: Request, caller: CallerDep, database: DatabaseDep, settings: SettingsDep, engine: EngineDep
+) -> Exchange:
+    return Exchange(request, caller.scope, database, settings, engine)
 
 
 ExchangeDep = Annotated[Exchange, Depends(get_exchange)]

@@ -13,6 +13,7 @@ from app.errors import InvalidRequest
 from app.generate.schemas import AnswerRequest, GenerateRequest
 from app.generate.targets import Target, find_target
 from app.ids import new_id
+from app.scope import Scope
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ def prepare(target: Target, request: AnswerRequest) -> PreparedRequest:
     return PreparedRequest(target, tuple(orders), request.n)
 
 
-def prepare_generation(session: Session, settings: Settings, request: GenerateRequest) -> PreparedRequest:
+def prepare_generation(session: Session, scope: Scope, settings: Settings, request: GenerateRequest) -> PreparedRequest:
     """Return the orders to the target. With `compare`, the same orders to its base follow.
 
     Raises what `find_target` raises, and InvalidRequest for `compare` without an adapter.
     """
     param = "adapter" if request.adapter is not None else "model"
-    target = find_target(session, settings, request.adapter or request.model or "", param)
+    target = find_target(session, scope, settings, request.adapter or request.model or "", param)
     if request.compare and target.adapter is None:
         raise InvalidRequest(f"compare: {target.name} is a base, only an adapter has one beside it", param="compare")
     prepared = prepare(target, request)

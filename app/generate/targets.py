@@ -28,6 +28,7 @@ from app.jobs import lineage as adapters
 from app.jobs import repository as jobs
 from app.jobs.models import Job
 from app.jobs.stored import look_at_plan
+from app.scope import Scope
 from app.sources import base_of, invalid, resolve_model
 
 NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
@@ -51,43 +52,44 @@ class Target:
         return self.adapter.adapter_id if self.adapter is not None and self.checkpoint is None else None
 
 
-def find_target(session: Session, settings: Settings, name: str, param: str) -> Target:
+def find_target(session: Session, scope: Scope, settings: Settings, name: str, param: str) -> Target:
     """Who is meant by a name; with the param `adapter` it cannot be a base.
 
     Raises NotFound for an unknown adapter, job or step, Conflict for a job that has nothing to answer with,
     InvalidRequest for a model name that means nothing here.
     """
     if param != "adapter" and not NAMES_AN_ADAPTER.match(name):
-        return Target(_base(session, settings, name, param), None, name)
+        return Target(_base(session, scope, settings, name, param), None, name)
     job_id, at, wanted = name.partition("@")
     if not job_id.startswith("job-") or not adapters.NAME.fullmatch(name):
-        return _trained(adapters.find(session, name, param), settings)
-    adapter = adapters.of_job(session, job_id, param) if not at else None
+        return _trained(adapters.find(session, scope, name, param), settings)
+    adapter = adapters.of_job(session, scope, job_id, param) if not at else None
     if adapter is not None:
         return _trained(adapter, settings)
-    job = jobs.get(session, job_id)
+    job = jobs.get(session, scope, job_id)
     if job is None or job.is_temporary:
         raise NotFound(f"there is no job {job_id!r}", param=param, code="unknown_job")
     found = _kept(job, settings.checkpoints_dir(job_id), wanted if at else None, param)
     return _halfway(job, settings, found, param)
 
 
-def _base(session: Session, settings: Settings, name: str, param: str) -> BaseRef:
+def _base(session: Session, scope: Scope, settings: Settings, name: str, param: str) -> BaseRef:
     """The base of that name. Raises InvalidRequest with the adapters that could have been meant, too."""
     try:
         return resolve_model(name, None, settings.models, param)
     except InvalidRequest as error:
-        trained = _adapters_like(session, name)
+        trained = _adapters_like(session, scope, name)
         if not trained:
             raise
         expected = f"{error.details[0].expected}, or an adapter ({', '.join(trained)})"
         raise invalid(param, "unknown_model", name, expected) from None
 
 
-def _adapters_like(session: Session, name: str) -> list[str]:
+def _adapters_like(session: Session, scope: Scope, name: str) -> list[str]:
     """Return up to three adapters to suggest, with their jobs' names: those of jobs with this name, else the newest."""
     newest = [
-        (adapter.id, jobs.get(session, adapter.job_id)) for adapter in adapters.page(session, None, MOST_NAMED)[0]
+        (adapter.id, jobs.get(session, scope, adapter.job_id))
+        for adapter in adapters.page(session, scope, None, MOST_NAMED)[0]
     ]
     called_so = [(adapter_id, job) for adapter_id, job in newest if job is not None and job.name == name]
     shown = (called_so or newest)[:MOST_SHOWN]

@@ -18,13 +18,14 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.states import ENDED
 from app.jobs.stored import observed_values, read_plan
+from app.scope import Scope
 from app.sources import invalid
 
 # The fields on which the base weights and the optimizer's state of a checkpoint depend.
 BASE = ("model.model_name", "model.full_finetuning", "model.load_in_4bit", "model.load_in_8bit", "training.optim")
 
 
-def check(session: Session, settings: Settings, spec: JobSpec) -> str | None:
+def check(session: Session, scope: Scope, settings: Settings, spec: JobSpec) -> str | None:
     """Return the id of the adapter or job that the spec continues from, or None if it names none.
 
     It cannot be deleted until the session ends. Raises InvalidRequest if it does not exist or does not fit this spec.
@@ -32,15 +33,15 @@ def check(session: Session, settings: Settings, spec: JobSpec) -> str | None:
     if spec.continue_from is None:
         return None
     if spec.continue_from.adapter is not None:
-        return _check_adapter(session, settings, spec, spec.continue_from.adapter)
+        return _check_adapter(session, scope, settings, spec, spec.continue_from.adapter)
     assert spec.continue_from.job is not None, "the spec names an adapter or a job"
-    return _check_checkpoint(session, spec, spec.continue_from.job, spec.continue_from.step)
+    return _check_checkpoint(session, scope, spec, spec.continue_from.job, spec.continue_from.step)
 
 
-def _check_adapter(session: Session, settings: Settings, spec: JobSpec, name: str) -> str:
+def _check_adapter(session: Session, scope: Scope, settings: Settings, spec: JobSpec, name: str) -> str:
     field = "continue_from.adapter"
     try:
-        adapter = adapters.find_and_keep(session, name, field)
+        adapter = adapters.find_and_keep(session, scope, name, field)
     except (NotFound, Conflict) as error:
         raise InvalidRequest(f"{field}: {error.message}", param=field, code=error.code) from error
     if adapter.kind != "lora":
@@ -62,14 +63,14 @@ def _config_of(adapter: Adapter, settings: Settings) -> dict[str, Any]:
     return {"r": adapter.rank, **config}
 
 
-def _check_checkpoint(session: Session, spec: JobSpec, job_id: str, step: int | None) -> str:
-    job = repository.lock_against_removal(session, job_id)
+def _check_checkpoint(session: Session, scope: Scope, spec: JobSpec, job_id: str, step: int | None) -> str:
+    job = repository.lock_against_removal(session, scope, job_id)
     if job is None or job.is_temporary:
         raise invalid("continue_from.job", "unknown_job", job_id, "the id of a job that has ended")
     if job.status not in ENDED:
         found, expected = f"{job_id}, which is {job.status.value}", "a job that has ended"
         raise invalid("continue_from.job", "job_is_alive", found, expected)
-    begins = _step_of(job_id, [one.step for one in repository.checkpoints(session, job_id)], step)
+    begins = _step_of(job_id, [one.step for one in repository.checkpoints(session, scope, job_id)], step)
     before = read_plan(job)
     if before is None:
         raise invalid("continue_from.job", "job_unreadable", job_id, "a job whose spec this version can read")

@@ -21,6 +21,7 @@ from app.jobs.schemas import JobError, resolved_spec
 from app.jobs.states import JobStatus, Stage
 from app.jobs.views import data
 from app.jobs.views.data_schemas import RowView, Validation
+from app.scope import Scope
 
 POLL_SECONDS = 0.15
 # A checker updates its row every five seconds.
@@ -32,13 +33,14 @@ class DryRuns:
     """The four steps of one validation: `start`, `wait`, `read`, and in every case `end`."""
 
     database: Database
+    scope: Scope
     settings: Settings
     notifier: JobNotifier
     longest: timedelta = repository.LONGEST_DRY_RUN
 
     def start(self, spec: JobSpec, sent: dict[str, Any]) -> str:
         """Store a dry run for a checker and return its id. Raises the same errors as submitting a job."""
-        return service.submit(self.database, self.settings, self.notifier, KINDS[VALIDATE], spec, sent)
+        return service.submit(self.database, self.scope, self.settings, self.notifier, KINDS[VALIDATE], spec, sent)
 
     async def wait(self, job_id: str) -> None:
         """Return when the dry run has ended. Raises Unavailable if no checker is alive, or if it takes too long."""
@@ -53,7 +55,11 @@ class DryRuns:
 
     def _has_ended(self, job_id: str) -> bool:
         with self.database.reader() as session:
-            status, worker, version = repository.standing(session, job_id) or (JobStatus.CANCELLED, None, 0)
+            status, worker, version = repository.standing(session, self.scope, job_id) or (
+                JobStatus.CANCELLED,
+                None,
+                0,
+            )
             if status.is_final:
                 return True
             newest = repository.newest_spec_version(session, Stage.CHECK, CHECKER_IS_AWAY_AFTER)
@@ -66,14 +72,14 @@ class DryRuns:
     def read(self, job_id: str, preview: int) -> Validation:
         """Return what the check found. Raises Unavailable if the dry run was cancelled or deleted meanwhile."""
         with self.database.reader() as session:
-            job = repository.get(session, job_id)
+            job = repository.get(session, self.scope, job_id)
         if job is None or job.status is JobStatus.CANCELLED:
             raise Unavailable("the check was cancelled before it was done", code="check_was_ended")
         return _validation(job, data.preview(self.settings, job, preview))
 
     def end(self, job_id: str) -> None:
         with self.database.writer() as session:
-            retention.end_dry_run(session, self.settings, job_id)
+            retention.end_dry_run(session, self.scope, self.settings, job_id)
 
 
 def _validation(job: Job, preview: list[RowView]) -> Validation:

@@ -14,7 +14,10 @@ from sqlalchemy.orm import Session
 
 from app.database.connection import utc_now
 from app.errors import BadRequest, InvalidRequest
+from app.jobs import repository
 from app.jobs.models import IdempotencyKey, Job
+from app.jobs.repository import is_permitted
+from app.scope import Scope
 
 KEPT_FOR = timedelta(days=1)
 LONGEST_KEY = 255
@@ -36,21 +39,23 @@ def digest(sent: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(sent, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def find(session: Session, key: str, sent: dict[str, Any]) -> Job | None:
+def find(session: Session, scope: Scope, key: str, sent: dict[str, Any]) -> Job | None:
     """Return the job that was made with a key, or None. Raises InvalidRequest if the key came with another body."""
-    known = session.get(IdempotencyKey, key)
+    is_known = (IdempotencyKey.key == key, is_permitted(scope, IdempotencyKey.job_id))
+    known = session.scalar(select(IdempotencyKey).where(*is_known))
     if known is None or known.created_at < utc_now() - KEPT_FOR:
         return None
     if known.body_sha256 != digest(sent):
         message = f"Idempotency-Key: this key was used with another body before, for {known.job_id}; use a new key"
         raise InvalidRequest(message, param="Idempotency-Key", code="idempotency_key_reused")
-    return session.get(Job, known.job_id)  # None: deleted between the two reads, and its key with it
+    return repository.get(session, scope, known.job_id)  # None: deleted between the two reads, and its key with it
 
 
-def keep(session: Session, key: str, sent: dict[str, Any], job: Job) -> bool:
+def keep(session: Session, scope: Scope, key: str, sent: dict[str, Any], job: Job) -> bool:
     """Store a key with its job, without a commit. Returns False, with nothing stored, if another request was first."""
     now = utc_now()
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.key == key, IdempotencyKey.created_at < now - KEPT_FOR))
+    is_old = (IdempotencyKey.key == key, IdempotencyKey.created_at < now - KEPT_FOR)
+    session.execute(delete(IdempotencyKey).where(*is_old, is_permitted(scope, IdempotencyKey.job_id)))
     session.add(IdempotencyKey(key=key, body_sha256=digest(sent), job_id=job.id, created_at=now))
     try:
         session.flush()
@@ -60,10 +65,11 @@ def keep(session: Session, key: str, sent: dict[str, Any], job: Job) -> bool:
     return True
 
 
-def has_old(session: Session) -> bool:
-    old = IdempotencyKey.created_at < utc_now() - KEPT_FOR
-    return session.scalar(select(IdempotencyKey.key).where(old).limit(1)) is not None
+def has_old(session: Session, scope: Scope) -> bool:
+    is_old = (IdempotencyKey.created_at < utc_now() - KEPT_FOR, is_permitted(scope, IdempotencyKey.job_id))
+    return session.scalar(select(IdempotencyKey.key).where(*is_old).limit(1)) is not None
 
 
-def sweep(session: Session) -> None:
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < utc_now() - KEPT_FOR))
+def sweep(session: Session, scope: Scope) -> None:
+    is_old = (IdempotencyKey.created_at < utc_now() - KEPT_FOR, is_permitted(scope, IdempotencyKey.job_id))
+    session.execute(delete(IdempotencyKey).where(*is_old))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from app.config import Settings
     from app.database.connection import Database
     from app.jobs.models import Job
+    from app.scope import Scope
 
 TRAIN, VALIDATE = "train", "validate"
 
@@ -24,10 +25,13 @@ TRAIN, VALIDATE = "train", "validate"
 class Submission(Protocol):
     """What the API does with the spec of one kind."""
 
-    def check(self, database: "Database", settings: "Settings", spec: Any) -> None:
-        """Check all that needs no worker. Raises InvalidRequest and InvalidDataset."""
+    def check(self, database: "Database", scope: "Scope", settings: "Settings", spec: Any) -> None:
+        """Check all that needs no worker. What the spec names has to be in the scope.
 
-    def columns(self, session: "Session", settings: "Settings", spec: Any) -> dict[str, Any]:
+        Raises InvalidRequest and InvalidDataset.
+        """
+
+    def columns(self, session: "Session", scope: "Scope", settings: "Settings", spec: Any) -> dict[str, Any]:
         """Return the columns of the new row that only this kind knows, such as its plan.
 
         This is part of the transaction that stores the job: whatever the spec names is locked against removal. Raises

@@ -1,7 +1,7 @@
 """Limits on waiting jobs and running validations. A refusal names the limit, and the seconds after which to try again.
 
 The count and the new row are one transaction. On PostgreSQL concurrent requests do not see each other's new rows, so
-they can exceed a limit together.
+they can exceed a limit together. The limits are those of the whole service: the jobs of every project count.
 """
 
 from sqlalchemy.orm import Session
@@ -11,6 +11,7 @@ from app.database.connection import utc_now
 from app.errors import TooMany
 from app.jobs import repository
 from app.jobs.kinds import JobKind
+from app.scope import EVERY_PROJECT
 
 JOBS_RETRY_SECONDS, VALIDATIONS_RETRY_SECONDS = 60, 10
 
@@ -24,7 +25,7 @@ def check(session: Session, settings: Settings, kind: JobKind) -> None:
 
 
 def _check_waiting(session: Session, most: int) -> None:
-    waiting = repository.count_waiting(session, most)
+    waiting = repository.count_waiting(session, EVERY_PROJECT, most)
     if waiting >= most:
         what = f"{waiting} jobs are waiting already: try again once some of them have begun"
         raise _too_many(what, "too_many_waiting_jobs", "MAX_WAITING_JOBS", most, JOBS_RETRY_SECONDS)
@@ -33,7 +34,9 @@ def _check_waiting(session: Session, most: int) -> None:
 def _check_validations(session: Session, most: int) -> None:
     """Runs older than the longest wait do not count: their clients are gone."""
     since = utc_now() - repository.LONGEST_DRY_RUN
-    running = sum(run.finished_at is None and run.created_at > since for run in repository.dry_runs(session))
+    running = sum(
+        run.finished_at is None and run.created_at > since for run in repository.dry_runs(session, EVERY_PROJECT)
+    )
     if running >= most:
         what = f"{running} validations are running already: try again once some of them have ended"
         raise _too_many(what, "too_many_validations", "MAX_VALIDATIONS", most, VALIDATIONS_RETRY_SECONDS)

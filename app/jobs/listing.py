@@ -16,10 +16,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 from app.jobs.models import Job, JobLabel
 from app.jobs.repository import DETAILS
 from app.jobs.states import ALIVE, ENDED, JobStatus
+from app.scope import EVERY_PROJECT, Scope
 
 # The most jobs that one page with a label or a text looks at, in queries of so many.
 MOST_SEARCHED = 2000
 SEARCHED_AT_ONCE = 250
+# A list does not load what it does not show.
+SHOWN = tuple(defer(document, raiseload=True) for document in DETAILS)
 # The jobs of a status are counted up to this number.
 MOST_COUNTED = 10_000
 
@@ -59,85 +62,91 @@ class FoundJobs:
     has_more: bool
 
 
-def page(session: Session, chosen: JobFilter, *, after: str | None, limit: int) -> FoundJobs:
+def page(session: Session, scope: Scope, chosen: JobFilter, *, after: str | None, limit: int) -> FoundJobs:
     """Return jobs without temporary jobs. `after` is the `last_id` of the previous page."""
     if chosen.labels or chosen.text:
-        return _search(session, chosen, after, limit)
-    query = _newest_first(session, _shown(), (Job.created_at, Job.id), after)
-    jobs = session.scalars(query.where(~Job.is_temporary, *chosen.conditions()).limit(limit + 1)).all()
+        return _search(session, scope, chosen, after, limit)
+    query = select(Job).options(*SHOWN).where(~Job.is_temporary, *chosen.conditions(), scope.permits(Job.project))
+    query = _newest_first(session, scope, query, (Job.created_at, Job.id), after)
+    jobs = session.scalars(query.limit(limit + 1)).all()
     shown = jobs[:limit]
     return FoundJobs(shown, shown[-1].id if shown else None, has_more=len(jobs) > limit)
-
-
-def _shown() -> Select[Any]:
-    return select(Job).options(*(defer(document, raiseload=True) for document in DETAILS))
 
 
 Place = tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[str]]
 
 
-def _newest_first(session: Session, query: Select[Any], place: Place, after: str | None) -> Select[Any]:
+def _newest_first(session: Session, scope: Scope, query: Select[Any], place: Place, after: str | None) -> Select[Any]:
     """Order a query by the time and the id of jobs, and let it begin behind a job."""
     created_at, job_id = place
     query = query.order_by(created_at.desc(), job_id.desc())
-    last = session.scalar(select(Job.created_at).where(Job.id == after)) if after else None
+    place_of = select(Job.created_at).where(Job.id == after, scope.permits(Job.project))
+    last = session.scalar(place_of) if after else None
     if last is None:
         return query
     is_older = or_(created_at < last, job_id < after)
     return query.where(created_at <= last, is_older)  # the first condition limits the index scan
 
 
-def _search(session: Session, chosen: JobFilter, after: str | None, limit: int) -> FoundJobs:
+def _search(session: Session, scope: Scope, chosen: JobFilter, after: str | None, limit: int) -> FoundJobs:
     """Look at the jobs of an index, part by part, until the page is full or MOST_SEARCHED of them were looked at."""
     found: list[str] = []
     at_once, searched, has_more = min(limit + 1, SEARCHED_AT_ONCE), 0, True
     while has_more and len(found) <= limit and searched < MOST_SEARCHED:
-        looked_at = session.scalars(_candidates(session, chosen, after).limit(at_once)).all()
-        found += _fitting(session, chosen, looked_at)
+        looked_at = session.scalars(_candidates(session, scope, chosen, after).limit(at_once)).all()
+        found += _fitting(session, scope, chosen, looked_at)
         has_more = len(looked_at) == at_once
         after = looked_at[-1] if looked_at else after
         searched, at_once = searched + at_once, SEARCHED_AT_ONCE
     if len(found) > limit:
         after, has_more = found[limit - 1], True
-    query = _newest_first(session, _shown(), (Job.created_at, Job.id), None)
-    return FoundJobs(session.scalars(query.where(Job.id.in_(found[:limit]))).all(), after, has_more)
+    query = select(Job).options(*SHOWN).where(Job.id.in_(found[:limit]))
+    jobs = session.scalars(_newest_first(session, scope, query, (Job.created_at, Job.id), None)).all()
+    return FoundJobs(jobs, after, has_more)
 
 
-def _candidates(session: Session, chosen: JobFilter, after: str | None) -> Select[Any]:
+def _candidates(session: Session, scope: Scope, chosen: JobFilter, after: str | None) -> Select[Any]:
     """Select ids from the index that leaves the fewest jobs: few jobs have not ended, and a label is rarer than a
-    status or a project."""
-    if chosen.labels and chosen.status not in ALIVE:
+    status or a project. The index of labels knows no projects, so in a scope the jobs of its projects are looked at."""
+    if chosen.labels and chosen.status not in ALIVE and scope == EVERY_PROJECT:
         name, value = chosen.labels[0]
         labelled = select(JobLabel.job_id).where(JobLabel.name == name, JobLabel.value == value)
-        return _newest_first(session, labelled, (JobLabel.created_at, JobLabel.job_id), after)
-    indexed = select(Job.id).where(~Job.is_temporary, *chosen.conditions())
-    return _newest_first(session, indexed, (Job.created_at, Job.id), after)
+        return _newest_first(session, scope, labelled, (JobLabel.created_at, JobLabel.job_id), after)
+    indexed = select(Job.id).where(~Job.is_temporary, *chosen.conditions(), scope.permits(Job.project))
+    return _newest_first(session, scope, indexed, (Job.created_at, Job.id), after)
 
 
-def _fitting(session: Session, chosen: JobFilter, job_ids: Sequence[str]) -> list[str]:
+def _fitting(session: Session, scope: Scope, chosen: JobFilter, job_ids: Sequence[str]) -> list[str]:
     """Return those of the jobs that the whole filter fits, in their order.
 
     The query names only ids. SQLite would use the index of another condition, and read all that it has.
     """
     columns = (Job.id, Job.name, Job.labels, Job.status, Job.project)
-    fitting = {job.id for job in session.execute(select(*columns).where(Job.id.in_(job_ids))) if chosen.fits(job)}
+    found = session.execute(select(*columns).where(Job.id.in_(job_ids)))
+    fitting = {job.id for job in found if scope.includes(job.project) and chosen.fits(job)}
     return [job_id for job_id in job_ids if job_id in fitting]
 
 
-def counts(session: Session, project: str | None, most: int) -> dict[JobStatus, int]:
+def counts(session: Session, scope: Scope, project: str | None, most: int) -> dict[JobStatus, int]:
     """Count the jobs of each status, each up to `most`, without temporary jobs.
 
     The indexes do not know temporary jobs, so these few are counted by themselves and taken off.
     """
     hidden = session.execute(select(Job.status, Job.project).where(Job.is_temporary))
-    dry_runs = Counter(job.status for job in hidden if project in (None, job.project))
+    dry_runs = Counter(job.status for job in hidden if project in (None, job.project) and scope.includes(job.project))
     of_project = tuple(JobFilter(project=project).conditions())
-    each = [_count(status, of_project, most + dry_runs[status]) for status in (*ALIVE, *ENDED)]
+    each = [_count(scope, status, of_project, most + dry_runs[status]) for status in (*ALIVE, *ENDED)]
     found = {JobStatus(status): count for status, count in session.execute(union_all(*each))}
     return {status: max(0, count - dry_runs[status]) for status, count in found.items()}
 
 
-def _count(status: JobStatus, of_project: Sequence[ColumnElement[bool]], most: int) -> Select[str, int]:
+def _count(scope: Scope, status: JobStatus, of_project: Sequence[ColumnElement[bool]], most: int) -> Select[str, int]:
     """Count in the order of the index: without an order, PostgreSQL would read the table itself."""
-    jobs = select(Job.id).where(Job.status == status, *of_project).order_by(Job.created_at).limit(most).subquery()
+    jobs = (
+        select(Job.id)
+        .where(Job.status == status, *of_project, scope.permits(Job.project))
+        .order_by(Job.created_at)
+        .limit(most)
+        .subquery()
+    )
     return select(literal(status.value), func.count()).select_from(jobs)

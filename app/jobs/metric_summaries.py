@@ -19,6 +19,7 @@ from app.contracts.stored import Stored
 from app.jobs import repository
 from app.jobs.models import JobEvent, MetricSummary
 from app.jobs.queue.attempts import step_of
+from app.scope import Scope
 
 SMALLEST, FACTOR = 16, 4
 KINDS = ("step", "eval")
@@ -57,15 +58,16 @@ class Node:
     fields: dict[str, Any] | None = None
 
 
-def summarise(session: Session, job_id: str, last_seq: int) -> None:
+def summarise(session: Session, scope: Scope, job_id: str, last_seq: int) -> None:
     """Store the summaries that became complete. The caller holds the lock of the job's row."""
-    begin = _count(session, job_id)
+    begin = _count(session, scope, job_id)
     end = min(last_seq // SMALLEST, begin + MOST_AT_ONCE // SMALLEST)
     if begin >= end:
         return
     session.flush()
     within = (JobEvent.seq > begin * SMALLEST, JobEvent.seq <= end * SMALLEST, JobEvent.kind.in_(KINDS))
-    query = select(JobEvent.seq, JobEvent.kind, JobEvent.epoch, JobEvent.payload).where(JobEvent.job_id == job_id)
+    of_job = (JobEvent.job_id == job_id, repository.is_permitted(scope, job_id))
+    query = select(JobEvent.seq, JobEvent.kind, JobEvent.epoch, JobEvent.payload).where(*of_job)
     found: defaultdict[int, list[PointsOfAttempt]] = defaultdict(list)
     for seq, kind, epoch, payload in session.execute(query.where(*within).order_by(JobEvent.seq)):
         found[(seq - 1) // SMALLEST] += _of_event(kind, epoch, payload)
@@ -76,7 +78,7 @@ def summarise(session: Session, job_id: str, last_seq: int) -> None:
         begin, end, level = begin // FACTOR, end // FACTOR, level + 1
         below = and_(MetricSummary.level == level - 1, _numbers(begin * FACTOR, end * FACTOR))
         found = defaultdict(list)
-        for node in _nodes(session, job_id, below) if begin < end else ():
+        for node in _nodes(session, scope, job_id, below) if begin < end else ():
             found[node.number // FACTOR].append(node.points)
 
 
@@ -85,9 +87,9 @@ def _row(job_id: str, level: int, number: int, parts: Sequence[PointsOfAttempt])
     return {"job_id": job_id, "level": level, "number": number, "parts": dumped}
 
 
-def _count(session: Session, job_id: str) -> int:
+def _count(session: Session, scope: Scope, job_id: str) -> int:
     """Return the number of summaries of level 0. Of each higher level there is the FACTOR-th part."""
-    of_events = (MetricSummary.job_id == job_id, MetricSummary.level == 0)
+    of_events = (MetricSummary.job_id == job_id, MetricSummary.level == 0, repository.is_permitted(scope, job_id))
     newest = session.scalar(select(func.max(MetricSummary.number)).where(*of_events))
     return 0 if newest is None else newest + 1
 
@@ -145,29 +147,29 @@ def _value(point: Point) -> int | float:
     return point[1]
 
 
-def covering(session: Session, job_id: str, kind: str, fewest: int) -> list[Node]:
+def covering(session: Session, scope: Scope, job_id: str, kind: str, fewest: int) -> list[Node]:
     """Return nodes that together hold all points of a kind: of the highest level that has at least `fewest` summaries,
     and of the levels below what is newer than these."""
-    count, level = _count(session, job_id), 0
+    count, level = _count(session, scope, job_id), 0
     while count // FACTOR ** (level + 1) >= fewest:
         level += 1
     wanted = [and_(MetricSummary.level == level, MetricSummary.number < count // FACTOR**level)]
     for lower in range(level):
         newer = count // FACTOR ** (lower + 1) * FACTOR
         wanted.append(and_(MetricSummary.level == lower, MetricSummary.number >= newer))
-    found = [node for node in _nodes(session, job_id, or_(*wanted)) if node.points.kind == kind]
-    events, _ = repository.sample_events(session, job_id, kind, after=count * SMALLEST, most=MOST_EVENTS)
+    found = [node for node in _nodes(session, scope, job_id, or_(*wanted)) if node.points.kind == kind]
+    events, _ = repository.sample_events(session, scope, job_id, kind, after=count * SMALLEST, most=MOST_EVENTS)
     return [*found, *_event_nodes(kind, events)]
 
 
-def split(session: Session, job_id: str, kind: str, level: int, numbers: Sequence[int]) -> list[Node]:
+def split(session: Session, scope: Scope, job_id: str, kind: str, level: int, numbers: Sequence[int]) -> list[Node]:
     """Return the nodes of the next lower level within some summaries of a level."""
     size = FACTOR if level > 0 else SMALLEST
     inside = [number * size + place for number in numbers for place in range(size)]
     if level == 0:
-        return _event_nodes(kind, repository.numbered_events(session, job_id, kind, [one + 1 for one in inside]))
+        return _event_nodes(kind, repository.numbered_events(session, scope, job_id, kind, [one + 1 for one in inside]))
     below = and_(MetricSummary.level == level - 1, MetricSummary.number.in_(inside))
-    return [node for node in _nodes(session, job_id, below) if node.points.kind == kind]
+    return [node for node in _nodes(session, scope, job_id, below) if node.points.kind == kind]
 
 
 def _event_nodes(kind: str, events: Iterable[repository.Reported]) -> list[Node]:
@@ -178,10 +180,11 @@ def _event_nodes(kind: str, events: Iterable[repository.Reported]) -> list[Node]
     ]
 
 
-def _nodes(session: Session, job_id: str, is_wanted: ColumnElement[bool]) -> Iterator[Node]:
+def _nodes(session: Session, scope: Scope, job_id: str, is_wanted: ColumnElement[bool]) -> Iterator[Node]:
     """Yield what is stored. A summary that cannot be read has no points."""
-    query = select(MetricSummary.level, MetricSummary.number, MetricSummary.parts)
-    for level, number, parts in session.execute(query.where(MetricSummary.job_id == job_id, is_wanted)):
+    of_job = (MetricSummary.job_id == job_id, repository.is_permitted(scope, job_id))
+    query = select(MetricSummary.level, MetricSummary.number, MetricSummary.parts).where(*of_job, is_wanted)
+    for level, number, parts in session.execute(query):
         try:
             yield from (Node(level, number, part) for part in STORED.validate_python(parts))
         except ValidationError:

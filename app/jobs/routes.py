@@ -36,7 +36,8 @@ from app.jobs.views.details import detail_of
 from app.jobs.views.logs import read_log
 from app.jobs.views.metrics import MOST_THINNED, series, thinned_series
 from app.jobs.views.stream import StreamResponse
-from app.web.dependencies import DatabaseDep, SettingsDep
+from app.scope import Scope
+from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
@@ -77,6 +78,7 @@ class DeferredNotifier:
 )
 def submit(
     spec: JobSpec,
+    caller: CallerDep,
     database: DatabaseDep,
     settings: SettingsDep,
     notifier: NotifierDep,
@@ -90,15 +92,17 @@ def submit(
     """
     sent = spec.model_dump(mode="json", exclude_unset=True)
     idempotency.check_key(idempotency_key)
-    known = _made_by(database, idempotency_key, sent)
+    known = _made_by(database, caller.scope, idempotency_key, sent)
     if known is None:
         deferred = DeferredNotifier(notifier, tasks)
         try:
-            job_id = service.submit(database, settings, deferred, KINDS[TRAIN], spec, sent, key=idempotency_key)
+            job_id = service.submit(
+                database, caller.scope, settings, deferred, KINDS[TRAIN], spec, sent, key=idempotency_key
+            )
             with database.reader() as session:
-                return detail_of(session, service.find(session, job_id))
+                return detail_of(session, caller.scope, service.find(session, caller.scope, job_id))
         except idempotency.MadeMeanwhile:
-            known = _made_by(database, idempotency_key, sent)
+            known = _made_by(database, caller.scope, idempotency_key, sent)
     if known is None:
         raise Conflict(
             "the job of this Idempotency-Key was deleted just now: send the request again", code="job_was_deleted"
@@ -107,16 +111,17 @@ def submit(
     return known
 
 
-def _made_by(database: Database, key: str | None, sent: dict[str, Any]) -> JobDetail | None:
+def _made_by(database: Database, scope: Scope, key: str | None, sent: dict[str, Any]) -> JobDetail | None:
     if key is None:
         return None
     with database.reader() as session:
-        job = idempotency.find(session, key, sent)
-        return detail_of(session, job) if job is not None else None
+        job = idempotency.find(session, scope, key, sent)
+        return detail_of(session, scope, job) if job is not None else None
 
 
 @router.get("")
 def list_jobs(
+    caller: CallerDep,
     database: DatabaseDep,
     status: JobStatus | None = None,
     project: SafeName | None = None,
@@ -135,90 +140,95 @@ def list_jobs(
     labels = [each.partition("=") for each in label or ()]
     chosen = listing.JobFilter(status, project, tuple((name, value) for name, _, value in labels), text)
     with database.reader() as session:
-        service.check_after(session, after)
-        found = listing.page(session, chosen, after=after, limit=limit)
+        service.check_after(session, caller.scope, after)
+        found = listing.page(session, caller.scope, chosen, after=after, limit=limit)
     shown = [listed(job) for job in found.jobs]
     first_id = shown[0].id if shown else None
     return JobPage(data=shown, first_id=first_id, last_id=found.last_id, has_more=found.has_more)
 
 
 @router.get("/counts")
-def count_jobs(database: DatabaseDep, project: SafeName | None = None) -> JobCounts:
+def count_jobs(caller: CallerDep, database: DatabaseDep, project: SafeName | None = None) -> JobCounts:
     """How many jobs have each status, of all projects or of one."""
     with database.reader() as session:
-        found = listing.counts(session, project, listing.MOST_COUNTED)
+        found = listing.counts(session, caller.scope, project, listing.MOST_COUNTED)
     return JobCounts(counts=found, counted_up_to=listing.MOST_COUNTED)
 
 
 @router.get("/{job_id}", response_model=JobDetail)
-async def get_job(job_id: JobId, polls: PollsDep) -> Response:
+async def get_job(job_id: JobId, caller: CallerDep, polls: PollsDep) -> Response:
     """A job as it is now. A poll with `If-None-Match` is answered with 304 while nothing has changed."""
-    return Response(await polls.answer(job_id), media_type="application/json")
+    return Response(await polls.answer(caller.scope, job_id), media_type="application/json")
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: JobId, database: DatabaseDep) -> JobDetail:
+def cancel(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> JobDetail:
     """Ask for the end of a job. A waiting job ends at once, a running one within a heartbeat and its grace."""
     with database.writer() as session:
-        return detail_of(session, service.cancel(session, job_id))
+        return detail_of(session, caller.scope, service.cancel(session, caller.scope, job_id))
 
 
 @router.post("/{job_id}/pause")
-def pause(job_id: JobId, database: DatabaseDep) -> JobDetail:
+def pause(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> JobDetail:
     """Stop a job after a checkpoint. A waiting job pauses at once, a running one at its next step."""
     with database.writer() as session:
-        return detail_of(session, service.pause(session, job_id))
+        return detail_of(session, caller.scope, service.pause(session, caller.scope, job_id))
 
 
 @router.post("/{job_id}/resume")
-def resume(job_id: JobId, database: DatabaseDep, notifier: NotifierDep, tasks: BackgroundTasks) -> JobDetail:
+def resume(
+    job_id: JobId, caller: CallerDep, database: DatabaseDep, notifier: NotifierDep, tasks: BackgroundTasks
+) -> JobDetail:
     """Queue a paused job again; it continues from its newest checkpoint."""
     with database.writer() as session:
-        return detail_of(session, service.resume(session, DeferredNotifier(notifier, tasks), job_id))
+        return detail_of(
+            session, caller.scope, service.resume(session, caller.scope, DeferredNotifier(notifier, tasks), job_id)
+        )
 
 
 @router.post("/{job_id}/checkpoint", status_code=202)
-def checkpoint(job_id: JobId, database: DatabaseDep) -> JobDetail:
+def checkpoint(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> JobDetail:
     """Request a checkpoint of a running job at its next step; the training continues."""
     with database.writer() as session:
-        return detail_of(session, service.ask_for_checkpoint(session, job_id))
+        return detail_of(session, caller.scope, service.ask_for_checkpoint(session, caller.scope, job_id))
 
 
 @router.get("/{job_id}/checkpoints")
-def checkpoints(job_id: JobId, database: DatabaseDep) -> CheckpointList:
+def checkpoints(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> CheckpointList:
     """The stored checkpoints of a job, newest first."""
     with database.reader() as session:
-        service.find(session, job_id)
-        return list_checkpoints(session, job_id)
+        service.find(session, caller.scope, job_id)
+        return list_checkpoints(session, caller.scope, job_id)
 
 
 @router.get("/{job_id}/artifacts")
-def artifacts(job_id: JobId, database: DatabaseDep) -> ArtifactList:
+def artifacts(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> ArtifactList:
     """What the job made for its user, oldest first: its adapter, and what else it saved."""
     with database.reader() as session:
-        service.find(session, job_id)
-        return ArtifactList.of(of_job(session, job_id))
+        service.find(session, caller.scope, job_id)
+        return ArtifactList.of(of_job(session, caller.scope, job_id))
 
 
 @router.delete("/{job_id}")
-def delete(job_id: JobId, database: DatabaseDep, settings: SettingsDep) -> JobDeleted:
+def delete(job_id: JobId, caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> JobDeleted:
     """Remove a job that has ended, with its events, logs and checkpoints; its adapter stays."""
     with database.writer() as session:
-        service.delete(session, settings, job_id)
+        service.delete(session, caller.scope, settings, job_id)
     return JobDeleted(id=job_id)
 
 
 @router.get("/{job_id}/events")
 def events(
     job_id: JobId,
+    caller: CallerDep,
     database: DatabaseDep,
     after: Annotated[int, Query(ge=0, le=2**62)] = 0,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 100,
 ) -> EventPage:
     """Events with a number above `after`, oldest first."""
     with database.reader() as session:
-        job = service.find(session, job_id)
-        found = repository.events(session, job_id, after=after, limit=limit + 1)
+        job = service.find(session, caller.scope, job_id)
+        found = repository.events(session, caller.scope, job_id, after=after, limit=limit + 1)
     return EventPage(
         data=[EventView.of(event).flat() for event in found[:limit]], last_seq=job.last_seq, has_more=len(found) > limit
     )
@@ -226,12 +236,12 @@ def events(
 
 @router.get("/{job_id}/stream", response_class=EventSourceResponse, responses=STREAMED)
 async def stream(
-    job_id: JobId, streams: StreamsDep, last_event_id: Annotated[str | None, Header()] = None
+    job_id: JobId, caller: CallerDep, streams: StreamsDep, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamResponse:
     """Events as they happen (SSE), from the one after `Last-Event-ID` on. The stream ends when the job has ended."""
     after = _event_number(last_event_id)
-    await streams.check(job_id)
-    return StreamResponse(streams, job_id, after)
+    await streams.check(caller.scope, job_id)
+    return StreamResponse(streams, caller.scope, job_id, after)
 
 
 def _event_number(last_event_id: str | None) -> int:
@@ -245,6 +255,7 @@ def _event_number(last_event_id: str | None) -> int:
 @router.get("/{job_id}/metrics")
 def metrics(
     job_id: JobId,
+    caller: CallerDep,
     database: DatabaseDep,
     points: Annotated[
         int | None, Query(ge=8, le=MOST_THINNED, description="the most points of a series; default: about 5,000 rows")
@@ -258,15 +269,16 @@ def metrics(
     that have a point at its step.
     """
     with database.reader() as session:
-        service.find(session, job_id)
+        service.find(session, caller.scope, job_id)
         if points is from_step is to_step is None:
-            return series(session, job_id)
-        return thinned_series(session, job_id, points or MOST_THINNED, from_step or 0, to_step)
+            return series(session, caller.scope, job_id)
+        return thinned_series(session, caller.scope, job_id, points or MOST_THINNED, from_step or 0, to_step)
 
 
 @router.get("/{job_id}/logs")
 def logs(
     job_id: JobId,
+    caller: CallerDep,
     database: DatabaseDep,
     settings: SettingsDep,
     offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
@@ -275,7 +287,7 @@ def logs(
 ) -> LogPage:
     """What the job's process printed, in pages of bytes."""
     with database.reader() as session:
-        job = service.find(session, job_id)
-        newest = [known.epoch for known in repository.attempts(session, job_id)][-1:]
+        job = service.find(session, caller.scope, job_id)
+        newest = [known.epoch for known in repository.attempts(session, caller.scope, job_id)][-1:]
     epoch = attempt or next(iter(newest), None)
     return read_log(settings.job_dir(job_id), epoch, offset=offset, limit=limit, is_ended=job.status.is_final)

@@ -18,6 +18,7 @@ from app.files import repository as files
 from app.jobs import continuing, repository, stored
 from app.jobs.models import CPU, Job, Worker
 from app.jobs.states import Stage
+from app.scope import Scope
 from app.sources import invalid, resolve_dataset, resolve_model
 
 # A larger file is read only by the checking stage, not while the client waits.
@@ -27,7 +28,7 @@ CHECKED_AT_SUBMIT_BYTES = 64 * 2**20
 class TrainingSubmission:
     """The `app.jobs.kinds.Submission` of trainings, and of specs that are only checked."""
 
-    def check(self, database: Database, settings: Settings, spec: JobSpec) -> None:
+    def check(self, database: Database, scope: Scope, settings: Settings, spec: JobSpec) -> None:
         """Check everything in a spec that needs neither the model nor the hub.
 
         No connection is held while rows are read. Raises InvalidRequest and InvalidDataset.
@@ -35,18 +36,18 @@ class TrainingSubmission:
         resolve_model(spec.model.model_name, spec.model.revision, settings.models)
         with database.reader() as session:
             check_capabilities(spec, repository.workers(session))
-            continuing.check(session, settings, spec)
-            found = find_sources(session, settings, spec.dataset)
+            continuing.check(session, scope, settings, spec)
+            found = find_sources(session, scope, settings, spec.dataset)
         for param, file in found.items():
             check_rows(file, spec, settings.max_unpacked_bytes, param)
 
-    def columns(self, session: Session, settings: Settings, spec: JobSpec) -> dict[str, Any]:
+    def columns(self, session: Session, scope: Scope, settings: Settings, spec: JobSpec) -> dict[str, Any]:
         """Return the columns of the row. Its files cannot be deleted until the session ends.
 
         Raises InvalidRequest if a file, or what the job continues from, was deleted meanwhile.
         """
-        find_sources(session, settings, spec.dataset)
-        return {**training_columns(spec), "continues": continuing.check(session, settings, spec)}
+        find_sources(session, scope, settings, spec.dataset)
+        return {**training_columns(spec), "continues": continuing.check(session, scope, settings, spec)}
 
     def read_plan(self, job: Job) -> JobPlan | None:
         return stored.read_plan(job)
@@ -73,10 +74,10 @@ def check_capabilities(spec: JobSpec, workers: Sequence[Worker]) -> None:
         raise invalid("lora.loftq_config", "needs_gpu", found, "null, or a worker with a GPU")
 
 
-def find_sources(session: Session, settings: Settings, dataset: DatasetSpec) -> dict[str, SourceFile]:
+def find_sources(session: Session, scope: Scope, settings: Settings, dataset: DatasetSpec) -> dict[str, SourceFile]:
     """Return the files that a spec names, by the spec's field. Raises InvalidRequest if one does not exist."""
     sources = {"dataset.source": dataset.source, "dataset.eval_source": dataset.eval_source}
-    found = {param: find_source(session, settings, source, param) for param, source in sources.items() if source}
+    found = {param: find_source(session, scope, settings, source, param) for param, source in sources.items() if source}
     return {param: file for param, file in found.items() if file is not None}
 
 
@@ -96,11 +97,11 @@ def check_rows(file: SourceFile, spec: JobSpec, max_unpacked_bytes: int, param: 
         raise
 
 
-def find_source(session: Session, settings: Settings, source: Source, param: str) -> SourceFile | None:
+def find_source(session: Session, scope: Scope, settings: Settings, source: Source, param: str) -> SourceFile | None:
     """Return the file of a source, or None for the hub. Raises InvalidRequest if there is no such file."""
     match source:
         case FileSource():
-            row = files.lock_against_removal(session, source.file)
+            row = files.lock_against_removal(session, scope, source.file)
             if row is None:
                 raise invalid(
                     f"{param}.file", "unknown_file", source.file, "the id of a file that POST /files returned"

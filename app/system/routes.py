@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.jobs import repository
 from app.sources import local_models
 from app.system.readiness import Readiness
-from app.web.dependencies import DatabaseDep, SettingsDep
+from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep, get_caller
 
 router = APIRouter(tags=["service"])
 
@@ -105,17 +105,18 @@ async def readyz(readiness: ReadinessDep, response: Response) -> ReadinessView:
 
 
 @router.get("/workers")
-def workers(database: DatabaseDep) -> WorkerList:
-    """All known workers. A dry run that one of them holds is not shown, because it belongs to its request only."""
+def workers(caller: CallerDep, database: DatabaseDep) -> WorkerList:
+    """All known workers. The job of another project is not shown, and neither is a dry run, which only its own request
+    may see."""
     with database.reader() as session:
         seen = [WorkerView.model_validate(worker) for worker in repository.workers(session)]
-        hidden = repository.dry_runs_among(session, [worker.job_id for worker in seen if worker.job_id])
+        shown = repository.shown_among(session, caller.scope, [worker.job_id for worker in seen if worker.job_id])
     return WorkerList(
-        data=[worker.model_copy(update={"job_id": None}) if worker.job_id in hidden else worker for worker in seen]
+        data=[worker if worker.job_id in shown else worker.model_copy(update={"job_id": None}) for worker in seen]
     )
 
 
-@router.get("/models")
+@router.get("/models", dependencies=[Depends(get_caller)])
 def models(settings: SettingsDep) -> ModelList:
     """The base models in the server's models folder. Any hub id can be used as well."""
     return ModelList(data=[ModelView(id=name) for name in local_models(settings.models)])

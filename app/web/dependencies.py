@@ -9,6 +9,9 @@ from fastapi import Depends, Request
 
 from app.config import Settings
 from app.database.connection import Database
+from app.scope import EVERY_PROJECT, Caller
+
+LOCAL = Caller("local", EVERY_PROJECT)
 
 
 async def get_settings(request: Request) -> Settings:
@@ -19,5 +22,11 @@ async def get_database(request: Request) -> Database:
     return cast(Database, request.app.state.database)
 
 
+async def get_caller() -> Caller:
+    """Return the only caller: everyone who reaches the service may use every project."""
+    return LOCAL
+
+
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
+CallerDep = Annotated[Caller, Depends(get_caller)]

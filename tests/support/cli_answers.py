@@ -51,6 +51,7 @@ def a_file() -> Json:
         created_at=NOW,
         filename="rows.jsonl",
         purpose="fine-tune",
+        project="default",
         sha256="0" * 64,
         format="jsonl",
         layout="text",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from app.database.connection import Database
     from app.jobs.models import Job
     from app.jobs.queue.claims import Claim
+    from app.scope import Scope
     from worker.supervising.attempt import Report
     from worker.supervising.context import WorkerContext
 
@@ -46,13 +47,13 @@ class CountOrder(Contract):
 
 
 class CountSubmission:
-    def check(self, database: "Database", settings: "Settings", spec: CountSpec) -> None:
+    def check(self, database: "Database", scope: "Scope", settings: "Settings", spec: CountSpec) -> None:
         from app.sources import invalid
 
         if not spec.text.split():
             raise invalid("text", "no_words", repr(spec.text), "a text with a word")
 
-    def columns(self, session: "Session", settings: "Settings", spec: CountSpec) -> dict[str, Any]:
+    def columns(self, session: "Session", scope: "Scope", settings: "Settings", spec: CountSpec) -> dict[str, Any]:
         return {"plan": {"text": spec.text}}
 
     def read_plan(self, job: "Job") -> CountPlan | None:
@@ -90,16 +91,18 @@ def make_router() -> "APIRouter":
     from app.jobs.kinds import KINDS
     from app.jobs.schemas import JobDetail
     from app.jobs.views.details import detail_of
-    from app.web.dependencies import DatabaseDep, SettingsDep
+    from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
 
     router = APIRouter(prefix="/word-counts", tags=["word counts"])
 
     @router.post("", status_code=201)
-    def count(spec: CountSpec, database: DatabaseDep, settings: SettingsDep, notifier: NotifierDep) -> JobDetail:
+    def count(
+        spec: CountSpec, caller: CallerDep, database: DatabaseDep, settings: SettingsDep, notifier: NotifierDep
+    ) -> JobDetail:
         sent = spec.model_dump(mode="json", exclude_unset=True)
-        job_id = service.submit(database, settings, notifier, KINDS["word-count"], spec, sent)
+        job_id = service.submit(database, caller.scope, settings, notifier, KINDS["word-count"], spec, sent)
         with database.reader() as session:
-            return detail_of(session, service.find(session, job_id))
+            return detail_of(session, caller.scope, service.find(session, caller.scope, job_id))
 
     return router
 

@@ -11,6 +11,7 @@ from app.jobs.models import CPU, Job, Worker
 from app.jobs.queue.claims import Claim, claim
 from app.jobs.states import JobStatus, Stage
 from app.jobs.trainings import training_columns
+from app.scope import EVERY_PROJECT
 from tests.support.specs import a_body, a_spec
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -36,7 +37,7 @@ def add_job(
     for name, value in values.items():
         setattr(job, name, value)
     with database.writer() as session:
-        repository.add(session, job)
+        repository.add(session, EVERY_PROJECT, job)
         repository.append_event(session, job, "status", {"status": status.value}, NOW)
         session.commit()
     return job.id

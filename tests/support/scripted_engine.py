@@ -13,6 +13,7 @@ from app.adapters.models import Adapter
 from app.contracts.generation import EngineEvent, EngineHealth, Finish, GenerateOrder, TextDelta, Usage
 from app.database.connection import Database
 from app.ids import new_id
+from app.scope import EVERY_PROJECT
 from tests.support.jobs import NOW
 
 FINISH = Finish(reason="stop", usage=Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5))
@@ -72,7 +73,7 @@ def add_adapter(database: Database, folder: Path, *, age: int = 0, **values: Any
     }
     adapter = Adapter(**{**row, **values})
     with database.writer() as session:
-        repository.add(session, adapter)
+        repository.add(session, EVERY_PROJECT, adapter)
         session.commit()
     return adapter
 

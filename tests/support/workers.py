@@ -17,6 +17,7 @@ from app.jobs.models import Attempt, Job
 from app.jobs.queue import attempts
 from app.jobs.states import Stage
 from app.jobs.views.metrics import series
+from app.scope import EVERY_PROJECT, Scope
 from tests.support.jobs import add_job, read
 from tests.support.specs import a_body
 from tests.support.waiting import wait_for
@@ -103,10 +104,10 @@ def claim_next(context: WorkerContext) -> Attempted:
     return taken
 
 
-def tell(database: Database, wish: Callable[[Session, str], object], job_id: str) -> None:
+def tell(database: Database, wish: Callable[[Session, Scope, str], object], job_id: str) -> None:
     """What a user wants of a job: one of the functions of `termination`, or `ask_for_checkpoint`."""
     with database.writer() as session:
-        wish(session, job_id)
+        wish(session, EVERY_PROJECT, job_id)
         session.commit()
 
 
@@ -118,7 +119,7 @@ def skip_pause(database: Database, job_id: str) -> None:
 
 def losses(database: Database, job_id: str) -> list[Any]:
     with database.reader() as session:
-        steps = series(session, job_id).steps
+        steps = series(session, EVERY_PROJECT, job_id).steps
     assert [point["step"] for point in steps] == list(range(1, len(steps) + 1))
     return [point["loss"] for point in steps]
 
@@ -134,7 +135,7 @@ def outcomes(database: Database, job_id: str) -> list[str | None]:
 
 def check_events(database: Database, job_id: str) -> None:
     with database.reader() as session:
-        events = repository.events(session, job_id, after=0, limit=10_000)
+        events = repository.events(session, EVERY_PROJECT, job_id, after=0, limit=10_000)
         job = session.get_one(Job, job_id)
     assert [event.seq for event in events] == list(range(1, job.last_seq + 1))
 

@@ -12,6 +12,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.stored import StoredPlan
 from app.jobs.trainings import find_source
+from app.scope import EVERY_PROJECT
 from worker.confinement.process import NVIDIA_CONTROL
 from worker.supervising.attempt import EVENTS_NAME, PULSE_NAME
 from worker.supervising.context import WorkerContext
@@ -26,7 +27,7 @@ def write_check(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRef, 
 
     def file_of(source: Source | None, param: str) -> SourceFile | None:
         with context.database.reader() as session:
-            return find_source(session, context.settings, source, param) if source is not None else None
+            return find_source(session, EVERY_PROJECT, context.settings, source, param) if source is not None else None
 
     order = CheckOrder(
         job_id=job.id,
@@ -100,8 +101,8 @@ def _origin_revision(context: WorkerContext, plan: JobPlan) -> str | None:
         return None
     with context.database.reader() as session:
         if origin.adapter is not None:
-            return adapters.find(session, origin.adapter, "continue_from.adapter").base_revision
-        job = repository.get(session, origin.job) if origin.job is not None else None
+            return adapters.find(session, EVERY_PROJECT, origin.adapter, "continue_from.adapter").base_revision
+        job = repository.get(session, EVERY_PROJECT, origin.job) if origin.job is not None else None
         origin_plan = read(StoredPlan, job.plan) if job is not None else None
         return origin_plan.model.revision if origin_plan is not None else None
 
@@ -111,5 +112,5 @@ def _adapter(context: WorkerContext, plan: JobPlan) -> Path | None:
     if plan.continue_from is None or plan.continue_from.adapter is None:
         return None
     with context.database.reader() as session:
-        path = adapters.find(session, plan.continue_from.adapter, "continue_from.adapter").path
+        path = adapters.find(session, EVERY_PROJECT, plan.continue_from.adapter, "continue_from.adapter").path
     return context.settings.locate(path)

@@ -23,6 +23,7 @@ from app.database.connection import utc_now
 from app.disk_faults import NO_ROOM
 from app.jobs.models import Job
 from app.jobs.stored import look_at_plan
+from app.scope import EVERY_PROJECT
 from worker.checkpoints import DiskFullFault
 from worker.failures import SystemFault
 from worker.hashing import bundle_version
@@ -124,7 +125,7 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
     assert finished is not None, "a finished training has a `finished` event"
     adapter_id = adapter_id_of(job.id)
     variant = report.proof.base_variant if report.proof is not None else None
-    adapters.add(session, adapter_row(settings, job, saved, variant), saved.sha256)
+    adapters.add(session, EVERY_PROJECT, adapter_row(settings, job, saved, variant), saved.sha256)
     result = {
         "adapter": f"{adapter_id}@{saved.version}",
         "steps": finished.steps,
@@ -159,7 +160,7 @@ def publish_artifacts(session: Session, settings: Settings, job: Job, report: Re
             location=key,
             created_at=utc_now(),
         )
-        artifacts.add(session, row)
+        artifacts.add(session, EVERY_PROJECT, row)
 
 
 def adapter_row(settings: Settings, job: Job, saved: AdapterSaved, variant: BaseVariant | None = None) -> Adapter:

@@ -19,6 +19,7 @@ from app.jobs.queue import attempts
 from app.jobs.queue.claims import Claim, lock, record, record_event
 from app.jobs.states import Stage
 from app.jobs.views.logs import attempt_dir
+from app.scope import EVERY_PROJECT
 from worker import checkpoints
 from worker.supervising.attempt import EVENTS_NAME, Report
 from worker.supervising.context import WorkerContext
@@ -136,7 +137,7 @@ def tidy(context: WorkerContext, held: Claim) -> None:
 def _unlist_missing(context: WorkerContext, held: Claim) -> None:
     """Remove missing checkpoints from the list: a trainer may have died between a removal and its event."""
     with context.database.reader() as session:
-        listed = repository.checkpoints(session, held.job_id)
+        listed = repository.checkpoints(session, EVERY_PROJECT, held.job_id)
     gone = [one for one in listed if outline(context.settings.locate(one.path)) is None]
 
     def unlist(session: Session) -> None:
@@ -151,7 +152,7 @@ def _list_unlisted(context: WorkerContext, held: Claim) -> None:
     """Add the checkpoints whose event was never written to the list. How long saving them took is unknown."""
     folder = context.settings.checkpoints_dir(held.job_id)
     with context.database.reader() as session:
-        listed = {(one.step, one.epoch) for one in repository.checkpoints(session, held.job_id)}
+        listed = {(one.step, one.epoch) for one in repository.checkpoints(session, EVERY_PROJECT, held.job_id)}
     complete = [found for path in by_age(folder) if age(path) not in listed and (found := outline(path)) is not None]
 
     def enlist(session: Session) -> None:
@@ -169,7 +170,7 @@ def _start_of_origin(context: WorkerContext, spec: JobSpec) -> Start:
     if origin is None or origin.job is None:
         return Start(0, None)
     with context.database.reader() as session:
-        found = repository.checkpoint(session, origin.job, origin.step)
+        found = repository.checkpoint(session, EVERY_PROJECT, origin.job, origin.step)
     path = None if found is None else context.settings.locate(found.path)
     if found is None or path is None or checkpoints.verify(path) is None:
         raise LookupError(f"the checkpoint of {origin.job} is gone, or was changed")

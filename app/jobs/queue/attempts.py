@@ -101,18 +101,6 @@ def set_resume_step(session: Session, job_id: str, epoch: int, step: int) -> Non
     session.execute(attempt.values(resume_step=step))
 
 
-def superseded_behind(session: Session, job_id: str) -> dict[int, int]:
-    """Return the last step that counts of each training attempt after which a later one resumed at an earlier step."""
-    limits: dict[int, int] = {}
-    lowest: int | None = None
-    for attempt in reversed(of_stage(session, job_id, Stage.TRAIN)):
-        if lowest is not None:
-            limits[attempt.epoch] = lowest
-        if attempt.resume_step is not None:
-            lowest = attempt.resume_step if lowest is None else min(lowest, attempt.resume_step)
-    return limits
-
-
 def closing_events(session: Session, job_id: str, epoch: int) -> Sequence[JobEvent]:
     """Return the last events of an attempt: adapter or other artifact saved, finished, failed."""
     kinds = JobEvent.kind.in_(("adapter", "artifact", "finished", "failed"))

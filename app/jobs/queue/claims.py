@@ -33,9 +33,11 @@ from app.jobs.kinds import stage_of
 from app.jobs.metric_summaries import SMALLEST, summarise
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.queue import attempts
-from app.jobs.repository import DETAILS, append_event, jobs_at_work, move, waits_for
+from app.jobs.queue.order import jobs_at_work, waits_for
+from app.jobs.repository import DETAILS, append_event, move
 from app.jobs.states import ALIVE, JobStatus, RequestedAction, Stage, given_back
 from app.jobs.views.progress import checking_of, progress_of
+from app.scope import EVERY_PROJECT
 
 # No attempt is delayed by more than 600 s, and clocks differ by less than the other 300 s. A later `run_after` was
 # written by a clock that was wrong, so it is ignored.
@@ -157,7 +159,7 @@ def _append(session: Session, claim: Claim, events: Sequence[AttemptEvent], epoc
         else:
             _apply(job, event)
     if job.last_seq // SMALLEST > (job.last_seq - len(kept)) // SMALLEST:
-        summarise(session, job.id, job.last_seq)
+        summarise(session, EVERY_PROJECT, job.id, job.last_seq)
     return job
 
 
@@ -227,7 +229,7 @@ def finish(
 ) -> Job:
     """End the attempt and move the job to `target`, without a worker. `values` are further columns. Raises Fenced."""
     values = {**FREE, "checking": None, **values}
-    job = move(session, claim.job_id, target, now, *claim.guards, reason=reason, **values)
+    job = move(session, EVERY_PROJECT, claim.job_id, target, now, *claim.guards, reason=reason, **values)
     if job is None:
         raise claim.fenced()
     attempts.end(session, claim.job_id, claim.epoch, now, outcome=outcome, reason=reason, exit_code=exit_code)
@@ -258,7 +260,9 @@ def take_back(
     values: dict[str, Any] = {"run_after": now + pause if pause else None, "checking": None}
     if target is stage.waiting and attempts.faults(session, job.id, epoch) >= max_attempts:
         target, values = JobStatus.FAILED, {"error": _lost(reason), "checking": None}
-    taken = move(session, job.id, target, now, *seen, reason=reason, epoch=Job.epoch + 1, **FREE, **values)
+    taken = move(
+        session, EVERY_PROJECT, job.id, target, now, *seen, reason=reason, epoch=Job.epoch + 1, **FREE, **values
+    )
     if taken is not None:
         attempts.end(session, job.id, epoch, now, outcome="worker_lost", reason=reason)
     return taken

@@ -24,6 +24,7 @@ from app.database.connection import Database
 from app.files import repository as files
 from app.jobs import repository
 from app.jobs.states import ENDED
+from app.scope import EVERY_PROJECT, Scope
 
 # A file is written shortly before its row, and a folder is removed shortly after its row.
 ORPHAN_AFTER_SECONDS = 3600.0
@@ -51,7 +52,7 @@ def _is_of_another(database: Database, settings: Settings) -> bool:
     """Return whether the home holds jobs, adapters or files, none of which is in the database."""
     named = {kind: [path.name for path in _named(settings.root / f"{kind}s", kind)] for kind in KINDS}
     with database.reader() as session:
-        knows = any(KNOWN_TO_ROWS[kind](session, names) for kind, names in named.items())
+        knows = any(KNOWN_TO_ROWS[kind](session, EVERY_PROJECT, names) for kind, names in named.items())
     return any(named.values()) and not knows
 
 
@@ -68,7 +69,7 @@ def sweep_orphans(database: Database, settings: Settings, older_than: float = OR
         folder = settings.root / f"{kind}s"
         named = _named(folder, kind)
         with database.reader() as session:
-            known = find_known(session, [path.name for path in named]) if named else set()
+            known = find_known(session, EVERY_PROJECT, [path.name for path in named]) if named else set()
         orphans = [path for path in named if path.name not in known] if known else []
         swept += [path for path in orphans if _removed_if_old(path, limit, trash.throw)]
         swept += [path for path in folder.glob(f"{DELETED_PREFIX}*") if _removed_if_old(path, limit, _remove)]
@@ -76,38 +77,40 @@ def sweep_orphans(database: Database, settings: Settings, older_than: float = OR
     return swept
 
 
-def _known_jobs(session: Session, names: list[str]) -> set[str]:
-    return {name for name in names if repository.find_status(session, name) is not None}
+def _known_jobs(session: Session, scope: Scope, names: list[str]) -> set[str]:
+    return {name for name in names if repository.find_status(session, scope, name) is not None}
 
 
-def _known_files(session: Session, names: list[str]) -> set[str]:
-    return {name for name in names if files.get(session, name) is not None}
+def _known_files(session: Session, scope: Scope, names: list[str]) -> set[str]:
+    return {name for name in names if files.get(session, scope, name) is not None}
 
 
-def _with_row(session: Session, names: list[str]) -> set[str]:
-    return {name for name in names if adapters.get(session, name) is not None}
+def _with_row(session: Session, scope: Scope, names: list[str]) -> set[str]:
+    return {name for name in names if adapters.get(session, scope, name) is not None}
 
 
-def _known_adapters(session: Session, names: list[str]) -> set[str]:
+def _known_adapters(session: Session, scope: Scope, names: list[str]) -> set[str]:
     """Return the adapters with a row, and those whose job has not ended or is not in the database.
 
     A running job stores the row at its end; a job may be missing because the database is an older copy.
     """
-    return _with_row(session, names) | {name for name in names if not _has_ended(session, name)}
+    return _with_row(session, scope, names) | {name for name in names if not _has_ended(session, scope, name)}
 
 
-def _known_artifacts(session: Session, names: list[str]) -> set[str]:
+def _known_artifacts(session: Session, scope: Scope, names: list[str]) -> set[str]:
     """As `_known_adapters`, of artifacts that are no adapters."""
-    return artifacts.known_among(session, names) | {name for name in names if not _has_ended(session, name)}
+    return artifacts.known_among(session, scope, names) | {
+        name for name in names if not _has_ended(session, scope, name)
+    }
 
 
-def _has_ended(session: Session, artifact_id: str) -> bool:
+def _has_ended(session: Session, scope: Scope, artifact_id: str) -> bool:
     """Return whether the job of an adapter or another artifact has ended."""
-    status = repository.find_status(session, job_id_of(artifact_id))
+    status = repository.find_status(session, scope, job_id_of(artifact_id))
     return status is not None and status in ENDED
 
 
-Known = Callable[[Session, list[str]], set[str]]
+Known = Callable[[Session, Scope, list[str]], set[str]]
 KNOWN_TO_ROWS: dict[str, Known] = {
     "job": _known_jobs,
     ADAPTER: _with_row,

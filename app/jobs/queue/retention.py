@@ -16,6 +16,7 @@ from app.config import Settings
 from app.database.connection import Database, utc_now
 from app.jobs import idempotency, repository
 from app.jobs.queue.termination import end
+from app.scope import EVERY_PROJECT, Scope
 
 # The request reads an ended dry run at once; one that is still there after this time has lost its request.
 DRY_RUN_IS_READ_WITHIN = timedelta(minutes=1)
@@ -28,13 +29,13 @@ MISSED_AT_ONCE = 100
 EXPIRED_AT_ONCE = 20
 
 
-def remove(session: Session, settings: Settings, job_id: str) -> bool:
+def remove(session: Session, scope: Scope, settings: Settings, job_id: str) -> bool:
     """Remove rows and folder of an ended job. Returns False, with nothing done, if it does not exist or has not ended.
 
     The rows go first. After a crash between the two a folder without a row is left, which `app.jobs.queue.orphans`
     removes.
     """
-    if not repository.remove(session, job_id):
+    if not repository.remove(session, scope, job_id):
         session.rollback()
         return False
     session.commit()
@@ -42,12 +43,12 @@ def remove(session: Session, settings: Settings, job_id: str) -> bool:
     return True
 
 
-def end_dry_run(session: Session, settings: Settings, job_id: str) -> None:
+def end_dry_run(session: Session, scope: Scope, settings: Settings, job_id: str) -> None:
     """Remove a dry run whose request is over. If a checker holds it, it is cancelled and removed by a later sweep."""
-    job = end(session, job_id)
+    job = end(session, scope, job_id)
     session.commit()
     if job is None or job.status.is_final:
-        remove(session, settings, job_id)
+        remove(session, scope, settings, job_id)
 
 
 def sweep(database: Database, settings: Settings) -> None:
@@ -56,20 +57,20 @@ def sweep(database: Database, settings: Settings) -> None:
     Safe to repeat and to run twice at once.
     """
     with database.reader() as session:
-        over = [run.id for run in repository.dry_runs(session) if _is_over(run)]
+        over = [run.id for run in repository.dry_runs(session, EVERY_PROJECT) if _is_over(run)]
         expired = _expired(session, settings.keep_jobs_days)
-        has_old_keys = idempotency.has_old(session)
+        has_old_keys = idempotency.has_old(session, EVERY_PROJECT)
         gone = repository.silent_workers(session, WORKER_IS_FORGOTTEN_AFTER)
     for job_id in over:
         with database.writer() as session:
-            end_dry_run(session, settings, job_id)
+            end_dry_run(session, EVERY_PROJECT, settings, job_id)
     for job_id in expired:
         with database.writer() as session:
             _expire(session, settings, job_id)
     add_missing_artifacts(database, utc_now() - ARTIFACT_IS_MISSED_WITHIN)
     if has_old_keys or gone:
         with database.writer() as session:
-            idempotency.sweep(session)
+            idempotency.sweep(session, EVERY_PROJECT)
             repository.forget_workers(session, gone, WORKER_IS_FORGOTTEN_AFTER)
             session.commit()
 
@@ -77,10 +78,10 @@ def sweep(database: Database, settings: Settings) -> None:
 def add_missing_artifacts(database: Database, since: datetime | None) -> None:
     """Add the rows of adapters among the artifacts that are missing. `since`: look only at adapters after a moment."""
     with database.reader() as session:
-        missing = adapters.without_artifact(session, since, MISSED_AT_ONCE)
+        missing = adapters.without_artifact(session, EVERY_PROJECT, since, MISSED_AT_ONCE)
     for adapter_id in missing:
         with database.writer() as session:
-            adapters.add_artifact(session, adapter_id)
+            adapters.add_artifact(session, EVERY_PROJECT, adapter_id)
             session.commit()
 
 
@@ -93,14 +94,14 @@ def _is_over(run: repository.DryRun) -> bool:
 def _expired(session: Session, keep_days: int | None) -> Sequence[str]:
     if keep_days is None:
         return ()
-    return repository.expired(session, utc_now() - timedelta(days=keep_days), EXPIRED_AT_ONCE)
+    return repository.expired(session, EVERY_PROJECT, utc_now() - timedelta(days=keep_days), EXPIRED_AT_ONCE)
 
 
 def _expire(session: Session, settings: Settings, job_id: str) -> None:
     """Remove an ended job, unless another job continues from it."""
-    repository.lock(session, job_id)
-    if repository.continued_by(session, job_id) is None:
-        remove(session, settings, job_id)
+    repository.lock(session, EVERY_PROJECT, job_id)
+    if repository.continued_by(session, EVERY_PROJECT, job_id) is None:
+        remove(session, EVERY_PROJECT, settings, job_id)
 
 
 def _remove_path(path: Path) -> None:

@@ -13,44 +13,51 @@ from app.database.connection import utc_now
 from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.states import JobStatus, RequestedAction
+from app.scope import Scope
 
 
-def end(session: Session, job_id: str) -> Job | None:
+def end(session: Session, scope: Scope, job_id: str) -> Job | None:
     """Cancel a job at once if no worker holds it, else request it of the worker. Returns None if the job has ended."""
-    job, is_new = _request(session, job_id, RequestedAction.CANCEL)
+    job, is_new = _request(session, scope, job_id, RequestedAction.CANCEL)
     if job is None:
         return None
-    moved = repository.move(session, job_id, JobStatus.CANCELLED, utc_now(), Job.worker.is_(None))
+    moved = repository.move(session, scope, job_id, JobStatus.CANCELLED, utc_now(), Job.worker.is_(None))
     return moved or _append_request(session, job, "cancel", is_new=is_new)
 
 
-def pause(session: Session, job_id: str) -> Job | None:
+def pause(session: Session, scope: Scope, job_id: str) -> Job | None:
     """Pause a queued job at once, else request it of the worker.
 
     Returns None if the job has ended or is being cancelled.
     """
-    job, is_new = _request(session, job_id, RequestedAction.PAUSE, Job.requested_action != RequestedAction.CANCEL)
+    job, is_new = _request(
+        session, scope, job_id, RequestedAction.PAUSE, Job.requested_action != RequestedAction.CANCEL
+    )
     if job is None:
         return None
     waits = (Job.worker.is_(None), Job.status == JobStatus.QUEUED)
-    moved = repository.move(session, job_id, JobStatus.PAUSED, utc_now(), *waits)
+    moved = repository.move(session, scope, job_id, JobStatus.PAUSED, utc_now(), *waits)
     return moved or _append_request(session, job, "pause", is_new=is_new)
 
 
-def resume(session: Session, job_id: str) -> Job | None:
+def resume(session: Session, scope: Scope, job_id: str) -> Job | None:
     """Queue a paused job, or withdraw the request to pause it. Returns None if it has ended or is being cancelled."""
-    job, is_new = _request(session, job_id, RequestedAction.RUN, Job.requested_action != RequestedAction.CANCEL)
+    job, is_new = _request(session, scope, job_id, RequestedAction.RUN, Job.requested_action != RequestedAction.CANCEL)
     if job is None:
         return None
     is_paused = Job.status == JobStatus.PAUSED
-    moved = repository.move(session, job_id, JobStatus.QUEUED, utc_now(), is_paused, run_after=None, error=None)
+    moved = repository.move(session, scope, job_id, JobStatus.QUEUED, utc_now(), is_paused, run_after=None, error=None)
     return moved or _append_request(session, job, "resume", is_new=is_new)
 
 
-def _request(session: Session, job_id: str, requested_action: RequestedAction, *guards: Any) -> tuple[Job | None, bool]:
+def _request(
+    session: Session, scope: Scope, job_id: str, requested_action: RequestedAction, *guards: Any
+) -> tuple[Job | None, bool]:
     """Store the requested state, which locks the row. Returns the job, and whether the request differs from before."""
-    changed = repository.request(session, job_id, requested_action, Job.requested_action != requested_action, *guards)
-    return changed or repository.request(session, job_id, requested_action, *guards), changed is not None
+    changed = repository.request(
+        session, scope, job_id, requested_action, Job.requested_action != requested_action, *guards
+    )
+    return changed or repository.request(session, scope, job_id, requested_action, *guards), changed is not None
 
 
 def _append_request(session: Session, job: Job, what: str, *, is_new: bool) -> Job:

@@ -13,7 +13,7 @@ from app.jobs.dry_run import DryRuns
 from app.jobs.views import data
 from app.jobs.views.data_schemas import RowPage, RowView, Split, Validation
 from app.web.client_disconnect import unless_gone
-from app.web.dependencies import DatabaseDep, SettingsDep
+from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 USUAL_PAGE = 20
@@ -25,6 +25,7 @@ router = APIRouter()
 async def validate(
     spec: JobSpec,
     request: Request,
+    caller: CallerDep,
     database: DatabaseDep,
     settings: SettingsDep,
     notifier: NotifierDep,
@@ -36,7 +37,7 @@ async def validate(
 
     What POST /jobs refuses is refused here too. An error that the job's check would find is shown with `valid: false`.
     """
-    dry_runs = DryRuns(database, settings, notifier)
+    dry_runs = DryRuns(database, caller.scope, settings, notifier)
     sent = spec.model_dump(mode="json", exclude_unset=True)
     job_id = await run_in_threadpool(dry_runs.start, spec, sent)
     try:
@@ -49,6 +50,7 @@ async def validate(
 @router.get("/{job_id}/data")
 def rows(
     job_id: Annotated[str, "the id that POST /jobs returned"],
+    caller: CallerDep,
     database: DatabaseDep,
     settings: SettingsDep,
     split: Annotated[Split | None, Query(description="default: train; with `record`: the split that has it")] = None,
@@ -62,7 +64,7 @@ def rows(
 ) -> RowPage | RowView:
     """The rows that a job trains on: a page of counts, or with `record` the text and tokens of one row."""
     with database.reader() as session:
-        job = service.find(session, job_id)
+        job = service.find(session, caller.scope, job_id)
     if record is None:
         return data.page(settings, job, split or "train", after=after or 0, limit=limit or USUAL_PAGE)
     if after is not None or limit is not None:

@@ -10,25 +10,27 @@ from app.database.connection import utc_now
 from app.jobs import repository, service
 from app.jobs.kinds import stage_of
 from app.jobs.models import Attempt, Job
+from app.jobs.queue import order
 from app.jobs.queue.claims import LONGEST_PAUSE
 from app.jobs.schemas import JobDetail, QueueView, detail
 from app.jobs.states import Stage
+from app.scope import Scope
 
 WORKER_IS_AWAY_AFTER = timedelta(seconds=30)
 
 
-def detail_of(session: Session, job: Job) -> JobDetail:
-    return _details(session, [job])[job.id]
+def detail_of(session: Session, scope: Scope, job: Job) -> JobDetail:
+    return _details(session, scope, [job])[job.id]
 
 
-def read_details(session: Session, job_ids: Sequence[str]) -> dict[str, JobDetail]:
+def read_details(session: Session, scope: Scope, job_ids: Sequence[str]) -> dict[str, JobDetail]:
     """Return details by id, without jobs that `service.find` does not find. It takes as many queries as for one job."""
-    return _details(session, service.find_among(session, job_ids))
+    return _details(session, scope, service.find_among(session, scope, job_ids))
 
 
-def _details(session: Session, jobs: Sequence[Job]) -> dict[str, JobDetail]:
+def _details(session: Session, scope: Scope, jobs: Sequence[Job]) -> dict[str, JobDetail]:
     attempts: defaultdict[str, list[Attempt]] = defaultdict(list)
-    for attempt in repository.attempts_of(session, [job.id for job in jobs]):
+    for attempt in repository.attempts_of(session, scope, [job.id for job in jobs]):
         attempts[attempt.job_id].append(attempt)
     queues: dict[str, QueueView] = {}
     for (stage, spec_version), waiting in _waiting(jobs).items():
@@ -51,7 +53,7 @@ def _queues(
 ) -> dict[str, QueueView]:
     """Return the queue position of each waiting job, and the reason why it waits."""
     now = utc_now()
-    places = repository.places(session, stage, [job.id for job in waiting], spec_version)
+    places = order.places(session, stage, [job.id for job in waiting], spec_version)
     newest = repository.newest_spec_version(session, stage.served_by, WORKER_IS_AWAY_AFTER)
     absence = _no_worker(spec_version, stage, newest) if newest is None or newest < spec_version else None
     return {

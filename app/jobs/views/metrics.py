@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.jobs.metric_summaries import EVENT, Node, PointsOfAttempt, Series, covering, split, thinned
-from app.jobs.queue import attempts
 from app.jobs.queue.attempts import step_of
 from app.jobs.schemas import Metrics
+from app.jobs.states import Stage
+from app.scope import Scope
 
 # The most points of a series, without `points`. A curve on a screen cannot show more.
 MOST_POINTS = 5000
@@ -22,22 +23,35 @@ MOST_THINNED = 2000
 POINTS_A_GROUP = 4
 
 
-def series(session: Session, job_id: str) -> Metrics:
+def superseded_behind(session: Session, scope: Scope, job_id: str) -> dict[int, int]:
+    """Return the last step that counts of each training attempt after which a later one resumed at an earlier step."""
+    limits: dict[int, int] = {}
+    lowest: int | None = None
+    trainings = [attempt for attempt in repository.attempts(session, scope, job_id) if attempt.stage is Stage.TRAIN]
+    for attempt in reversed(trainings):
+        if lowest is not None:
+            limits[attempt.epoch] = lowest
+        if attempt.resume_step is not None:
+            lowest = attempt.resume_step if lowest is None else min(lowest, attempt.resume_step)
+    return limits
+
+
+def series(session: Session, scope: Scope, job_id: str) -> Metrics:
     """Return each step and evaluation once, without the steps of an attempt that a later attempt repeated."""
-    limits = attempts.superseded_behind(session, job_id)
-    steps, every_nth_step = _sampled(session, job_id, "step", limits)
-    evals, every_nth_eval = _sampled(session, job_id, "eval", limits)
+    limits = superseded_behind(session, scope, job_id)
+    steps, every_nth_step = _sampled(session, scope, job_id, "step", limits)
+    evals, every_nth_eval = _sampled(session, scope, job_id, "eval", limits)
     return Metrics(steps=steps, evals=evals, every_nth_step=every_nth_step, every_nth_eval=every_nth_eval)
 
 
 def _sampled(
-    session: Session, job_id: str, kind: str, limits: Mapping[int, int]
+    session: Session, scope: Scope, job_id: str, kind: str, limits: Mapping[int, int]
 ) -> tuple[list[dict[str, Any]], int | None]:
     """Return the points of a series, ordered by step, and n: there is one of each n events, and the last.
 
     Points whose step cannot be read are left out.
     """
-    events, nth = repository.sample_events(session, job_id, kind, after=0, most=MOST_POINTS)
+    events, nth = repository.sample_events(session, scope, job_id, kind, after=0, most=MOST_POINTS)
     points: dict[int, dict[str, Any]] = {}
     for _, epoch, payload in events:
         step = step_of(payload)
@@ -64,19 +78,21 @@ class StepRange:
         return min(self.limits.get(points.attempt, math.inf), math.inf if self.to_step is None else self.to_step)
 
 
-def thinned_series(session: Session, job_id: str, points: int, from_step: int, to_step: int | None) -> Metrics:
+def thinned_series(
+    session: Session, scope: Scope, job_id: str, points: int, from_step: int, to_step: int | None
+) -> Metrics:
     """Return the same series with at most `points` points each, the lowest and the highest of each group among them."""
-    shown = StepRange(from_step, to_step, attempts.superseded_behind(session, job_id))
-    steps, every_nth_step = _thinned(session, job_id, "step", shown, points)
-    evals, every_nth_eval = _thinned(session, job_id, "eval", shown, points)
+    shown = StepRange(from_step, to_step, superseded_behind(session, scope, job_id))
+    steps, every_nth_step = _thinned(session, scope, job_id, "step", shown, points)
+    evals, every_nth_eval = _thinned(session, scope, job_id, "eval", shown, points)
     return Metrics(steps=steps, evals=evals, every_nth_step=every_nth_step, every_nth_eval=every_nth_eval)
 
 
 def _thinned(
-    session: Session, job_id: str, kind: str, shown: StepRange, points: int
+    session: Session, scope: Scope, job_id: str, kind: str, shown: StepRange, points: int
 ) -> tuple[list[dict[str, Any]], int | None]:
     """Return the points, and 1 if these are all, or None."""
-    nodes = _read(session, job_id, kind, shown, points)
+    nodes = _read(session, scope, job_id, kind, shown, points)
     if len(nodes) <= points and all(node.level == EVENT for node in nodes):
         whole = {node.points.first_step: node.fields or {} for node in sorted(nodes, key=_number)}
         return [whole[step] for step in sorted(whole)], 1
@@ -87,12 +103,14 @@ def _number(node: Node) -> int:
     return node.number
 
 
-def _read(session: Session, job_id: str, kind: str, shown: StepRange, points: int) -> list[Node]:
+def _read(session: Session, scope: Scope, job_id: str, kind: str, shown: StepRange, points: int) -> list[Node]:
     """Return nodes with all points that are shown, and none beyond. None has more steps than a group."""
-    nodes = [node for node in covering(session, job_id, kind, points // POINTS_A_GROUP) if shown.overlaps(node.points)]
+    nodes = [
+        node for node in covering(session, scope, job_id, kind, points // POINTS_A_GROUP) if shown.overlaps(node.points)
+    ]
     while numbers := _to_split(nodes, shown, points):
         level = max(level for level, _ in numbers)
-        within = split(session, job_id, kind, level, sorted({number for _, number in numbers}))
+        within = split(session, scope, job_id, kind, level, sorted({number for _, number in numbers}))
         kept = (node for node in nodes if (node.level, node.number) not in numbers)
         nodes = [*kept, *(node for node in within if shown.overlaps(node.points))]
     return nodes

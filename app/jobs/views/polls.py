@@ -13,11 +13,14 @@ from anyio import CapacityLimiter, to_thread
 from app.database.connection import AWAY, Database
 from app.jobs import service
 from app.jobs.views.details import read_details
+from app.scope import Scope, union
 
 MOST_AT_ONCE = 200
 # The least time between the starts of two reads. Requests that arrive meanwhile are read together.
 LEAST_SECONDS = 0.02
 Answer = bytes | Exception
+# A job, and the scope of the clients that requested it.
+Asked = tuple[Scope, str]
 
 
 class Polls:
@@ -25,12 +28,12 @@ class Polls:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._requested: dict[str, asyncio.Future[bytes]] = {}
+        self._requested: dict[Asked, asyncio.Future[bytes]] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    async def answer(self, job_id: str) -> bytes:
+    async def answer(self, scope: Scope, job_id: str) -> bytes:
         """Return the JSON of a job as it is now or a moment later. Raises NotFound, and the errors in `AWAY`."""
-        answer = self._requested.setdefault(job_id, asyncio.get_running_loop().create_future())
+        answer = self._requested.setdefault((scope, job_id), asyncio.get_running_loop().create_future())
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
         return await asyncio.shield(answer)
@@ -42,11 +45,11 @@ class Polls:
             while self._requested:
                 began = loop.time()
                 now = dict(list(self._requested.items())[:MOST_AT_ONCE])
-                self._requested = {job_id: answer for job_id, answer in self._requested.items() if job_id not in now}
+                self._requested = {asked: answer for asked, answer in self._requested.items() if asked not in now}
                 try:
                     answers = await to_thread.run_sync(self._answers, list(now), limiter=limiter)
-                    for job_id, future in now.items():
-                        _settle(future, answers[job_id])
+                    for asked, future in now.items():
+                        _settle(future, answers[asked])
                 finally:
                     for future in now.values():
                         future.cancel()  # does nothing if it has its result
@@ -54,21 +57,29 @@ class Polls:
         finally:
             self._reading = None
 
-    def _answers(self, job_ids: Sequence[str]) -> dict[str, Answer]:
+    def _answers(self, requested: Sequence[Asked]) -> dict[Asked, Answer]:
         """Read the jobs. If one of them cannot be read, only the requests for that job get the error."""
         try:
-            with self._database.reader() as session:
-                details = read_details(session, job_ids)
-            return {
-                job_id: details[job_id].model_dump_json().encode() if job_id in details else service.unknown_job(job_id)
-                for job_id in job_ids
-            }
+            return self._read_once(requested)
         except AWAY as error:
-            return dict.fromkeys(job_ids, error)
+            return dict.fromkeys(requested, error)
         except Exception as error:  # noqa: BLE001  it is raised in the requests
-            if len(job_ids) == 1:
-                return {job_ids[0]: error}
-            return {job_id: answer for one in job_ids for job_id, answer in self._answers([one]).items()}
+            if len(requested) == 1:
+                return {requested[0]: error}
+            return {asked: answer for one in requested for asked, answer in self._answers([one]).items()}
+
+    def _read_once(self, requested: Sequence[Asked]) -> dict[Asked, Answer]:
+        """Read what any of the scopes permits, and compare each job with the scope of its own request."""
+        scope = union(scope for scope, _ in requested)
+        with self._database.reader() as session:
+            details = read_details(session, scope, [*dict.fromkeys(job_id for _, job_id in requested)])
+        bodies = {job_id: found.model_dump_json().encode() for job_id, found in details.items()}
+        return {
+            (scope, job_id): bodies[job_id]
+            if job_id in details and scope.includes(details[job_id].project)
+            else service.unknown_job(job_id)
+            for scope, job_id in requested
+        }
 
 
 def _settle(future: asyncio.Future[bytes], answer: Answer) -> None:

@@ -10,18 +10,20 @@ needed. No database connection is held while there is nothing to send.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as Connection
 
 from app.database.connection import AWAY, Database, utc_now
 from app.errors import TooMany
 from app.jobs import repository, service
 from app.jobs.schemas import EventView
+from app.scope import Scope, union
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 15
@@ -29,6 +31,8 @@ BATCH = 500
 # Bytes that are given to a connection at once, which is the most that is held in memory for a slow client.
 PIECE_BYTES = 64 * 1024
 DELETED = "deleted"
+# A job, and the scope of the clients that follow it.
+Asked = tuple[Scope, str]
 log = logging.getLogger(__name__)
 
 
@@ -73,13 +77,13 @@ class Streams:
         self._database = database
         self._most = most
         self._open = 0
-        self._watches: dict[str, FollowedJob] = {}
-        self._pages: dict[tuple[str, int], asyncio.Future[Page]] = {}
+        self._watches: dict[Asked, FollowedJob] = {}
+        self._pages: dict[tuple[Scope, str, int], asyncio.Future[Page]] = {}
         self._reader: asyncio.Task[None] | None = None
 
-    async def check(self, job_id: str) -> None:
+    async def check(self, scope: Scope, job_id: str) -> None:
         """Raise NotFound for an unknown job, before the stream begins and its status is sent."""
-        await run_in_threadpool(_find, self._database, job_id)
+        await run_in_threadpool(_find, self._database, scope, job_id)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -93,13 +97,13 @@ class Streams:
         finally:
             self._open -= 1
 
-    async def follow(self, job_id: str, after: int) -> AsyncGenerator[bytes, None]:
+    async def follow(self, scope: Scope, job_id: str, after: int) -> AsyncGenerator[bytes, None]:
         """Yield every event above `after` as SSE, until the job has ended and all of it is sent.
 
         If the job is deleted meanwhile, the last message is `deleted`. It has no number, because it is not stored.
         """
         while True:
-            page = await self._page(job_id, after)
+            page = await self._page(scope, job_id, after)
             for piece in page.pieces:
                 yield piece
             after = page.last
@@ -108,25 +112,25 @@ class Streams:
             if page.is_gone or page.is_ended:
                 return
             if not page.is_full:
-                with self._watched(job_id, page.newest) as watch:
+                with self._watched((scope, job_id), page.newest) as watch:
                     await watch.wait_beyond(page.newest)
 
-    async def _page(self, job_id: str, after: int) -> Page:
-        """Read the events after a number. Streams that request the same page at the same time share one read."""
-        key = (job_id, after)
+    async def _page(self, scope: Scope, job_id: str, after: int) -> Page:
+        """Read the events after a number. Streams of one scope that request the same page at once share one read."""
+        key = (scope, job_id, after)
         if key not in self._pages:
-            reading = asyncio.ensure_future(self._read_page(job_id, after))
+            reading = asyncio.ensure_future(self._read_page(scope, job_id, after))
             reading.add_done_callback(lambda _: self._pages.pop(key))
             self._pages[key] = reading
         return await asyncio.shield(self._pages[key])
 
-    async def _read_page(self, job_id: str, after: int) -> Page:
-        return await run_in_threadpool(_read_page, self._database, job_id, after)
+    async def _read_page(self, scope: Scope, job_id: str, after: int) -> Page:
+        return await run_in_threadpool(_read_page, self._database, scope, job_id, after)
 
     @contextmanager
-    def _watched(self, job_id: str, newest: int) -> Iterator[FollowedJob]:
+    def _watched(self, asked: Asked, newest: int) -> Iterator[FollowedJob]:
         """Yield the followed job. It is dropped when no stream waits for it, and the reader ends with the last one."""
-        watch = self._watches.setdefault(job_id, FollowedJob(newest))
+        watch = self._watches.setdefault(asked, FollowedJob(newest))
         watch.waiting += 1
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
@@ -134,8 +138,8 @@ class Streams:
             yield watch
         finally:
             watch.waiting -= 1
-            if not watch.waiting and self._watches.get(job_id) is watch:
-                del self._watches[job_id]
+            if not watch.waiting and self._watches.get(asked) is watch:
+                del self._watches[asked]
 
     async def _read(self) -> None:
         try:
@@ -155,40 +159,42 @@ class Streams:
         except AWAY as error:
             log.warning("streams wait, because the database is away: %s", type(error).__name__)
             return
-        for job_id, watch in watches.items():
+        for (_, job_id), watch in watches.items():
             watch.update(newest.get(job_id, watch.newest), is_over=job_id not in newest)
 
 
 class StreamResponse(EventSourceResponse):
     """One stream. Raises TooMany before it begins."""
 
-    def __init__(self, streams: Streams, job_id: str, after: int) -> None:
-        super().__init__(streams.follow(job_id, after), ping=PING_SECONDS)
+    def __init__(self, streams: Streams, scope: Scope, job_id: str, after: int) -> None:
+        super().__init__(streams.follow(scope, job_id, after), ping=PING_SECONDS)
         self._streams = streams
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
         with self._streams.admitted():
-            await super().__call__(scope, receive, send)
+            await super().__call__(connection, receive, send)
 
 
-def _find(database: Database, job_id: str) -> None:
+def _find(database: Database, scope: Scope, job_id: str) -> None:
     with database.reader() as session:
-        service.find(session, job_id)
+        service.find(session, scope, job_id)
 
 
-def _read_newest(database: Database, job_ids: list[str]) -> dict[str, int]:
+def _read_newest(database: Database, followed: Sequence[Asked]) -> dict[str, int]:
+    """Read the numbers of all followed jobs at once. Each stream has read its job in its own scope before."""
+    scope = union(scope for scope, _ in followed)
     with database.reader() as session:
-        return repository.newest_events(session, job_ids)
+        return repository.newest_events(session, scope, [*dict.fromkeys(job_id for _, job_id in followed)])
 
 
-def _read_page(database: Database, job_id: str, after: int) -> Page:
+def _read_page(database: Database, scope: Scope, job_id: str, after: int) -> Page:
     """Read the job before its events: the last event is stored in the same commit as the final status."""
     with database.reader() as session:
-        job = repository.get(session, job_id)
+        job = repository.get(session, scope, job_id)
         if job is None:
             return Page([], last=after, newest=after, is_gone=True)
         is_ended, newest = job.status.is_final, job.last_seq
-        events = [EventView.of(event) for event in repository.events(session, job_id, after=after, limit=BATCH)]
+        events = [EventView.of(event) for event in repository.events(session, scope, job_id, after=after, limit=BATCH)]
     last, is_full = events[-1].seq if events else after, len(events) == BATCH
     pieces = list(_pieces(events))
     return Page(pieces, last, max(newest, last), is_full=is_full, is_ended=is_ended and not is_full)

@@ -20,6 +20,7 @@ from app.hashing import hash_folder
 from app.ids import new_id
 from app.jobs.models import Job
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT
 from tests.support.jobs import NOW, add_job
 from tests.support.jobs_api import error_of
 from tests.support.scripted_engine import add_adapter
@@ -57,7 +58,7 @@ def add_export(database: Database, settings: Settings, folder: Path) -> Artifact
         created_at=NOW,
     )
     with database.writer() as session:
-        repository.add(session, row)
+        repository.add(session, EVERY_PROJECT, row)
         session.commit()
     return row
 

@@ -7,11 +7,12 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.database.connection import Base, Database
-from app.jobs import idempotency, listing, repository
+from app.jobs import idempotency, listing, metric_summaries, repository
 from app.jobs.listing import JobFilter
 from app.jobs.models import Job
-from app.jobs.queue import claims
+from app.jobs.queue import claims, order
 from app.jobs.states import JobStatus, Stage
+from app.scope import EVERY_PROJECT, Scope
 from tests.support.jobs import NOW
 from tests.support.many_jobs import add_jobs, jobs_read, statements
 
@@ -46,40 +47,55 @@ FILTERS = {
 }
 
 
-def listed(chosen: JobFilter, after: str | None) -> Asked:
-    return lambda session: listing.page(session, chosen, after=after, limit=20)
+def listed(scope: Scope, chosen: JobFilter, after: str | None) -> Asked:
+    return lambda session: listing.page(session, scope, chosen, after=after, limit=20)
+
+
+def asked_in(scope: Scope) -> dict[str, Asked]:
+    return {
+        "all": listed(scope, JobFilter(), None),
+        "after": listed(scope, JobFilter(), NAME),
+        **{name: listed(scope, chosen, None) for name, chosen in FILTERS.items()},
+        **{f"{name}, after": listed(scope, chosen, NAME) for name, chosen in FILTERS.items()},
+        "counts": lambda session: listing.counts(session, scope, None, 100),
+        "counts of a project": lambda session: listing.counts(session, scope, "p3", 100),
+        "among": lambda session: repository.among(session, scope, [NAME, "job-5000"]),
+        "newest_events": lambda session: repository.newest_events(session, scope, [NAME, "job-5000"]),
+        "standing": lambda session: repository.standing(session, scope, NAME),
+        "continued_by": lambda session: repository.continued_by(session, scope, NAME),
+        "shown_among": lambda session: repository.shown_among(session, scope, [NAME]),
+        "events": lambda session: repository.events(session, scope, NAME, after=0, limit=20),
+        "attempts": lambda session: repository.attempts_of(session, scope, [NAME, "job-5000"]),
+        "summaries": lambda session: metric_summaries.covering(session, scope, NAME, "step", 20),
+        "known key": lambda session: idempotency.find(session, scope, "key", {}),
+    }
 
 
 ASKED: dict[str, Asked] = {
-    "all": lambda session: listing.page(session, JobFilter(), after=None, limit=20),
-    "after": lambda session: listing.page(session, JobFilter(), after=NAME, limit=20),
-    **{name: listed(chosen, None) for name, chosen in FILTERS.items()},
-    **{f"{name}, after": listed(chosen, NAME) for name, chosen in FILTERS.items()},
-    "counts": lambda session: listing.counts(session, None, 100),
-    "counts of a project": lambda session: listing.counts(session, "p3", 100),
-    "places": lambda session: repository.places(session, Stage.TRAIN, ["job-5000"], 1),
-    "among": lambda session: repository.among(session, [NAME, "job-5000"]),
-    "newest_events": lambda session: repository.newest_events(session, [NAME, "job-5000"]),
-    "standing": lambda session: repository.standing(session, NAME),
-    "uses_file": lambda session: repository.uses_file(session, "file-x"),
-    "continued_by": lambda session: repository.continued_by(session, NAME),
-    "dry_runs": repository.dry_runs,
-    "dry_runs_among": lambda session: repository.dry_runs_among(session, [NAME]),
-    "expired": lambda session: repository.expired(session, NOW, 20),
-    "none expired": lambda session: repository.expired(session, NOW - timedelta(days=9999), 20),
-    "count_waiting": lambda session: repository.count_waiting(session, 1000),
+    **asked_in(EVERY_PROJECT),
+    **{f"{name}, in a scope": asked for name, asked in asked_in(Scope(frozenset({"p3"}))).items()},
+    "places": lambda session: order.places(session, Stage.TRAIN, ["job-5000"], 1),
+    "uses_file": lambda session: repository.uses_file(session, EVERY_PROJECT, "file-x"),
+    "dry_runs": lambda session: repository.dry_runs(session, EVERY_PROJECT),
+    "expired": lambda session: repository.expired(session, EVERY_PROJECT, NOW, 20),
+    "none expired": lambda session: repository.expired(session, EVERY_PROJECT, NOW - timedelta(days=9999), 20),
+    "count_waiting": lambda session: repository.count_waiting(session, EVERY_PROJECT, 1000),
     "claim": lambda session: claims.claim(session, Stage.TRAIN, "w", "s", NOW),
     "claim of a check": lambda session: claims.claim(session, Stage.CHECK, "w", "s", NOW),
     "held": claims.held,
     "job_held_by": lambda session: claims.job_held_by(session, "w5001"),
     "jobs_held_by": lambda session: claims.jobs_held_by(session, "w5001"),
     "waiting_stages": lambda session: claims.waiting_stages(session, NOW),
-    "has_old": idempotency.has_old,
-    "old keys": idempotency.sweep,
+    "has_old": lambda session: idempotency.has_old(session, EVERY_PROJECT),
+    "old keys": lambda session: idempotency.sweep(session, EVERY_PROJECT),
 }
 
 SEARCHED = {
-    f"{name}{after}" for name, chosen in FILTERS.items() if chosen.labels or chosen.text for after in ("", ", after")
+    f"{name}{after}{scope}"
+    for name, chosen in FILTERS.items()
+    if chosen.labels or chosen.text
+    for after in ("", ", after")
+    for scope in ("", ", in a scope")
 }
 
 

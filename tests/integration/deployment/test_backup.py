@@ -29,6 +29,7 @@ from app.jobs.models import Job
 from app.jobs.queue.orphans import check_belongs
 from app.jobs.states import JobStatus
 from app.main import create_app
+from app.scope import EVERY_PROJECT
 from tests.integration.conftest import a_postgres_database
 from tests.support.disks import small_disk
 from tests.support.jobs import add_job, read
@@ -201,7 +202,10 @@ def answers(restored: Database, settings: Settings) -> None:
 
 def labelled(database: Database, label: tuple[str, str]) -> list[str]:
     with database.reader() as session:
-        return [job.id for job in listing.page(session, JobFilter(labels=(label,)), after=None, limit=20).jobs]
+        return [
+            job.id
+            for job in listing.page(session, EVERY_PROJECT, JobFilter(labels=(label,)), after=None, limit=20).jobs
+        ]
 
 
 def succeeded(database: Database) -> list[Job]:
@@ -224,8 +228,8 @@ def test_the_commands_make_and_restore_one(
         assert left.value.code == 0, capsys.readouterr()
 
     with closing(Database.open(elsewhere.database)) as restored, restored.reader() as session:
-        (adapter,) = adapters.page(session, after=None, limit=9)
-        (_, export) = artifacts.of_job(session, adapter.job_id)
+        (adapter,) = adapters.page(session, EVERY_PROJECT, after=None, limit=9)
+        (_, export) = artifacts.of_job(session, EVERY_PROJECT, adapter.job_id)
     assert bundle_version(elsewhere.locate(adapter.path)) == adapter.version
     assert hash_folder(elsewhere.locate(export.location)) == export.sha256
 

@@ -14,6 +14,7 @@ from app.files import repository
 from app.jobs import service
 from app.jobs.kinds import KINDS, TRAIN
 from app.jobs.trainings import TrainingSubmission
+from app.scope import EVERY_PROJECT
 from tests.support.jobs_api import an_api, error_of, hub_body
 
 ROWS = b'{"text": "a"}\n{"text": "b"}\n'
@@ -42,7 +43,7 @@ def test_a_file_is_kept_for_a_job_that_is_being_stored(
 ) -> None:
     spec = JobSpec.model_validate(body)
     with database.writer() as session, ThreadPoolExecutor(1) as threads:
-        columns = TrainingSubmission().columns(session, settings, spec)
+        columns = TrainingSubmission().columns(session, EVERY_PROJECT, settings, spec)
         deleting = threads.submit(api.delete, f"/files/{file_of(body)}")
         assert not wait([deleting], MOMENT).done
 
@@ -57,11 +58,11 @@ def test_a_file_that_is_being_deleted_is_named_by_no_job(
     api: TestClient, database: Database, body: dict[str, Any]
 ) -> None:
     with database.writer() as session, ThreadPoolExecutor(1) as threads:
-        assert repository.lock(session, file_of(body)) is not None
+        assert repository.lock(session, EVERY_PROJECT, file_of(body)) is not None
         submitting = threads.submit(api.post, "/jobs", json=body)
         assert not wait([submitting], MOMENT).done
 
-        repository.remove(session, file_of(body))
+        repository.remove(session, EVERY_PROJECT, file_of(body))
         session.commit()
 
         assert error_of(submitting.result()) == (422, "invalid_request", "dataset.source.file")

@@ -12,6 +12,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, Fenced, RequestedState, finish, record, take_back
 from app.jobs.states import JobStatus, RequestedAction, Stage
+from app.scope import EVERY_PROJECT
 from tests.support.events import a_step
 from tests.support.jobs import NOW, add_job, read, take, taken
 
@@ -68,7 +69,7 @@ def test_events_are_numbered_without_gaps_and_show_on_the_row(database: Database
     claim = taken_with_job(database)
     store(database, claim, PhaseStarted(phase=Phase.TRAIN), STEP)
     with database.reader() as session:
-        events = repository.events(session, claim.job_id, after=0, limit=100)
+        events = repository.events(session, EVERY_PROJECT, claim.job_id, after=0, limit=100)
     job = read(database, claim.job_id)
 
     assert [event.seq for event in events] == [1, 2, 3, 4]
@@ -82,7 +83,7 @@ def test_a_step_that_is_not_logged_moves_the_progress_on_and_is_no_event(databas
     taken_step = StepTaken.model_validate({**STEP.model_dump(exclude={"kind"}), "step": 6, "loss": 1.25})
     store(database, claim, STEP, taken_step, PhaseStarted(phase=Phase.SAVE))
     with database.reader() as session:
-        events = repository.events(session, claim.job_id, after=0, limit=100)
+        events = repository.events(session, EVERY_PROJECT, claim.job_id, after=0, limit=100)
     job = read(database, claim.job_id)
 
     assert [(event.seq, event.kind) for event in events][-2:] == [(job.last_seq - 1, "step"), (job.last_seq, "phase")]
@@ -165,7 +166,7 @@ def test_a_job_taken_back_runs_again_under_a_higher_epoch(database: Database) ->
 def test_a_heartbeat_learns_that_the_job_is_to_be_cancelled(database: Database) -> None:
     claim = taken_with_job(database)
     with database.writer() as session:
-        repository.request(session, claim.job_id, RequestedAction.CANCEL)
+        repository.request(session, EVERY_PROJECT, claim.job_id, RequestedAction.CANCEL)
         session.commit()
 
     assert store(database, claim).requested_action is RequestedAction.CANCEL
@@ -177,8 +178,8 @@ def test_a_finished_job_stays_as_it_is(database: Database) -> None:
         finish(session, claim, JobStatus.SUCCEEDED, NOW, outcome="finished", reason=None)
         session.commit()
     with database.writer() as session:
-        assert repository.move(session, claim.job_id, JobStatus.CANCELLED, NOW) is None
-        assert repository.request(session, claim.job_id, RequestedAction.CANCEL) is None
+        assert repository.move(session, EVERY_PROJECT, claim.job_id, JobStatus.CANCELLED, NOW) is None
+        assert repository.request(session, EVERY_PROJECT, claim.job_id, RequestedAction.CANCEL) is None
 
 
 def test_a_worker_that_took_its_job_again_is_fenced_from_the_attempt_before(database: Database) -> None:

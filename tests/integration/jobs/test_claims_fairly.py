@@ -11,10 +11,11 @@ from app.contracts.spec import SPEC_VERSION
 from app.database.connection import Database
 from app.jobs import repository
 from app.jobs.models import Job, JobEvent
-from app.jobs.queue import attempts
+from app.jobs.queue import attempts, order
 from app.jobs.queue.attempts import DEATHS_A_FAULT
 from app.jobs.queue.claims import Claim, finish, record, take_back, waiting_stages
 from app.jobs.states import JobStatus, RequestedAction, Stage
+from app.scope import EVERY_PROJECT
 from tests.support.jobs import NOW, add_job, read, take, taken
 
 MANY = 1000
@@ -62,12 +63,12 @@ def saved(step: int, path: str | None = None) -> CheckpointSaved:
 
 def kinds(database: Database, job_id: str) -> list[str]:
     with database.reader() as session:
-        return [event.kind for event in repository.events(session, job_id, after=0, limit=100)]
+        return [event.kind for event in repository.events(session, EVERY_PROJECT, job_id, after=0, limit=100)]
 
 
 def kept(database: Database, job_id: str) -> list[tuple[int, int]]:
     with database.reader() as session:
-        return [(one.step, one.epoch) for one in repository.checkpoints(session, job_id)]
+        return [(one.step, one.epoch) for one in repository.checkpoints(session, EVERY_PROJECT, job_id)]
 
 
 def add_many(database: Database, project: str, count: int) -> None:
@@ -112,7 +113,7 @@ def test_a_waiting_job_knows_the_place_at_which_it_is_taken(database: Database) 
     taken(database, "v")
     waiting = [add_job(database, project="aabac"[n % 5], priority=n % 3 == 0, age=n * 7 % 11) for n in range(15)]
     with database.reader() as session:
-        places = {repository.places(session, Stage.TRAIN, [job], SPEC_VERSION)[job]: job for job in waiting}
+        places = {order.places(session, Stage.TRAIN, [job], SPEC_VERSION)[job]: job for job in waiting}
 
     assert [places[place] for place in range(1, 16)] == [taken(database, f"w{n}").job_id for n in range(15)]
 
@@ -162,7 +163,7 @@ def test_a_lost_job_becomes_what_its_user_wants(
 
     assert (job.status, job.worker, job.slot, job.phase, job.epoch) == (target, None, None, None, claim.epoch + 1)
     with database.reader() as session:
-        (attempt,) = repository.attempts(session, job_id)
+        (attempt,) = repository.attempts(session, EVERY_PROJECT, job_id)
     assert (attempt.outcome, attempt.reason, attempt.ended_at) == ("worker_lost", "silent", NOW)
 
 
@@ -258,7 +259,10 @@ def test_what_an_earlier_attempt_left_unread_is_stored_as_its_own(database: Data
 
     assert kept(database, job_id) == [(30, second.epoch), (20, first.epoch), (10, first.epoch)]
     with database.reader() as session:
-        epochs = [one.epoch for one in repository.events(session, job_id, after=0, limit=100, kinds=["checkpoint"])]
+        epochs = [
+            one.epoch
+            for one in repository.events(session, EVERY_PROJECT, job_id, after=0, limit=100, kinds=["checkpoint"])
+        ]
         offsets = [attempts.stored_offset(session, job_id, claim.epoch) for claim in (first, second)]
     assert (epochs, offsets) == ([first.epoch, first.epoch, second.epoch], [90, 40])
 

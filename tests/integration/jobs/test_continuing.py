@@ -15,6 +15,7 @@ from app.database.connection import Database
 from app.jobs import continuing, repository
 from app.jobs.models import Checkpoint
 from app.jobs.states import ENDED, JobStatus
+from app.scope import EVERY_PROJECT
 from tests.support.jobs import NOW, a_job, add_job, read
 from tests.support.jobs_api import error_of, hub_body
 from tests.support.scripted_engine import add_adapter
@@ -155,7 +156,7 @@ def test_what_a_checkpoint_does_not_depend_on_may_differ(
 def test_the_optimizer_that_the_origin_really_had_fits_too(api: TestClient, database: Database) -> None:
     origin = add_origin(database, 20)
     with database.writer() as session:
-        job = repository.get(session, origin)
+        job = repository.get(session, EVERY_PROJECT, origin)
         assert job is not None
         job.observed = {"training.optim": "adamw_torch"}
         session.commit()
@@ -252,7 +253,7 @@ def test_an_origin_is_not_deleted_while_a_job_that_goes_on_from_it_is_stored(
     with ThreadPoolExecutor(1) as pool:
         with database.writer() as session:
             job = a_job(spec, {})
-            job.continues = continuing.check(session, settings, spec)
+            job.continues = continuing.check(session, EVERY_PROJECT, settings, spec)
             session.add(job)
             session.flush()
             answer = pool.submit(api.delete, f"/{kind}/{origin}")

@@ -22,6 +22,7 @@ from app.jobs.models import Job
 from app.jobs.queue import retention
 from app.jobs.states import JobStatus, RequestedAction, Stage
 from app.main import create_app
+from app.scope import EVERY_PROJECT
 from tests.support.checks import Checker, Findings, RecordingNotifier, a_checker
 from tests.support.jobs import add_job, take
 from tests.support.learned_text import chat_parts, write_data
@@ -105,7 +106,7 @@ def test_a_client_that_goes_away_has_the_check_ended(url: str, database: Databas
 
 
 def test_a_check_that_takes_too_long_is_given_up(database: Database, settings: Settings, checker: Checker) -> None:
-    dry_runs = DryRuns(database, settings, checker.notifier, longest=timedelta(seconds=0.3))
+    dry_runs = DryRuns(database, EVERY_PROJECT, settings, checker.notifier, longest=timedelta(seconds=0.3))
     job_id = dry_runs.start(JobSpec.model_validate(HUB), HUB)
 
     with pytest.raises(Unavailable, match="not done within") as refusal:
@@ -115,7 +116,7 @@ def test_a_check_that_takes_too_long_is_given_up(database: Database, settings: S
 
 def test_a_check_waits_on_while_a_checker_holds_it(database: Database, settings: Settings) -> None:
     """Who holds it is watched by the lease of the job, and not by when it was last seen."""
-    dry_runs = DryRuns(database, settings, RecordingNotifier(), longest=timedelta(seconds=0.3))
+    dry_runs = DryRuns(database, EVERY_PROJECT, settings, RecordingNotifier(), longest=timedelta(seconds=0.3))
     job_id = dry_runs.start(JobSpec.model_validate(HUB), HUB)
     take(database, stage=Stage.CHECK)
 
@@ -124,7 +125,7 @@ def test_a_check_waits_on_while_a_checker_holds_it(database: Database, settings:
 
 
 def test_a_check_that_was_ended_from_outside_has_no_answer(database: Database, settings: Settings) -> None:
-    dry_runs = DryRuns(database, settings, RecordingNotifier())
+    dry_runs = DryRuns(database, EVERY_PROJECT, settings, RecordingNotifier())
     job_id = dry_run(database, settings, JobStatus.CANCELLED)
 
     with pytest.raises(Unavailable, match="was cancelled before it was done"):
@@ -194,13 +195,13 @@ def test_a_dry_run_keeps_its_file_while_somebody_waits_for_it(
 ) -> None:
     add_job(database, **{"status": JobStatus.VALIDATING, "created_at": utc_now() - age, **values})
     with database.reader() as session:
-        assert repository.uses_file(session, FILE) is is_in_use
+        assert repository.uses_file(session, EVERY_PROJECT, FILE) is is_in_use
 
 
 def test_two_that_end_the_same_dry_run_do_no_harm(database: Database, settings: Settings) -> None:
     job_id = dry_run(database, settings)
     for _ in range(2):
         with database.writer() as session:
-            retention.end_dry_run(session, settings, job_id)
+            retention.end_dry_run(session, EVERY_PROJECT, settings, job_id)
 
     assert find(database, job_id) is None

@@ -17,6 +17,7 @@ from app.jobs import idempotency
 from app.jobs.idempotency import KEPT_FOR, LONGEST_KEY
 from app.jobs.models import IdempotencyKey, Job
 from app.jobs.queue import retention
+from app.scope import EVERY_PROJECT
 from tests.support.jobs_api import an_app, error_of, hub_body
 from tests.support.serving import serving
 
@@ -186,6 +187,6 @@ def test_a_job_that_is_deleted_between_two_reads_is_no_error(api: TestClient, da
     with database.reader() as session:
         assert session.get_one(IdempotencyKey, "k").job_id == job_id
         api.delete(f"/jobs/{job_id}")
-        found = idempotency.find(session, "k", hub_body())
+        found = idempotency.find(session, EVERY_PROJECT, "k", hub_body())
 
     assert found is None or (found.id == job_id and database.engine.dialect.name == "sqlite")

@@ -12,6 +12,7 @@ from app.jobs.queue import attempts
 from app.jobs.queue.claims import finish, record
 from app.jobs.states import JobStatus, Stage
 from app.jobs.views import metrics
+from app.scope import EVERY_PROJECT
 from tests.support.events import a_step
 from tests.support.jobs import NOW, add_job, taken
 
@@ -64,7 +65,7 @@ def run(database: Database, *ran: Ran) -> str:
 def series(database: Database, job_id: str) -> tuple[list[int], list[float], list[int]]:
     """The steps, which attempt each is of, and the steps of the evaluations."""
     with database.reader() as session:
-        found = metrics.series(session, job_id)
+        found = metrics.series(session, EVERY_PROJECT, job_id)
     steps, evals = found.steps, found.evals
     return [one["step"] for one in steps], [one["seconds"] for one in steps], [one["step"] for one in evals]
 
@@ -122,7 +123,7 @@ def test_a_check_hides_nothing_of_a_training(database: Database) -> None:
         attempts.set_resume_step(session, job_id, 9, 0)
         session.commit()
     with database.reader() as session:
-        assert attempts.superseded_behind(session, job_id) == {}
+        assert metrics.superseded_behind(session, EVERY_PROJECT, job_id) == {}
 
 
 @pytest.mark.parametrize(("count", "nth"), [(1, 1), (metrics.MOST_POINTS, 1), (12_001, 3), (12_002, 3)])
@@ -137,7 +138,7 @@ def test_a_long_series_is_thinned_and_ends_with_its_last_point(database: Databas
         session.commit()
 
     with database.reader() as session:
-        found = metrics.series(session, job_id)
+        found = metrics.series(session, EVERY_PROJECT, job_id)
 
     expected = [*range(1, count, nth)]
     assert [point["step"] for point in found.steps] == [*expected, count]

@@ -13,6 +13,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, finish, record, record_event, take_back
 from app.jobs.states import ALIVE, ENDED, WORKER_STAGES, JobStatus, RequestedAction, Stage, given_back, next_status
+from app.scope import EVERY_PROJECT
 from tests.support.jobs import NOW, add_job, read, take, taken
 from tests.support.jobs_api import error_of
 
@@ -228,7 +229,7 @@ def test_a_request_is_fulfilled_though_the_lost_job_is_taken_back_at_this_moment
     claim = held(database)
     seen = read(database, claim.job_id)
     with database.writer() as session:
-        repository.request(session, claim.job_id, requested_action)
+        repository.request(session, EVERY_PROJECT, claim.job_id, requested_action)
         session.commit()
     with database.writer() as session:
         taken = take_back(session, seen, NOW, reason="silent", max_attempts=9, pause=None)

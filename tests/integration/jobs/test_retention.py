@@ -24,6 +24,7 @@ from app.jobs.models import Job
 from app.jobs.queue import retention
 from app.jobs.queue.orphans import ORPHAN_AFTER_SECONDS, sweep_orphans
 from app.jobs.states import ALIVE, ENDED, JobStatus
+from app.scope import EVERY_PROJECT
 from app.trash import TRASH
 from tests.support.jobs import NOW, add_job
 from tests.support.jobs_api import an_api
@@ -250,23 +251,23 @@ def test_a_removal_that_the_database_does_not_take_leaves_rows_and_files(
     with database.writer() as session:
         event.listen(session, "before_commit", go_away)
         with pytest.raises(OperationalError):
-            retention.remove(session, settings, job_id)
+            retention.remove(session, EVERY_PROJECT, settings, job_id)
 
     assert (folder / "attempts" / "1" / "order.json").is_file()
     with database.reader() as session:
-        assert repository.get(session, job_id) is not None
-        assert len(repository.events(session, job_id, after=0, limit=9)) == 1
+        assert repository.get(session, EVERY_PROJECT, job_id) is not None
+        assert len(repository.events(session, EVERY_PROJECT, job_id, after=0, limit=9)) == 1
 
 
 def test_a_job_that_is_alive_is_not_removed(database: Database, settings: Settings) -> None:
     job_id = add_job(database, JobStatus.PAUSED)
     folder = a_folder(settings.job_dir(job_id))
     with database.writer() as session:
-        assert not retention.remove(session, settings, job_id)
+        assert not retention.remove(session, EVERY_PROJECT, settings, job_id)
 
     assert folder.is_dir()
     with database.reader() as session:
-        assert len(repository.events(session, job_id, after=0, limit=9)) == 1
+        assert len(repository.events(session, EVERY_PROJECT, job_id, after=0, limit=9)) == 1
 
 
 def test_a_removal_that_was_cut_off_behind_its_commit_is_finished_by_the_next_sweep(
@@ -275,7 +276,7 @@ def test_a_removal_that_was_cut_off_behind_its_commit_is_finished_by_the_next_sw
     job_id = add_job(database, JobStatus.FAILED)
     a_folder(settings.job_dir(job_id))
     with database.writer() as session:
-        repository.remove(session, job_id)
+        repository.remove(session, EVERY_PROJECT, job_id)
         session.commit()
     sweep_orphans(database, settings)
 
@@ -309,7 +310,7 @@ def test_an_ended_job_goes_after_the_days_that_the_operator_says(
     assert ids(database) == {young, *alive}
     assert not folder.exists()
     with database.reader() as session:
-        assert repository.events(session, old, after=0, limit=9) == []
+        assert repository.events(session, EVERY_PROJECT, old, after=0, limit=9) == []
 
 
 def test_jobs_are_kept_for_ever_where_the_operator_says_nothing(database: Database, settings: Settings) -> None:
@@ -330,7 +331,7 @@ def test_the_adapter_of_a_job_that_went_answers_as_before(database: Database, se
     assert ids(database) == set()
     assert Path(adapter.path).is_dir()
     with database.reader() as session:
-        assert {find_adapter(session, name).id for name in (adapter.id, adapter.job_id)} == {adapter.id}
+        assert {find_adapter(session, EVERY_PROJECT, name).id for name in (adapter.id, adapter.job_id)} == {adapter.id}
 
 
 def test_a_job_that_another_goes_on_from_stays_until_that_has_ended(database: Database, settings: Settings) -> None:

@@ -19,6 +19,7 @@ from app.jobs.queue.claims import Claim, finish, record
 from app.jobs.states import JobStatus
 from app.jobs.views import stream
 from app.jobs.views.stream import Page, Streams
+from app.scope import EVERY_PROJECT, Scope
 from tests.support.jobs import NOW, add_job, read, taken
 from tests.support.jobs_api import an_app
 from tests.support.serving import serving
@@ -64,7 +65,7 @@ def remove(database: Database, claim: Claim) -> None:
     """End a job and delete it at once: no follower sees it ended."""
     with database.writer() as session:
         finish(session, claim, JobStatus.FAILED, NOW, outcome="failed", reason=None)
-        assert repository.remove(session, claim.job_id)
+        assert repository.remove(session, EVERY_PROJECT, claim.job_id)
         session.commit()
 
 
@@ -184,7 +185,7 @@ def test_all_followers_share_one_reader_which_ends_with_the_last(database: Datab
     streams = CountingStreams(database)
 
     async def follow_together() -> tuple[list[int], int]:
-        followers = [asyncio.create_task(read_all(streams.follow(claim.job_id, 0))) for _ in range(50)]
+        followers = [asyncio.create_task(read_all(streams.follow(EVERY_PROJECT, claim.job_id, 0))) for _ in range(50)]
         while streams.looks < 3:
             await asyncio.sleep(0.01)
         pages = streams.pages
@@ -216,9 +217,9 @@ class CountingStreams(Streams):
         self.looks += 1
         await super()._look()
 
-    async def _read_page(self, job_id: str, after: int) -> Page:
+    async def _read_page(self, scope: Scope, job_id: str, after: int) -> Page:
         self.pages += 1
-        return await super()._read_page(job_id, after)
+        return await super()._read_page(scope, job_id, after)
 
 
 async def read_all(pieces: AsyncIterator[bytes]) -> bytes:
@@ -257,7 +258,7 @@ def test_streams_outlast_a_database_that_is_away_for_a_while(
         raise OperationalError("SELECT", {}, Exception("away"))
 
     async def follow() -> bytes:
-        following = asyncio.create_task(read_all(streams.follow(claim.job_id, 3)))
+        following = asyncio.create_task(read_all(streams.follow(EVERY_PROJECT, claim.job_id, 3)))
         while streams.looks < 2:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(end, database, claim)

@@ -18,6 +18,7 @@ from app.jobs.models import JobEvent, MetricSummary
 from app.jobs.queue import attempts
 from app.jobs.queue.claims import finish, record
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT
 from tests.support.events import a_step
 from tests.support.jobs import NOW, add_job, taken
 
@@ -165,7 +166,7 @@ def store(database: Database, job_id: str, count: int, payload: Callable[[int], 
         for step in range(1, count + 1):
             event = {"job_id": job_id, "seq": step + 1, "epoch": 1, "kind": "step", "at": NOW}
             session.add(JobEvent(**event, payload=payload(step)))
-        metric_summaries.summarise(session, job_id, count + 1)
+        metric_summaries.summarise(session, EVERY_PROJECT, job_id, count + 1)
         session.commit()
 
 

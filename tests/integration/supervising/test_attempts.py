@@ -16,6 +16,7 @@ from app.jobs.queue import termination
 from app.jobs.queue.attempts import DEATHS_A_FAULT
 from app.jobs.states import JobStatus
 from app.jobs.views.logs import attempt_dir
+from app.scope import EVERY_PROJECT
 from tests.support.jobs import read
 from tests.support.waiting import wait_for
 from tests.support.workers import (
@@ -50,7 +51,7 @@ def test_a_training_that_goes_well_has_an_adapter(database: Database, home: Path
     assert losses(database, job_id) == QUIET
     assert (job.worker, job.slot, job.phase) == (None, None, None)
     with database.reader() as session:
-        adapter = adapters.get_by_job(session, job_id)
+        adapter = adapters.get_by_job(session, EVERY_PROJECT, job_id)
     assert adapter is not None
     assert (home / adapter.path / "weights").exists()
     check_events(database, job_id)
@@ -166,7 +167,7 @@ def test_a_checkpoint_that_is_asked_for_is_made_and_the_training_goes_on(databas
         tell(database, repository.ask_for_checkpoint, job_id)
         wait_for("it is done", lambda: read(database, job_id).status is JobStatus.SUCCEEDED)
     with database.reader() as session:
-        steps = [found.step for found in repository.checkpoints(session, job_id)]
+        steps = [found.step for found in repository.checkpoints(session, EVERY_PROJECT, job_id)]
 
     assert len(steps) == 2
     assert max(steps) == 8

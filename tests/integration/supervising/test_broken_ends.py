@@ -14,6 +14,7 @@ from app.database.connection import Database
 from app.jobs import repository
 from app.jobs.models import Checkpoint
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT
 from tests.support.disks import filled, small_disk
 from tests.support.jobs import read
 from tests.support.workers import add_training, claim_next, settings_of, skip_pause, slot_acquired
@@ -76,7 +77,7 @@ def test_the_checkpoints_that_are_there_are_listed_when_the_job_goes_on(
             skip_pause(database, job_id)
             run_until_idle(context)
     with database.reader() as session:
-        made_by = {one.step: one.epoch for one in repository.checkpoints(session, job_id)}
+        made_by = {one.step: one.epoch for one in repository.checkpoints(session, EVERY_PROJECT, job_id)}
 
     assert (sorted(before), sorted(made_by)) == ([2, 4], steps)
     assert made_by[4] == int(before[4].name.rpartition("-")[2])
@@ -84,7 +85,7 @@ def test_the_checkpoints_that_are_there_are_listed_when_the_job_goes_on(
 
 def _listed(database: Database, home: Path, job_id: str) -> dict[int, Path]:
     with database.reader() as session:
-        return {one.step: home / one.path for one in repository.checkpoints(session, job_id)}
+        return {one.step: home / one.path for one in repository.checkpoints(session, EVERY_PROJECT, job_id)}
 
 
 class Away(Session):
@@ -113,4 +114,4 @@ def test_a_training_that_its_guardian_ends_since_the_database_is_away_did_nothin
 
     assert read(database, job_id).status is JobStatus.QUEUED
     with database.reader() as session:
-        assert [one.outcome for one in repository.attempts(session, job_id)] == ["interrupted"]
+        assert [one.outcome for one in repository.attempts(session, EVERY_PROJECT, job_id)] == ["interrupted"]

@@ -19,6 +19,7 @@ from app.errors import Conflict
 from app.jobs import lineage as adapters
 from app.jobs import repository
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT
 from tests.integration.engine.probes import an_order
 from tests.integration.engine.processes import HEADERS, KEY, EngineProcess, free_port
 from tests.integration.engine.test_proving import WRONG
@@ -130,8 +131,8 @@ def test_a_job_succeeds_with_the_proof_of_its_adapter(
     assert job.result["verification"]["proved"] is True
     assert job.result["verification"]["difference"] < 1e-4
     with database.reader() as session:
-        kinds = [event.kind for event in repository.events(session, job_id, after=0, limit=100)]
-        assert home / adapters.find(session, job_id).path == placed(home)[0]
+        kinds = [event.kind for event in repository.events(session, EVERY_PROJECT, job_id, after=0, limit=100)]
+        assert home / adapters.find(session, EVERY_PROJECT, job_id).path == placed(home)[0]
     assert kinds == ["status", "status", "adapter", "finished", "phase", "verified", "status"]
 
 
@@ -159,7 +160,7 @@ def test_a_job_whose_adapter_is_another_fails_and_nothing_of_it_can_be_asked(
     assert (job.error["category"], job.error["code"]) == ("system_error", "adapter_not_proved")
     assert job.error["details"][0]["proved"] is False
     with database.reader() as session, pytest.raises(Conflict, match="only a job that has succeeded"):
-        adapters.find(session, job_id)
+        adapters.find(session, EVERY_PROJECT, job_id)
     assert placed(home) == []
     assert (settings_of(home).job_dir(job_id) / "attempts" / "1" / "adapter" / "adapter_config.json").exists()
 

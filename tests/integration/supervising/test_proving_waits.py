@@ -24,6 +24,7 @@ from app.jobs.models import Job
 from app.jobs.queue import termination
 from app.jobs.queue.attempts import DEATHS_A_FAULT
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT, Scope
 from tests.support.jobs import read
 from tests.support.published_bundles import BRINGING, bring, children, placed
 from tests.support.serving import serving
@@ -133,8 +134,8 @@ def test_the_form_of_the_base_that_was_proved_is_kept_and_asked_for_from_then_on
         work(database, home, engine_url=url, **BRINGING)
 
     with database.reader() as session:
-        target = find_target(session, settings_of(home), job_id, "adapter")
-        shown = AdapterView.model_validate(adapters.find(session, job_id))
+        target = find_target(session, EVERY_PROJECT, settings_of(home), job_id, "adapter")
+        shown = AdapterView.model_validate(adapters.find(session, EVERY_PROJECT, job_id))
     assert target.adapter is not None
     assert target.adapter.base_variant == shown.base_variant == variant
 
@@ -183,7 +184,7 @@ def test_an_engine_that_dies_of_the_proof_every_time_fails_the_job(database: Dat
 def test_wishes_are_heard_while_the_engine_is_waited_for(
     database: Database,
     home: Path,
-    wish: Callable[[Session, str], object],
+    wish: Callable[[Session, Scope, str], object],
     status: JobStatus,
 ) -> None:
     job_id = add_training(database)

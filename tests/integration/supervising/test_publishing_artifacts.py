@@ -13,6 +13,7 @@ from app.hashing import hash_folder
 from app.jobs.queue import retention
 from app.jobs.queue.orphans import sweep_orphans
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT
 from tests.support.jobs import add_job, read
 from tests.support.scripted_engine import add_adapter
 from tests.support.workers import add_training, settings_of, skip_pause, work
@@ -22,7 +23,7 @@ from worker.supervising.publishing import NotPlaced, place_artifacts
 
 def artifacts_of(database: Database, job_id: str) -> dict[str, Artifact]:
     with database.reader() as session:
-        return {row.id: row for row in repository.of_job(session, job_id)}
+        return {row.id: row for row in repository.of_job(session, EVERY_PROJECT, job_id)}
 
 
 def test_a_job_publishes_its_adapter_and_what_else_it_saved(database: Database, home: Path) -> None:
@@ -73,7 +74,7 @@ def test_the_row_that_an_older_worker_leaves_out_is_added_once(
 ) -> None:
     adapter = add_adapter(database, tmp_path, age=-(10**9))
     with database.writer() as session:
-        repository.remove(session, adapter.id)
+        repository.remove(session, EVERY_PROJECT, adapter.id)
         session.commit()
 
     for _ in range(2):

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Response
 from app.database.connection import Database
 from app.jobs import repository
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT
 from tests.integration.supervising.test_proving_waits import REFUSAL, answering, silent
 from tests.support.jobs import read
 from tests.support.published_bundles import children
@@ -63,8 +64,8 @@ def test_no_step_is_trained_again(
     assert outcomes(database, job_id) == [code] * ATTEMPTS
     assert children(database, home, job_id) == trainers
     with database.reader() as session:
-        kept = repository.checkpoints(session, job_id)
-        events = repository.events(session, job_id, after=0, limit=1000)
+        kept = repository.checkpoints(session, EVERY_PROJECT, job_id)
+        events = repository.events(session, EVERY_PROJECT, job_id, after=0, limit=1000)
     assert Counter(event.payload["step"] for event in events if event.kind == "step") == dict.fromkeys(range(1, 5), 1)
     assert [(home / one.path).is_dir() for one in kept] == [True]
     adapters = settings_of(home).job_dir(job_id).glob("attempts/*/adapter/weights")

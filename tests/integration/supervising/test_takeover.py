@@ -22,6 +22,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queue.claims import Fenced, take_back
 from app.jobs.states import JobStatus
+from app.scope import EVERY_PROJECT
 from tests.support.jobs import read
 from tests.support.waiting import wait_for
 from tests.support.workers import (
@@ -108,7 +109,11 @@ def test_events_that_nobody_stored_are_stored_once_by_the_next_attempt(database:
     skip_pause(database, job_id)
     work(database, home)
     with database.reader() as session:
-        own = [event.kind for event in repository.events(session, job_id, after=0, limit=999) if event.epoch == 1]
+        own = [
+            event.kind
+            for event in repository.events(session, EVERY_PROJECT, job_id, after=0, limit=999)
+            if event.epoch == 1
+        ]
 
     assert lost.outcome == "process_killed"
     assert own.count("phase") == 2

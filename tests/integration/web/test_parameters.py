@@ -39,8 +39,8 @@ def test_a_wrong_parameter_is_answered_with_what_would_be_right(api: TestClient,
     ("files", "fields", "message"),
     [
         ([FILE, FILE], {}, "file: found the form field 2 times, expected it once"),
-        ([FILE, ("data", FILE[1])], {}, "data: found the form field 'data', expected one of file, purpose"),
-        ([FILE], {"purpos": "x"}, "expected one of file, purpose; did you mean purpose?"),
+        ([FILE, ("data", FILE[1])], {}, "data: found the form field 'data', expected one of file, purpose, project"),
+        ([FILE], {"purpos": "x"}, "expected one of file, purpose, project; did you mean purpose?"),
     ],
 )
 def test_nothing_of_an_upload_is_dropped(

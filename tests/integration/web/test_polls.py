@@ -14,12 +14,13 @@ from app.contracts.spec import SPEC_VERSION
 from app.database.connection import Database, utc_now
 from app.errors import NotFound, ServiceError
 from app.ids import new_id
-from app.jobs import repository
 from app.jobs.models import Job, Worker
+from app.jobs.queue import order
 from app.jobs.queue.claims import record
 from app.jobs.states import JobStatus, Stage
 from app.jobs.views import details
 from app.jobs.views.polls import Polls
+from app.scope import EVERY_PROJECT, Scope
 from tests.integration.jobs.test_stream import NOTICE
 from tests.support.jobs import add_job, add_worker, read, take
 from tests.support.jobs_api import an_api
@@ -33,7 +34,9 @@ def api(settings: Settings, database: Database, database_url: str) -> Iterator[T
 
 def ask(answers: Polls, *job_ids: str) -> list[bytes | BaseException]:
     async def all_at_once() -> list[bytes | BaseException]:
-        return await asyncio.gather(*(answers.answer(job_id) for job_id in job_ids), return_exceptions=True)
+        return await asyncio.gather(
+            *(answers.answer(EVERY_PROJECT, job_id) for job_id in job_ids), return_exceptions=True
+        )
 
     return asyncio.run(all_at_once())
 
@@ -62,10 +65,10 @@ def test_a_row_that_cannot_be_shown_harms_no_other(database: Database, monkeypat
     good, bad = add_job(database), add_job(database)
     read = details.read_details
 
-    def read_but_one(session: Any, job_ids: list[str]) -> Any:
+    def read_but_one(session: Any, scope: Scope, job_ids: list[str]) -> Any:
         if bad in job_ids:
             raise ValueError(bad)
-        return read(session, job_ids)
+        return read(session, scope, job_ids)
 
     monkeypatch.setattr("app.jobs.views.polls.read_details", read_but_one)
 
@@ -164,6 +167,6 @@ def test_a_refusal_has_no_tag_and_a_stream_neither(api: TestClient, database: Da
 def test_places_of_many_are_one_query_for_each_stage(database: Database) -> None:
     waiting = [add_job(database, age=age, project=f"p{age % 3}") for age in range(30)]
     with database.reader() as session:
-        places = repository.places(session, Stage.TRAIN, waiting, SPEC_VERSION)
+        places = order.places(session, Stage.TRAIN, waiting, SPEC_VERSION)
 
     assert sorted(places.values()) == list(range(1, 31))

@@ -74,7 +74,8 @@ def test_an_upload_is_answered_with_what_it_holds(api: TestClient, settings: Set
 
     assert file == {
         "object": "file", "id": file["id"], "bytes": len(CHAT), "created_at": file["created_at"],
-        "filename": "chats.jsonl", "purpose": "fine-tune", "sha256": hashlib.sha256(CHAT).hexdigest(),
+        "filename": "chats.jsonl", "purpose": "fine-tune", "project": "default",
+        "sha256": hashlib.sha256(CHAT).hexdigest(),
         "format": "jsonl", "layout": "messages", "records": 1, "status": "processed",
         "usable_records": 1, "problem_count": 0, "warning_count": 0, "unreadable": [],
     }  # fmt: skip
