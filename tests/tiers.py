@@ -27,7 +27,7 @@ VARIANTS = {
         "test_continuing.py::test_an_origin_is_not_deleted_while_*",
         "test_damaged_rows.py::*",
         "test_database_time.py::*",
-        "test_dry_runs.py::test_two_that_end_the_same_*",
+        "test_temporary_jobs.py::test_two_that_end_the_same_*",
         "test_files_in_use.py::*",
         "test_idempotency.py::*",
         "test_installation.py::*",

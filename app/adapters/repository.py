@@ -38,10 +38,14 @@ def without_artifact(session: Session, scope: Scope, since: datetime | None, lim
     return session.scalars(query if since is None else query.where(Adapter.created_at > since)).all()
 
 
-def add_artifact(session: Session, scope: Scope, adapter_id: str) -> None:
-    """Add the row of an adapter among the artifacts, unless another process was faster, or it was deleted."""
+def add_artifact(session: Session, scope: Scope, adapter_id: str, project: str | None) -> None:
+    """Add the row of an adapter among the artifacts, unless another process was faster, or it was deleted.
+
+    `project` is that of its job, if there is one, for a worker that left it out in the adapter's row too.
+    """
     adapter = lock(session, scope, adapter_id)
     if adapter is not None and artifacts.get(session, scope, adapter_id) is None:
+        adapter.project = project or adapter.project
         add(session, scope, adapter)
 
 

@@ -77,7 +77,10 @@ _LINES: dict[str, Callable[[Json], str]] = {
     "phase": lambda fields: f"phase: {fields['phase']}",
     "request": lambda fields: f"requested: {fields['request']}",
     "notice": lambda fields: f"notice: {fields['message']}",
-    "eval": lambda fields: f"eval at step {fields['step']}: loss {_number(fields['eval_loss'], '.4f')}",
+    "eval": lambda fields: (
+        f"eval at step {fields['step']}: loss {_number(fields['eval_loss'], '.4f')}"
+        f"{_of_method(fields.get('metrics', {}))}"
+    ),
     "data": _data,
     "checkpoint": _checkpoint,
     "interrupted": lambda fields: f"stopped after step {fields['step']}",
@@ -123,8 +126,13 @@ def figures(step: StepLogged) -> str:
     eta = timedelta(seconds=round(remaining)) if remaining is not None else "-"
     return (
         f"{step.step}/{step.total_steps}  loss {_number(step.loss, '.4f')}  lr {_number(step.learning_rate, '.2e')}  "
-        f"{step.tokens_per_second:,.0f} tokens/s  ETA {eta}"
+        f"{step.tokens_per_second:,.0f} tokens/s  ETA {eta}{_of_method(step.metrics)}"
     )
+
+
+def _of_method(metrics: dict[str, float]) -> str:
+    """The figures of the training method, each with its name."""
+    return "".join(f"  {name} {value:.4g}" for name, value in metrics.items())
 
 
 @contextmanager

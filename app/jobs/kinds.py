@@ -47,9 +47,8 @@ class JobKind:
     """One kind of job.
 
     `submission` names a `Submission`. `runners` names the `worker.supervising.runners.StageRunner` of each stage, in
-    the order of the stages. `router` names a function that returns the
-    `APIRouter` with its routes. A job that `is_temporary` is in no
-    list; it is removed once the request that made it has its result.
+    the order of the stages. `router` names a function that returns the `APIRouter` with its routes. A job that
+    `is_temporary` is in no list; it is removed once the request that made it has its result.
     """
 
     name: str

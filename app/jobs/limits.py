@@ -33,9 +33,9 @@ def _check_waiting(session: Session, most: int) -> None:
 
 def _check_validations(session: Session, most: int) -> None:
     """Runs older than the longest wait do not count: their clients are gone."""
-    since = utc_now() - repository.LONGEST_DRY_RUN
+    since = utc_now() - repository.LONGEST_VALIDATION
     running = sum(
-        run.finished_at is None and run.created_at > since for run in repository.dry_runs(session, EVERY_PROJECT)
+        run.finished_at is None and run.created_at > since for run in repository.temporary_jobs(session, EVERY_PROJECT)
     )
     if running >= most:
         what = f"{running} validations are running already: try again once some of them have ended"

@@ -133,11 +133,13 @@ def counts(session: Session, scope: Scope, project: str | None, most: int) -> di
     The indexes do not know temporary jobs, so these few are counted by themselves and taken off.
     """
     hidden = session.execute(select(Job.status, Job.project).where(Job.is_temporary))
-    dry_runs = Counter(job.status for job in hidden if project in (None, job.project) and scope.includes(job.project))
+    temporary_jobs = Counter(
+        job.status for job in hidden if project in (None, job.project) and scope.includes(job.project)
+    )
     of_project = tuple(JobFilter(project=project).conditions())
-    each = [_count(scope, status, of_project, most + dry_runs[status]) for status in (*ALIVE, *ENDED)]
+    each = [_count(scope, status, of_project, most + temporary_jobs[status]) for status in (*ALIVE, *ENDED)]
     found = {JobStatus(status): count for status, count in session.execute(union_all(*each))}
-    return {status: max(0, count - dry_runs[status]) for status, count in found.items()}
+    return {status: max(0, count - temporary_jobs[status]) for status, count in found.items()}
 
 
 def _count(scope: Scope, status: JobStatus, of_project: Sequence[ColumnElement[bool]], most: int) -> Select[str, int]:

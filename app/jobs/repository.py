@@ -25,8 +25,8 @@ from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, 
 from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, sources_of
 from app.scope import Scope
 
-# A dry run is answered, or given up, within this time.
-LONGEST_DRY_RUN = timedelta(seconds=600)
+# A temporary job is answered, or given up, within this time.
+LONGEST_VALIDATION = timedelta(seconds=600)
 # Columns that a list does not show, because they may be large.
 DETAILS = (Job.sent, Job.plan, Job.observed, Job.data_report, Job.notices, Job.result)
 
@@ -36,7 +36,7 @@ Reported = tuple[int, int, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class DryRun:
+class TemporaryJob:
     id: str
     created_at: datetime
     finished_at: datetime | None
@@ -168,22 +168,22 @@ def checkpoint(session: Session, scope: Scope, job_id: str, step: int | None) ->
 
 
 def continued_by(session: Session, scope: Scope, name: str) -> str | None:
-    """Return the id of a job that has not ended and continues from this job or adapter, without dry runs."""
+    """Return the id of a job that has not ended and continues from this job or adapter, without temporary jobs."""
     is_alive = (Job.status.not_in(ENDED), ~Job.is_temporary)
     query = select(Job.id).where(Job.continues == name, *is_alive, scope.permits(Job.project))
     return session.scalar(query.limit(1))
 
 
 def uses_file(session: Session, scope: Scope, file_id: str) -> bool:
-    """Return whether a job that has not ended reads the file. A dry run counts while its request waits."""
+    """Return whether a job that has not ended reads the file. A temporary job counts while its request waits."""
     named = or_(Job.file_id == file_id, Job.eval_file_id == file_id)
-    is_abandoned = or_(Job.requested_action == RequestedAction.CANCEL, Job.created_at < utc_now() - LONGEST_DRY_RUN)
+    is_abandoned = or_(Job.requested_action == RequestedAction.CANCEL, Job.created_at < utc_now() - LONGEST_VALIDATION)
     is_alive = and_(Job.status.not_in(ENDED), ~and_(Job.is_temporary, is_abandoned))
     return session.scalar(select(Job.id).where(named, is_alive, scope.permits(Job.project)).limit(1)) is not None
 
 
 def add(session: Session, scope: Scope, job: Job) -> None:
-    """Store a new job with its labels. A dry run is in no list, so its labels are not stored by themselves.
+    """Store a new job with its labels. A temporary job is in no list, so its labels are not stored by themselves.
 
     Raises InvalidRequest if its project is not in the scope.
     """
@@ -268,14 +268,14 @@ def remove(session: Session, scope: Scope, job_id: str) -> bool:
     return session.scalar(delete(Job).where(*is_ended).returning(Job.id)) is not None
 
 
-def dry_runs(session: Session, scope: Scope) -> Sequence[DryRun]:
-    """Return all dry runs. They are few: those with a waiting request, and those that are about to be removed."""
+def temporary_jobs(session: Session, scope: Scope) -> Sequence[TemporaryJob]:
+    """Return all temporary jobs. They are few: those with a waiting request, and those that are about to be removed."""
     query = select(Job.id, Job.created_at, Job.finished_at).where(Job.is_temporary, scope.permits(Job.project))
-    return [DryRun(*row) for row in session.execute(query)]
+    return [TemporaryJob(*row) for row in session.execute(query)]
 
 
 def count_waiting(session: Session, scope: Scope, most: int) -> int:
-    """Count the jobs whose training has not begun, without dry runs. Counting stops at `most`."""
+    """Count the jobs whose training has not begun, without temporary jobs. Counting stops at `most`."""
     is_waiting = (Job.status.in_((JobStatus.VALIDATING, JobStatus.QUEUED)), ~Job.is_temporary)
     waiting = select(Job.id).where(*is_waiting, scope.permits(Job.project)).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(waiting)) or 0
@@ -292,7 +292,7 @@ def expired(session: Session, scope: Scope, before: datetime, limit: int) -> Seq
 
 
 def shown_among(session: Session, scope: Scope, job_ids: Sequence[str]) -> set[str]:
-    """Return those of the jobs that a caller may see. Only its own request sees a dry run."""
+    """Return those of the jobs that a caller may see. Only its own request sees a temporary job."""
     query = select(Job.id).where(Job.id.in_(job_ids), ~Job.is_temporary, scope.permits(Job.project))
     return set(session.scalars(query))
 

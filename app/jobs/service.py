@@ -166,7 +166,7 @@ _ENDS = {JobStatus.SUCCEEDED: "succeeded", JobStatus.FAILED: "failed", JobStatus
 
 
 def find(session: Session, scope: Scope, job_id: str) -> Job:
-    """Return a job. Raises NotFound, also for a dry run, which only its own request may see."""
+    """Return a job. Raises NotFound, also for a temporary job, which only its own request may see."""
     job = repository.get(session, scope, job_id) if JOB_ID.fullmatch(job_id) else None
     if job is None or job.is_temporary:
         raise unknown_job(job_id)

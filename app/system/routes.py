@@ -106,8 +106,8 @@ async def readyz(readiness: ReadinessDep, response: Response) -> ReadinessView:
 
 @router.get("/workers")
 def workers(caller: CallerDep, database: DatabaseDep) -> WorkerList:
-    """All known workers. The job of another project is not shown, and neither is a dry run, which only its own request
-    may see."""
+    """All known workers. The job of another project is not shown, and neither is a temporary job, which only its own
+    request may see."""
     with database.reader() as session:
         seen = [WorkerView.model_validate(worker) for worker in repository.workers(session)]
         shown = repository.shown_among(session, caller.scope, [worker.job_id for worker in seen if worker.job_id])

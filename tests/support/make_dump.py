@@ -6,7 +6,7 @@ gets the revision of the schema, every row, and every small text file that the r
     the service with the real trainer        a job that succeeded, with its adapter
     the service with the stand-in trainer    jobs that failed, were cancelled, are paused, wait for a GPU, and run
     SIGKILL of the whole service             so the running job is held by a worker that is gone
-    the API alone                            a job and a dry run that nobody has checked
+    the API alone                            a job and a temporary job that nobody has checked
 """
 
 import json
@@ -25,7 +25,7 @@ from app.config import Settings
 from app.contracts.spec import JobSpec
 from app.database.connection import Base, Database
 from app.database.migrate import revision_of
-from app.jobs.dry_run import DryRuns
+from app.jobs.validating import Validations
 from app.scope import EVERY_PROJECT
 from tests.e2e.stack import CHATS, MODEL, Stack, running
 from tests.support.checks import RecordingNotifier
@@ -189,7 +189,7 @@ def add_unchecked(home: Path, file_id: str) -> None:
         answer = api.post("/jobs", json=small, headers={"Idempotency-Key": KEY})
         assert answer.status_code == 201, answer.text
     database = Database.open(settings.database)
-    DryRuns(database, EVERY_PROJECT, settings, RecordingNotifier()).start(JobSpec.model_validate(small), small)
+    Validations(database, EVERY_PROJECT, settings, RecordingNotifier()).start(JobSpec.model_validate(small), small)
     database.engine.dispose()
 
 

@@ -1,5 +1,6 @@
 """What a worker knows of a stage of one kind of job: how it is run, when it is complete, and what it publishes."""
 
+import logging
 from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import Any, Protocol
@@ -12,9 +13,11 @@ from app.jobs.kinds import JobKind
 from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, record, record_event
 from app.jobs.states import RequestedAction, Stage
-from worker.supervising.attempt import Report, StopReason, log
+from worker.supervising.attempt import Report, StopReason
 from worker.supervising.context import WorkerContext
 from worker.supervising.retries import retry_until_stored
+
+log = logging.getLogger(__name__)
 
 
 class StageRunner(Protocol):

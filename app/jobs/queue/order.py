@@ -30,7 +30,7 @@ def places(session: Session, stage: Stage, job_ids: Sequence[str], spec_version:
 
     The order is that of `claims.claim`: priority, then fair share between projects, then age. For fair share a job's
     `turn` is the number of its project's jobs that will be running once it has started. Only specs up to `spec_version`
-    are counted, which a worker of that version understands. Dry runs are not counted.
+    are counted, which a worker of that version understands. Temporary jobs are not counted.
     """
     query = _places(stage, tuple(kinds_with(stage)))
     rows = session.execute(query, {"job_ids": list(job_ids), "spec_version": spec_version})

@@ -1,5 +1,6 @@
-"""Removes ended jobs, on request or at an age that the operator chose, and old dry runs, keys and workers. It also adds
-rows that older workers leave out.
+"""Removes ended jobs, on request or at an age that the operator chose, and old temporary jobs, keys and workers.
+
+It also adds rows that older workers leave out.
 
 What a crash left on the disk without a row is removed by `app.jobs.queue.orphans`.
 """
@@ -12,15 +13,16 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from app.adapters import repository as adapters
+from app.artifacts.names import job_id_of
 from app.config import Settings
 from app.database.connection import Database, utc_now
 from app.jobs import idempotency, repository
 from app.jobs.queue.termination import end
 from app.scope import EVERY_PROJECT, Scope
 
-# The request reads an ended dry run at once; one that is still there after this time has lost its request.
-DRY_RUN_IS_READ_WITHIN = timedelta(minutes=1)
-DRY_RUN_IS_ABANDONED_AFTER = timedelta(hours=1)
+# The request reads an ended temporary job at once; one that is still there after this time has lost its request.
+RESULT_IS_READ_WITHIN = timedelta(minutes=1)
+IS_ABANDONED_AFTER = timedelta(hours=1)
 WORKER_IS_FORGOTTEN_AFTER = timedelta(days=1)
 # An older worker adds an adapter without its row among the artifacts. Frequent sweeps look only at newer ones.
 ARTIFACT_IS_MISSED_WITHIN = timedelta(days=1)
@@ -43,8 +45,10 @@ def remove(session: Session, scope: Scope, settings: Settings, job_id: str) -> b
     return True
 
 
-def end_dry_run(session: Session, scope: Scope, settings: Settings, job_id: str) -> None:
-    """Remove a dry run whose request is over. If a checker holds it, it is cancelled and removed by a later sweep."""
+def end_temporary(session: Session, scope: Scope, settings: Settings, job_id: str) -> None:
+    """Remove a temporary job whose request is over. One that a checker holds is only cancelled: a later sweep removes
+    it.
+    """
     job = end(session, scope, job_id)
     session.commit()
     if job is None or job.status.is_final:
@@ -52,18 +56,18 @@ def end_dry_run(session: Session, scope: Scope, settings: Settings, job_id: str)
 
 
 def sweep(database: Database, settings: Settings) -> None:
-    """Remove expired jobs, abandoned dry runs, old keys and workers that are gone, and add missing rows of artifacts.
+    """Remove expired jobs, abandoned temporary jobs, old keys and workers that are gone. Add missing rows of artifacts.
 
     Safe to repeat and to run twice at once.
     """
     with database.reader() as session:
-        over = [run.id for run in repository.dry_runs(session, EVERY_PROJECT) if _is_over(run)]
+        over = [run.id for run in repository.temporary_jobs(session, EVERY_PROJECT) if _is_over(run)]
         expired = _expired(session, settings.keep_jobs_days)
         has_old_keys = idempotency.has_old(session, EVERY_PROJECT)
         gone = repository.silent_workers(session, WORKER_IS_FORGOTTEN_AFTER)
     for job_id in over:
         with database.writer() as session:
-            end_dry_run(session, EVERY_PROJECT, settings, job_id)
+            end_temporary(session, EVERY_PROJECT, settings, job_id)
     for job_id in expired:
         with database.writer() as session:
             _expire(session, settings, job_id)
@@ -81,14 +85,15 @@ def add_missing_artifacts(database: Database, since: datetime | None) -> None:
         missing = adapters.without_artifact(session, EVERY_PROJECT, since, MISSED_AT_ONCE)
     for adapter_id in missing:
         with database.writer() as session:
-            adapters.add_artifact(session, EVERY_PROJECT, adapter_id)
+            job = repository.get(session, EVERY_PROJECT, job_id_of(adapter_id))
+            adapters.add_artifact(session, EVERY_PROJECT, adapter_id, job.project if job is not None else None)
             session.commit()
 
 
-def _is_over(run: repository.DryRun) -> bool:
+def _is_over(run: repository.TemporaryJob) -> bool:
     now = utc_now()
-    is_read = run.finished_at is not None and run.finished_at < now - DRY_RUN_IS_READ_WITHIN
-    return is_read or run.created_at < now - DRY_RUN_IS_ABANDONED_AFTER
+    is_read = run.finished_at is not None and run.finished_at < now - RESULT_IS_READ_WITHIN
+    return is_read or run.created_at < now - IS_ABANDONED_AFTER
 
 
 def _expired(session: Session, keep_days: int | None) -> Sequence[str]:

@@ -9,7 +9,7 @@ from app.contracts.spec import JobSpec
 from app.errors import InvalidRequest
 from app.jobs import service
 from app.jobs.dependencies import NotifierDep
-from app.jobs.dry_run import DryRuns
+from app.jobs.validating import Validations
 from app.jobs.views import data
 from app.jobs.views.data_schemas import RowPage, RowView, Split, Validation
 from app.web.client_disconnect import unless_gone
@@ -37,14 +37,14 @@ async def validate(
 
     What POST /jobs refuses is refused here too. An error that the job's check would find is shown with `valid: false`.
     """
-    dry_runs = DryRuns(database, caller.scope, settings, notifier)
+    temporary_jobs = Validations(database, caller.scope, settings, notifier)
     sent = spec.model_dump(mode="json", exclude_unset=True)
-    job_id = await run_in_threadpool(dry_runs.start, spec, sent)
+    job_id = await run_in_threadpool(temporary_jobs.start, spec, sent)
     try:
-        await unless_gone(request, dry_runs.wait(job_id))
-        return await run_in_threadpool(dry_runs.read, job_id, preview)
+        await unless_gone(request, temporary_jobs.wait(job_id))
+        return await run_in_threadpool(temporary_jobs.read, job_id, preview)
     finally:
-        await run_in_threadpool(dry_runs.end, job_id)
+        await run_in_threadpool(temporary_jobs.end, job_id)
 
 
 @router.get("/{job_id}/data")

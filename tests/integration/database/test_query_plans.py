@@ -76,7 +76,7 @@ ASKED: dict[str, Asked] = {
     **{f"{name}, in a scope": asked for name, asked in asked_in(Scope(frozenset({"p3"}))).items()},
     "places": lambda session: order.places(session, Stage.TRAIN, ["job-5000"], 1),
     "uses_file": lambda session: repository.uses_file(session, EVERY_PROJECT, "file-x"),
-    "dry_runs": lambda session: repository.dry_runs(session, EVERY_PROJECT),
+    "temporary_jobs": lambda session: repository.temporary_jobs(session, EVERY_PROJECT),
     "expired": lambda session: repository.expired(session, EVERY_PROJECT, NOW, 20),
     "none expired": lambda session: repository.expired(session, EVERY_PROJECT, NOW - timedelta(days=9999), 20),
     "count_waiting": lambda session: repository.count_waiting(session, EVERY_PROJECT, 1000),

@@ -95,7 +95,7 @@ def test_a_job_that_is_alive_cannot_be_gone_on_from(api: TestClient, database: D
     assert error_of(post(api, {"adapter": origin})) == (422, "job_has_no_adapter", "continue_from.adapter")
 
 
-def test_a_dry_run_is_no_origin(api: TestClient, database: Database) -> None:
+def test_a_temporary_job_is_no_origin(api: TestClient, database: Database) -> None:
     origin = add_origin(database, 20, is_temporary=True)
 
     assert error_of(post(api, {"job": origin}))[::2] == (422, "continue_from.job")
@@ -236,7 +236,7 @@ def test_the_job_of_an_adapter_may_go_while_the_adapter_is_gone_on_from(
     assert error_of(api.delete(f"/adapters/{adapter.id}"))[:2] == (409, "adapter_is_in_use")
 
 
-def test_a_dry_run_holds_no_origin(api: TestClient, database: Database, adapter: Adapter) -> None:
+def test_a_temporary_job_holds_no_origin(api: TestClient, database: Database, adapter: Adapter) -> None:
     add_job(database, JobStatus.VALIDATING, continues=adapter.id, is_temporary=True)
 
     assert api.delete(f"/adapters/{adapter.id}").status_code == 200

@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from app.cli.errors import ApiError, error_lines
 from app.config import Settings
 from app.database.connection import Database, utc_now
-from app.jobs.repository import LONGEST_DRY_RUN
+from app.jobs.repository import LONGEST_VALIDATION
 from app.jobs.states import JobStatus
 from tests.support.jobs import add_job
 from tests.support.jobs_api import error_of, hub_body
@@ -64,7 +64,7 @@ def test_a_validation_over_the_limit_is_refused(api: TestClient, database: Datab
 
 def test_validations_that_are_over_or_that_nobody_waits_for_do_not_count(api: TestClient, database: Database) -> None:
     now = utc_now()
-    for created_at, finished_at in ((now, now), (now - LONGEST_DRY_RUN, None), (now, None)):
+    for created_at, finished_at in ((now, now), (now - LONGEST_VALIDATION, None), (now, None)):
         add_job(database, JobStatus.VALIDATING, is_temporary=True, created_at=created_at, finished_at=finished_at)
 
     assert error_of(api.post("/jobs/validate", json=hub_body()))[1] == "no_checker"

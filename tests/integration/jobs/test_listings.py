@@ -122,7 +122,7 @@ def test_a_filter_that_no_job_can_fit_is_refused(api: TestClient, wrong: dict[st
     assert str(error_of(answer)[2]).removesuffix(".0") == next(iter(wrong))
 
 
-def test_jobs_are_counted_by_status_without_dry_runs(api: TestClient, database: Database) -> None:
+def test_jobs_are_counted_by_status_without_temporary_jobs(api: TestClient, database: Database) -> None:
     for project in ("a", "b"):
         add_job(database, project=project)
         add_job(database, JobStatus.FAILED, project=project)
@@ -157,7 +157,7 @@ def test_the_project_of_a_job_is_shown(api: TestClient, database: Database) -> N
     assert [job["project"] for job in api.get("/jobs").json()["data"]] == ["a"]
 
 
-def test_a_dry_run_is_not_named_by_the_worker_that_holds_it(api: TestClient, database: Database) -> None:
+def test_a_temporary_job_is_not_named_by_the_worker_that_holds_it(api: TestClient, database: Database) -> None:
     add_job(database, JobStatus.VALIDATING, is_temporary=True)
     job_id = add_job(database)
     for name, stage in (("checker", Stage.CHECK), ("trainer", Stage.TRAIN)):

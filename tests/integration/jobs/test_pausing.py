@@ -291,7 +291,9 @@ def test_the_checkpoint_of_the_best_evaluation_is_named(
     ("method", "what"),
     [("POST", "pause"), ("POST", "resume"), ("POST", "checkpoint"), ("POST", "cancel"), ("GET", "checkpoints")],
 )
-def test_unknown_jobs_and_dry_runs_are_not_found(api: TestClient, database: Database, method: str, what: str) -> None:
+def test_unknown_jobs_and_temporary_jobs_are_not_found(
+    api: TestClient, database: Database, method: str, what: str
+) -> None:
     hidden = add_job(database, JobStatus.VALIDATING, is_temporary=True)
     answers = [api.request(method, f"/jobs/{job_id}/{what}") for job_id in (hidden, "job-" + "a" * 24, "x")]
 

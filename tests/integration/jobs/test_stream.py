@@ -151,7 +151,7 @@ def test_followers_that_do_not_read_hold_up_nobody(http: httpx.Client, database:
             assert len(list(messages(following.iter_lines()))) == 604
 
 
-def test_a_dry_run_has_no_stream(http: httpx.Client, database: Database) -> None:
+def test_a_temporary_job_has_no_stream(http: httpx.Client, database: Database) -> None:
     hidden = add_job(database, JobStatus.VALIDATING, is_temporary=True)
 
     assert http.get(f"/jobs/{hidden}/stream").status_code == 404

@@ -142,7 +142,7 @@ def test_without_a_checker_it_is_said_when_to_ask_again(api: TestClient, databas
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/stream", "/metrics", "/logs", "/data"])
-def test_a_dry_run_is_no_job_to_anybody(api: TestClient, database: Database, path: str) -> None:
+def test_a_temporary_job_is_no_job_to_anybody(api: TestClient, database: Database, path: str) -> None:
     hidden = add_job(database, JobStatus.VALIDATING, is_temporary=True)
 
     assert api.get(f"/jobs/{hidden}{path}").status_code == 404
@@ -152,7 +152,7 @@ def test_a_dry_run_is_no_job_to_anybody(api: TestClient, database: Database, pat
     assert api.get("/jobs", params={"after": hidden}).status_code == 422
 
 
-def test_a_job_waits_behind_no_dry_run(api: TestClient, database: Database) -> None:
+def test_a_job_waits_behind_no_temporary_job(api: TestClient, database: Database) -> None:
     add_job(database, JobStatus.VALIDATING, age=60, is_temporary=True)
     job_id = add_job(database, JobStatus.VALIDATING)
 

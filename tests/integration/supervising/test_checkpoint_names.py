@@ -145,7 +145,7 @@ def test_a_job_that_has_succeeded_answers_with_its_adapter_and_with_a_checkpoint
     assert ask(api, f"{job_id}@step-20").json()["checkpoint"]["step"] == 20
 
 
-def test_a_dry_run_and_an_unknown_job_have_no_checkpoints(api: TestClient, database: Database) -> None:
+def test_a_temporary_job_and_an_unknown_job_have_no_checkpoints(api: TestClient, database: Database) -> None:
     for job_id in (add_job(database, JobStatus.VALIDATING, is_temporary=True), "job-" + "a" * 24):
         assert error_of(ask(api, f"{job_id}@step-1")) == (404, "unknown_job", "model")
 

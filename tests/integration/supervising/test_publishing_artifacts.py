@@ -73,6 +73,7 @@ def test_the_row_that_an_older_worker_leaves_out_is_added_once(
     database: Database, settings: Settings, tmp_path: Path
 ) -> None:
     adapter = add_adapter(database, tmp_path, age=-(10**9))
+    add_job(database, JobStatus.SUCCEEDED, id=adapter.job_id, project="research")
     with database.writer() as session:
         repository.remove(session, EVERY_PROJECT, adapter.id)
         session.commit()
@@ -82,6 +83,7 @@ def test_the_row_that_an_older_worker_leaves_out_is_added_once(
 
     (row,) = artifacts_of(database, adapter.job_id).values()
     assert (row.id, row.kind, row.location, row.bytes) == (adapter.id, "adapter", adapter.path, adapter.bytes)
+    assert row.project == "research"  # the older worker leaves that out as well
 
 
 def test_what_a_crash_left_without_a_row_is_removed_once_its_job_has_ended(

@@ -37,7 +37,7 @@ class Dump:
 
     @property
     def jobs(self) -> list[Row]:
-        """Without dry runs, which no list shows."""
+        """Without temporary jobs, which no list shows."""
         return [job for job in self.rows("jobs") if not job["is_dry_run"]]
 
     def rows(self, table: str) -> list[Row]:

@@ -257,7 +257,7 @@ def test_a_worker_of_the_version_before_takes_its_own_jobs_and_none_of_a_newer_s
     assert posted not in found
 
 
-def test_a_dry_run_of_before_is_of_the_kind_that_validates(upgraded: Upgraded) -> None:
+def test_a_temporary_job_of_before_is_of_the_kind_that_validates(upgraded: Upgraded) -> None:
     kinds = {row["id"]: row["kind"] for row in upgraded.rows("SELECT id, kind FROM jobs")}
 
     dry = {job["id"] for job in upgraded.dump.rows("jobs") if job["is_dry_run"]}

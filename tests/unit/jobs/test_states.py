@@ -15,7 +15,7 @@ def test_a_job_can_be_cancelled_until_it_has_ended(status: JobStatus) -> None:
     assert status in sources_of(JobStatus.CANCELLED)
 
 
-def test_only_a_running_job_and_a_dry_run_can_succeed() -> None:
+def test_only_a_running_job_and_a_temporary_job_can_succeed() -> None:
     assert sources_of(JobStatus.SUCCEEDED) == [JobStatus.VALIDATING, JobStatus.RUNNING]
 
 

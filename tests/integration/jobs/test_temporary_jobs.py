@@ -1,4 +1,4 @@
-"""A dry run whose request is gone is ended, removed with its files, and holds up nothing meanwhile."""
+"""A temporary job whose request is gone is ended, removed with its files, and holds up nothing meanwhile."""
 
 import asyncio
 import json
@@ -17,10 +17,10 @@ from app.contracts.spec import JobSpec
 from app.database.connection import Database, utc_now
 from app.errors import Unavailable
 from app.jobs import repository
-from app.jobs.dry_run import DryRuns
 from app.jobs.models import Job
 from app.jobs.queue import retention
 from app.jobs.states import JobStatus, RequestedAction, Stage
+from app.jobs.validating import Validations
 from app.main import create_app
 from app.scope import EVERY_PROJECT
 from tests.support.checks import Checker, Findings, RecordingNotifier, a_checker
@@ -51,7 +51,7 @@ def url(database: Database, database_url: str, settings: Settings) -> Iterator[s
         yield found
 
 
-def dry_run(database: Database, settings: Settings, status: JobStatus = JobStatus.VALIDATING, **values: Any) -> str:
+def make(database: Database, settings: Settings, status: JobStatus = JobStatus.VALIDATING, **values: Any) -> str:
     """One with a folder."""
     job_id = add_job(database, status, is_temporary=True, **{"created_at": utc_now(), **values})
     write_data(settings.job_dir(job_id) / "data", train={1: chat_parts("q", "a")})
@@ -106,54 +106,54 @@ def test_a_client_that_goes_away_has_the_check_ended(url: str, database: Databas
 
 
 def test_a_check_that_takes_too_long_is_given_up(database: Database, settings: Settings, checker: Checker) -> None:
-    dry_runs = DryRuns(database, EVERY_PROJECT, settings, checker.notifier, longest=timedelta(seconds=0.3))
-    job_id = dry_runs.start(JobSpec.model_validate(HUB), HUB)
+    temporary_jobs = Validations(database, EVERY_PROJECT, settings, checker.notifier, longest=timedelta(seconds=0.3))
+    job_id = temporary_jobs.start(JobSpec.model_validate(HUB), HUB)
 
     with pytest.raises(Unavailable, match="not done within") as refusal:
-        asyncio.run(dry_runs.wait(job_id))
+        asyncio.run(temporary_jobs.wait(job_id))
     assert refusal.value.code == "check_takes_too_long"
 
 
 def test_a_check_waits_on_while_a_checker_holds_it(database: Database, settings: Settings) -> None:
     """Who holds it is watched by the lease of the job, and not by when it was last seen."""
-    dry_runs = DryRuns(database, EVERY_PROJECT, settings, RecordingNotifier(), longest=timedelta(seconds=0.3))
-    job_id = dry_runs.start(JobSpec.model_validate(HUB), HUB)
+    temporary_jobs = Validations(database, EVERY_PROJECT, settings, RecordingNotifier(), longest=timedelta(seconds=0.3))
+    job_id = temporary_jobs.start(JobSpec.model_validate(HUB), HUB)
     take(database, stage=Stage.CHECK)
 
     with pytest.raises(Unavailable, match="not done within"):
-        asyncio.run(dry_runs.wait(job_id))
+        asyncio.run(temporary_jobs.wait(job_id))
 
 
 def test_a_check_that_was_ended_from_outside_has_no_answer(database: Database, settings: Settings) -> None:
-    dry_runs = DryRuns(database, EVERY_PROJECT, settings, RecordingNotifier())
-    job_id = dry_run(database, settings, JobStatus.CANCELLED)
+    temporary_jobs = Validations(database, EVERY_PROJECT, settings, RecordingNotifier())
+    job_id = make(database, settings, JobStatus.CANCELLED)
 
     with pytest.raises(Unavailable, match="was cancelled before it was done"):
-        dry_runs.read(job_id, 3)
+        temporary_jobs.read(job_id, 3)
 
 
-def test_an_ended_dry_run_that_nobody_read_is_swept_with_its_folder(
+def test_an_ended_temporary_job_that_nobody_read_is_swept_with_its_folder(
     database: Database, settings: Settings, checker: Checker
 ) -> None:
-    job_id = dry_run(database, settings, JobStatus.SUCCEEDED, finished_at=utc_now() - 2 * MINUTE)
+    job_id = make(database, settings, JobStatus.SUCCEEDED, finished_at=utc_now() - 2 * MINUTE)
     Reconciler(checker.context).round()
 
     assert find(database, job_id) is None
     assert not list((settings.root / "jobs").iterdir())
 
 
-def test_a_dry_run_that_has_just_ended_is_left_to_its_request(
+def test_a_temporary_job_that_has_just_ended_is_left_to_its_request(
     database: Database, settings: Settings, checker: Checker
 ) -> None:
-    job_id = dry_run(database, settings, JobStatus.SUCCEEDED, finished_at=utc_now())
+    job_id = make(database, settings, JobStatus.SUCCEEDED, finished_at=utc_now())
     Reconciler(checker.context).round()
 
     assert find(database, job_id) is not None
     assert settings.job_dir(job_id).is_dir()
 
 
-def test_a_dry_run_of_a_dead_api_is_ended_and_removed(database: Database, settings: Settings, checker: Checker) -> None:
-    job_id = dry_run(database, settings, created_at=utc_now() - HOUR - MINUTE)
+def test_one_of_a_dead_api_is_ended_and_removed(database: Database, settings: Settings, checker: Checker) -> None:
+    job_id = make(database, settings, created_at=utc_now() - HOUR - MINUTE)
     Reconciler(checker.context).round()
 
     assert find(database, job_id) is None
@@ -161,7 +161,7 @@ def test_a_dry_run_of_a_dead_api_is_ended_and_removed(database: Database, settin
 
 
 def test_one_that_a_checker_holds_is_ended_by_the_checker(database: Database, settings: Settings) -> None:
-    job_id = dry_run(database, settings, created_at=utc_now() - HOUR - MINUTE)
+    job_id = make(database, settings, created_at=utc_now() - HOUR - MINUTE)
     take(database, stage=Stage.CHECK)
     retention.sweep(database, settings)
 
@@ -190,7 +190,7 @@ def test_no_job_of_a_user_is_swept(database: Database, settings: Settings, statu
         (MINUTE, {"is_temporary": True, "status": JobStatus.FAILED}, False),
     ],
 )
-def test_a_dry_run_keeps_its_file_while_somebody_waits_for_it(
+def test_a_temporary_job_keeps_its_file_while_somebody_waits_for_it(
     database: Database, age: timedelta, values: dict[str, Any], is_in_use: bool
 ) -> None:
     add_job(database, **{"status": JobStatus.VALIDATING, "created_at": utc_now() - age, **values})
@@ -198,10 +198,10 @@ def test_a_dry_run_keeps_its_file_while_somebody_waits_for_it(
         assert repository.uses_file(session, EVERY_PROJECT, FILE) is is_in_use
 
 
-def test_two_that_end_the_same_dry_run_do_no_harm(database: Database, settings: Settings) -> None:
-    job_id = dry_run(database, settings)
+def test_two_that_end_the_same_temporary_job_do_no_harm(database: Database, settings: Settings) -> None:
+    job_id = make(database, settings)
     for _ in range(2):
         with database.writer() as session:
-            retention.end_dry_run(session, EVERY_PROJECT, settings, job_id)
+            retention.end_temporary(session, EVERY_PROJECT, settings, job_id)
 
     assert find(database, job_id) is None

@@ -29,21 +29,21 @@ CHECKER_IS_AWAY_AFTER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
-class DryRuns:
+class Validations:
     """The four steps of one validation: `start`, `wait`, `read`, and in every case `end`."""
 
     database: Database
     scope: Scope
     settings: Settings
     notifier: JobNotifier
-    longest: timedelta = repository.LONGEST_DRY_RUN
+    longest: timedelta = repository.LONGEST_VALIDATION
 
     def start(self, spec: JobSpec, sent: dict[str, Any]) -> str:
-        """Store a dry run for a checker and return its id. Raises the same errors as submitting a job."""
+        """Store a temporary job for a checker and return its id. Raises the same errors as submitting a job."""
         return service.submit(self.database, self.scope, self.settings, self.notifier, KINDS[VALIDATE], spec, sent)
 
     async def wait(self, job_id: str) -> None:
-        """Return when the dry run has ended. Raises Unavailable if no checker is alive, or if it takes too long."""
+        """Return when the temporary job has ended. Raises Unavailable without a checker, or if it takes too long."""
         try:
             async with asyncio.timeout(self.longest.total_seconds()):
                 while not await run_in_threadpool(self._has_ended, job_id):
@@ -70,7 +70,7 @@ class DryRuns:
         return False
 
     def read(self, job_id: str, preview: int) -> Validation:
-        """Return what the check found. Raises Unavailable if the dry run was cancelled or deleted meanwhile."""
+        """Return what the check found. Raises Unavailable if the temporary job was cancelled or deleted meanwhile."""
         with self.database.reader() as session:
             job = repository.get(session, self.scope, job_id)
         if job is None or job.status is JobStatus.CANCELLED:
@@ -79,7 +79,7 @@ class DryRuns:
 
     def end(self, job_id: str) -> None:
         with self.database.writer() as session:
-            retention.end_dry_run(session, self.scope, self.settings, job_id)
+            retention.end_temporary(session, self.scope, self.settings, job_id)
 
 
 def _validation(job: Job, preview: list[RowView]) -> Validation:
