@@ -178,8 +178,8 @@ def _store_verdict(session: Session, context: WorkerContext, taken: Attempted, r
                 session, held, JobStatus.PAUSED, now, **ends, requested_action=RequestedAction.PAUSE, error=error
             )
         case Next.GO_ON:
-            publish_artifacts(session, context.settings, job, report)
             values = taken.runner.publish(session, context, job, report)
+            publish_artifacts(session, context.settings, job, report)
             target = next_status(held.stage, taken.kind.stage_after(held.stage), job.requested_action)
             return finish(session, held, target, now, **ends, **values, run_after=None)
     target = given_back(held.stage, job.requested_action)

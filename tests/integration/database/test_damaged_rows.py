@@ -134,7 +134,7 @@ def test_a_field_of_a_newer_version_is_left_out(api: TestClient, database: Datab
 
     shown = api.get(f"/jobs/{job_id}").json()
 
-    assert shown["progress"] == {**PROGRESS, "step": 1}
+    assert shown["progress"] == {**PROGRESS, "step": 1, "metrics": {}}
     assert shown["unreadable"] == []
 
 

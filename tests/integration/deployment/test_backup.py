@@ -179,6 +179,7 @@ def go_on(restored: Database, settings: Settings, running: str) -> None:
             return read(restored, running).status is JobStatus.QUEUED
 
         wait_for("it is taken back", is_waiting)
+    with slot_acquired(settings_of(settings.root), restored, name="w2") as context:
         run_until_idle(context)
     assert read(restored, running).status is JobStatus.SUCCEEDED
     assert losses(restored, running) == QUIET
