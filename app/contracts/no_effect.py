@@ -147,9 +147,10 @@ def _embedding_rate_unused(spec: JobPlan) -> Noticed | None:
 
 
 def _train_on_unused(spec: JobPlan) -> Noticed | None:
-    if spec.training.method != "cpt" or spec.dataset.train_on == "all" or not spec.is_sent("dataset.train_on"):
+    method, train_on = spec.method, spec.dataset.train_on
+    if method.forced.get("train_on", train_on) == train_on or not spec.is_sent("dataset.train_on"):
         return None
-    message = f'training.method "cpt" learns every token: dataset.train_on "{spec.dataset.train_on}" has no effect'
+    message = f'training.method "{method.name}" learns every token: dataset.train_on "{train_on}" has no effect'
     return _learns_all(spec, message)
 
 
@@ -163,7 +164,7 @@ def _assistant_only_of_text(spec: JobPlan, rows: RowTotals) -> Noticed | None:
 
 def _train_on_of_text(spec: JobPlan, rows: RowTotals) -> Noticed | None:
     dataset = spec.dataset
-    is_unused = rows.is_text and spec.training.method != "cpt" and dataset.response_part is None
+    is_unused = rows.is_text and "train_on" not in spec.method.forced and dataset.response_part is None
     if not is_unused or dataset.train_on == "all" or not spec.is_sent("dataset.train_on"):
         return None
     message = f'the rows are raw text without turns: dataset.train_on "{dataset.train_on}" learns every token of them'
