@@ -24,11 +24,11 @@ POINTS_A_GROUP = 4
 
 
 def superseded_behind(session: Session, scope: Scope, job_id: str) -> dict[int, int]:
-    """Return the last step that counts of each training attempt after which a later one resumed at an earlier step."""
+    """Return the last step that counts of each attempt, but for checks, after which a later one resumed at an earlier step."""
     limits: dict[int, int] = {}
     lowest: int | None = None
-    trainings = [attempt for attempt in repository.attempts(session, scope, job_id) if attempt.stage is Stage.TRAIN]
-    for attempt in reversed(trainings):
+    working = [one for one in repository.attempts(session, scope, job_id) if one.stage is not Stage.CHECK]
+    for attempt in reversed(working):
         if lowest is not None:
             limits[attempt.epoch] = lowest
         if attempt.resume_step is not None:
