@@ -24,7 +24,7 @@ POINTS_A_GROUP = 4
 
 
 def superseded_behind(session: Session, scope: Scope, job_id: str) -> dict[int, int]:
-    """Return the last step that counts of each attempt, but for checks, after which a later one resumed at an earlier step."""
+    """Return the last step that counts of each attempt, without checks, after which one resumed at an earlier step."""
     limits: dict[int, int] = {}
     lowest: int | None = None
     working = [one for one in repository.attempts(session, scope, job_id) if one.stage is not Stage.CHECK]
