@@ -1,0 +1,1 @@
+"""What `bench.train` measures with: rivals, their rows and model, meters, arithmetic."""
