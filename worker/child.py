@@ -32,6 +32,7 @@ def environment(process: Process, cache: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "UNSLOTH_DISABLE_STATISTICS": "1",
+        "UNSLOTH_PADDING_CHOICE": "padding_free",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         **(OFFLINE if process is Process.TRAIN else {}),

@@ -18,7 +18,7 @@ from app.contracts.training_args import SafeName, Seed
 
 # The version of `JobSpec`. It is raised with every change that an older worker would not carry out. A worker claims no
 # job of a newer version than its own.
-SPEC_VERSION = 3
+SPEC_VERSION = 4
 
 # A hub id (`owner/name`) or a folder below the operator's models folder.
 ModelName = Annotated[

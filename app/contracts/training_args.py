@@ -64,6 +64,12 @@ class TrainingArgs(EvaluationArgs):
         None, gt=0, le=100, description="strength of the noise that training adds to the embeddings of its rows"
     )
     seed: Seed = 3407
+    layout: Literal["auto", "as_given"] = Field(
+        "auto",
+        description="how the rows of an optimizer step are computed, which changes nothing of what is learned; auto: "
+        "in as few forward passes as fit, and with recomputation only where memory is short; as_given: in no more "
+        "memory than per_device_train_batch_size rows take, with lora.use_gradient_checkpointing as it is",
+    )
     packing: bool = False
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = Field(
         "random", description="the order of the rows; group_by_length: at random, rows of like length in one batch"

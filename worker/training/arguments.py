@@ -1,7 +1,7 @@
 """Turns the spec's fields into keyword arguments of the library calls that they are named after."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from app.contracts.order import TrainingOrder
 from app.contracts.schedules import ScheduleArgs
@@ -20,6 +20,8 @@ OURS = {
     "early_stopping_threshold",
     "assistant_only_loss",
 }
+# Values of Unsloth's `use_gradient_checkpointing`.
+Recomputation = Literal["unsloth"] | bool
 # Unsloth has defaults of its own for these, which an explicit null would replace.
 UNSLOTHS_DEFAULT = ("torch_empty_cache_steps", "eval_accumulation_steps")
 
@@ -32,7 +34,7 @@ class Hardware:
     supports_bf16: bool
 
 
-def load_arguments(order: TrainingOrder) -> dict[str, Any]:
+def load_arguments(order: TrainingOrder, recomputation: Recomputation) -> dict[str, Any]:
     """For `FastLanguageModel.from_pretrained`. `dtype` is a name or None; the caller turns it into a torch dtype."""
     model, lora = order.spec.model, order.spec.lora
     return {
@@ -43,7 +45,7 @@ def load_arguments(order: TrainingOrder) -> dict[str, Any]:
         "load_in_4bit": model.load_in_4bit,
         "load_in_8bit": model.load_in_8bit,
         "full_finetuning": model.full_finetuning,
-        "use_gradient_checkpointing": lora.use_gradient_checkpointing,
+        "use_gradient_checkpointing": recomputation,
         "random_state": lora.random_state,
         "use_exact_model_name": True,  # load the model that was checked, not Unsloth's copy of it
         "trust_remote_code": False,
@@ -51,9 +53,9 @@ def load_arguments(order: TrainingOrder) -> dict[str, Any]:
     }
 
 
-def lora_arguments(spec: JobSpec) -> dict[str, Any]:
+def lora_arguments(spec: JobSpec, recomputation: Recomputation) -> dict[str, Any]:
     """For `FastLanguageModel.get_peft_model`."""
-    arguments = spec.lora.model_dump()
+    arguments = {**spec.lora.model_dump(), "use_gradient_checkpointing": recomputation}
     for name in ("layers_to_transform", "rank_pattern", "alpha_pattern"):
         if not arguments[name]:
             del arguments[name]
@@ -64,10 +66,21 @@ def lora_arguments(spec: JobSpec) -> dict[str, Any]:
     return {**arguments, "max_seq_length": spec.model.max_seq_length}
 
 
-def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bool) -> dict[str, Any]:
+def trainer_arguments(
+    order: TrainingOrder, hardware: Hardware, recomputation: Recomputation, *, evaluates: bool
+) -> dict[str, Any]:
     """For the config of the method's trainer: the arguments that every method has."""
     spec, training = order.spec, order.spec.training
-    own = {"method", "packing", "eval_steps", "output_dir", "embedding_learning_rate", "max_steps", "warmup_ratio"}
+    own = {
+        "method",
+        "packing",
+        "layout",
+        "eval_steps",
+        "output_dir",
+        "embedding_learning_rate",
+        "max_steps",
+        "warmup_ratio",
+    }
     own |= {name for name in UNSLOTHS_DEFAULT if getattr(training, name) is None}
     fp16, bf16 = precision(spec, hardware)
     return {
@@ -80,7 +93,7 @@ def trainer_arguments(order: TrainingOrder, hardware: Hardware, *, evaluates: bo
         "lr_scheduler_kwargs": _schedule_arguments(training),
         "fp16": fp16,
         "bf16": bf16,
-        "gradient_checkpointing": bool(spec.lora.use_gradient_checkpointing),
+        "gradient_checkpointing": bool(recomputation),
         # Our callback decides when to save and how many are retained, since transformers knows nothing of manifests.
         "save_strategy": "no",
         "eval_strategy": training.eval_strategy_in_force if evaluates else "no",
@@ -127,3 +140,9 @@ def precision(spec: JobSpec, hardware: Hardware) -> tuple[bool, bool]:
         return False, False
     is_half = spec.model.dtype == "float16" or not hardware.supports_bf16
     return is_half, not is_half
+
+
+def step_arguments(training: TrainingArgs) -> dict[str, int]:
+    """For the config of a trainer whose batch is all rows of an optimizer step."""
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 1}

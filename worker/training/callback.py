@@ -4,6 +4,7 @@ import math
 import resource
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +21,26 @@ NON_FINITE_STEPS = 3
 SECONDS_BETWEEN_EVENTS = 1.0
 
 
+@dataclass(frozen=True)
+class Window:
+    """The steps since the last point of the metrics: the sum of their losses, and how many they are."""
+
+    loss: float = 0.0
+    steps: int = 0
+
+    def with_step(self, loss: float) -> "Window":
+        return Window(self.loss + loss, self.steps + 1)
+
+    @property
+    def mean(self) -> float:
+        return self.loss / max(1, self.steps)
+
+
 class EventCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes the events of a training, and keeps the last figures for the attempt's closing event."""
+    """Writes the events of a training, and keeps the last figures for the attempt's closing event.
+
+    On a GPU the events of a step are written after the next one has been launched, so that the GPU never waits.
+    """
 
     def __init__(self, events: EventWriter, metrics: Collection[str] = ()) -> None:
         self._events, self._metrics = events, metrics
@@ -30,9 +49,13 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         self._reported_at = 0.0
         self._steps = StepReader()
         self._last_step: StepFigures | None = None
+        self._window = Window()
+        self._total_steps = 0
         self.bad_steps = 0
         self._seconds_before = 0.0
         self.final_loss: float | None = None
+        # Whether the trainer logs its points by itself: its method may have metrics of its own.
+        self.awaits_logs = True
 
     @property
     def tokens(self) -> int:
@@ -44,12 +67,18 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         """The seconds of training over all attempts."""
         return self._seconds_before + time.monotonic() - self._started
 
+    @property
+    def window_loss(self) -> float:
+        """The sum of the losses since the last point of the metrics."""
+        return self._window.loss
+
     def restore(self, progress: StepCounters) -> None:
         """Continue counting from the counters of a checkpoint."""
         self._steps = StepReader(tokens=progress.tokens)
         self._seconds_before = progress.seconds
         self.final_loss = progress.final_loss
         self.bad_steps = progress.bad_steps
+        self._window = Window(progress.window_loss, progress.step - progress.logged_step)
 
     def count(self, loss: torch.Tensor, tokens: int | torch.Tensor) -> None:
         """Add a micro-batch: its loss and its number of tokens without padding. Tensors stay on their device."""
@@ -63,20 +92,28 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         *,
         is_logged: bool,
     ) -> None:
-        """Record a step, and report it unless `on_log` will do so.
+        """Record a step, and report the newest one whose figures are known.
 
         Raises UserError if loss or gradient norm was not finite in NON_FINITE_STEPS steps in a row.
         """
-        figures = self._steps.end_step(state.global_step, float(state.epoch or 0.0), learning_rate, grad_norm)
-        self._record(figures)
-        if is_logged:
-            return
-        if figures is not None and time.monotonic() >= self._reported_at + SECONDS_BETWEEN_EVENTS:
-            self._events.write(StepTaken(**self._event_fields(figures, state)))
-        self._stop_if_lost(state.global_step)
+        self._total_steps = state.max_steps
+        known = StepFigures(
+            step=state.global_step,
+            epoch=float(state.epoch or 0.0),
+            learning_rate=learning_rate,
+            loss=math.nan,
+            grad_norm=None,
+            tokens=0,
+            is_logged=is_logged,
+        )
+        self._record(self._steps.end_step(known, grad_norm))
+        if not (is_logged and self.awaits_logs):
+            self._stop_if_lost()
 
     def end_early(self, state: TrainerState) -> None:
         """Report the last step once more: now it is known to be the last one."""
+        self._record(self._steps.read_last())
+        self._total_steps = state.max_steps
         now_last = self._last_step or StepFigures(
             step=state.global_step,
             epoch=float(state.epoch or 0.0),
@@ -85,17 +122,20 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             grad_norm=None,
             tokens=self.tokens,
         )
-        self._events.write(StepTaken(**self._event_fields(now_last, state)))
+        self._events.write(StepTaken(**self._event_fields(now_last)))
 
-    def catch_up(self, step: int) -> None:
-        """Wait for the figures of all steps up to this one and record them. Raises UserError as `end_step` does."""
+    def catch_up(self) -> None:
+        """Wait for the figures of all steps, record and report them. Raises UserError as `end_step` does."""
         self._record(self._steps.read_last())
-        self._stop_if_lost(step)
+        self._stop_if_lost()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._events.enter(Phase.EVAL if args.eval_on_start else Phase.TRAIN)
         self._started = time.monotonic()
         self._logged = (self._started, self.tokens)
+
+    def on_train_end(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        self.catch_up()
 
     def on_log(
         self,
@@ -105,32 +145,29 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if logs is None or "loss" not in logs:
+        if logs is None or "loss" not in logs or not self.awaits_logs:
             return
         self._record(self._steps.read_last())
-        mean = StepFigures(
-            step=state.global_step,
-            epoch=float(state.epoch or 0.0),
-            learning_rate=logs.get("learning_rate"),
-            loss=logs["loss"],
-            grad_norm=logs.get("grad_norm"),
-            tokens=self.tokens,
-        )
-        self._events.write(StepLogged(**self._event_fields(mean, state), metrics=self._metrics_of(logs)))
-        if (
-            self._last_step is not None and self._last_step.loss != mean.loss
-        ):  # progress shows the last step, not a mean
-            self._events.write(StepTaken(**self._event_fields(self._last_step, state)))
-        self._logged = (time.monotonic(), mean.tokens)
-        self._stop_if_lost(state.global_step)
+        if self._last_step is not None:
+            self._log_point(self._last_step, self._metrics_of(logs))
+        self._stop_if_lost()
 
-    def _event_fields(self, figures: StepFigures, state: TrainerState) -> dict[str, Any]:
+    def _log_point(self, figures: StepFigures, metrics: dict[str, float]) -> None:
+        """Report a point of the metrics: the mean loss of the steps since the last one."""
+        mean = replace(figures, loss=self._window.mean)
+        self._window = Window()
+        self._events.write(StepLogged(**self._event_fields(mean), metrics=metrics))
+        if figures.loss != mean.loss:  # progress shows the last step, not a mean
+            self._events.write(StepTaken(**self._event_fields(figures)))
+        self._logged = (time.monotonic(), figures.tokens)
+
+    def _event_fields(self, figures: StepFigures) -> dict[str, Any]:
         """The fields of a step event. The speed is an average since the last logged step."""
         then, tokens_then = self._logged
         now = self._reported_at = time.monotonic()
         return {
             "step": figures.step,
-            "total_steps": state.max_steps,
+            "total_steps": self._total_steps,
             "epoch": round(figures.epoch, 4),
             "loss": finite(figures.loss),
             "learning_rate": finite(figures.learning_rate),
@@ -148,15 +185,23 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         return {name: value for name, value in found.items() if value is not None}
 
     def _record(self, figures: StepFigures | None) -> None:
+        """Take in a step, and report it unless `on_log` will do so."""
         if figures is None:
             return
         self._last_step = figures
+        self._window = self._window.with_step(figures.loss)
         self.final_loss = finite(figures.loss)
         is_lost = self.final_loss is None or (figures.grad_norm is not None and finite(figures.grad_norm) is None)
         self.bad_steps = self.bad_steps + 1 if is_lost else 0
+        if figures.is_logged:
+            if not self.awaits_logs:
+                self._log_point(figures, {})
+        elif time.monotonic() >= self._reported_at + SECONDS_BETWEEN_EVENTS:
+            self._events.write(StepTaken(**self._event_fields(figures)))
 
-    def _stop_if_lost(self, step: int) -> None:
+    def _stop_if_lost(self) -> None:
         if self.bad_steps >= NON_FINITE_STEPS:
+            step = 0 if self._last_step is None else self._last_step.step
             raise UserError(
                 "loss_not_finite",
                 f"loss or gradient norm was not finite in {NON_FINITE_STEPS} steps in a row, up to step {step}",

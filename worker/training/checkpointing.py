@@ -4,7 +4,6 @@ transformers writes weights, optimizer, schedule, random states and its own stat
 training takes the same steps as an uninterrupted one, bit for bit if the kernels are deterministic.
 """
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -28,8 +26,10 @@ from worker.training.adapters import read_adapter, set_adapter
 from worker.training.callback import EventCallback, finite
 from worker.training.continuing import ContinuingTrainer
 from worker.training.evaluations import Evaluations, after, best_of
+from worker.training.micro_batches import StepRows
 from worker.training.place import key_of_rows
 from worker.training.progress import StepCounters, read_progress
+from worker.training.random_state import RandomState
 from worker.training.schedule import SaveSchedule
 
 
@@ -122,7 +122,7 @@ class Checkpointer:
         """
         started, step, attempt = time.monotonic(), trainer.state.global_step, self.order.epoch
         self.requests.checkpoint = False
-        self.figures.catch_up(step)
+        self.figures.catch_up()
         folder = self.order.checkpoints
         with drafting(folder, step=step, attempt=attempt) as draft:
             content = write(draft)
@@ -146,7 +146,7 @@ class Checkpointer:
             seconds=self.figures.seconds,
             final_loss=self.figures.final_loss,
             bad_steps=self.figures.bad_steps,
-            window_loss=float(trainer._tr_loss),
+            window_loss=self.figures.window_loss,
             logged_step=trainer._globalstep_last_logged,
             total_loss=float(trainer._total_loss_scalar),
             owes_evaluation=self.owes_evaluation,
@@ -218,12 +218,11 @@ class ResumableTrainer(ContinuingTrainer):
 
     _draft: Path | None = None
     _ended_step: int | None = None
-    _after_owed_evaluation: "RandomState | None" = None
+    _after_owed_evaluation: RandomState | None = None
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Counts loss and tokens on the device, so that no step waits for a copy."""
-        mask = inputs.get("attention_mask")
-        tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
+        tokens = _tokens_of(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.checkpointer.figures.count(loss, tokens)
         return loss
@@ -304,7 +303,6 @@ class ResumableTrainer(ContinuingTrainer):
 
     def _restore_window(self, resumed: StepCounters) -> None:
         self._ended_step = resumed.step
-        self._tr_loss = torch.tensor(resumed.window_loss, device=self.args.device)
         self._globalstep_last_logged = resumed.logged_step
         self._total_loss_scalar = resumed.total_loss
 
@@ -341,6 +339,7 @@ class ResumableTrainer(ContinuingTrainer):
         self.checkpointer.figures.end_early(self.state)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        self.checkpointer.figures.catch_up()
         before = RandomState()
         self.checkpointer.evaluates_a_step = True
         try:
@@ -356,23 +355,16 @@ class ResumableTrainer(ContinuingTrainer):
                 self.control.should_save = self.control.should_training_stop = True
 
 
-def resumable(trainer_class: type[Any], checkpointer: Checkpointer) -> type[Any]:
-    """A subclass of the trainer with `ResumableTrainer` in front of it."""
-    return type("Resumable" + trainer_class.__name__, (ResumableTrainer, trainer_class), {"checkpointer": checkpointer})
+def resumable(trainer_classes: tuple[type[Any], ...], checkpointer: Checkpointer) -> type[Any]:
+    """A subclass of the trainer and its mixins with `ResumableTrainer` in front of them."""
+    name = "Resumable" + trainer_classes[-1].__name__
+    return type(name, (ResumableTrainer, *trainer_classes), {"checkpointer": checkpointer})
 
 
-@dataclass(frozen=True)
-class RandomState:
-    """The states of this process's random number generators when the object was made."""
-
-    python: Any = field(default_factory=random.getstate)
-    numpy: Any = field(default_factory=np.random.get_state)
-    cpu: Any = field(default_factory=torch.get_rng_state)
-    gpus: Any = field(default_factory=lambda: torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
-
-    def restore(self) -> None:
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.cpu)
-        if self.gpus:
-            torch.cuda.set_rng_state_all(self.gpus)
+def _tokens_of(inputs: Any) -> int | torch.Tensor:
+    """The number of tokens without padding, of all rows of a step or of one micro-batch."""
+    if isinstance(inputs, StepRows):
+        return inputs.tokens
+    mask = inputs.get("attention_mask")
+    found: int | torch.Tensor = inputs["input_ids"].numel() if mask is None else mask.sum()
+    return found

@@ -17,7 +17,7 @@ from worker.base_files import BaseFiles, own_memory
 from worker.failures import SystemFault, UserError
 from worker.rope import linear_rope
 from worker.targets import check_targets
-from worker.training.arguments import Hardware, load_arguments, lora_arguments
+from worker.training.arguments import Hardware, Recomputation, load_arguments, lora_arguments
 
 
 def find_hardware() -> Hardware:
@@ -25,12 +25,12 @@ def find_hardware() -> Hardware:
     return Hardware(device=device, supports_bf16=bool(is_bfloat16_supported()))
 
 
-def load_base(order: TrainingOrder) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_base(order: TrainingOrder, recomputation: Recomputation) -> tuple[Any, PreTrainedTokenizerBase]:
     """The base model and its own tokenizer.
 
     Raises UserError if a local base was replaced since the job was checked, and SystemFault if RoPE was not scaled.
     """
-    arguments = load_arguments(order)
+    arguments = load_arguments(order, recomputation)
     arguments["dtype"] = getattr(torch, arguments["dtype"]) if arguments["dtype"] else None
     _check_base(order)
     rope = _scaled_rope(order)
@@ -79,7 +79,7 @@ def _check_base(order: TrainingOrder) -> None:
         )
 
 
-def attach_lora(model: Any, spec: JobSpec) -> Any:
+def attach_lora(model: Any, spec: JobSpec, recomputation: Recomputation) -> Any:
     """The model with LoRA added, or unchanged if all weights are trained. Raises UserError for unknown modules."""
     if spec.model.full_finetuning:
         return model
@@ -87,7 +87,7 @@ def attach_lora(model: Any, spec: JobSpec) -> Any:
         raise UserError("needs_gpu", "LoftQ needs a GPU and this worker has none", param="lora.loftq_config")
     linear, others = linear_leaves(model)
     check_targets(spec.lora.named_targets, linear, others, spec.model.model_name)
-    return FastLanguageModel.get_peft_model(model, **lora_arguments(spec))
+    return FastLanguageModel.get_peft_model(model, **lora_arguments(spec, recomputation))
 
 
 def linear_leaves(model: Any) -> tuple[set[str], set[str]]:

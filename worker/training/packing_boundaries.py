@@ -11,8 +11,8 @@ import torch
 
 from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
 from worker.failures import UserError
+from worker.training.micro_batches import SEQ_LENGTHS
 
-SEQ_LENGTHS = "seq_lengths"
 ROWS_LOOKED_AT = 64
 LONGEST_PROBE_TOKENS = 4096
 # Both runs have the same shapes and so the same kernels. Only atomic operations may cause a difference up to this.
@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 def check_packing_boundaries(trainer: Any) -> None:
     """Raises UserError if a row can attend to another row. Does nothing if every row has a sequence of its own."""
-    if not (trainer.args.packing or getattr(trainer.args, "padding_free", False)):
+    if not may_pack(trainer):
         return
     examples = _examples(trainer)
     if examples is None:
@@ -36,6 +36,11 @@ def check_packing_boundaries(trainer: Any) -> None:
             hint="train with packing false and per_device_train_batch_size 1, and report this model",
             param="training.packing",
         )
+
+
+def may_pack(trainer: Any) -> bool:
+    """Whether the trainer's sequences may hold several rows: those that TRL packs, or all that Unsloth allows."""
+    return bool(trainer.args.packing or getattr(trainer.args, "padding_free", False))
 
 
 def _examples(trainer: Any) -> list[dict[str, list[int]]] | None:

@@ -17,7 +17,7 @@ from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
 from worker.training.evaluations import best_of, why_over
-from worker.training.packing_boundaries import check_packing_boundaries
+from worker.training.planning import Plan, plan_steps
 from worker.training.probe import notice_worse_than_base, take_probe
 from worker.training.resolved import effective_values, report_differences
 from worker.training.saving import complete_or_absent, rehearse_saving, repair_generation_config
@@ -30,19 +30,19 @@ from worker.training.vectors import notice_untrained
 def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> bool:
     """Train from the base model, or from a checkpoint, and save the adapter. Returns False if it stopped on request."""
     spec, hardware, callback = order.spec, find_hardware(), EventCallback(events, order.spec.method.metrics)
+    train, evaluation = (read_rows(path, spec) for path in (order.train_rows, order.eval_rows))
+    plan = plan_steps(order, train)
     events.enter(Phase.LOAD)
-    model, own_tokenizer = load_checked_base(order, events)
+    model, own_tokenizer = load_checked_base(order, plan, events)
     events.enter(Phase.LOAD)
-    model = attach_lora(model, spec)
+    model = attach_lora(model, spec, plan.recomputation)
     biases = base_biases(model)
     if order.start_from is not None and order.resume_from is None:
         begin_with(model, order.start_from)
     tokenizer = read_tokenizer(order, own_tokenizer)
-    train, evaluation = (read_rows(path, spec.method) for path in (order.train_rows, order.eval_rows))
     checkpointer = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
-    trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, callback, checkpointer)
+    trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, plan, callback, checkpointer)
     report_packing(trainer, train, events)
-    check_packing_boundaries(trainer)
     resolved = report_settings(order, model, trainer, hardware, events)
     rehearse_saving(model, tokenizer, order, resolved)
 
@@ -85,9 +85,9 @@ def report_settings(
     return resolved
 
 
-def load_checked_base(order: TrainingOrder, events: EventWriter) -> tuple[Any, Any]:
+def load_checked_base(order: TrainingOrder, plan: Plan, events: EventWriter) -> tuple[Any, Any]:
     """The base model and its tokenizer. Notices about the base are written before anything is trained."""
-    model, tokenizer = load_base(order)
+    model, tokenizer = load_base(order, plan.recomputation)
     repair_generation_config(model, events)
     notice_untrained(model, order, events)
     return model, tokenizer

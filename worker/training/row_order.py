@@ -19,7 +19,7 @@ class LengthGroupedRows(LengthGroupedSampler):  # type: ignore[misc]
 
     def __init__(self, rows: Dataset, step_rows: int, seed: int) -> None:
         """`step_rows`: the rows of one step."""
-        super().__init__(step_rows, lengths=_lengths(rows), generator=torch.Generator())
+        super().__init__(step_rows, lengths=row_lengths(rows), generator=torch.Generator())
         self._seed, self._epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -30,6 +30,7 @@ class LengthGroupedRows(LengthGroupedSampler):  # type: ignore[misc]
         return iter(super().__iter__())
 
 
-def _lengths(rows: Dataset) -> list[int]:
+def row_lengths(rows: Dataset) -> list[int]:
+    """The number of tokens of each row."""
     tables = rows.select_columns([INPUT_IDS]).with_format("arrow").iter(batch_size=1000)
     return [*chain.from_iterable(pc.list_value_length(table[INPUT_IDS]).to_pylist() for table in tables)]

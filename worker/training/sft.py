@@ -11,4 +11,4 @@ from worker.training.trainer import TrainerParts
 def trainer_parts(order: TrainingOrder) -> TrainerParts:
     splits = order.spec.training.embedding_learning_rate is not None
     trainer_class, config_class = (UnslothTrainer, UnslothTrainingArguments) if splits else (SFTTrainer, SFTConfig)
-    return TrainerParts(trainer_class, config_class, sft_arguments(order.spec))
+    return TrainerParts(trainer_class, config_class, sft_arguments(order.spec), is_planned=True)

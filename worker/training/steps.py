@@ -4,7 +4,7 @@ On a GPU the values of a step are copied while the next step is computed, and re
 available at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -14,7 +14,10 @@ Value: TypeAlias = float | torch.Tensor
 
 @dataclass(frozen=True)
 class StepFigures:
-    """One optimizer step. `loss` and `grad_norm` may be NaN or infinite; `tokens` counts from the first step on."""
+    """One optimizer step. `loss` and `grad_norm` may be NaN or infinite; `tokens` counts from the first step on.
+
+    `is_logged`: whether it is a point of the metrics.
+    """
 
     step: int
     epoch: float
@@ -22,15 +25,17 @@ class StepFigures:
     loss: float
     grad_norm: float | None
     tokens: int
+    is_logged: bool = False
 
 
 @dataclass
 class _Copied:
-    """Values that are being copied to the CPU. `done`: the event after the copy; None on a CPU."""
+    """Values that are being copied to the CPU. `done`: the event after the copy; None on a CPU.
 
-    step: int
-    epoch: float
-    learning_rate: float | None
+    `figures` lacks them. `has_grad_norm`: whether the second value means anything.
+    """
+
+    figures: StepFigures
     has_grad_norm: bool
     values: torch.Tensor
     done: torch.cuda.Event | None
@@ -39,14 +44,7 @@ class _Copied:
         if self.done is not None:
             self.done.synchronize()
         loss, grad_norm, tokens = self.values.tolist()
-        return StepFigures(
-            step=self.step,
-            epoch=self.epoch,
-            learning_rate=self.learning_rate,
-            loss=loss,
-            grad_norm=grad_norm if self.has_grad_norm else None,
-            tokens=int(tokens),
-        )
+        return replace(self.figures, loss=loss, grad_norm=grad_norm if self.has_grad_norm else None, tokens=int(tokens))
 
 
 @dataclass
@@ -62,15 +60,16 @@ class StepReader:
         self._loss = self._loss + loss.detach().float()
         self.tokens = self.tokens + tokens
 
-    def end_step(
-        self, step: int, epoch: float, learning_rate: float | None, grad_norm: Value | None
-    ) -> StepFigures | None:
-        """Close the step and return the newest available figures: this step's on a CPU, the previous one's on a GPU."""
+    def end_step(self, known: StepFigures, grad_norm: Value | None) -> StepFigures | None:
+        """Close the step and return the newest available figures: this step's on a CPU, the previous one's on a GPU.
+
+        `known`: what is known of the step without reading from the device.
+        """
         values = (self._loss, 0.0 if grad_norm is None else grad_norm, self.tokens)
         copied, done = _copy(values)
         self._loss = 0.0
         before = self.read_last()
-        self._pending = _Copied(step, epoch, learning_rate, grad_norm is not None, copied, done)
+        self._pending = _Copied(known, grad_norm is not None, copied, done)
         return before if done is not None else self.read_last()
 
     def read_last(self) -> StepFigures | None:

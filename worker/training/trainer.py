@@ -1,31 +1,44 @@
 """Builds the trainer of the spec's method from the rows that the checker made."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 from datasets import Dataset, disable_caching
 from transformers import PreTrainedTokenizerBase
 
 from app.contracts.events import DataPrepared
-from app.contracts.methods import TrainingMethod
 from app.contracts.order import TrainingOrder
 from app.contracts.rows import INPUT_IDS, LABELS
+from app.contracts.spec import JobSpec
 from worker.events import EventWriter
-from worker.training.arguments import Hardware, trainer_arguments
+from worker.failures import UserError
+from worker.training.arguments import Hardware, step_arguments, trainer_arguments
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import CheckpointCallback, Checkpointer, resumable
+from worker.training.layout import PASS_TOKENS_ON_GPU, Layout
+from worker.training.memory_ladder import MemoryLadder
+from worker.training.packing_boundaries import check_packing_boundaries, may_pack
+from worker.training.planned_steps import PlannedTrainer
+from worker.training.planning import Plan
 
 
 @dataclass(frozen=True)
 class TrainerParts:
-    """What a training method trains with. `arguments` are those of its config that other methods do not have."""
+    """What a training method trains with. `arguments` are those of its config that other methods do not have.
+
+    `is_planned`: its loss is the mean over the trained tokens of a step's rows, so that the rows may be laid out in any
+    micro-batches.
+    """
 
     trainer_class: type[Any]
     config_class: type[Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    is_planned: bool = False
 
 
 def build_trainer(
@@ -35,29 +48,82 @@ def build_trainer(
     evaluation: Dataset | None,
     order: TrainingOrder,
     hardware: Hardware,
+    plan: Plan,
     callback: EventCallback,
     checkpointer: Checkpointer,
 ) -> Any:
-    """The trainer of the spec's method, with all arguments of the spec."""
+    """The trainer of the spec's method, with all arguments of the spec.
+
+    Raises UserError if rows are packed and the model does not keep them apart.
+    """
     make_parts: Callable[[TrainingOrder], TrainerParts] = resolve_name(order.spec.method.trainer)
     parts = make_parts(order)
-    arguments = trainer_arguments(order, hardware, evaluates=evaluation is not None)
-    return resumable(parts.trainer_class, checkpointer)(
+    # NEFTune's noise depends on the length of the sequence that a row is in.
+    is_planned = parts.is_planned and order.spec.training.neftune_noise_alpha is None
+    arguments = {
+        **trainer_arguments(order, hardware, plan.recomputation, evaluates=evaluation is not None),
+        **parts.arguments,
+        **(step_arguments(order.spec.training) if is_planned else {}),
+    }
+    mixins = (PlannedTrainer,) if is_planned else ()
+    trainer = resumable((*mixins, parts.trainer_class), checkpointer)(
         model=model,
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=evaluation,
-        args=parts.config_class(**{**arguments, **parts.arguments}),
+        args=parts.config_class(**arguments),
         callbacks=[CheckpointCallback(checkpointer), callback],
     )
+    if torch.cuda.is_available():
+        from worker.training.fast_path import use_flash_over_segments  # imports Unsloth's kernels
+
+        use_flash_over_segments()
+    packs = packs_rows(trainer, is_planned=is_planned)
+    if is_planned:
+        prepare_steps(trainer, order, layout_on_this_device(plan.tokens, packs=packs))
+    return trainer
 
 
-def read_rows(path: Path | None, method: TrainingMethod) -> Dataset | None:
+def packs_rows(trainer: Any, *, is_planned: bool) -> bool:
+    """Whether rows may share a sequence. Raises UserError if they have to, and the model does not keep them apart."""
+    try:
+        check_packing_boundaries(trainer)
+    except UserError as error:
+        if trainer.args.packing or not is_planned:
+            raise
+        message = f"each row gets a padded sequence of its own: {error}"
+        trainer.checkpointer.events.notice("rows_padded", message, field="training.layout")
+        return False
+    return may_pack(trainer)
+
+
+def layout_on_this_device(tokens: int, *, packs: bool) -> Layout:
+    if torch.cuda.is_available():
+        return Layout(tokens, packs, has_buckets=True, pass_tokens=PASS_TOKENS_ON_GPU)
+    return Layout(tokens, packs)
+
+
+def prepare_steps(trainer: Any, order: TrainingOrder, layout: Layout) -> None:
+    """Set how the trainer computes its steps."""
+    trainer.layout = layout
+    trainer.checkpointer.figures.awaits_logs = False
+    trainer.make_room = MemoryLadder(trainer, trainer.checkpointer.events)
+    if layout.packs:
+        os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"  # it compiles for padded rows, for up to a minute
+    if torch.cuda.is_available() and order.spec.training.layout == "auto":
+        from worker.training.fast_path import body_graphs  # imports Unsloth's kernels
+
+        trainer.graphs = body_graphs(trainer.model, order.spec, trainer.args, trainer.args.per_device_train_batch_size)
+
+
+def read_rows(path: Path | None, spec: JobSpec) -> Dataset | None:
     """The checker's rows, mapped into memory. They have ids and labels, so TRL neither renders nor masks them again."""
     if path is None:
         return None
     disable_caching()  # datasets then writes to a temporary folder: the rows' folder may not be written
-    return Dataset.from_file(str(path)).select_columns([INPUT_IDS, LABELS, *method.columns])
+    rows = Dataset.from_file(str(path)).select_columns([INPUT_IDS, LABELS, *spec.method.columns])
+    rows._unsloth_truncated_to = spec.model.max_seq_length  # without this mark Unsloth pads rows that have ids already
+    return rows
 
 
 def report_packing(trainer: Any, train: Dataset, events: EventWriter) -> None:

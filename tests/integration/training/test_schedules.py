@@ -21,7 +21,7 @@ def arguments(**training: Any) -> dict[str, Any]:
     base = BaseRef(source="org/model", is_local=False)
     paths = {name: Path("/job") / name for name in names}
     order = TrainingOrder(job_id="job-x", epoch=1, spec=plan_of(spec), base=base, eval_rows=None, **paths)
-    return trainer_arguments(order, Hardware("cpu", supports_bf16=False), evaluates=False)
+    return trainer_arguments(order, Hardware("cpu", supports_bf16=False), True, evaluates=False)
 
 
 def rates(made: dict[str, Any]) -> list[float]:

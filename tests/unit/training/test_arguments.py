@@ -96,19 +96,19 @@ def test_a_field_reaches_the_call_that_it_is_named_after(group: str, name: str) 
     order = an_order(**{"model": {"load_in_4bit": False}, group: {name: value}})
 
     arguments = {
-        "model": load_arguments(order),
-        "lora": lora_arguments(order.spec),
-        "training": trainer_arguments(order, BF16, evaluates=False) | sft_arguments(order.spec),
+        "model": load_arguments(order, order.spec.lora.use_gradient_checkpointing),
+        "lora": lora_arguments(order.spec, order.spec.lora.use_gradient_checkpointing),
+        "training": trainer_arguments(order, BF16, True, evaluates=False) | sft_arguments(order.spec),
     }
     assert arguments[group][name] == value
 
 
 def test_the_very_repository_is_loaded_that_was_checked_and_fetched() -> None:
-    assert load_arguments(an_order())["use_exact_model_name"] is True
+    assert load_arguments(an_order(), False)["use_exact_model_name"] is True
 
 
 def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
-    elsewhere = {"model_name", "chat_template", "method", "output_dir", *OURS}
+    elsewhere = {"model_name", "chat_template", "method", "output_dir", "layout", *OURS}
     elsewhere |= {"eval_steps", "eval_strategy", "eval_on_start", "eval_delay"}
     elsewhere |= {"warmup_ratio", "lr_scheduler_kwargs"}  # tests/integration/training/test_schedules.py
     fields = {*ModelSpec.model_fields, *LoraSpec.model_fields, *SftArgs.model_fields}
@@ -120,14 +120,14 @@ def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
 def test_transformers_neither_saves_nor_rotates_by_itself(save_steps: int | str | None) -> None:
     order = an_order(training={"save_steps": save_steps, "save_total_limit": 3})
 
-    arguments = trainer_arguments(order, BF16, evaluates=False)
+    arguments = trainer_arguments(order, BF16, True, evaluates=False)
 
     assert arguments["save_strategy"] == "no"
     assert set(OURS).isdisjoint(set(arguments) - {"save_strategy"})
 
 
 def test_what_unsloth_has_a_default_for_is_passed_on_only_if_it_was_sent() -> None:
-    arguments = trainer_arguments(an_order(), BF16, evaluates=False)
+    arguments = trainer_arguments(an_order(), BF16, True, evaluates=False)
 
     assert {"torch_empty_cache_steps", "eval_accumulation_steps"}.isdisjoint(arguments)
 
@@ -139,13 +139,13 @@ def test_what_the_trainer_calls_otherwise_reaches_its_config() -> None:
         training={"eval_steps": 4, "output_dir": "mine", "eval_on_start": True, "eval_delay": 8},
     )
 
-    arguments = trainer_arguments(order, BF16, evaluates=True) | sft_arguments(order.spec)
+    arguments = trainer_arguments(order, BF16, True, evaluates=True) | sft_arguments(order.spec)
 
     assert arguments["output_dir"] == "/job/work_dir/mine"
     assert (arguments["max_length"], arguments["dataset_num_proc"]) == (4096, 2)
     assert (arguments["eval_strategy"], arguments["eval_steps"]) == ("steps", 4)
     assert (arguments["eval_on_start"], arguments["eval_delay"]) == (True, 8)
-    without = trainer_arguments(order, BF16, evaluates=False)
+    without = trainer_arguments(order, BF16, True, evaluates=False)
     assert (without["eval_strategy"], without["eval_on_start"]) == ("no", False)
 
 

@@ -1,0 +1,92 @@
+"""Lays the rows of one optimizer step out in micro-batches. Pure functions.
+
+What is learned is fixed by the spec: which rows a step has, and that its gradient is that of the mean loss of all their
+trained tokens. How many forward passes compute it is decided here, by a budget of tokens:
+
+    rows of a step ──> packed: one sequence of rows side by side    [a a a a b b c c c . .]    "." is padding
+                   └─> rectangle: one sequence a row                [a a a a] [b b . .]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+# Kernels are chosen, and graphs recorded, anew for each new shape. With eight shapes between two powers of two at most
+# an eighth of a sequence is padding, on average a sixteenth.
+SHAPES_AN_OCTAVE = 8
+SMALLEST_STEP_TOKENS = 64
+
+
+# What a forward and backward pass costs beyond its tokens, as a number of tokens that take as long. On a GPU a model of
+# any size needs the time of a thousand tokens and more to launch its kernels.
+PASS_TOKENS_ON_GPU, PASS_TOKENS_ON_CPU = 1024, 32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`tokens`: the most tokens of a micro-batch, padding included. A longer row is a micro-batch of its own.
+
+    `packs`: whether the model keeps rows apart that share one sequence. `has_buckets`: whether sequences are padded to
+    one of a few lengths, which pays on a GPU only. `pass_tokens`: the cost of another micro-batch.
+    """
+
+    tokens: int
+    packs: bool
+    has_buckets: bool = False
+    pass_tokens: int = PASS_TOKENS_ON_CPU
+
+    def halved(self, longest_row: int) -> "Layout | None":
+        """Half of the budget, or None if the budget has no room for two rows already."""
+        return replace(self, tokens=max(longest_row, self.tokens // 2)) if self.tokens > longest_row else None
+
+    def length(self, tokens: int) -> int:
+        """The length of a sequence with so many tokens of rows."""
+        return bucket(tokens) if self.has_buckets else tokens
+
+
+def bucket(tokens: int) -> int:
+    """The smallest length of a bucket that holds so many tokens."""
+    step = max(SMALLEST_STEP_TOKENS, (1 << (tokens - 1).bit_length()) // (2 * SHAPES_AN_OCTAVE))
+    return -(-tokens // step) * step
+
+
+def micro_batches(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+    """Distribute rows of these lengths over micro-batches. Returns the positions of each one's rows, longest first.
+
+    Rows of one length keep their order, so the result depends on the lengths alone.
+    """
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    return _packed(order, lengths, layout) if layout.packs else _rectangles(order, lengths, layout)
+
+
+def _packed(order: Sequence[int], lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+    """First-fit decreasing: each row goes to the first micro-batch that has room."""
+    groups: list[list[int]] = []
+    for position in order:
+        rooms = (one for one in groups if sum(lengths[row] for row in one) + lengths[position] <= layout.tokens)
+        group = next(rooms, None)
+        if group is None:
+            groups.append([position])
+        else:
+            group.append(position)
+    return groups
+
+
+def _rectangles(order: Sequence[int], lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+    """The cheapest way to cut the rows, sorted by length, into groups that are padded to their longest row.
+
+    `cheapest[n]` is the least cost of the first n rows, and `cuts[n]` is where their last group begins.
+    """
+    cheapest, cuts = [0], [0]
+    for end in range(1, len(order) + 1):
+        costs = {
+            start: cheapest[start] + (end - start) * lengths[order[start]] + layout.pass_tokens
+            for start in range(end)
+            if end - start == 1 or (end - start) * lengths[order[start]] <= layout.tokens
+        }
+        cuts.append(min(costs, key=lambda start: (costs[start], start)))
+        cheapest.append(costs[cuts[-1]])
+    groups, end = [], len(order)
+    while end:
+        groups.append([*order[cuts[end] : end]])
+        end = cuts[end]
+    return groups[::-1]

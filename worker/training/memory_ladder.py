@@ -1,0 +1,72 @@
+"""Makes room for a step that ran out of GPU memory, one rung after another. The step is then repeated from its start.
+
+    free the graphs ──> halve the micro-batches ──> ... ──> recompute and offload activations ──> the job's error
+
+No rung changes what is learned: the rows of the step, its loss and its gradient stay the same.
+"""
+
+import gc
+from typing import Any
+
+import torch
+from unsloth import FastLanguageModel
+from unsloth_zoo.gradient_checkpointing import patch_unsloth_smart_gradient_checkpointing
+
+from worker.events import EventWriter
+from worker.training.micro_batches import StepRows
+
+CODE, FIELD = "gpu_memory_short", "training.layout"
+
+
+class MemoryLadder:
+    """Called with the trainer, the step and the error."""
+
+    def __init__(self, trainer: Any, events: EventWriter) -> None:
+        self._events = events
+        self._recomputes = bool(trainer.args.gradient_checkpointing)
+
+    def __call__(self, trainer: Any, step: StepRows, error: torch.OutOfMemoryError) -> None:
+        """Take the next rung. Raises the error if there is none left."""
+        short = _shortage(trainer, step)
+        smaller = trainer.layout.halved(step.longest)
+        if trainer.graphs is not None and trainer.graphs.has_recorded:
+            trainer.graphs.forget()
+            self._tell(short, "recorded graphs are freed, and no more are recorded", "graphs freed")
+        elif smaller is not None:
+            trainer.layout = smaller
+            self._tell(short, f"a micro-batch has at most {smaller.tokens} tokens from now on", smaller.tokens)
+        elif not self._recomputes:
+            self._recompute(trainer)
+            self._tell(short, "activations are recomputed and offloaded to the host from now on", "recomputation")
+        else:
+            raise error
+        free_memory()
+
+    def _tell(self, short: str, change: str, effective: Any) -> None:
+        self._events.notice(CODE, f"{short}: {change}; the step is repeated", field=FIELD, effective=effective)
+
+    def _recompute(self, trainer: Any) -> None:
+        self._recomputes = trainer.args.gradient_checkpointing = True
+        if trainer.graphs is not None:
+            trainer.graphs = None
+        patch_unsloth_smart_gradient_checkpointing(dtype=torch.bfloat16 if trainer.args.bf16 else torch.float32)
+        FastLanguageModel.for_training(trainer.model, use_gradient_checkpointing=True)
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _shortage(trainer: Any, step: StepRows) -> str:
+    """What ran short, with figures."""
+    found = (
+        f"step {trainer.state.global_step + 1} with {step.tokens} tokens in micro-batches of at most "
+        f"{trainer.layout.tokens} ran out of GPU memory"
+    )
+    if not torch.cuda.is_available():
+        return found
+    free, total = torch.cuda.mem_get_info()
+    held, unit = torch.cuda.memory_allocated(), 2**30
+    return f"{found} (of {total / unit:.1f} GiB {free / unit:.1f} free, {held / unit:.1f} held by tensors)"

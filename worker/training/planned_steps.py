@@ -1,0 +1,103 @@
+"""Takes optimizer steps whose rows are laid out in micro-batches by `worker.training.layout`.
+
+The trainer's own batch is the whole step, and the loss of each micro-batch is the sum over its trained tokens divided
+by those of the step, so that every layout has the same gradient.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer
+
+from worker.training.layout import Layout
+from worker.training.micro_batches import MicroBatch, StepRows, lay_out
+from worker.training.random_state import RandomState
+
+if TYPE_CHECKING:
+    from worker.training.graphs import BodyGraphs  # imports Unsloth's kernels, which a CPU does not have
+
+# Makes room after a step ran out of memory, or raises the error.
+MakeRoom = Callable[["PlannedTrainer", StepRows, torch.OutOfMemoryError], None]
+
+
+class PlannedTrainer(Trainer):  # type: ignore[misc]
+    """Put in front of the trainers of methods that predict the next token. Every method overrides a hook of
+    transformers. `per_device_train_batch_size` has to be all rows of a step, `gradient_accumulation_steps` one.
+    """
+
+    layout: Layout
+    make_room: MakeRoom
+    data_collator: Any
+    train_dataset: Any
+    graphs: "BodyGraphs | None" = None
+
+    def get_train_dataloader(self) -> Any:
+        collate, rows = self.data_collator, self.train_dataset
+        self.data_collator, self.train_dataset = StepRows.collate, rows.with_format("numpy")
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator, self.train_dataset = collate, rows
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *_: Any, **__: Any) -> tuple[list[Any], None]:
+        return [step for step in [next(epoch_iterator, None)] if step is not None], None
+
+    def floating_point_ops(self, inputs: Any) -> float:  # noqa: ARG002  transformers would count padding
+        return 0.0
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Log nothing: transformers would wait for the GPU. Our callback reports the points of the metrics."""
+        if self.control.should_log:
+            tr_loss.zero_()
+            self._globalstep_last_logged = self.state.global_step
+            self.control.should_log = False
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+
+    def training_step(self, model: Any, step: StepRows, *_: Any, **__: Any) -> torch.Tensor:
+        """Accumulate the gradient of a step. Returns the mean loss of its trained tokens, as float32 on the device."""
+        model.train()
+        before = RandomState()
+        every = self.args.torch_empty_cache_steps
+        while True:
+            try:
+                loss = self._accumulate(model, step)
+                if every is not None and self.state.global_step % every == 0:
+                    torch.cuda.empty_cache()
+                return loss
+            except torch.OutOfMemoryError as error:
+                model.zero_grad()
+                self.make_room(self, step, error)
+                before.restore()
+
+    def _accumulate(self, model: Any, step: StepRows) -> torch.Tensor:
+        targets = torch.full((), max(1, step.targets), dtype=torch.float32, device=self.args.device)
+        loss = torch.zeros((), dtype=torch.float32, device=self.args.device)
+        if self.graphs is not None:
+            self.graphs.begin_step()
+        for micro_batch in lay_out(step, self.layout):
+            loss += self._loss_and_gradient(model, micro_batch, targets)
+        return loss
+
+    def _loss_and_gradient(self, model: Any, micro_batch: MicroBatch, targets: torch.Tensor) -> torch.Tensor:
+        if self.graphs is not None:
+            return self.graphs.run(micro_batch, targets, lambda: self._eager(model, micro_batch, targets))
+        return self._eager(model, micro_batch, targets)
+
+    def _eager(self, model: Any, micro_batch: MicroBatch, targets: torch.Tensor) -> torch.Tensor:
+        with self.compute_loss_context_manager():
+            loss = self.loss_of(model, micro_batch, targets)
+        self.accelerator.backward(loss)
+        return loss.detach().float()
+
+    def loss_of(self, model: Any, micro_batch: MicroBatch, targets: torch.Tensor) -> torch.Tensor:
+        """The summed loss of a micro-batch's trained tokens, divided by `targets`."""
+        arguments = micro_batch.arguments(self.args.device)
+        if self.label_smoother is None:
+            loss: torch.Tensor = model(**arguments, num_items_in_batch=targets).loss
+            return loss
+        labels = arguments.pop("labels")
+        smoothed: torch.Tensor = self.label_smoother(
+            model(**arguments), labels, shift_labels=True, num_items_in_batch=targets
+        )
+        return smoothed
