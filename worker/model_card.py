@@ -19,13 +19,24 @@ PARAM = "model.model_name"
 LARGEST_HEADER_BYTES = 25_000_000
 
 
-def card_of(config: Mapping[str, Any], weight_bytes: int) -> ModelCard:
-    """Returns the card of a model. The sizes are those of the text part of its config."""
-    text = text_of(config)
+# The weights of the output head. A model without them uses those of its embeddings.
+HEAD = "lm_head.weight"
+Shape = tuple[int, ...] | None
+
+
+def card_of(config: Mapping[str, Any], weight_bytes: int, shapes: Mapping[str, Shape] | None = None) -> ModelCard:
+    """Returns the card of a model. The sizes are those of the text part of its config.
+
+    `shapes`: of all tensors in its weight files; None for a tensor whose file was not read.
+    """
+    text, is_quantised = text_of(config), "quantization_config" in config
+    known = [shape for shape in (shapes or {}).values() if shape is not None]
+    are_counted = bool(shapes) and len(known) == len(shapes or ()) and not is_quantised
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
 
     def size(name: str) -> int | None:
         value = text.get(name)
-        return value if isinstance(value, int) else None
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
     return ModelCard(
         positions=size("max_position_embeddings"),
@@ -33,13 +44,21 @@ def card_of(config: Mapping[str, Any], weight_bytes: int) -> ModelCard:
         hidden_size=size("hidden_size"),
         intermediate_size=size("intermediate_size"),
         layers=size("num_hidden_layers"),
-        is_quantised="quantization_config" in config,
+        is_quantised=is_quantised,
         weight_bytes=weight_bytes,
+        heads=size("num_attention_heads"),
+        key_value_heads=size("num_key_value_heads"),
+        head_dim=size("head_dim"),
+        is_tied=not any(name.endswith(HEAD) for name in shapes) if shapes else tied if tied in (True, False) else None,
+        parameters=sum(prod(shape) for shape in known) if are_counted else None,
     )
 
 
 def read_card(folder: Path) -> ModelCard | None:
-    """Returns the card of a model that no job has checked, or None if its config cannot be read."""
+    """Returns the card of a model that no job has checked, or None if its config cannot be read.
+
+    The headers of its weight files are not read.
+    """
     try:
         config = read_json(folder / CONFIG)
         return card_of(config, sum(path.stat().st_size for path in folder.glob("*.safetensors")))

@@ -15,7 +15,8 @@ class ModelCard(Contract):
     """The sizes of a model. A size is null if the model's config does not have it.
 
     `positions` is the context length in tokens, `vocabulary` the number of known tokens. `weight_bytes` is the size of
-    the weight files; `is_quantised` says whether they hold quantised weights.
+    the weight files; `is_quantised` says whether they hold quantised weights. `parameters` counts their numbers, and is
+    null if they are quantised or their headers were not read. `is_tied`: the head has the weights of the embeddings.
     """
 
     positions: int | None
@@ -25,3 +26,8 @@ class ModelCard(Contract):
     layers: int | None
     is_quantised: bool
     weight_bytes: int
+    heads: int | None = None
+    key_value_heads: int | None = None
+    head_dim: int | None = None
+    is_tied: bool | None = None
+    parameters: int | None = None

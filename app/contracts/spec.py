@@ -41,6 +41,9 @@ class ModelSpec(Contract):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] | None = Field(
         None, description="null and auto: bfloat16 if the hardware supports it, else float16"
     )
+    load_in: Literal["auto"] | None = Field(
+        None, description="auto: 16 bits if the training then fits into the memory, else 4; excludes the next three"
+    )
     load_in_4bit: bool = True
     load_in_8bit: bool = False
     full_finetuning: bool = False
@@ -51,9 +54,10 @@ class ModelSpec(Contract):
     @model_validator(mode="before")
     @classmethod
     def _a_choice_replaces_the_default(cls, value: Any) -> Any:
-        """4 bits are the default, unless the request sets 8 bits or full fine-tuning."""
+        """4 bits are the default, unless the request sets 8 bits, full fine-tuning, or a choice by the memory."""
         if isinstance(value, dict) and "load_in_4bit" not in value:
             other = value.get("load_in_8bit") is True or value.get("full_finetuning") is True
+            other = other or value.get("load_in") == "auto"
             return {**value, "load_in_4bit": False} if other else value
         return value
 
@@ -69,6 +73,8 @@ class ModelSpec(Contract):
         chosen = [name for name in ("load_in_4bit", "load_in_8bit", "full_finetuning") if getattr(self, name)]
         if len(chosen) > 1:
             raise ValueError(f"{chosen[0]} should be false beside {chosen[1]}: true")
+        if chosen and self.load_in is not None:
+            raise ValueError(f'{chosen[0]} should be left out beside load_in "{self.load_in}"')
         return self
 
 
@@ -266,13 +272,20 @@ class JobSpec(SubmittedSpec):
 
     @model_validator(mode="after")
     def _some_initial_weights_need_a_base_in_16_bits(self) -> Self:
-        is_quantised = self.model.load_in_4bit or self.model.load_in_8bit
-        if self.lora.loftq_config is not None and is_quantised:
-            raise ValueError(
-                "lora.loftq_config should be null beside model.load_in_4bit or load_in_8bit: it needs 16-bit weights"
-            )
-        if self.lora.init_lora_weights == "orthogonal" and is_quantised:
-            raise ValueError("lora.init_lora_weights should be true beside model.load_in_4bit or load_in_8bit")
+        model = self.model
+        if not (model.load_in_4bit or model.load_in_8bit or model.load_in is not None):
+            return self
+        beside = "model.load_in_4bit or load_in_8bit" if model.load_in is None else f'model.load_in "{model.load_in}"'
+        if self.lora.loftq_config is not None:
+            raise ValueError(f"lora.loftq_config should be null beside {beside}: it needs 16-bit weights")
+        if self.lora.init_lora_weights == "orthogonal":
+            raise ValueError(f"lora.init_lora_weights should be true beside {beside}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_checkpoint_has_a_precision(self) -> Self:
+        if self.model.load_in is not None and self.continue_from is not None and self.continue_from.job is not None:
+            raise ValueError("model.load_in should be left out beside continue_from.job: load as that job did")
         return self
 
     @model_validator(mode="after")

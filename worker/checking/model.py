@@ -19,11 +19,11 @@ from app.contracts.order import BASE_REPLACED, CheckOrder
 from worker.base_files import BaseFiles
 from worker.checking.generation import check_generation_config
 from worker.checking.hub import hub_errors
-from worker.checking.model_files import Shape, check_config, check_files, sizes_of
+from worker.checking.model_files import check_config, check_files, sizes_of
 from worker.downloads import Repository, files_of_model, look_at_model
 from worker.events import EventWriter
 from worker.failures import UserError
-from worker.model_card import PARAM, card_of, parts_of, read_header, read_json
+from worker.model_card import PARAM, Shape, card_of, parts_of, read_header, read_json
 from worker.targets import all_linear, check_layers, check_patterns, check_saved, check_targets
 
 EMBEDDING = re.compile(r"embed|^wte$|^wpe$")
@@ -155,7 +155,7 @@ def _facts(
     config = read_json(read(CONFIG))
     check_config(name, config, shapes)
     files = {SINGLE} if SINGLE in sizes else {*parts_of(read_json(read(INDEX))).values()}
-    card = card_of(config, sum(sizes.get(file, 0) for file in files))
+    card = card_of(config, sum(sizes.get(file, 0) for file in files), shapes)
     return ModelFacts(card, frozenset(weights), linear, config=config)
 
 

