@@ -94,6 +94,29 @@ class SpecResolved(Event):
     values: dict[str, Any]
 
 
+class LayoutChosen(Event):
+    """How the steps of this attempt are computed, and why."""
+
+    kind: Literal["layout"] = "layout"
+    micro_batch_tokens: int = Field(description="the most tokens of a forward pass, padding included")
+    recomputation: Literal["unsloth"] | bool = Field(description="as lora.use_gradient_checkpointing")
+    bits: int = Field(description="of a weight of the base")
+    predicted_bytes: int = Field(description="the peak of the device's memory")
+    predicted_seconds: float | None = Field(None, description="of a mean step; null: the device's speed is not known")
+    reason: str
+
+
+class MemoryMeasured(Event):
+    """The real peak of the longest step against the predicted one, or the speed of a training at its end."""
+
+    kind: Literal["memory_measured"] = "memory_measured"
+    shape: str = Field(max_length=128, description="the sizes of the base")
+    held_bytes: int = Field(description="predicted: what does not depend on the tokens")
+    predicted_bytes: int = Field(description="the peak as it was predicted without a correction")
+    measured_bytes: int | None = Field(None, description="the peak that the allocator handed out")
+    operations_per_second: float | None = Field(None, description="floating point operations of the training's steps")
+
+
 class StepMetrics(Contract):
     """The measurements of a training step, in the form in which they are reported, stored and shown.
 
@@ -260,6 +283,8 @@ AttemptEvent = Annotated[
     | RowsChecked
     | SpecPinned
     | SpecResolved
+    | LayoutChosen
+    | MemoryMeasured
     | StepLogged
     | StepTaken
     | Evaluated

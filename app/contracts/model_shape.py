@@ -33,6 +33,12 @@ class BaseShape:
     positions: int
 
     @property
+    def key(self) -> str:
+        """A name that models of the same sizes share."""
+        sizes = (self.hidden, self.intermediate, self.layers, self.vocabulary)
+        return "x".join(map(str, (*sizes, self.heads, self.key_value_heads, self.head_dim)))
+
+    @property
     def query_width(self) -> int:
         return self.heads * self.head_dim
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from app.contracts.base import Contract
 from app.contracts.hub import MOST_BYTES
+from app.contracts.model_card import ModelCard
 from app.contracts.plan import JobPlan
 
 # The prefix of a folder's revision. The hash of its files follows, in 64 hexadecimal digits.
@@ -73,6 +74,9 @@ class TrainingOrder(Contract):
     resume_from: Path | None = Field(None, description="a verified checkpoint; null: from the first step")
     start_from: Path | None = Field(None, description="the folder of an adapter whose weights this job begins with")
     cache_dir: Path | None = Field(None, description="where the hashes of a local base's files are cached")
+    card: ModelCard | None = Field(None, description="of the base; null: of a job that an older version has checked")
+    memory_correction: float = Field(1.0, gt=0, description="measured share of the memory that is predicted for tokens")
+    operations_per_second: float | None = Field(None, gt=0, description="measured of trainings on this device")
     pulse: Path = Field(description="a file that the trainer touches at every step; otherwise it counts as hung")
     max_hub_bytes: int = Field(MOST_BYTES, description="of a base that is downloaded")
     is_confined: bool = Field(True, description="as of a check")

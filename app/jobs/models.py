@@ -175,6 +175,23 @@ class IdempotencyKey(Base):
     __table_args__ = (Index("ix_idempotency_keys_created", "created_at"),)
 
 
+class TrainingMeasurement(Base):
+    """What a training measured of memory and speed, on a kind of device and a shape of base."""
+
+    __tablename__ = "training_measurements"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    device: Mapped[str] = mapped_column(String(255), comment="as of the worker")
+    shape: Mapped[str] = mapped_column(String(128), comment="app.contracts.model_shape: BaseShape.key")
+    held_bytes: Mapped[int] = mapped_column(BigInteger, comment="predicted, whatever the tokens are")
+    predicted_bytes: Mapped[int] = mapped_column(BigInteger, comment="peak, without a correction")
+    measured_bytes: Mapped[int | None] = mapped_column(BigInteger, comment="peak; null: not measured")
+    operations_per_second: Mapped[float | None] = mapped_column(Float, comment="floating point; null: not measured")
+    measured_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("ix_training_measurements", "device", "shape", "measured_at"),)
+
+
 # The prefix of `Worker.device` of a worker without a GPU.
 CPU = "cpu"
 

@@ -1,5 +1,6 @@
 """Shapes of base models for tests: Llama 3.2 3B, and one that is small enough to count by hand."""
 
+from app.contracts.model_card import ModelCard
 from app.contracts.model_shape import BaseShape
 
 LLAMA_3B = BaseShape(
@@ -29,4 +30,18 @@ TINY = BaseShape(
     head_dim=16,
     is_tied=False,
     positions=2048,
+)
+TINY_CARD = ModelCard(
+    positions=2048,
+    vocabulary=600,
+    hidden_size=64,
+    intermediate_size=128,
+    layers=2,
+    is_quantised=False,
+    weight_bytes=603_000,
+    heads=4,
+    key_value_heads=2,
+    head_dim=16,
+    is_tied=False,
+    parameters=151_000,
 )

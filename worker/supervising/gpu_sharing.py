@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Self
 
 import httpx
@@ -21,15 +20,10 @@ from pydantic import ValidationError
 
 from app.contracts.events import Blame, Failed
 from app.contracts.generation import EngineHealth
-from app.contracts.layout_choice import CONTEXT_BYTES, MARGIN, TrainingCase, usual_bytes
+from app.contracts.layout_choice import CONTEXT_BYTES, MARGIN
 from app.contracts.memory_lease import ENGINE_SHARE, LONGEST_HOLD_SECONDS, ResumeOrder, YieldOrder, YieldState, this_cpu
-from app.contracts.model_card import ModelCard
-from app.contracts.model_shape import BaseShape, shape_of
+from app.contracts.model_shape import shape_of
 from app.contracts.plan import JobPlan
-from app.contracts.rows import BASE_CARD, TRAIN_REPORT
-from app.contracts.step_tokens import StepTokens
-from app.contracts.stored import Model, read_json
-from app.contracts.tokens import TokenReport
 from app.jobs.models import Job
 from app.jobs.queue import attempts
 from app.jobs.states import Stage
@@ -37,6 +31,7 @@ from app.processes.engine_address import SAYS_WRONG_KEY, EngineAddress
 from worker.supervising.attempt import Report, StopReason
 from worker.supervising.context import WorkerContext
 from worker.supervising.hardware import Gpu, measure_gpu
+from worker.supervising.predicting import base_card, predicted_bytes, row_report
 from worker.supervising.verdict import NO_ROOM_BESIDE
 
 Policy = Literal["auto", "always", "never"]
@@ -87,12 +82,12 @@ class Training:
 def training_of(context: WorkerContext, job: Job, plan: JobPlan) -> Training:
     """What is known of a job's memory: measured in an earlier attempt, otherwise predicted."""
     folder = context.settings.data_dir(job.id)
-    card = _read(ModelCard, folder / BASE_CARD)
+    card = base_card(folder)
     shape = shape_of(card) if card is not None else None
     peak = (job.progress or {}).get("gpu_memory_bytes")
     needed = measured_bytes(peak) if isinstance(peak, int) and peak > 0 else None
     if needed is None and shape is not None:
-        needed = predicted_bytes(plan, shape, _read(TokenReport, folder / TRAIN_REPORT))
+        needed = predicted_bytes(plan, shape, row_report(folder))
     with context.database.reader() as session:
         ended = {attempt.outcome for attempt in attempts.of_stage(session, job.id, Stage.TRAIN)}
     return Training(
@@ -103,26 +98,9 @@ def training_of(context: WorkerContext, job: Job, plan: JobPlan) -> Training:
     )
 
 
-def predicted_bytes(plan: JobPlan, shape: BaseShape, report: TokenReport | None) -> int:
-    """An upper bound of the memory of a training. Without a report every row has `max_seq_length` tokens."""
-    longest = plan.model.max_seq_length
-    rows = StepTokens.of_steps([[longest] * plan.training.per_device_train_batch_size])
-    if report is not None:
-        rows = StepTokens.of_spread(report.row_tokens, plan)
-    return usual_bytes(TrainingCase(plan, shape, rows))
-
-
 def measured_bytes(peak: int) -> int:
     """The upper bound for a training that reserved `peak` bytes in an earlier attempt."""
     return int(peak * MARGIN) + CONTEXT_BYTES
-
-
-def _read(kind: type[Model], path: Path) -> Model | None:
-    """None where the job was checked by a version that wrote no such file."""
-    try:
-        return read_json(kind, path.read_bytes())
-    except OSError:
-        return None
 
 
 class GpuLease:

@@ -128,8 +128,18 @@ def run(context: WorkerContext, taken: Attempted) -> Report:
         return Report(exit_code=0, stopped=StopReason.CANCELLED)
     if job.requested_action is RequestedAction.PAUSE and held.stage is not Stage.CHECK:
         return Report(exit_code=0, stopped=StopReason.PAUSED)
-    retry_until_stored(lambda: read_left_over(context, held), context.stopping)
+    if retry_until_stored(lambda: read_left_over(context, held), context.stopping):
+        job, plan = retry_until_stored(lambda: _read_again(context, taken), context.stopping)
+        return taken.runner.run(context, held, job, plan)
     return taken.runner.run(context, held, job, taken.plan)
+
+
+def _read_again(context: WorkerContext, taken: Attempted) -> tuple[Job, Any]:
+    """Read the row and its plan after the events of earlier attempts, which may have pinned values. Raises Fenced."""
+    with context.database.writer() as session:
+        job = lock(session, taken.held)
+    plan = submission_of(taken.kind).read_plan(job)
+    return job, taken.plan if plan is None else plan
 
 
 def conclude(context: WorkerContext, taken: Attempted, report: Report) -> Verdict:

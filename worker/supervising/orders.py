@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from app.contracts.model_card import ModelCard
+from app.contracts.model_shape import shape_of
 from app.contracts.order import BaseRef, CheckOrder, SourceFile, TrainingOrder
 from app.contracts.plan import JobPlan
 from app.contracts.rows import EVAL_ROWS, TOKENIZER, TRAIN_ROWS
@@ -9,6 +11,7 @@ from app.contracts.spec import Source
 from app.contracts.stored import read
 from app.jobs import lineage as adapters
 from app.jobs import repository
+from app.jobs.measurements import Measured, measured
 from app.jobs.models import Job
 from app.jobs.stored import StoredPlan
 from app.jobs.trainings import find_source
@@ -16,6 +19,7 @@ from app.scope import EVERY_PROJECT
 from worker.confinement.process import NVIDIA_CONTROL
 from worker.supervising.attempt import EVENTS_NAME, PULSE_NAME
 from worker.supervising.context import WorkerContext
+from worker.supervising.predicting import base_card
 from worker.supervising.resuming import Start
 
 
@@ -59,6 +63,8 @@ def write_training(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRe
     work_dir.mkdir(exist_ok=True)
     checkpoints = context.settings.checkpoints_dir(job.id)
     checkpoints.mkdir(exist_ok=True)
+    card = base_card(data)
+    known = _measured(context, card)
     order = TrainingOrder(
         job_id=job.id,
         epoch=job.epoch,
@@ -74,6 +80,9 @@ def write_training(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRe
         resume_from=start.checkpoint,
         start_from=_adapter(context, plan) if start.checkpoint is None else None,
         cache_dir=context.settings.root / "cache",
+        card=card,
+        memory_correction=known.correction,
+        operations_per_second=known.rate,
         pulse=folder / PULSE_NAME,
         max_hub_bytes=context.settings.max_hub_bytes,
         is_confined=_is_confined(context, loads_unsloth=True),
@@ -86,6 +95,15 @@ def _write(order: CheckOrder | TrainingOrder, folder: Path) -> Path:
     path = folder / "order.json"
     path.write_text(order.model_dump_json(indent=1))
     return path
+
+
+def _measured(context: WorkerContext, card: ModelCard | None) -> Measured:
+    """What earlier trainings of this shape of base measured on this device."""
+    shape = shape_of(card) if card is not None else None
+    if shape is None:
+        return Measured()
+    with context.database.reader() as session:
+        return measured(session, context.device, shape.key)
 
 
 def _is_confined(context: WorkerContext, *, loads_unsloth: bool) -> bool:

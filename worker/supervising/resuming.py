@@ -38,14 +38,18 @@ class Start:
     checkpoint: Path | None
 
 
-def read_left_over(context: WorkerContext, held: Claim) -> None:
-    """Store the events that earlier attempts of the stage wrote but no worker stored. Raises Fenced."""
+def read_left_over(context: WorkerContext, held: Claim) -> bool:
+    """Store the events that earlier attempts of the stage wrote but no worker stored.
+
+    Returns whether there were earlier attempts, so that the job may have changed since it was claimed. Raises Fenced.
+    """
     with context.database.reader() as session:
         earlier = [one for one in attempts.of_stage(session, held.job_id, held.stage) if one.epoch < held.epoch]
     for attempt in earlier:
         tail = EventTail(_folder(context, attempt) / EVENTS_NAME, attempt.events_offset)
         while _store_next(context, held, attempt, tail):
             log.info("%s: stored unread events of attempt %d", held.job_id, attempt.epoch)
+    return bool(earlier)
 
 
 def _store_next(context: WorkerContext, held: Claim, attempt: Attempt, tail: EventTail) -> bool:

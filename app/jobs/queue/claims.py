@@ -18,6 +18,7 @@ from app.contracts.events import (
     CheckpointRemoved,
     CheckpointSaved,
     DataPrepared,
+    MemoryMeasured,
     Noticed,
     PhaseStarted,
     RowsChecked,
@@ -29,6 +30,7 @@ from app.contracts.events import (
 from app.contracts.spec import SPEC_VERSION
 from app.contracts.stored import with_values
 from app.database.connection import database_time
+from app.jobs import measurements
 from app.jobs.kinds import stage_of
 from app.jobs.metric_summaries import SMALLEST, summarise
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
@@ -156,6 +158,8 @@ def _append(session: Session, claim: Claim, events: Sequence[AttemptEvent], epoc
     for event in events:
         if isinstance(event, CheckpointSaved | CheckpointRemoved):
             _apply_checkpoint(session, job.id, event, epoch)
+        elif isinstance(event, MemoryMeasured):
+            measurements.store(session, claim.worker, event)
         else:
             _apply(job, event)
     if job.last_seq // SMALLEST > (job.last_seq - len(kept)) // SMALLEST:

@@ -53,7 +53,7 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         "job_labels",
         "metric_summaries",
     }
-    assert tables(fresh_url) == {*of_jobs, "files", "adapters", "artifacts", "installation"}
+    assert tables(fresh_url) == {*of_jobs, "files", "adapters", "artifacts", "installation", "training_measurements"}
 
 
 def test_every_migration_can_be_undone_and_done_again(fresh_url: str) -> None:
