@@ -20,6 +20,7 @@ from app.files.schemas import FileView
 from app.jobs.schemas import CheckpointList, JobDetail, JobPage, JobView, LogPage
 from app.jobs.states import ENDED
 from app.jobs.views.data_schemas import RowView, Validation
+from app.jobs.views.estimate_schemas import Estimate
 from app.proxies import UNUSABLE, broken_proxy, is_this_host, needs_certificates
 
 # The service sends a ping every 15 seconds into a silent stream.
@@ -92,6 +93,10 @@ class Client:
         """Check the spec and all its rows. The first `preview` rows come back as they would be learned."""
         options: dict[str, Any] = {"json": spec, "params": {"preview": preview}, "timeout": VALIDATION_TIMEOUT}
         return self._read(Validation, "POST", "/jobs/validate", **options)
+
+    def estimate(self, spec: Mapping[str, Any]) -> Estimate:
+        """Check the spec and all its rows, and predict what a training of them needs and takes."""
+        return self._read(Estimate, "POST", "/jobs/estimate", json=spec, timeout=VALIDATION_TIMEOUT)
 
     def row(self, job_id: str, record: int, split: str | None) -> RowView:
         """A record of a job's data, as it is learned."""

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
+from app.cli import estimating
 from app.cli import inspect as data_commands
 from app.cli.client import Client, requested_state
 from app.cli.errors import BadInput, CommandError, error_lines
@@ -108,6 +109,7 @@ def submit(
 
 
 app.command()(data_commands.validate)
+app.command()(estimating.estimate)
 app.command()(data_commands.inspect)
 
 

@@ -108,6 +108,11 @@ def usual_bytes(case: TrainingCase) -> int:
     return case.needed(micro_batch, bits_of(case.spec)) + CONTEXT_BYTES
 
 
+def whole_step_bytes(case: TrainingCase) -> int:
+    """Return what a training takes, with its margin, if every step is computed at once and keeps all activations."""
+    return case.needed(MicroBatch(bucket(case.rows.largest), False), bits_of(case.spec)) + CONTEXT_BYTES
+
+
 def bounded(correction: float) -> float:
     return min(max(correction, SMALLEST_CORRECTION), LARGEST_CORRECTION)
 

@@ -12,7 +12,13 @@ Sources: unsloth 2026.10.9, unsloth_zoo 2026.10.9, bitsandbytes 0.50, peft 0.21,
 from dataclasses import dataclass
 from typing import Literal
 
-from app.contracts.model_shape import BaseShape, embedding_parameters, lora_parameters, trained_embeddings
+from app.contracts.model_shape import (
+    BaseShape,
+    embedding_parameters,
+    lora_parameters,
+    trained_embeddings,
+    trained_parameters,
+)
 from app.contracts.spec import JobSpec
 
 # As `lora.use_gradient_checkpointing`: no recomputation, that of torch, or Unsloth's with inputs kept by the host.
@@ -110,6 +116,19 @@ def predict(spec: JobSpec, shape: BaseShape, micro_batch: MicroBatch, bits: Bits
         activations=int(activations * ROUNDING),
         temporary=int(temporary * ROUNDING),
     )
+
+
+def saved_bytes(spec: JobSpec, shape: BaseShape) -> tuple[int, int]:
+    """Return the bytes of the saved adapter, and of a checkpoint: what is trained, and the optimizer's states of it.
+
+    Tokenizers and the other small files are not counted. A paged optimizer's states are as large as those that are not.
+    """
+    memory = predict(spec, shape, MicroBatch(1, False))
+    optim = spec.training.optim.removeprefix("paged_")
+    states = OPTIMIZER_BYTES.get(optim, OPTIMIZER_BYTES["adamw_torch"]) if "paged" in spec.training.optim else None
+    if states is None:
+        return memory.trained, memory.trained + memory.optimizer
+    return memory.trained, memory.trained + int(trained_parameters(spec, shape) * states)
 
 
 def _base(shape: BaseShape, bits: Bits) -> int:

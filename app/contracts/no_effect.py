@@ -45,7 +45,7 @@ def by_rows(spec: JobPlan, rows: RowTotals) -> list[Noticed]:
     found = _found(rule(spec, rows) for rule in BY_ROWS)
     if not knows_steps(spec):
         return found
-    return [*found, *by_steps(spec, StepTotals(_steps_of(spec, rows.train), evaluates=rows.evaluation > 0))]
+    return [*found, *by_steps(spec, StepTotals(steps_of(spec, rows.train), evaluates=rows.evaluation > 0))]
 
 
 def by_steps(spec: JobPlan, totals: StepTotals) -> list[Noticed]:
@@ -58,8 +58,8 @@ def knows_steps(spec: JobPlan) -> bool:
     return spec.training.max_steps is not None or not (spec.training.packing or continues_a_job)
 
 
-def _steps_of(spec: JobPlan, rows: int) -> int:
-    """Count optimizer steps in the same way as transformers' `Trainer.set_initial_training_values`."""
+def steps_of(spec: JobPlan, rows: int) -> int:
+    """Count the optimizer steps of so many rows, as transformers' `Trainer.set_initial_training_values` does."""
     if spec.training.max_steps is not None:
         return spec.training.max_steps
     return math.ceil((spec.training.num_train_epochs or 1.0) * _steps_an_epoch(spec, rows))

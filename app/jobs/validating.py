@@ -1,10 +1,12 @@
-"""`POST /jobs/validate`: make a hidden job, wait until a checker has checked it, read the result and remove the job."""
+"""`POST /jobs/validate` and `POST /jobs/estimate`: make a hidden job, wait until a checker has checked it, read the
+result and remove the job."""
 
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
@@ -13,6 +15,7 @@ from app.contracts.stored import read
 from app.database.connection import Database
 from app.errors import Unavailable
 from app.jobs import repository, service
+from app.jobs.estimating import estimate
 from app.jobs.kinds import KINDS, VALIDATE
 from app.jobs.models import Job
 from app.jobs.queue import retention
@@ -21,6 +24,7 @@ from app.jobs.schemas import JobError, resolved_spec
 from app.jobs.states import JobStatus, Stage
 from app.jobs.views import data
 from app.jobs.views.data_schemas import RowView, Validation
+from app.jobs.views.estimate_schemas import Estimate
 from app.scope import Scope
 
 POLL_SECONDS = 0.15
@@ -30,7 +34,7 @@ CHECKER_IS_AWAY_AFTER = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Validations:
-    """The four steps of one validation: `start`, `wait`, `read`, and in every case `end`."""
+    """The steps of one validation: `start`, `wait`, `read` or `estimate`, and in every case `end`."""
 
     database: Database
     scope: Scope
@@ -72,10 +76,19 @@ class Validations:
     def read(self, job_id: str, preview: int) -> Validation:
         """Return what the check found. Raises Unavailable if the temporary job was cancelled or deleted meanwhile."""
         with self.database.reader() as session:
-            job = repository.get(session, self.scope, job_id)
+            job = self._checked(session, job_id)
+        return _validation(job, data.preview(self.settings, job, preview))
+
+    def estimate(self, job_id: str) -> Estimate:
+        """Return what the training would need and take, by what the check found. Raises Unavailable as `read` does."""
+        with self.database.reader() as session:
+            return estimate(session, self.settings, self._checked(session, job_id))
+
+    def _checked(self, session: Session, job_id: str) -> Job:
+        job = repository.get(session, self.scope, job_id)
         if job is None or job.status is JobStatus.CANCELLED:
             raise Unavailable("the check was cancelled before it was done", code="check_was_ended")
-        return _validation(job, data.preview(self.settings, job, preview))
+        return job
 
     def end(self, job_id: str) -> None:
         with self.database.writer() as session:

@@ -3,6 +3,20 @@
 from app.contracts.model_card import ModelCard
 from app.contracts.model_shape import BaseShape
 
+LLAMA_3B_CARD = ModelCard(
+    positions=131_072,
+    vocabulary=128_256,
+    hidden_size=3072,
+    intermediate_size=8192,
+    layers=28,
+    is_quantised=False,
+    weight_bytes=6_425_529_112,
+    heads=24,
+    key_value_heads=8,
+    head_dim=128,
+    is_tied=True,
+    parameters=3_212_749_824,
+)
 LLAMA_3B = BaseShape(
     weight_bytes=6_425_529_112,
     is_quantised=False,

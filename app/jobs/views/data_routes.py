@@ -1,6 +1,7 @@
 """The HTTP routes for a job's rows, and for the check of a spec that is not submitted."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
@@ -12,12 +13,14 @@ from app.jobs.dependencies import NotifierDep
 from app.jobs.validating import Validations
 from app.jobs.views import data
 from app.jobs.views.data_schemas import RowPage, RowView, Split, Validation
+from app.jobs.views.estimate_schemas import Estimate
 from app.web.client_disconnect import unless_gone
 from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 USUAL_PAGE = 20
 MOST_RECORDS = 2**31 - 1
+Answer = TypeVar("Answer")
 router = APIRouter()
 
 
@@ -38,11 +41,34 @@ async def validate(
     What POST /jobs refuses is refused here too. An error that the job's check would find is shown with `valid: false`.
     """
     temporary_jobs = Validations(database, caller.scope, settings, notifier)
-    sent = spec.model_dump(mode="json", exclude_unset=True)
-    job_id = await run_in_threadpool(temporary_jobs.start, spec, sent)
+    return await _of_check(temporary_jobs, spec, request, lambda job_id: temporary_jobs.read(job_id, preview))
+
+
+@router.post("/estimate")
+async def estimate(
+    spec: JobSpec,
+    request: Request,
+    caller: CallerDep,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    notifier: NotifierDep,
+) -> Estimate:
+    """Predict memory, time and sizes of a training, on each known training worker, without submitting a job.
+
+    Every row is checked and counted as by POST /jobs/validate, and the same is refused.
+    """
+    temporary_jobs = Validations(database, caller.scope, settings, notifier)
+    return await _of_check(temporary_jobs, spec, request, temporary_jobs.estimate)
+
+
+async def _of_check(
+    temporary_jobs: Validations, spec: JobSpec, request: Request, read: Callable[[str], Answer]
+) -> Answer:
+    """Have the spec checked by a temporary job, and return what `read` finds in it."""
+    job_id = await run_in_threadpool(temporary_jobs.start, spec, spec.model_dump(mode="json", exclude_unset=True))
     try:
         await unless_gone(request, temporary_jobs.wait(job_id))
-        return await run_in_threadpool(temporary_jobs.read, job_id, preview)
+        return await run_in_threadpool(read, job_id)
     finally:
         await run_in_threadpool(temporary_jobs.end, job_id)
 

@@ -41,6 +41,7 @@ BODIES: dict[str, list[tuple[str, Any]]] = {
     "/v1/completions": [("jobs", lambda name: {"model": name, "prompt": "q"})],
     "/files": [],
     "/jobs/validate": [],
+    "/jobs/estimate": [],
 }
 
 

@@ -29,7 +29,7 @@ BOUNDS = hypothesis.settings(
 )
 CONFORMANCE = [response_schema_conformance, status_code_conformance, content_type_conformance]
 # No engine and no checker runs here: a 503.
-AWAY = ("/generate", "/v1/chat/completions", "/v1/completions", "/readyz", "/jobs/validate")
+AWAY = ("/generate", "/v1/chat/completions", "/v1/completions", "/readyz", "/jobs/validate", "/jobs/estimate")
 METHODS = ("get", "post", "put", "patch", "delete")
 
 

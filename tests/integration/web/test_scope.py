@@ -35,6 +35,8 @@ from worker.checkpoints import drafting, publish
 
 CHAT = [{"role": "user", "content": "q"}]
 OWN = Scope(frozenset({"a"}))
+# These answer what a check found.
+CHECKED = ("/jobs/validate", "/jobs/estimate")
 QUERIES = {"/jobs/{job_id}/data": "?record=1", "/artifacts/{artifact_id}/content": "?file=model.gguf"}
 # These need what has not ended.
 OF_LIVING_JOBS = ("cancel", "pause", "resume", "checkpoint")
@@ -154,10 +156,7 @@ def naming(rows: Rows) -> list[tuple[str, Any, int]]:
     """The bodies that name a row, and the status of the refusal."""
     of_project = {"project": "a"}
     return [
-        *(
-            (path, hub_body(continue_from={"job": rows.job_id}, **of_project), 422)
-            for path in ("/jobs", "/jobs/validate")
-        ),
+        *((path, hub_body(continue_from={"job": rows.job_id}, **of_project), 422) for path in ("/jobs", *CHECKED)),
         ("/jobs", hub_body(continue_from={"adapter": rows.adapter_id}, **of_project), 422),
         ("/jobs", hub_body(continue_from={"adapter": rows.job_id}, **of_project), 422),
         ("/jobs", {**hub_body(**of_project), "dataset": {"source": {"file": rows.file_id}}}, 422),
@@ -209,7 +208,7 @@ def test_a_body_that_names_a_row_of_another_project_is_refused(caller: TestClien
 
 
 def test_a_body_that_names_a_row_of_the_own_project_is_read(caller: TestClient, own: Rows) -> None:
-    answers = [caller.post(path, json=body) for path, body, _ in naming(own) if path != "/jobs/validate"]
+    answers = [caller.post(path, json=body) for path, body, _ in naming(own) if path not in CHECKED]
 
     refused = {error_of(answer)[1] for answer in answers if answer.status_code >= 400}
     assert refused == {"invalid_dataset"}, "its file was found, and holds no rows"
@@ -296,7 +295,7 @@ def test_a_name_that_means_nothing_suggests_no_adapter_of_another_project(
     assert "name-b" not in message
 
 
-@pytest.mark.parametrize("path", ["/jobs", "/jobs/validate"])
+@pytest.mark.parametrize("path", ["/jobs", *CHECKED])
 def test_a_job_for_another_project_is_refused_by_the_field(caller: TestClient, path: str) -> None:
     for body in (hub_body(project="b"), hub_body()):
         assert error_of(caller.post(path, json=body)) == (422, "invalid_request", "project")
