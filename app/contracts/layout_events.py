@@ -1,9 +1,16 @@
-"""The events by which a trainer reports the layout that it chose, and what it measured of memory and speed."""
+"""What follows of a chosen layout: the precision in the plan, and the events about it, its memory and its speed."""
 
 from app.contracts.events import LayoutChosen, MemoryMeasured
-from app.contracts.layout_choice import ChosenLayout, TrainingCase
+from app.contracts.layout_choice import ChosenLayout, TrainingCase, pinned_values
 from app.contracts.memory_model import MicroBatch, predict
+from app.contracts.plan import JobPlan
 from app.contracts.step_time import operations
+from app.contracts.stored import with_values
+
+
+def decided(plan: JobPlan, chosen: ChosenLayout) -> JobPlan:
+    """Return the plan with the precision of the choice. The event `SpecPinned` of `pinned_values` tells the worker."""
+    return JobPlan.model_validate(with_values(plan.model_dump(), pinned_values(plan, chosen)))
 
 
 def layout_event(chosen: ChosenLayout) -> LayoutChosen:

@@ -76,6 +76,9 @@ class TrainingOrder(Contract):
     cache_dir: Path | None = Field(None, description="where the hashes of a local base's files are cached")
     card: ModelCard | None = Field(None, description="of the base; null: of a job that an older version has checked")
     memory_correction: float = Field(1.0, gt=0, description="measured share of the memory that is predicted for tokens")
+    memory_limit_bytes: int | None = Field(
+        None, description="of a GPU that the engine uses too, with what libraries take; null: all that is free"
+    )
     operations_per_second: float | None = Field(None, gt=0, description="measured of trainings on this device")
     pulse: Path = Field(description="a file that the trainer touches at every step; otherwise it counts as hung")
     max_hub_bytes: int = Field(MOST_BYTES, description="of a base that is downloaded")

@@ -42,6 +42,7 @@ class StepTokens:
         training = spec.training
         count = training.per_device_train_batch_size * training.gradient_accumulation_steps
         rows = sum(bucket.rows for bucket in spread.histogram)
+        count = max(1, min(count, rows))  # a smaller dataset is one step
         squares = sum(bucket.rows * (MIDDLE * bucket.up_to) ** 2 for bucket in spread.histogram) / max(rows, 1)
         context = min(max(squares / spread.mean, spread.mean), float(spread.largest))
         if training.packing:

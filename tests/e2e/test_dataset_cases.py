@@ -233,7 +233,21 @@ def test_a_packed_job_on_a_few_short_rows_is_trained(service: Stack, packed_job:
     assert trained(row) == [f"short 2{END}"]
 
 
-@pytest.mark.parametrize("path", ["/jobs", "/jobs/validate"])
+def test_an_estimate_counts_what_a_job_is_trained_on(service: Stack, packed_job: str) -> None:
+    job = service.wait(packed_job, "succeeded", "failed")
+    spec = {**job["spec"], "training": {"num_train_epochs": 3}}
+
+    found = service.api.post("/jobs/estimate", json=spec, timeout=120).json()
+    (worker,) = found["workers"]
+
+    assert (found["valid"], found["error"]) == (True, None)
+    assert found["trained_parameters"] == job["data_report"]["parameters"]["trained"]
+    assert found["tokens"]["rows"] == 3
+    assert found["tokens"]["total"] == 3 * job["data_report"]["train"]["tokens"]
+    assert (found["tokens"]["steps"], worker["fits"], worker["layout"]["bits"]) == (3, None, 16)
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/validate", "/jobs/estimate"])
 def test_a_secret_in_a_spec_is_never_said_again(
     service: Stack, good_spec: dict[str, Any], answers: Answers, path: str
 ) -> None:

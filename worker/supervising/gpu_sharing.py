@@ -43,13 +43,12 @@ PATIENCE_SECONDS = 180.0
 log = logging.getLogger(__name__)
 
 
-def shares(*, free_bytes: int, engine_bytes: int, base_bytes: int, training_bytes: int) -> bool:
-    """Whether a training fits beside an engine that reloads the same base and takes ENGINE_SHARE of the rest.
+def room_beside(*, free_bytes: int, engine_bytes: int, base_bytes: int) -> int:
+    """The bytes for a training beside an engine that reloads the same base and takes ENGINE_SHARE of the rest.
 
     `free_bytes` is measured while the engine holds `engine_bytes`.
     """
-    room = (free_bytes + engine_bytes - base_bytes) * (1 - ENGINE_SHARE)
-    return min(free_bytes, room) >= training_bytes
+    return min(free_bytes, int((free_bytes + engine_bytes - base_bytes) * (1 - ENGINE_SHARE)))
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,18 @@ class Training:
     training_bytes: int | None
     base_bytes: int | None
 
+    def room(self, engine: EngineHealth, gpu: Gpu) -> int | None:
+        """The bytes that this training may take beside the engine. None: the size of its base is not known."""
+        if self.base_bytes is None:
+            return None
+        return room_beside(free_bytes=gpu.free_bytes, engine_bytes=engine.memory_bytes or 0, base_bytes=self.base_bytes)
+
     def fits_beside(self, engine: EngineHealth, gpu: Gpu | None) -> bool:
         """Whether both fit. On a CPU the answer is always yes: the host's memory is not managed here."""
         if gpu is None:
             return True
-        if self.training_bytes is None or self.base_bytes is None:
-            return False
-        return shares(
-            free_bytes=gpu.free_bytes,
-            engine_bytes=engine.memory_bytes or 0,
-            base_bytes=self.base_bytes,
-            training_bytes=self.training_bytes,
-        )
+        room = self.room(engine, gpu)
+        return self.training_bytes is not None and room is not None and room >= self.training_bytes
 
 
 def training_of(context: WorkerContext, job: Job, plan: JobPlan) -> Training:
@@ -112,6 +111,7 @@ class GpuLease:
         self._policy, self._training, self._lease_seconds = policy, training, lease_seconds
         self._hold_seconds = min(lease_seconds, LONGEST_HOLD_SECONDS)
         self._is_sharing: bool | None = None
+        self._room_bytes: int | None = None
         self._has_held = self._fits = False
         self._settled = threading.Event()
         self._closing = threading.Event()
@@ -125,6 +125,11 @@ class GpuLease:
     def wait(self, seconds: float) -> bool:
         """Wait until `is_settled`, at most so many seconds. Returns `is_settled`."""
         return self._settled.wait(seconds)
+
+    @property
+    def room_bytes(self) -> int | None:
+        """What the training may take of a GPU that the engine uses too. None: all that it finds free."""
+        return self._room_bytes
 
     @property
     def is_beside_engine(self) -> bool:
@@ -171,12 +176,14 @@ class GpuLease:
         return self._is_sharing or self._hold()
 
     def _engine_may_stay(self, engine: EngineHealth) -> bool:
-        if self._policy == "always":
-            return True
         gpu = measure_gpu()
         if engine.place != (gpu.uuid if gpu is not None else this_cpu()):
             return True
         fits = self._policy == "auto" and self._training.fits_beside(engine, gpu)
+        if gpu is not None and (fits or self._policy == "always"):
+            self._room_bytes = self._training.room(engine, gpu)
+        if self._policy == "always":
+            return True
         if gpu is not None:
             decision = "stays beside" if fits else "makes room for"
             log.info("%s: the engine %s it: %s, %s", self._training.job_id, decision, self._training, gpu)

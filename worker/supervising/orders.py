@@ -22,6 +22,8 @@ from worker.supervising.context import WorkerContext
 from worker.supervising.predicting import base_card
 from worker.supervising.resuming import Start
 
+ORDER_NAME = "order.json"
+
 
 def write_check(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRef, folder: Path) -> Path:
     """Write the order of a check into the attempt's folder and return its path.
@@ -91,8 +93,15 @@ def write_training(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRe
     return _write(order, folder)
 
 
+def limit_memory(folder: Path, most_bytes: int) -> None:
+    """Write into the order of a training how much of the GPU it may take, because the engine uses the GPU too."""
+    path = folder / ORDER_NAME
+    order = TrainingOrder.model_validate_json(path.read_bytes())
+    _write(order.model_copy(update={"memory_limit_bytes": most_bytes}), folder)
+
+
 def _write(order: CheckOrder | TrainingOrder, folder: Path) -> Path:
-    path = folder / "order.json"
+    path = folder / ORDER_NAME
     path.write_text(order.model_dump_json(indent=1))
     return path
 

@@ -149,5 +149,7 @@ def _run_beside_engine(context: WorkerContext, held: Claim, child_command: Child
         if not gpu_lease.is_settled:
             message = "the engine did not free its GPU memory in time: the training runs beside it"
             store_event(context, held, Noticed(code="engine_stayed", message=message))
+        if gpu_lease.room_bytes is not None:
+            orders.limit_memory(child_command.folder, gpu_lease.room_bytes)
         report = run_child(context, held, child_command)
     return blame_sharing(report, gpu_lease)

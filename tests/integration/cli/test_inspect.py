@@ -1,4 +1,4 @@
-"""`tunesmith validate` and `tunesmith inspect` against the real API, with a checker that a test plays."""
+"""`tunesmith validate`, `inspect` and `estimate` against the real API, with a checker that a test plays."""
 
 import json
 import signal
@@ -96,6 +96,25 @@ def test_a_file_is_lent_for_the_check(tunesmith: Command, spec: Path, dataset: P
 
     assert (code, err) == (0, "rows.jsonl: records 1, layout text\n")
     assert uploads(settings) == []
+
+
+def test_an_estimate_is_printed(tunesmith: Command, spec: Path, dataset: Path, settings: Settings) -> None:
+    code, out, err = tunesmith("estimate", str(spec), "--file", str(dataset))
+
+    assert (code, err) == (0, "rows.jsonl: records 1, layout text\n")
+    assert out.splitlines() == [
+        "1 steps of 30 tokens, 30 tokens in all; 5 rows of at most 14 tokens",
+        "no training worker is known",
+    ]
+    assert uploads(settings) == []
+
+
+def test_an_estimate_of_a_job_that_is_not_valid_ends_with_1(tunesmith: Command, spec: Path) -> None:
+    body = json.loads(spec.read_text())
+    spec.write_text(json.dumps({**body, "model": {**body["model"], "chat_template": "zephyr"}}))
+
+    code, out, _ = tunesmith("estimate", str(spec))
+    assert (code, out) == (1, "bad (user_error): no\x1b good\n".replace("\x1b", "\\x1b"))
 
 
 def test_a_wrong_spec_is_refused_as_by_submit(tunesmith: Command, spec: Path) -> None:

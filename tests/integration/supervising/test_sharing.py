@@ -14,6 +14,7 @@ import torch
 
 from app.contracts.generation import EngineHealth
 from app.contracts.memory_lease import this_cpu
+from app.contracts.order import TrainingOrder
 from app.contracts.plan import plan_of
 from app.contracts.rows import BASE_CARD
 from app.database.connection import Database
@@ -183,6 +184,28 @@ def test_a_job_that_is_cancelled_while_the_engine_steps_aside_starts_nothing(dat
 
     assert (children(database, home, job_id), len(script.released)) == (1, 1)
     assert not list(home.glob("jobs/*/attempts/*/events.jsonl"))
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("place", "policy", "limit"),
+    [
+        (GPU, "auto", 60_000 * 2**20 - 750),  # the engine takes a quarter of what the base leaves
+        (GPU, "always", 60_000 * 2**20 - 750),
+        (GPU, "never", None),
+        ("GPU-2", "auto", None),
+    ],
+)
+def test_a_training_beside_the_engine_is_told_how_much_it_may_take(
+    database: Database, home: Path, place: str, policy: str, limit: int | None
+) -> None:
+    job_id = add_local_training(database, home)
+
+    with serving(Script(place=place).app()) as url:
+        work(database, home, engine_url=url, gpu_sharing=policy)
+
+    order = (settings_of(home).job_dir(job_id) / "attempts" / "1" / "order.json").read_bytes()
+    assert TrainingOrder.model_validate_json(order).memory_limit_bytes == limit
 
 
 def a_peak(bytes_seen: int | None) -> dict[str, Any]:

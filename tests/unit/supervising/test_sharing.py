@@ -10,11 +10,12 @@ from app.contracts.plan import plan_of
 from tests.support.gpus import pretend_gpu
 from tests.support.shapes import LLAMA_3B
 from tests.support.specs import PAGE, a_spec
-from worker.supervising.gpu_sharing import Training, measured_bytes, shares
+from worker.supervising.gpu_sharing import Training, measured_bytes
 from worker.supervising.hardware import Gpu, measure_gpu
 from worker.supervising.predicting import predicted_bytes
 
 GB = 10**9
+IDLE: dict[str, Any] = {"device": "cuda:0", "loaded_base": None, "loaded_adapters": [], "waiting": 0, "is_busy": False}
 EVALUATED = {"eval_fraction": 0.1}
 AS_GIVEN = {"training": {"layout": "as_given"}}
 
@@ -35,14 +36,16 @@ AS_GIVEN = {"training": {"layout": "as_given"}}
 def test_both_have_to_fit_with_the_base_and_the_cache_of_the_engine(
     free: int, engine: int, base: int, training: int, fits: bool
 ) -> None:
-    sizes = {"free_bytes": free, "engine_bytes": engine, "base_bytes": base, "training_bytes": training}
+    health = EngineHealth.model_validate({**IDLE, "memory_bytes": engine * GB})
 
-    assert shares(**{name: size * GB for name, size in sizes.items()}) is fits
+    gpu = Gpu("GPU-1", free * GB)
+
+    assert Training("job-1", "slot", training * GB, base * GB).fits_beside(health, gpu) is fits
 
 
 @pytest.mark.parametrize(("training", "base"), [(None, GB), (GB, None), (None, None)])
 def test_what_is_not_known_does_not_fit(training: int | None, base: int | None) -> None:
-    engine = EngineHealth(device="cuda:0", loaded_base=None, loaded_adapters=[], waiting=0, is_busy=False)
+    engine = EngineHealth.model_validate(IDLE)
 
     assert not Training("job-1", "slot", training, base).fits_beside(engine, Gpu("GPU-1", 80 * GB))
     assert Training("job-1", "slot", training, base).fits_beside(engine, None)
