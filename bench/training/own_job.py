@@ -11,6 +11,7 @@ from app.contracts.plan import plan_of
 from app.contracts.spec import JobSpec
 from bench.training.contracts import MeasuredStep, RunOrder, RunResult
 from bench.training.meter import StepMeter
+from worker.model_card import read_card
 from worker.training.__main__ import main as run_attempt
 
 MICROSECOND = 1e-6
@@ -46,6 +47,7 @@ def training_order(order: RunOrder) -> TrainingOrder:
         tokenizer=work.model,
         events=order.folder / "events.jsonl",
         cache_dir=order.cache,
+        card=read_card(work.model),
         is_confined=False,
         **folders,
     )

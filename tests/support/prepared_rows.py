@@ -18,6 +18,7 @@ from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
 from app.processes.environments import Process
 from worker.child import environment
+from worker.model_card import read_card
 
 
 def a_check(
@@ -55,6 +56,7 @@ def a_training(attempt: Path, spec: JobSpec, base: BaseRef, **fields: Any) -> Tr
     names = {"events": "events.jsonl", "work_dir": "work", "adapter_dir": "adapter", "pulse": "pulse"}
     places = {field: attempt / name for field, name in names.items()} | {"checkpoints": attempt.parent / "checkpoints"}
     usual = {"job_id": "job-x", "epoch": 1, "eval_rows": None, "spec": plan_of(spec), "base": base}
+    usual["card"] = read_card(Path(base.source)) if base.is_local else None
     return TrainingOrder(**{**usual, **places, **fields})
 
 

@@ -1,8 +1,9 @@
 """Turns the spec's fields into keyword arguments of the library calls that they are named after."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from app.contracts.memory_model import Recomputation
 from app.contracts.order import TrainingOrder
 from app.contracts.schedules import ScheduleArgs
 from app.contracts.spec import JobSpec
@@ -20,8 +21,6 @@ OURS = {
     "early_stopping_threshold",
     "assistant_only_loss",
 }
-# Values of Unsloth's `use_gradient_checkpointing`.
-Recomputation = Literal["unsloth"] | bool
 # Unsloth has defaults of its own for these, which an explicit null would replace.
 UNSLOTHS_DEFAULT = ("torch_empty_cache_steps", "eval_accumulation_steps")
 

@@ -28,6 +28,7 @@ from worker.training.continuing import ContinuingTrainer
 from worker.training.evaluations import Evaluations, after, best_of
 from worker.training.micro_batches import StepRows
 from worker.training.place import key_of_rows
+from worker.training.planned_steps import PlannedTrainer
 from worker.training.progress import StepCounters, read_progress
 from worker.training.random_state import RandomState
 from worker.training.schedule import SaveSchedule
@@ -140,6 +141,7 @@ class Checkpointer:
             self.events.write(CheckpointRemoved(step=old.step, path=str(old.path)))
 
     def _progress(self, trainer: Any) -> StepCounters:
+        is_planned = isinstance(trainer, PlannedTrainer)
         return StepCounters(
             step=trainer.state.global_step,
             tokens=self.figures.tokens,
@@ -152,6 +154,8 @@ class Checkpointer:
             owes_evaluation=self.owes_evaluation,
             rows=self.rows,
             evaluations=self.evaluations,
+            micro_batch_tokens=trainer.layout.tokens if is_planned else None,
+            recomputation=trainer.recomputation if is_planned else False,
         )
 
 

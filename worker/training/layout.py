@@ -10,11 +10,7 @@ trained tokens. How many forward passes compute it is decided here, by a budget 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-# Kernels are chosen, and graphs recorded, anew for each new shape. With eight shapes between two powers of two at most
-# an eighth of a sequence is padding, on average a sixteenth.
-SHAPES_AN_OCTAVE = 8
-SMALLEST_STEP_TOKENS = 64
-
+from app.contracts.token_buckets import bucket
 
 # What a forward and backward pass costs beyond its tokens, as a number of tokens that take as long. On a GPU a model of
 # any size needs the time of a thousand tokens and more to launch its kernels.
@@ -41,12 +37,6 @@ class Layout:
     def length(self, tokens: int) -> int:
         """The length of a sequence with so many tokens of rows."""
         return bucket(tokens) if self.has_buckets else tokens
-
-
-def bucket(tokens: int) -> int:
-    """The smallest length of a bucket that holds so many tokens."""
-    step = max(SMALLEST_STEP_TOKENS, (1 << (tokens - 1).bit_length()) // (2 * SHAPES_AN_OCTAVE))
-    return -(-tokens // step) * step
 
 
 def micro_batches(lengths: Sequence[int], layout: Layout) -> list[list[int]]:

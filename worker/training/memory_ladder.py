@@ -47,6 +47,7 @@ class MemoryLadder:
 
     def _recompute(self, trainer: Any) -> None:
         self._recomputes = trainer.args.gradient_checkpointing = True
+        trainer.recomputation = "unsloth"
         if trainer.graphs is not None:
             trainer.graphs = None
         patch_unsloth_smart_gradient_checkpointing(dtype=torch.bfloat16 if trainer.args.bf16 else torch.float32)

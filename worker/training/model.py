@@ -11,13 +11,14 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from unsloth import FastLanguageModel, is_bfloat16_supported
 
+from app.contracts.memory_model import Recomputation
 from app.contracts.order import BASE_REPLACED, TrainingOrder
 from app.contracts.spec import JobSpec
 from worker.base_files import BaseFiles, own_memory
 from worker.failures import SystemFault, UserError
 from worker.rope import linear_rope
 from worker.targets import check_targets
-from worker.training.arguments import Hardware, Recomputation, load_arguments, lora_arguments
+from worker.training.arguments import Hardware, load_arguments, lora_arguments
 
 
 def find_hardware() -> Hardware:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Trainer
 
+from app.contracts.memory_model import Recomputation
 from worker.training.layout import Layout
 from worker.training.micro_batches import MicroBatch, StepRows, lay_out
 from worker.training.random_state import RandomState
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Makes room after a step ran out of memory, or raises the error.
 MakeRoom = Callable[["PlannedTrainer", StepRows, torch.OutOfMemoryError], None]
+# What is done with the model right before the first step.
+Trial = Callable[["PlannedTrainer", Any], None]
 
 
 class PlannedTrainer(Trainer):  # type: ignore[misc]
@@ -27,7 +30,9 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
     """
 
     layout: Layout
+    recomputation: Recomputation = False
     make_room: MakeRoom
+    trial: Trial | None = None
     data_collator: Any
     train_dataset: Any
     graphs: "BodyGraphs | None" = None
@@ -57,6 +62,9 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, step: StepRows, *_: Any, **__: Any) -> torch.Tensor:
         """Accumulate the gradient of a step. Returns the mean loss of its trained tokens, as float32 on the device."""
         model.train()
+        if self.trial is not None:
+            self.trial(self, model)
+            self.trial = None
         before = RandomState()
         every = self.args.torch_empty_cache_steps
         while True:
@@ -81,10 +89,11 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
 
     def _loss_and_gradient(self, model: Any, micro_batch: MicroBatch, targets: torch.Tensor) -> torch.Tensor:
         if self.graphs is not None:
-            return self.graphs.run(micro_batch, targets, lambda: self._eager(model, micro_batch, targets))
-        return self._eager(model, micro_batch, targets)
+            return self.graphs.run(micro_batch, targets, lambda: self.compute_gradient(model, micro_batch, targets))
+        return self.compute_gradient(model, micro_batch, targets)
 
-    def _eager(self, model: Any, micro_batch: MicroBatch, targets: torch.Tensor) -> torch.Tensor:
+    def compute_gradient(self, model: Any, micro_batch: MicroBatch, targets: torch.Tensor) -> torch.Tensor:
+        """Add the gradient of a micro-batch and return its loss."""
         with self.compute_loss_context_manager():
             loss = self.loss_of(model, micro_batch, targets)
         self.accelerator.backward(loss)

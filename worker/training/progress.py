@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.contracts.memory_model import Recomputation
 from worker.training.evaluations import Evaluations
 
 PROGRESS = "progress.json"
@@ -15,8 +16,8 @@ class StepCounters:
     """The counters at the end of a step. `seconds`: of training, over all attempts.
 
     `window_loss`: the sum of the losses of the steps after `logged_step`, the last logged one. `total_loss`: the sum up
-    to that step. Floats may be NaN or infinite. `rows`: the key of the rows and their order; checkpoints of earlier
-    versions have None, and no `evaluations`.
+    to that step. Floats may be NaN or infinite. `rows`: the key of the rows and their order. `micro_batch_tokens`,
+    `recomputation`: how the steps were computed. Checkpoints of earlier versions lack all that has a default.
     """
 
     step: int
@@ -30,6 +31,8 @@ class StepCounters:
     owes_evaluation: bool
     rows: str | None = None
     evaluations: Evaluations = field(default_factory=Evaluations)
+    micro_batch_tokens: int | None = None
+    recomputation: Recomputation = False
 
     def write(self, folder: Path) -> None:
         (folder / PROGRESS).write_text(json.dumps(dataclasses.asdict(self), indent=1))

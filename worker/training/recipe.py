@@ -31,7 +31,8 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     """Train from the base model, or from a checkpoint, and save the adapter. Returns False if it stopped on request."""
     spec, hardware, callback = order.spec, find_hardware(), EventCallback(events, order.spec.method.metrics)
     train, evaluation = (read_rows(path, spec) for path in (order.train_rows, order.eval_rows))
-    plan = plan_steps(order, train)
+    plan, spec = plan_steps(order, train, events)
+    order = order.model_copy(update={"spec": spec})
     events.enter(Phase.LOAD)
     model, own_tokenizer = load_checked_base(order, plan, events)
     events.enter(Phase.LOAD)

@@ -22,6 +22,7 @@ from worker.training.callback import EventCallback
 from worker.training.checkpointing import CheckpointCallback, Checkpointer, resumable
 from worker.training.layout import PASS_TOKENS_ON_GPU, Layout
 from worker.training.memory_ladder import MemoryLadder
+from worker.training.memory_trial import MemoryTrial
 from worker.training.packing_boundaries import check_packing_boundaries, may_pack
 from worker.training.planned_steps import PlannedTrainer
 from worker.training.planning import Plan
@@ -80,7 +81,7 @@ def build_trainer(
         use_flash_over_segments()
     packs = packs_rows(trainer, is_planned=is_planned)
     if is_planned:
-        prepare_steps(trainer, order, layout_on_this_device(plan.tokens, packs=packs))
+        prepare_steps(trainer, order, plan, layout_on_this_device(plan.tokens, packs=packs))
     return trainer
 
 
@@ -103,14 +104,15 @@ def layout_on_this_device(tokens: int, *, packs: bool) -> Layout:
     return Layout(tokens, packs)
 
 
-def prepare_steps(trainer: Any, order: TrainingOrder, layout: Layout) -> None:
+def prepare_steps(trainer: Any, order: TrainingOrder, plan: Plan, layout: Layout) -> None:
     """Set how the trainer computes its steps."""
-    trainer.layout = layout
+    trainer.layout, trainer.recomputation = layout, plan.recomputation
     trainer.checkpointer.figures.awaits_logs = False
     trainer.make_room = MemoryLadder(trainer, trainer.checkpointer.events)
+    trainer.trial = MemoryTrial(plan, trainer.checkpointer.events)
     if layout.packs:
         os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"  # it compiles for padded rows, for up to a minute
-    if torch.cuda.is_available() and order.spec.training.layout == "auto":
+    if torch.cuda.is_available() and plan.may_record:
         from worker.training.fast_path import body_graphs  # imports Unsloth's kernels
 
         trainer.graphs = body_graphs(trainer.model, order.spec, trainer.args, trainer.args.per_device_train_batch_size)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from worker.training.layout import Layout, bucket, micro_batches
+from worker.training.layout import Layout, micro_batches
 
 LENGTHS = some.lists(some.integers(1, 3000), min_size=1, max_size=24)
 BUDGETS = some.integers(1, 20_000)
@@ -47,18 +47,6 @@ def test_rectangles_are_never_dearer_than_one_row_at_a_time(lengths: list[int], 
 
     costs = [len(group) * max(lengths[row] for row in group) + layout.pass_tokens for group in groups]
     assert sum(costs) <= sum(lengths) + layout.pass_tokens * len(lengths)
-
-
-@given(some.integers(1, 200_000))
-def test_a_bucket_holds_its_tokens_with_little_padding(tokens: int) -> None:
-    length = bucket(tokens)
-
-    assert tokens <= length < tokens + max(64, tokens / 7)
-    assert bucket(length) == length
-
-
-def test_an_octave_has_eight_buckets() -> None:
-    assert len({bucket(tokens) for tokens in range(4097, 8193)}) == 8
 
 
 def test_a_budget_is_halved_down_to_the_longest_row() -> None:
