@@ -241,7 +241,7 @@ def test_an_estimate_counts_what_a_job_is_trained_on(service: Stack, packed_job:
     (worker,) = found["workers"]
 
     assert (found["valid"], found["error"]) == (True, None)
-    assert found["trained_parameters"] == job["data_report"]["parameters"]["trained"]
+    assert found["trained_parameters"] == job["data_report"]["parameters"]["trainable"]
     assert found["tokens"]["rows"] == 3
     assert found["tokens"]["total"] == 3 * job["data_report"]["train"]["tokens"]
     assert (found["tokens"]["steps"], worker["fits"], worker["layout"]["bits"]) == (3, None, 16)
