@@ -84,7 +84,7 @@ def choose(case: TrainingCase, device: TrainingDevice) -> ChosenLayout:
     With `load_in: "auto"` the base has 16 bits if any layout then fits, else 4.
     """
     found: ChosenLayout | None = None
-    for bits in _precisions(case.spec):
+    for bits in _precisions(case):
         found = (
             _as_given(case, device, bits) if case.spec.training.layout == "as_given" else _fastest(case, device, bits)
         )
@@ -123,8 +123,10 @@ def given_micro_batch(spec: JobSpec, rows: StepTokens) -> MicroBatch:
     return MicroBatch(bucket(tokens), spec.lora.use_gradient_checkpointing)
 
 
-def _precisions(spec: JobSpec) -> Iterable[Bits]:
-    return (16, 4) if spec.model.load_in == "auto" else (bits_of(spec),)
+def _precisions(case: TrainingCase) -> Iterable[Bits]:
+    if case.spec.model.load_in != "auto":
+        return (bits_of(case.spec),)
+    return (4,) if case.shape.is_quantised else (16, 4)
 
 
 def _as_given(case: TrainingCase, device: TrainingDevice, bits: Bits) -> ChosenLayout:

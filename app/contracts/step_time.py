@@ -11,12 +11,15 @@ Floating point operations of a token, forward and backward:
 The gradient of a frozen weight is not computed, and half of a causal score matrix is not either.
 """
 
+import re
+
 from app.contracts.memory_model import MicroBatch
 from app.contracts.model_shape import BaseShape, trained_parameters
 from app.contracts.spec import JobSpec
 from app.contracts.step_tokens import StepTokens
 
-# Dense operations in 16 bits a second, in units of 10^12, of NVIDIA's data sheets. The first name that fits counts.
+# Dense operations in 16 bits a second, in units of 10^12, of NVIDIA's data sheets. The first name that is a word of
+# the device's name counts.
 CARDS = (
     ("B200", 2250.0),
     ("H200", 989.0),
@@ -24,8 +27,10 @@ CARDS = (
     ("H100", 989.0),
     ("A100", 312.0),
     ("L40S", 362.0),
+    ("L40", 181.0),
     ("L4", 121.0),
     ("A10", 125.0),
+    ("A10G", 70.0),
     ("RTX 4090", 165.0),
     ("RTX 3090", 71.0),
     ("V100", 125.0),
@@ -41,7 +46,7 @@ LAUNCH_SECONDS = 10e-6
 
 def rate_of(device: str) -> float | None:
     """Operations a second that a training reaches on a card, by its name. None: the card is not known."""
-    found = next((rate for name, rate in CARDS if name in device), None)
+    found = next((rate for name, rate in CARDS if re.search(rf"\b{name}\b", device)), None)
     return found * 1e12 * REACHED if found is not None else None
 
 

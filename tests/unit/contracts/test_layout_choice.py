@@ -71,6 +71,12 @@ def test_the_base_has_16_bits_where_that_fits_and_else_4(gib: float, bits: int) 
     }
 
 
+def test_a_base_that_is_quantised_already_keeps_its_4_bits() -> None:
+    case = TrainingCase(a_spec(model={"load_in": "auto"}), replace(LLAMA_3B, is_quantised=True), CHATS)
+
+    assert choose(case, TrainingDevice(130 * GIB)).bits == 4
+
+
 def test_a_spec_that_says_how_to_load_is_obeyed() -> None:
     choice = chosen(5, model={"load_in_4bit": False})
 
@@ -157,7 +163,8 @@ def test_the_speed_is_near_the_measured_one(tokens: int, recomputation: Any, mea
 
 
 def test_a_card_that_is_not_known_has_no_rate() -> None:
-    assert rate_of("cpu (x86_64)") is None
+    assert rate_of("cpu (x86_64)") is rate_of("NVIDIA RTX A1000") is None
+    assert rate_of("NVIDIA L40, 46068 MiB") != rate_of("NVIDIA L4, 23034 MiB")
     assert (rate_of("NVIDIA H100 PCIe, 81559 MiB") or 0) < (rate_of("NVIDIA H100 80GB HBM3") or 0)
     assert choose(replace(TrainingCase(a_spec(), LLAMA_3B, CHATS)), TrainingDevice(130 * GIB)).seconds is None
 
