@@ -129,6 +129,11 @@ class Settings(Address):
         3600.0, gt=0, description="a process without progress for this time is treated as hung"
     )
     max_attempts: int = Field(3, ge=1, le=100, description="failures in the same place before a job fails")
+    warm_spare: bool | None = Field(
+        None,
+        description="whether a worker keeps one process that has a training's libraries imported, so that the next "
+        "training starts at once; default: where there is a GPU, or 12 GiB of memory",
+    )
     trainer_module: str = Field("worker.training", description="the Python module that runs a training attempt")
     verify: Literal["engine", "off"] = Field(
         "engine",

@@ -8,6 +8,7 @@ ignored. After a training both are ignored: an interpreter that exits restores t
 import os
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -56,6 +57,16 @@ def keep_lease(fd: int, seconds: float) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     threading.Thread(target=_renew, args=(fd, seconds), name="lease", daemon=True).start()
+
+
+def wait_for_renewal(fd: int) -> None:
+    """Forget the bytes that wait in the pipe, which may be old, and return when another one comes."""
+    os.set_blocking(fd, False)
+    with suppress(BlockingIOError):
+        while os.read(fd, 4096):
+            pass
+    os.set_blocking(fd, True)
+    os.read(fd, 1)
 
 
 def _renew(fd: int, seconds: float) -> None:

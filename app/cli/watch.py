@@ -77,6 +77,11 @@ _LINES: dict[str, Callable[[Json], str]] = {
     "phase": lambda fields: f"phase: {fields['phase']}",
     "request": lambda fields: f"requested: {fields['request']}",
     "notice": lambda fields: f"notice: {fields['message']}",
+    "started": lambda fields: (
+        f"{'warm' if fields['is_warm'] else 'cold'} start: imports {fields['import_seconds']:.1f} s, load "
+        f"{fields['load_seconds']:.1f} s, first step {fields['first_step_seconds']:.1f} s, of which compiling "
+        f"{_number(fields['compile_seconds'], '.1f')} s"
+    ),
     "eval": lambda fields: (
         f"eval at step {fields['step']}: loss {_number(fields['eval_loss'], '.4f')}"
         f"{_of_method(fields.get('metrics', {}))}"

@@ -155,6 +155,28 @@ class StepTaken(StepEvent):
     kind: Literal["taken"] = "taken"
 
 
+class StartTimes(Contract):
+    """How many seconds each part of a training's start took, in the form in which they are reported, stored and shown.
+
+    The parts follow one another: imports, load, first step.
+    """
+
+    is_warm: bool = Field(description="whether the process had its imports before it was given the job (a warm spare)")
+    import_seconds: float = Field(description="from the start of the work on the order until libraries are imported")
+    load_seconds: float = Field(description="until the first step began: model, rows, checkpoint, a first evaluation")
+    first_step_seconds: float
+    compile_seconds: float | None = Field(
+        description="how much longer the first step took than the faster of the next two; null: there was none"
+    )
+
+
+class TrainingStarted(Event, StartTimes):
+    """Written after the third step of an attempt, or after its last one."""
+
+    kind: Literal["started"] = "started"
+    began_at: datetime = Field(description="when the work on the order began")
+
+
 class Evaluated(Event):
     kind: Literal["eval"] = "eval"
     step: int
@@ -287,6 +309,7 @@ AttemptEvent = Annotated[
     | MemoryMeasured
     | StepLogged
     | StepTaken
+    | TrainingStarted
     | Evaluated
     | BestChanged
     | CheckpointSaved

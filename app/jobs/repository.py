@@ -143,6 +143,13 @@ def newest_event(session: Session, scope: Scope, job_id: str, kind: str) -> JobE
     return session.scalars(query.order_by(JobEvent.seq.desc()).limit(1)).first()
 
 
+def newest_of_kind(session: Session, scope: Scope, job_ids: Sequence[str], kind: str) -> dict[str, JobEvent]:
+    """Return the newest event of a kind of each of these jobs that has one. There should be few of this kind."""
+    of_jobs = (JobEvent.job_id.in_(job_ids), is_permitted(scope, JobEvent.job_id))
+    query = select(JobEvent).where(*of_jobs, JobEvent.kind == kind).order_by(JobEvent.job_id, JobEvent.seq)
+    return {event.job_id: event for event in session.scalars(query)}
+
+
 def newest_events(session: Session, scope: Scope, job_ids: Sequence[str]) -> dict[str, int]:
     """Return the number of the newest event of each of these jobs, without those that were deleted."""
     rows = session.execute(select(Job.id, Job.last_seq).where(Job.id.in_(job_ids), scope.permits(Job.project)))

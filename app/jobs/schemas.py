@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.contracts.events import CheckMetrics, StepMetrics
-from app.contracts.stored import Unreadable, with_values
+from app.contracts.base import extract
+from app.contracts.events import CheckMetrics, StartTimes, StepMetrics, TrainingStarted
+from app.contracts.stored import Unreadable, read, with_values
 from app.database.stored_fields import UNREADABLE, StoredView, show
 from app.jobs.states import JobStatus, RequestedAction
 
@@ -59,6 +60,24 @@ class AttemptView(BaseModel):
     outcome: str | None
     exit_code: int | None = Field(description="of its process; 128+n after signal n")
     reason: str | None
+
+
+class StartView(StartTimes):
+    """How the newest attempt started. Imports, load and first step follow the claim one after another."""
+
+    model_config = STORED
+    claim_seconds: float = Field(
+        description="from the claim of the job to the start of the work on it: order, download, waiting for GPU memory"
+    )
+
+    @classmethod
+    def of(cls, attempt: "Attempt", started: "JobEvent") -> "StartView | Unreadable":
+        """Read an event of the kind `started` of this attempt."""
+        event = read(TrainingStarted, started.payload)
+        if event is None:
+            return Unreadable()
+        claim_seconds = round((event.began_at - attempt.started_at).total_seconds(), 3)
+        return extract(event, cls, claim_seconds=claim_seconds)
 
 
 class CheckpointView(BaseModel):
@@ -115,6 +134,7 @@ class JobDetail(JobView):
     result: dict[str, Any] | None = None
     queue: QueueView | None = None
     attempts: list[AttemptView] = []
+    timings: StartView | None = None
 
 
 class JobPage(BaseModel):
@@ -198,7 +218,11 @@ def listed(job: "Job") -> JobView:
     return show(JobView, _fields(job))
 
 
-def detail(job: "Job", queue: QueueView | None, attempts: "list[Attempt]") -> JobDetail:
+def detail(
+    job: "Job", queue: QueueView | None, attempts: "list[Attempt]", started: "JobEvent | None" = None
+) -> JobDetail:
+    """`started`: the newest event of this kind."""
+    is_of_newest = started is not None and attempts and attempts[-1].epoch == started.epoch
     fields = {
         **_fields(job),
         "spec": job.sent,
@@ -208,6 +232,7 @@ def detail(job: "Job", queue: QueueView | None, attempts: "list[Attempt]") -> Jo
         "result": job.result,
         "queue": queue,
         "attempts": [AttemptView.model_validate(attempt) for attempt in attempts],
+        "timings": StartView.of(attempts[-1], started) if started is not None and is_of_newest else None,
     }
     return show(JobDetail, fields)
 

@@ -108,16 +108,18 @@ def spawn(
     grace_seconds: float = 10.0,
     pass_fds: Sequence[int] = (),
     lease: Lease | None = None,
+    is_waiting: bool = False,
     oom_score_adj: int | None = None,
 ) -> Guarded:
     """Start a command under a guardian.
 
     `env` replaces the environment, None inherits it. `output` is a file to which stdout and stderr are appended, or an
-    open descriptor; None inherits both. `pass_fds` stay open in the guardian and in the command. A `lease` begins now.
-    `oom_score_adj` is the command's, -1000 to 1000: the higher, the sooner the kernel kills it when memory is short
-    (`man 5 proc`); it is no error if the kernel refuses it. A command that cannot be started ends with code 127.
+    open descriptor; None inherits both. `pass_fds` stay open in the guardian and in the command. A `lease` begins now,
+    or with the first renewal if the command `is_waiting` for work. `oom_score_adj` is the command's, -1000 to 1000: the
+    higher, the sooner the kernel kills it when memory is short (`man 5 proc`); it is no error if the kernel refuses it.
+    A command that cannot be started ends with code 127.
     """
-    terms = Terms(grace_seconds, oom_score_adj, lease, time.monotonic())
+    terms = Terms(grace_seconds, oom_score_adj, lease, None if is_waiting else time.monotonic())
     log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if isinstance(output, Path) else output
     try:
         guardian = subprocess.Popen(

@@ -62,12 +62,15 @@ class Lease:
 
 @dataclass(frozen=True)
 class Terms:
-    """The guardian's parameters, passed as one argument of its command line."""
+    """The guardian's parameters, passed as one argument of its command line.
+
+    `began`: when the lease began; None: it begins with the first renewal.
+    """
 
     grace_seconds: float
     oom_score_adj: int | None
     lease: Lease | None
-    began: float
+    began: float | None
 
     def dump(self) -> str:
         lease = [self.lease.term_after, self.lease.kill_after, self.lease.alarm_after] if self.lease else None
@@ -132,7 +135,8 @@ class _Watch:
         self.tree, self.grace_seconds, self.lease = tree, terms.grace_seconds, terms.lease
         self.stop_by = self.term_at = self.kill_at = math.inf
         self.renewed = -math.inf
-        self._count_from(terms.began)
+        if terms.began is not None:
+            self._count_from(terms.began)
 
     def until_a_reason_to_end(self) -> None:
         """Return when the child has exited, its grace or its lease is over, or the parent orders to kill it."""

@@ -101,8 +101,8 @@ def running(home: Path, env: Mapping[str, str]) -> Iterator[Stack]:
     argv = [sys.executable, "-m", "app.cli", "up", "--home", str(home), "--port", "0"]
     log = home.parent / f"{home.name}.log"
     with log.open("ab") as output:
-        plugins = {"TUNESMITH_PLUGINS": PLUGINS}
-        process = subprocess.Popen(argv, env={**os.environ, **plugins, **env}, stdout=output, stderr=output)
+        usual = {"TUNESMITH_PLUGINS": PLUGINS, "TUNESMITH_WARM_SPARE": "0"}  # a spare takes ten seconds of computing
+        process = subprocess.Popen(argv, env={**os.environ, **usual, **env}, stdout=output, stderr=output)
     try:
         wait_for("the service is up", lambda: url_file.exists() or process.poll() is not None, 90)
         assert process.poll() is None, log.read_text()

@@ -7,7 +7,7 @@ import pytest
 
 from app.contracts.generation import Sampling
 from app.contracts.memory_lease import YieldOrder
-from worker.supervising.hardware import measure_gpu
+from worker.hardware import measure_gpu
 
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

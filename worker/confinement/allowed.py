@@ -1,6 +1,7 @@
 """Decides, from its order, what a checker, a trainer or a download process may read and write."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from app.contracts.order import BaseRef, CheckOrder, TrainingOrder
@@ -29,9 +30,8 @@ def of_check(order: CheckOrder) -> Allowed:
     caches = (order.cache_dir / name for name in ("prepared", "tokenizers", "bases"))
     starts_cuda = order.spec.model.chat_template is not None and NVIDIA_CONTROL.exists()  # by `worker.templating`
     return Allowed(
-        reads=(_base(order.base), *files),
-        writes=(order.events.parent, order.data_dir.parent, *caches, *(() if is_offline else _hub_folders())),
-        cache=order.cache_dir,
+        reads=(_base(order.base, os.environ), *files),
+        writes=(order.events.parent, order.data_dir.parent, *caches, *(() if is_offline else _hub_folders(os.environ))),
         is_offline=is_offline,
         is_confined=order.is_confined,
         memory_bytes=None if starts_cuda else MOST_CHECK_MEMORY_BYTES,
@@ -39,14 +39,16 @@ def of_check(order: CheckOrder) -> Allowed:
     )
 
 
-def of_training(order: TrainingOrder) -> Allowed:
-    """A training may use its rows, the weights it starts from, its attempt's folder and its job's checkpoints."""
+def of_training(order: TrainingOrder, environment: Mapping[str, str] = os.environ) -> Allowed:
+    """A training may use its rows, the weights it starts from, its attempt's folder and its job's checkpoints.
+
+    `environment` names the host's hub cache. It is that of before `go_offline`.
+    """
     begins = (path for path in (order.resume_from, order.start_from, order.eval_rows) if path is not None)
     bases = () if order.cache_dir is None else (order.cache_dir / "bases",)
     return Allowed(
-        reads=(_base(order.base), order.train_rows.parent, order.tokenizer, *begins),
+        reads=(_base(order.base, environment), order.train_rows.parent, order.tokenizer, *begins),
         writes=(order.events.parent, order.checkpoints, *bases),
-        cache=order.cache_dir,
         is_offline=True,
         is_confined=order.is_confined,
         memory_bytes=None if NVIDIA_CONTROL.exists() else RESERVED_FACTOR * host_bytes(),
@@ -58,8 +60,7 @@ def of_fetching(order: TrainingOrder) -> Allowed:
     """The download of a base may use the hub and the hub's cache."""
     return Allowed(
         reads=(),
-        writes=(order.events.parent, *_hub_folders()),
-        cache=order.cache_dir,
+        writes=(order.events.parent, *_hub_folders(os.environ)),
         is_offline=False,
         is_confined=order.is_fetching_confined,
         memory_bytes=MOST_CHECK_MEMORY_BYTES,
@@ -67,19 +68,19 @@ def of_fetching(order: TrainingOrder) -> Allowed:
     )
 
 
-def hub_folder(base: BaseRef) -> Path | None:
+def hub_folder(base: BaseRef, environment: Mapping[str, str] = os.environ) -> Path | None:
     """The folder of a base in this host's hub cache. Returns None for a base that is a local folder."""
-    return None if base.is_local else _hub_folders()[1] / f"models--{base.source.replace('/', '--')}"
+    return None if base.is_local else _hub_folders(environment)[1] / f"models--{base.source.replace('/', '--')}"
 
 
-def _base(base: BaseRef) -> Path:
-    return hub_folder(base) or Path(base.source)
+def _base(base: BaseRef, environment: Mapping[str, str]) -> Path:
+    return hub_folder(base, environment) or Path(base.source)
 
 
-def _hub_folders() -> tuple[Path, Path]:
+def _hub_folders(environment: Mapping[str, str]) -> tuple[Path, Path]:
     """The home and the cache of the hub's client. They are computed here because the client must not be imported before
     it is configured to be offline or not."""
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("HF_HOME", f"{caches}/huggingface")
-    cache = os.environ.get("HF_HUB_CACHE", f"{home}/hub")
+    caches = environment.get("XDG_CACHE_HOME", "~/.cache")
+    home = environment.get("HF_HOME", f"{caches}/huggingface")
+    cache = environment.get("HF_HUB_CACHE", f"{home}/hub")
     return Path(os.path.expanduser(home)), Path(os.path.expanduser(cache))

@@ -44,13 +44,13 @@ PATH_VARIABLES = (
 # Triton and torch compile with what these variables name, or with the first of these programs in PATH. A compiler may
 # be installed elsewhere, and may be a link or a script; its headers and libraries are then in its folder's parent.
 COMPILER_VARIABLES, COMPILERS = ("CC", "CXX"), ("gcc", "g++", "cc", "c++", "clang")
-# Environment variables that name the folders where libraries keep compiled code; None: we set no default.
+# Environment variables that name the folders where libraries keep compiled code, and our names of those folders.
 CACHE_VARIABLES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
     "CUDA_CACHE_PATH": "cuda",
     "PYTORCH_KERNEL_CACHE_PATH": "kernels",
-    "UNSLOTH_COMPILE_LOCATION": None,
+    "UNSLOTH_COMPILE_LOCATION": "unsloth",
 }
 PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy", "HF_ENDPOINT")
 HUB_PORTS = (80, 443, 53)
@@ -64,14 +64,12 @@ class Allowed:
     """What one child may use.
 
     `reads`, `writes`: folders and files; the first of `writes` must be a folder that belongs to this child alone.
-    `cache`: the folder that keeps compiled code for later jobs; None: a folder in the first of `writes`.
     `is_offline`: no connections. `is_confined`: whether the kernel enforces the paths and ports. `memory_bytes`: a
     limit for the process's data (RLIMIT_DATA); None: no limit. `file_bytes`: a limit for each file that it writes.
     """
 
     reads: tuple[Path, ...]
     writes: tuple[Path, ...]
-    cache: Path | None
     is_offline: bool
     is_confined: bool
     memory_bytes: int | None
@@ -104,25 +102,33 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def go_offline(folder: Path, repository: Path | None) -> None:
+def go_offline(folder: Path) -> None:
     """Make the hub's client of this process use no network and no token, and a cache inside `folder`.
 
-    `repository`: a folder of the host's hub cache that this cache links to, and that is only read. Call this before the
-    client is imported.
+    Call this before the client is imported.
     """
-    cache = folder / "hub"
-    cache.mkdir(parents=True, exist_ok=True)
-    if repository is not None:
-        (cache / repository.name).unlink(missing_ok=True)
-        (cache / repository.name).symlink_to(repository)
     os.environ.pop("HF_TOKEN", None)
     os.environ.update(
-        HF_HUB_OFFLINE="1", HF_HOME=str(folder), HF_HUB_CACHE=str(cache), HF_XET_CACHE=str(folder / "xet")
+        HF_HUB_OFFLINE="1", HF_HOME=str(folder), HF_HUB_CACHE=str(_hub(folder)), HF_XET_CACHE=str(folder / "xet")
     )
 
 
+def link_repository(folder: Path, repository: Path | None) -> None:
+    """Let the hub's cache inside `folder` link to a folder of the host's hub cache, which is only read. None: to
+    nothing.
+    """
+    _hub(folder).mkdir(parents=True, exist_ok=True)
+    if repository is not None:
+        (_hub(folder) / repository.name).unlink(missing_ok=True)
+        (_hub(folder) / repository.name).symlink_to(repository)
+
+
+def _hub(folder: Path) -> Path:
+    return folder / "hub"
+
+
 def _access_rules(allowed: Allowed, scratch: Path) -> AccessRules:
-    caches = list(_caches(allowed.cache or allowed.writes[0] / "cache", os.environ))
+    caches = list(_caches(scratch, os.environ))
     for folder in (scratch, *caches, *allowed.writes):  # Landlock has rules for existing paths only
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -167,13 +173,11 @@ def _scratch(allowed: Allowed) -> Path:
     return allowed.writes[0] / "tmp"
 
 
-def _caches(cache: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Set the variables that are not set yet, and yield the folders that all of them name."""
+def _caches(scratch: Path, environment: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the folders of compiled code. Those that the parent did not name are in `scratch`, for this child alone."""
     for variable, name in CACHE_VARIABLES.items():
-        if cache is not None and name is not None:
-            os.environ.setdefault(variable, str(cache / name))
-        if variable in environment:
-            yield Path(environment[variable])
+        os.environ.setdefault(variable, str(scratch / name))
+        yield Path(environment[variable])
 
 
 def _system(environment: Mapping[str, str]) -> Iterator[Path]:

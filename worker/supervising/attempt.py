@@ -33,18 +33,17 @@ from app.jobs.models import Job
 from app.jobs.queue.claims import Claim, Fenced, RequestedState, record
 from app.jobs.states import RequestedAction, Stage
 from app.jobs.views.logs import LOG_NAME, attempt_dir
-from app.processes.guardian import KILL_WAIT_SECONDS, Guarded, Lease, spawn
+from app.processes.guardian import KILL_WAIT_SECONDS, Guarded, spawn
 from app.processes.log_rotation import rotate
 from worker.confinement.process import temporary_folder
 from worker.memory import oom_kills
 from worker.supervising.context import WorkerContext
 from worker.supervising.slots import remove_orphans
+from worker.supervising.spare import OOM_SCORE, Spare, lease_of
 from worker.supervising.tail import EventTail
 
 EVENTS_NAME = "events.jsonl"
 PULSE_NAME = "pulse"
-# If memory runs out, the kernel kills the training, which can resume, rather than the worker, the API or the database.
-OOM_SCORE = 500
 # How long a cancelled training may take to finish its step before it is killed: nobody needs a checkpoint of it.
 CANCEL_GRACE_SECONDS = 3.0
 log = logging.getLogger(__name__)
@@ -106,12 +105,17 @@ class Report:
 
 @dataclass(frozen=True)
 class ChildCommand:
-    """The command to run and its limits. `events_before`: bytes of the events file that an earlier child wrote."""
+    """The command to run and its limits.
+
+    `order`: the training's order, which a warm spare may be given in place of the command; None: no spare can do it.
+    `events_before`: bytes of the events file that an earlier child wrote.
+    """
 
     command: Sequence[str]
     env: dict[str, str]
     folder: Path
     max_seconds: float | None
+    order: Path | None = None
     checkpoints_requested: int = 0
     events_before: int = 0
 
@@ -244,21 +248,44 @@ def refused(error: ServiceError) -> Report:
 
 def run_child(context: WorkerContext, claim: Claim, child_command: ChildCommand) -> Report:
     """Run the command in the attempt's folder until it has ended. When this returns, none of its processes is left."""
+    if context.spare is None or child_command.order is None:
+        return _run_cold(context, claim, child_command)
+    with context.spare.training(child_command.order, child_command.env) as spare:
+        report = _run_spare(context, claim, child_command, spare) if spare is not None else None
+        report = report or _run_cold(context, claim, child_command)
+    if not context.stopping.is_set():
+        context.spare.keep()
+    return report
+
+
+def _run_spare(context: WorkerContext, claim: Claim, child_command: ChildCommand, spare: Spare) -> Report | None:
+    """Watch the spare that was given the training. Returns None if it did not begin, and nobody wanted it to stop."""
+    report = _watch(context, claim, child_command, spare.child)
+    refusal = spare.refusal()
+    if refusal is None or report.stopped is not None or report.is_cut_off:
+        return report
+    log.info("%s: a cold process trains, because the warm spare did not: %s", claim.job_id, refusal)
+    return None
+
+
+def _run_cold(context: WorkerContext, claim: Claim, child_command: ChildCommand) -> Report:
     settings = context.settings
-    lease = Lease(settings.term_after_seconds, settings.kill_after_seconds, settings.alarm_after_seconds)
-    with (
-        temporary_folder() as temporary,
-        spawn(
+    with temporary_folder() as temporary:
+        child = spawn(
             child_command.command,
             env={**child_command.env, "TMPDIR": str(temporary)},
             cwd=child_command.folder,
             output=child_command.folder / LOG_NAME,
             grace_seconds=settings.grace_seconds,
             pass_fds=[context.slot.fd],
-            lease=lease,
+            lease=lease_of(settings),
             oom_score_adj=OOM_SCORE if claim.stage is Stage.TRAIN else None,
-        ) as child,
-    ):
+        )
+        return _watch(context, claim, child_command, child)
+
+
+def _watch(context: WorkerContext, claim: Claim, child_command: ChildCommand, child: Guarded) -> Report:
+    with child:
         report = ChildWatch(context, claim, child_command).until_gone(child)
     if claim.stage is Stage.TRAIN and (report.exit_code or 0) < 0:
         remove_orphans(context.slot, patience_seconds=0)  # the guardian was killed before it could kill the child

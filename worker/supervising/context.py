@@ -8,6 +8,7 @@ from app.database.connection import Database
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import Stage
 from worker.supervising.slots import Slot
+from worker.supervising.spare import WarmSpare
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class WorkerContext:
     """The context in which one process serves one stage. `stopping` is set when the process is to end.
 
     `slot_acquired` is set once the process holds its slot and has taken back the jobs of the slot's earlier holder.
-    Before that it claims no job.
+    Before that it claims no job. `spare`: None for a worker that keeps none.
     """
 
     settings: Settings
@@ -26,5 +27,6 @@ class WorkerContext:
     device: str
     slot: Slot
     concurrency: int = 1
+    spare: WarmSpare | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     slot_acquired: threading.Event = field(default_factory=threading.Event)

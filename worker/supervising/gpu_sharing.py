@@ -28,9 +28,9 @@ from app.jobs.models import Job
 from app.jobs.queue import attempts
 from app.jobs.states import Stage
 from app.processes.engine_address import SAYS_WRONG_KEY, EngineAddress
+from worker.hardware import Gpu, measure_gpu
 from worker.supervising.attempt import Report, StopReason
 from worker.supervising.context import WorkerContext
-from worker.supervising.hardware import Gpu, measure_gpu
 from worker.supervising.predicting import base_card, predicted_bytes, row_report
 from worker.supervising.verdict import NO_ROOM_BESIDE
 

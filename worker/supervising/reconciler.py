@@ -56,6 +56,7 @@ class Reconciler:
             self._take_back_lost_jobs()
             self._notify_for_waiting()
             self._remove_expired()
+            self._keep_spare()
         except AWAY as error:
             self._observed.clear()
             log.warning("the database is unavailable: %s", self._context.database.why_away(error))
@@ -134,6 +135,12 @@ class Reconciler:
             retention.sweep(context.database, context.settings)
         except OSError as error:
             log.warning("a file that is no longer needed could not be removed: %s", error)
+
+    def _keep_spare(self) -> None:
+        """A spare holds the slot, as a training does."""
+        context = self._context
+        if context.spare is not None and context.slot_acquired.is_set() and not context.stopping.is_set():
+            context.spare.keep()
 
     def _notify_for_waiting(self) -> None:
         context = self._context

@@ -11,12 +11,13 @@ from app.jobs.models import CPU
 from app.jobs.queue.notifier import QUEUES, TASK, CeleryNotifier
 from app.jobs.states import Stage
 from worker.confinement import landlock
+from worker.hardware import describe_device, find_slot
 from worker.supervising.celery_app import app, open_home, settings
 from worker.supervising.context import WorkerContext
-from worker.supervising.hardware import describe_device, find_slot
 from worker.supervising.lifecycle import run_until_idle
 from worker.supervising.reconciler import Reconciler
 from worker.supervising.slots import Slot
+from worker.supervising.spare import WarmSpare, is_wanted
 
 log = logging.getLogger(__name__)
 contexts: dict[Stage, WorkerContext] = {}
@@ -45,7 +46,10 @@ def open_contexts(sender: Any, **_: object) -> None:
         device = describe_device() if stage is Stage.TRAIN else CPU
         slot = Slot.open(settings.slots, _slot_name(stage, sender.hostname))
         at_once = sender.controller.concurrency
-        context = WorkerContext(settings, database, CeleryNotifier(app), stage, sender.hostname, device, slot, at_once)
+        spare = WarmSpare(settings, slot) if stage is Stage.TRAIN and is_wanted(settings, device) else None
+        context = WorkerContext(
+            settings, database, CeleryNotifier(app), stage, sender.hostname, device, slot, at_once, spare
+        )
         contexts[stage] = context
         threading.Thread(target=Reconciler(context).run, name=f"reconcile-{stage}", daemon=True).start()
         log.info("%s serves %s on %s", context.name, stage, device)
@@ -61,3 +65,5 @@ def close_contexts(**_: object) -> None:
     """Tell running tasks to hand their jobs back, since a warm shutdown of Celery waits for them."""
     for context in contexts.values():
         context.stopping.set()
+        if context.spare is not None:
+            context.spare.close()

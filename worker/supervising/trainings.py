@@ -17,6 +17,8 @@ from app.jobs.queue.claims import Claim, lock
 from app.processes.environments import Process
 from app.sources import base_of
 from worker.child import FETCHER, TRAINER, command, environment
+from worker.compile_cache import compile_folder, keep_only
+from worker.hardware import describe_device
 from worker.supervising import orders
 from worker.supervising.attempt import (
     EVENTS_NAME,
@@ -110,6 +112,7 @@ def _apply_result(report: Report, found: Proof | StopReason) -> None:
 
 def _train(context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Report:
     folder = attempt_folder(context, job)
+    keep_only(compile_folder(context.settings.root / "cache", describe_device()))
     start = retry_until_stored(lambda: choose_start(context, held, plan), context.stopping)
     try:
         base = base_of(plan.model, context.settings.models)
@@ -121,6 +124,7 @@ def _train(context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Repo
         env=environment(Process.TRAIN, context.settings.root / "cache"),
         folder=folder,
         max_seconds=plan.resources.max_seconds,
+        order=order,
         checkpoints_requested=job.checkpoints_requested,
     )
     if not base.is_local and context.settings.trainer_module == TRAINER:  # a test's trainer loads no base
@@ -137,7 +141,7 @@ def _train(context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Repo
 def _fetch(context: WorkerContext, held: Claim, training: ChildCommand, order: Path) -> Report:
     """Download the base in a separate process, because the process that loads it gets no hub token."""
     env = environment(Process.FETCH, context.settings.root / "cache")
-    return run_child(context, held, replace(training, command=command(FETCHER, order), env=env))
+    return run_child(context, held, replace(training, command=command(FETCHER, order), env=env, order=None))
 
 
 def _run_beside_engine(context: WorkerContext, held: Claim, child_command: ChildCommand, training: Training) -> Report:

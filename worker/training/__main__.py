@@ -11,32 +11,40 @@ from pathlib import Path
 from app.contracts.events import Blame, Failed
 from app.contracts.order import TrainingOrder
 from worker.confinement.allowed import hub_folder, of_training
-from worker.confinement.process import confine, go_offline
+from worker.confinement.process import confine, go_offline, link_repository
 from worker.events import EventWriter
 from worker.failures import guarded, kept_out
 from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of
+from worker.training.start import StartMoment
 
 
 def main() -> int:
+    start = StartMoment.of_this_process()
     order = TrainingOrder.model_validate_json(Path(sys.argv[1]).read_text())
-    allowed = of_training(order)
-    go_offline(order.events.parent / "hf", hub_folder(order.base))
+    allowed, hub = of_training(order), order.events.parent / "hf"
+    link_repository(hub, hub_folder(order.base))
+    go_offline(hub)
     confine(allowed)  # must come before the first thread
+    return train(order, start)
+
+
+def train(order: TrainingOrder, start: StartMoment) -> int:
+    """Train in this process, which is confined, and return its exit code."""
     lease = lease_of(dict(os.environ))
     if lease is not None:
         keep_lease(*lease)
     requests, code = Requests(), 0
     requests.wait_for_training()
 
-    def train() -> None:
+    def follow_recipe() -> None:
         from worker.training.recipe import fine_tune  # an import that fails is reported like any failure
 
         gc.freeze()  # modules are never freed; to look through them takes most of a second of every collection
         nonlocal code
-        code = 0 if fine_tune(order, events, requests) else INTERRUPTED
+        code = 0 if fine_tune(order, events, requests, start) else INTERRUPTED
 
     with EventWriter(order.events) as events:
-        code = guarded(train, events, [out_of_memory, kept_out]) or code
+        code = guarded(follow_recipe, events, [out_of_memory, kept_out]) or code
     requests.close()
     return code
 

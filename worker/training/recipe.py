@@ -17,18 +17,21 @@ from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
 from worker.training.evaluations import best_of, why_over
+from worker.training.first_step import StartTimer
 from worker.training.planning import Plan, plan_steps
 from worker.training.probe import notice_worse_than_base, take_probe
 from worker.training.resolved import effective_values, report_differences
 from worker.training.saving import complete_or_absent, rehearse_saving, repair_generation_config
 from worker.training.schedule import SaveSchedule
+from worker.training.start import StartMoment
 from worker.training.trained import report_trained
 from worker.training.trainer import build_trainer, read_rows, report_packing
 from worker.training.vectors import notice_untrained
 
 
-def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> bool:
+def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests, start: StartMoment) -> bool:
     """Train from the base model, or from a checkpoint, and save the adapter. Returns False if it stopped on request."""
+    timer = StartTimer(start, events)
     spec, hardware, callback = order.spec, find_hardware(), EventCallback(events, order.spec.method.metrics)
     train, evaluation = (read_rows(path, spec) for path in (order.train_rows, order.eval_rows))
     plan, spec = plan_steps(order, train, events)
@@ -43,6 +46,7 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests) -> 
     tokenizer = read_tokenizer(order, own_tokenizer)
     checkpointer = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
     trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, plan, callback, checkpointer)
+    trainer.add_callback(timer)
     report_packing(trainer, train, events)
     resolved = report_settings(order, model, trainer, hardware, events)
     rehearse_saving(model, tokenizer, order, resolved)

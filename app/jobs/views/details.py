@@ -32,10 +32,12 @@ def _details(session: Session, scope: Scope, jobs: Sequence[Job]) -> dict[str, J
     attempts: defaultdict[str, list[Attempt]] = defaultdict(list)
     for attempt in repository.attempts_of(session, scope, [job.id for job in jobs]):
         attempts[attempt.job_id].append(attempt)
+    trained = [job.id for job in jobs if job.progress is not None]
+    started = repository.newest_of_kind(session, scope, trained, "started") if trained else {}
     queues: dict[str, QueueView] = {}
     for (stage, spec_version), waiting in _waiting(jobs).items():
         queues |= _queues(session, stage, spec_version, waiting, attempts)
-    return {job.id: detail(job, queues.get(job.id), attempts[job.id]) for job in jobs}
+    return {job.id: detail(job, queues.get(job.id), attempts[job.id], started.get(job.id)) for job in jobs}
 
 
 def _waiting(jobs: Sequence[Job]) -> dict[tuple[Stage, int], list[Job]]:

@@ -49,6 +49,17 @@ def a_step(**changes: Any) -> dict[str, Any]:
         ),
         (an_event("adapter", bytes=2_500_000, trainable_parameters=4321), "adapter: 2.5 MB, 4,321 trained parameters"),
         (an_event("finished", steps=60, train_seconds=65.4), "trained 60 steps in 0:01:05"),
+        (
+            an_event(
+                "started",
+                is_warm=True,
+                import_seconds=0.04,
+                load_seconds=1,
+                first_step_seconds=2.5,
+                compile_seconds=None,
+            ),
+            "warm start: imports 0.0 s, load 1.0 s, first step 2.5 s, of which compiling - s",
+        ),
         (an_event("resolved", values={}), None),
         (an_event("something newer"), None),
     ],

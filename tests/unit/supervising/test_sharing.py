@@ -10,8 +10,8 @@ from app.contracts.plan import plan_of
 from tests.support.gpus import pretend_gpu
 from tests.support.shapes import LLAMA_3B
 from tests.support.specs import PAGE, a_spec
+from worker.hardware import Gpu, measure_gpu
 from worker.supervising.gpu_sharing import Training, measured_bytes
-from worker.supervising.hardware import Gpu, measure_gpu
 from worker.supervising.predicting import predicted_bytes
 
 GB = 10**9

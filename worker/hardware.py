@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 
 from app.jobs.models import CPU
 
@@ -17,6 +18,7 @@ class Gpu:
     free_bytes: int
 
 
+@cache
 def describe_device() -> str:
     """`NVIDIA H100 80GB HBM3, 81559 MiB` of the first GPU, or `cpu (x86_64)`."""
     return _query("name,memory.total") or f"{CPU} ({platform.machine()})"
