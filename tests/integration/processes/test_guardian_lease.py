@@ -288,3 +288,19 @@ def test_a_checkpoint_is_asked_for_by_a_signal_that_cannot_kill(pipe: tuple[int,
 def _state(pid: int) -> str:
     """Z: it has ended, and its frozen parent has not heard of it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_the_lease_of_a_command_that_waits_begins_with_its_first_renewal(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    lease = Lease(0.5, 1, 1.5)
+    with spawn(["bash", "-c", POLITE], output=writer, lease=lease, is_waiting=True, grace_seconds=SECONDS) as child:
+        os.close(os.dup(writer))
+        output = Output(reader)
+        assert output.line() == b"ready\n"
+        time.sleep(lease.alarm_after)
+        assert child.poll() is None
+
+        child.renew()
+
+        assert output.line() == b"asked\n"
+        assert child.wait(SECONDS) == 3
