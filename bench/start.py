@@ -32,7 +32,7 @@ from tests.support.specs import a_body
 from tests.support.tiny_model import build_tiny_model
 from tests.support.waiting import wait_for
 from worker.child import TRAINER, command, environment
-from worker.confinement.process import temporary_folder
+from worker.confinement.process import NVIDIA_CONTROL, temporary_folder
 from worker.supervising.slots import Slot
 from worker.supervising.spare import Spare
 
@@ -76,8 +76,9 @@ class Trainers:
             (folder / "work").mkdir(parents=True)
             (folder / "checkpoints").mkdir()
             places = {"checkpoints": folder / "checkpoints", "cache_dir": self.work / "home" / "cache"}
+            is_confined = not NVIDIA_CONTROL.exists()  # as `TUNESMITH_CONFINEMENT=auto`
             path = folder / "order.json"
-            path.write_text(a_training(folder, spec, base, **data, **places).model_dump_json())
+            path.write_text(a_training(folder, spec, base, **data, **places, is_confined=is_confined).model_dump_json())
             return path
 
         cold = {name: self._cold(order(name)) for name in ("empty_cache", "warm_cache")}
@@ -132,16 +133,14 @@ def of_service(work: Path, model: Path, body: dict[str, Any]) -> dict[str, Any]:
     for name, is_on in (("without_spare", "0"), ("with_spare", "1")):
         env = {"TUNESMITH_MODELS_DIR": str(model.parent), "TUNESMITH_WARM_SPARE": is_on, "TUNESMITH_VERIFY": "off"}
         with running(work / "home", env) as stack:
-            found[name] = [one_job(stack, body, waits_for_spare=is_on == "1") for _ in range(2)]
+            found[name] = [one_job(stack, body, number * int(is_on)) for number in (1, 2)]
     return found
 
 
-def one_job(stack: Stack, body: dict[str, Any], *, waits_for_spare: bool) -> dict[str, Any]:
-    if waits_for_spare:
-        wait_for("the spare is there", lambda: stack.processes("-m worker.training.spare"), SPARE_SECONDS)
-        log = stack.home / "logs" / "trainer.log"
-        ready = log.read_text().count("a warm spare is ready")
-        wait_for("the spare is ready", lambda: log.read_text().count("a warm spare is ready") > ready, 60)
+def one_job(stack: Stack, body: dict[str, Any], spares: int) -> dict[str, Any]:
+    """`spares`: how many spares must have been ready before the job is posted."""
+    log = stack.home / "logs" / "trainer.log"
+    wait_for("a spare is ready", lambda: log.read_text().count("a warm spare is ready") >= spares, SPARE_SECONDS)
     source = {"dataset": {"source": {"file": stack.upload(RECORDS)}}}
     began = datetime.now(UTC)
     job_id = stack.submit(**body, **source)

@@ -252,10 +252,7 @@ def run_child(context: WorkerContext, claim: Claim, child_command: ChildCommand)
         return _run_cold(context, claim, child_command)
     with context.spare.training(child_command.order, child_command.env) as spare:
         report = _run_spare(context, claim, child_command, spare) if spare is not None else None
-        report = report or _run_cold(context, claim, child_command)
-    if not context.stopping.is_set():
-        context.spare.keep()
-    return report
+        return report or _run_cold(context, claim, child_command)
 
 
 def _run_spare(context: WorkerContext, claim: Claim, child_command: ChildCommand, spare: Spare) -> Report | None:

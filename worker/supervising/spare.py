@@ -135,13 +135,14 @@ class WarmSpare:
         self._settings, self._slot = settings, slot
         self._lock = threading.Lock()
         self._spare: Spare | None = None
-        self._is_held_back = self._is_closed = False
+        self._trainings = 0
+        self._is_closed = False
         self._deaths: deque[float] = deque(maxlen=RESTARTS_A_MINUTE)
 
     def keep(self) -> None:
         """Start a spare if there is none and no training runs. Call this every few seconds."""
         with self._lock:
-            if self._is_held_back or self._is_closed:
+            if self._trainings or self._is_closed:
                 return
             if self._spare is not None:
                 self._look_after(self._spare)
@@ -153,7 +154,13 @@ class WarmSpare:
     def _look_after(self, spare: Spare) -> None:
         if (ready := spare.listen()) is not None:
             self._deaths.clear()
-            log.info("a warm spare is ready: %s", ready)
+            log.info(
+                "a warm spare is ready after %.1f s; it holds %d MiB and %s; its threads: %s",
+                ready.import_seconds,
+                ready.memory_bytes // 2**20,
+                "a context of the GPU" if ready.has_gpu_context else "nothing of a GPU",
+                ", ".join(ready.threads),
+            )
         if not spare.is_alive:
             log.warning("the warm spare has ended by itself: %s", spare.last_words())
             self._deaths.append(time.monotonic())
@@ -166,7 +173,7 @@ class WarmSpare:
         Meanwhile no other spare is started. At the end the yielded one is killed, if it has not ended.
         """
         with self._lock:
-            self._is_held_back = True
+            self._trainings += 1
             spare, self._spare = self._spare, None
         try:
             with spare or nullcontext():
@@ -177,7 +184,7 @@ class WarmSpare:
             yield None
         finally:
             with self._lock:
-                self._is_held_back = False
+                self._trainings -= 1
 
     def close(self) -> None:
         """End the spare. No other one is started."""
