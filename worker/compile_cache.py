@@ -18,8 +18,8 @@ from pathlib import Path
 from worker.confinement.process import CACHE_VARIABLES
 
 LIBRARIES = ("torch", "triton", "unsloth", "unsloth_zoo", "transformers", "trl")
-# A folder that no training has used for so long is removed. Until then who goes back to older libraries finds it.
-KEPT_SECONDS = 7 * 86_400.0
+# A folder with which no training has begun for so long is removed: longer than a training may take that still uses it.
+KEPT_SECONDS = 30 * 86_400.0
 CPU_PROPERTIES = ("model name", "flags", "CPU part", "Features")
 
 
@@ -39,7 +39,7 @@ def compile_variables(folder: Path) -> dict[str, str]:
 
 
 def keep_only(folder: Path, now: float | None = None) -> None:
-    """Make the folder, mark it as used, and remove those beside it that were not used for KEPT_SECONDS."""
+    """Make the folder, mark it as used, and remove those beside it that were not marked for KEPT_SECONDS."""
     oldest = (time.time() if now is None else now) - KEPT_SECONDS
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)

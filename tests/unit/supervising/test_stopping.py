@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
 from tests import ROOT
-from worker.stopping import lease_of
+from worker.stopping import lease_of, wait_for_renewal
 from worker.training.schedule import SaveSchedule
 
 
@@ -171,3 +172,19 @@ def test_a_number_saves_every_so_many_steps_and_null_never(save_steps: int | Non
     schedule.begin(0.0)
 
     assert [step for step in range(1, 10) if schedule.is_due(step, 1e9)] == expected
+
+
+def test_renewals_that_have_waited_count_for_nothing() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"RR")
+    thread = threading.Thread(target=wait_for_renewal, args=(reader,))
+    thread.start()
+
+    thread.join(0.2)
+    assert thread.is_alive()
+    os.write(writer, b"R")
+    thread.join(10)
+    assert not thread.is_alive()
+
+    os.close(reader)
+    os.close(writer)
