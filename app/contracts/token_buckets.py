@@ -1,12 +1,12 @@
 """The lengths to which sequences of tokens are padded, so that a training has few shapes.
 
-Kernels are chosen, and graphs recorded, anew for each new shape. With eight lengths between two powers of two at most
-an eighth of a sequence is padding, and on average a sixteenth.
+Kernels are chosen, and graphs recorded, anew for each new shape. With sixteen lengths between two powers of two at most
+a sixteenth of a sequence is padding, and on average a thirtieth.
 """
 
 from collections.abc import Iterator
 
-LENGTHS_AN_OCTAVE = 8
+LENGTHS_AN_OCTAVE = 16
 SMALLEST_STEP = 64
 
 

@@ -19,6 +19,8 @@ from worker.training.steps import StepFigures, StepReader
 # Loss scaling in fp16 may skip a step or two; if more in a row are not finite, the model learns nothing.
 NON_FINITE_STEPS = 3
 SECONDS_BETWEEN_EVENTS = 1.0
+# The first steps compile; a speed is measured over as many as these at least.
+STEPS_TO_WARM_UP, FEWEST_STEPS_FOR_SPEED = 5, 25
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         self._steps = StepReader()
         self._last_step: StepFigures | None = None
         self._window = Window()
-        self._total_steps = 0
+        self._warm: tuple[float, int] | None = None
+        self._recorded = self._total_steps = 0
         self.bad_steps = 0
         self._seconds_before = 0.0
         self.final_loss: float | None = None
@@ -66,6 +69,14 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
     def seconds(self) -> float:
         """The seconds of training over all attempts."""
         return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def warm_speed(self) -> tuple[int, float] | None:
+        """The tokens and the seconds of this attempt's steps after the first ones. None: it took too few steps."""
+        if self._warm is None or self._recorded < FEWEST_STEPS_FOR_SPEED:
+            return None
+        began, tokens = self._warm
+        return self.tokens - tokens, time.monotonic() - began
 
     @property
     def window_loss(self) -> float:
@@ -189,6 +200,9 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         if figures is None:
             return
         self._last_step = figures
+        self._recorded += 1
+        if self._recorded == STEPS_TO_WARM_UP:
+            self._warm = (time.monotonic(), figures.tokens)
         self._window = self._window.with_step(figures.loss)
         self.final_loss = finite(figures.loss)
         is_lost = self.final_loss is None or (figures.grad_norm is not None and finite(figures.grad_norm) is None)

@@ -68,10 +68,11 @@ def _rectangles(order: Sequence[int], lengths: Sequence[int], layout: Layout) ->
     """
     cheapest, cuts = [0], [0]
     for end in range(1, len(order) + 1):
+        sizes = {start: (end - start) * layout.length(lengths[order[start]]) for start in range(end)}
         costs = {
-            start: cheapest[start] + (end - start) * lengths[order[start]] + layout.pass_tokens
-            for start in range(end)
-            if end - start == 1 or (end - start) * lengths[order[start]] <= layout.tokens
+            start: cheapest[start] + size + layout.pass_tokens
+            for start, size in sizes.items()
+            if start == end - 1 or size <= layout.tokens
         }
         cuts.append(min(costs, key=lambda start: (costs[start], start)))
         cheapest.append(costs[cuts[-1]])

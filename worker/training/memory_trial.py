@@ -50,8 +50,11 @@ class MemoryTrial:
         model.zero_grad()
         torch.cuda.synchronize()
         del reserved
-        tokens = max(one.ids.numel() for one in micro_batches)
-        if plan.case is not None and plan.chosen is not None and plan.recomputation == plan.chosen.recomputation:
+        self._report(trainer, max(one.ids.numel() for one in micro_batches))
+
+    def _report(self, trainer: Any, tokens: int) -> None:
+        plan = self._plan
+        if plan.case is not None and plan.chosen is not None and trainer.recomputation == plan.chosen.recomputation:
             peak = torch.cuda.max_memory_allocated()
             self._events.write(memory_event(plan.case, plan.chosen, tokens, peak))
 
@@ -62,8 +65,10 @@ def _largest(trainer: Any, layout: Layout) -> StepRows:
     longest_first = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: trainer.args.train_batch_size]
     chosen = longest_first[:1]
     for row in longest_first[1:]:
-        tokens = sum(lengths[one] for one in (*chosen, row)) if layout.packs else (len(chosen) + 1) * lengths[chosen[0]]
-        if layout.length(tokens) > layout.tokens:
+        tokens = layout.length(sum(lengths[one] for one in (*chosen, row)))
+        if not layout.packs:
+            tokens = (len(chosen) + 1) * layout.length(lengths[chosen[0]])
+        if tokens > layout.tokens:
             break
         chosen.append(row)
     return StepRows.collate([rows[row] for row in chosen])

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from app.contracts.events import SpecPinned
 from app.contracts.layout_choice import (
+    CONTEXT_BYTES,
     ChosenLayout,
     TrainingCase,
     TrainingDevice,
@@ -48,14 +49,14 @@ class Plan:
     may_record: bool = False
 
 
-def plan_steps(order: TrainingOrder, rows: Dataset, events: EventWriter) -> tuple[Plan, JobPlan]:
-    """The plan for a job's rows, and the job's plan with the precision that was chosen. Reports both as events."""
+def plan_steps(order: TrainingOrder, rows: Dataset, events: EventWriter) -> tuple[Plan, TrainingOrder]:
+    """The plan for a job's rows, and the order with the precision that was chosen. Reports both as events."""
     spec, lengths = order.spec, row_lengths(rows)
     steps = StepTokens.of_steps(_some_steps(spec, lengths))
     shape = shape_of(order.card) if order.card is not None else None
     if shape is None:
         micro_batch = given_micro_batch(spec, steps)
-        return Plan(micro_batch.recomputation, micro_batch.tokens), spec
+        return Plan(micro_batch.recomputation, micro_batch.tokens), order
     case, device = TrainingCase(spec, shape, steps, order.memory_correction), _device(order)
     chosen = choose(case, device)
     pinned = pinned_values(spec, chosen)
@@ -66,16 +67,17 @@ def plan_steps(order: TrainingOrder, rows: Dataset, events: EventWriter) -> tupl
     events.write(layout_event(chosen))
     activations = chosen.memory.activations + chosen.memory.temporary
     may_record = spec.training.layout == "auto" and chosen.needed_bytes + activations <= device.free_bytes
-    return Plan(recomputation, tokens, case, chosen, may_record), decided(spec, chosen)
+    plan = Plan(recomputation, tokens, case, chosen, may_record)
+    return plan, order.model_copy(update={"spec": decided(spec, chosen)})
 
 
 def _device(order: TrainingOrder) -> TrainingDevice:
     if not torch.cuda.is_available():
         return TrainingDevice(int(host_bytes() * SHARE_OF_HOST), order.operations_per_second)
     free, _ = torch.cuda.mem_get_info()
-    name = torch.cuda.get_device_name(0)
-    limit = order.memory_limit_bytes or free
-    return TrainingDevice(min(free, limit), order.operations_per_second or rate_of(name))
+    if order.memory_limit_bytes is not None:
+        free = min(free, order.memory_limit_bytes - CONTEXT_BYTES)
+    return TrainingDevice(free, order.operations_per_second or rate_of(torch.cuda.get_device_name(0)))
 
 
 def _some_steps(spec: JobPlan, lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -5,6 +5,7 @@ from worker.training.model import attach_lora, find_hardware, load_base, read_to
 from typing import Any
 
 from app.contracts.events import AttemptInterrupted, Finished, Phase, Resumed, SpecResolved
+from app.contracts.layout_events import speed_event
 from app.contracts.order import TrainingOrder
 from worker.checkpoints import intact_of_step, sweep
 from worker.events import EventWriter
@@ -12,7 +13,7 @@ from worker.failures import SystemFault, named
 from worker.stopping import Requests
 from worker.training.adapters import begin_with
 from worker.training.arguments import Hardware
-from worker.training.biases import base_biases
+from worker.training.biases import Biases, base_biases
 from worker.training.bundle import save_bundle
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
@@ -32,18 +33,11 @@ from worker.training.vectors import notice_untrained
 def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests, start: StartMoment) -> bool:
     """Train from the base model, or from a checkpoint, and save the adapter. Returns False if it stopped on request."""
     timer = StartTimer(start, events)
-    spec, hardware, callback = order.spec, find_hardware(), EventCallback(events, order.spec.method.metrics)
-    train, evaluation = (read_rows(path, spec) for path in (order.train_rows, order.eval_rows))
-    plan, spec = plan_steps(order, train, events)
-    order = order.model_copy(update={"spec": spec})
-    events.enter(Phase.LOAD)
-    model, own_tokenizer = load_checked_base(order, plan, events)
-    events.enter(Phase.LOAD)
-    model = attach_lora(model, spec, plan.recomputation)
-    biases = base_biases(model)
-    if order.start_from is not None and order.resume_from is None:
-        begin_with(model, order.start_from)
-    tokenizer = read_tokenizer(order, own_tokenizer)
+    hardware, callback = find_hardware(), EventCallback(events, order.spec.method.metrics)
+    train, evaluation = (read_rows(path, order.spec) for path in (order.train_rows, order.eval_rows))
+    plan, order = plan_steps(order, train, events)
+    model, tokenizer, biases = load_model(order, plan, events)
+    spec = order.spec
     checkpointer = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
     trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, plan, callback, checkpointer)
     trainer.add_callback(timer)
@@ -54,6 +48,7 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests, sta
     if not train_to_the_end(trainer, checkpointer):
         return False
     seconds, steps = round(callback.seconds, 3), trainer.state.global_step
+    report_speed(plan, callback.warm_speed, events)
     evaluate(trainer, checkpointer)
     adapter_step = take_best(trainer, checkpointer)
 
@@ -79,6 +74,27 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests, sta
     return True
 
 
+def load_model(order: TrainingOrder, plan: Plan, events: EventWriter) -> tuple[Any, Any, Biases]:
+    """The model to train, the job's tokenizer, and the biases of the base. Notices about the base come first."""
+    events.enter(Phase.LOAD)
+    model, own_tokenizer = load_base(order, plan.recomputation)
+    repair_generation_config(model, events)
+    notice_untrained(model, order, events)
+    events.enter(Phase.LOAD)
+    model = attach_lora(model, order.spec, plan.recomputation)
+    biases = base_biases(model)
+    if order.start_from is not None and order.resume_from is None:
+        begin_with(model, order.start_from)
+    return model, read_tokenizer(order, own_tokenizer), biases
+
+
+def report_speed(plan: Plan, measured: tuple[int, float] | None, events: EventWriter) -> None:
+    """Report the speed of this device, if enough was trained to know it. It corrects the estimates of later jobs."""
+    if measured is not None and plan.case is not None and plan.chosen is not None:
+        tokens, seconds = measured
+        events.write(speed_event(plan.case, plan.chosen, tokens, seconds))
+
+
 def report_settings(
     order: TrainingOrder, model: Any, trainer: Any, hardware: Hardware, events: EventWriter
 ) -> dict[str, Any]:
@@ -88,14 +104,6 @@ def report_settings(
     events.write(SpecResolved(values=resolved))
     report_trained(order, model, resolved, events)
     return resolved
-
-
-def load_checked_base(order: TrainingOrder, plan: Plan, events: EventWriter) -> tuple[Any, Any]:
-    """The base model and its tokenizer. Notices about the base are written before anything is trained."""
-    model, tokenizer = load_base(order, plan.recomputation)
-    repair_generation_config(model, events)
-    notice_untrained(model, order, events)
-    return model, tokenizer
 
 
 def evaluate(trainer: Any, checkpointer: Checkpointer) -> None:

@@ -108,7 +108,8 @@ def prepare_steps(trainer: Any, order: TrainingOrder, plan: Plan, layout: Layout
     """Set how the trainer computes its steps."""
     trainer.layout, trainer.recomputation = layout, plan.recomputation
     trainer.checkpointer.figures.awaits_logs = False
-    trainer.make_room = MemoryLadder(trainer, trainer.checkpointer.events)
+    reason = None if plan.chosen is None else plan.chosen.reason
+    trainer.make_room = MemoryLadder(trainer.checkpointer.events, reason)
     trainer.trial = MemoryTrial(plan, trainer.checkpointer.events)
     if layout.packs:
         os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"  # it compiles for padded rows, for up to a minute

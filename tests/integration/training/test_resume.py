@@ -96,10 +96,23 @@ INSIDE_WINDOWS: dict[str, Any] = {
         "adam_beta1": 0.8,
     },
 }
+PLANNED_WINDOWS: dict[str, Any] = {
+    "training": {
+        "gradient_accumulation_steps": 3,
+        "logging_steps": 4,
+        "save_steps": 3,
+        "label_smoothing_factor": 0.1,
+        "train_sampling_strategy": "group_by_length",
+    },
+}
 ALL_WEIGHTS: dict[str, Any] = {"model": {"full_finetuning": True}, "training": {"learning_rate": 1e-3}}
 
 
-@pytest.mark.parametrize("groups", [PLAIN, INSIDE_WINDOWS, ALL_WEIGHTS], ids=["plain", "inside-windows", "all-weights"])
+@pytest.mark.parametrize(
+    "groups",
+    [PLAIN, INSIDE_WINDOWS, PLANNED_WINDOWS, ALL_WEIGHTS],
+    ids=["plain", "inside-windows", "planned-windows", "all-weights"],
+)
 def test_stopped_and_killed_at_random_steps_a_job_ends_as_a_quiet_one(
     base: Path, data: dict[str, Path], tmp_path: Path, groups: dict[str, Any]
 ) -> None:
