@@ -6,6 +6,7 @@ from typing import Any
 
 from app.contracts.events import AttemptInterrupted, Finished, Phase, Resumed, SpecResolved
 from app.contracts.layout_events import speed_event
+from app.contracts.memory_model import Recomputation
 from app.contracts.order import TrainingOrder
 from worker.checkpoints import intact_of_step, sweep
 from worker.events import EventWriter
@@ -42,7 +43,7 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests, sta
     trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, plan, callback, checkpointer)
     trainer.add_callback(timer)
     report_packing(trainer, train, events)
-    resolved = report_settings(order, model, trainer, hardware, events)
+    resolved = report_settings(order, model, trainer, hardware, plan.recomputation, events)
     rehearse_saving(model, tokenizer, order, resolved)
 
     if not train_to_the_end(trainer, checkpointer):
@@ -96,10 +97,15 @@ def report_speed(plan: Plan, measured: tuple[int, float] | None, events: EventWr
 
 
 def report_settings(
-    order: TrainingOrder, model: Any, trainer: Any, hardware: Hardware, events: EventWriter
+    order: TrainingOrder,
+    model: Any,
+    trainer: Any,
+    hardware: Hardware,
+    recomputation: Recomputation,
+    events: EventWriter,
 ) -> dict[str, Any]:
     """Report the values that are really used, and every difference from the spec. Returns the values by spec field."""
-    resolved = effective_values(order, model, trainer.args)
+    resolved = effective_values(order, model, trainer.args, recomputation)
     report_differences(order, resolved, hardware, events)
     events.write(SpecResolved(values=resolved))
     report_trained(order, model, resolved, events)

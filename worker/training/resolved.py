@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.contracts.memory_model import Recomputation
 from app.contracts.order import TrainingOrder
 from worker.events import EventWriter
 from worker.training.arguments import Hardware, precision
@@ -19,7 +20,7 @@ REASONS = {
 }
 
 
-def effective_values(order: TrainingOrder, model: Any, args: Any) -> dict[str, Any]:
+def effective_values(order: TrainingOrder, model: Any, args: Any, recomputation: Recomputation) -> dict[str, Any]:
     """The values that are really used, by dotted spec path."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point() and not p.requires_grad), model.dtype)
     by_steps = order.spec.training.max_steps is not None
@@ -28,6 +29,7 @@ def effective_values(order: TrainingOrder, model: Any, args: Any) -> dict[str, A
         "model.load_in_8bit": bool(getattr(model, "is_loaded_in_8bit", False)),
         "model.max_seq_length": int(model.max_seq_length),
         "model.dtype": str(dtype).removeprefix("torch."),
+        "lora.use_gradient_checkpointing": recomputation,
         "training.optim": _name(args.optim),
         "training.packing": bool(args.packing),
         "training.fp16": bool(args.fp16),
