@@ -17,7 +17,7 @@ LARGEST_ROWS_FACTOR = 8
 LARGEST_CHECKPOINT_BYTES = 2**40
 # A training on a CPU may reserve more memory than it uses. Beyond this limit an allocation fails with an error that can
 # be reported. With CUDA there is no limit, since CUDA reserves large address ranges: if memory runs short there, the
-# kernel kills the training first (`worker.supervising.attempt.OOM_SCORE`).
+# kernel kills the training first (`worker.supervising.spare.OOM_SCORE`).
 RESERVED_FACTOR = 2
 
 
@@ -66,6 +66,14 @@ def of_fetching(order: TrainingOrder) -> Allowed:
         memory_bytes=MOST_CHECK_MEMORY_BYTES,
         file_bytes=order.max_hub_bytes,
     )
+
+
+def is_confined(confinement: str, *, loads_unsloth: bool) -> bool:
+    """Whether the kernel confines a process, by the setting `confinement` and by what it runs.
+
+    On a GPU Unsloth compiles kernels, with compilers and headers that may lie outside of the permitted folders.
+    """
+    return confinement == "on" or (confinement == "auto" and not (loads_unsloth and NVIDIA_CONTROL.exists()))
 
 
 def hub_folder(base: BaseRef, environment: Mapping[str, str] = os.environ) -> Path | None:

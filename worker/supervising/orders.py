@@ -16,7 +16,7 @@ from app.jobs.models import Job
 from app.jobs.stored import StoredPlan
 from app.jobs.trainings import find_source
 from app.scope import EVERY_PROJECT
-from worker.confinement.process import NVIDIA_CONTROL
+from worker.confinement.allowed import is_confined
 from worker.supervising.attempt import EVENTS_NAME, PULSE_NAME
 from worker.supervising.context import WorkerContext
 from worker.supervising.predicting import base_card
@@ -49,7 +49,7 @@ def write_check(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRef, 
         cache_dir=context.settings.root / "cache",
         max_cache_bytes=context.settings.max_cache_bytes,
         events=folder / EVENTS_NAME,
-        is_confined=_is_confined(context, loads_unsloth=plan.model.chat_template is not None),
+        is_confined=is_confined(context.settings.confinement, loads_unsloth=plan.model.chat_template is not None),
     )
     return _write(order, folder)
 
@@ -87,8 +87,8 @@ def write_training(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRe
         operations_per_second=known.rate,
         pulse=folder / PULSE_NAME,
         max_hub_bytes=context.settings.max_hub_bytes,
-        is_confined=_is_confined(context, loads_unsloth=True),
-        is_fetching_confined=_is_confined(context, loads_unsloth=False),
+        is_confined=is_confined(context.settings.confinement, loads_unsloth=True),
+        is_fetching_confined=is_confined(context.settings.confinement, loads_unsloth=False),
     )
     return _write(order, folder)
 
@@ -113,12 +113,6 @@ def _measured(context: WorkerContext, card: ModelCard | None) -> Measured:
         return Measured()
     with context.database.reader() as session:
         return measured(session, context.device, shape.key)
-
-
-def _is_confined(context: WorkerContext, *, loads_unsloth: bool) -> bool:
-    """On a GPU Unsloth compiles kernels, with compilers and headers that may lie outside of the permitted folders."""
-    confinement = context.settings.confinement
-    return confinement == "on" or (confinement == "auto" and not (loads_unsloth and NVIDIA_CONTROL.exists()))
 
 
 def _origin_revision(context: WorkerContext, plan: JobPlan) -> str | None:

@@ -28,6 +28,7 @@ from app.processes.environments import Process
 from app.processes.guardian import Guarded, Lease, spawn
 from app.processes.restart_delay import RESTARTS_A_MINUTE, restart_delay
 from worker.child import SPARE, TRAINER, environment
+from worker.confinement.allowed import is_confined
 from worker.confinement.process import temporary_folder
 from worker.memory import host_bytes
 from worker.supervising.slots import Slot
@@ -161,6 +162,11 @@ class WarmSpare:
                 "a context of the GPU" if ready.has_gpu_context else "nothing of a GPU",
                 ", ".join(ready.threads),
             )
+            if len(ready.threads) > 1 and is_confined(self._settings.confinement, loads_unsloth=True):
+                log.warning("no warm spare is kept, because one with several threads cannot be confined")
+                self._is_closed = True
+                self._close()
+                return
         if not spare.is_alive:
             log.warning("the warm spare has ended by itself: %s", spare.last_words())
             self._deaths.append(time.monotonic())

@@ -251,7 +251,7 @@ def test_on_a_gpu_host_the_download_of_a_base_is_confined_unless_confinement_is_
     is_fetching_confined: bool,
 ) -> None:
     (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr("worker.supervising.orders.NVIDIA_CONTROL", tmp_path / "nvidiactl")
+    monkeypatch.setattr("worker.confinement.allowed.NVIDIA_CONTROL", tmp_path / "nvidiactl")
     job_id = add_training(database)
 
     work(database, home, confinement=confinement)

@@ -249,3 +249,19 @@ def test_a_worker_keeps_a_spare_where_it_pays(
     chosen = settings.model_copy(update={"warm_spare": warm_spare, "trainer_module": trainer})
 
     assert is_wanted(chosen, device) is expected
+
+
+def test_a_spare_that_could_not_be_confined_is_not_kept(
+    settings: Settings, slot: Slot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("worker.child.ONE_THREAD", {"OPENBLAS_NUM_THREADS": "2"})
+    warm = WarmSpare(settings, slot)
+
+    def is_told() -> bool:
+        warm.keep()
+        return "one with several threads cannot be confined" in caplog.text
+
+    wait_for("it is told", is_told, SECONDS)
+    warm.keep()
+
+    assert warm._spare is None
