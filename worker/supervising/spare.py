@@ -143,14 +143,16 @@ class WarmSpare:
     def keep(self) -> None:
         """Start a spare if there is none and no training runs. Call this every few seconds."""
         with self._lock:
-            if self._trainings or self._is_closed:
-                return
             if self._spare is not None:
                 self._look_after(self._spare)
-            now = time.monotonic()
-            if self._spare is None and (not self._deaths or now >= self._deaths[-1] + restart_delay(self._deaths, now)):
+            if self._spare is None and not self._trainings and not self._is_closed and self._is_due():
                 env = environment(Process.TRAIN, self._settings.root / "cache")
                 self._spare = Spare(self._settings, self._slot, env)
+
+    def _is_due(self) -> bool:
+        """Whether enough time has passed since a spare ended by itself."""
+        now = time.monotonic()
+        return not self._deaths or now >= self._deaths[-1] + restart_delay(self._deaths, now)
 
     def _look_after(self, spare: Spare) -> None:
         if (ready := spare.listen()) is not None:
