@@ -80,6 +80,10 @@ class TrainingOrder(Contract):
         None, description="of a GPU that the engine uses too, with what libraries take; null: all that is free"
     )
     operations_per_second: float | None = Field(None, gt=0, description="measured of trainings on this device")
+    ranks: int = Field(1, ge=1, description="processes that compute each step together, on a GPU each")
+    devices: tuple[str, ...] = Field(
+        (), description="the GPU of each rank, as in CUDA_VISIBLE_DEVICES; none: all ranks use the CPU"
+    )
     pulse: Path = Field(description="a file that the trainer touches at every step; otherwise it counts as hung")
     max_hub_bytes: int = Field(MOST_BYTES, description="of a base that is downloaded")
     is_confined: bool = Field(True, description="as of a check")

@@ -77,6 +77,7 @@ class Job:
     goes_on_from: Path | None = None
     revision: str | None = None
     scaled_to: int | None = None
+    ranks: int = 1
     program: Callable[[Path], None] = attempt_main
     attempts: list[list[AttemptEvent]] = field(default_factory=list)
 
@@ -102,6 +103,7 @@ class Job:
             eval_rows=self.eval_rows,
             resume_from=newest(self.checkpoints).path or self.goes_on_from,
             start_from=self.start_from,
+            ranks=self.ranks,
         )
         (folder / "order.json").write_text(order.model_dump_json())
         process = TRAINERS.Process(target=self.program, args=(folder,))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from app.contracts.order import BaseRef, CheckOrder, TrainingOrder
@@ -53,7 +54,14 @@ def of_training(order: TrainingOrder, environment: Mapping[str, str] = os.enviro
         is_confined=order.is_confined,
         memory_bytes=None if NVIDIA_CONTROL.exists() else RESERVED_FACTOR * host_bytes(),
         file_bytes=LARGEST_CHECKPOINT_BYTES,
+        has_ranks=order.ranks > 1,
     )
+
+
+def of_follower(order: TrainingOrder, folder: Path) -> Allowed:
+    """A rank without events and checkpoints of its own may read what the training may, and write to its folder."""
+    of_all = of_training(order)
+    return replace(of_all, writes=(folder, folder.parent, *of_all.writes[2:]))
 
 
 def of_fetching(order: TrainingOrder) -> Allowed:

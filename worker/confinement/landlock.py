@@ -27,12 +27,12 @@ ALL_NET, ALL_SCOPES = 0b11, 0b11
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 READ = EXECUTE | READ_FILE | READ_DIR
 LIST = READ_DIR
+BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1
 WRITE = (
     READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM | REFER
     | TRUNCATE
 )  # fmt: skip
 DEVICE = READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | IOCTL_DEV
-CONNECT_TCP = 1 << 1
 # linux/capability.h: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, and CAP_IPC_LOCK, which
 # drivers need to pin memory.
 CAPABILITY_VERSION_3 = 0x20080522
@@ -47,7 +47,7 @@ class AccessRules:
     """What a process may still open. A folder includes everything below it; paths that do not exist are ignored.
 
     `lists`: folders whose names may be listed but whose files may not be read. `ports`: TCP ports to which it may
-    connect, on any host; None: all.
+    connect, on any host; None: all. `binds`: TCP ports that it may listen on; 0 is one that the kernel chooses.
     """
 
     reads: Iterable[Path] = ()
@@ -55,6 +55,7 @@ class AccessRules:
     devices: Iterable[Path] = ()
     lists: Iterable[Path] = ()
     ports: Iterable[int] | None = ()
+    binds: Iterable[int] = ()
 
 
 def drop_capabilities() -> None:
@@ -95,8 +96,9 @@ def restrict(rules: AccessRules) -> None:
     ruleset = _call(CREATE_RULESET, handled.pack(abi()), ctypes.c_size_t(len(handled.pack(abi()))))
     try:
         _open_paths(ruleset, rules, handled.files)
-        for port in rules.ports or () if handled.ports else ():
-            _call(ADD_RULE, ruleset, RULE_NET_PORT, struct.pack("=QQ", CONNECT_TCP, port))
+        if handled.ports:
+            _open_ports(ruleset, rules.ports or (), CONNECT_TCP)
+            _open_ports(ruleset, rules.binds, BIND_TCP)
         _call(RESTRICT_SELF, ruleset)
     finally:
         os.close(ruleset)
@@ -131,6 +133,11 @@ def _open_paths(ruleset: int, rules: AccessRules, handled: int) -> None:
         for path in paths:
             with suppress(FileNotFoundError, PermissionError, NotADirectoryError):
                 _open_path(ruleset, path, rights & handled)
+
+
+def _open_ports(ruleset: int, ports: Iterable[int], right: int) -> None:
+    for port in ports:
+        _call(ADD_RULE, ruleset, RULE_NET_PORT, struct.pack("=QQ", right, port))
 
 
 def _open_path(ruleset: int, path: Path, rights: int) -> None:

@@ -54,6 +54,8 @@ CACHE_VARIABLES = {
 }
 PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy", "HF_ENDPOINT")
 HUB_PORTS = (80, 443, 53)
+# The first and the last of the ports that the kernel chooses (`man 7 ip`). Databases and the like listen on others.
+CHOSEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 NVIDIA_CONTROL, NVIDIA_MEMORY = Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm")
 SCRATCH_PREFIX = "tunesmith-"
 PROGRAM = Path(__file__).resolve().parents[2]
@@ -64,8 +66,9 @@ class Allowed:
     """What one child may use.
 
     `reads`, `writes`: folders and files; the first of `writes` must be a folder that belongs to this child alone.
-    `is_offline`: no connections. `is_confined`: whether the kernel enforces the paths and ports. `memory_bytes`: a
-    limit for the process's data (RLIMIT_DATA); None: no limit. `file_bytes`: a limit for each file that it writes.
+    `is_offline`: no connections. `has_ranks`: but those between processes, on ports that the kernel chooses.
+    `is_confined`: whether the kernel enforces the paths and ports. `memory_bytes`: a limit for the process's data
+    (RLIMIT_DATA); None: no limit. `file_bytes`: a limit for each file that it writes.
     """
 
     reads: tuple[Path, ...]
@@ -74,6 +77,7 @@ class Allowed:
     is_confined: bool
     memory_bytes: int | None
     file_bytes: int
+    has_ranks: bool = False
 
 
 def confine(allowed: Allowed) -> None:
@@ -137,7 +141,8 @@ def _access_rules(allowed: Allowed, scratch: Path) -> AccessRules:
         writes=[*allowed.writes, *caches, scratch, Path("/dev/shm"), *_own_process()],
         devices=[Path(path) for form in DEVICES for path in glob(form)],
         lists=[PROGRAM, Path("/dev")],
-        ports=() if allowed.is_offline else _hub_ports(os.environ),
+        ports=_ports(allowed),
+        binds=(0,) if allowed.has_ranks else (),
     )
 
 
@@ -203,6 +208,13 @@ def _unless_private(folders: Iterable[Path]) -> Iterator[Path]:
     with suppress(RuntimeError):
         private |= {Path.home(), *Path.home().parents}
     yield from (folder for folder in folders if folder.is_absolute() and folder.resolve() not in private)
+
+
+def _ports(allowed: Allowed) -> Iterable[int]:
+    if allowed.has_ranks:
+        first, last = map(int, CHOSEN_PORTS.read_text().split())
+        return range(first, last + 1)
+    return () if allowed.is_offline else _hub_ports(os.environ)
 
 
 def _hub_ports(environment: Mapping[str, str]) -> set[int]:

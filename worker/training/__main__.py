@@ -15,6 +15,7 @@ from worker.confinement.process import confine, go_offline, link_repository
 from worker.events import EventWriter
 from worker.failures import guarded, kept_out
 from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of
+from worker.training.followers import Followers
 from worker.training.start import StartMoment
 
 
@@ -22,29 +23,32 @@ def main() -> int:
     start = StartMoment.of_this_process()
     order = TrainingOrder.model_validate_json(Path(sys.argv[1]).read_text())
     allowed, hub = of_training(order), order.events.parent / "hf"
+    followers = Followers.start(order, Path(sys.argv[1]))
     link_repository(hub, hub_folder(order.base))
     go_offline(hub)
     confine(allowed)  # must come before the first thread
-    return train(order, start)
+    return train(order, start, followers)
 
 
-def train(order: TrainingOrder, start: StartMoment) -> int:
+def train(order: TrainingOrder, start: StartMoment, followers: Followers) -> int:
     """Train in this process, which is confined, and return its exit code."""
     lease = lease_of(dict(os.environ))
     if lease is not None:
         keep_lease(*lease)
     requests, code = Requests(), 0
     requests.wait_for_training()
+    followers.watch()
 
     def follow_recipe() -> None:
         from worker.training.recipe import fine_tune  # an import that fails is reported like any failure
 
         gc.freeze()  # modules are never freed; to look through them takes most of a second of every collection
         nonlocal code
-        code = 0 if fine_tune(order, events, requests, start) else INTERRUPTED
+        code = 0 if fine_tune(order, events, requests, start, followers) else INTERRUPTED
 
     with EventWriter(order.events) as events:
         code = guarded(follow_recipe, events, [out_of_memory, kept_out]) or code
+    followers.dismiss()
     requests.close()
     return code
 

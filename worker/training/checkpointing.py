@@ -124,6 +124,8 @@ class Checkpointer:
         started, step, attempt = time.monotonic(), trainer.state.global_step, self.order.epoch
         self.requests.checkpoint = False
         self.figures.catch_up()
+        if isinstance(trainer, PlannedTrainer) and trainer.ranks is not None:
+            trainer.ranks.check()
         folder = self.order.checkpoints
         with drafting(folder, step=step, attempt=attempt) as draft:
             content = write(draft)

@@ -48,6 +48,20 @@ def micro_batches(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
     return _packed(order, lengths, layout) if layout.packs else _rectangles(order, lengths, layout)
 
 
+def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Distribute rows of these lengths over `count` ranks, with about as many tokens each. Returns their positions.
+
+    Each row, the longest first, goes to the rank that has the fewest tokens. The result depends on the lengths alone.
+    """
+    found: list[list[int]] = [[] for _ in range(count)]
+    tokens = [0] * count
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+        rank = tokens.index(min(tokens))
+        found[rank].append(position)
+        tokens[rank] += lengths[position]
+    return found
+
+
 def _packed(order: Sequence[int], lengths: Sequence[int], layout: Layout) -> list[list[int]]:
     """First-fit decreasing: each row goes to the first micro-batch that has room."""
     groups: list[list[int]] = []

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
-from worker.training.layout import Layout, micro_batches
+from worker.training.layout import Layout, micro_batches, shares
 
 SEQ_LENGTHS = "seq_lengths"
 Ids = NDArray[np.int64]
@@ -48,6 +48,10 @@ class StepRows:
     @classmethod
     def collate(cls, examples: Sequence[Mapping[str, Any]]) -> "StepRows":
         return cls(tuple(map(Row.of, examples)))
+
+    def share(self, rank: int, count: int) -> "StepRows":
+        """The rows that one of `count` ranks computes; there may be none."""
+        return StepRows(tuple(self.rows[position] for position in shares([*map(len, self.rows)], count)[rank]))
 
     @property
     def tokens(self) -> int:

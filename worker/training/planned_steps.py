@@ -17,6 +17,7 @@ from worker.training.random_state import RandomState
 
 if TYPE_CHECKING:
     from worker.training.graphs import BodyGraphs  # imports Unsloth's kernels, which a CPU does not have
+    from worker.training.ranks import Ranks
 
 # Makes room after a step ran out of memory, or raises the error.
 MakeRoom = Callable[["PlannedTrainer", StepRows, torch.OutOfMemoryError], None]
@@ -36,6 +37,7 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
     data_collator: Any
     train_dataset: Any
     graphs: "BodyGraphs | None" = None
+    ranks: "Ranks | None" = None
 
     def get_train_dataloader(self) -> Any:
         collate, rows = self.data_collator, self.train_dataset
@@ -63,13 +65,24 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
         """Accumulate the gradient of a step. Returns the mean loss of its trained tokens, as float32 on the device."""
         model.train()
         if self.trial is not None:
-            self.trial(self, model)
+            self._begin(model, self.trial)
             self.trial = None
+        if self.ranks is None:
+            return self._computed(model, step)
+        return self.ranks.add_up(self._computed(model, step.share(self.ranks.rank, self.ranks.count), step.targets))
+
+    def _begin(self, model: Any, trial: Trial) -> None:
+        if self.ranks is not None:
+            self.ranks.join([one for one in model.parameters() if one.requires_grad])
+        trial(self, model)
+
+    def _computed(self, model: Any, step: StepRows, targets: int | None = None) -> torch.Tensor:
+        """Compute the gradient of these rows, in smaller micro-batches if memory runs short."""
         before = RandomState()
         every = self.args.torch_empty_cache_steps
         while True:
             try:
-                loss = self._accumulate(model, step)
+                loss = self._accumulate(model, step, step.targets if targets is None else targets)
                 if every is not None and self.state.global_step % every == 0:
                     torch.cuda.empty_cache()
                 return loss
@@ -78,8 +91,8 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
                 self.make_room(self, step, error)
                 before.restore()
 
-    def _accumulate(self, model: Any, step: StepRows) -> torch.Tensor:
-        targets = torch.full((), max(1, step.targets), dtype=torch.float32, device=self.args.device)
+    def _accumulate(self, model: Any, step: StepRows, targets_of_step: int) -> torch.Tensor:
+        targets = torch.full((), max(1, targets_of_step), dtype=torch.float32, device=self.args.device)
         loss = torch.zeros((), dtype=torch.float32, device=self.args.device)
         if self.graphs is not None:
             self.graphs.begin_step()

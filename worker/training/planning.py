@@ -27,6 +27,7 @@ from app.contracts.step_time import rate_of
 from app.contracts.step_tokens import StepTokens
 from worker.events import EventWriter
 from worker.memory import host_bytes
+from worker.training.layout import shares
 from worker.training.progress import read_progress
 from worker.training.row_order import row_lengths
 
@@ -52,7 +53,7 @@ class Plan:
 def plan_steps(order: TrainingOrder, rows: Dataset, events: EventWriter) -> tuple[Plan, TrainingOrder]:
     """The plan for a job's rows, and the order with the precision that was chosen. Reports both as events."""
     spec, lengths = order.spec, row_lengths(rows)
-    steps = StepTokens.of_steps(_some_steps(spec, lengths))
+    steps = StepTokens.of_steps(_largest_share(step, order.ranks) for step in _some_steps(spec, lengths))
     shape = shape_of(order.card) if order.card is not None else None
     if shape is None:
         micro_batch = given_micro_batch(spec, steps)
@@ -78,6 +79,11 @@ def _device(order: TrainingOrder) -> TrainingDevice:
     if order.memory_limit_bytes is not None:
         free = min(free, order.memory_limit_bytes - CONTEXT_BYTES)
     return TrainingDevice(free, order.operations_per_second or rate_of(torch.cuda.get_device_name(0)))
+
+
+def _largest_share(step: Sequence[int], ranks: int) -> list[int]:
+    """The lengths of the rows of the rank that computes the most tokens of a step."""
+    return max(([step[row] for row in share] for share in shares(step, ranks)), key=sum)
 
 
 def _some_steps(spec: JobPlan, lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -20,8 +20,10 @@ from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
 from worker.training.evaluations import best_of, why_over
 from worker.training.first_step import StartTimer
+from worker.training.followers import Followers
 from worker.training.planning import Plan, plan_steps
 from worker.training.probe import notice_worse_than_base, take_probe
+from worker.training.ranks import Ranks
 from worker.training.resolved import effective_values, report_differences
 from worker.training.saving import complete_or_absent, rehearse_saving, repair_generation_config
 from worker.training.schedule import SaveSchedule
@@ -31,16 +33,19 @@ from worker.training.trainer import build_trainer, read_rows, report_packing
 from worker.training.vectors import notice_untrained
 
 
-def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests, start: StartMoment) -> bool:
+def fine_tune(
+    order: TrainingOrder, events: EventWriter, requests: Requests, start: StartMoment, followers: Followers
+) -> bool:
     """Train from the base model, or from a checkpoint, and save the adapter. Returns False if it stopped on request."""
     timer = StartTimer(start, events)
     hardware, callback = find_hardware(), EventCallback(events, order.spec.method.metrics)
     train, evaluation = (read_rows(path, order.spec) for path in (order.train_rows, order.eval_rows))
     plan, order = plan_steps(order, train, events)
+    ranks = begin_ranks(order, plan)
     model, tokenizer, biases = load_model(order, plan, events)
     spec = order.spec
     checkpointer = Checkpointer(order, events, requests, callback, SaveSchedule(spec.training.save_steps))
-    trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, plan, callback, checkpointer)
+    trainer = build_trainer(model, tokenizer, train, evaluation, order, hardware, plan, callback, checkpointer, ranks)
     trainer.add_callback(timer)
     report_packing(trainer, train, events)
     resolved = report_settings(order, model, trainer, hardware, plan.recomputation, events)
@@ -48,8 +53,9 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests, sta
 
     if not train_to_the_end(trainer, checkpointer):
         return False
+    followers.dismiss()
     seconds, steps = round(callback.seconds, 3), trainer.state.global_step
-    report_speed(plan, callback.warm_speed, events)
+    report_speed(plan, callback.warm_speed, order.ranks, events)
     evaluate(trainer, checkpointer)
     adapter_step = take_best(trainer, checkpointer)
 
@@ -75,6 +81,15 @@ def fine_tune(order: TrainingOrder, events: EventWriter, requests: Requests, sta
     return True
 
 
+def begin_ranks(order: TrainingOrder, plan: Plan) -> Ranks | None:
+    """Tell the other ranks what this one has decided. Returns None if there are none."""
+    if order.ranks == 1:
+        return None
+    ranks = Ranks(order, 0)
+    ranks.send_plan(plan, order)
+    return ranks
+
+
 def load_model(order: TrainingOrder, plan: Plan, events: EventWriter) -> tuple[Any, Any, Biases]:
     """The model to train, the job's tokenizer, and the biases of the base. Notices about the base come first."""
     events.enter(Phase.LOAD)
@@ -89,11 +104,11 @@ def load_model(order: TrainingOrder, plan: Plan, events: EventWriter) -> tuple[A
     return model, read_tokenizer(order, own_tokenizer), biases
 
 
-def report_speed(plan: Plan, measured: tuple[int, float] | None, events: EventWriter) -> None:
+def report_speed(plan: Plan, measured: tuple[int, float] | None, ranks: int, events: EventWriter) -> None:
     """Report the speed of this device, if enough was trained to know it. It corrects the estimates of later jobs."""
     if measured is not None and plan.case is not None and plan.chosen is not None:
         tokens, seconds = measured
-        events.write(speed_event(plan.case, plan.chosen, tokens, seconds))
+        events.write(speed_event(plan.case, plan.chosen, tokens // ranks, seconds))
 
 
 def report_settings(

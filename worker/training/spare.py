@@ -20,6 +20,7 @@ from worker.confinement.allowed import hub_folder, of_training
 from worker.confinement.process import confine, go_offline, link_repository
 from worker.stopping import lease_of, wait_for_renewal
 from worker.training.__main__ import train
+from worker.training.followers import Followers
 from worker.training.start import StartMoment
 
 LONGEST_MESSAGE = 65_536
@@ -66,7 +67,7 @@ def _train(order: TrainingOrder, start: StartMoment, hub: Path, host: Mapping[st
     """`host`: the environment in which the worker started this process, which names the host's hub cache."""
     link_repository(hub, hub_folder(order.base, host))
     confine(of_training(order, host))
-    return train(order, start)
+    return train(order, start, Followers())
 
 
 def _move(given: SpareOrder, scratch: Path) -> None:

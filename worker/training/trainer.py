@@ -26,6 +26,7 @@ from worker.training.memory_trial import MemoryTrial
 from worker.training.packing_boundaries import check_packing_boundaries, may_pack
 from worker.training.planned_steps import PlannedTrainer
 from worker.training.planning import Plan
+from worker.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def build_trainer(
     plan: Plan,
     callback: EventCallback,
     checkpointer: Checkpointer,
+    ranks: Ranks | None = None,
 ) -> Any:
     """The trainer of the spec's method, with all arguments of the spec.
 
@@ -67,13 +69,14 @@ def build_trainer(
         **(step_arguments(order.spec.training) if is_planned else {}),
     }
     mixins = (PlannedTrainer,) if is_planned else ()
+    is_first = ranks is None or ranks.rank == 0
     trainer = resumable((*mixins, parts.trainer_class), checkpointer)(
         model=model,
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=evaluation,
         args=parts.config_class(**arguments),
-        callbacks=[CheckpointCallback(checkpointer), callback],
+        callbacks=[CheckpointCallback(checkpointer), callback] if is_first else [],
     )
     if torch.cuda.is_available():
         from worker.training.fast_path import use_flash_over_segments  # imports Unsloth's kernels
@@ -82,6 +85,7 @@ def build_trainer(
     packs = packs_rows(trainer, is_planned=is_planned)
     if is_planned:
         prepare_steps(trainer, order, plan, layout_on_this_device(plan.tokens, packs=packs))
+        trainer.ranks = ranks
     return trainer
 
 

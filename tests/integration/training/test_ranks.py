@@ -1,0 +1,142 @@
+"""Trainings by two processes that compute each step together: what they learn is what one process learns.
+
+The real trainer and its follower, on the CPU, on a tiny model.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from app.contracts.events import AdapterSaved, AttemptInterrupted, Failed, Finished, Resumed
+from app.contracts.spec import JobSpec
+from tests.support.prepared_rows import prepare
+from tests.support.trainings import LONGEST_SECONDS, POLL_SECONDS, Job, a_trainers_base, reached
+from worker.stopping import INTERRUPTED
+
+CHATS = [
+    [{"role": "user", "content": f"hello {n}" * (n % 5 + 1)}, {"role": "assistant", "content": f"good day {n} to you"}]
+    for n in range(22)
+]
+STEPS = 20
+
+
+def a_spec() -> JobSpec:
+    training = {
+        "max_steps": STEPS,
+        "learning_rate": 5e-3,
+        "warmup_steps": 3,
+        "gradient_accumulation_steps": 2,
+        "fp16": False,
+        "bf16": False,
+        "save_steps": 5,
+    }
+    model = {"model_name": "tiny", "max_seq_length": 128, "dtype": "float32", "load_in_4bit": False}
+    return JobSpec.model_validate({"model": model, "dataset": {"source": {"path": "x.jsonl"}}, "training": training})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with a_trainers_base(tmp_path_factory.mktemp("model")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def data(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return prepare(base, tmp_path_factory.mktemp("data"), [{"messages": chat} for chat in CHATS], a_spec())
+
+
+@pytest.fixture(scope="module")
+def alone(base: Path, data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = Job(base, tmp_path_factory.mktemp("alone"), data, a_spec())
+    assert job.run() == 0, job.log()
+    return job
+
+
+def ranks_of(trainer: int) -> list[int]:
+    """The processes that a trainer has started as its followers."""
+    children = Path(f"/proc/{trainer}/task/{trainer}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, command in commands.items() if b"worker.training.follower" in command]
+
+
+def weights_of(job: Job) -> dict[str, torch.Tensor]:
+    return load_file(Path(job.last(AdapterSaved).path, "adapter_model.safetensors"))
+
+
+def assert_learned_the_same(job: Job, alone: Job) -> None:
+    """To the rounding of the sums, which are added up in another order."""
+    for mine, theirs in zip(job.steps(), alone.steps(), strict=True):
+        assert mine[0] == theirs[0]
+        assert mine[1] == pytest.approx(theirs[1], rel=1e-5)
+        assert mine[2:] == pytest.approx(theirs[2:], rel=1e-4)
+    weights, expected = weights_of(job), weights_of(alone)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def is_dead(pid: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_two_ranks_learn_what_one_learns(base: Path, data: dict[str, Path], tmp_path: Path, alone: Job) -> None:
+    job = Job(base, tmp_path, data, a_spec(), ranks=2)
+
+    assert job.run() == 0, job.log()
+
+    assert_learned_the_same(job, alone)
+    assert job.last(Finished).tokens == alone.last(Finished).tokens
+
+
+def test_a_stop_leaves_a_checkpoint_of_a_whole_step_and_a_lost_rank_ends_its_attempt(
+    base: Path, data: dict[str, Path], tmp_path: Path, alone: Job
+) -> None:
+    job = Job(base, tmp_path, data, a_spec(), ranks=2)
+
+    assert job.run(signal.SIGTERM, reached(4)) == INTERRUPTED, job.log()
+    assert isinstance(job.attempts[0][-1], AttemptInterrupted)
+    assert lose_rank_1(job, at_step=12) == -signal.SIGKILL, job.log()
+    assert job.run() == 0, job.log()
+
+    assert job.last(Resumed).step >= 10
+    assert not [event for attempt in job.attempts for event in attempt if isinstance(event, Failed)]
+    assert_learned_the_same(job, alone)
+
+
+def lose_rank_1(job: Job, at_step: int) -> int | None:
+    process = job.start()
+    assert process.pid is not None
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while not (job.events.exists() and reached(at_step)(job.events.read_text())):
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
+    [rank] = ranks_of(process.pid)
+    os.kill(rank, signal.SIGKILL)
+    return job.finish(process)
+
+
+def test_a_trainer_that_is_killed_takes_its_ranks_with_it(base: Path, data: dict[str, Path], tmp_path: Path) -> None:
+    job = Job(base, tmp_path, data, a_spec(), ranks=2)
+    process = job.start()
+    assert process.pid is not None
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while not ranks_of(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
+    [rank] = ranks_of(process.pid)
+
+    os.kill(process.pid, signal.SIGKILL)
+    job.finish(process)
+
+    while not is_dead(rank):
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
