@@ -29,6 +29,8 @@ MOST_GRAPHS = 48
 # How much the loss and the gradient of the first graph may differ from those of the eager model. Both are the same
 # kernels, and only their atomic additions differ in order.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 2e-2
+# While a graph is recorded, NCCL's thread may ask for its events.
+ERRORS = "thread_local"
 HIDDEN_STATES = "UNSLOTH_RETURN_HIDDEN_STATES"
 log = logging.getLogger(__name__)
 
@@ -162,10 +164,10 @@ class BodyGraphs:
         inputs = self._inputs(shape)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with _known_segments(inputs, shape[1]):
-            with torch.cuda.graph(forward, pool=self._pool):
+            with torch.cuda.graph(forward, pool=self._pool, capture_error_mode=ERRORS):
                 hidden = self._body.hidden_states({**_arguments(inputs), "use_cache": False})
             gradient = torch.zeros_like(hidden)
-            with torch.cuda.graph(backward, pool=self._pool):
+            with torch.cuda.graph(backward, pool=self._pool, capture_error_mode=ERRORS):
                 torch.autograd.backward(hidden, gradient)
         return Recorded(inputs, hidden.detach(), gradient, forward, backward)
 
