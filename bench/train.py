@@ -1,7 +1,8 @@
 """How fast jobs train, beside the page's script and stock TRL and PEFT, on one card. Prints one JSON object.
 
 usage: python -m bench.train WORK_DIR [--scenario chat|full8k|full32k|tiny] [--rivals page,stock,…]
-                             [--model DIR] [--steps N] [--rounds N] [--profile] [--gpus N] [--budget SECONDS]
+                             [--model DIR] [--steps N] [--step-rows N] [--rounds N] [--profile] [--gpus N,…]
+                             [--budget SECONDS]
 
 Every rival trains the same rows, in a process of its own, and alone: in each round all of them import their libraries
 at once, and then take turns. The second round goes the other way round. They share one cache of compiled code, which
@@ -12,6 +13,8 @@ rivals are.
 Tokens a second are medians over steps after the first third, without padding; imports, loading and the first step are
 told beside them. `share_of_limit` compares with the arithmetic of `bench/training/limits.py` at the speed of one
 matrix product measured here. With `--profile` the last step of each run is profiled, and `bound` says what holds it up.
+With `--gpus 1,2` our own jobs run with one and with two GPUs, and what two
+of them gain and how far their losses differ is told. On a CPU two processes share it.
 What does not fit into the budget is not run, and is listed. A line about each run goes to stderr when it ends.
 """
 
@@ -37,13 +40,14 @@ from bench.training.summary import rate, summarise
 MODEL = "model"
 # The first step warms up, the last one may be profiled, and some have to remain.
 LEAST_STEPS = 4
+MOST_GPUS = 8
 
 
 def main() -> None:
     options = read_options()
     deadline = time.monotonic() + options.budget
     work: Path = options.work.resolve()
-    scenario = SCENARIOS[options.scenario]
+    scenario = SCENARIOS[options.scenario].with_step_rows(options.step_rows)
     device = prepare(work, options.model, scenario.shape)
     model = options.model.resolve() if options.model else work / MODEL
     shape = LlamaShape.read(model)
@@ -57,7 +61,11 @@ def main() -> None:
         accumulation=scenario.accumulation,
         steps=steps,
     )
-    orders = [make_order(RIVALS[name], workload, work, device, options) for name in options.rivals]
+    orders = [
+        make_order(RIVALS[name], workload, work, device, gpus, has_profile=options.profile)
+        for name in options.rivals
+        for gpus in (options.gpus if RIVALS[name].runner == "own_job" else [1])
+    ]
     runs, not_run = run_rounds(orders, options.rounds, deadline)
     lengths = [len(row) for row in rows]
     flops = flops_per_token(shape, RANK, lengths)
@@ -83,12 +91,17 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps of a run; the default depends on the scenario")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--gpus", type=int, default=1, help="for our own jobs")
+    parser.add_argument("--step-rows", type=int, help="rows of an optimizer step; the default is the scenario's")
+    parser.add_argument("--gpus", type=counts, default=[1], help="for our own jobs: one or several counts")
     parser.add_argument("--budget", type=float, default=540, help="seconds after which no other run begins")
     options = parser.parse_args()
     if options.steps is not None and options.steps < LEAST_STEPS:
         parser.error(f"found {options.steps} steps, expected at least {LEAST_STEPS}")
     return options
+
+
+def counts(text: str) -> list[int]:
+    return [int(count) for count in text.split(",")]
 
 
 def names_of_rivals(text: str) -> list[str]:
@@ -106,14 +119,14 @@ def prepare(work: Path, model: Path | None, shape: str) -> dict[str, Any]:
     """
     work.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "bench.training.base", str(work / MODEL), "none" if model else shape]
-    env = run_environment(work / "cache", devices(1))
+    env = run_environment(work / "cache", visible_devices()[0])
     output = subprocess.run(argv, env=env, check=True, stdout=subprocess.PIPE).stdout
     told: dict[str, Any] = json.loads(output.splitlines()[-1])  # libraries may print before
     return told
 
 
 def make_order(
-    rival: Rival, workload: Workload, work: Path, device: dict[str, Any], options: argparse.Namespace
+    rival: Rival, workload: Workload, work: Path, device: dict[str, Any], gpus: int, *, has_profile: bool
 ) -> RunOrder:
     """A layout is requested only if specs have that field.
 
@@ -125,31 +138,33 @@ def make_order(
         rival = rival.model_copy(update={"bits": 16})
     if not device["is_gpu"] and rival.runner == "stock_script":
         rival = rival.model_copy(update={"has_fused_head": False})
-    return RunOrder(
+    order = RunOrder(
         rival=rival,
         workload=workload,
-        folder=work / "runs" / rival.name,
+        folder=work / "runs",
         cache=work / "cache",
-        has_profile=options.profile,
-        gpus=options.gpus if rival.runner == "own_job" else 1,
+        has_profile=has_profile,
+        gpus=gpus,
+        devices=visible_devices()[:gpus] if device["is_gpu"] and gpus > 1 else (),
     )
+    return order.model_copy(update={"folder": order.folder / order.name})
 
 
 def run_rounds(
     orders: Sequence[RunOrder], rounds: int, deadline: float
 ) -> tuple[dict[str, list[RunResult]], list[str]]:
     """The results of each rival, and the runs for which no time was left."""
-    results: dict[str, list[RunResult]] = {order.rival.name: [] for order in orders}
+    results: dict[str, list[RunResult]] = {order.name: [] for order in orders}
     not_run = []
     for number in range(rounds):
         turns = orders if number % 2 == 0 else orders[::-1]
         with ExitStack() as stack:
             of_round = [order.model_copy(update={"folder": order.folder / str(number)}) for order in turns]
-            processes = [stack.enter_context(RivalProcess(order, devices(order.gpus))) for order in of_round]
+            processes = [stack.enter_context(RivalProcess(order, visible_devices()[0])) for order in of_round]
             for process in processes:
                 process.wait_until_imported(deadline - time.monotonic())
             for process in processes:
-                name = process.order.rival.name
+                name = process.order.name
                 if time.monotonic() >= deadline:
                     not_run.append(f"{name} of round {number + 1}")
                     continue
@@ -158,10 +173,10 @@ def run_rounds(
     return results, not_run
 
 
-def devices(count: int) -> str:
-    """The first GPUs of those that this process may use, in the form of CUDA_VISIBLE_DEVICES."""
+def visible_devices() -> tuple[str, ...]:
+    """The GPUs that this process may use, as they are named in CUDA_VISIBLE_DEVICES."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return ",".join((allowed.split(",") if allowed else [str(number) for number in range(count)])[:count])
+    return tuple(allowed.split(",") if allowed else map(str, range(MOST_GPUS)))
 
 
 def progress(name: str, number: int, result: RunResult, order: RunOrder) -> str:

@@ -247,7 +247,7 @@ class DatasetSpec(Contract):
 
 
 class Resources(Contract):
-    gpus: Whole = Field(1, ge=1, le=1, description="GPUs of one host; more than one is not supported")
+    gpus: Whole = Field(1, ge=1, le=8, description="GPUs of one host, which compute each optimizer step together")
     max_seconds: Whole | None = Field(None, ge=1, le=2_592_000, description="limit of the duration of one attempt")
 
 

@@ -39,7 +39,7 @@ class Workload(Contract):
 
 
 class RunOrder(Contract):
-    """One run of a rival. `has_profile`: whether its last step is profiled."""
+    """One run of a rival. `has_profile`: whether its last step is profiled. `devices`: of each rank; none on a CPU."""
 
     rival: Rival
     workload: Workload
@@ -47,6 +47,11 @@ class RunOrder(Contract):
     cache: Path
     has_profile: bool = False
     gpus: int = 1
+    devices: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.rival.name if self.gpus == 1 else f"{self.rival.name}-x{self.gpus}"
 
     @property
     def result(self) -> Path:

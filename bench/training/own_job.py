@@ -49,6 +49,8 @@ def training_order(order: RunOrder) -> TrainingOrder:
         cache_dir=order.cache,
         card=read_card(work.model),
         is_confined=False,
+        ranks=order.gpus,
+        devices=order.devices,
         **folders,
     )
 

@@ -6,7 +6,7 @@ trainings whose losses agree have learned the same.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,6 +35,10 @@ class Scenario:
     @property
     def step_rows(self) -> int:
         return self.micro_batch * self.accumulation
+
+    def with_step_rows(self, rows: int | None) -> "Scenario":
+        """The same with so many rows in a step, or nearly so: whole micro-batches."""
+        return self if rows is None else replace(self, accumulation=max(1, rows // self.micro_batch))
 
 
 def chat_length(chance: random.Random, most: int) -> int:

@@ -2,16 +2,18 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from bench.training.contracts import MeasuredStep, RunOrder, RunResult
-from bench.training.rivals import PAGE, RIVALS
+from bench.training.rivals import PAGE
 
 GIB = 2**30
 # Of the steps of a run, the first third warms up: kernels are compiled for more shapes, and memory is reserved.
 WARM_UP_SHARE = 3
 # A device that works less of the time waits for the host.
 BUSY = 0.85
+# The tokens and the loss of each step.
+StepLosses: TypeAlias = list[tuple[int, float | None]]
 
 
 def steady(result: RunResult, *, has_profile: bool) -> list[MeasuredStep]:
@@ -27,11 +29,11 @@ def summarise(
     has_profile = orders[0].has_profile
     good = {name: [run for run in results if run.failed is None] for name, results in runs.items()}
     rates = {name: rate(results, has_profile=has_profile) for name, results in good.items() if results}
-    stock = max((value for name, value in rates.items() if is_stock(name)), default=None)
+    stock = max((rates[order.name] for order in orders if is_stock(order) and order.name in rates), default=None)
     limit = tflops * 1e12 / flops_per_token
     told = {}
     for order in orders:
-        name, results = order.rival.name, runs[order.rival.name]
+        name, results = order.name, runs[order.name]
         told[name] = order.rival.model_dump(exclude={"name"}, exclude_defaults=True)
         told[name]["failed"] = [run.failed for run in results if run.failed is not None]
         if name in rates:
@@ -40,7 +42,8 @@ def summarise(
                 "step_seconds": round(step_seconds(good[name], has_profile=has_profile), 4),
                 "times_page": ratio(rates[name], rates.get(PAGE)),
                 "times_fastest_stock": ratio(rates[name], stock),
-                "share_of_limit": round(rates[name] / limit, 4),
+                "share_of_limit": round(rates[name] / (limit * order.gpus), 4),
+                **gained(order, rates, good),
                 **costs(good[name]),
                 **losses(good[name][0], next(iter(good.get(PAGE, [])), None)),
                 **bound(good[name][-1], rates[name]),
@@ -49,8 +52,17 @@ def summarise(
     return told
 
 
-def is_stock(name: str) -> bool:
-    return RIVALS[name].runner == "stock_script"
+def is_stock(order: RunOrder) -> bool:
+    return order.rival.runner == "stock_script"
+
+
+def gained(order: RunOrder, rates: Mapping[str, float], good: Mapping[str, Sequence[RunResult]]) -> dict[str, Any]:
+    """What several GPUs gain over one, if that was measured too, and how far their losses are from its at most."""
+    alone = order.rival.name
+    if order.gpus == 1 or alone not in rates:
+        return {}
+    apart = worst_difference(all_losses(good[order.name][0]), all_losses(good[alone][0]))
+    return {"times_one_gpu": ratio(rates[order.name], rates[alone]), "worst_loss_difference_to_one_gpu": apart}
 
 
 def rate(results: Sequence[RunResult], *, has_profile: bool) -> float:
@@ -96,12 +108,17 @@ def losses(result: RunResult, page: RunResult | None) -> dict[str, Any]:
     of_page = all_losses(page)
     told["has_rows_of_page"] = [tokens for tokens, _ in own] == [tokens for tokens, _ in of_page]
     if told["has_rows_of_page"]:
-        pairs = [(mine, other) for (_, mine), (_, other) in zip(own, of_page, strict=True) if mine and other]
-        told["worst_loss_difference"] = max((round(abs(mine / other - 1), 6) for mine, other in pairs), default=None)
+        told["worst_loss_difference"] = worst_difference(own, of_page)
     return told
 
 
-def all_losses(result: RunResult) -> list[tuple[int, float | None]]:
+def worst_difference(own: StepLosses, others: StepLosses) -> float | None:
+    """The largest relative difference of the losses of a step."""
+    pairs = [(mine, other) for (_, mine), (_, other) in zip(own, others, strict=True) if mine and other]
+    return max((float(f"{abs(mine / other - 1):.2g}") for mine, other in pairs), default=None)
+
+
+def all_losses(result: RunResult) -> StepLosses:
     """Tokens and loss of each step."""
     first = (result.first_step_tokens, result.first_loss)
     return [first, *((step.tokens, step.loss) for step in result.steps)]

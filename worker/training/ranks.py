@@ -11,7 +11,9 @@ one GPU, as in any other training.
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import torch
@@ -32,6 +34,39 @@ MOST_VALUES = 2**26
 PLAN = "plan"
 
 
+@dataclass(frozen=True)
+class GradientPart:
+    """The parameters from `begin` to `end`, whose gradients are added up at once, and room for them as float32.
+
+    `views`: the parts of `flat`, in the shapes of the parameters. All parts use the same memory, one after another.
+    """
+
+    begin: int
+    end: int
+    flat: torch.Tensor
+    views: list[torch.Tensor]
+
+
+def parts_of(parameters: Sequence[torch.Tensor], most_values: int = MOST_VALUES) -> list[GradientPart]:
+    """Parts of at most so many values, unless a parameter alone has more."""
+    sizes = [one.numel() for one in parameters]
+    bounds = [0]
+    for number in range(1, len(sizes)):
+        if sum(sizes[bounds[-1] : number + 1]) > most_values:
+            bounds.append(number)
+    ranges = [*pairwise([*bounds, len(sizes)])]
+    largest = max(sum(sizes[begin:end]) for begin, end in ranges)
+    room = torch.empty(largest, dtype=torch.float32, device=parameters[0].device)
+    found = []
+    for begin, end in ranges:
+        flat = room[: sum(sizes[begin:end])]
+        views = [
+            part.view_as(one) for part, one in zip(flat.split(sizes[begin:end]), parameters[begin:end], strict=True)
+        ]
+        found.append(GradientPart(begin, end, flat, views))
+    return found
+
+
 class Ranks:
     """One rank of `count`, and its connection to the others."""
 
@@ -41,7 +76,7 @@ class Ranks:
         self._store.set_timeout(LONGEST_WAIT)
         self._group: Any = None
         self._parameters: list[torch.nn.Parameter] = []
-        self._buffer = torch.empty(0)
+        self._parts: list[GradientPart] = []
         self._is_unequal = torch.zeros((), dtype=torch.bool)
 
     def send_plan(self, plan: Plan, order: TrainingOrder) -> None:
@@ -59,9 +94,7 @@ class Ranks:
         self._parameters = [*parameters]
         device = self._parameters[0].device
         self._is_unequal = torch.zeros((), dtype=torch.bool, device=device)
-        largest = max(one.numel() for one in self._parameters)
-        values = min(sum(one.numel() for one in self._parameters), max(MOST_VALUES, largest))
-        self._buffer = torch.empty(values, dtype=torch.float32, device=device)
+        self._parts = parts_of(self._parameters)
         self._group = self._connect(device)
         with torch.no_grad():
             weights = [one.detach() for one in self._parameters]
@@ -94,21 +127,12 @@ class Ranks:
         return lines[:, -1].sum()
 
     def _add_up(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace tensors by their sums over all ranks, as many at once as the buffer holds."""
-        begin = 0
-        while begin < len(tensors):
-            end, values = begin, 0
-            while end < len(tensors) and values + tensors[end].numel() <= len(self._buffer):
-                values += tensors[end].numel()
-                end += 1
-            some, flat = tensors[begin:end], self._buffer[:values]
-            views = [
-                part.view_as(one) for part, one in zip(flat.split([one.numel() for one in some]), some, strict=True)
-            ]
-            torch._foreach_copy_(views, some)
-            self._all_reduce(flat)
-            torch._foreach_copy_(some, views)
-            begin = end
+        """Replace tensors, which are as large as the parameters, by their sums over all ranks."""
+        for part in self._parts:
+            some = tensors[part.begin : part.end]
+            torch._foreach_copy_(part.views, some)
+            self._all_reduce(part.flat)
+            torch._foreach_copy_(some, part.views)
 
     def _all_reduce(self, tensor: torch.Tensor) -> None:
         try:
