@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 
-from app.jobs.models import CPU
+from app.contracts.devices import CPU
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.contracts.devices import CPU
 from app.contracts.layout_choice import (
     CONTEXT_BYTES,
     ChosenLayout,
@@ -28,7 +29,7 @@ from app.contracts.stored import read, read_json
 from app.contracts.tokens import TokenReport
 from app.jobs import repository
 from app.jobs.measurements import measured
-from app.jobs.models import CPU, Job, Worker
+from app.jobs.models import Job, Worker
 from app.jobs.schemas import JobError
 from app.jobs.states import JobStatus, Stage
 from app.jobs.stored import read_plan

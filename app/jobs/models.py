@@ -192,10 +192,6 @@ class TrainingMeasurement(Base):
     __table_args__ = (Index("ix_training_measurements", "device", "shape", "measured_at"),)
 
 
-# The prefix of `Worker.device` of a worker without a GPU.
-CPU = "cpu"
-
-
 class Worker(Base):
     """A worker process. It updates `last_seen`, by the clock of the database, while it is alive."""
 

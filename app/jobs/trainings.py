@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.contracts import no_effect
+from app.contracts.devices import CPU
 from app.contracts.order import SourceFile
 from app.contracts.plan import JobPlan, plan_of
 from app.contracts.records import Record
@@ -16,7 +17,7 @@ from app.datasets.check import Place, check_kind, normalise_file
 from app.errors import InvalidDataset
 from app.files import repository as files
 from app.jobs import continuing, repository, stored
-from app.jobs.models import CPU, Job, Worker
+from app.jobs.models import Job, Worker
 from app.jobs.states import Stage
 from app.scope import Scope
 from app.sources import invalid, resolve_dataset, resolve_model

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.config import Settings
+from app.contracts.devices import CPU
 from app.contracts.events import AttemptEvent, Blame, Failed
 from app.database.connection import Database, utc_now
-from app.jobs.models import CPU, Job, Worker
+from app.jobs.models import Job, Worker
 from app.jobs.queue import claims
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import Stage

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from app.contracts.devices import CPU
 from app.contracts.spec import SPEC_VERSION, JobSpec
 from app.database.connection import Database, utc_now
 from app.jobs import repository, service
 from app.jobs.kinds import KINDS, TRAIN
-from app.jobs.models import CPU, Job, Worker
+from app.jobs.models import Job, Worker
 from app.jobs.queue.claims import Claim, claim
 from app.jobs.states import JobStatus, Stage
 from app.jobs.trainings import training_columns

@@ -21,8 +21,8 @@ from typing import Self
 from pydantic import TypeAdapter
 
 from app.config import Settings
+from app.contracts.devices import CPU
 from app.contracts.spare import SpareAnswer, SpareOrder, SpareReady
-from app.jobs.models import CPU
 from app.jobs.views.logs import LOG_NAME
 from app.processes.environments import Process
 from app.processes.guardian import Guarded, Lease, spawn

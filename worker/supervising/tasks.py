@@ -6,8 +6,8 @@ from typing import Any
 
 from celery import signals
 
+from app.contracts.devices import CPU
 from app.database.connection import Database
-from app.jobs.models import CPU
 from app.jobs.queue.notifier import QUEUES, TASK, CeleryNotifier
 from app.jobs.states import Stage
 from worker.confinement import landlock
