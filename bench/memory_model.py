@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.contracts.memory_model import MicroBatch, Recomputation, predict
+from app.contracts.memory_model import MicroBatchSize, Recomputation, predict
 from app.contracts.model_shape import BaseShape, shape_of, trained_parameters
 from app.contracts.plan import plan_of
 from app.contracts.spec import JobSpec
@@ -120,7 +120,7 @@ def spec_for(case: MemoryCase) -> JobSpec:
 
 def predicted(case: MemoryCase, device: str | None) -> dict[str, Any]:
     spec, shape = spec_for(case), shape_for(case.size)
-    micro_batch = MicroBatch(case.tokens, case.recomputation)
+    micro_batch = MicroBatchSize(case.tokens, case.recomputation)
     memory, rate = predict(spec, shape, micro_batch), rate_of(device or "")
     context = case.tokens / SEGMENTS
     rows = StepTokens(int(context), case.tokens, float(case.tokens), context)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.contracts.memory_model import Bits, MicroBatch, PeakMemory, Recomputation, bits_of, predict
+from app.contracts.memory_model import Bits, MicroBatchSize, PeakMemory, Recomputation, bits_of, predict
 from app.contracts.model_shape import BaseShape
 from app.contracts.spec import JobSpec
 from app.contracts.step_time import step_seconds
@@ -60,21 +60,21 @@ class TrainingCase:
     rows: StepTokens
     correction: float = 1.0
 
-    def peak(self, micro_batch: MicroBatch, bits: Bits) -> int:
+    def peak(self, micro_batch: MicroBatchSize, bits: Bits) -> int:
         """The predicted peak, of steps and of evaluations."""
         each = [micro_batch, *self._evaluations()]
         return max(predict(self.spec, self.shape, one, bits).peak(self.correction) for one in each)
 
-    def _evaluations(self) -> Iterable[MicroBatch]:
+    def _evaluations(self) -> Iterable[MicroBatchSize]:
         """An evaluation keeps no activations: it takes at most as much as a layer that is computed again."""
         dataset = self.spec.dataset
         if dataset.eval_source is not None or dataset.eval_fraction > 0:
-            yield MicroBatch(self.spec.training.per_device_eval_batch_size * self.rows.longest, "unsloth")
+            yield MicroBatchSize(self.spec.training.per_device_eval_batch_size * self.rows.longest, "unsloth")
 
-    def needed(self, micro_batch: MicroBatch, bits: Bits) -> int:
+    def needed(self, micro_batch: MicroBatchSize, bits: Bits) -> int:
         return int(self.peak(micro_batch, bits) * MARGIN)
 
-    def seconds(self, micro_batch: MicroBatch, rate: float | None) -> float | None:
+    def seconds(self, micro_batch: MicroBatchSize, rate: float | None) -> float | None:
         return None if rate is None else step_seconds(self.spec, self.shape, self.rows, micro_batch, rate)
 
 
@@ -103,24 +103,24 @@ def pinned_values(spec: JobSpec, choice: ChosenLayout) -> dict[str, Any]:
 
 def usual_bytes(case: TrainingCase) -> int:
     """Return what a training takes, with its margin. `auto` is held to recompute whole steps."""
-    recomputed = MicroBatch(bucket(case.rows.largest), "unsloth")
+    recomputed = MicroBatchSize(bucket(case.rows.largest), "unsloth")
     micro_batch = given_micro_batch(case.spec, case.rows) if case.spec.training.layout == "as_given" else recomputed
     return case.needed(micro_batch, bits_of(case.spec)) + CONTEXT_BYTES
 
 
 def whole_step_bytes(case: TrainingCase) -> int:
     """Return what a training takes, with its margin, if every step is computed at once and keeps all activations."""
-    return case.needed(MicroBatch(bucket(case.rows.largest), False), bits_of(case.spec)) + CONTEXT_BYTES
+    return case.needed(MicroBatchSize(bucket(case.rows.largest), False), bits_of(case.spec)) + CONTEXT_BYTES
 
 
 def bounded(correction: float) -> float:
     return min(max(correction, SMALLEST_CORRECTION), LARGEST_CORRECTION)
 
 
-def given_micro_batch(spec: JobSpec, rows: StepTokens) -> MicroBatch:
+def given_micro_batch(spec: JobSpec, rows: StepTokens) -> MicroBatchSize:
     """The largest micro-batch of the spec's own layout: whole rows, each padded to the longest one."""
     tokens = spec.training.per_device_train_batch_size * rows.longest
-    return MicroBatch(bucket(tokens), spec.lora.use_gradient_checkpointing)
+    return MicroBatchSize(bucket(tokens), spec.lora.use_gradient_checkpointing)
 
 
 def _precisions(case: TrainingCase) -> Iterable[Bits]:
@@ -138,7 +138,7 @@ def _fastest(case: TrainingCase, device: TrainingDevice, bits: Bits) -> ChosenLa
     """The layout with the least predicted time. Without recomputation if two take the same time."""
     fitting = [found for kept in (False, "unsloth") if (found := _largest(case, device, bits, kept)) is not None]
     if not fitting:
-        return _choice(case, device, MicroBatch(bucket(case.rows.longest), "unsloth"), bits, "the smallest layout")
+        return _choice(case, device, MicroBatchSize(bucket(case.rows.longest), "unsloth"), bits, "the smallest layout")
     # Without a rate of the card the layouts are still compared, by that of any card.
     best = min(fitting, key=lambda found: case.seconds(found, device.rate or 1e12) or 0.0)
     is_whole = best.tokens >= case.rows.largest
@@ -147,14 +147,16 @@ def _fastest(case: TrainingCase, device: TrainingDevice, bits: Bits) -> ChosenLa
     return _choice(case, device, best, bits, f"{kept}, {whole}")
 
 
-def _largest(case: TrainingCase, device: TrainingDevice, bits: Bits, recomputation: Recomputation) -> MicroBatch | None:
+def _largest(
+    case: TrainingCase, device: TrainingDevice, bits: Bits, recomputation: Recomputation
+) -> MicroBatchSize | None:
     """The most tokens that fit: at most a whole step, at least the longest row. None: not even that row fits."""
-    sizes = [MicroBatch(tokens, recomputation) for tokens in buckets(case.rows.longest, case.rows.largest)]
+    sizes = [MicroBatchSize(tokens, recomputation) for tokens in buckets(case.rows.longest, case.rows.largest)]
     return next((size for size in reversed(sizes) if case.needed(size, bits) <= device.free_bytes), None)
 
 
 def _choice(
-    case: TrainingCase, device: TrainingDevice, micro_batch: MicroBatch, bits: Bits, reason: str
+    case: TrainingCase, device: TrainingDevice, micro_batch: MicroBatchSize, bits: Bits, reason: str
 ) -> ChosenLayout:
     peak, needed = case.peak(micro_batch, bits), case.needed(micro_batch, bits)
     fits = needed <= device.free_bytes
@@ -174,7 +176,7 @@ def _choice(
 
 def _what_would_fit(case: TrainingCase, device: TrainingDevice, found: ChosenLayout) -> str:
     """Name the smallest changes of the spec with which it would fit, each by itself."""
-    row = MicroBatch(bucket(case.rows.longest), "unsloth")
+    row = MicroBatchSize(bucket(case.rows.longest), "unsloth")
     ways: list[str] = []
     if predict(case.spec, case.shape, row, found.bits).peak(case.correction) < case.peak(row, found.bits):
         ways.append("a smaller per_device_eval_batch_size takes less")

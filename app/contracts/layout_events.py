@@ -2,7 +2,7 @@
 
 from app.contracts.events import LayoutChosen, MemoryMeasured
 from app.contracts.layout_choice import ChosenLayout, TrainingCase, pinned_values
-from app.contracts.memory_model import MicroBatch, predict
+from app.contracts.memory_model import MicroBatchSize, predict
 from app.contracts.plan import JobPlan
 from app.contracts.step_time import operations
 from app.contracts.stored import with_values
@@ -26,7 +26,7 @@ def layout_event(chosen: ChosenLayout) -> LayoutChosen:
 
 def memory_event(case: TrainingCase, chosen: ChosenLayout, tokens: int, peak: int) -> MemoryMeasured:
     """`tokens`: of the largest micro-batch that was computed, with padding. `peak`: what the allocator handed out."""
-    memory = predict(case.spec, case.shape, MicroBatch(tokens, chosen.recomputation), chosen.bits)
+    memory = predict(case.spec, case.shape, MicroBatchSize(tokens, chosen.recomputation), chosen.bits)
     return MemoryMeasured(
         shape=case.shape.key, held_bytes=memory.held, predicted_bytes=memory.peak(), measured_bytes=peak
     )

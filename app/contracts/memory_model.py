@@ -82,7 +82,7 @@ class PeakMemory:
 
 
 @dataclass(frozen=True)
-class MicroBatch:
+class MicroBatchSize:
     """One forward and backward pass: its tokens with padding, and which activations are computed again."""
 
     tokens: int
@@ -97,7 +97,7 @@ def bits_of(spec: JobSpec) -> Bits:
     return 32 if model.dtype == "float32" else 16
 
 
-def predict(spec: JobSpec, shape: BaseShape, micro_batch: MicroBatch, bits: Bits | None = None) -> PeakMemory:
+def predict(spec: JobSpec, shape: BaseShape, micro_batch: MicroBatchSize, bits: Bits | None = None) -> PeakMemory:
     """Return the predicted memory of a training. `bits` replaces those of the spec."""
     bits = bits or bits_of(spec)
     element = 4 if spec.model.dtype == "float32" else 2
@@ -123,7 +123,7 @@ def saved_bytes(spec: JobSpec, shape: BaseShape) -> tuple[int, int]:
 
     Tokenizers and the other small files are not counted. A paged optimizer's states are as large as those that are not.
     """
-    memory = predict(spec, shape, MicroBatch(1, False))
+    memory = predict(spec, shape, MicroBatchSize(1, False))
     optim = spec.training.optim.removeprefix("paged_")
     states = OPTIMIZER_BYTES.get(optim, OPTIMIZER_BYTES["adamw_torch"]) if "paged" in spec.training.optim else None
     if states is None:
@@ -151,7 +151,7 @@ def _optimizer_bytes(spec: JobSpec) -> float:
 
 
 def _of_tokens(
-    spec: JobSpec, shape: BaseShape, micro_batch: MicroBatch, bits: Bits, element: int
+    spec: JobSpec, shape: BaseShape, micro_batch: MicroBatchSize, bits: Bits, element: int
 ) -> tuple[float, float]:
     """Return the bytes of the kept activations, and of the larger temporary peak."""
     tokens = micro_batch.tokens * spec.method.sequences

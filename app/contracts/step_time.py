@@ -13,7 +13,7 @@ The gradient of a frozen weight is not computed, and half of a causal score matr
 
 import re
 
-from app.contracts.memory_model import MicroBatch
+from app.contracts.memory_model import MicroBatchSize
 from app.contracts.model_shape import BaseShape, trained_parameters
 from app.contracts.spec import JobSpec
 from app.contracts.step_tokens import StepTokens
@@ -62,7 +62,7 @@ def operations(spec: JobSpec, shape: BaseShape, tokens: float, context: float, *
     return tokens * (each + attention)
 
 
-def step_seconds(spec: JobSpec, shape: BaseShape, rows: StepTokens, micro_batch: MicroBatch, rate: float) -> float:
+def step_seconds(spec: JobSpec, shape: BaseShape, rows: StepTokens, micro_batch: MicroBatchSize, rate: float) -> float:
     """Predict the seconds of a mean step that is computed in micro-batches of at most `micro_batch.tokens`."""
     count = max(1, -(-int(rows.mean) // micro_batch.tokens))
     recomputes = bool(micro_batch.recomputation)

@@ -23,8 +23,8 @@ from unsloth.utils import packing
 
 from worker.training.micro_batches import MicroBatch, on_device
 
-# A shape is recorded at its third use: recording costs about as much as ten replays win.
-USES_BEFORE_RECORDING = 2
+# A shape is recorded at its second use. At the first one its kernels are loaded, which a recording must not do.
+USES_BEFORE_RECORDING = 1
 MOST_GRAPHS = 48
 # How much the loss and the gradient of the first graph may differ from those of the eager model. Both are the same
 # kernels, and only their atomic additions differ in order.

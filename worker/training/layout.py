@@ -15,31 +15,41 @@ from app.contracts.token_buckets import bucket
 # What a forward and backward pass costs beyond its tokens, as a number of tokens that take as long. On a GPU a model of
 # any size needs the time of a thousand tokens and more to launch its kernels.
 PASS_TOKENS_ON_GPU, PASS_TOKENS_ON_CPU = 1024, 32
+# Lengths an octave for trainings of fewer than so many steps. A new length costs about half a second (two steps that
+# wait for launches, and the recording of a graph), a longer sequence a little in each of its steps.
+FEW_STEPS = ((500, 4), (2000, 8))
+MOST_LENGTHS_AN_OCTAVE = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class StepLayout:
     """`tokens`: the most tokens of a micro-batch, padding included. A longer row is a micro-batch of its own.
 
-    `packs`: whether the model keeps rows apart that share one sequence. `has_buckets`: whether sequences are padded to
-    one of a few lengths, which pays on a GPU only. `pass_tokens`: the cost of another micro-batch.
+    `packs`: whether the model keeps rows apart that share one sequence. `lengths_an_octave`: to how many lengths
+    between two powers of two sequences are padded; None: not at all, as on a CPU. `pass_tokens`: the cost of another
+    micro-batch.
     """
 
     tokens: int
     packs: bool
-    has_buckets: bool = False
+    lengths_an_octave: int | None = None
     pass_tokens: int = PASS_TOKENS_ON_CPU
 
-    def halved(self, longest_row: int) -> "Layout | None":
+    def halved(self, longest_row: int) -> "StepLayout | None":
         """Half of the budget, or None if the budget has no room for two rows already."""
         return replace(self, tokens=max(longest_row, self.tokens // 2)) if self.tokens > longest_row else None
 
     def length(self, tokens: int) -> int:
         """The length of a sequence with so many tokens of rows."""
-        return bucket(tokens) if self.has_buckets else tokens
+        return tokens if self.lengths_an_octave is None else bucket(tokens, self.lengths_an_octave)
 
 
-def micro_batches(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+def lengths_for(steps: int) -> int:
+    """The lengths an octave that cost a training of so many optimizer steps the least time."""
+    return next((lengths for fewer_than, lengths in FEW_STEPS if steps < fewer_than), MOST_LENGTHS_AN_OCTAVE)
+
+
+def micro_batches(lengths: Sequence[int], layout: StepLayout) -> list[list[int]]:
     """Distribute rows of these lengths over micro-batches. Returns the positions of each one's rows, longest first.
 
     Rows of one length keep their order, so the result depends on the lengths alone.
@@ -62,11 +72,12 @@ def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
     return found
 
 
-def _packed(order: Sequence[int], lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+def _packed(order: Sequence[int], lengths: Sequence[int], layout: StepLayout) -> list[list[int]]:
     """First-fit decreasing: each row goes to the first micro-batch that has room."""
     groups: list[list[int]] = []
     for position in order:
-        rooms = (one for one in groups if sum(lengths[row] for row in one) + lengths[position] <= layout.tokens)
+        sizes = ((one, layout.length(sum(lengths[row] for row in one) + lengths[position])) for one in groups)
+        rooms = (one for one, size in sizes if size <= layout.tokens)
         group = next(rooms, None)
         if group is None:
             groups.append([position])
@@ -75,7 +86,7 @@ def _packed(order: Sequence[int], lengths: Sequence[int], layout: Layout) -> lis
     return groups
 
 
-def _rectangles(order: Sequence[int], lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+def _rectangles(order: Sequence[int], lengths: Sequence[int], layout: StepLayout) -> list[list[int]]:
     """The cheapest way to cut the rows, sorted by length, into groups that are padded to their longest row.
 
     `cheapest[n]` is the least cost of the first n rows, and `cuts[n]` is where their last group begins.

@@ -10,7 +10,7 @@ import torch
 
 from app.contracts.layout_events import memory_event
 from worker.events import EventWriter
-from worker.training.layout import Layout
+from worker.training.layout import StepLayout
 from worker.training.micro_batches import StepRows, lay_out
 from worker.training.planning import Plan
 from worker.training.random_state import RandomState
@@ -59,7 +59,7 @@ class MemoryTrial:
             self._events.write(memory_event(plan.case, plan.chosen, tokens, peak))
 
 
-def _largest(trainer: Any, layout: Layout) -> StepRows:
+def _largest(trainer: Any, layout: StepLayout) -> StepRows:
     """The longest rows that share a micro-batch."""
     rows, lengths = trainer.train_dataset, row_lengths(trainer.train_dataset)
     longest_first = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: trainer.args.train_batch_size]

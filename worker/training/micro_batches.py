@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
-from worker.training.layout import Layout, micro_batches, shares
+from worker.training.layout import StepLayout, micro_batches, shares
 
 SEQ_LENGTHS = "seq_lengths"
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """`segments`: the lengths of its parts that do not attend to each other; one, unless TRL has packed the row.
 
     The first token of each segment has no label, since no token before it could predict it.
@@ -27,7 +27,7 @@ class Row:
     segments: tuple[int, ...]
 
     @classmethod
-    def of(cls, example: Mapping[str, Any]) -> "Row":
+    def of(cls, example: Mapping[str, Any]) -> "TrainingRow":
         """Make it from an example of the dataset."""
         ids = np.asarray(example[INPUT_IDS], dtype=np.int64)
         labels = np.array(example[LABELS], dtype=np.int64)
@@ -43,11 +43,11 @@ class Row:
 class StepRows:
     """The rows of one optimizer step. `targets`: how many of their tokens are trained on."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
 
     @classmethod
     def collate(cls, examples: Sequence[Mapping[str, Any]]) -> "StepRows":
-        return cls(tuple(map(Row.of, examples)))
+        return cls(tuple(map(TrainingRow.of, examples)))
 
     def share(self, rank: int, count: int) -> "StepRows":
         """The rows that one of `count` ranks computes; there may be none."""
@@ -95,20 +95,20 @@ def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def lay_out(step: StepRows, layout: Layout) -> list[MicroBatch]:
+def lay_out(step: StepRows, layout: StepLayout) -> list[MicroBatch]:
     """The micro-batches of a step. Rows of one length, which need no padding, get a sequence each in any case."""
     groups = micro_batches([len(row) for row in step.rows], layout)
     return [_micro_batch([step.rows[position] for position in group], layout) for group in groups]
 
 
-def _micro_batch(rows: Sequence[Row], layout: Layout) -> MicroBatch:
+def _micro_batch(rows: Sequence[TrainingRow], layout: StepLayout) -> MicroBatch:
     is_whole = all(len(row.segments) == 1 for row in rows)
     if is_whole and (not layout.packs or len({len(row) for row in rows}) == 1):
         return _rectangle(rows, layout.length(max(map(len, rows))))
     return _packed(rows, layout)
 
 
-def _rectangle(rows: Sequence[Row], length: int) -> MicroBatch:
+def _rectangle(rows: Sequence[TrainingRow], length: int) -> MicroBatch:
     ids = np.zeros((len(rows), length), dtype=np.int64)
     labels = np.full((len(rows), length), IGNORED, dtype=np.int64)
     for number, row in enumerate(rows):
@@ -118,7 +118,7 @@ def _rectangle(rows: Sequence[Row], length: int) -> MicroBatch:
     return MicroBatch(*map(torch.from_numpy, (ids, labels, positions, mask)))
 
 
-def _packed(rows: Sequence[Row], layout: Layout) -> MicroBatch:
+def _packed(rows: Sequence[TrainingRow], layout: StepLayout) -> MicroBatch:
     segments = [length for row in rows for length in row.segments]
     padding = layout.length(sum(segments)) - sum(segments)
     segments += [padding] if padding else []

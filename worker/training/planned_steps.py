@@ -11,7 +11,7 @@ import torch
 from transformers import Trainer
 
 from app.contracts.memory_model import Recomputation
-from worker.training.layout import Layout
+from worker.training.layout import StepLayout
 from worker.training.micro_batches import MicroBatch, StepRows, lay_out
 from worker.training.random_state import RandomState
 
@@ -30,7 +30,7 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
     transformers. `per_device_train_batch_size` has to be all rows of a step, `gradient_accumulation_steps` one.
     """
 
-    layout: Layout
+    layout: StepLayout
     recomputation: Recomputation = False
     make_room: MakeRoom
     trial: Trial | None = None

@@ -1,5 +1,6 @@
 """Builds the trainer of the spec's method from the rows that the checker made."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from worker.failures import UserError
 from worker.training.arguments import Hardware, step_arguments, trainer_arguments
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import CheckpointCallback, Checkpointer, resumable
-from worker.training.layout import PASS_TOKENS_ON_GPU, Layout
+from worker.training.layout import PASS_TOKENS_ON_GPU, StepLayout, lengths_for
 from worker.training.memory_ladder import MemoryLadder
 from worker.training.memory_trial import MemoryTrial
 from worker.training.packing_boundaries import check_packing_boundaries, may_pack
@@ -84,7 +85,7 @@ def build_trainer(
         use_flash_over_segments()
     packs = packs_rows(trainer, is_planned=is_planned)
     if is_planned:
-        prepare_steps(trainer, order, plan, layout_on_this_device(plan.tokens, packs=packs))
+        prepare_steps(trainer, order, plan, layout_on_this_device(trainer, plan.tokens, packs=packs))
         trainer.ranks = ranks
     return trainer
 
@@ -102,13 +103,16 @@ def packs_rows(trainer: Any, *, is_planned: bool) -> bool:
     return may_pack(trainer)
 
 
-def layout_on_this_device(tokens: int, *, packs: bool) -> Layout:
-    if torch.cuda.is_available():
-        return Layout(tokens, packs, has_buckets=True, pass_tokens=PASS_TOKENS_ON_GPU)
-    return Layout(tokens, packs)
+def layout_on_this_device(trainer: Any, tokens: int, *, packs: bool) -> StepLayout:
+    if not torch.cuda.is_available():
+        return StepLayout(tokens, packs)
+    args = trainer.args
+    an_epoch = math.ceil(len(trainer.train_dataset) / args.train_batch_size)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * an_epoch)
+    return StepLayout(tokens, packs, lengths_for(steps), PASS_TOKENS_ON_GPU)
 
 
-def prepare_steps(trainer: Any, order: TrainingOrder, plan: Plan, layout: Layout) -> None:
+def prepare_steps(trainer: Any, order: TrainingOrder, plan: Plan, layout: StepLayout) -> None:
     """Set how the trainer computes its steps."""
     trainer.layout, trainer.recomputation = layout, plan.recomputation
     trainer.checkpointer.figures.awaits_logs = False

@@ -19,7 +19,7 @@ from app.contracts.spec import JobSpec
 from tests.support.prepared_rows import prepare
 from tests.support.trainings import Job, a_trainers_base, attempt_main
 from worker.failures import UserError
-from worker.training.layout import Layout
+from worker.training.layout import StepLayout
 from worker.training.memory_ladder import CODE, MemoryLadder
 from worker.training.micro_batches import StepRows
 from worker.training.planned_steps import PlannedTrainer
@@ -28,12 +28,12 @@ LENGTHS = (3, 40, 17, 17, 9, 64, 5, 28)
 TOKENS = sum(LENGTHS)
 # Every layout has to give the gradient of the first one: a row in each micro-batch, without padding.
 LAYOUTS = {
-    "packed": Layout(TOKENS, packs=True),
-    "packed in parts": Layout(70, packs=True),
-    "packed in buckets": Layout(TOKENS, packs=True, has_buckets=True),
-    "rectangles": Layout(4 * 64, packs=False, pass_tokens=20),
-    "one rectangle": Layout(8 * 64, packs=False, pass_tokens=10_000),
-    "a rectangle in buckets": Layout(8 * 64, packs=False, has_buckets=True, pass_tokens=10_000),
+    "packed": StepLayout(TOKENS, packs=True),
+    "packed in parts": StepLayout(70, packs=True),
+    "packed in buckets": StepLayout(TOKENS, packs=True, lengths_an_octave=8),
+    "rectangles": StepLayout(4 * 64, packs=False, pass_tokens=20),
+    "one rectangle": StepLayout(8 * 64, packs=False, pass_tokens=10_000),
+    "a rectangle in buckets": StepLayout(8 * 64, packs=False, lengths_an_octave=8, pass_tokens=10_000),
 }
 
 
@@ -75,7 +75,7 @@ def step() -> StepRows:
     return StepRows.collate(examples)
 
 
-def a_trainer(model: Any, folder: Path, layout: Layout) -> PlannedTrainer:
+def a_trainer(model: Any, folder: Path, layout: StepLayout) -> PlannedTrainer:
     args = TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none")
     trainer = PlannedTrainer(model=model, args=args, train_dataset=Dataset.from_dict({"input_ids": [[1]]}))
     trainer.layout = layout
@@ -90,13 +90,13 @@ def gradient(trainer: PlannedTrainer, model: Any, step: StepRows) -> tuple[float
 
 @pytest.fixture(scope="module")
 def expected(model: Any, step: StepRows, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, torch.Tensor]:
-    one_by_one = Layout(1, packs=False)
+    one_by_one = StepLayout(1, packs=False)
     return gradient(a_trainer(model, tmp_path_factory.mktemp("plain"), one_by_one), model, step)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_every_layout_has_the_gradient_of_rows_one_by_one(
-    model: Any, step: StepRows, expected: tuple[float, torch.Tensor], tmp_path: Path, layout: Layout
+    model: Any, step: StepRows, expected: tuple[float, torch.Tensor], tmp_path: Path, layout: StepLayout
 ) -> None:
     loss, found = gradient(a_trainer(model, tmp_path, layout), model, step)
 
@@ -122,7 +122,7 @@ def test_a_step_that_runs_out_of_memory_is_repeated_in_smaller_micro_batches(
     model: Any, step: StepRows, expected: tuple[float, torch.Tensor], tmp_path: Path, most_tokens: list[int]
 ) -> None:
     events = RecordedEvents()
-    trainer = a_trainer(model, tmp_path, Layout(TOKENS, packs=True))
+    trainer = a_trainer(model, tmp_path, StepLayout(TOKENS, packs=True))
     trainer.make_room = MemoryLadder(events, None)  # type: ignore[arg-type]
     most_tokens.append(100)
 
@@ -137,7 +137,7 @@ def test_a_step_that_runs_out_of_memory_is_repeated_in_smaller_micro_batches(
 def test_a_row_that_never_fits_is_an_error_that_says_what_would(
     model: Any, step: StepRows, tmp_path: Path, most_tokens: list[int]
 ) -> None:
-    trainer = a_trainer(model, tmp_path, Layout(64, packs=True))
+    trainer = a_trainer(model, tmp_path, StepLayout(64, packs=True))
     trainer.recomputation = "unsloth"
     trainer.make_room = MemoryLadder(RecordedEvents(), "64 tokens take 9.9 GiB")  # type: ignore[arg-type]
     most_tokens.append(10)

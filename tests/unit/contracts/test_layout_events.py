@@ -2,7 +2,7 @@
 
 from app.contracts.layout_choice import TrainingCase, TrainingDevice, choose
 from app.contracts.layout_events import decided, layout_event, memory_event, speed_event
-from app.contracts.memory_model import MicroBatch
+from app.contracts.memory_model import MicroBatchSize
 from app.contracts.plan import plan_of
 from app.contracts.step_time import rate_of, step_seconds
 from app.contracts.step_tokens import StepTokens
@@ -41,7 +41,7 @@ def test_a_peak_is_held_against_the_uncorrected_prediction_of_the_tokens_that_we
 
 def test_a_speed_that_is_as_predicted_is_the_rate_of_the_prediction() -> None:
     rate = rate_of("NVIDIA H200") or 0.0
-    seconds = step_seconds(PLAN, LLAMA_3B, ROWS, MicroBatch(8192, False), rate)
+    seconds = step_seconds(PLAN, LLAMA_3B, ROWS, MicroBatchSize(8192, False), rate)
 
     event = speed_event(CASE, CHOSEN, 10 * 8192, 10 * seconds)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from app.contracts.memory_model import MicroBatch, Recomputation, bits_of, predict
+from app.contracts.memory_model import MicroBatchSize, Recomputation, bits_of, predict
 from app.contracts.model_card import ModelCard
 from app.contracts.model_shape import BaseShape, embedding_parameters, lora_parameters, shape_of, trained_parameters
 from app.contracts.spec import LoraSpec
@@ -37,7 +37,7 @@ def test_the_prediction_is_at_most_a_tenth_above_what_was_measured_on_a_gpu(
 ) -> None:
     spec = a_spec(model={"load_in_4bit": bits == 4}, training={"optim": optim})
 
-    predicted = predict(spec, LLAMA_3B, MicroBatch(tokens, recomputation)).peak() / GIB
+    predicted = predict(spec, LLAMA_3B, MicroBatchSize(tokens, recomputation)).peak() / GIB
 
     assert measured_gib <= predicted <= measured_gib * 1.1
 
@@ -47,10 +47,10 @@ def test_four_bits_are_counted_as_bitsandbytes_stores_them() -> None:
     blocks = linear // 64
     rest = (128_256 * 3072 + 57 * 3072) * 2
 
-    weights = predict(a_spec(), LLAMA_3B, MicroBatch(1, False)).weights
+    weights = predict(a_spec(), LLAMA_3B, MicroBatchSize(1, False)).weights
 
     assert weights == pytest.approx(linear // 2 + blocks + blocks // 256 * 4 + rest, rel=1e-3)
-    assert predict(a_spec(model={"load_in_4bit": False}), LLAMA_3B, MicroBatch(1, False)).weights == 6_425_499_648
+    assert predict(a_spec(model={"load_in_4bit": False}), LLAMA_3B, MicroBatchSize(1, False)).weights == 6_425_499_648
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_an_embedding_is_trained_once_whichever_field_names_it() -> None:
 def test_full_finetuning_trains_everything_in_place() -> None:
     spec = a_spec(model={"full_finetuning": True}, training={"optim": "adamw_torch"})
 
-    memory = predict(spec, TINY, MicroBatch(256, "unsloth"))
+    memory = predict(spec, TINY, MicroBatchSize(256, "unsloth"))
 
     assert (memory.weights, memory.trained) == (0, 2 * TINY.parameters)
     assert (memory.gradients, memory.optimizer) == (2 * TINY.parameters, 8 * TINY.parameters)
@@ -103,7 +103,7 @@ def test_full_finetuning_trains_everything_in_place() -> None:
     ],
 )
 def test_a_larger_training_is_predicted_to_take_more(less: dict[str, Any], more: dict[str, Any]) -> None:
-    micro_batch = MicroBatch(4096, "unsloth")
+    micro_batch = MicroBatchSize(4096, "unsloth")
 
     assert predict(a_spec(**less), LLAMA_3B, micro_batch).peak() < predict(a_spec(**more), LLAMA_3B, micro_batch).peak()
 
@@ -111,7 +111,7 @@ def test_a_larger_training_is_predicted_to_take_more(less: dict[str, Any], more:
 @given(tokens=some.integers(1, 200_000), further=some.integers(1, 200_000), rank=some.integers(1, 511))
 def test_more_tokens_a_higher_rank_and_kept_activations_take_more(tokens: int, further: int, rank: int) -> None:
     def peak(tokens: int, rank: int, recomputation: Recomputation) -> int:
-        return predict(a_spec(lora={"r": rank}), LLAMA_3B, MicroBatch(tokens, recomputation)).peak()
+        return predict(a_spec(lora={"r": rank}), LLAMA_3B, MicroBatchSize(tokens, recomputation)).peak()
 
     # At the size from which the loss is computed in tiles, its buffer becomes a little smaller.
     assert peak(tokens, rank, "unsloth") <= peak(tokens + further, rank, "unsloth") + 2**26
@@ -120,7 +120,7 @@ def test_more_tokens_a_higher_rank_and_kept_activations_take_more(tokens: int, f
 
 
 def test_a_correction_changes_what_grows_with_the_tokens() -> None:
-    memory = predict(a_spec(), LLAMA_3B, MicroBatch(8192, False))
+    memory = predict(a_spec(), LLAMA_3B, MicroBatchSize(8192, False))
 
     assert memory.peak(1.5) - memory.held == pytest.approx(1.5 * (memory.peak() - memory.held))
 
@@ -142,7 +142,7 @@ def test_a_quantised_model_has_the_parameters_that_its_sizes_say() -> None:
 
     assert isinstance(shape, BaseShape)
     assert shape.parameters == 2 * (4 * 64 * 64 + 3 * 64 * 128) + 600 * 64
-    assert predict(a_spec(), shape, MicroBatch(256, False)).weights == 5000
+    assert predict(a_spec(), shape, MicroBatchSize(256, False)).weights == 5000
 
 
 @pytest.mark.parametrize(

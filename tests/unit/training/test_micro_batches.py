@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from worker.training.layout import Layout
+from worker.training.layout import StepLayout
 from worker.training.micro_batches import StepRows, lay_out
 
 EXAMPLES: list[dict[str, Any]] = [
@@ -13,13 +13,13 @@ EXAMPLES: list[dict[str, Any]] = [
 ]
 
 
-def the_one(examples: list[dict[str, Any]], layout: Layout) -> Any:
+def the_one(examples: list[dict[str, Any]], layout: StepLayout) -> Any:
     (micro_batch,) = lay_out(StepRows.collate(examples), layout)
     return micro_batch
 
 
 def test_packed_rows_follow_each_other_and_padding_is_a_segment_of_its_own() -> None:
-    found = the_one(EXAMPLES, Layout(64, packs=True, has_buckets=True))
+    found = the_one(EXAMPLES, StepLayout(64, packs=True, lengths_an_octave=8))
 
     assert found.ids[0, :6].tolist() == [1, 2, 3, 4, 5, 0]
     assert found.ids.shape == (1, 64)
@@ -28,14 +28,14 @@ def test_packed_rows_follow_each_other_and_padding_is_a_segment_of_its_own() -> 
 
 
 def test_the_first_token_of_a_row_is_never_predicted() -> None:
-    found = the_one(EXAMPLES, Layout(64, packs=True))
+    found = the_one(EXAMPLES, StepLayout(64, packs=True))
 
     assert found.labels.tolist() == [[-100, 2, 3, -100, 5]]
     assert StepRows.collate(EXAMPLES).targets == 3
 
 
 def test_rectangles_are_padded_on_the_right_and_masked() -> None:
-    found = the_one(EXAMPLES, Layout(64, packs=False, pass_tokens=100))
+    found = the_one(EXAMPLES, StepLayout(64, packs=False, pass_tokens=100))
 
     assert found.ids.tolist() == [[1, 2, 3], [4, 5, 0]]
     assert found.labels.tolist() == [[-100, 2, 3], [-100, 5, -100]]
@@ -44,7 +44,7 @@ def test_rectangles_are_padded_on_the_right_and_masked() -> None:
 
 
 def test_rows_of_one_length_have_a_sequence_each_because_they_need_no_segments() -> None:
-    found = the_one([EXAMPLES[0], EXAMPLES[0]], Layout(64, packs=True))
+    found = the_one([EXAMPLES[0], EXAMPLES[0]], StepLayout(64, packs=True))
 
     assert (tuple(found.ids.shape), found.segments) == ((2, 3), None)
 
@@ -52,15 +52,15 @@ def test_rows_of_one_length_have_a_sequence_each_because_they_need_no_segments()
 def test_the_parts_of_a_packed_row_stay_segments() -> None:
     row = {"input_ids": [1, 2, 3, 4, 5], "labels": [1, 2, 3, 4, 5], "seq_lengths": [3, 2]}
 
-    found = the_one([row], Layout(64, packs=True))
+    found = the_one([row], StepLayout(64, packs=True))
 
     assert found.segments == (3, 2)
     assert found.labels.tolist() == [[-100, 2, 3, -100, 5]]
 
 
 def test_the_arguments_are_those_that_the_models_forward_takes() -> None:
-    packed = the_one(EXAMPLES, Layout(64, packs=True)).arguments(torch.device("cpu"))
-    padded = the_one(EXAMPLES, Layout(64, packs=False, pass_tokens=100)).arguments(torch.device("cpu"))
+    packed = the_one(EXAMPLES, StepLayout(64, packs=True)).arguments(torch.device("cpu"))
+    padded = the_one(EXAMPLES, StepLayout(64, packs=False, pass_tokens=100)).arguments(torch.device("cpu"))
 
     assert packed["packed_seq_lengths"].tolist() == [3, 2]
     assert "attention_mask" not in packed
