@@ -6,7 +6,7 @@ from pathlib import Path
 from app.contracts.cores import sharing_cores
 from app.processes.environments import Process, for_child
 from worker.compile_cache import compile_folder, compile_variables
-from worker.hardware import describe_device
+from worker.hardware import describe_device, find_slots
 
 CHECKER = "worker.checking"
 TRAINER = "worker.training"
@@ -46,4 +46,7 @@ def environment(process: Process, cache: Path) -> dict[str, str]:
 
 
 def _of_training(cache: Path) -> dict[str, str]:
-    return {**OFFLINE, **ONE_THREAD, **compile_variables(compile_folder(cache, describe_device()))}
+    """Libraries see one GPU, because some of them spread a model over all that they see."""
+    slots = [*find_slots()]
+    first = {"CUDA_VISIBLE_DEVICES": slots[0]} if len(slots) > 1 else {}
+    return {**OFFLINE, **ONE_THREAD, **first, **compile_variables(compile_folder(cache, describe_device()))}

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,26 +25,41 @@ def describe_device() -> str:
     return _query("name,memory.total") or f"{CPU} ({platform.machine()})"
 
 
-def find_slot() -> str:
-    """The name of the slot that a training of this process uses: the UUID of the first visible GPU, or `cpu`."""
-    return _query("uuid") or CPU
+def find_slots() -> dict[str, str]:
+    """The slots that trainings of this process may use, by the names of their GPUs in CUDA_VISIBLE_DEVICES.
+
+    A slot's name is the UUID of its GPU, or `cpu`; the first one is that of a training on one GPU.
+    """
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return {uuid: uuid for uuid in _ask("uuid", ())} or {CPU: CPU}
+    found = {name: _ask("uuid", ("-i", name)) for name in visible_gpus()}
+    return {name: uuids[0] for name, uuids in found.items() if uuids} or {CPU: CPU}
 
 
-def measure_gpu() -> Gpu | None:
-    """The first visible GPU. Returns None if there is none."""
-    response = _query("uuid,memory.free")
+def visible_gpus() -> tuple[str, ...]:
+    """The names in CUDA_VISIBLE_DEVICES. Empty: it does not restrict which GPUs are visible."""
+    return tuple(filter(None, (name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))))
+
+
+def measure_gpu(name: str | None = None) -> Gpu | None:
+    """The GPU of that name, or the first visible one. Returns None if there is none."""
+    response = _query("uuid,memory.free", name)
     if response is None:
         return None
     uuid, free = response.split(", ")
     return Gpu(uuid, int(free.removesuffix(" MiB")) * 2**20)
 
 
-def _query(fields: str) -> str | None:
-    """These properties of the first GPU in CUDA_VISIBLE_DEVICES. Returns None if there is none."""
+def _query(fields: str, name: str | None = None) -> str | None:
+    """These properties of the GPU of that name, or of the first one in CUDA_VISIBLE_DEVICES. None: there is none."""
+    chosen = (name,) if name is not None else visible_gpus()[:1]
+    return next(iter(_ask(fields, ("-i", *chosen) if chosen else ())), None)
+
+
+def _ask(fields: str, chosen: Sequence[str]) -> list[str]:
+    """These properties of the chosen GPUs, one a line."""
     if shutil.which("nvidia-smi") is None:
-        return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    chosen = ["-i", visible] if visible else []
+        return []
     query = ["nvidia-smi", *chosen, f"--query-gpu={fields}", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else None
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []

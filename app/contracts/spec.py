@@ -315,6 +315,16 @@ class JobSpec(SubmittedSpec):
         return self
 
     @model_validator(mode="after")
+    def _every_gpu_has_rows(self) -> Self:
+        training, gpus = self.training, self.resources.gpus
+        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        if gpus > rows:
+            raise ValueError(f"resources.gpus should be at most {rows}, the rows of an optimizer step")
+        if gpus > 1 and training.neftune_noise_alpha is not None:
+            raise ValueError("training.neftune_noise_alpha should be null beside more than one of resources.gpus")
+        return self
+
+    @model_validator(mode="after")
     def _one_choice_of_tokens(self) -> Self:
         sent, train_on = self.training.assistant_only_loss, self.dataset_in_force.train_on
         if sent is not None and train_on != ("responses" if sent else "all"):

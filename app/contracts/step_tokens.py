@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from app.contracts.spec import JobSpec
@@ -35,6 +35,11 @@ class StepTokens:
         squares = sum(row * row for step in rows for row in step)
         longest = max(row for step in rows for row in step)
         return cls(longest, max(totals), sum(totals) / len(rows), squares / sum(totals))
+
+    def shared(self, ranks: int) -> Self:
+        """Estimate the share of one of several ranks. No two of them differ by more than a row."""
+        largest = min(self.largest, math.ceil(self.largest / ranks + self.longest * (1 - 1 / ranks)))
+        return replace(self, largest=max(self.longest, largest), mean=self.mean / ranks)
 
     @classmethod
     def of_spread(cls, spread: Spread, spec: JobSpec) -> Self:

@@ -52,7 +52,7 @@ def estimate(session: Session, settings: Settings, job: Job) -> Estimate:
     shape = _shape(settings, job)
     if shape is None:
         return found.model_copy(update={"tokens": tokens})
-    case = TrainingCase(plan, shape, rows)
+    case = TrainingCase(plan, shape, rows.shared(plan.resources.gpus))
     adapter, checkpoint = saved_bytes(plan, shape)
     seen = [worker for worker in repository.workers(session) if worker.stage is Stage.TRAIN]
     values = {
@@ -98,15 +98,13 @@ def _on_worker(session: Session, worker: Worker, case: TrainingCase, steps: int)
     free = device_bytes - CONTEXT_BYTES if device_bytes is not None else UNLIMITED_BYTES
     device = TrainingDevice(free, known.rate or rate_of(worker.device))
     chosen = choose(replace(case, spec=spec, correction=known.correction), device)
-    is_known = device_bytes is not None
+    has_gpus, is_known = worker.gpus >= case.spec.resources.gpus, device_bytes is not None
     return WorkerEstimate(
         worker=worker.name,
         device=worker.device,
         device_bytes=device_bytes,
-        fits=chosen.fits if is_known else None,
-        reason=chosen.reason
-        if is_known
-        else f"the memory of {worker.device} is not known, so nothing is held against it",
+        fits=has_gpus and (chosen.fits if is_known else None),
+        reason=_reason(worker, case.spec, chosen, device_bytes),
         layout=_layout(chosen),
         memory_bytes=chosen.predicted_bytes,
         memory_with_margin_bytes=chosen.needed_bytes,
@@ -115,6 +113,14 @@ def _on_worker(session: Session, worker: Worker, case: TrainingCase, steps: int)
         step_seconds=chosen.seconds,
         seconds=None if chosen.seconds is None else steps * chosen.seconds,
     )
+
+
+def _reason(worker: Worker, spec: JobSpec, chosen: ChosenLayout, device_bytes: int | None) -> str:
+    if worker.gpus < spec.resources.gpus:
+        return f"it needs {spec.resources.gpus} GPUs of one host, and this worker has no more than {worker.gpus}"
+    if device_bytes is None:
+        return f"the memory of {worker.device} is not known, so nothing is held against it"
+    return chosen.reason
 
 
 def _layout(chosen: ChosenLayout) -> LayoutView:

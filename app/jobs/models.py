@@ -40,6 +40,7 @@ class Job(Base):
         String(40), index=True, comment="the adapter or job that it goes on from, which may not be deleted meanwhile"
     )
     kind: Mapped[str] = mapped_column(String(32), server_default="train")
+    gpus: Mapped[int] = mapped_column(Integer, server_default="1", comment="that its training needs, of one host")
     is_temporary: Mapped[bool] = mapped_column(
         "is_dry_run",
         Boolean,
@@ -201,6 +202,11 @@ class Worker(Base):
     stage: Mapped[Stage | str] = mapped_column(Choice(Stage))
     host: Mapped[str] = mapped_column(String(255))
     device: Mapped[str] = mapped_column(String(255))
+    gpus: Mapped[int] = mapped_column(
+        Integer,
+        server_default="1",
+        comment="that it can give to one training, if all are free; 1 also of a worker without any",
+    )
     version: Mapped[str | None] = mapped_column(String(32), comment="of the service; null: of one that did not say it")
     problem: Mapped[str | None] = mapped_column(Text, comment="why it takes no job")
     job_id: Mapped[str | None] = mapped_column(String(40))

@@ -321,6 +321,12 @@ def newest_spec_version(session: Session, stage: Stage, within: timedelta) -> in
     return session.scalar(select(func.max(Worker.spec_version)).where(*is_alive))
 
 
+def most_gpus(session: Session, within: timedelta) -> int:
+    """Return the most GPUs that a training worker, which was seen within this time, can give to one training."""
+    is_alive = (Worker.stage == Stage.TRAIN, Worker.last_seen >= database_time(ago=within))
+    return session.scalar(select(func.max(Worker.gpus)).where(*is_alive)) or 0
+
+
 def silent_workers(session: Session, for_longer_than: timedelta) -> Sequence[str]:
     return session.scalars(select(Worker.name).where(Worker.last_seen < database_time(ago=for_longer_than))).all()
 

@@ -60,6 +60,7 @@ def training_columns(spec: JobSpec) -> dict[str, Any]:
     source, eval_source = spec.dataset.source, spec.dataset.eval_source
     return {
         "plan": plan.model_dump(mode="json"),
+        "gpus": plan.resources.gpus,
         "file_id": source.file if isinstance(source, FileSource) else None,
         "eval_file_id": eval_source.file if isinstance(eval_source, FileSource) else None,
         "notices": [notice.shown() for notice in no_effect.by_spec(plan)],
@@ -68,7 +69,12 @@ def training_columns(spec: JobSpec) -> dict[str, Any]:
 
 def check_capabilities(spec: JobSpec, workers: Sequence[Worker]) -> None:
     """Raise InvalidRequest for a spec that no present training worker can run. Without any worker, all are accepted."""
-    devices = {worker.device for worker in workers if worker.stage is Stage.TRAIN}
+    trainers = [worker for worker in workers if worker.stage is Stage.TRAIN]
+    most_gpus = max((worker.gpus for worker in trainers), default=spec.resources.gpus)
+    if spec.resources.gpus > most_gpus:
+        expected = f"at most {most_gpus}: no worker sees more GPUs"
+        raise invalid("resources.gpus", "needs_gpus", str(spec.resources.gpus), expected)
+    devices = {worker.device for worker in trainers}
     has_only_cpus = bool(devices) and all(device.startswith(CPU) for device in devices)
     if has_only_cpus and spec.lora.loftq_config is not None:
         found = f"a LoftQ initialisation, and workers on {', '.join(sorted(devices))}"

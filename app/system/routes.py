@@ -49,6 +49,7 @@ class WorkerView(BaseModel):
     stage: str
     host: str
     device: str
+    gpus: int = Field(description="that it can give to one training, if all are free; 1 also without any")
     version: str | None = Field(description="the worker's version of Tunesmith; versions differ during an upgrade")
     problem: str | None
     job_id: str | None

@@ -274,7 +274,7 @@ def _run_cold(context: WorkerContext, claim: Claim, child_command: ChildCommand)
             cwd=child_command.folder,
             output=child_command.folder / LOG_NAME,
             grace_seconds=settings.grace_seconds,
-            pass_fds=[context.slot.fd],
+            pass_fds=[context.slot.fd, *context.further_gpus.descriptors],
             lease=lease_of(settings),
             oom_score_adj=OOM_SCORE if claim.stage is Stage.TRAIN else None,
         )

@@ -7,6 +7,7 @@ from app.config import Settings
 from app.database.connection import Database
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import Stage
+from worker.supervising.further_gpus import FurtherGpus
 from worker.supervising.slots import Slot
 from worker.supervising.spare import WarmSpare
 
@@ -16,7 +17,8 @@ class WorkerContext:
     """The context in which one process serves one stage. `stopping` is set when the process is to end.
 
     `slot_acquired` is set once the process holds its slot and has taken back the jobs of the slot's earlier holder.
-    Before that it claims no job. `spare`: None for a worker that keeps none.
+    Before that it claims no job. `further_gpus`: for trainings on several GPUs. `spare`: None for a worker that keeps
+    none.
     """
 
     settings: Settings
@@ -28,5 +30,6 @@ class WorkerContext:
     slot: Slot
     concurrency: int = 1
     spare: WarmSpare | None = None
+    further_gpus: FurtherGpus = field(default_factory=FurtherGpus)
     stopping: threading.Event = field(default_factory=threading.Event)
     slot_acquired: threading.Event = field(default_factory=threading.Event)

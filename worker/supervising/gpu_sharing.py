@@ -63,6 +63,7 @@ class Training:
     holder: str
     training_bytes: int | None
     base_bytes: int | None
+    gpus: tuple[str, ...] = ()
 
     def room(self, engine: EngineHealth, gpu: Gpu) -> int | None:
         """The bytes that this training may take beside the engine. None: the size of its base is not known."""
@@ -94,6 +95,7 @@ def training_of(context: WorkerContext, job: Job, plan: JobPlan) -> Training:
         holder=context.slot.key,
         training_bytes=needed if NO_ROOM_BESIDE not in ended else None,
         base_bytes=shape.weight_bytes if shape is not None else None,
+        gpus=context.further_gpus.devices,
     )
 
 
@@ -176,7 +178,8 @@ class GpuLease:
         return self._is_sharing or self._hold()
 
     def _engine_may_stay(self, engine: EngineHealth) -> bool:
-        gpu = measure_gpu()
+        gpus = [measure_gpu(name) for name in self._training.gpus] or [measure_gpu()]
+        gpu = next((one for one in gpus if one is not None and one.uuid == engine.place), gpus[0])
         if engine.place != (gpu.uuid if gpu is not None else this_cpu()):
             return True
         fits = self._policy == "auto" and self._training.fits_beside(engine, gpu)

@@ -52,10 +52,11 @@ def run_until_idle(context: WorkerContext) -> None:
     """Work on waiting jobs until there is none to claim or the process is to stop."""
     while context.slot_acquired.is_set() and not context.stopping.is_set():
         try:
-            taken = take(context)
-            if taken is None:
-                return
-            work_on(context, taken)
+            with context.further_gpus.locked():
+                taken = take(context)
+                if taken is None:
+                    return
+                work_on(context, taken)
         except Fenced as fenced:
             log.warning("%s", fenced)
         except AWAY as error:  # the reconciler notifies again once the database is back
@@ -76,9 +77,11 @@ def _take(context: WorkerContext, stage: Stage) -> Attempted | None:
     """
     while True:
         with context.database.writer() as session:
-            job = claim(session, stage, context.name, context.slot.key, utc_now())
+            gpus = 1 + context.further_gpus.held if stage is Stage.TRAIN else None
+            job = claim(session, stage, context.name, context.slot.key, utc_now(), gpus=gpus)
             taken = _read(context, job, stage) if job is not None else None
             if job is None or taken is not None:
+                context.further_gpus.keep(job.gpus - 1 if job is not None else 0)
                 session.commit()
                 return taken
             job_id = job.id

@@ -85,6 +85,8 @@ def write_training(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRe
         card=card,
         memory_correction=known.correction,
         operations_per_second=known.rate,
+        ranks=plan.resources.gpus,
+        devices=context.further_gpus.devices,
         pulse=folder / PULSE_NAME,
         max_hub_bytes=context.settings.max_hub_bytes,
         is_confined=is_confined(context.settings.confinement, loads_unsloth=True),

@@ -89,6 +89,7 @@ class Reconciler:
                 stage=context.stage,
                 host=socket.gethostname(),
                 device=context.device,
+                gpus=1 + len(context.further_gpus.slots),
                 version=__version__,
                 problem=self._problem,
                 job_id=claims.job_held_by(session, context.name),

@@ -11,9 +11,10 @@ from app.database.connection import Database
 from app.jobs.queue.notifier import QUEUES, TASK, CeleryNotifier
 from app.jobs.states import Stage
 from worker.confinement import landlock
-from worker.hardware import describe_device, find_slot
+from worker.hardware import describe_device, find_slots
 from worker.supervising.celery_app import app, open_home, settings
 from worker.supervising.context import WorkerContext
+from worker.supervising.further_gpus import FurtherGpus
 from worker.supervising.lifecycle import run_until_idle
 from worker.supervising.reconciler import Reconciler
 from worker.supervising.slots import Slot
@@ -44,20 +45,26 @@ def open_contexts(sender: Any, **_: object) -> None:
     database = Database.open(settings.database)
     for stage in (stage for stage in QUEUES if QUEUES[stage] in sender.app.amqp.queues.consume_from):
         device = describe_device() if stage is Stage.TRAIN else CPU
-        slot = Slot.open(settings.slots, _slot_name(stage, sender.hostname))
+        slot, further_gpus = _open_slots(stage, sender.hostname)
         at_once = sender.controller.concurrency
         spare = WarmSpare(settings, slot) if stage is Stage.TRAIN and is_wanted(settings, device) else None
         context = WorkerContext(
-            settings, database, CeleryNotifier(app), stage, sender.hostname, device, slot, at_once, spare
+            settings, database, CeleryNotifier(app), stage, sender.hostname, device, slot, at_once, spare, further_gpus
         )
         contexts[stage] = context
         threading.Thread(target=Reconciler(context).run, name=f"reconcile-{stage}", daemon=True).start()
         log.info("%s serves %s on %s", context.name, stage, device)
 
 
-def _slot_name(stage: Stage, worker: str) -> str:
+def _open_slots(stage: Stage, worker: str) -> tuple[Slot, FurtherGpus]:
     """A training's slot is its GPU, so that no two run on one; every checker has a slot of its own."""
-    return settings.slot or find_slot() if stage is Stage.TRAIN else f"check-{worker}"
+    if stage is not Stage.TRAIN:
+        return Slot.open(settings.slots, f"check-{worker}"), FurtherGpus()
+    if settings.slot is not None:
+        return Slot.open(settings.slots, settings.slot), FurtherGpus()
+    (own, name), *others = find_slots().items()
+    slots = [Slot.open(settings.slots, other) for _, other in others]
+    return Slot.open(settings.slots, name), FurtherGpus(own, [gpu for gpu, _ in others], slots)
 
 
 @signals.worker_shutting_down.connect

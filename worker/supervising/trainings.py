@@ -124,7 +124,7 @@ def _train(context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Repo
         env=environment(Process.TRAIN, context.settings.root / "cache"),
         folder=folder,
         max_seconds=plan.resources.max_seconds,
-        order=order,
+        order=order if plan.resources.gpus == 1 else None,  # a spare has no locks of further GPUs
         checkpoints_requested=job.checkpoints_requested,
     )
     if not base.is_local and context.settings.trainer_module == TRAINER:  # a test's trainer loads no base

@@ -70,6 +70,9 @@ def build_trainer(
         **(step_arguments(order.spec.training) if is_planned else {}),
     }
     mixins = (PlannedTrainer,) if is_planned else ()
+    if ranks is not None and not is_planned:
+        message = f"training.method {order.spec.training.method} trains on one GPU only"
+        raise UserError("one_gpu_only", message, param="resources.gpus")
     is_first = ranks is None or ranks.rank == 0
     trainer = resumable((*mixins, parts.trainer_class), checkpointer)(
         model=model,

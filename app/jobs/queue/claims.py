@@ -75,14 +75,18 @@ class RequestedState:
     checkpoints_requested: int
 
 
-def claim(session: Session, stage: Stage, worker: str, slot: str, now: datetime) -> Job | None:
-    """Give the best waiting job to a worker, or return None if there is none.
+def claim(
+    session: Session, stage: Stage, worker: str, slot: str, now: datetime, *, gpus: int | None = None
+) -> Job | None:
+    """Give the best waiting job to a worker, or return None if there is none. `gpus`: the most that it may need.
 
     The best is the one of highest priority, then of the project with the fewest running jobs, then the oldest.
 
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
-    is_waiting = (*waits_for(stage), *_is_free(now))
+    is_waiting = [*waits_for(stage), *_is_free(now)]
+    if gpus is not None:
+        is_waiting.append(Job.gpus <= gpus)
     at_work = jobs_at_work(stage)
     best = (
         select(Job.id)

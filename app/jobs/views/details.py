@@ -58,9 +58,12 @@ def _queues(
     places = order.places(session, stage, [job.id for job in waiting], spec_version)
     newest = repository.newest_spec_version(session, stage.served_by, WORKER_IS_AWAY_AFTER)
     absence = _no_worker(spec_version, stage, newest) if newest is None or newest < spec_version else None
+    most_gpus = repository.most_gpus(session, WORKER_IS_AWAY_AFTER) if any(job.gpus > 1 for job in waiting) else 1
     return {
         # A job that was claimed between the two queries has no position any more: it is shown as the next one.
-        job.id: QueueView(position=place, reason=absence or _reason(job, place, attempts.get(job.id, []), now))
+        job.id: QueueView(
+            position=place, reason=absence or _reason(job, place, attempts.get(job.id, []), now, most_gpus)
+        )
         for job in waiting
         for place in [places.get(job.id, 1)]
     }
@@ -74,10 +77,12 @@ def _no_worker(spec_version: int, stage: Stage, newest: int | None) -> str:
     return f"its spec is of a newer version: it waits for a worker that understands it ({versions})"
 
 
-def _reason(job: Job, place: int, attempts: Sequence[Attempt], now: datetime) -> str:
+def _reason(job: Job, place: int, attempts: Sequence[Attempt], now: datetime, most_gpus: int) -> str:
+    if stage_of(job) is Stage.TRAIN and job.gpus > most_gpus:
+        return f"it needs {job.gpus} GPUs of one host, and no present worker has more than {most_gpus}"
     if job.run_after is not None and now < job.run_after <= now + LONGEST_PAUSE:
         why = attempts[-1].reason if attempts else None
         return f"{why or 'an attempt failed'}; the next may start at {job.run_after.isoformat(timespec='seconds')}"
     if place > 1:
         return "1 job runs before it" if place == 2 else f"{place - 1} jobs run before it"
-    return "the next free worker takes it"
+    return "the next free worker takes it" if job.gpus == 1 else f"the next worker with {job.gpus} free GPUs takes it"
