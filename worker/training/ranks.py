@@ -8,6 +8,7 @@ The group of processes is our own, and not torch's default one: Unsloth, transfo
 one GPU, as in any other training.
 """
 
+import atexit
 import json
 import time
 from collections.abc import Sequence
@@ -148,7 +149,9 @@ class Ranks:
                 return distributed.ProcessGroupGloo(self._store, self.rank, self.count, timeout=LONGEST_WAIT)
             options = distributed.ProcessGroupNCCL.Options()
             options._timeout = LONGEST_WAIT
-            return distributed.ProcessGroupNCCL(self._store, self.rank, self.count, options)
+            group = distributed.ProcessGroupNCCL(self._store, self.rank, self.count, options)
+            atexit.register(group.abort)  # its destructor would wait for ranks that have ended
+            return group
         except RuntimeError as error:
             self._blame(error)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from app.contracts.events import AdapterSaved, AttemptInterrupted, Failed, Finished, Resumed
+from app.contracts.order import BaseRef
+from app.contracts.rows import EVAL_ROWS
 from app.contracts.spec import JobSpec
-from tests.support.prepared_rows import prepare
+from tests.support.prepared_rows import a_training, prepare
 from tests.support.trainings import LONGEST_SECONDS, POLL_SECONDS, Job, a_trainers_base, reached
+from worker.failures import SystemFault
 from worker.stopping import INTERRUPTED
+from worker.training.followers import folder_of
+from worker.training.ranks import Ranks
 
 CHATS = [
     [{"role": "user", "content": f"hello {n}" * (n % 5 + 1)}, {"role": "assistant", "content": f"good day {n} to you"}]
@@ -35,9 +41,15 @@ def a_spec() -> JobSpec:
         "fp16": False,
         "bf16": False,
         "save_steps": 5,
+        "eval_steps": 8,
     }
     model = {"model_name": "tiny", "max_seq_length": 128, "dtype": "float32", "load_in_4bit": False}
-    return JobSpec.model_validate({"model": model, "dataset": {"source": {"path": "x.jsonl"}}, "training": training})
+    dataset = {"source": {"path": "x.jsonl"}, "eval_fraction": 0.2}
+    return JobSpec.model_validate({"model": model, "dataset": dataset, "training": training})
+
+
+def a_job(base: Path, folder: Path, data: dict[str, Path], ranks: int) -> Job:
+    return Job(base, folder, data, a_spec(), eval_rows=data["train_rows"].with_name(EVAL_ROWS), ranks=ranks)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +65,7 @@ def data(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 @pytest.fixture(scope="module")
 def alone(base: Path, data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = Job(base, tmp_path_factory.mktemp("alone"), data, a_spec())
+    job = a_job(base, tmp_path_factory.mktemp("alone"), data, 1)
     assert job.run() == 0, job.log()
     return job
 
@@ -78,6 +90,8 @@ def assert_learned_the_same(job: Job, alone: Job) -> None:
     weights, expected = weights_of(job), weights_of(alone)
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+    for (step, loss), (same, expected_loss) in zip(job.evaluations(), alone.evaluations(), strict=True):
+        assert (step, loss) == (same, pytest.approx(expected_loss, rel=1e-5))
 
 
 def is_dead(pid: int) -> bool:
@@ -88,7 +102,7 @@ def is_dead(pid: int) -> bool:
 
 
 def test_two_ranks_learn_what_one_learns(base: Path, data: dict[str, Path], tmp_path: Path, alone: Job) -> None:
-    job = Job(base, tmp_path, data, a_spec(), ranks=2)
+    job = a_job(base, tmp_path, data, 2)
 
     assert job.run() == 0, job.log()
 
@@ -99,7 +113,7 @@ def test_two_ranks_learn_what_one_learns(base: Path, data: dict[str, Path], tmp_
 def test_a_stop_leaves_a_checkpoint_of_a_whole_step_and_a_lost_rank_ends_its_attempt(
     base: Path, data: dict[str, Path], tmp_path: Path, alone: Job
 ) -> None:
-    job = Job(base, tmp_path, data, a_spec(), ranks=2)
+    job = a_job(base, tmp_path, data, 2)
 
     assert job.run(signal.SIGTERM, reached(4)) == INTERRUPTED, job.log()
     assert isinstance(job.attempts[0][-1], AttemptInterrupted)
@@ -125,7 +139,7 @@ def lose_rank_1(job: Job, at_step: int) -> int | None:
 
 
 def test_a_trainer_that_is_killed_takes_its_ranks_with_it(base: Path, data: dict[str, Path], tmp_path: Path) -> None:
-    job = Job(base, tmp_path, data, a_spec(), ranks=2)
+    job = a_job(base, tmp_path, data, 2)
     process = job.start()
     assert process.pid is not None
     deadline = time.monotonic() + LONGEST_SECONDS
@@ -140,3 +154,39 @@ def test_a_trainer_that_is_killed_takes_its_ranks_with_it(base: Path, data: dict
     while not is_dead(rank):
         assert time.monotonic() < deadline
         time.sleep(POLL_SECONDS)
+
+
+def add_up_in_threads(folder: Path, *, drift: float) -> list[Ranks]:
+    """Two ranks of this process take one step. The weights of the second one then differ by `drift` before another."""
+    nothing = BaseRef(source="none", is_local=False)
+    order = a_training(folder, a_spec(), nothing, train_rows=folder, tokenizer=folder, ranks=2)
+    folder_of(order).mkdir(parents=True)
+
+    def take_steps(rank: int) -> Ranks:
+        ranks = Ranks(order, rank)
+        weight = torch.nn.Parameter(torch.full((3,), float(rank + 1)))
+        unused = torch.nn.Parameter(torch.zeros(2, 2))
+        ranks.join([weight, unused])
+        assert weight.tolist() == [1.0, 1.0, 1.0]
+        weight.grad = torch.full((3,), rank + 0.5)
+        assert float(ranks.add_up(torch.tensor(rank + 0.25))) == 1.5
+        assert weight.grad.tolist() == [2.0, 2.0, 2.0]
+        assert unused.grad is not None
+        assert not unused.grad.any()
+        weight.data += rank * drift
+        ranks.add_up(torch.tensor(0.0))
+        return ranks
+
+    with ThreadPoolExecutor(2) as threads:
+        return [*threads.map(take_steps, range(2))]
+
+
+def test_losses_and_gradients_are_added_up_and_the_first_rank_has_the_first_weights(tmp_path: Path) -> None:
+    for ranks in add_up_in_threads(tmp_path, drift=0.0):
+        ranks.check()
+
+
+def test_weights_that_drift_apart_by_the_last_bit_end_the_attempt(tmp_path: Path) -> None:
+    for ranks in add_up_in_threads(tmp_path, drift=1e-6):
+        with pytest.raises(SystemFault, match="diverged"):
+            ranks.check()
