@@ -35,6 +35,7 @@ from tests.support.tiny_model import build_tiny_model
 from worker.checkpoints import newest
 from worker.child import environment
 from worker.training.__main__ import main
+from worker.training.followers import FOLLOWER
 
 # A step of the tiny model takes some tens of milliseconds.
 POLL_SECONDS = 0.005
@@ -78,6 +79,7 @@ class Job:
     revision: str | None = None
     scaled_to: int | None = None
     ranks: int = 1
+    devices: tuple[str, ...] = ()
     program: Callable[[Path], None] = attempt_main
     attempts: list[list[AttemptEvent]] = field(default_factory=list)
 
@@ -104,6 +106,7 @@ class Job:
             resume_from=newest(self.checkpoints).path or self.goes_on_from,
             start_from=self.start_from,
             ranks=self.ranks,
+            devices=self.devices,
         )
         (folder / "order.json").write_text(order.model_dump_json())
         process = TRAINERS.Process(target=self.program, args=(folder,))
@@ -120,15 +123,21 @@ class Job:
 
     def run(self, number: signal.Signals | None = None, when: Callable[[str], bool] | None = None) -> int | None:
         """One attempt, sent a signal as soon as its events, as text, are so."""
-        process = self.start()
-        if when is not None and number is not None:
-            deadline = time.monotonic() + LONGEST_SECONDS
-            while process.is_alive() and not (self.events.exists() and when(self.events.read_text())):
-                assert time.monotonic() < deadline, self.events.read_text()
-                time.sleep(POLL_SECONDS)
-            assert process.pid is not None
-            os.kill(process.pid, number)
+        if when is None or number is None:
+            return self.finish(self.start())
+        process = self.start_until(when)
+        assert process.pid is not None
+        os.kill(process.pid, number)
         return self.finish(process)
+
+    def start_until(self, when: Callable[[str], bool]) -> ForkServerProcess:
+        """The next attempt, as soon as its events, as text, are so, or it has ended."""
+        process = self.start()
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while process.is_alive() and not (self.events.exists() and when(self.events.read_text())):
+            assert time.monotonic() < deadline, self.events.read_text()
+            time.sleep(POLL_SECONDS)
+        return process
 
     def log(self) -> str:
         return (self.folder / str(len(self.attempts)) / "output.log").read_text()[-3000:]
@@ -166,6 +175,13 @@ class Job:
         names = ("adapter_model.safetensors", "model.safetensors")
         found = next(path for path in (Path(saved.path, name) for name in names) if path.exists())
         return hashlib.sha256(found.read_bytes()).hexdigest()
+
+
+def ranks_of(trainer: int) -> list[int]:
+    """The processes that a trainer has started as its followers."""
+    children = Path(f"/proc/{trainer}/task/{trainer}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, command in commands.items() if FOLLOWER.encode() in command]
 
 
 def reached(step: int) -> Callable[[str], bool]:

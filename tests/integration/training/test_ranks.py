@@ -19,7 +19,7 @@ from app.contracts.order import BaseRef
 from app.contracts.rows import EVAL_ROWS
 from app.contracts.spec import JobSpec
 from tests.support.prepared_rows import a_training, prepare
-from tests.support.trainings import LONGEST_SECONDS, POLL_SECONDS, Job, a_trainers_base, reached
+from tests.support.trainings import LONGEST_SECONDS, POLL_SECONDS, Job, a_trainers_base, ranks_of, reached
 from worker.failures import SystemFault
 from worker.stopping import INTERRUPTED
 from worker.training.followers import folder_of
@@ -70,13 +70,6 @@ def alone(base: Path, data: dict[str, Path], tmp_path_factory: pytest.TempPathFa
     return job
 
 
-def ranks_of(trainer: int) -> list[int]:
-    """The processes that a trainer has started as its followers."""
-    children = Path(f"/proc/{trainer}/task/{trainer}/children").read_text().split()
-    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    return [child for child, command in commands.items() if b"worker.training.follower" in command]
-
-
 def weights_of(job: Job) -> dict[str, torch.Tensor]:
     return load_file(Path(job.last(AdapterSaved).path, "adapter_model.safetensors"))
 
@@ -90,8 +83,9 @@ def assert_learned_the_same(job: Job, alone: Job) -> None:
     weights, expected = weights_of(job), weights_of(alone)
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
-    for (step, loss), (same, expected_loss) in zip(job.evaluations(), alone.evaluations(), strict=True):
-        assert (step, loss) == (same, pytest.approx(expected_loss, rel=1e-5))
+    for (step, loss), (same_step, same_loss) in zip(job.evaluations(), alone.evaluations(), strict=True):
+        assert step == same_step
+        assert loss == pytest.approx(same_loss, rel=1e-5)
 
 
 def is_dead(pid: int) -> bool:
@@ -126,13 +120,8 @@ def test_a_stop_leaves_a_checkpoint_of_a_whole_step_and_a_lost_rank_ends_its_att
 
 
 def lose_rank_1(job: Job, at_step: int) -> int | None:
-    process = job.start()
+    process = job.start_until(reached(at_step))
     assert process.pid is not None
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while not (job.events.exists() and reached(at_step)(job.events.read_text())):
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(POLL_SECONDS)
     [rank] = ranks_of(process.pid)
     os.kill(rank, signal.SIGKILL)
     return job.finish(process)
