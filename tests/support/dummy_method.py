@@ -35,7 +35,7 @@ def tokenise(record: Any, renderer: Any, learned: Any, work: Any) -> Any:
 
 def trainer_parts(order: "TrainingOrder") -> Any:
     from worker.training import sft
-    from worker.training.trainer import TrainerParts
+    from worker.training.parts import TrainerParts
 
     parts, factor = sft.trainer_parts(order), order.spec.training.model_dump()["weight_of_questions"]
 

@@ -25,9 +25,11 @@ from app.contracts.order import TrainingOrder
 from app.contracts.plan import JobPlan
 from app.contracts.step_time import rate_of
 from app.contracts.step_tokens import StepTokens
+from app.contracts.stored import with_values
 from worker.events import EventWriter
 from worker.memory import host_bytes
 from worker.training.layout import shares
+from worker.training.parts import is_planned
 from worker.training.progress import read_progress
 from worker.training.row_order import row_lengths
 
@@ -58,7 +60,8 @@ def plan_steps(order: TrainingOrder, rows: Dataset, events: EventWriter) -> tupl
     if shape is None:
         micro_batch = given_micro_batch(spec, steps)
         return Plan(micro_batch.recomputation, micro_batch.tokens), order
-    case, device = TrainingCase(spec, shape, steps, order.memory_correction), _device(order)
+    given = spec if is_planned(order) else JobPlan(**with_values(spec.model_dump(), {"training.layout": "as_given"}))
+    case, device = TrainingCase(given, shape, steps, order.memory_correction), _device(order)
     chosen = choose(case, device)
     pinned = pinned_values(spec, chosen)
     if pinned:
@@ -67,7 +70,7 @@ def plan_steps(order: TrainingOrder, rows: Dataset, events: EventWriter) -> tupl
     tokens, recomputation = before or (chosen.micro_batch_tokens, chosen.recomputation)
     events.write(layout_event(chosen))
     activations = chosen.memory.activations + chosen.memory.temporary
-    may_record = spec.training.layout == "auto" and chosen.needed_bytes + activations <= device.free_bytes
+    may_record = given.training.layout == "auto" and chosen.needed_bytes + activations <= device.free_bytes
     plan = Plan(recomputation, tokens, case, chosen, may_record)
     return plan, order.model_copy(update={"spec": decided(spec, chosen)})
 

@@ -5,7 +5,7 @@ from unsloth import UnslothTrainer, UnslothTrainingArguments
 
 from app.contracts.order import TrainingOrder
 from worker.training.arguments import sft_arguments
-from worker.training.trainer import TrainerParts
+from worker.training.parts import TrainerParts
 
 
 def trainer_parts(order: TrainingOrder) -> TrainerParts:

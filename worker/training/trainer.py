@@ -2,10 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -25,23 +22,10 @@ from worker.training.layout import PASS_TOKENS_ON_GPU, StepLayout, lengths_for
 from worker.training.memory_ladder import MemoryLadder
 from worker.training.memory_trial import MemoryTrial
 from worker.training.packing_boundaries import check_packing_boundaries, may_pack
+from worker.training.parts import is_planned, parts_of
 from worker.training.planned_steps import PlannedTrainer
 from worker.training.planning import Plan
 from worker.training.ranks import Ranks
-
-
-@dataclass(frozen=True)
-class TrainerParts:
-    """What a training method trains with. `arguments` are those of its config that other methods do not have.
-
-    `is_planned`: its loss is the mean over the trained tokens of a step's rows, so that the rows may be laid out in any
-    micro-batches.
-    """
-
-    trainer_class: type[Any]
-    config_class: type[Any]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    is_planned: bool = False
 
 
 def build_trainer(
@@ -60,17 +44,14 @@ def build_trainer(
 
     Raises UserError if rows are packed and the model does not keep them apart.
     """
-    make_parts: Callable[[TrainingOrder], TrainerParts] = resolve_name(order.spec.method.trainer)
-    parts = make_parts(order)
-    # NEFTune's noise depends on the length of the sequence that a row is in.
-    is_planned = parts.is_planned and order.spec.training.neftune_noise_alpha is None
+    parts, has_plan = parts_of(order), is_planned(order)
     arguments = {
         **trainer_arguments(order, hardware, plan.recomputation, evaluates=evaluation is not None),
         **parts.arguments,
-        **(step_arguments(order.spec.training) if is_planned else {}),
+        **(step_arguments(order.spec.training) if has_plan else {}),
     }
-    mixins = (PlannedTrainer,) if is_planned else ()
-    if ranks is not None and not is_planned:
+    mixins = (PlannedTrainer,) if has_plan else ()
+    if ranks is not None and not has_plan:
         message = f"training.method {order.spec.training.method} trains on one GPU only"
         raise UserError("one_gpu_only", message, param="resources.gpus")
     is_first = ranks is None or ranks.rank == 0
@@ -86,19 +67,19 @@ def build_trainer(
         from worker.training.fast_path import use_flash_over_segments  # imports Unsloth's kernels
 
         use_flash_over_segments()
-    packs = packs_rows(trainer, is_planned=is_planned)
-    if is_planned:
+    packs = packs_rows(trainer, has_plan=has_plan)
+    if has_plan:
         prepare_steps(trainer, order, plan, layout_on_this_device(trainer, plan.tokens, packs=packs))
         trainer.ranks = ranks
     return trainer
 
 
-def packs_rows(trainer: Any, *, is_planned: bool) -> bool:
+def packs_rows(trainer: Any, *, has_plan: bool) -> bool:
     """Whether rows may share a sequence. Raises UserError if they have to, and the model does not keep them apart."""
     try:
         check_packing_boundaries(trainer)
     except UserError as error:
-        if trainer.args.packing or not is_planned:
+        if trainer.args.packing or not has_plan:
             raise
         message = f"each row gets a padded sequence of its own: {error}"
         trainer.checkpointer.events.notice("rows_padded", message, field="training.layout")

@@ -22,7 +22,7 @@ class TrainingMethod:
     arguments: type[TrainingArgs]
     # (record, renderer, learned, work) -> TokenRow. It raises RowRefused.
     tokenise: str = "worker.rendering.rows:tokenise"
-    # (order) -> worker.training.trainer.TrainerParts.
+    # (order) -> worker.training.parts.TrainerParts.
     trainer: str = "worker.training.sft:trainer_parts"
     # The kinds of records that it can train on. Others are refused by their number.
     records: frozenset[str] = ALL_RECORDS
