@@ -23,10 +23,12 @@ LLAMA_3B = LlamaShape(
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def an_order(name: str, *, has_profile: bool = False) -> RunOrder:
+def an_order(name: str, *, has_profile: bool = False, gpus: int = 1) -> RunOrder:
     nowhere = Path("/nowhere")
     workload = Workload(model=nowhere, rows=nowhere, max_tokens=8, micro_batch=2, accumulation=4, steps=7)
-    return RunOrder(rival=RIVALS[name], workload=workload, folder=nowhere, cache=nowhere, has_profile=has_profile)
+    return RunOrder(
+        rival=RIVALS[name], workload=workload, folder=nowhere, cache=nowhere, has_profile=has_profile, gpus=gpus
+    )
 
 
 def a_run(rates: list[int], **others: Any) -> RunResult:
@@ -148,3 +150,19 @@ def test_the_shape_of_a_model_without_key_heads_is_that_of_its_heads(tmp_path: P
     shape = LlamaShape.read(tmp_path)
 
     assert (shape.key_heads, shape.head_size) == (4, 16)
+
+
+def test_two_gpus_are_compared_with_one() -> None:
+    orders = [an_order("ours-auto-16", gpus=gpus) for gpus in (1, 2)]
+    runs = {"ours-auto-16": [a_run([100] * 6)], "ours-auto-16-x2": [a_run([190] * 6)]}
+
+    found = summarise(orders, runs, flops_per_token=1e9, tflops=1)
+
+    assert "times_one_gpu" not in found["ours-auto-16"]
+    both = found["ours-auto-16-x2"]
+    assert (both["times_one_gpu"], both["worst_loss_difference_to_one_gpu"], both["share_of_limit"]) == (1.9, 0, 0.095)
+
+
+def test_a_scenario_may_have_more_rows_a_step() -> None:
+    assert SCENARIOS["chat"].with_step_rows(32).step_rows == 32
+    assert SCENARIOS["chat"].with_step_rows(None) == SCENARIOS["chat"]

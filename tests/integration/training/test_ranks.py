@@ -22,7 +22,9 @@ from tests.support.prepared_rows import a_training, prepare
 from tests.support.trainings import LONGEST_SECONDS, POLL_SECONDS, Job, a_trainers_base, ranks_of, reached
 from worker.failures import SystemFault
 from worker.stopping import INTERRUPTED
-from worker.training.followers import folder_of
+from worker.supervising.lock_holders import holders
+from worker.supervising.slots import Slot
+from worker.training.followers import ON_THIS_HOST, Followers, folder_of
 from worker.training.ranks import Ranks
 
 CHATS = [
@@ -179,3 +181,24 @@ def test_weights_that_drift_apart_by_the_last_bit_end_the_attempt(tmp_path: Path
     for ranks in add_up_in_threads(tmp_path, drift=1e-6):
         with pytest.raises(SystemFault, match="diverged"):
             ranks.check()
+
+
+def test_followers_hold_the_slots_of_their_training_and_end_when_they_are_dismissed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ON_THIS_HOST.items():
+        monkeypatch.setenv(name, value)
+    nothing = BaseRef(source="none", is_local=False)
+    order = a_training(tmp_path / "1", a_spec(), nothing, train_rows=tmp_path, tokenizer=tmp_path, ranks=2)
+    order.events.parent.mkdir()
+    (tmp_path / "order.json").write_text(order.model_dump_json())
+    with Slot.open(tmp_path / "slots", "gpu0") as slot:
+        assert slot.try_lock()
+        os.set_inheritable(slot.fd, True)
+
+        followers = Followers.start(order, tmp_path / "order.json")
+
+        [process] = followers.processes
+        assert process.pid in {holder.pid for holder in holders(slot.fd)}
+    followers.dismiss()
+    assert process.wait(LONGEST_SECONDS) == 0
