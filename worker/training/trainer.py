@@ -18,6 +18,7 @@ from worker.failures import UserError
 from worker.training.arguments import Hardware, step_arguments, trainer_arguments
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import CheckpointCallback, Checkpointer, resumable
+from worker.training.cpu import spare_work
 from worker.training.layout import PASS_TOKENS_ON_GPU, StepLayout, lengths_for
 from worker.training.memory_ladder import MemoryLadder
 from worker.training.memory_trial import MemoryTrial
@@ -105,6 +106,8 @@ def prepare_steps(trainer: Any, order: TrainingOrder, plan: Plan, layout: StepLa
     trainer.trial = MemoryTrial(plan, trainer.checkpointer.events)
     if layout.packs:
         os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"  # it compiles for padded rows, for up to a minute
+    if not torch.cuda.is_available():
+        spare_work(trainer)
     if torch.cuda.is_available() and plan.may_record:
         from worker.training.fast_path import body_graphs  # imports Unsloth's kernels
 
