@@ -12,8 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +120,12 @@ def _cache() -> Path:
 
 
 def examine(client: Client, target: dict[str, str], prompts: list[Prompt]) -> Exam:
-    """Ask an adapter or a model all questions, with greedy sampling."""
-    right = sum(last_number(_ask(client, target, each.prompt)) == each.answer for each in prompts)
-    return Exam(_ask(client, target, QUESTION), right)
+    """Ask an adapter or a model all questions at once, with greedy sampling: the engine answers them in one batch."""
+    questions = [QUESTION, *(each.prompt for each in prompts)]
+    with ThreadPoolExecutor(len(questions)) as pool:
+        reply, *replies = pool.map(partial(_ask, client, target), questions)
+    right = sum(last_number(found) == each.answer for found, each in zip(replies, prompts, strict=True))
+    return Exam(reply, right)
 
 
 def last_number(reply: str) -> str | None:
