@@ -101,6 +101,22 @@ def test_each_worker_has_its_own_layout_and_reason(api: TestClient, database: Da
 
 
 @pytest.mark.usefixtures("checker")
+def test_two_gpus_halve_the_time_and_a_worker_of_one_cannot_do_it(api: TestClient, database: Database) -> None:
+    add_workers(database, H200, T4)
+    alone = on(estimated(api), H200)
+    with database.writer() as session:
+        session.get_one(Worker, H200[:9]).gpus = 2
+        session.commit()
+
+    found = estimated(api, resources={"gpus": 2})
+
+    large, small = on(found, H200), on(found, T4)
+    assert large["fits"]
+    assert large["step_seconds"] / alone["step_seconds"] == pytest.approx(0.5, rel=0.1)
+    assert (small["fits"], "needs 2 GPUs" in small["reason"]) == (False, True)
+
+
+@pytest.mark.usefixtures("checker")
 def test_what_does_not_fit_says_what_would(api: TestClient, database: Database) -> None:
     add_workers(database, T4)
 

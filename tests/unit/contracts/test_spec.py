@@ -239,6 +239,20 @@ def test_a_source_is_exactly_one_of_file_hub_and_path(source: Any) -> None:
         a_spec(dataset={"source": source})
 
 
+@pytest.mark.parametrize(
+    ("training", "named"),
+    [
+        ({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}, "at most 3"),
+        ({"neftune_noise_alpha": 5}, "null"),
+    ],
+)
+def test_every_gpu_has_rows_whose_gradient_it_can_compute_alone(training: dict[str, Any], named: str) -> None:
+    assert a_spec(resources={"gpus": 4}).resources.gpus == 4
+
+    with pytest.raises(ValidationError, match=named):
+        a_spec(resources={"gpus": 4}, training=training)
+
+
 def test_the_json_schema_names_bounds_as_json_schema_does() -> None:
     schema = JobSpec.model_json_schema()
 
