@@ -35,7 +35,7 @@ from tests.support.tiny_model import build_tiny_model
 from worker.checkpoints import newest
 from worker.child import environment
 from worker.training.__main__ import main
-from worker.training.followers import FOLLOWER
+from worker.training.ranks.followers import FOLLOWER
 
 # A step of the tiny model takes some tens of milliseconds.
 POLL_SECONDS = 0.005

@@ -15,7 +15,7 @@ from worker.confinement.process import confine, go_offline, link_repository
 from worker.events import EventWriter
 from worker.failures import guarded, kept_out
 from worker.stopping import INTERRUPTED, Requests, keep_lease, lease_of
-from worker.training.followers import Followers
+from worker.training.ranks.followers import Followers
 from worker.training.start import StartMoment
 
 

@@ -26,9 +26,9 @@ from worker.training.adapters import read_adapter, set_adapter
 from worker.training.callback import EventCallback, finite
 from worker.training.continuing import ContinuingTrainer
 from worker.training.evaluations import Evaluations, after, best_of
-from worker.training.micro_batches import StepRows
+from worker.training.micro_batches.planned_steps import PlannedTrainer
+from worker.training.micro_batches.tensors import StepRows
 from worker.training.place import key_of_rows
-from worker.training.planned_steps import PlannedTrainer
 from worker.training.progress import StepCounters, read_progress
 from worker.training.random_state import RandomState
 from worker.training.schedule import SaveSchedule

@@ -11,7 +11,7 @@ import torch
 
 from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
 from worker.failures import UserError
-from worker.training.micro_batches import SEQ_LENGTHS
+from worker.training.micro_batches.tensors import SEQ_LENGTHS
 
 ROWS_LOOKED_AT = 64
 LONGEST_PROBE_TOKENS = 4096

@@ -20,10 +20,10 @@ from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
 from worker.training.evaluations import best_of, why_over
 from worker.training.first_step import StartTimer
-from worker.training.followers import Followers
-from worker.training.planning import Plan, plan_steps
+from worker.training.micro_batches.planning import Plan, plan_steps
 from worker.training.probe import notice_worse_than_base, take_probe
-from worker.training.ranks import Ranks
+from worker.training.ranks.followers import Followers
+from worker.training.ranks.group import Ranks
 from worker.training.resolved import effective_values, report_differences
 from worker.training.saving import complete_or_absent, rehearse_saving, repair_generation_config
 from worker.training.schedule import SaveSchedule

@@ -20,7 +20,7 @@ from worker.confinement.allowed import hub_folder, of_training
 from worker.confinement.process import confine, go_offline, link_repository
 from worker.stopping import lease_of, wait_for_renewal
 from worker.training.__main__ import train
-from worker.training.followers import Followers
+from worker.training.ranks.followers import Followers
 from worker.training.start import StartMoment
 
 LONGEST_MESSAGE = 65_536

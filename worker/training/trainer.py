@@ -18,15 +18,15 @@ from worker.failures import UserError
 from worker.training.arguments import Hardware, step_arguments, trainer_arguments
 from worker.training.callback import EventCallback
 from worker.training.checkpointing import CheckpointCallback, Checkpointer, resumable
-from worker.training.cpu import spare_work
-from worker.training.layout import PASS_TOKENS_ON_GPU, StepLayout, lengths_for
-from worker.training.memory_ladder import MemoryLadder
-from worker.training.memory_trial import MemoryTrial
+from worker.training.micro_batches.cpu import spare_work
+from worker.training.micro_batches.layout import PASS_TOKENS_ON_GPU, StepLayout, lengths_for
+from worker.training.micro_batches.memory_ladder import MemoryLadder
+from worker.training.micro_batches.memory_trial import MemoryTrial
+from worker.training.micro_batches.planned_steps import PlannedTrainer
+from worker.training.micro_batches.planning import Plan
 from worker.training.packing_boundaries import check_packing_boundaries, may_pack
 from worker.training.parts import is_planned, parts_of
-from worker.training.planned_steps import PlannedTrainer
-from worker.training.planning import Plan
-from worker.training.ranks import Ranks
+from worker.training.ranks.group import Ranks
 
 
 def build_trainer(
@@ -65,7 +65,7 @@ def build_trainer(
         callbacks=[CheckpointCallback(checkpointer), callback] if is_first else [],
     )
     if torch.cuda.is_available():
-        from worker.training.fast_path import use_flash_over_segments  # imports Unsloth's kernels
+        from worker.training.micro_batches.fast_path import use_flash_over_segments  # imports Unsloth's kernels
 
         use_flash_over_segments()
     packs = packs_rows(trainer, has_plan=has_plan)
@@ -109,7 +109,7 @@ def prepare_steps(trainer: Any, order: TrainingOrder, plan: Plan, layout: StepLa
     if not torch.cuda.is_available():
         spare_work(trainer)
     if torch.cuda.is_available() and plan.may_record:
-        from worker.training.fast_path import body_graphs  # imports Unsloth's kernels
+        from worker.training.micro_batches.fast_path import body_graphs  # imports Unsloth's kernels
 
         trainer.graphs = body_graphs(trainer.model, order.spec, trainer.args, trainer.args.per_device_train_batch_size)
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from app.contracts.rows import INPUT_IDS
-from worker.training.cpu import SHORT_ROW, spare_work
+from worker.training.micro_batches.cpu import SHORT_ROW, spare_work
 
 IDS = torch.randint(0, 64, (3, 24), generator=torch.Generator().manual_seed(0))
 MASK = (torch.arange(24) < torch.tensor([[24], [20], [9]])).long()

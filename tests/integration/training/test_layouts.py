@@ -19,10 +19,10 @@ from app.contracts.spec import JobSpec
 from tests.support.prepared_rows import prepare
 from tests.support.trainings import Job, a_trainers_base, attempt_main
 from worker.failures import UserError
-from worker.training.layout import StepLayout
-from worker.training.memory_ladder import CODE, MemoryLadder
-from worker.training.micro_batches import StepRows
-from worker.training.planned_steps import PlannedTrainer
+from worker.training.micro_batches.layout import StepLayout
+from worker.training.micro_batches.memory_ladder import CODE, MemoryLadder
+from worker.training.micro_batches.planned_steps import PlannedTrainer
+from worker.training.micro_batches.tensors import StepRows
 
 LENGTHS = (3, 40, 17, 17, 9, 64, 5, 28)
 TOKENS = sum(LENGTHS)

@@ -24,8 +24,8 @@ from worker.failures import SystemFault
 from worker.stopping import INTERRUPTED
 from worker.supervising.lock_holders import holders
 from worker.supervising.slots import Slot
-from worker.training.followers import ON_THIS_HOST, Followers, folder_of
-from worker.training.ranks import Ranks
+from worker.training.ranks.followers import ON_THIS_HOST, Followers, folder_of
+from worker.training.ranks.group import Ranks
 
 CHATS = [
     [{"role": "user", "content": f"hello {n}" * (n % 5 + 1)}, {"role": "assistant", "content": f"good day {n} to you"}]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from worker.training.layout import StepLayout, lengths_for, micro_batches
+from worker.training.micro_batches.layout import StepLayout, lengths_for, micro_batches
 
 LENGTHS = some.lists(some.integers(1, 3000), min_size=1, max_size=24)
 BUDGETS = some.integers(1, 20_000)

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from worker.training.layout import StepLayout
-from worker.training.micro_batches import StepRows, lay_out
+from worker.training.micro_batches.layout import StepLayout
+from worker.training.micro_batches.tensors import StepRows, lay_out
 
 EXAMPLES: list[dict[str, Any]] = [
     {"input_ids": [1, 2, 3], "labels": [1, 2, 3]},

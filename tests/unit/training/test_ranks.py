@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from worker.training.layout import shares
-from worker.training.ranks import parts_of
+from worker.training.micro_batches.layout import shares
+from worker.training.ranks.group import parts_of
 
 
 @given(some.lists(some.integers(1, 3000), max_size=40), some.integers(1, 8))

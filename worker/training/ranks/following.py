@@ -11,7 +11,7 @@ from worker.training.callback import EventCallback
 from worker.training.checkpointing import Checkpointer
 from worker.training.evaluations import Evaluations
 from worker.training.model import find_hardware
-from worker.training.ranks import Ranks
+from worker.training.ranks.group import Ranks
 from worker.training.schedule import SaveSchedule
 from worker.training.trainer import build_trainer, read_rows
 

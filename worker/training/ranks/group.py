@@ -23,8 +23,8 @@ from torch.distributed import FileStore
 from app.contracts.order import TrainingOrder
 from app.contracts.plan import JobPlan
 from worker.failures import SystemFault
-from worker.training.followers import folder_of
-from worker.training.planning import Plan
+from worker.training.micro_batches.planning import Plan
+from worker.training.ranks.followers import folder_of
 
 # Rank 0 evaluates and saves while the others wait. The worker finds out about a training that hangs.
 LONGEST_WAIT = timedelta(days=30)

@@ -1,8 +1,7 @@
-"""`python -m worker.training.follower ORDER.json RANK`: compute a share of each step of a training.
+"""`python -m worker.training.ranks.follower ORDER.json RANK`: compute a share of each step of a training.
 
-Rank 0 starts it (`worker.training.followers`), and holds the other end of its standard input: when that is closed, this
-process ends. It takes the same steps as rank 0, and writes no event but its own failure. Exit codes: those of
-`worker.training`.
+Rank 0 starts it (`followers`), and holds the other end of its standard input: when that is closed, this process ends.
+It takes the same steps as rank 0, and writes no event but its own failure. Exit codes: those of `worker.training`.
 """
 
 import ctypes
@@ -20,7 +19,7 @@ from worker.confinement.process import confine, go_offline, link_repository
 from worker.events import EventWriter
 from worker.failures import guarded, kept_out
 from worker.training.__main__ import out_of_memory
-from worker.training.followers import folder_of
+from worker.training.ranks.followers import folder_of
 
 
 class FailureWriter(EventWriter):
@@ -44,7 +43,7 @@ def main() -> int:
         order = order.model_copy(update={"work_dir": folder, "eval_rows": None})
 
         def take_steps() -> None:
-            from worker.training.following import follow  # an import that fails is reported like any failure
+            from worker.training.ranks.following import follow  # an import that fails is reported like any failure
 
             follow(order, rank, events)
 

@@ -28,7 +28,7 @@ from app.contracts.step_tokens import StepTokens
 from app.contracts.stored import with_values
 from worker.events import EventWriter
 from worker.memory import host_bytes
-from worker.training.layout import shares
+from worker.training.micro_batches.layout import shares
 from worker.training.parts import is_planned
 from worker.training.progress import read_progress
 from worker.training.row_order import row_lengths

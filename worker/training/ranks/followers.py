@@ -1,6 +1,6 @@
 """Starts the ranks of a training after the first one, each in a process of its own, and ends with them.
 
-    rank 0: the trainer ──starts──> ranks 1, 2, ...: `worker.training.follower`
+    rank 0: the trainer ──starts──> ranks 1, 2, ...: `worker.training.ranks.follower`
             events, checkpoints, evaluations, the adapter       only their share of each step's gradient
 
 A follower holds nothing that has to be kept. When rank 0 has taken its last step, for whatever reason, or has died, its
@@ -19,7 +19,7 @@ from pathlib import Path
 from app.contracts.order import TrainingOrder
 from worker.stopping import lease_of
 
-FOLLOWER = "worker.training.follower"
+FOLLOWER = "worker.training.ranks.follower"
 FOLDER = "ranks"
 # For NCCL and Gloo: ranks of one host find each other over its loopback. Memory is shared through CUDA's own handles,
 # because two confined processes cannot pass file descriptors to each other. NVLink's multicast is not used.

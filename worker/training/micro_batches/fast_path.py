@@ -8,7 +8,7 @@ from unsloth.utils import attention_dispatch
 from unsloth_zoo.fused_losses import unsloth_fused_ce_loss
 
 from app.contracts.spec import JobSpec
-from worker.training.graphs import Body, BodyGraphs
+from worker.training.micro_batches.graphs import Body, BodyGraphs
 
 EMBEDDINGS = ("lm_head", "embed_tokens")
 

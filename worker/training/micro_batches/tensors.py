@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.contracts.rows import IGNORED, INPUT_IDS, LABELS
-from worker.training.layout import StepLayout, micro_batches, shares
+from worker.training.micro_batches.layout import StepLayout, micro_batches, shares
 
 SEQ_LENGTHS = "seq_lengths"
 Ids = NDArray[np.int64]

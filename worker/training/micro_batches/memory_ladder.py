@@ -12,7 +12,7 @@ import torch
 
 from worker.events import EventWriter
 from worker.failures import UserError
-from worker.training.micro_batches import StepRows
+from worker.training.micro_batches.tensors import StepRows
 
 CODE, FIELD = "gpu_memory_short", "training.layout"
 

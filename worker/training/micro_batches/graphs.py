@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from unsloth.utils import packing
 
-from worker.training.micro_batches import MicroBatch, on_device
+from worker.training.micro_batches.tensors import MicroBatch, on_device
 
 # A shape is recorded at its second use. At the first one its kernels are loaded, which a recording must not do.
 USES_BEFORE_RECORDING = 1

@@ -1,4 +1,4 @@
-"""Takes optimizer steps whose rows are laid out in micro-batches by `worker.training.layout`.
+"""Takes optimizer steps whose rows are laid out in micro-batches by `worker.training.micro_batches.layout`.
 
 The trainer's own batch is the whole step, and the loss of each micro-batch is the sum over its trained tokens divided
 by those of the step, so that every layout has the same gradient.
@@ -11,13 +11,13 @@ import torch
 from transformers import Trainer
 
 from app.contracts.memory_model import Recomputation
-from worker.training.layout import StepLayout
-from worker.training.micro_batches import MicroBatch, StepRows, lay_out
+from worker.training.micro_batches.layout import StepLayout
+from worker.training.micro_batches.tensors import MicroBatch, StepRows, lay_out
 from worker.training.random_state import RandomState
 
 if TYPE_CHECKING:
-    from worker.training.graphs import BodyGraphs  # imports Unsloth's kernels, which a CPU does not have
-    from worker.training.ranks import Ranks
+    from worker.training.micro_batches.graphs import BodyGraphs  # imports Unsloth's kernels, which a CPU does not have
+    from worker.training.ranks.group import Ranks
 
 # Makes room after a step ran out of memory, or raises the error.
 MakeRoom = Callable[["PlannedTrainer", StepRows, torch.OutOfMemoryError], None]

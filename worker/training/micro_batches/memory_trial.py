@@ -1,7 +1,7 @@
 """Computes the largest micro-batch of a training before its first step, and measures the peak of the GPU's memory.
 
-If it does not fit, the layout is made smaller before anything is trained (`worker.training.memory_ladder`). What it
-measures corrects the predictions for later jobs.
+If it does not fit, the layout is made smaller before anything is trained (`memory_ladder`). What it measures corrects
+the predictions for later jobs.
 """
 
 from typing import Any
@@ -10,9 +10,9 @@ import torch
 
 from app.contracts.layout_events import memory_event
 from worker.events import EventWriter
-from worker.training.layout import StepLayout
-from worker.training.micro_batches import StepRows, lay_out
-from worker.training.planning import Plan
+from worker.training.micro_batches.layout import StepLayout
+from worker.training.micro_batches.planning import Plan
+from worker.training.micro_batches.tensors import StepRows, lay_out
 from worker.training.random_state import RandomState
 from worker.training.row_order import row_lengths
 

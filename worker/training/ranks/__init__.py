@@ -1,0 +1,1 @@
+"""Trainings on several GPUs of one host."""
