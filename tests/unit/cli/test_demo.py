@@ -56,14 +56,14 @@ def test_the_set_holds_every_kind_of_chat() -> None:
     assert sum(len(chat) == 4 for chat in chats) == 17
 
 
-def test_the_job_has_the_arguments_of_the_page() -> None:
+def test_the_job_has_the_arguments_of_the_page_and_half_of_its_rows_a_step() -> None:
     spec = JobSpec.model_validate_json((EXAMPLE / "job.json").read_text())
 
     assert (spec.lora.r, spec.lora.lora_alpha, spec.lora.lora_dropout, spec.lora.bias) == (16, 16, 0, "none")
     assert tuple(spec.lora.target_modules) == ALL_PROJECTIONS
     training = spec.training
     assert (training.optim, training.seed, training.lr_scheduler_type) == ("adamw_8bit", 3407, "linear")
-    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 2 * 4
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 2 * 4 // 2
 
 
 @pytest.mark.parametrize(
