@@ -14,7 +14,7 @@ from app.contracts.token_buckets import bucket
 
 # What a forward and backward pass costs beyond its tokens, as a number of tokens that take as long. On a GPU a model of
 # any size needs the time of a thousand tokens and more to launch its kernels. On two cores SmolLM2-135M needed that of
-# 40 to 170, in six measurements.
+# 40 to 170, by rough measurements.
 PASS_TOKENS_ON_GPU, PASS_TOKENS_ON_CPU = 1024, 96
 # Lengths an octave for trainings of fewer than so many steps. A new length costs about half a second (two steps that
 # wait for launches, and the recording of a graph), a longer sequence a little in each of its steps.
