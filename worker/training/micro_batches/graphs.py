@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from unsloth.utils import packing
 
 from worker.training.micro_batches.tensors import MicroBatch, on_device
 
@@ -27,8 +26,8 @@ from worker.training.micro_batches.tensors import MicroBatch, on_device
 USES_BEFORE_RECORDING = 1
 MOST_GRAPHS = 48
 # How much the loss and the gradient of the first graph may differ from those of the eager model. Both are the same
-# kernels, and only their atomic additions differ in order.
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 2e-2
+# kernels, and only their atomic additions differ in order, as they do from one eager pass to the next.
+LOSS_TOLERANCE, GRADIENT_TOLERANCE, TIMES_NOISE = 1e-3, 1e-3, 2.0
 # While a graph is recorded, NCCL's thread may ask for its events.
 ERRORS = "thread_local"
 HIDDEN_STATES = "UNSLOTH_RETURN_HIDDEN_STATES"
@@ -113,8 +112,9 @@ class BodyGraphs:
         """Free the memory of all graphs and record no more of them."""
         self._recorded.clear()
         self._pool, self.is_off = None, True
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
 
     def _has_room_for(self, micro_batch: MicroBatch) -> bool:
         return len(micro_batch.segments or ()) <= self._most_segments
@@ -144,17 +144,30 @@ class BodyGraphs:
         return eager()
 
     def _equals_eager(self, before: list[torch.Tensor], loss: torch.Tensor, eager: Callable[[], torch.Tensor]) -> bool:
-        """Whether the eager model gives the same loss and gradient. The gradients are then the eager model's."""
+        """Whether the eager model gives the same loss, and a gradient that differs no more than that of a second time.
+
+        The gradients are then the eager model's.
+        """
         recorded = torch._foreach_sub(self._gradients, before)
-        torch._foreach_copy_(self._gradients, before)
-        expected_loss = eager()
-        expected = torch._foreach_sub(self._gradients, before)
+        expected_loss, expected = self._eager_gradient(before, eager)
+        _, again = self._eager_gradient(before, eager)
+        size = max(_norm(expected), 1e-30)
         off_loss = _relative(loss - expected_loss, expected_loss)
-        off_gradient = _norm(torch._foreach_sub(recorded, expected)) / max(_norm(expected), 1e-30)
-        is_equal = off_loss <= LOSS_TOLERANCE and off_gradient <= GRADIENT_TOLERANCE
+        off, noise = (_norm(torch._foreach_sub(each, expected)) / size for each in (recorded, again))
+        is_equal = off_loss <= LOSS_TOLERANCE and off <= GRADIENT_TOLERANCE + TIMES_NOISE * noise
         level = logging.INFO if is_equal else logging.WARNING
-        log.log(level, "graph against eager model: loss differs by %.2e, gradient by %.2e", off_loss, off_gradient)
+        message = (
+            "graph against eager model: the loss differs by %.2e, the gradient by %.2e; a second eager one by %.2e"
+        )
+        log.log(level, message, off_loss, off, noise)
         return is_equal
+
+    def _eager_gradient(
+        self, before: list[torch.Tensor], eager: Callable[[], torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        torch._foreach_copy_(self._gradients, before)
+        loss = eager()
+        return loss, [*torch._foreach_sub(self._gradients, before)]
 
     def _record(self, shape: Shape) -> Recorded:
         torch.cuda.synchronize()
@@ -217,6 +230,8 @@ def _known_segments(inputs: dict[str, torch.Tensor], length: int) -> Iterator[No
     if "lengths" not in inputs:
         yield
         return
+    from unsloth.utils import packing  # imports its kernels
+
     lengths, bounds = inputs["lengths"], inputs["bounds"]
     host = (length // 2 + 1, length - length // 2 - 1)
     info = {"seq_lengths": lengths, "result": (lengths, bounds, length), "inference": False}
