@@ -152,7 +152,7 @@ class Checkpointer:
             bad_steps=self.figures.bad_steps,
             window_loss=self.figures.window_loss,
             logged_step=trainer._globalstep_last_logged,
-            total_loss=float(trainer._total_loss_scalar),
+            total_loss=float(trainer._total_loss_scalar + trainer._tr_loss),
             owes_evaluation=self.owes_evaluation,
             rows=self.rows,
             evaluations=self.evaluations,

@@ -15,8 +15,8 @@ PROGRESS = "progress.json"
 class StepCounters:
     """The counters at the end of a step. `seconds`: of training, over all attempts.
 
-    `window_loss`: the sum of the losses of the steps after `logged_step`, the last logged one. `total_loss`: the sum up
-    to that step. Floats may be NaN or infinite. `rows`: the key of the rows and their order. `micro_batch_tokens`,
+    `window_loss`: the sum of the losses of the steps after `logged_step`, the last logged one. `total_loss`: that of
+    all steps. Floats may be NaN or infinite. `rows`: the key of the rows and their order. `micro_batch_tokens`,
     `recomputation`: how the steps were computed. Checkpoints of earlier versions lack all that has a default.
     """
 

@@ -4,7 +4,7 @@
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,11 @@ from app.contracts.events import (
 from app.contracts.spec import JobSpec
 from tests.integration.training.test_resume import CHATS, a_spec, many_rows
 from tests.support.prepared_rows import prepare
-from tests.support.trainings import Job, a_trainers_base, reached
+from tests.support.trainings import Job, reached
 from worker.checkpoints import of_step
 from worker.stopping import INTERRUPTED
 
 WORST = {"metric_for_best_model": "eval_loss", "greater_is_better": True}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with a_trainers_base(tmp_path_factory.mktemp("model")) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ The real trainer and its follower, on the CPU, on a tiny model.
 import os
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from app.contracts.order import BaseRef
 from app.contracts.rows import EVAL_ROWS
 from app.contracts.spec import JobSpec
 from tests.support.prepared_rows import a_training, prepare
-from tests.support.trainings import LONGEST_SECONDS, POLL_SECONDS, Job, a_trainers_base, ranks_of, reached
+from tests.support.trainings import LONGEST_SECONDS, POLL_SECONDS, Job, ranks_of, reached
 from worker.failures import SystemFault
 from worker.stopping import INTERRUPTED
 from worker.supervising.lock_holders import holders
@@ -52,12 +51,6 @@ def a_spec() -> JobSpec:
 
 def a_job(base: Path, folder: Path, data: dict[str, Path], ranks: int) -> Job:
     return Job(base, folder, data, a_spec(), eval_rows=data["train_rows"].with_name(EVAL_ROWS), ranks=ranks)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with a_trainers_base(tmp_path_factory.mktemp("model")) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ The real trainer, a process an attempt, on a tiny model.
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from app.contracts.events import (
 )
 from app.contracts.spec import JobSpec
 from tests.support.prepared_rows import prepare
-from tests.support.trainings import Job, a_trainers_base, in_phase, reached
+from tests.support.trainings import Job, in_phase, reached
 from worker.checkpoints import newest, verify
 from worker.failures import UserError
 from worker.inference.engine import ModelFolder
@@ -48,12 +47,6 @@ CHATS = [
 FP32 = {"model_name": "tiny", "max_seq_length": 128, "dtype": "float32", "load_in_4bit": False}
 # Eleven batches an epoch: a fourth one is begun.
 STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with a_trainers_base(tmp_path_factory.mktemp("model")) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")

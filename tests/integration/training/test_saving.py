@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from app.contracts.events import AdapterSaved, Blame, Failed, Noticed, Phase, StepLogged
 from app.contracts.rows import PREPARED
-from tests.integration.training.test_resume import ALL_WEIGHTS, PLAIN, a_spec, base, data
+from tests.integration.training.test_resume import ALL_WEIGHTS, PLAIN, a_spec, data
 from tests.support.trainings import Job, in_phase
 from worker.checkpoints import newest
 
-__all__ = ["base", "data"]
+__all__ = ["data"]
 
 
 @pytest.mark.parametrize("groups", [PLAIN, ALL_WEIGHTS], ids=["lora", "all-weights"])

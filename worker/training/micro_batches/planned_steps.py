@@ -56,7 +56,6 @@ class PlannedTrainer(Trainer):  # type: ignore[misc]
     def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """Log nothing: transformers would wait for the GPU. Our callback reports the points of the metrics."""
         if self.control.should_log:
-            tr_loss.zero_()
             self._globalstep_last_logged = self.state.global_step
             self.control.should_log = False
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
