@@ -33,8 +33,8 @@ types: $(READY)
 	$(BIN)/mypy
 
 lock: $(READY) ## pin the newest versions that pyproject.toml allows: for the API, for GPU processes, for development
-	$(LOCK) --extra train --extra build --extra dev --upgrade -o requirements/dev.txt
-	$(LOCK) --extra train --extra build -c requirements/dev.txt -o requirements/gpu.txt
+	$(LOCK) --extra train --extra trackers --extra build --extra dev --upgrade -o requirements/dev.txt
+	$(LOCK) --extra train --extra trackers --extra build -c requirements/dev.txt -o requirements/gpu.txt
 	$(LOCK) --extra build -c requirements/dev.txt -o requirements/api.txt
 
 clean: ## remove all that make built, .venv too

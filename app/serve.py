@@ -35,6 +35,7 @@ def main() -> None:
         factory=True,
         host=settings.host,
         port=settings.port,
+        loop="asyncio",  # the same whether or not a development package has brought uvloop
         http=LimitedProtocol,
         workers=settings.api_processes,
         limit_concurrency=most_connections(raise_descriptor_limit()),

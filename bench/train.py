@@ -1,8 +1,8 @@
 """How fast jobs train, beside the page's script and stock TRL and PEFT, on one card. Prints one JSON object.
 
 usage: python -m bench.train WORK_DIR [--scenario chat|full8k|full32k|tiny] [--rivals page,stock,…]
-                             [--model DIR] [--steps N] [--step-rows N] [--rounds N] [--profile] [--gpus N,…]
-                             [--budget SECONDS]
+                             [--model DIR] [--steps N] [--other-steps N] [--step-rows N] [--rounds N] [--profile]
+                             [--gpus N,…] [--budget SECONDS]
 
 Every rival trains the same rows, in a process of its own, and alone: in each round all of them import their libraries
 at once, and then take turns. The second round goes the other way round. They share one cache of compiled code, which
@@ -11,10 +11,11 @@ random weights is made, of 3.2 billion parameters unless the scenario is tiny. `
 rivals are.
 
 Tokens a second are medians over steps after the first third, without padding; imports, loading and the first step are
-told beside them. `share_of_limit` compares with the arithmetic of `bench/training/limits.py` at the speed of one
-matrix product measured here. With `--profile` the last step of each run is profiled, and `bound` says what holds it up.
-With `--gpus 1,2` our own jobs run with one and with two GPUs, and what two
-of them gain and how far their losses differ is told. On a CPU two processes share it.
+told beside them. With `--other-steps` all rivals but `ours-auto` take fewer steps: in a job of a usual length most of
+the graphs are recorded early, while the others, which have none, are as fast after ten steps. `share_of_limit` compares
+with the arithmetic of `bench/training/limits.py` at the speed of one matrix product measured here. With `--profile` the
+last step of each run is profiled, and `bound` says what holds it up. With `--gpus 1,2` our own jobs run with one and
+with two GPUs, and what two of them gain and how far their losses differ is told. On a CPU two processes share it.
 What does not fit into the budget is not run, and is listed. A line about each run goes to stderr when it ends.
 """
 
@@ -61,8 +62,16 @@ def main() -> None:
         accumulation=scenario.accumulation,
         steps=steps,
     )
+    of_others = workload.model_copy(update={"steps": options.other_steps or steps})
     orders = [
-        make_order(RIVALS[name], workload, work, device, gpus, has_profile=options.profile)
+        make_order(
+            RIVALS[name],
+            workload if RIVALS[name].layout == "auto" else of_others,
+            work,
+            device,
+            gpus,
+            has_profile=options.profile,
+        )
         for name in options.rivals
         for gpus in (options.gpus if RIVALS[name].runner == "own_job" else [1])
     ]
@@ -89,14 +98,16 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rivals", type=names_of_rivals, default=DEFAULT_RIVALS, help=", ".join(RIVALS))
     parser.add_argument("--model", type=Path, help="a Llama with its tokenizer")
     parser.add_argument("--steps", type=int, help="steps of a run; the default depends on the scenario")
+    parser.add_argument("--other-steps", type=int, help="steps of all rivals but ours-auto")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--step-rows", type=int, help="rows of an optimizer step; the default is the scenario's")
     parser.add_argument("--gpus", type=counts, default=[1], help="for our own jobs: one or several counts")
     parser.add_argument("--budget", type=float, default=540, help="seconds after which no other run begins")
     options = parser.parse_args()
-    if options.steps is not None and options.steps < LEAST_STEPS:
-        parser.error(f"found {options.steps} steps, expected at least {LEAST_STEPS}")
+    for steps in (options.steps, options.other_steps):
+        if steps is not None and steps < LEAST_STEPS:
+            parser.error(f"found {steps} steps, expected at least {LEAST_STEPS}")
     return options
 
 

@@ -17,6 +17,7 @@ from app.contracts.plan import plan_of
 from app.contracts.rows import TOKENIZER, TRAIN_ROWS
 from app.contracts.spec import JobSpec
 from app.processes.environments import Process
+from tests import ROOT
 from worker.child import environment
 from worker.model_card import read_card
 
@@ -74,7 +75,7 @@ class WarmChecker:
 
     def __init__(self) -> None:
         argv = [sys.executable, "-m", "tests.support.warm_checker"]
-        env = environment(Process.CHECK, Path(os.devnull)) | {"PYTHONPATH": os.environ["PYTHONPATH"]}
+        env = environment(Process.CHECK, Path(os.devnull)) | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
         self._process = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def check(self, order: Path, env: Mapping[str, str], log: Path) -> Ended:
