@@ -69,6 +69,7 @@ def main() -> None:
     config = uvicorn.Config(
         create_app(engine, options.roots, leases, _host_rules(), options.cache, options.max_hub_bytes, key=options.key),
         **({} if options.host is None else {"host": options.host, "port": options.port}),
+        loop="asyncio",  # the same whether or not another package has brought uvloop
         http=TimedProtocol,
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
