@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.hub import MOST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
-from app.known_hosts import HostRules
+from app.known_hosts import NO_KEYS, HostRules, is_loopback
 from app.processes.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_engine_url, read_key
 from app.processes.environments import read_names
 from app.processes.secret_files import IN_A_FILE, read_secret
@@ -25,7 +25,7 @@ LOOPBACK = "127.0.0.1"
 # The folders of a home to which paths in rows lead.
 ROWS_NAME = ("jobs", "adapters")
 # Settings that may also be given in a file: TUNESMITH_DATABASE_URL_FILE, …
-IN_FILES = ("database_url", "broker_url", "engine_key")
+IN_FILES = ("database_url", "broker_url", "engine_key", "secret_key", "api_key")
 
 
 def has_home() -> bool:
@@ -42,9 +42,19 @@ class Address(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
+    home: Path = Field(Path("~/.tunesmith"), description="all state of this host, or a folder that all hosts share")
     url: str | None = Field(None, description="where the commands find the service; default: host and port")
+    api_key: str | None = Field(
+        None,
+        repr=False,
+        description="the key that the commands send; default: run/key in home, to the service that runs on that home",
+    )
     host: str = LOOPBACK
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
+
+    @cached_property
+    def root(self) -> Path:
+        return self.home.expanduser().resolve()
 
     @property
     def local_url(self) -> str:
@@ -58,7 +68,6 @@ class Settings(Address):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    home: Path = Field(Path("~/.tunesmith"), description="all state of this host, or a folder that all hosts share")
     database_url: str | None = Field(None, repr=False, description="SQLAlchemy URL; default: SQLite below home")
     broker_url: str | None = Field(
         None, repr=False, description="Redis URL; default: the bundled Valkey of `tunesmith up`"
@@ -68,8 +77,27 @@ class Settings(Address):
     allowed_origins: str = Field(
         "", description="origins of web pages that may use it, such as https://ui.example, separated by commas"
     )
+    keys: Literal["auto", "required", "optional"] = Field(
+        "auto",
+        description="whether a request without a key is refused; auto: unless HOST is loopback or TRUST_NETWORK is set",
+    )
+    secret_key: str | None = Field(
+        None,
+        repr=False,
+        description="secret of the installation, with which keys of callers are hashed; several are separated by "
+        "commas, the newest first; default: secret.key in home, which is made",
+    )
     trust_network: bool = Field(
-        False, description="also serve other addresses than loopback; everybody who reaches them may use it: no keys"
+        False, description="serve everybody who reaches an address that is not loopback, also without a key"
+    )
+    trusted_proxies: str = Field(
+        "", description="addresses and networks of proxies that name people in headers, separated by commas"
+    )
+    proxy_user_header: str = Field("X-Forwarded-User", pattern=r"^[A-Za-z][A-Za-z0-9-]*$")
+    proxy_groups_header: str = Field("X-Forwarded-Groups", pattern=r"^[A-Za-z][A-Za-z0-9-]*$")
+    proxy_groups: str = Field(
+        "",
+        description="what people of a group may do: GROUP=PROJECT:SCOPE+SCOPE, separated by commas; * is every project",
     )
     api_processes: int = Field(
         1, ge=1, le=64, description="API processes on the one port; each takes a core under load"
@@ -108,6 +136,9 @@ class Settings(Address):
         1000, ge=1, description="jobs that are validating or queued; one more is refused with 429"
     )
     max_validations: int = Field(16, ge=1, description="concurrent POST /jobs/validate; one more is refused with 429")
+    project_limits: str = Field(
+        "", description="limits of projects that have none of their own, such as running_jobs=4, waiting_jobs=50"
+    )
     keep_jobs_days: int | None = Field(
         None,
         ge=1,
@@ -240,15 +271,29 @@ class Settings(Address):
         return self
 
     @model_validator(mode="after")
+    def _has_keys_off_loopback(self) -> Self:
+        if self.keys == "optional" and not (self.trust_network or is_loopback(self.host)):
+            raise ValueError(f"{PREFIX}HOST: found {self.host}, expected 127.0.0.1: {NO_KEYS}")
+        return self
+
+    @model_validator(mode="after")
     def _lease_outlives_heartbeat(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
             raise ValueError(f"{PREFIX}LEASE_SECONDS should be at least three times {PREFIX}HEARTBEAT_SECONDS")
         return self
 
     @property
+    def needs_key(self) -> bool:
+        """Whether a request without a key is refused."""
+        if self.keys == "auto":
+            return not (self.trust_network or is_loopback(self.host))
+        return self.keys == "required"
+
+    @property
     def host_rules(self) -> HostRules:
         """The rules by which the API accepts requests."""
-        return HostRules.of(self.allowed_hosts, self.allowed_origins, trusts_network=self.trust_network)
+        is_served = self.trust_network or self.needs_key
+        return HostRules.of(self.allowed_hosts, self.allowed_origins, trusts_network=is_served)
 
     @property
     def term_after_seconds(self) -> float:
@@ -265,10 +310,6 @@ class Settings(Address):
         """After this many seconds without a renewed lease a kernel timer kills the trainer, even if its guardian is
         frozen. The reconciler takes the job over only later."""
         return self.lease_seconds * 5 / 6
-
-    @cached_property
-    def root(self) -> Path:
-        return self.home.expanduser().resolve()
 
     @cached_property
     def database(self) -> str:

@@ -3,6 +3,8 @@
     ServiceError 500
      ├── InvalidRequest 422 ── InvalidDataset 422
      ├── BadRequest 400
+     ├── Unauthenticated 401
+     ├── Forbidden 403
      ├── NotFound 404
      ├── Conflict 409
      ├── TooLarge 413
@@ -109,6 +111,18 @@ class InvalidDataset(InvalidRequest):
 class BadRequest(ServiceError):
     status = 400
     code = "bad_request"
+
+
+class Unauthenticated(ServiceError):
+    """The request has no key, or one that is not valid."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(ServiceError):
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(ServiceError):

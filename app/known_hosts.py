@@ -1,7 +1,7 @@
 """Accepts only requests that were meant for this service. Web pages in a browser on the same host are not trusted.
 
 A page whose name was pointed at 127.0.0.1 (DNS rebinding) is recognised by its `Host`, a page that posts across origins
-(CSRF) by its `Origin` or `Sec-Fetch-Site`. There are no keys, so only clients on loopback are served, unless the
+(CSRF) by its `Origin` or `Sec-Fetch-Site`. A service that asks for no keys serves only clients on loopback, unless the
 operator trusts the network. All of this is decided from the headers, before the body is read.
 """
 
@@ -20,8 +20,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Longer texts are not IP addresses (the longest have the form `::1%interface`), and are not cached.
 LONGEST_ADDRESS = 64
 NO_KEYS = (
-    f"this service has no keys, so it only serves loopback; with {TRUST_VARIABLE}=1 everybody who reaches its address "
-    "may use it, read all data and delete it"
+    f"a service that asks for no keys only serves loopback: set TUNESMITH_KEYS=required; with {TRUST_VARIABLE}=1 "
+    "everybody who reaches its address may use it, read all data and delete it"
 )
 
 

@@ -11,6 +11,9 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
+from app.access.authenticating import Keys
+from app.access.proxies import TrustedProxies
+from app.accounts.routes import router as accounts
 from app.artifacts.routes import router as artifacts
 from app.config import Settings
 from app.database.connection import Database
@@ -18,6 +21,7 @@ from app.errors import ErrorForm
 from app.files.routes import router as files
 from app.files.storage import sweep_partials
 from app.generate.client import HttpEngineClient
+from app.generate.metering import Meter
 from app.generate.routes import router as generate
 from app.jobs.adapter_routes import router as adapters
 from app.jobs.kinds import KINDS
@@ -34,6 +38,7 @@ from app.processes.lock import CannotStart, hold_lock
 from app.processes.private_files import keep_private
 from app.system import routes
 from app.system.readiness import Readiness
+from app.web.authentication import Authentication
 from app.web.conditional_get import ConditionalGets
 from app.web.docs_page import add_docs_page
 from app.web.error_responses import BrowserHeaders, HeadRequests, RequestLimits, install_error_handlers, refuse
@@ -66,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         stopping.set()
         await app.state.engine.close()
+        app.state.meter.close()
         app.state.database.close()
 
     app = FastAPI(
@@ -79,13 +85,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_docs_page(app)
     _provide(app, settings)
-    for router in (routes.router, jobs, files, adapters, artifacts, generate):
+    for router in (routes.router, jobs, files, adapters, artifacts, generate, accounts):
         app.include_router(router, responses=WRONG_FIELD)
     for kind in KINDS.values():
         if kind.router is not None:
             app.include_router(resolve_name(kind.router)(), responses=WRONG_FIELD)
     app.include_router(openai, responses=OPENAI_WRONG_FIELD)
     install_error_handlers(app)
+    proxies = TrustedProxies.of(settings)
+    app.add_middleware(
+        Authentication, keys=Keys(app.state.database, settings), proxies=proxies, needs_key=settings.needs_key
+    )
     app.add_middleware(ConditionalGets)
     app.add_middleware(HeadRequests)
     app.add_middleware(
@@ -104,6 +114,7 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     app.state.notifier = notifier = CeleryNotifier(make_celery(settings.broker, settings.broker_prefix))
     app.state.uses_file = uses_file  # app.files must not import app.jobs
     app.state.engine = HttpEngineClient(settings.engine)
+    app.state.meter = Meter(app.state.database)
     app.state.readiness = Readiness(app.state.database, settings.root, notifier.problem, lambda: app.state.engine)
 
 

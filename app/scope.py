@@ -28,6 +28,13 @@ class Scope:
     def includes(self, project: str) -> bool:
         return self.projects is None or project in self.projects
 
+    @property
+    def usual_project(self) -> str:
+        """The project of a new row whose project is not named."""
+        if self.projects is None or DEFAULT_PROJECT in self.projects or len(self.projects) != 1:
+            return DEFAULT_PROJECT
+        return min(self.projects)
+
     def check(self, project: str) -> None:
         """Raise InvalidRequest if a new row may not belong to this project."""
         if self.projects is not None and project not in self.projects:
@@ -39,14 +46,6 @@ class Scope:
 
 # For workers, background sweeps, and rules of the whole service.
 EVERY_PROJECT = Scope(None)
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who sends a request."""
-
-    name: str
-    scope: Scope
 
 
 def union(scopes: Iterable[Scope]) -> Scope:

@@ -38,6 +38,7 @@ def main() -> None:
         loop="asyncio",  # the same whether or not a development package has brought uvloop
         http=LimitedProtocol,
         workers=settings.api_processes,
+        proxy_headers=False,  # app.access.proxies decides which ones count
         limit_concurrency=most_connections(raise_descriptor_limit()),
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         timeout_worker_healthcheck=HUNG_SECONDS,

@@ -22,12 +22,17 @@ from alembic.util import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
+from app.access import repository
+from app.access.keys import is_equal, read_key
+from app.access.permissions import Permission
+from app.access.proxies import TrustedProxies
+from app.access.secret_key import peppers
+from app.accounts import commands
 from app.config import IN_FILES, LOOPBACK, PREFIX, Settings, has_home
 from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
 from app.database.connection import Database
 from app.database.migrate import upgrade
 from app.jobs.queue.orphans import AnotherInstallation, check_belongs
-from app.known_hosts import NO_KEYS, is_loopback
 from app.processes.broker import Broker, open_broker
 from app.processes.engine_address import EngineAddress
 from app.processes.environments import Process, environment_of, read_names
@@ -39,6 +44,7 @@ from app.processes.private_files import keep_private
 from app.processes.process_group import POLL_SECONDS, ProcessGroup, Say, Service, is_asked_to_stop, signals_held_back
 from app.processes.secret_files import IN_A_FILE
 from app.proxies import needs_certificates
+from app.scope import EVERY_PROJECT
 
 HEALTHY_SECONDS = 60.0
 ENGINE_SECONDS = 60.0
@@ -70,6 +76,7 @@ def up(settings: Settings, say: Say) -> None:
         settings = settle(settings)
         _migrate(settings.database, say)
         _warn_of_another_home(settings, say)
+        _keep_local_key(settings)
         with ProcessGroup(_tiers(settings, tree, stack), say) as group:
             _wait_until_healthy(group, settings)
             _wait_for_engine(group, settings, say)
@@ -88,11 +95,13 @@ def url_file(home: Path) -> Path:
 def settle(settings: Settings) -> Settings:
     """Return the settings with concrete values that all children share: free ports and absolute paths.
 
-    Raises `CannotStart` for an address that other hosts reach, a port in use, and a vLLM program that does not exist.
+    Raises `CannotStart` for a port in use, and a vLLM program that does not exist.
     An engine on another host is not started here.
     """
-    if not (settings.trust_network or is_loopback(settings.host)):
-        raise CannotStart(f"TUNESMITH_HOST: found {settings.host}, expected 127.0.0.1: {NO_KEYS}")
+    try:
+        TrustedProxies.of(settings)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
     engine = _engine_of(settings)
     vllm_command = _settle_vllm(settings, engine)
     port, engine = _free_ports(settings, engine)
@@ -195,6 +204,23 @@ def _warn_of_another_home(settings: Settings, say: Say) -> None:
             check_belongs(database, settings)
         except AnotherInstallation as error:
             say(str(error))
+
+
+def _keep_local_key(settings: Settings) -> None:
+    """Keep a key for the commands of this user in `run/key`. It is made anew if the database does not know it."""
+    path = settings.root / "run" / "key"
+    with closing(Database.open(settings.database)) as database, database.reader() as session:
+        known = read_key(path.read_text().strip()) if path.exists() else None
+        row = None if known is None else repository.get(session, EVERY_PROJECT, known.key_id)
+        secrets_of_home = peppers(settings)
+        if known and row and row.revoked_at is None and is_equal(known.secret, row.hash, secrets_of_home):
+            return
+    wanted = {"name": "tunesmith up", "scopes": [Permission.ADMIN], "expires_in_days": None}
+    text = commands.create(settings, wanted).key
+    draft = path.with_suffix(".tmp")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.rename(path)
 
 
 def _claim_home(home: Path, stack: ExitStack) -> int:

@@ -40,7 +40,10 @@ class Adapter(Base):
     rank: Mapped[int | None] = mapped_column(Integer, comment="null: all weights were trained")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
-    __table_args__ = (Index("ix_adapters_created_at", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_adapters_created_at", "created_at", "id"),
+        Index("ix_adapters_by_project", "project", "created_at", "id"),
+    )
 
     @property
     def name(self) -> str:

@@ -27,7 +27,10 @@ class Artifact(Base):
     location: Mapped[str] = mapped_column(Text, comment="key of the artifact store, or a path relative to the home")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
-    __table_args__ = (Index("ix_artifacts_job", "job_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_artifacts_job", "job_id", "created_at", "id"),
+        Index("ix_artifacts_by_project", "project", "created_at", "id"),
+    )
 
     @property
     def version(self) -> str:

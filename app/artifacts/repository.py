@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from app.artifacts.models import Artifact
@@ -35,3 +35,11 @@ def remove(session: Session, scope: Scope, artifact_id: str) -> bool:
     """Delete a row, and return whether it existed."""
     is_named = (Artifact.id == artifact_id, scope.permits(Artifact.project))
     return session.scalar(delete(Artifact).where(*is_named).returning(Artifact.id)) is not None
+
+
+def stored_bytes(session: Session, scope: Scope, project: str | None = None) -> dict[str, int]:
+    """Return how many bytes each project stores."""
+    query = select(Artifact.project, func.sum(Artifact.bytes)).where(scope.permits(Artifact.project))
+    if project is not None:
+        query = query.where(Artifact.project == project)
+    return {name: int(total) for name, total in session.execute(query.group_by(Artifact.project))}

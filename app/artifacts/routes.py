@@ -8,7 +8,7 @@ from app.artifacts import service
 from app.artifacts.ranges import respond
 from app.artifacts.schemas import ArtifactDeleted, ArtifactDetail, ArtifactView
 from app.artifacts.store import ArtifactStore, store_of
-from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
+from app.web.dependencies import DatabaseDep, JobsCaller, ReadCaller, SettingsDep
 
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 ANY_BYTES = {"content": {"application/x-tar": BINARY, "application/octet-stream": BINARY}}
@@ -29,7 +29,7 @@ StoreDep = Annotated[ArtifactStore, Depends(get_store)]
 
 
 @router.get("/{artifact_id}")
-def get_artifact(artifact_id: ArtifactId, caller: CallerDep, database: DatabaseDep, store: StoreDep) -> ArtifactDetail:
+def get_artifact(artifact_id: ArtifactId, caller: ReadCaller, database: DatabaseDep, store: StoreDep) -> ArtifactDetail:
     """An artifact and its files, with their hashes. The first answer takes as long as reading all files."""
     with database.reader() as session:
         artifact = service.find(session, caller.scope, artifact_id)
@@ -41,7 +41,7 @@ def get_artifact(artifact_id: ArtifactId, caller: CallerDep, database: DatabaseD
 def get_artifact_content(
     request: Request,
     artifact_id: ArtifactId,
-    caller: CallerDep,
+    caller: ReadCaller,
     database: DatabaseDep,
     store: StoreDep,
     file: Annotated[
@@ -56,7 +56,7 @@ def get_artifact_content(
 
 @router.delete("/{artifact_id}")
 def delete_artifact(
-    artifact_id: ArtifactId, caller: CallerDep, database: DatabaseDep, store: StoreDep
+    artifact_id: ArtifactId, caller: JobsCaller, database: DatabaseDep, store: StoreDep
 ) -> ArtifactDeleted:
     """Remove an artifact that is no adapter, and its files; the job that made it stays."""
     with database.writer() as session:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from app.access import audit
 from app.artifacts import repository
 from app.artifacts.content import Download, SentFile, as_file, as_tar, files_to_send
 from app.artifacts.models import Artifact
@@ -71,5 +72,6 @@ def delete(session: Session, scope: Scope, store: ArtifactStore, artifact_id: st
         message = f"{artifact_id} is an adapter: delete it with DELETE /adapters/{artifact_id}"
         raise Conflict(message, param=PARAM, code="artifact_is_adapter")
     repository.remove(session, scope, artifact.id)
+    audit.record(session, "artifact.delete", artifact.id, artifact.project)
     session.commit()
     store.delete(artifact.location)

@@ -49,9 +49,12 @@ class StreamedEvent:
 class Client:
     """Every method raises `ApiError`, `ServiceAbsent` and `UnreadableAnswer`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
+        """`key` is sent with every request."""
         self._url = url.rstrip("/")
         self._http = _connected(self._url)
+        if key is not None:
+            self._http.headers["authorization"] = f"Bearer {key}"
         self._tagged: httpx.Response | None = None
 
     def __enter__(self) -> Self:

@@ -32,7 +32,17 @@ def connect(url: str | None) -> Client:
     address = Address()
     if url is None and address.url is None and address.port == 0:
         raise BadInput(f"{PREFIX}PORT is 0, any free port: {PREFIX}URL or --url says which one the service has taken")
-    return Client(read_url(url or address.url or address.local_url))
+    found = read_url(url or address.url or address.local_url)
+    return Client(found, address.api_key or local_key(address.root, found))
+
+
+def local_key(home: Path, url: str) -> str | None:
+    """Return the key that `tunesmith up` made for its own service. It is sent to no other."""
+    try:
+        is_own = (home / "run" / "url").read_text() == url
+        return (home / "run" / "key").read_text().strip() if is_own else None
+    except OSError:
+        return None
 
 
 def read_url(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-from app.cli import estimating
+from app.cli import estimating, keys
 from app.cli import inspect as data_commands
 from app.cli.client import Client, requested_state
 from app.cli.errors import BadInput, CommandError, error_lines
@@ -108,6 +108,7 @@ def submit(
             _watch(client, job.id)
 
 
+app.add_typer(keys.app, name="keys")
 app.command()(data_commands.validate)
 app.command()(estimating.estimate)
 app.command()(data_commands.inspect)

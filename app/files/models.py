@@ -27,4 +27,7 @@ class File(Base):
     report: Mapped[dict[str, Any]] = mapped_column(Document(), comment="app.datasets.report.FileReport")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
-    __table_args__ = (Index("ix_files_created_at", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_files_created_at", "created_at", "id"),
+        Index("ix_files_by_project", "project", "created_at", "id"),
+    )

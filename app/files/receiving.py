@@ -5,7 +5,7 @@ Starlette parses the form; this module only replaces the file that the parser wr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from fastapi import Request, UploadFile
 from pydantic import TypeAdapter, ValidationError
@@ -16,7 +16,6 @@ from app.datasets.values import printable
 from app.errors import InvalidRequest, Problem
 from app.files.service import check_filename
 from app.files.storage import Sink, check_room
-from app.scope import DEFAULT_PROJECT
 from app.sources import invalid
 from app.web.parameters import problems_of
 
@@ -30,11 +29,11 @@ MULTIPART = "multipart/form-data"
 
 @dataclass(frozen=True)
 class Form:
-    """The fields of the form, without the bytes of the file."""
+    """The fields of the form, without the bytes of the file. No project: the caller's usual one."""
 
     filename: str
     purpose: str
-    project: str
+    project: str | None
 
 
 async def receive_form(request: Request, sink: Sink) -> Form:
@@ -55,12 +54,13 @@ async def receive_form(request: Request, sink: Sink) -> Form:
         raise _missing()
     if purpose not in PURPOSES:
         raise invalid(PURPOSE, "literal_error", str(purpose)[:100], " or ".join(PURPOSES))
-    return Form(cast(UploadFile, file).filename or "", str(purpose), _project(str(form.get(PROJECT, DEFAULT_PROJECT))))
+    return Form(cast(UploadFile, file).filename or "", str(purpose), _project(form.get(PROJECT)))
 
 
-def _project(name: str) -> str:
+def _project(field: Any) -> str | None:
+    name = str(field)
     try:
-        return PROJECT_NAME.validate_python(name)
+        return None if field is None else PROJECT_NAME.validate_python(name)
     except ValidationError:
         expected = f"a name that matches {PROJECT_NAME.json_schema()['pattern']}"
         raise invalid(PROJECT, "invalid_name", printable(name[:100]), expected) from None

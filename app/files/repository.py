@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, delete, or_, select
+from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.files.models import File
@@ -48,3 +48,11 @@ def remove(session: Session, scope: Scope, file_id: str) -> bool:
     """Deletes the row. Returns whether it existed."""
     statement = delete(File).where(File.id == file_id, scope.permits(File.project)).returning(File.id)
     return session.scalar(statement) is not None
+
+
+def stored_bytes(session: Session, scope: Scope, project: str | None = None) -> dict[str, int]:
+    """Return how many bytes each project stores."""
+    query = select(File.project, func.sum(File.bytes)).where(scope.permits(File.project))
+    if project is not None:
+        query = query.where(File.project == project)
+    return {name: int(total) for name, total in session.execute(query.group_by(File.project))}

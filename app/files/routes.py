@@ -13,8 +13,7 @@ from app.files.receiving import FILE, MULTIPART, PROJECT, PROJECT_NAME, PURPOSE,
 from app.files.schemas import FileDeleted, FilePage, FileView
 from app.files.storage import Sink, partial_path
 from app.ids import new_id
-from app.scope import DEFAULT_PROJECT
-from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
+from app.web.dependencies import DatabaseDep, FilesCaller, ReadCaller, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 BYTES: dict[int | str, dict[str, Any]] = {
@@ -33,7 +32,10 @@ UPLOAD = {
                     "properties": {
                         FILE: {"type": "string", "format": "binary"},
                         PURPOSE: {"type": "string", "enum": [*PURPOSES], "default": PURPOSES[0]},
-                        PROJECT: {**PROJECT_NAME.json_schema(), "default": DEFAULT_PROJECT},
+                        PROJECT: {
+                            **PROJECT_NAME.json_schema(),
+                            "description": "default: the key's",
+                        },
                     },
                 }
             }
@@ -45,7 +47,7 @@ router = APIRouter(prefix="/files", tags=["files"])
 
 
 @router.post("", status_code=201, responses=FULL, openapi_extra=UPLOAD)
-async def upload_file(request: Request, caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> FileView:
+async def upload_file(request: Request, caller: FilesCaller, database: DatabaseDep, settings: SettingsDep) -> FileView:
     """Store a dataset: JSON, JSON Lines, CSV, TSV, Parquet or text, plain or gzip. Its content is checked."""
     file_id = new_id("file")
 
@@ -55,13 +57,14 @@ async def upload_file(request: Request, caller: CallerDep, database: DatabaseDep
 
     with Sink(partial_path(settings.file_path(file_id)), settings.max_upload_bytes) as sink:
         form = await receive_form(request, sink)
-        upload = service.Upload(file_id, form.filename, form.purpose, form.project, sink.received)
+        project = form.project or caller.scope.usual_project
+        upload = service.Upload(file_id, form.filename, form.purpose, project, sink.received)
         return await run_in_threadpool(store, upload)
 
 
 @router.get("")
 def list_files(
-    caller: CallerDep,
+    caller: ReadCaller,
     database: DatabaseDep,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
@@ -73,13 +76,13 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def get_file(file_id: FileId, caller: CallerDep, database: DatabaseDep) -> FileView:
+def get_file(file_id: FileId, caller: ReadCaller, database: DatabaseDep) -> FileView:
     with database.reader() as session:
         return FileView.of(service.find(session, caller.scope, file_id))
 
 
 @router.get("/{file_id}/content", response_class=FileResponse, responses=BYTES)
-def get_content(file_id: FileId, caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> FileResponse:
+def get_content(file_id: FileId, caller: ReadCaller, database: DatabaseDep, settings: SettingsDep) -> FileResponse:
     """The bytes exactly as they were sent. `Range` is supported."""
     with database.reader() as session:
         file, path = service.content_path(session, caller.scope, settings, file_id)
@@ -88,7 +91,7 @@ def get_content(file_id: FileId, caller: CallerDep, database: DatabaseDep, setti
 
 
 @router.get("/{file_id}/report")
-def get_report(file_id: FileId, caller: CallerDep, database: DatabaseDep) -> FileReport:
+def get_report(file_id: FileId, caller: ReadCaller, database: DatabaseDep) -> FileReport:
     """What the check at upload found: layout, columns, problems by record, fixes, duplicates, the first records."""
     with database.reader() as session:
         return service.report_of(service.find(session, caller.scope, file_id))
@@ -96,7 +99,7 @@ def get_report(file_id: FileId, caller: CallerDep, database: DatabaseDep) -> Fil
 
 @router.delete("/{file_id}")
 def delete_file(
-    request: Request, file_id: FileId, caller: CallerDep, database: DatabaseDep, settings: SettingsDep
+    request: Request, file_id: FileId, caller: FilesCaller, database: DatabaseDep, settings: SettingsDep
 ) -> FileDeleted:
     """Remove a file that no unfinished job uses."""
     with database.writer() as session:

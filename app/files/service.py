@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from app.access import audit, shares
 from app.config import Settings
 from app.contracts.stored import read
 from app.database.connection import utc_now
@@ -43,9 +44,13 @@ class Upload:
 def store(session: Session, scope: Scope, settings: Settings, upload: Upload) -> File:
     """Stores an upload. Raises InvalidDataset if its content cannot be read as records.
 
-    Raises InvalidRequest for a project that is not in the scope.
+    Raises InvalidRequest for a project that is not in the scope, and DiskFull if it stores too much.
     """
     scope.check(upload.project)
+    most = shares.limits_of(session, scope, settings, upload.project).file_bytes
+    if most is not None:
+        stored = repository.stored_bytes(session, scope, upload.project).get(upload.project, 0)
+        shares.check_bytes("file_bytes", upload.project, most, stored, upload.received.bytes)
     target = settings.file_path(upload.file_id)
     partial = partial_path(target)
     report = _inspect(partial, upload.filename, settings.max_unpacked_bytes)
@@ -66,6 +71,7 @@ def store(session: Session, scope: Scope, settings: Settings, upload: Upload) ->
             created_at=utc_now(),
         )
         repository.add(session, scope, file)
+        audit.record(session, "file.create", file.id, file.project, bytes=file.bytes)
         session.commit()
         undo.pop_all()
     return file
@@ -140,5 +146,6 @@ def delete(
         message = f"{file.id} is used by a job that has not ended: cancel the job, or wait until it ends"
         raise Conflict(message, param="file_id", code="file_in_use")
     repository.remove(session, scope, file.id)
+    audit.record(session, "file.delete", file.id, file.project)
     session.commit()
     settings.file_path(file.id).unlink(missing_ok=True)

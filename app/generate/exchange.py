@@ -13,17 +13,20 @@ from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
+from app.access.caller import Caller
+from app.access.shares import check_tokens
 from app.config import Settings
 from app.contracts.checkpoints import CHECKPOINT_GONE
 from app.database.connection import Database
 from app.errors import ServiceError
 from app.generate.client import EngineClient
+from app.generate.metering import Meter
 from app.generate.parallel import AnswerEnd, AnswerPiece, Numbered, collect, generate_all
 from app.generate.schemas import Answer, AnswerRequest
 from app.generate.service import PreparedRequest
 from app.scope import Scope
 from app.web.client_disconnect import unless_gone
-from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
+from app.web.dependencies import DatabaseDep, GenerateCaller, SettingsDep
 
 KEEP_ALIVE_SECONDS = 15
 SseMessage = dict[str, str]
@@ -121,7 +124,8 @@ class Exchange:
     """A request, and what its response is made from."""
 
     request: Request
-    scope: Scope
+    caller: Caller
+    meter: Meter
     database: Database
     settings: Settings
     engine: EngineClient
@@ -136,7 +140,8 @@ class Exchange:
 
         def prepared() -> PreparedRequest:
             with self.database.reader() as session:
-                return prepare(session, self.scope, self.settings, body)
+                check_tokens(session, self.caller, self.settings)
+                return prepare(session, self.caller.scope, self.settings, body)
 
         async def answer() -> Whole | Response:
             found = await run_in_threadpool(prepared)
@@ -152,10 +157,16 @@ class Exchange:
     async def _answer(
         self, prepared: PreparedRequest, shape: ResponseShape[Whole], *, is_stream: bool
     ) -> Whole | Response:
+        def count(place: int, end: AnswerEnd) -> None:
+            adapter = prepared.orders[place].adapter
+            project, is_first = self.caller.scope.usual_project, place % prepared.n == 0
+            used_adapter = None if adapter is None else adapter.adapter_id
+            self.meter.add(project, self.caller.name, used_adapter, end.usage, is_first=is_first)
+
         try:
             if not is_stream:
-                return shape.whole(await unless_gone(self.request, collect(self.engine, prepared.orders)))
-            opening = Opening(generate_all(self.engine, prepared.orders))
+                return shape.whole(await unless_gone(self.request, collect(self.engine, prepared.orders, count)))
+            opening = Opening(generate_all(self.engine, prepared.orders, count))
             await unless_gone(self.request, opening.check())
         except ServiceError as error:
             raise shape.renamed(error) from None
@@ -171,9 +182,9 @@ EngineDep = Annotated[EngineClient, Depends(get_engine)]
 
 
 async def get_exchange(
-    request: Request, caller: CallerDep, database: DatabaseDep, settings: SettingsDep, engine: EngineDep
+    request: Request, caller: GenerateCaller, database: DatabaseDep, settings: SettingsDep, engine: EngineDep
 ) -> Exchange:
-    return Exchange(request, caller.scope, database, settings, engine)
+    return Exchange(request, caller, request.app.state.meter, database, settings, engine)
 
 
 ExchangeDep = Annotated[Exchange, Depends(get_exchange)]

@@ -1,7 +1,7 @@
 """Several generations at once: their answers piece by piece, or whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -39,10 +39,17 @@ class AnswerEnd:
 
 
 Numbered = tuple[int, AnswerPiece | AnswerEnd]
+OnEnd = Callable[[int, AnswerEnd], None]
 
 
-async def generate_all(engine: EngineClient, orders: Sequence[GenerateOrder]) -> AsyncGenerator[Numbered, None]:
-    """The pieces and the end of several answers, each with the place of its order.
+def _ignore(_place: int, _end: AnswerEnd) -> None:
+    """For those who need not know when an answer ends."""
+
+
+async def generate_all(
+    engine: EngineClient, orders: Sequence[GenerateOrder], on_end: OnEnd = _ignore
+) -> AsyncGenerator[Numbered, None]:
+    """The pieces and the end of several answers, each with the place of its order. `on_end` is called at each end.
 
     Raises the first refusal of the engine, or EngineUnavailable; that, and closing it, cancels what still goes on.
     """
@@ -63,8 +70,10 @@ async def generate_all(engine: EngineClient, orders: Sequence[GenerateOrder]) ->
             place, event = await queue.get()
             if isinstance(event, Exception):
                 raise event
+            if isinstance(event, AnswerEnd):
+                unfinished -= 1
+                on_end(place, event)
             yield place, event
-            unfinished -= isinstance(event, AnswerEnd)
     finally:
         for task in tasks:
             task.cancel()
@@ -102,11 +111,11 @@ def _piece(found: Sequence[str | Call], delta: TextDelta | None = None) -> Answe
     )
 
 
-async def collect(engine: EngineClient, orders: Sequence[GenerateOrder]) -> list[Answer]:
+async def collect(engine: EngineClient, orders: Sequence[GenerateOrder], on_end: OnEnd = _ignore) -> list[Answer]:
     """The whole answers, in the order of the orders. Raises as `generate_all`."""
     pieces: list[list[AnswerPiece]] = [[] for _ in orders]
     answers: dict[int, Answer] = {}
-    async with aclosing(generate_all(engine, orders)) as events:
+    async with aclosing(generate_all(engine, orders, on_end)) as events:
         async for place, event in events:
             if isinstance(event, AnswerEnd):
                 answers[place] = _whole(orders[place], pieces[place], event)

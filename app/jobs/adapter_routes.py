@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from app.adapters.schemas import AdapterDeleted, AdapterPage, AdapterView
 from app.jobs import lineage
-from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
+from app.web.dependencies import DatabaseDep, JobsCaller, ReadCaller, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 AdapterName = Annotated[str, "adapter-…, adapter-…@version, or the id of the job that trained it"]
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/adapters", tags=["adapters"])
 
 @router.get("")
 def list_adapters(
-    caller: CallerDep,
+    caller: ReadCaller,
     database: DatabaseDep,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
@@ -27,14 +27,14 @@ def list_adapters(
 
 
 @router.get("/{adapter_id}")
-def get_adapter(adapter_id: AdapterName, caller: CallerDep, database: DatabaseDep) -> AdapterView:
+def get_adapter(adapter_id: AdapterName, caller: ReadCaller, database: DatabaseDep) -> AdapterView:
     with database.reader() as session:
         return AdapterView.of(lineage.find(session, caller.scope, adapter_id, "adapter_id"))
 
 
 @router.delete("/{adapter_id}")
 def delete_adapter(
-    adapter_id: AdapterName, caller: CallerDep, database: DatabaseDep, settings: SettingsDep
+    adapter_id: AdapterName, caller: JobsCaller, database: DatabaseDep, settings: SettingsDep
 ) -> AdapterDeleted:
     """Remove an adapter and its files; the job that trained it stays."""
     with database.writer() as session:

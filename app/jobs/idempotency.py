@@ -39,10 +39,10 @@ def digest(sent: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(sent, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def find(session: Session, scope: Scope, key: str, sent: dict[str, Any]) -> Job | None:
+def find(session: Session, scope: Scope, project: str, key: str, sent: dict[str, Any]) -> Job | None:
     """Return the job that was made with a key, or None. Raises InvalidRequest if the key came with another body."""
-    is_known = (IdempotencyKey.key == key, is_permitted(scope, IdempotencyKey.job_id))
-    known = session.scalar(select(IdempotencyKey).where(*is_known))
+    is_known = (IdempotencyKey.project == project, IdempotencyKey.key == key)
+    known = session.scalar(select(IdempotencyKey).where(*is_known, is_permitted(scope, IdempotencyKey.job_id)))
     if known is None or known.created_at < utc_now() - KEPT_FOR:
         return None
     if known.body_sha256 != digest(sent):
@@ -54,9 +54,14 @@ def find(session: Session, scope: Scope, key: str, sent: dict[str, Any]) -> Job 
 def keep(session: Session, scope: Scope, key: str, sent: dict[str, Any], job: Job) -> bool:
     """Store a key with its job, without a commit. Returns False, with nothing stored, if another request was first."""
     now = utc_now()
-    is_old = (IdempotencyKey.key == key, IdempotencyKey.created_at < now - KEPT_FOR)
+    is_old = (
+        IdempotencyKey.project == job.project,
+        IdempotencyKey.key == key,
+        IdempotencyKey.created_at < now - KEPT_FOR,
+    )
     session.execute(delete(IdempotencyKey).where(*is_old, is_permitted(scope, IdempotencyKey.job_id)))
-    session.add(IdempotencyKey(key=key, body_sha256=digest(sent), job_id=job.id, created_at=now))
+    fields = {"project": job.project, "key": key, "body_sha256": digest(sent), "job_id": job.id}
+    session.add(IdempotencyKey(**fields, created_at=now))
     try:
         session.flush()
     except IntegrityError:

@@ -1,27 +1,41 @@
 """Limits on waiting jobs and running validations. A refusal names the limit, and the seconds after which to try again.
 
 The count and the new row are one transaction. On PostgreSQL concurrent requests do not see each other's new rows, so
-they can exceed a limit together. The limits are those of the whole service: the jobs of every project count.
+they can exceed a limit together. Limits of the settings are those of the whole service: the jobs of every project
+count. Those of projects and keys come from `app.access.shares`.
 """
 
 from sqlalchemy.orm import Session
 
+from app.access import shares
+from app.access.caller import Caller
+from app.artifacts import repository as artifacts
 from app.config import PREFIX, Settings
 from app.database.connection import utc_now
 from app.errors import TooMany
 from app.jobs import repository
 from app.jobs.kinds import JobKind
-from app.scope import EVERY_PROJECT
+from app.scope import EVERY_PROJECT, Scope
 
 JOBS_RETRY_SECONDS, VALIDATIONS_RETRY_SECONDS = 60, 10
 
 
-def check(session: Session, settings: Settings, kind: JobKind) -> None:
-    """Raise TooMany if no further job of this kind is allowed now."""
+def check(session: Session, settings: Settings, kind: JobKind, caller: Caller, project: str) -> None:
+    """Raise TooMany if no further job of this kind is allowed now, and DiskFull if the project stores too much."""
     if kind.is_temporary:
         _check_validations(session, settings.max_validations)
-    else:
-        _check_waiting(session, settings.max_waiting_jobs)
+        return
+    _check_waiting(session, settings.max_waiting_jobs)
+    of_project, limits = Scope(frozenset({project})), shares.limits_of(session, caller.scope, settings, project)
+    for share in shares.shares(session, caller, settings, project, "waiting_jobs"):
+        key = caller.name if share.of.endswith(caller.name) else None
+        waiting = repository.count_waiting(session, of_project, share.most, created_by=key)
+        if waiting >= share.most:
+            raise share.refusal(f"{waiting} waiting jobs", JOBS_RETRY_SECONDS)
+    shares.check_gpu_minutes(session, of_project, limits, project)
+    if limits.artifact_bytes is not None:
+        stored = artifacts.stored_bytes(session, of_project).get(project, 0)
+        shares.check_bytes("artifact_bytes", project, limits.artifact_bytes, stored, 1)
 
 
 def _check_waiting(session: Session, most: int) -> None:

@@ -9,6 +9,7 @@ import shutil
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.access import audit
 from app.adapters import repository
 from app.adapters.models import Adapter
 from app.config import Settings
@@ -115,6 +116,7 @@ def delete(session: Session, scope: Scope, settings: Settings, name: str) -> str
         message = f"{user} continues from {adapter.id}: cancel it, or wait for its end"
         raise Conflict(message, param="adapter_id", code="adapter_is_in_use")
     repository.remove(session, scope, adapter.id)
+    audit.record(session, "adapter.delete", adapter.id, adapter.project)
     session.commit()
     folder = settings.locate(adapter.path)
     shutil.rmtree(folder.parent if folder.parent.name == adapter.id else folder, ignore_errors=True)

@@ -41,6 +41,9 @@ class Job(Base):
     )
     kind: Mapped[str] = mapped_column(String(32), server_default="train")
     gpus: Mapped[int] = mapped_column(Integer, server_default="1", comment="that its training needs, of one host")
+    created_by: Mapped[str | None] = mapped_column(
+        String(128), comment="app.access.caller: Caller.name; null: an older version stored it"
+    )
     is_temporary: Mapped[bool] = mapped_column(
         "is_dry_run",
         Boolean,
@@ -168,6 +171,7 @@ class IdempotencyKey(Base):
 
     __tablename__ = "idempotency_keys"
 
+    project: Mapped[str] = mapped_column(String(64), primary_key=True, server_default="default")
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     body_sha256: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)

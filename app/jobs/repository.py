@@ -281,10 +281,13 @@ def temporary_jobs(session: Session, scope: Scope) -> Sequence[TemporaryJob]:
     return [TemporaryJob(*row) for row in session.execute(query)]
 
 
-def count_waiting(session: Session, scope: Scope, most: int) -> int:
+def count_waiting(session: Session, scope: Scope, most: int, *, created_by: str | None = None) -> int:
     """Count the jobs whose training has not begun, without temporary jobs. Counting stops at `most`."""
     is_waiting = (Job.status.in_((JobStatus.VALIDATING, JobStatus.QUEUED)), ~Job.is_temporary)
-    waiting = select(Job.id).where(*is_waiting, scope.permits(Job.project)).limit(most).subquery()
+    query = select(Job.id).where(*is_waiting, scope.permits(Job.project))
+    if created_by is not None:
+        query = query.where(Job.created_by == created_by)
+    waiting = query.limit(most).subquery()
     return session.scalar(select(func.count()).select_from(waiting)) or 0
 
 

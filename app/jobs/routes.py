@@ -1,13 +1,18 @@
 """The HTTP routes of jobs."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from pydantic import AfterValidator
 from sse_starlette import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
 
+from app.access.caller import Caller
+from app.access.shares import Share, shares
 from app.artifacts.repository import of_job
 from app.artifacts.schemas import ArtifactList
+from app.config import Settings
 from app.contracts.base import check_text
 from app.contracts.spec import JobSpec
 from app.contracts.training_args import SafeName
@@ -37,7 +42,7 @@ from app.jobs.views.logs import read_log
 from app.jobs.views.metrics import MOST_THINNED, series, thinned_series
 from app.jobs.views.stream import StreamResponse
 from app.scope import Scope
-from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
+from app.web.dependencies import DatabaseDep, JobsCaller, ReadCaller, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
@@ -78,7 +83,7 @@ class DeferredNotifier:
 )
 def submit(
     spec: JobSpec,
-    caller: CallerDep,
+    caller: JobsCaller,
     database: DatabaseDep,
     settings: SettingsDep,
     notifier: NotifierDep,
@@ -92,17 +97,16 @@ def submit(
     """
     sent = spec.model_dump(mode="json", exclude_unset=True)
     idempotency.check_key(idempotency_key)
-    known = _made_by(database, caller.scope, idempotency_key, sent)
+    project = spec.project if "project" in spec.model_fields_set else caller.scope.usual_project
+    known = _made_by(database, caller.scope, project, idempotency_key, sent)
     if known is None:
         deferred = DeferredNotifier(notifier, tasks)
         try:
-            job_id = service.submit(
-                database, caller.scope, settings, deferred, KINDS[TRAIN], spec, sent, key=idempotency_key
-            )
+            job_id = service.submit(database, caller, settings, deferred, KINDS[TRAIN], spec, sent, key=idempotency_key)
             with database.reader() as session:
                 return detail_of(session, caller.scope, service.find(session, caller.scope, job_id))
         except idempotency.MadeMeanwhile:
-            known = _made_by(database, caller.scope, idempotency_key, sent)
+            known = _made_by(database, caller.scope, project, idempotency_key, sent)
     if known is None:
         raise Conflict(
             "the job of this Idempotency-Key was deleted just now: send the request again", code="job_was_deleted"
@@ -111,17 +115,17 @@ def submit(
     return known
 
 
-def _made_by(database: Database, scope: Scope, key: str | None, sent: dict[str, Any]) -> JobDetail | None:
+def _made_by(database: Database, scope: Scope, project: str, key: str | None, sent: dict[str, Any]) -> JobDetail | None:
     if key is None:
         return None
     with database.reader() as session:
-        job = idempotency.find(session, scope, key, sent)
+        job = idempotency.find(session, scope, project, key, sent)
         return detail_of(session, scope, job) if job is not None else None
 
 
 @router.get("")
 def list_jobs(
-    caller: CallerDep,
+    caller: ReadCaller,
     database: DatabaseDep,
     status: JobStatus | None = None,
     project: SafeName | None = None,
@@ -148,7 +152,7 @@ def list_jobs(
 
 
 @router.get("/counts")
-def count_jobs(caller: CallerDep, database: DatabaseDep, project: SafeName | None = None) -> JobCounts:
+def count_jobs(caller: ReadCaller, database: DatabaseDep, project: SafeName | None = None) -> JobCounts:
     """How many jobs have each status, of all projects or of one."""
     with database.reader() as session:
         found = listing.counts(session, caller.scope, project, listing.MOST_COUNTED)
@@ -156,20 +160,20 @@ def count_jobs(caller: CallerDep, database: DatabaseDep, project: SafeName | Non
 
 
 @router.get("/{job_id}", response_model=JobDetail)
-async def get_job(job_id: JobId, caller: CallerDep, polls: PollsDep) -> Response:
+async def get_job(job_id: JobId, caller: ReadCaller, polls: PollsDep) -> Response:
     """A job as it is now. A poll with `If-None-Match` is answered with 304 while nothing has changed."""
     return Response(await polls.answer(caller.scope, job_id), media_type="application/json")
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> JobDetail:
+def cancel(job_id: JobId, caller: JobsCaller, database: DatabaseDep) -> JobDetail:
     """Ask for the end of a job. A waiting job ends at once, a running one within a heartbeat and its grace."""
     with database.writer() as session:
         return detail_of(session, caller.scope, service.cancel(session, caller.scope, job_id))
 
 
 @router.post("/{job_id}/pause")
-def pause(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> JobDetail:
+def pause(job_id: JobId, caller: JobsCaller, database: DatabaseDep) -> JobDetail:
     """Stop a job after a checkpoint. A waiting job pauses at once, a running one at its next step."""
     with database.writer() as session:
         return detail_of(session, caller.scope, service.pause(session, caller.scope, job_id))
@@ -177,7 +181,7 @@ def pause(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> JobDetail:
 
 @router.post("/{job_id}/resume")
 def resume(
-    job_id: JobId, caller: CallerDep, database: DatabaseDep, notifier: NotifierDep, tasks: BackgroundTasks
+    job_id: JobId, caller: JobsCaller, database: DatabaseDep, notifier: NotifierDep, tasks: BackgroundTasks
 ) -> JobDetail:
     """Queue a paused job again; it continues from its newest checkpoint."""
     with database.writer() as session:
@@ -187,14 +191,14 @@ def resume(
 
 
 @router.post("/{job_id}/checkpoint", status_code=202)
-def checkpoint(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> JobDetail:
+def checkpoint(job_id: JobId, caller: JobsCaller, database: DatabaseDep) -> JobDetail:
     """Request a checkpoint of a running job at its next step; the training continues."""
     with database.writer() as session:
         return detail_of(session, caller.scope, service.ask_for_checkpoint(session, caller.scope, job_id))
 
 
 @router.get("/{job_id}/checkpoints")
-def checkpoints(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> CheckpointList:
+def checkpoints(job_id: JobId, caller: ReadCaller, database: DatabaseDep) -> CheckpointList:
     """The stored checkpoints of a job, newest first."""
     with database.reader() as session:
         service.find(session, caller.scope, job_id)
@@ -202,7 +206,7 @@ def checkpoints(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> Chec
 
 
 @router.get("/{job_id}/artifacts")
-def artifacts(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> ArtifactList:
+def artifacts(job_id: JobId, caller: ReadCaller, database: DatabaseDep) -> ArtifactList:
     """What the job made for its user, oldest first: its adapter, and what else it saved."""
     with database.reader() as session:
         service.find(session, caller.scope, job_id)
@@ -210,7 +214,7 @@ def artifacts(job_id: JobId, caller: CallerDep, database: DatabaseDep) -> Artifa
 
 
 @router.delete("/{job_id}")
-def delete(job_id: JobId, caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> JobDeleted:
+def delete(job_id: JobId, caller: JobsCaller, database: DatabaseDep, settings: SettingsDep) -> JobDeleted:
     """Remove a job that has ended, with its events, logs and checkpoints; its adapter stays."""
     with database.writer() as session:
         service.delete(session, caller.scope, settings, job_id)
@@ -220,7 +224,7 @@ def delete(job_id: JobId, caller: CallerDep, database: DatabaseDep, settings: Se
 @router.get("/{job_id}/events")
 def events(
     job_id: JobId,
-    caller: CallerDep,
+    caller: ReadCaller,
     database: DatabaseDep,
     after: Annotated[int, Query(ge=0, le=2**62)] = 0,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 100,
@@ -236,12 +240,23 @@ def events(
 
 @router.get("/{job_id}/stream", response_class=EventSourceResponse, responses=STREAMED)
 async def stream(
-    job_id: JobId, caller: CallerDep, streams: StreamsDep, last_event_id: Annotated[str | None, Header()] = None
+    job_id: JobId,
+    caller: ReadCaller,
+    streams: StreamsDep,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> StreamResponse:
     """Events as they happen (SSE), from the one after `Last-Event-ID` on. The stream ends when the job has ended."""
     after = _event_number(last_event_id)
     await streams.check(caller.scope, job_id)
-    return StreamResponse(streams, caller.scope, job_id, after)
+    limits = await run_in_threadpool(_stream_limits, database, caller, settings)
+    return StreamResponse(streams, caller.scope, job_id, after, limits)
+
+
+def _stream_limits(database: Database, caller: Caller, settings: Settings) -> Sequence[Share]:
+    with database.reader() as session:
+        return shares(session, caller, settings, caller.scope.usual_project, "streams")
 
 
 def _event_number(last_event_id: str | None) -> int:
@@ -255,7 +270,7 @@ def _event_number(last_event_id: str | None) -> int:
 @router.get("/{job_id}/metrics")
 def metrics(
     job_id: JobId,
-    caller: CallerDep,
+    caller: ReadCaller,
     database: DatabaseDep,
     points: Annotated[
         int | None, Query(ge=8, le=MOST_THINNED, description="the most points of a series; default: about 5,000 rows")
@@ -278,7 +293,7 @@ def metrics(
 @router.get("/{job_id}/logs")
 def logs(
     job_id: JobId,
-    caller: CallerDep,
+    caller: ReadCaller,
     database: DatabaseDep,
     settings: SettingsDep,
     offset: Annotated[int, Query(ge=0, le=2**62)] = 0,

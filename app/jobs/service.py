@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.access import audit, usage
+from app.access.caller import Caller
 from app.config import Settings
 from app.contracts.spec import SPEC_VERSION
 from app.contracts.submitted import SubmittedSpec
@@ -26,7 +28,7 @@ JOB_ID = re.compile(r"job-[a-z2-7]{24}")
 
 def submit(
     database: Database,
-    scope: Scope,
+    caller: Caller,
     settings: Settings,
     notifier: JobNotifier,
     kind: JobKind,
@@ -37,15 +39,20 @@ def submit(
 ) -> str:
     """Check a spec and its project, store its job, notify the workers, and return the job's id.
 
+    A spec that names no project is for the caller's usual one.
     No connection is held while rows are read. Raises InvalidRequest and InvalidDataset, TooMany before any row is read,
     and `idempotency.MadeMeanwhile` if another request with the same key was first.
     """
+    scope = caller.scope
+    if "project" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"project": scope.usual_project})
     scope.check(spec.project)
+    caller.check_priority(spec.priority)
     with database.reader() as session:
-        limits.check(session, settings, kind)
+        limits.check(session, settings, kind, caller, spec.project)
     submission_of(kind).check(database, scope, settings, spec)
     with database.writer() as session:
-        job = _store(session, scope, settings, kind, spec, sent, key)
+        job = _store(session, caller, settings, kind, spec, sent, key)
         session.commit()  # a worker must be able to find the row before it is notified
         job_id = job.id
     notifier.notify(kind.first_stage.served_by)
@@ -54,16 +61,22 @@ def submit(
 
 def _store(
     session: Session,
-    scope: Scope,
+    caller: Caller,
     settings: Settings,
     kind: JobKind,
     spec: SubmittedSpec,
     sent: dict[str, Any],
     key: str | None,
 ) -> Job:
-    limits.check(session, settings, kind)
+    limits.check(session, settings, kind, caller, spec.project)
+    scope = caller.scope
     job = new_job(kind, spec, sent, submission_of(kind).columns(session, scope, settings, spec))
+    job.created_by = caller.name
     repository.add(session, scope, job)
+    if not kind.is_temporary:
+        audit.record(session, "job.create", job.id, job.project, kind=kind.name)
+        day = job.created_at.date()
+        usage.add(session, scope, usage.UsageKey(day, job.project, caller.name), jobs=1)
     repository.append_event(session, job, "status", {"status": job.status.value}, job.created_at)
     if key is not None and not idempotency.keep(session, scope, key, sent, job):
         raise idempotency.MadeMeanwhile
@@ -103,7 +116,7 @@ def cancel(session: Session, scope: Scope, job_id: str) -> Job:
     """
     find(session, scope, job_id)
     job = termination.end(session, scope, job_id)
-    session.commit()
+    _commit_change(session, "job.cancel", job)
     if job is None:
         known = _find_again(session, scope, job_id)
         if known.status is not JobStatus.CANCELLED:
@@ -119,7 +132,7 @@ def pause(session: Session, scope: Scope, job_id: str) -> Job:
     """
     find(session, scope, job_id)
     job = termination.pause(session, scope, job_id)
-    session.commit()
+    _commit_change(session, "job.pause", job)
     if job is None:
         raise _has_ended(_find_again(session, scope, job_id), "be paused")
     return job
@@ -132,7 +145,7 @@ def resume(session: Session, scope: Scope, notifier: JobNotifier, job_id: str) -
     """
     find(session, scope, job_id)
     job = termination.resume(session, scope, job_id)
-    session.commit()
+    _commit_change(session, "job.resume", job)
     if job is None:
         raise _has_ended(_find_again(session, scope, job_id), "be resumed")
     stage = stage_of(job)
@@ -147,11 +160,18 @@ def ask_for_checkpoint(session: Session, scope: Scope, job_id: str) -> Job:
     job = repository.ask_for_checkpoint(session, scope, job_id)
     if job is not None:
         repository.append_request(session, job, "checkpoint", utc_now())
-    session.commit()
+    _commit_change(session, "job.checkpoint", job)
     if job is None:
         status = _find_again(session, scope, job_id).status.value
         raise Conflict(f"{job_id} is {status}: only a running job makes checkpoints", code="job_not_running")
     return job
+
+
+def _commit_change(session: Session, action: str, job: Job | None) -> None:
+    """Commit, with an audit entry if there was a change."""
+    if job is not None:
+        audit.record(session, action, job.id, job.project)
+    session.commit()
 
 
 def _has_ended(job: Job, what: str) -> Conflict:
@@ -203,6 +223,7 @@ def delete(session: Session, scope: Scope, settings: Settings, job_id: str) -> N
     user = lineage.user_of(session, scope, job_id)
     if user is not None:
         raise Conflict(f"{user} continues from {job_id}: cancel it, or wait for its end", code="job_is_in_use")
+    audit.record(session, "job.delete", job.id, job.project)
     if not retention.remove(session, scope, settings, job_id):
         raise Conflict(f"{job_id} changed meanwhile", code="job_is_alive")
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.access.caller import Caller
 from app.config import Settings
 from app.contracts.spec import JobSpec
 from app.contracts.stored import read
@@ -25,7 +26,6 @@ from app.jobs.states import JobStatus, Stage
 from app.jobs.views import data
 from app.jobs.views.data_schemas import RowView, Validation
 from app.jobs.views.estimate_schemas import Estimate
-from app.scope import Scope
 
 POLL_SECONDS = 0.15
 # A checker updates its row every five seconds.
@@ -37,14 +37,14 @@ class Validations:
     """The steps of one validation: `start`, `wait`, `read` or `estimate`, and in every case `end`."""
 
     database: Database
-    scope: Scope
+    caller: Caller
     settings: Settings
     notifier: JobNotifier
     longest: timedelta = repository.LONGEST_VALIDATION
 
     def start(self, spec: JobSpec, sent: dict[str, Any]) -> str:
         """Store a temporary job for a checker and return its id. Raises the same errors as submitting a job."""
-        return service.submit(self.database, self.scope, self.settings, self.notifier, KINDS[VALIDATE], spec, sent)
+        return service.submit(self.database, self.caller, self.settings, self.notifier, KINDS[VALIDATE], spec, sent)
 
     async def wait(self, job_id: str) -> None:
         """Return when the temporary job has ended. Raises Unavailable without a checker, or if it takes too long."""
@@ -59,7 +59,7 @@ class Validations:
 
     def _has_ended(self, job_id: str) -> bool:
         with self.database.reader() as session:
-            status, worker, version = repository.standing(session, self.scope, job_id) or (
+            status, worker, version = repository.standing(session, self.caller.scope, job_id) or (
                 JobStatus.CANCELLED,
                 None,
                 0,
@@ -85,14 +85,14 @@ class Validations:
             return estimate(session, self.settings, self._checked(session, job_id))
 
     def _checked(self, session: Session, job_id: str) -> Job:
-        job = repository.get(session, self.scope, job_id)
+        job = repository.get(session, self.caller.scope, job_id)
         if job is None or job.status is JobStatus.CANCELLED:
             raise Unavailable("the check was cancelled before it was done", code="check_was_ended")
         return job
 
     def end(self, job_id: str) -> None:
         with self.database.writer() as session:
-            retention.end_temporary(session, self.scope, self.settings, job_id)
+            retention.end_temporary(session, self.caller.scope, self.settings, job_id)
 
 
 def _validation(job: Job, preview: list[RowView]) -> Validation:

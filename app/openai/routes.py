@@ -9,7 +9,7 @@ from app.openai import service
 from app.openai.answers import ChatCompletion, ListedModel, ModelCards, ModelDeleted, TextCompletion
 from app.openai.schemas import ChatRequest, CompletionRequest
 from app.openai.shapes import ChatShape, TextShape
-from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
+from app.web.dependencies import DatabaseDep, JobsCaller, ReadCaller, SettingsDep
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -17,20 +17,20 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-strea
 
 @router.get("/models")
 @router.get("/models/", include_in_schema=False)
-def list_models(caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> ModelCards:
+def list_models(caller: ReadCaller, database: DatabaseDep, settings: SettingsDep) -> ModelCards:
     """Base models and adapters; an adapter's `parent` is its base."""
     with database.reader() as session:
         return ModelCards(data=service.list_models(session, caller.scope, settings.models))
 
 
 @router.get("/models/{model_id:path}")
-def get_model(model_id: str, caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> ListedModel:
+def get_model(model_id: str, caller: ReadCaller, database: DatabaseDep, settings: SettingsDep) -> ListedModel:
     with database.reader() as session:
         return service.find_model(session, caller.scope, settings, model_id)
 
 
 @router.delete("/models/{model_id:path}")
-def delete_model(model_id: str, caller: CallerDep, database: DatabaseDep, settings: SettingsDep) -> ModelDeleted:
+def delete_model(model_id: str, caller: JobsCaller, database: DatabaseDep, settings: SettingsDep) -> ModelDeleted:
     """Remove an adapter and its files, as `DELETE /adapters/{id}`."""
     with database.writer() as session:
         return ModelDeleted(id=service.delete_model(session, caller.scope, settings, model_id))

@@ -3,7 +3,7 @@
 | process  | what it is                                     | in addition to what every process gets                 |
 |----------|------------------------------------------------|--------------------------------------------------------|
 | broker   | the bundled Valkey                             |                                                        |
-| api      | answers clients                                | settings, database, broker, the engine's key           |
+| api      | answers clients                                | settings, database, broker, its keys                   |
 | checker  | the worker that checks                         | settings, database, broker, the hub, for its children  |
 | trainer  | the worker that trains                         | the same, the engine's key, and what computes          |
 | engine   | answers with models                            | settings of its own, its key, the hub, what computes   |
@@ -68,10 +68,10 @@ def beginning(*prefixes: str) -> Variables:
 
 
 DATABASE, BROKER, ENGINE_KEY = "TUNESMITH_DATABASE_URL", "TUNESMITH_BROKER_URL", "TUNESMITH_ENGINE_KEY"
-VLLM_KEY = "VLLM_API_KEY"
+SECRET_KEY, VLLM_KEY = "TUNESMITH_SECRET_KEY", "VLLM_API_KEY"
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 OURS = "TUNESMITH_"
-SECRETS = frozenset({DATABASE, BROKER, ENGINE_KEY, VLLM_KEY, *HUB_TOKENS})
+SECRETS = frozenset({DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, VLLM_KEY, *HUB_TOKENS})
 LOOKS_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_FILE|_PATH)?$")
 
 ALWAYS = named(
@@ -102,7 +102,7 @@ ENGINES_OWN = named(
 
 ROWS: dict[Process, Variables] = {
     Process.BROKER: ALWAYS,
-    Process.API: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY"),
+    Process.API: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, "WEB_CONCURRENCY"),
     Process.CHECKER: ALWAYS | SETTINGS | named(DATABASE, BROKER) | HUB | COMPUTING,
     Process.TRAINER: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY) | HUB | COMPUTING,
     Process.ENGINE: ALWAYS | ENGINES_OWN | HUB | COMPUTING | beginning("VLLM_", "RAY_"),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.jobs import repository
 from app.sources import local_models
 from app.system.readiness import Readiness
-from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep, get_caller
+from app.web.dependencies import DatabaseDep, ReadCaller, SettingsDep
 
 router = APIRouter(tags=["service"])
 
@@ -106,7 +106,7 @@ async def readyz(readiness: ReadinessDep, response: Response) -> ReadinessView:
 
 
 @router.get("/workers")
-def workers(caller: CallerDep, database: DatabaseDep) -> WorkerList:
+def workers(caller: ReadCaller, database: DatabaseDep) -> WorkerList:
     """All known workers. The job of another project is not shown, and neither is a temporary job, which only its own
     request may see."""
     with database.reader() as session:
@@ -117,7 +117,7 @@ def workers(caller: CallerDep, database: DatabaseDep) -> WorkerList:
     )
 
 
-@router.get("/models", dependencies=[Depends(get_caller)])
-def models(settings: SettingsDep) -> ModelList:
+@router.get("/models")
+def models(_caller: ReadCaller, settings: SettingsDep) -> ModelList:
     """The base models in the server's models folder. Any hub id can be used as well."""
     return ModelList(data=[ModelView(id=name) for name in local_models(settings.models)])

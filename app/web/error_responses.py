@@ -28,6 +28,7 @@ from app.errors import (
     RangeNotSatisfiable,
     ServiceError,
     TooLarge,
+    Unauthenticated,
     Unavailable,
 )
 from app.known_hosts import Refused
@@ -61,6 +62,8 @@ def answer(error: ServiceError, request_id: str | None, path: str = "") -> Error
         headers |= {"x-should-retry": "false"} if status in (408, 409) else {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
     return ErrorResponse(error.body(request_id), status_code=status, headers=headers)
@@ -93,7 +96,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return answer(_of_status(error, request), request_id(request), request.url.path)
 
     def storage_error(request: Request, error: Exception) -> ErrorResponse:
-        found = _of_storage(error, request.app.state.database)
+        found = of_storage(error, request.app.state.database)
         log.error("request %s failed: %s (%s)", request_id(request), found.message, type(error).__name__)
         return answer(found, request_id(request), request.url.path)
 
@@ -116,7 +119,7 @@ def _body_model(request: Request) -> type[BaseModel]:
     return model if isinstance(model, type) and issubclass(model, BaseModel) else JobSpec
 
 
-def _of_storage(error: Exception, database: Database) -> ServiceError:
+def of_storage(error: Exception, database: Database) -> ServiceError:
     """Return the error that a client gets if a disk or the database fails. Raises any other error again."""
     if is_full(error, database.folder):
         return DiskFull("a disk of the service is full: nothing can be stored before an operator has made room")

@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import text
 
+from app.accounts.schemas import NewKey
+from app.accounts.service import create
 from app.config import Settings
 from app.database.connection import Database
 from app.datasets.report import DataReport, Duplicates, FileReport
@@ -14,6 +16,7 @@ from app.files.models import File
 from app.ids import new_id
 from app.jobs.models import Attempt, Checkpoint, Job, JobEvent, Worker
 from app.jobs.states import JobStatus, Stage
+from tests.support.callers import ANYONE
 from tests.support.jobs import NOW, add_job
 from tests.support.learned_text import chat_parts, write_data
 from tests.support.scripted_engine import add_adapter
@@ -52,6 +55,8 @@ DOCUMENTS: dict[tuple[str, str], Any] = {
     ("files", "report"): REPORT,
     ("adapters", "base_variant"): VARIANT,
     ("job_events", "payload"): PAYLOAD,
+    ("api_keys", "scopes"): ["read"],
+    ("api_keys", "limits"): {"streams": 1},
 }
 CHOICES = {
     ("jobs", "status"): "archived",
@@ -86,8 +91,9 @@ class Rows:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database, self.settings = database, settings
         self._prepare_folder()
-        self.good = {"jobs": self._job(), "files": self._file(), "adapters": self._adapter()}
-        self.damaged: dict[str, list[str]] = {"jobs": [], "files": [], "adapters": []}
+        self._makers = {"jobs": self._job, "files": self._file, "adapters": self._adapter, "api_keys": self._key}
+        self.good = {table: make() for table, make in self._makers.items()}
+        self.damaged: dict[str, list[str]] = {table: [] for table in self._makers}
         for (table, column), good in DOCUMENTS.items():
             for value in (*damages(good), *(() if self._is_postgres else ('{"torn',))):
                 self._damage(table, column, value, "CAST(:value AS JSON)" if self._is_postgres else ":value")
@@ -104,7 +110,7 @@ class Rows:
 
     def _damage(self, table: str, column: str, value: str, written: str) -> None:
         kind = table if table in self.damaged else "jobs"
-        row_id = {"jobs": self._job, "files": self._file, "adapters": self._adapter}[kind]()
+        row_id = self._makers[kind]()
         key = "id" if table == kind else "job_id"
         statement = text(f"UPDATE {table} SET {column} = {written} WHERE {key} = :id")
         with self.database.writer() as session:
@@ -144,6 +150,10 @@ class Rows:
         self.settings.file_path(row_id).parent.mkdir(exist_ok=True)
         self.settings.file_path(row_id).write_bytes(b"x")
         return row_id
+
+    def _key(self) -> str:
+        with self.database.writer() as session:
+            return create(session, ANYONE, b"pepper", NewKey(name="k", project="a"))[0].id
 
     def _adapter(self) -> str:
         return add_adapter(self.database, self.settings.root / "adapters", base_variant=VARIANT).id

@@ -91,16 +91,16 @@ def make_router() -> "APIRouter":
     from app.jobs.kinds import KINDS
     from app.jobs.schemas import JobDetail
     from app.jobs.views.details import detail_of
-    from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
+    from app.web.dependencies import DatabaseDep, JobsCaller, SettingsDep
 
     router = APIRouter(prefix="/word-counts", tags=["word counts"])
 
     @router.post("", status_code=201)
     def count(
-        spec: CountSpec, caller: CallerDep, database: DatabaseDep, settings: SettingsDep, notifier: NotifierDep
+        spec: CountSpec, caller: JobsCaller, database: DatabaseDep, settings: SettingsDep, notifier: NotifierDep
     ) -> JobDetail:
         sent = spec.model_dump(mode="json", exclude_unset=True)
-        job_id = service.submit(database, caller.scope, settings, notifier, KINDS["word-count"], spec, sent)
+        job_id = service.submit(database, caller, settings, notifier, KINDS["word-count"], spec, sent)
         with database.reader() as session:
             return detail_of(session, caller.scope, service.find(session, caller.scope, job_id))
 

@@ -26,8 +26,8 @@ from app.contracts.spec import JobSpec
 from app.database.connection import Base, Database
 from app.database.migrate import revision_of
 from app.jobs.validating import Validations
-from app.scope import EVERY_PROJECT
 from tests.e2e.stack import CHATS, MODEL, Stack, running
+from tests.support.callers import ANYONE
 from tests.support.checks import RecordingNotifier
 from tests.support.hub import SHA, Hub
 from tests.support.hub import running as serving_hub
@@ -189,7 +189,7 @@ def add_unchecked(home: Path, file_id: str) -> None:
         answer = api.post("/jobs", json=small, headers={"Idempotency-Key": KEY})
         assert answer.status_code == 201, answer.text
     database = Database.open(settings.database)
-    Validations(database, EVERY_PROJECT, settings, RecordingNotifier()).start(JobSpec.model_validate(small), small)
+    Validations(database, ANYONE, settings, RecordingNotifier()).start(JobSpec.model_validate(small), small)
     database.engine.dispose()
 
 

@@ -30,6 +30,7 @@ class RestService:
     statuses: list[int] = field(default_factory=list)
     bodies: list[Json] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    authorization: str | None = None
     lost: int = 0
     lost_status: int | None = None
 
@@ -44,6 +45,7 @@ class RestService:
 
     async def _note(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         self.requests.append(f"{request.method} {request.url.path}")
+        self.authorization = request.headers.get("authorization")
         if self.refusal is not None:
             return JSONResponse({"error": self.refusal}, status_code=422)
         response = await answer(request)

@@ -59,7 +59,7 @@ def test_the_readme_has_every_route_and_fits_on_a_few_screens(settings: Settings
 
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
 
-    assert set(re.findall(r"`((?:GET|POST|DELETE) /[^`]*)`", text)) == routes
+    assert set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)`", text)) == routes
     assert text.count("\n") <= 150
 
 

@@ -32,12 +32,21 @@ SCOPES = {"scope", "caller", "self.scope"}
 EXEMPT = {
     "app/jobs/queue/claims.py": "a worker claims jobs of all projects, and then names the fence of its claim",
     "app/jobs/queue/attempts.py": "the worker that holds a job writes and counts the attempts of this job",
+    "app/access/usage.py": "the counts of a project are added to once its scope is checked",
+    "app/jobs/queue/project_shares.py": "workers count the trainings of every project",
     "app/jobs/queue/order.py": "projects take turns, so the jobs of all are counted; callers learn numbers only",
     "app/backup/dumps.py": "a backup is of the whole installation, and is made by its operator",
 }
 MAY_NAME_EVERY_PROJECT = {
     "app/scope.py": "it is defined there",
-    "app/web/dependencies.py": "there are no keys yet, so the only caller may use every project",
+    "app/access/authenticating.py": "a key is looked up before its projects are known",
+    "app/access/caller.py": "the local caller of a service that asks for no keys",
+    "app/access/proxies.py": "a rule of the operator may name every project",
+    "app/accounts/commands.py": "who runs a command on the database may do everything",
+    "app/generate/metering.py": "stores what callers have used, with the project of each",
+    "app/jobs/queue/attempts.py": "see EXEMPT",
+    "app/jobs/queue/project_shares.py": "workers count the trainings of every project",
+    "app/supervisor.py": "it looks up the key of its own commands",
     "app/files/service.py": "a file is kept while a job of any project reads it",
     "app/jobs/lineage.py": "an adapter or job is kept while a job of any project continues from it",
     "app/jobs/listing.py": "the index of labels is read only where every project may be seen",

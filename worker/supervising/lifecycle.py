@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.access.limits import parse_limits
 from app.contracts.events import Blame, Failed
 from app.database.connection import AWAY, utc_now
 from app.disk_faults import is_full
@@ -78,7 +79,9 @@ def _take(context: WorkerContext, stage: Stage) -> Attempted | None:
     while True:
         with context.database.writer() as session:
             gpus = 1 + context.further_gpus.held if stage is Stage.TRAIN else None
-            job = claim(session, stage, context.name, context.slot.key, utc_now(), gpus=gpus)
+            limits = parse_limits(context.settings.project_limits)
+            who = (stage, context.name, context.slot.key)
+            job = claim(session, *who, utc_now(), gpus=gpus, default_limits=limits)
             taken = _read(context, job, stage) if job is not None else None
             if job is None or taken is not None:
                 context.further_gpus.keep(job.gpus - 1 if job is not None else 0)

@@ -7,8 +7,10 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app.jobs.models import Attempt, JobEvent
+from app.access import usage
+from app.jobs.models import Attempt, Job, JobEvent
 from app.jobs.states import Stage
+from app.scope import EVERY_PROJECT
 
 # Outcomes that do not count as failures of the job: its worker was stopped, its user paused it, the disk was full, the
 # engine was away or used the memory.
@@ -75,8 +77,15 @@ def end(
     reason: str | None,
     exit_code: int | None = None,
 ) -> None:
+    """End an attempt. The seconds of a training are counted as used by its project and by who submitted it."""
     attempt = update(Attempt).where(Attempt.job_id == job_id, Attempt.epoch == epoch, Attempt.ended_at.is_(None))
-    session.execute(attempt.values(ended_at=now, outcome=outcome, reason=reason, exit_code=exit_code))
+    values = {"ended_at": now, "outcome": outcome, "reason": reason, "exit_code": exit_code}
+    begun = session.execute(attempt.values(**values).returning(Attempt.stage, Attempt.started_at)).one_or_none()
+    if begun is None or begun.stage is not Stage.TRAIN:
+        return
+    job = session.execute(select(Job.project, Job.created_by, Job.gpus).where(Job.id == job_id)).one()
+    seconds = max(0.0, (now - begun.started_at).total_seconds()) * job.gpus
+    usage.add(session, EVERY_PROJECT, usage.UsageKey(now.date(), job.project, job.created_by), gpu_seconds=seconds)
 
 
 def of_stage(session: Session, job_id: str, stage: Stage) -> Sequence[Attempt]:

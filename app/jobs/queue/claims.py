@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, defer
 
+from app.access.limits import NO_LIMITS, Limits
 from app.contracts.events import (
     AttemptEvent,
     CheckpointRemoved,
@@ -34,7 +35,7 @@ from app.jobs import measurements
 from app.jobs.kinds import stage_of
 from app.jobs.metric_summaries import SMALLEST, summarise
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
-from app.jobs.queue import attempts
+from app.jobs.queue import attempts, project_shares
 from app.jobs.queue.order import jobs_at_work, waits_for
 from app.jobs.repository import DETAILS, append_event, move
 from app.jobs.states import ALIVE, JobStatus, RequestedAction, Stage, given_back
@@ -76,17 +77,27 @@ class RequestedState:
 
 
 def claim(
-    session: Session, stage: Stage, worker: str, slot: str, now: datetime, *, gpus: int | None = None
+    session: Session,
+    stage: Stage,
+    worker: str,
+    slot: str,
+    now: datetime,
+    *,
+    gpus: int | None = None,
+    default_limits: Limits = NO_LIMITS,
 ) -> Job | None:
     """Give the best waiting job to a worker, or return None if there is none. `gpus`: the most that it may need.
 
-    The best is the one of highest priority, then of the project with the fewest running jobs, then the oldest.
+    The best is the one of highest priority, then of the project with the fewest running jobs, then the oldest. A
+    project that has reached a limit is passed over; `default_limits` are those of projects without their own.
 
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
     is_waiting = [*waits_for(stage), *_is_free(now)]
     if gpus is not None:
         is_waiting.append(Job.gpus <= gpus)
+    if stage is Stage.TRAIN and (full := project_shares.reasons(session, default_limits, locks=True)):
+        is_waiting.append(Job.project.not_in(sorted(full)))
     at_work = jobs_at_work(stage)
     best = (
         select(Job.id)

@@ -15,7 +15,7 @@ from app.jobs.views import data
 from app.jobs.views.data_schemas import RowPage, RowView, Split, Validation
 from app.jobs.views.estimate_schemas import Estimate
 from app.web.client_disconnect import unless_gone
-from app.web.dependencies import CallerDep, DatabaseDep, SettingsDep
+from app.web.dependencies import DatabaseDep, JobsCaller, ReadCaller, SettingsDep
 from app.web.parameters import LONGEST_PAGE
 
 USUAL_PAGE = 20
@@ -28,7 +28,7 @@ router = APIRouter()
 async def validate(
     spec: JobSpec,
     request: Request,
-    caller: CallerDep,
+    caller: JobsCaller,
     database: DatabaseDep,
     settings: SettingsDep,
     notifier: NotifierDep,
@@ -40,7 +40,7 @@ async def validate(
 
     What POST /jobs refuses is refused here too. An error that the job's check would find is shown with `valid: false`.
     """
-    temporary_jobs = Validations(database, caller.scope, settings, notifier)
+    temporary_jobs = Validations(database, caller, settings, notifier)
     return await _of_check(temporary_jobs, spec, request, lambda job_id: temporary_jobs.read(job_id, preview))
 
 
@@ -48,7 +48,7 @@ async def validate(
 async def estimate(
     spec: JobSpec,
     request: Request,
-    caller: CallerDep,
+    caller: JobsCaller,
     database: DatabaseDep,
     settings: SettingsDep,
     notifier: NotifierDep,
@@ -57,7 +57,7 @@ async def estimate(
 
     Every row is checked and counted as by POST /jobs/validate, and the same is refused.
     """
-    temporary_jobs = Validations(database, caller.scope, settings, notifier)
+    temporary_jobs = Validations(database, caller, settings, notifier)
     return await _of_check(temporary_jobs, spec, request, temporary_jobs.estimate)
 
 
@@ -76,7 +76,7 @@ async def _of_check(
 @router.get("/{job_id}/data")
 def rows(
     job_id: Annotated[str, "the id that POST /jobs returned"],
-    caller: CallerDep,
+    caller: ReadCaller,
     database: DatabaseDep,
     settings: SettingsDep,
     split: Annotated[Split | None, Query(description="default: train; with `record`: the split that has it")] = None,

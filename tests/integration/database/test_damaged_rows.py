@@ -23,6 +23,7 @@ PARAMETERS = {
     "adapter_id": "adapters",
     "artifact_id": "adapters",
     "model_id": "adapters",
+    "key_id": "api_keys",
 }
 LISTS = ("jobs", "files", "adapters")
 # Of the damaged rows each n-th is written to: a write takes as long as ten reads.
@@ -40,6 +41,7 @@ BODIES: dict[str, list[tuple[str, Any]]] = {
     "/v1/chat/completions": [("adapters", lambda name: {"model": name, "messages": CHAT})],
     "/v1/completions": [("jobs", lambda name: {"model": name, "prompt": "q"})],
     "/files": [],
+    "/keys": [],
     "/jobs/validate": [],
     "/jobs/estimate": [],
 }

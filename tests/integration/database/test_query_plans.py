@@ -67,7 +67,7 @@ def asked_in(scope: Scope) -> dict[str, Asked]:
         "events": lambda session: repository.events(session, scope, NAME, after=0, limit=20),
         "attempts": lambda session: repository.attempts_of(session, scope, [NAME, "job-5000"]),
         "summaries": lambda session: metric_summaries.covering(session, scope, NAME, "step", 20),
-        "known key": lambda session: idempotency.find(session, scope, "key", {}),
+        "known key": lambda session: idempotency.find(session, scope, "default", "key", {}),
     }
 
 

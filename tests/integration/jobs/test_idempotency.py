@@ -185,8 +185,8 @@ def test_a_job_that_is_deleted_between_two_reads_is_no_error(api: TestClient, da
     job_id = post(api, "k").json()["id"]
     end(api, job_id)
     with database.reader() as session:
-        assert session.get_one(IdempotencyKey, "k").job_id == job_id
+        assert session.get_one(IdempotencyKey, ("default", "k")).job_id == job_id
         api.delete(f"/jobs/{job_id}")
-        found = idempotency.find(session, EVERY_PROJECT, "k", hub_body())
+        found = idempotency.find(session, EVERY_PROJECT, "default", "k", hub_body())
 
     assert found is None or (found.id == job_id and database.engine.dialect.name == "sqlite")

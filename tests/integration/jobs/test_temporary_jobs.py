@@ -23,6 +23,7 @@ from app.jobs.states import JobStatus, RequestedAction, Stage
 from app.jobs.validating import Validations
 from app.main import create_app
 from app.scope import EVERY_PROJECT
+from tests.support.callers import ANYONE
 from tests.support.checks import Checker, Findings, RecordingNotifier, a_checker
 from tests.support.jobs import add_job, take
 from tests.support.learned_text import chat_parts, write_data
@@ -106,7 +107,7 @@ def test_a_client_that_goes_away_has_the_check_ended(url: str, database: Databas
 
 
 def test_a_check_that_takes_too_long_is_given_up(database: Database, settings: Settings, checker: Checker) -> None:
-    temporary_jobs = Validations(database, EVERY_PROJECT, settings, checker.notifier, longest=timedelta(seconds=0.3))
+    temporary_jobs = Validations(database, ANYONE, settings, checker.notifier, longest=timedelta(seconds=0.3))
     job_id = temporary_jobs.start(JobSpec.model_validate(HUB), HUB)
 
     with pytest.raises(Unavailable, match="not done within") as refusal:
@@ -116,7 +117,7 @@ def test_a_check_that_takes_too_long_is_given_up(database: Database, settings: S
 
 def test_a_check_waits_on_while_a_checker_holds_it(database: Database, settings: Settings) -> None:
     """Who holds it is watched by the lease of the job, and not by when it was last seen."""
-    temporary_jobs = Validations(database, EVERY_PROJECT, settings, RecordingNotifier(), longest=timedelta(seconds=0.3))
+    temporary_jobs = Validations(database, ANYONE, settings, RecordingNotifier(), longest=timedelta(seconds=0.3))
     job_id = temporary_jobs.start(JobSpec.model_validate(HUB), HUB)
     take(database, stage=Stage.CHECK)
 
@@ -125,7 +126,7 @@ def test_a_check_waits_on_while_a_checker_holds_it(database: Database, settings:
 
 
 def test_a_check_that_was_ended_from_outside_has_no_answer(database: Database, settings: Settings) -> None:
-    temporary_jobs = Validations(database, EVERY_PROJECT, settings, RecordingNotifier())
+    temporary_jobs = Validations(database, ANYONE, settings, RecordingNotifier())
     job_id = make(database, settings, JobStatus.CANCELLED)
 
     with pytest.raises(Unavailable, match="was cancelled before it was done"):

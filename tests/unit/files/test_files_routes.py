@@ -17,7 +17,9 @@ from app.errors import InvalidRequest
 from app.files import service
 from app.files.routes import router
 from app.jobs.repository import uses_file
+from app.web.dependencies import get_caller
 from app.web.error_responses import install_error_handlers
+from tests.support.callers import ANYONE
 from tests.support.serving import LOCAL
 from tests.support.written_files import chat, lines
 
@@ -53,6 +55,7 @@ def api(settings: Settings, database: Database) -> Iterator[TestClient]:
     app.state.settings, app.state.database, app.state.uses_file = settings, database, uses_file
     app.include_router(router)
     install_error_handlers(app)
+    app.dependency_overrides[get_caller] = lambda: ANYONE
     with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 

@@ -1,0 +1,21 @@
+"""What a caller may do. These are the `scopes` of a key; which projects it may do it in is another matter."""
+
+from enum import StrEnum
+
+
+class Permission(StrEnum):
+    """`admin` includes all others."""
+
+    READ = "read"
+    WRITE_FILES = "files:write"
+    WRITE_JOBS = "jobs:write"
+    GENERATE = "generate"
+    ADMIN = "admin"
+
+
+EVERY_PERMISSION = frozenset(Permission)
+
+
+def with_included(permissions: frozenset[Permission]) -> frozenset[Permission]:
+    """Return the permissions with those that they include."""
+    return EVERY_PERMISSION if Permission.ADMIN in permissions else permissions

@@ -1,0 +1,93 @@
+"""What a caller and its project may use: refuses what is beyond their limits, and names the limit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.access import repository, usage
+from app.access.caller import Caller
+from app.access.limits import Limits, parse_limits, read_limits
+from app.config import Settings
+from app.database.connection import utc_now
+from app.errors import DiskFull, TooMany
+from app.scope import Scope
+
+BUSY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Share:
+    """One limit of one project or key. `of` says whose, as in "of the project a"."""
+
+    name: str
+    of: str
+    most: int
+
+    def refusal(self, found: str, retry_after_seconds: int) -> TooMany:
+        error = TooMany(f"{self.name}: found {found}, expected at most {self.most:,} {self.of}", code="limit_reached")
+        error.param, error.retry_after_seconds = self.name, retry_after_seconds
+        return error
+
+
+def limits_of(session: Session, scope: Scope, settings: Settings, project: str) -> Limits:
+    """Return the limits of a project: its own, or else those of the settings."""
+    found = repository.project(session, scope, project)
+    return parse_limits(settings.project_limits) if found is None else read_limits(Limits, found.limits)
+
+
+def shares(session: Session, caller: Caller, settings: Settings, project: str, name: str) -> Sequence[Share]:
+    """Return the limits of this name that the caller has in a project: its own, and that of the project."""
+    own = getattr(caller.limits, name, None)
+    of_project = getattr(limits_of(session, caller.scope, settings, project), name)
+    both = (
+        Share(name, f"of {caller.name}", own) if own is not None else None,
+        Share(name, f"of the project {project}", of_project) if of_project is not None else None,
+    )
+    return [share for share in both if share is not None]
+
+
+def check_tokens(session: Session, caller: Caller, settings: Settings) -> None:
+    """Raise TooMany if the caller, or its project, has used its tokens of today."""
+    today, project = utc_now().date(), caller.scope.usual_project
+    for share in shares(session, caller, settings, project, "tokens_per_day"):
+        whose = {"caller": caller.name} if share.of == f"of {caller.name}" else {"project": project}
+        used = usage.tokens(session, caller.scope, today, **whose)
+        if used >= share.most:
+            raise share.refusal(f"{used:,} tokens today", seconds_until_tomorrow())
+
+
+def check_gpu_minutes(session: Session, scope: Scope, limits: Limits, project: str) -> None:
+    """Raise TooMany if the trainings of a project have used its minutes of this month."""
+    if limits.gpu_minutes_per_month is None:
+        return
+    minutes = usage.gpu_seconds(session, scope, month_start()).get(project, 0.0) / 60
+    if minutes >= limits.gpu_minutes_per_month:
+        share = Share("gpu_minutes_per_month", f"of the project {project}", limits.gpu_minutes_per_month)
+        raise share.refusal(f"{minutes:,.0f} minutes of this month", seconds_until_next_month())
+
+
+def check_bytes(name: str, project: str, most: int | None, stored: int, more: int) -> None:
+    """Raise DiskFull if a project would store more bytes than it may."""
+    if most is not None and stored + more > most:
+        message = f"{name}: found {stored + more:,} bytes, expected at most {most:,} of the project {project}"
+        raise DiskFull(message, param=name, code="limit_reached")
+
+
+def month_start() -> date:
+    return utc_now().date().replace(day=1)
+
+
+def seconds_until_tomorrow() -> int:
+    now = utc_now()
+    return _seconds_until(now, now.date() + timedelta(days=1))
+
+
+def seconds_until_next_month() -> int:
+    now = utc_now()
+    return _seconds_until(now, (now.date().replace(day=28) + timedelta(days=4)).replace(day=1))
+
+
+def _seconds_until(now: datetime, day: date) -> int:
+    return int((datetime(day.year, day.month, day.day, tzinfo=UTC) - now).total_seconds()) + 1

@@ -1,0 +1,1 @@
+"""What administrators see and change: keys, the limits of projects, what was used, and who changed what."""

@@ -1,0 +1,44 @@
+"""Which projects may not begin another training now, because of their limits."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.access import usage
+from app.access.limits import NO_LIMITS, Limits, read_limits
+from app.access.models import Project
+from app.access.shares import month_start
+from app.jobs.queue.order import jobs_at_work
+from app.jobs.states import Stage
+from app.scope import EVERY_PROJECT
+
+
+def reasons(session: Session, default: Limits = NO_LIMITS, *, locks: bool = False) -> dict[str, str]:
+    """Return why each of these projects may begin no training, by name. `default`: of projects without limits.
+
+    With `locks`, no other session counts the projects with limits until this one ends, so that two claims cannot
+    exceed a limit together.
+    """
+    query = select(Project).where(EVERY_PROJECT.permits(Project.name)).order_by(Project.name)
+    rows = session.scalars(query.with_for_update() if locks else query).all()
+    limits = {row.name: read_limits(Limits, row.limits) for row in rows}
+    known = [default, *limits.values()]
+    at_work: dict[str, int] = {}
+    if any(one.running_jobs is not None for one in known):
+        at_work = {row.project: row.jobs for row in session.execute(select(jobs_at_work(Stage.TRAIN)))}
+    seconds: dict[str, float] = {}
+    if any(one.gpu_minutes_per_month is not None for one in known):
+        seconds = usage.gpu_seconds(session, EVERY_PROJECT, month_start())
+    found: dict[str, str] = {}
+    for name in limits.keys() | at_work.keys() | seconds.keys():
+        reason = _reason(limits.get(name, default), at_work.get(name, 0), seconds.get(name, 0.0))
+        found |= {} if reason is None else {name: reason}
+    return found
+
+
+def _reason(limits: Limits, at_work: int, seconds: float) -> str | None:
+    if limits.running_jobs is not None and at_work >= limits.running_jobs:
+        return f"its project has {at_work} trainings running, of at most {limits.running_jobs} (running_jobs)"
+    minutes = limits.gpu_minutes_per_month
+    if minutes is not None and seconds / 60 >= minutes:
+        return f"its project has used its {minutes:,} minutes of this month (gpu_minutes_per_month)"
+    return None
