@@ -16,9 +16,11 @@ from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.hub import MOST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
 from app.known_hosts import NO_KEYS, HostRules, is_loopback
+from app.processes.encryption_keys import read_keys
 from app.processes.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_engine_url, read_key
 from app.processes.environments import read_names
 from app.processes.secret_files import IN_A_FILE, read_secret
+from app.public_addresses import read_networks
 
 PREFIX = "TUNESMITH_"
 LOOPBACK = "127.0.0.1"
@@ -81,12 +83,6 @@ class Settings(Address):
         "auto",
         description="whether a request without a key is refused; auto: unless HOST is loopback or TRUST_NETWORK is set",
     )
-    secret_key: str | None = Field(
-        None,
-        repr=False,
-        description="secret of the installation, with which keys of callers are hashed; several are separated by "
-        "commas, the newest first; default: secret.key in home, which is made",
-    )
     trust_network: bool = Field(
         False, description="serve everybody who reaches an address that is not loopback, also without a key"
     )
@@ -122,6 +118,17 @@ class Settings(Address):
         None,
         description="or the command with which the engine starts vLLM, such as 'vllm serve --max-lora-rank 64'; the "
         "engine adds the requested base",
+    )
+    secret_key: str | None = Field(
+        None,
+        repr=False,
+        description="encrypts stored secrets: 32 random bytes in base64, or several with commas, the newest first; "
+        "default: run/secret.key in home, where the database is SQLite",
+    )
+    webhook_private_networks: str = Field(
+        "",
+        description="networks besides the public internet that webhooks may be sent to, also by http, such as "
+        "10.1.0.0/16, separated by commas",
     )
     models_dir: Path | None = Field(None, description="local base models; default: home/models")
     datasets_dir: Path | None = Field(
@@ -232,6 +239,19 @@ class Settings(Address):
     def _is_a_key(cls, key: str | None) -> str | None:
         return key if key is None else read_key(key)
 
+    @field_validator("secret_key")
+    @classmethod
+    def _are_keys(cls, keys: str | None) -> str | None:
+        if keys is not None:
+            read_keys(keys)
+        return keys
+
+    @field_validator("webhook_private_networks")
+    @classmethod
+    def _are_networks(cls, networks: str) -> str:
+        read_networks(networks)
+        return networks
+
     @model_validator(mode="after")
     def _nothing_crosses_a_network_in_the_clear(self) -> Self:
         for name, url in (("ENGINE_URL", self.engine_url), ("VLLM_URL", self.vllm_url)):
@@ -323,6 +343,11 @@ class Settings(Address):
     def engine(self) -> EngineAddress:
         """How to reach the engine. Raises ValueError if the path of its socket would be too long."""
         return EngineAddress(self.engine_url or f"unix://{self._socket('engine.sock')}", self.engine_key)
+
+    @property
+    def secret_key_path(self) -> Path:
+        """The file of the key for secrets, where `secret_key` is not set."""
+        return self.root / "run" / "secret.key"
 
     @cached_property
     def broker_socket(self) -> Path:

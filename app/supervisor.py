@@ -24,14 +24,15 @@ from sqlalchemy.exc import OperationalError
 
 from app.access import repository
 from app.access.keys import is_equal, read_key
+from app.access.peppers import peppers
 from app.access.permissions import Permission
 from app.access.proxies import TrustedProxies
-from app.access.secret_key import peppers
 from app.accounts import commands
 from app.config import IN_FILES, LOOPBACK, PREFIX, Settings, has_home
 from app.contracts.vllm import COMMAND_VARIABLE, URL_VARIABLE, read_command
 from app.database.connection import Database
 from app.database.migrate import upgrade
+from app.errors import Unavailable
 from app.jobs.queue.orphans import AnotherInstallation, check_belongs
 from app.processes.broker import Broker, open_broker
 from app.processes.engine_address import EngineAddress
@@ -207,12 +208,19 @@ def _warn_of_another_home(settings: Settings, say: Say) -> None:
 
 
 def _keep_local_key(settings: Settings) -> None:
-    """Keep a key for the commands of this user in `run/key`. It is made anew if the database does not know it."""
+    """Keep a key for the commands of this user in `run/key`. It is made anew if the database does not know it.
+
+    Without a secret key there is none, and commands have none to send.
+    """
     path = settings.root / "run" / "key"
+    try:
+        secrets_of_home = peppers(settings)
+    except Unavailable:
+        path.unlink(missing_ok=True)
+        return
     with closing(Database.open(settings.database)) as database, database.reader() as session:
         known = read_key(path.read_text().strip()) if path.exists() else None
         row = None if known is None else repository.get(session, EVERY_PROJECT, known.key_id)
-        secrets_of_home = peppers(settings)
         if known and row and row.revoked_at is None and is_equal(known.secret, row.hash, secrets_of_home):
             return
     wanted = {"name": "tunesmith up", "scopes": [Permission.ADMIN], "expires_in_days": None}

@@ -15,9 +15,9 @@ from app.access.caller import Grant, Identity
 from app.access.keys import PresentedKey, is_equal
 from app.access.limits import KeyLimits, read_limits
 from app.access.models import ApiKey
+from app.access.peppers import peppers
 from app.access.permissions import Permission, with_included
 from app.access.rates import RequestRates
-from app.access.secret_key import peppers
 from app.access.shares import Share, limits_of
 from app.config import Settings
 from app.database.batched_reads import BatchedReads
@@ -58,7 +58,8 @@ class Keys:
     """The keys that this process is asked about."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
-        self._database, self._settings, self._peppers = database, settings, peppers(settings)
+        self._database, self._settings = database, settings
+        self._peppers: Sequence[bytes] = ()
         self._rates = RequestRates(settings.api_processes)
         self._reads: BatchedReads[str, StoredKey | None] = BatchedReads(self._read, LEAST_SECONDS)
         self._marking: set[asyncio.Task[None]] = set()
@@ -70,7 +71,8 @@ class Keys:
         return stored.identity
 
     async def check(self, presented: PresentedKey) -> StoredKey:
-        """Return a key that is valid now. Raises Unauthenticated, and the errors in `AWAY`."""
+        """Return a key that is valid now. Raises Unauthenticated, SecretKeyMissing, and the errors in `AWAY`."""
+        self._peppers = self._peppers or peppers(self._settings)
         stored = await self._reads.get(presented.key_id)
         if stored is None or not is_equal(presented.secret, stored.hash, self._peppers):
             raise Unauthenticated(NOT_VALID, param=PARAM)

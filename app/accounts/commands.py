@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.access.audit import SERVICE
 from app.access.caller import Caller
-from app.access.secret_key import peppers
+from app.access.peppers import peppers
 from app.accounts import service
 from app.accounts.schemas import KeyView, MadeKey, NewKey
 from app.config import Settings

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query
 
 from app.access import audit, repository, usage
 from app.access.limits import Limits
-from app.access.secret_key import peppers
+from app.access.peppers import peppers
 from app.accounts import service
 from app.accounts.schemas import (
     AuditPage,

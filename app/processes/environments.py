@@ -3,8 +3,8 @@
 | process  | what it is                                     | in addition to what every process gets                 |
 |----------|------------------------------------------------|--------------------------------------------------------|
 | broker   | the bundled Valkey                             |                                                        |
-| api      | answers clients                                | settings, database, broker, its keys                   |
-| checker  | the worker that checks                         | settings, database, broker, the hub, for its children  |
+| api      | answers clients                                | settings, database, broker, keys of engine and secrets |
+| checker  | the worker that checks                         | settings, database, broker, key of secrets, the hub    |
 | trainer  | the worker that trains                         | the same, the engine's key, and what computes          |
 | engine   | answers with models                            | settings of its own, its key, the hub, what computes   |
 | check    | a child: reads untrusted data                  | the hub, what computes                                 |
@@ -103,8 +103,8 @@ ENGINES_OWN = named(
 ROWS: dict[Process, Variables] = {
     Process.BROKER: ALWAYS,
     Process.API: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, "WEB_CONCURRENCY"),
-    Process.CHECKER: ALWAYS | SETTINGS | named(DATABASE, BROKER) | HUB | COMPUTING,
-    Process.TRAINER: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY) | HUB | COMPUTING,
+    Process.CHECKER: ALWAYS | SETTINGS | named(DATABASE, BROKER, SECRET_KEY) | HUB | COMPUTING,
+    Process.TRAINER: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY) | HUB | COMPUTING,
     Process.ENGINE: ALWAYS | ENGINES_OWN | HUB | COMPUTING | beginning("VLLM_", "RAY_"),
     Process.CHECK: ALWAYS | HUB | COMPUTING | named(VARIABLE),
     Process.FETCH: ALWAYS | HUB,

@@ -31,7 +31,7 @@ def test_a_key_is_made_listed_and_revoked(tunesmith: Command, home: Path) -> Non
     shown = tunesmith("keys", "list").out
     assert "revoked" in shown
     assert key.secret not in shown
-    assert (home / "secret.key").stat().st_mode & 0o777 == 0o600
+    assert (home / "run" / "secret.key").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

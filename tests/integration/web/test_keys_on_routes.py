@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 
 from app.access.keys import new_key
 from app.access.models import ApiKey
+from app.access.peppers import peppers
 from app.access.permissions import Permission
-from app.access.secret_key import peppers
 from app.accounts import service
 from app.accounts.schemas import NewKey
 from app.config import Settings
