@@ -43,6 +43,7 @@ from app.web.conditional_get import ConditionalGets
 from app.web.docs_page import add_docs_page
 from app.web.error_responses import BrowserHeaders, HeadRequests, RequestLimits, install_error_handlers, refuse
 from app.web.parameters import refuse_unknown_parameters
+from app.webhooks.routes import router as webhooks
 
 # No upload takes longer than a day, so older partial files can be deleted.
 LONGEST_UPLOAD_SECONDS = 86_400
@@ -85,7 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_docs_page(app)
     _provide(app, settings)
-    for router in (routes.router, jobs, files, adapters, artifacts, generate, accounts):
+    for router in (routes.router, jobs, files, adapters, artifacts, generate, accounts, webhooks):
         app.include_router(router, responses=WRONG_FIELD)
     for kind in KINDS.values():
         if kind.router is not None:

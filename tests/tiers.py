@@ -34,6 +34,7 @@ VARIANTS = {
         "test_job_metrics.py::*",
         "test_jobs_api.py::*",
         "test_limits.py::*",
+        "test_outbox.py::*",
         "test_listings.py::*",
         "test_pausing.py::test_a_request_is_fulfilled_though_the_job_is_given_back_*",
         "test_query_plans.py::*",

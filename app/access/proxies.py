@@ -7,13 +7,14 @@ headers.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 
 from app.access.caller import Grant, Identity
 from app.access.permissions import Permission, with_included
 from app.config import Settings
 from app.errors import Unauthenticated
 from app.known_hosts import split_list
+from app.public_addresses import Network, read_networks
 from app.scope import EVERY_PROJECT, Scope
 
 EVERY = "*"
@@ -25,7 +26,7 @@ LONGEST_NAME = 100
 class TrustedProxies:
     """`grants`: of each group. The headers are in lower case."""
 
-    networks: Sequence[IPv4Network | IPv6Network] = ()
+    networks: Sequence[Network] = ()
     user_header: str = "x-forwarded-user"
     groups_header: str = "x-forwarded-groups"
     grants: Mapping[str, Sequence[Grant]] | None = None
@@ -64,11 +65,6 @@ class TrustedProxies:
         """Return the address of the client: behind proxies it is the last one that none of them has."""
         hops = split_list(headers.get("x-forwarded-for", "")) if self.trusts(peer) else []
         return next((hop for hop in reversed(hops) if not self.trusts(hop)), peer)
-
-
-def read_networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """Read addresses and networks that are separated by commas. Raises ValueError."""
-    return [ip_network(part) for part in split_list(text)]
 
 
 def read_grants(text: str) -> dict[str, list[Grant]]:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from app.database.connection import database_time, utc_now
 from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, JobLabel, MetricSummary, Worker
 from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, sources_of
+from app.jobs.telling import tell_of
 from app.scope import Scope
 
 # A temporary job is answered, or given up, within this time.
@@ -218,7 +219,7 @@ def move(
     reason: str | None = None,
     **values: Any,
 ) -> Job | None:
-    """Change a job's status with one guarded UPDATE, and store the event. No other function changes a status.
+    """Change a job's status with one guarded UPDATE, store the event, and tell webhooks. No other function changes it.
 
     Returns None if the job's status does not allow the move (any more), or a guard does not hold.
     """
@@ -234,6 +235,7 @@ def move(
     job = session.scalars(statement).one_or_none()
     if job is not None:
         append_event(session, job, "status", {"status": target.value, "reason": reason, "error": job.error}, now)
+        tell_of(session, scope, job, now)
     return job
 
 

@@ -54,6 +54,7 @@ MAY_NAME_EVERY_PROJECT = {
     "app/jobs/queue/claims.py": "see EXEMPT",
     "app/jobs/queue/orphans.py": "a background sweep",
     "app/jobs/queue/retention.py": "a background sweep",
+    "app/webhooks/delivering.py": "messages of all projects are sent, each to the endpoint for which it was made",
     "worker/supervising/orders.py": "what a job continues from was checked when it was submitted",
     "worker/supervising/publishing.py": "rows for the job that the worker holds, with the project of that job",
     "worker/supervising/resuming.py": "rows of the job that the worker holds, and what it continues from",

@@ -24,6 +24,8 @@ from app.disk_faults import NO_ROOM
 from app.jobs.models import Job
 from app.jobs.stored import look_at_plan
 from app.scope import EVERY_PROJECT
+from app.webhooks import outbox
+from app.webhooks.event_types import EventType
 from worker.checkpoints import DiskFullFault
 from worker.failures import SystemFault
 from worker.hashing import bundle_version
@@ -126,6 +128,8 @@ def publish(session: Session, settings: Settings, job: Job, report: Report) -> d
     adapter_id = adapter_id_of(job.id)
     variant = report.proof.base_variant if report.proof is not None else None
     adapters.add(session, EVERY_PROJECT, adapter_row(settings, job, saved, variant), saved.sha256)
+    told = {"id": adapter_id, "version": saved.version, "job_id": job.id, "project": job.project}
+    outbox.tell(session, EVERY_PROJECT, job.project, EventType.ADAPTER_PUBLISHED, told, utc_now())
     result = {
         "adapter": f"{adapter_id}@{saved.version}",
         "steps": finished.steps,

@@ -19,6 +19,7 @@ from worker.supervising.lifecycle import run_until_idle
 from worker.supervising.reconciler import Reconciler
 from worker.supervising.slots import Slot
 from worker.supervising.spare import WarmSpare, is_wanted
+from worker.supervising.webhooks import WebhookThread
 
 log = logging.getLogger(__name__)
 contexts: dict[Stage, WorkerContext] = {}
@@ -53,6 +54,8 @@ def open_contexts(sender: Any, **_: object) -> None:
         )
         contexts[stage] = context
         threading.Thread(target=Reconciler(context).run, name=f"reconcile-{stage}", daemon=True).start()
+        if stage is Stage.CHECK:
+            threading.Thread(target=WebhookThread(context).run, name="webhooks", daemon=True).start()
         log.info("%s serves %s on %s", context.name, stage, device)
 
 

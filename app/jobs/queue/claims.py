@@ -39,6 +39,7 @@ from app.jobs.queue import attempts, project_shares
 from app.jobs.queue.order import jobs_at_work, waits_for
 from app.jobs.repository import DETAILS, append_event, move
 from app.jobs.states import ALIVE, JobStatus, RequestedAction, Stage, given_back
+from app.jobs.telling import tell_of
 from app.jobs.views.progress import checking_of, progress_of
 from app.scope import EVERY_PROJECT
 
@@ -122,6 +123,7 @@ def claim(
         return None
     if stage is not Stage.CHECK and job.started_at is None:
         job.started_at = now
+        tell_of(session, EVERY_PROJECT, job, now)
     append_event(session, job, "status", {"status": job.status.value, "stage": stage.value, "worker": worker}, now)
     attempts.begin(session, job.id, job.epoch, stage, worker, now)
     return job

@@ -68,7 +68,7 @@ def _asked(method: str, path: str, rows: Rows) -> Iterator[tuple[str, Any]]:
         chosen = rows.damaged[PARAMETERS[name]][:: 1 if method == "GET" else WRITTEN]
         yield from ((path.replace(f"{{{name}}}", row) + record, None) for row in chosen)
     elif method == "POST":
-        for table, body in BODIES[path]:
+        for table, body in BODIES.get(path, ()):
             yield from ((path, body(row_id)) for row_id in rows.damaged[table])
     else:
         yield path, None

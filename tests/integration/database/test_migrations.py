@@ -56,6 +56,7 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         "job_labels",
         "metric_summaries",
     }
+    of_webhooks = {"webhook_endpoints", "webhook_deliveries"}
     assert tables(fresh_url) == {
         *of_jobs,
         *OF_ACCESS,
@@ -64,6 +65,7 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         "artifacts",
         "installation",
         "training_measurements",
+        *of_webhooks,
     }
 
 

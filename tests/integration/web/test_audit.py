@@ -38,6 +38,8 @@ def body_of(route: str) -> dict[str, Any]:
         "POST /jobs": hub_body(),
         "POST /keys": {"name": "n", "project": "a"},
         "PUT /projects/{project}/limits": {"streams": 3},
+        "POST /webhooks": {"url": "https://example.com", "project": "a"},
+        "PATCH /webhooks/{webhook_id}": {"event_types": []},
     }
     return {"json": bodies[route]} if route in bodies else {}
 
@@ -52,6 +54,7 @@ def test_every_route_that_changes_something_leaves_one_entry(team: Team) -> None
         method, path = path_of(route)
         if parameter is not None and parameter != "project":
             path = route.partition(" ")[2].replace(f"{{{parameter}}}", _id_of(rows, parameter, path, route))
+            path = path.replace("{delivery_id}", rows.delivery_id)
         before = len(entries(team.database))
 
         answer = team.ask(method, path, key, **body_of(route))

@@ -1,6 +1,7 @@
 """A caller of one project: rows of another one do not exist for it on any route, and its own are as they were."""
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session
 
 from app.access.caller import Caller
 from app.accounts.schemas import NewKey
@@ -29,6 +31,10 @@ from app.jobs.views.logs import LOG_NAME, attempt_dir
 from app.jobs.views.polls import Polls
 from app.scope import EVERY_PROJECT, Scope
 from app.web.dependencies import get_caller
+from app.webhooks import repository as webhooks
+from app.webhooks.event_types import EventType
+from app.webhooks.models import WebhookDelivery, WebhookEndpoint
+from app.webhooks.outbox import delivery_of
 from tests.support.damaged_rows import REPORT
 from tests.support.jobs import NOW, add_job, add_worker, read
 from tests.support.jobs_api import an_api, error_of, hub_body
@@ -41,6 +47,9 @@ OWN = Scope(frozenset({"a"}))
 # These answer what a check found.
 CHECKED = ("/jobs/validate", "/jobs/estimate")
 QUERIES = {"/jobs/{job_id}/data": "?record=1", "/artifacts/{artifact_id}/content": "?file=model.gguf"}
+KEY = base64.b64encode(b"k" * 32).decode()
+# Methods whose routes all need a body, with one that each takes.
+BODIES: dict[str, Any] = {"PATCH": {"event_types": []}}
 # These need what has not ended.
 OF_LIVING_JOBS = ("cancel", "pause", "resume", "checkpoint")
 
@@ -56,6 +65,8 @@ class Rows:
     adapter_id: str
     artifact_id: str
     key_id: str
+    webhook_id: str
+    delivery_id: str
 
     def id_of(self, parameter: str, path: str) -> str:
         if path.rpartition("/")[2] in OF_LIVING_JOBS:
@@ -81,12 +92,24 @@ def make_rows(database: Database, settings: Settings, project: str) -> Rows:
         file = File(id=file_id, project=project, bytes=1, records=1, report=REPORT, created_at=NOW, **named)
         files.add(session, EVERY_PROJECT, file)
         artifacts.add(session, EVERY_PROJECT, an_artifact(settings, artifact_id, job_id, project))
+        delivery = add_delivery(session, project)
         session.commit()
     write_files(settings, job_id, file_id)
     with database.writer() as session:
         wanted = NewKey(name="k", project=project)
         key, _ = create(session, Caller("x", EVERY_PROJECT), b"pepper", wanted)
-    return Rows(project, job_id, living_id, file_id, adapter.id, artifact_id, key.id)
+    of_webhook = (delivery.endpoint_id, delivery.id)
+    return Rows(project, job_id, living_id, file_id, adapter.id, artifact_id, key.id, *of_webhook)
+
+
+def add_delivery(session: Session, project: str) -> WebhookDelivery:
+    url, at = "https://example.com", {"created_at": NOW}
+    endpoint = WebhookEndpoint(id=new_id("webhook"), project=project, url=url, event_types=[], secret="", **at)
+    webhooks.add(session, EVERY_PROJECT, endpoint)
+    session.flush()
+    delivery = delivery_of(endpoint.id, EventType.TEST, "{}", NOW)
+    session.add(delivery)
+    return delivery
 
 
 def an_artifact(settings: Settings, artifact_id: str, job_id: str, project: str) -> Artifact:
@@ -110,6 +133,11 @@ def write_files(settings: Settings, job_id: str, file_id: str) -> None:
     log.write_text("printed")
     settings.file_path(file_id).parent.mkdir(exist_ok=True)
     settings.file_path(file_id).write_bytes(b"x")
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"secret_key": KEY})
 
 
 @pytest.fixture
@@ -152,11 +180,11 @@ class called_by:
 def requests(api: Any, rows: Rows, *methods: str) -> Iterator[tuple[str, str, str]]:
     """Every route of the app with an id in its path, as (method, path, id)."""
     for path, known in api.get("/openapi.json").json()["paths"].items():
-        parameter = next((part[1:-1] for part in path.split("/") if part.startswith("{")), None)
+        parameters = [part[1:-1] for part in path.split("/") if part.startswith("{")]
         for method in {method.upper() for method in known}.intersection(methods):
-            if parameter is not None:
-                row_id = rows.id_of(parameter, path)
-                yield method, path.replace(f"{{{parameter}}}", row_id) + QUERIES.get(path, ""), row_id
+            if parameters and "project" not in parameters:  # a project has no row of its own
+                ids = {parameter: rows.id_of(parameter, path) for parameter in parameters}
+                yield method, path.format(**ids) + QUERIES.get(path, ""), ids[parameters[0]]
 
 
 def naming(rows: Rows) -> list[tuple[str, Any, int]]:
@@ -185,22 +213,22 @@ def refusal(api: TestClient, method: str, path: str, row_id: str, body: Any = No
 def test_a_row_of_another_project_is_answered_on_every_route_as_one_that_does_not_exist(
     caller: TestClient, own: Rows, foreign: Rows
 ) -> None:
-    asked = list(requests(caller, foreign, "GET", "POST", "DELETE"))
+    asked = list(requests(caller, foreign, "GET", "POST", "PUT", "PATCH", "DELETE"))
     assert len(asked) > 20
 
     for method, path, row_id in asked:
         unknown = new_id(row_id.partition("-")[0]) if not row_id.startswith("artifact") else row_id[:-3] + "x-1"
-        found = refusal(caller, method, path, row_id)
+        found = refusal(caller, method, path, row_id, BODIES.get(method))
         assert (found[0], method, path) == (404, method, path)
-        assert found == refusal(caller, method, path.replace(row_id, unknown), unknown)
+        assert found == refusal(caller, method, path.replace(row_id, unknown), unknown, BODIES.get(method))
 
 
 def test_no_route_changes_a_row_of_another_project(
     everyone: TestClient, database: Database, own: Rows, foreign: Rows
 ) -> None:
     with called_by(everyone, OWN):
-        for method, path, _ in requests(everyone, foreign, "POST", "DELETE"):
-            assert everyone.request(method, path).status_code == 404
+        for method, path, _ in requests(everyone, foreign, "POST", "PUT", "PATCH", "DELETE"):
+            assert everyone.request(method, path, json=BODIES.get(method)).status_code == 404
 
     answers = {path: everyone.get(path).status_code for _, path, _ in requests(everyone, foreign, "GET")}
     assert set(answers.values()) == {200}

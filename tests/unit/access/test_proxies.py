@@ -3,8 +3,9 @@
 import pytest
 
 from app.access.permissions import EVERY_PERMISSION, Permission
-from app.access.proxies import TrustedProxies, read_grants, read_networks
+from app.access.proxies import TrustedProxies, read_grants
 from app.errors import Forbidden, Unauthenticated
+from app.public_addresses import read_networks
 from app.scope import EVERY_PROJECT, Scope
 
 GRANTS = "ml=team-a:read+jobs:write, admins=*:admin, ml=shared:read"
