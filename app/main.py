@@ -33,6 +33,11 @@ from app.jobs.routes import router as jobs
 from app.jobs.views.polls import Polls
 from app.jobs.views.stream import Streams
 from app.known_hosts import TRUST_VARIABLE, KnownHosts, split_list
+from app.metrics.counts import Counts
+from app.metrics.generations import CountedEngine
+from app.metrics.requests import CountedRequests
+from app.metrics.routes import Scraped
+from app.metrics.routes import router as metrics
 from app.openai.routes import router as openai
 from app.processes.lock import CannotStart, hold_lock
 from app.processes.private_files import keep_private
@@ -86,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_docs_page(app)
     _provide(app, settings)
-    for router in (routes.router, jobs, files, adapters, artifacts, generate, accounts, webhooks):
+    for router in (routes.router, metrics, jobs, files, adapters, artifacts, generate, accounts, webhooks):
         app.include_router(router, responses=WRONG_FIELD)
     for kind in KINDS.values():
         if kind.router is not None:
@@ -114,7 +119,9 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     app.state.streams = Streams(app.state.database, settings.max_streams)
     app.state.notifier = notifier = CeleryNotifier(make_celery(settings.broker, settings.broker_prefix))
     app.state.uses_file = uses_file  # app.files must not import app.jobs
-    app.state.engine = HttpEngineClient(settings.engine)
+    app.state.counts = counts = Counts()
+    app.state.scraped = Scraped(app.state.database)
+    app.state.engine = CountedEngine(HttpEngineClient(settings.engine), counts)
     app.state.meter = Meter(app.state.database)
     app.state.readiness = Readiness(app.state.database, settings.root, notifier.problem, lambda: app.state.engine)
 
@@ -131,6 +138,7 @@ def _guard(app: FastAPI, settings: Settings) -> None:
         )
     app.add_middleware(KnownHosts, rules=settings.host_rules, respond=refuse)
     app.add_middleware(BrowserHeaders)
+    app.add_middleware(CountedRequests, counts=app.state.counts)
     if settings.trust_network:
         log.warning("%s is set: everybody who reaches this address may use the service", TRUST_VARIABLE)
 

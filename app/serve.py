@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.config import Settings
+from app.metrics.processes import counting_together
 from app.processes.garbage import exclude_from_collections
 from app.web.connection_limit import LimitedProtocol
 
@@ -30,19 +31,20 @@ GARBAGE_THRESHOLDS = (50_000, 20, 100)
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = Settings()
-    uvicorn.run(
-        "app.serve:create_process",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        loop="asyncio",  # the same whether or not a development package has brought uvloop
-        http=LimitedProtocol,
-        workers=settings.api_processes,
-        proxy_headers=False,  # app.access.proxies decides which ones count
-        limit_concurrency=most_connections(raise_descriptor_limit()),
-        timeout_graceful_shutdown=GRACEFUL_SECONDS,
-        timeout_worker_healthcheck=HUNG_SECONDS,
-    )
+    with counting_together(settings.api_processes):
+        uvicorn.run(
+            "app.serve:create_process",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            loop="asyncio",  # the same whether or not a development package has brought uvloop
+            http=LimitedProtocol,
+            workers=settings.api_processes,
+            proxy_headers=False,  # app.access.proxies decides which ones count
+            limit_concurrency=most_connections(raise_descriptor_limit()),
+            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+            timeout_worker_healthcheck=HUNG_SECONDS,
+        )
 
 
 def create_process() -> FastAPI:

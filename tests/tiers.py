@@ -36,6 +36,7 @@ VARIANTS = {
         "test_limits.py::*",
         "test_outbox.py::*",
         "test_listings.py::*",
+        "test_metrics_of_jobs.py::*",
         "test_pausing.py::test_a_request_is_fulfilled_though_the_job_is_given_back_*",
         "test_query_plans.py::*",
         "test_readiness.py::*",

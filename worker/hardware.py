@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from app.contracts.devices import CPU
+from app.contracts.gpu_readings import GpuReading
+
+READINGS = "uuid,name,memory.used,memory.total,utilization.gpu,temperature.gpu,power.draw"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,35 @@ def measure_gpu(name: str | None = None) -> Gpu | None:
         return None
     uuid, free = response.split(", ")
     return Gpu(uuid, int(free.removesuffix(" MiB")) * 2**20)
+
+
+def read_gpus() -> list[GpuReading]:
+    """What each visible GPU measures now. Empty if there is none."""
+    visible = visible_gpus()
+    return [_reading(line) for line in _ask(READINGS, ("-i", ",".join(visible)) if visible else ())]
+
+
+def _reading(line: str) -> GpuReading:
+    """Read one line of `nvidia-smi`. What a device does not have is `[N/A]` there."""
+    uuid, name, *values = line.split(", ")
+    used, total, busy, temperature, power = map(_number, values)
+    return GpuReading(
+        gpu=uuid,
+        name=name,
+        memory_used_bytes=int(used * 2**20) if used is not None else None,
+        memory_total_bytes=int(total * 2**20) if total is not None else None,
+        utilization=busy / 100 if busy is not None else None,
+        temperature_celsius=temperature,
+        power_watts=power,
+    )
+
+
+def _number(value: str) -> float | None:
+    """Return the number before a unit, as in `1234 MiB`."""
+    try:
+        return float(value.split()[0])
+    except (ValueError, IndexError):
+        return None
 
 
 def _query(fields: str, name: str | None = None) -> str | None:

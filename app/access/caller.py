@@ -23,6 +23,12 @@ class Caller:
     max_priority: int | None = None
     limits: KeyLimits = NO_KEY_LIMITS
 
+    def check_every_project(self, what: str) -> None:
+        """Raise Forbidden for a caller of some projects only."""
+        if self.scope.projects is not None:
+            message = f"{what} are for a key of every project, and {self.name} is not one"
+            raise Forbidden(message, param="authorization", code="insufficient_scope")
+
     def check_priority(self, priority: int) -> None:
         """Raise InvalidRequest for a job of a higher priority than the caller may give."""
         if self.max_priority is not None and priority > self.max_priority:

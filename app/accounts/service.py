@@ -12,7 +12,7 @@ from app.access.models import ApiKey, Project
 from app.accounts.schemas import NewKey
 from app.contracts.base import check_text
 from app.database.connection import utc_now
-from app.errors import LONGEST_QUOTE, Forbidden, NotFound
+from app.errors import LONGEST_QUOTE, NotFound
 
 # The highest priority that a spec may have.
 MOST_PRIORITY = 100
@@ -72,9 +72,7 @@ def page(session: Session, caller: Caller, after: str | None, limit: int) -> tup
 
 def set_limits(session: Session, caller: Caller, name: str, limits: Limits) -> Project:
     """Set the limits of a project. Raises Forbidden for an administrator of some projects only."""
-    if caller.scope.projects is not None:
-        message = "only an administrator of every project sets the limits of one"
-        raise Forbidden(message, param="authorization", code="insufficient_scope")
+    caller.check_every_project("limits of projects")
     found = repository.project(session, caller.scope, name)
     stored = limits.model_dump(exclude_none=True)
     if found is None:

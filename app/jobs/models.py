@@ -64,6 +64,9 @@ class Job(Base):
         "checkpoints_asked", Integer, server_default="0", comment="how often a user did"
     )
     run_after: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    waiting_since: Mapped[datetime | None] = mapped_column(
+        UtcDateTime, comment="since when it is validating or queued; null: since it was made"
+    )
     last_seq: Mapped[int] = mapped_column(BigInteger, comment="number of the newest event")
 
     checking: Mapped[dict[str, Any] | None] = mapped_column(
@@ -197,6 +200,17 @@ class TrainingMeasurement(Base):
     __table_args__ = (Index("ix_training_measurements", "device", "shape", "measured_at"),)
 
 
+class Total(Base):
+    """How many jobs or attempts have ended in one way since the table is there (`app.jobs.queue.totals`)."""
+
+    __tablename__ = "totals"
+
+    subject: Mapped[str] = mapped_column(String(16), primary_key=True, comment="jobs or attempts")
+    part: Mapped[str] = mapped_column(String(32), primary_key=True, comment="kind of the jobs, stage of the attempts")
+    outcome: Mapped[str] = mapped_column(String(32), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger, comment="how many have ended so")
+
+
 class Worker(Base):
     """A worker process. It updates `last_seen`, by the clock of the database, while it is alive."""
 
@@ -213,6 +227,9 @@ class Worker(Base):
     )
     version: Mapped[str | None] = mapped_column(String(32), comment="of the service; null: of one that did not say it")
     problem: Mapped[str | None] = mapped_column(Text, comment="why it takes no job")
+    gpu_readings: Mapped[list[dict[str, Any]] | None] = mapped_column(
+        Document(list, is_optional=True), comment="of its GPUs: app.contracts.gpu_readings; null: it has none"
+    )
     job_id: Mapped[str | None] = mapped_column(String(40))
     spec_version: Mapped[int] = mapped_column(
         Integer, server_default="1", comment="the newest version of a spec that it understands"

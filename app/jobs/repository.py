@@ -22,7 +22,8 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.database.connection import database_time, utc_now
 from app.jobs.models import Attempt, Checkpoint, IdempotencyKey, Job, JobEvent, JobLabel, MetricSummary, Worker
-from app.jobs.states import ALIVE, ENDED, JobStatus, RequestedAction, Stage, sources_of
+from app.jobs.queue import totals
+from app.jobs.states import ALIVE, ENDED, WAITING, JobStatus, RequestedAction, Stage, sources_of
 from app.jobs.telling import tell_of
 from app.scope import Scope
 
@@ -225,6 +226,8 @@ def move(
     """
     if target.is_final:
         values = {"finished_at": now, "worker": None, "slot": None, "phase": None, **values}
+    elif target in WAITING:
+        values = {"waiting_since": now, **values}
     statement = (
         update(Job)
         .where(Job.id == job_id, scope.permits(Job.project), Job.status.in_(sources_of(target)), *guards)
@@ -236,6 +239,8 @@ def move(
     if job is not None:
         append_event(session, job, "status", {"status": target.value, "reason": reason, "error": job.error}, now)
         tell_of(session, scope, job, now)
+        if target.is_final:
+            totals.add(session, totals.JOBS, job.kind, target)
     return job
 
 

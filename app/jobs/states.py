@@ -93,6 +93,8 @@ NEXT: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     **{status: frozenset() for status in (*ENDED, JobStatus.UNKNOWN)},
 }
+# The statuses in which a job waits for a worker, or is checked.
+WAITING = frozenset(stage.waiting for stage in Stage)
 # The statuses of a job that has not ended. `unknown` is not one of them.
 ALIVE = frozenset(status for status in JobStatus if NEXT[status])
 

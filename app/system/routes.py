@@ -5,8 +5,10 @@ from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from app.contracts.gpu_readings import GpuReading
+from app.contracts.stored import read
 from app.jobs import repository
 from app.sources import local_models
 from app.system.readiness import Readiness
@@ -52,9 +54,16 @@ class WorkerView(BaseModel):
     gpus: int = Field(description="that it can give to one training, if all are free; 1 also without any")
     version: str | None = Field(description="the worker's version of Tunesmith; versions differ during an upgrade")
     problem: str | None
+    gpu_readings: list[GpuReading] = Field(description="what its GPUs measured when it was last seen")
     job_id: str | None
     started_at: datetime
     last_seen: datetime
+
+    @field_validator("gpu_readings", mode="before")
+    @classmethod
+    def _as_stored(cls, stored: list[object] | None) -> list[GpuReading]:
+        """Leave out what only another version can read."""
+        return [found for found in (read(GpuReading, one) for one in stored or ()) if found is not None]
 
 
 class WorkerList(BaseModel):

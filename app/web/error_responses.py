@@ -187,17 +187,19 @@ class HeadRequests:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
+        as_get = {**scope, "method": "GET"}
         is_answered = False
 
         async def send_head(message: Message) -> None:
             nonlocal is_answered
             if not is_answered and message["type"] == "http.response.start":
+                scope["route"] = as_get.get("route")  # middlewares outside of this one look for it
                 await send(message)
             elif not is_answered:
                 is_answered = True  # so that an endless stream sees its client disconnect
                 await send({"type": "http.response.body", "body": b""})
 
-        await self._app({**scope, "method": "GET"}, receive, send_head)
+        await self._app(as_get, receive, send_head)
 
 
 class BrowserHeaders:

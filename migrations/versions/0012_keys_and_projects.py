@@ -82,10 +82,9 @@ def _make_audit_and_usage() -> None:
 
 
 def _replace_idempotency_keys(added: list[sa.Column[str]], primary: list[str]) -> None:
-    """Make the table anew with another primary key, which SQLite cannot change. A key lives for a day."""
-    op.drop_table("idempotency_keys")
+    """Make the table anew with another primary key, which SQLite cannot change, and keep its rows."""
     op.create_table(
-        "idempotency_keys",
+        "new_idempotency_keys",
         *added,
         sa.Column("key", sa.String(length=255), nullable=False),
         sa.Column("body_sha256", sa.String(length=64), nullable=False),
@@ -94,6 +93,15 @@ def _replace_idempotency_keys(added: list[sa.Column[str]], primary: list[str]) -
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint(*primary),
     )
+    columns = "key, body_sha256, job_id, created_at"
+    project = ", project" if added else ""
+    of_job = ", (SELECT jobs.project FROM jobs WHERE jobs.id = idempotency_keys.job_id)" if added else ""
+    newest = "" if added else " WHERE project = 'default'"
+    op.execute(
+        f"INSERT INTO new_idempotency_keys ({columns}{project}) SELECT {columns}{of_job} FROM idempotency_keys{newest}"
+    )
+    op.drop_table("idempotency_keys")
+    op.rename_table("new_idempotency_keys", "idempotency_keys")
     op.create_index("ix_idempotency_keys_created", "idempotency_keys", ["created_at"])
     op.create_index("ix_idempotency_keys_job_id", "idempotency_keys", ["job_id"])
 

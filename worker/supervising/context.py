@@ -8,6 +8,7 @@ from app.database.connection import Database
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import Stage
 from worker.supervising.further_gpus import FurtherGpus
+from worker.supervising.gpu_readings import GpuReadings
 from worker.supervising.slots import Slot
 from worker.supervising.spare import WarmSpare
 
@@ -31,5 +32,6 @@ class WorkerContext:
     concurrency: int = 1
     spare: WarmSpare | None = None
     further_gpus: FurtherGpus = field(default_factory=FurtherGpus)
+    gpu_readings: GpuReadings = field(default_factory=GpuReadings)
     stopping: threading.Event = field(default_factory=threading.Event)
     slot_acquired: threading.Event = field(default_factory=threading.Event)

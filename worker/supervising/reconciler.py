@@ -92,6 +92,7 @@ class Reconciler:
                 gpus=1 + len(context.further_gpus.slots),
                 version=__version__,
                 problem=self._problem,
+                gpu_readings=[reading.model_dump() for reading in context.gpu_readings.newest()] or None,
                 job_id=claims.job_held_by(session, context.name),
                 started_at=self._started,
             )

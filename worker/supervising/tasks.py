@@ -56,6 +56,9 @@ def open_contexts(sender: Any, **_: object) -> None:
         threading.Thread(target=Reconciler(context).run, name=f"reconcile-{stage}", daemon=True).start()
         if stage is Stage.CHECK:
             threading.Thread(target=WebhookThread(context).run, name="webhooks", daemon=True).start()
+        if stage is Stage.TRAIN:
+            measure = context.gpu_readings.keep_reading
+            threading.Thread(target=measure, args=(context.stopping,), name="gpu-readings", daemon=True).start()
         log.info("%s serves %s on %s", context.name, stage, device)
 
 

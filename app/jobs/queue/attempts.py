@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.access import usage
 from app.jobs.models import Attempt, Job, JobEvent
+from app.jobs.queue import totals
 from app.jobs.states import Stage
 from app.scope import EVERY_PROJECT
 
@@ -81,11 +82,13 @@ def end(
     attempt = update(Attempt).where(Attempt.job_id == job_id, Attempt.epoch == epoch, Attempt.ended_at.is_(None))
     values = {"ended_at": now, "outcome": outcome, "reason": reason, "exit_code": exit_code}
     begun = session.execute(attempt.values(**values).returning(Attempt.stage, Attempt.started_at)).one_or_none()
-    if begun is None or begun.stage is not Stage.TRAIN:
+    if begun is None:
         return
-    job = session.execute(select(Job.project, Job.created_by, Job.gpus).where(Job.id == job_id)).one()
-    seconds = max(0.0, (now - begun.started_at).total_seconds()) * job.gpus
-    usage.add(session, EVERY_PROJECT, usage.UsageKey(now.date(), job.project, job.created_by), gpu_seconds=seconds)
+    totals.add(session, totals.ATTEMPTS, str(begun.stage), outcome)
+    if begun.stage is Stage.TRAIN:
+        job = session.execute(select(Job.project, Job.created_by, Job.gpus).where(Job.id == job_id)).one()
+        seconds = max(0.0, (now - begun.started_at).total_seconds()) * job.gpus
+        usage.add(session, EVERY_PROJECT, usage.UsageKey(now.date(), job.project, job.created_by), gpu_seconds=seconds)
 
 
 def of_stage(session: Session, job_id: str, stage: Stage) -> Sequence[Attempt]:

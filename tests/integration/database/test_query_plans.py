@@ -10,7 +10,7 @@ from app.database.connection import Base, Database
 from app.jobs import idempotency, listing, metric_summaries, repository
 from app.jobs.listing import JobFilter
 from app.jobs.models import Job
-from app.jobs.queue import claims, order
+from app.jobs.queue import claims, figures, order, totals
 from app.jobs.states import JobStatus, Stage
 from app.scope import EVERY_PROJECT, Scope
 from tests.support.jobs import NOW
@@ -86,6 +86,9 @@ ASKED: dict[str, Asked] = {
     "job_held_by": lambda session: claims.job_held_by(session, "w5001"),
     "jobs_held_by": lambda session: claims.jobs_held_by(session, "w5001"),
     "waiting_stages": lambda session: claims.waiting_stages(session, NOW),
+    "queue_figures": lambda session: figures.queue_figures(session, NOW),
+    "worker_figures": lambda session: figures.worker_figures(session, WITHIN),
+    "totals": totals.all_of,
     "has_old": lambda session: idempotency.has_old(session, EVERY_PROJECT),
     "old keys": lambda session: idempotency.sweep(session, EVERY_PROJECT),
 }

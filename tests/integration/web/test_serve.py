@@ -15,6 +15,7 @@ import pytest
 from app.config import Settings
 from app.database.migrate import upgrade
 from app.serve import most_connections
+from tests.support.scraping import scrape, value
 from tests.support.waiting import wait_for
 
 SECONDS_TO_START = 90
@@ -73,6 +74,22 @@ def test_several_processes_end_and_are_replaced_as_one(service: subprocess.Popen
 
     wait_for("all are gone", lambda: not any(is_running(pid) for pid in left), SECONDS_TO_START)
     assert not is_healthy(url)
+
+
+def test_several_processes_count_together(service: subprocess.Popen[bytes], url: str) -> None:
+    def health_checks() -> float | None:
+        with httpx.Client(base_url=url) as client:
+            return value(scrape(client), "tunesmith_http_requests_total", method="GET", route="/healthz", status="200")
+
+    before = health_checks() or 0
+    for _ in range(20):  # each on a connection of its own, which either process may take
+        assert is_healthy(url)
+    assert {health_checks() for _ in range(10)} == {before + 20}
+
+    os.kill(serving(service.pid)[0], signal.SIGKILL)
+    wait_for("the other one answers", lambda: is_healthy(url), SECONDS_TO_START)
+
+    assert (health_checks() or 0) >= before + 20
 
 
 def is_running(pid: int) -> bool:

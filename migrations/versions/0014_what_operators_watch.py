@@ -1,0 +1,29 @@
+"""since when a job waits, what the GPUs of a worker measure, and how many jobs and attempts have ended how"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0014"
+down_revision = "0013"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    since = "since when it is validating or queued; null: since it was made"
+    op.add_column("jobs", sa.Column("waiting_since", sa.DateTime(timezone=True), nullable=True, comment=since))
+    readings = "of its GPUs: app.contracts.gpu_readings; null: it has none"
+    op.add_column("workers", sa.Column("gpu_readings", sa.JSON(), nullable=True, comment=readings))
+    op.create_table(
+        "totals",
+        sa.Column("subject", sa.String(length=16), primary_key=True, comment="jobs or attempts"),
+        sa.Column("part", sa.String(length=32), primary_key=True, comment="kind of the jobs, stage of the attempts"),
+        sa.Column("outcome", sa.String(length=32), primary_key=True),
+        sa.Column("count", sa.BigInteger(), nullable=False, comment="how many have ended so"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("totals")
+    op.drop_column("workers", "gpu_readings")
+    op.drop_column("jobs", "waiting_since")
