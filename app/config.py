@@ -17,7 +17,7 @@ from app.contracts.hub import MOST_BYTES
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
 from app.known_hosts import NO_KEYS, HostRules, is_loopback
 from app.processes.encryption_keys import read_keys
-from app.processes.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_engine_url, read_key
+from app.processes.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_key, split_urls
 from app.processes.environments import read_names
 from app.processes.secret_files import IN_A_FILE, read_secret
 from app.public_addresses import read_networks
@@ -100,10 +100,11 @@ class Settings(Address):
     )
     max_streams: int = Field(1000, ge=1, description="open event streams (SSE) of one API process")
     engine_url: str | None = Field(
-        None, description="unix:///path or http(s)://host:port; default: run/engine.sock in home"
+        None,
+        description="unix:///path or http(s)://host:port, several with commas; default: run/engine.sock in home",
     )
     engine_key: str | None = Field(
-        None, repr=False, description="the key of an engine that listens on a port instead of a unix socket"
+        None, repr=False, description="the key of all engines that listen on a port instead of a unix socket"
     )
     engine_cache_bytes: int | None = Field(
         None,
@@ -231,8 +232,8 @@ class Settings(Address):
 
     @field_validator("engine_url")
     @classmethod
-    def _is_a_place(cls, url: str | None) -> str | None:
-        return url if url is None else read_engine_url(url)
+    def _are_places(cls, urls: str | None) -> str | None:
+        return urls if urls is None else ",".join(split_urls(urls))
 
     @field_validator("engine_key")
     @classmethod
@@ -254,9 +255,12 @@ class Settings(Address):
 
     @model_validator(mode="after")
     def _nothing_crosses_a_network_in_the_clear(self) -> Self:
-        for name, url in (("ENGINE_URL", self.engine_url), ("VLLM_URL", self.vllm_url)):
+        engines = [("ENGINE_URL", url) for url in self._engine_urls]
+        for name, url in (*engines, ("VLLM_URL", self.vllm_url)):
             if url is not None:
                 check_privacy(url, PREFIX + name, trusts_network=self.trust_network)
+        if len(engines) > 1 and self.engine_key is None:
+            raise ValueError(f"{PREFIX}ENGINE_URL names {len(engines)} engines: {PREFIX}ENGINE_KEY has to be set")
         return self
 
     @field_validator("home")
@@ -340,9 +344,14 @@ class Settings(Address):
         return self.broker_url or f"redis+socket://{self.broker_socket}"
 
     @cached_property
-    def engine(self) -> EngineAddress:
-        """How to reach the engine. Raises ValueError if the path of its socket would be too long."""
-        return EngineAddress(self.engine_url or f"unix://{self._socket('engine.sock')}", self.engine_key)
+    def engines(self) -> tuple[EngineAddress, ...]:
+        """How to reach each engine. Raises ValueError if the path of the default socket would be too long."""
+        urls = self._engine_urls or [f"unix://{self._socket('engine.sock')}"]
+        return tuple(EngineAddress(url, self.engine_key) for url in urls)
+
+    @property
+    def _engine_urls(self) -> list[str]:
+        return [] if self.engine_url is None else split_urls(self.engine_url)
 
     @property
     def secret_key_path(self) -> Path:

@@ -20,9 +20,9 @@ from app.database.connection import Database
 from app.errors import ErrorForm
 from app.files.routes import router as files
 from app.files.storage import sweep_partials
-from app.generate.client import HttpEngineClient
 from app.generate.metering import Meter
 from app.generate.routes import router as generate
+from app.generate.routing import connect
 from app.jobs.adapter_routes import router as adapters
 from app.jobs.kinds import KINDS
 from app.jobs.queue.notifier import CeleryNotifier, make_celery
@@ -121,9 +121,10 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     app.state.uses_file = uses_file  # app.files must not import app.jobs
     app.state.counts = counts = Counts()
     app.state.scraped = Scraped(app.state.database)
-    app.state.engine = CountedEngine(HttpEngineClient(settings.engine), counts)
+    router = connect(settings.engines)
+    app.state.engines, app.state.engine = router.engines, CountedEngine(router, counts)
     app.state.meter = Meter(app.state.database)
-    app.state.readiness = Readiness(app.state.database, settings.root, notifier.problem, lambda: app.state.engine)
+    app.state.readiness = Readiness(app.state.database, settings.root, notifier.problem, router.engines)
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:

@@ -96,21 +96,22 @@ def url_file(home: Path) -> Path:
 def settle(settings: Settings) -> Settings:
     """Return the settings with concrete values that all children share: free ports and absolute paths.
 
-    Raises `CannotStart` for a port in use, and a vLLM program that does not exist.
-    An engine on another host is not started here.
+    Raises `CannotStart` for a port in use, and a vLLM program that does not exist. Of the engines the first on this
+    host is started.
     """
     try:
         TrustedProxies.of(settings)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    engine = _engine_of(settings)
+    engines = _engines_of(settings)
+    engine = next((each for each in engines if _is_here(each)), engines[0])
     vllm_command = _settle_vllm(settings, engine)
-    port, engine = _free_ports(settings, engine)
+    port, settled = _free_ports(settings, engine)
     chosen = {
         "home": settings.root,
         "port": port,
-        "engine_url": engine.url,
-        "engine_key": engine.key,
+        "engine_url": ",".join(settled.url if each == engine else each.url for each in engines),
+        "engine_key": settled.key,
         "vllm_command": vllm_command,
         "database_url": _absolute(settings.database),
         "models_dir": settings.models,
@@ -119,10 +120,10 @@ def settle(settings: Settings) -> Settings:
     return Settings.model_validate({**settings.model_dump(exclude_unset=True), **chosen})
 
 
-def _engine_of(settings: Settings) -> EngineAddress:
+def _engines_of(settings: Settings) -> tuple[EngineAddress, ...]:
     """Raises `CannotStart` if the path of its socket would be too long."""
     try:
-        return settings.engine
+        return settings.engines
     except ValueError as error:
         raise CannotStart(str(error)) from error
 
@@ -286,8 +287,9 @@ def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service
     if settings.broker_url is None:
         broker = stack.enter_context(open_broker(settings.broker_socket))
         tiers.append([_broker(broker, launcher)])
-    if _is_here(settings.engine):
-        arguments = [*_engine_place(settings.engine), "--vllm-log", str(launcher.log("vllm"))]
+    here = next((engine for engine in settings.engines if _is_here(engine)), None)
+    if here is not None:
+        arguments = [*_engine_place(here), "--vllm-log", str(launcher.log("vllm"))]
         tiers.append([launcher.service(Process.ENGINE, ENGINE_GRACE_SECONDS, "worker.inference", *arguments)])
     workers = [(worker, _worker_arguments(worker, settings.log_level)) for worker in STAGES]
     tiers.append([launcher.service(worker, WORKER_GRACE_SECONDS, "celery", *words) for worker, words in workers])

@@ -18,9 +18,7 @@ SILENCE_SECONDS = 1800.0
 
 
 class EngineClient(Protocol):
-    async def health(self) -> EngineHealth:
-        """Raises EngineUnavailable."""
-        ...
+    """One engine, or several that answer as one."""
 
     def generate(self, order: GenerateOrder) -> AsyncGenerator[EngineEvent, None]:
         """Yield pieces of the answer, then exactly one `Finish` or `EngineError`, whatever becomes of the engine.
@@ -30,6 +28,16 @@ class EngineClient(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class SingleEngine(EngineClient, Protocol):
+    async def health(self) -> EngineHealth:
+        """Raises EngineUnavailable."""
+        ...
+
+
+class BrokenOff(EngineError):
+    """The engine had the order when it broke off. The order may be the reason, so no other engine gets it."""
 
 
 def as_service_error(error: EngineError) -> ServiceError:
@@ -71,9 +79,9 @@ class HttpEngineClient:
         except (httpx.ConnectError, httpx.ConnectTimeout):
             yield _away("the engine is not running")
         except (httpx.HTTPError, ValidationError) as error:
-            yield _away(f"the engine broke off ({type(error).__name__}); the answer is incomplete")
+            yield _broken(f"the engine broke off ({type(error).__name__}); the answer is incomplete")
         else:
-            yield _away("the engine ended before the answer was complete")
+            yield _broken("the engine ended before the answer was complete")
 
     async def _events(self, order: GenerateOrder) -> AsyncGenerator[EngineEvent, None]:
         headers = {"content-type": "application/json"}
@@ -116,3 +124,7 @@ def _is_text(piece: TextDelta) -> bool:
 
 def _away(message: str) -> EngineError:
     return EngineError(status=503, code=EngineUnavailable.code, message=message)
+
+
+def _broken(message: str) -> BrokenOff:
+    return BrokenOff(status=503, code=EngineUnavailable.code, message=message)

@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from app.contracts.generation import EngineError, EngineEvent, EngineHealth, Finish, GenerateOrder
+from app.contracts.generation import EngineError, EngineEvent, Finish, GenerateOrder
 from app.generate.client import EngineClient
 from app.metrics.counts import Counts
 
@@ -17,9 +17,6 @@ class CountedEngine:
 
     def __init__(self, engine: EngineClient, counts: Counts) -> None:
         self._engine, self._counts = engine, counts
-
-    async def health(self) -> EngineHealth:
-        return await self._engine.health()
 
     async def generate(self, order: GenerateOrder) -> AsyncGenerator[EngineEvent, None]:
         name, began = self._name_of(order), time.perf_counter()

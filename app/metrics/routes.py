@@ -1,6 +1,7 @@
 """`GET /metrics`: all metrics in the formats that Prometheus reads."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -14,14 +15,12 @@ from starlette.concurrency import run_in_threadpool
 
 from app.contracts.generation import EngineHealth
 from app.database.connection import Database
-from app.errors import EngineUnavailable
-from app.generate.client import EngineClient
-from app.generate.exchange import EngineDep
+from app.generate.client import SingleEngine
 from app.metrics.counts import Counts
 from app.metrics.processes import forget_dead, shared_folder
 from app.metrics.state import (
     StoredState,
-    families_of_engine,
+    families_of_engines,
     families_of_jobs,
     families_of_service,
     families_of_workers,
@@ -54,6 +53,10 @@ async def get_counts(request: Request) -> Counts:
     return cast(Counts, request.app.state.counts)
 
 
+async def get_engines(request: Request) -> Mapping[str, SingleEngine]:
+    return cast(Mapping[str, SingleEngine], request.app.state.engines)
+
+
 class AllMetrics(Collector):
     """What this process, or all together, have counted, and the state of everything else."""
 
@@ -62,17 +65,16 @@ class AllMetrics(Collector):
         counts: Counts,
         home: Path,
         service: ServiceState,
-        engine: EngineHealth | None,
+        engines: Mapping[str, EngineHealth],
         state: StoredState | None,
     ) -> None:
         self._counts, self._home = counts, home
-        self._service, self._engine, self._state = service, engine, state
+        self._service, self._engines, self._state = service, engines, state
 
     def collect(self) -> Iterator[Metric]:
         yield from self._counted()
         yield from families_of_service(self._service, self._home)
-        if self._engine is not None:
-            yield from families_of_engine(self._engine)
+        yield from families_of_engines(self._engines)
         if self._state is not None:
             yield from families_of_jobs(self._state.queue, self._state.totals)
             yield from families_of_workers(self._state.workers)
@@ -90,7 +92,7 @@ class AllMetrics(Collector):
 async def metrics(
     caller: ReadCaller,
     readiness: ReadinessDep,
-    engine: EngineDep,
+    engines: Annotated[Mapping[str, SingleEngine], Depends(get_engines)],
     scraped: Annotated[Scraped, Depends(get_scraped)],
     counts: Annotated[Counts, Depends(get_counts)],
     settings: SettingsDep,
@@ -99,15 +101,14 @@ async def metrics(
     """The metrics of the whole service for Prometheus, within about two seconds. They name no job and no project."""
     caller.check_every_project("metrics")
     service, state = await readiness.found(), await scraped.state()
-    health = await _health(engine) if service.has_engine else None
+    healths = await _healths(engines) if service.has_engine else {}
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(AllMetrics(counts, settings.root, service, health, state))
+    registry.register(AllMetrics(counts, settings.root, service, healths, state))
     return Response(await run_in_threadpool(encode, registry), media_type=content_type)
 
 
-async def _health(engine: EngineClient) -> EngineHealth | None:
-    try:
-        return await engine.health()
-    except EngineUnavailable:
-        return None
+async def _healths(engines: Mapping[str, SingleEngine]) -> dict[str, EngineHealth]:
+    """Return the state of each engine that answers."""
+    found = await asyncio.gather(*(engine.health() for engine in engines.values()), return_exceptions=True)
+    return {name: health for name, health in zip(engines, found, strict=True) if isinstance(health, EngineHealth)}

@@ -1,7 +1,7 @@
 """The metrics of what is stored, and of the parts of the service, as it is when it is asked."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -67,20 +67,39 @@ def families_of_service(service: ServiceState, home: Path) -> Iterator[Metric]:
         yield GaugeMetricFamily("tunesmith_disk_size_bytes", "Size of the home's disk", size)
 
 
-def families_of_engine(engine: EngineHealth) -> Iterator[Metric]:
-    yield GaugeMetricFamily("tunesmith_engine_waiting_requests", "Requests that wait in the engine", engine.waiting)
-    yield GaugeMetricFamily("tunesmith_engine_busy", "1: the engine computes an answer", float(engine.is_busy))
-    away = float(engine.stepped_aside is not None)
-    yield GaugeMetricFamily("tunesmith_engine_stepped_aside", "1: it has given its memory to a training", away)
-    yield GaugeMetricFamily("tunesmith_engine_models", "Models in the engine's memory", len(engine.in_memory))
-    adapters = len(engine.loaded_adapters)
-    yield GaugeMetricFamily("tunesmith_engine_adapters", "Adapters on the model that is loaded", adapters)
-    for name, meaning, value in (
-        ("tunesmith_engine_memory_bytes", "Memory of the GPU that the engine uses for models", engine.memory_bytes),
-        ("tunesmith_engine_cache_bytes", "Size of the engine's cache of keys and values", engine.cache_bytes),
-    ):
-        if value is not None:
-            yield GaugeMetricFamily(name, meaning, value)
+def families_of_engines(engines: Mapping[str, EngineHealth]) -> Iterator[Metric]:
+    """Of the engines that answer, by their names."""
+    for name, meaning, value_of in ENGINE_GAUGES:
+        values = {engine: value_of(health) for engine, health in engines.items()}
+        family = GaugeMetricFamily(name, meaning, labels=["engine"])
+        for engine, value in values.items():
+            if value is not None:
+                family.add_metric([engine], float(value))
+        if family.samples:
+            yield family
+
+
+ENGINE_GAUGES: tuple[tuple[str, str, Callable[[EngineHealth], float | None]], ...] = (
+    ("tunesmith_engine_waiting_requests", "Requests that wait in the engine", lambda engine: engine.waiting),
+    ("tunesmith_engine_busy", "1: the engine computes an answer", lambda engine: engine.is_busy),
+    (
+        "tunesmith_engine_stepped_aside",
+        "1: it has given its memory to a training",
+        lambda engine: engine.stepped_aside is not None,
+    ),
+    ("tunesmith_engine_models", "Models in the engine's memory", lambda engine: len(engine.in_memory)),
+    ("tunesmith_engine_adapters", "Adapters on the models that are loaded", lambda engine: len(engine.loaded_adapters)),
+    (
+        "tunesmith_engine_memory_bytes",
+        "Memory of the GPU that the engine uses for models",
+        lambda engine: engine.memory_bytes,
+    ),
+    (
+        "tunesmith_engine_cache_bytes",
+        "Size of the engine's cache of keys and values",
+        lambda engine: engine.cache_bytes,
+    ),
+)
 
 
 def families_of_jobs(queue: QueueFigures, ended: Iterable[Total]) -> Iterator[Metric]:

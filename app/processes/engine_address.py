@@ -61,6 +61,12 @@ class EngineAddress:
         parts = urlsplit(self.url)
         return Path(parts.path) if parts.scheme == UNIX else None
 
+    @property
+    def name(self) -> str:
+        """What the engine is called where clients of the service can read it: its host and port, or its socket."""
+        parts = urlsplit(self.url)
+        return Path(parts.path).name if parts.scheme == UNIX else f"{parts.hostname}:{parts.port or parts.scheme}"
+
     def client(self, timeout: httpx.Timeout | float) -> httpx.Client:
         verify = needs_certificates(self._base_url)
         transport = httpx.HTTPTransport(verify=verify) if self.socket is None else _UnixTransport(self.socket)
@@ -85,10 +91,23 @@ class EngineAddress:
 def read_engine_url(text: str) -> str:
     """Return the text. Raises ValueError if it is no address of an engine."""
     parts = urlsplit(text)
+    if parts.username or parts.password:
+        raise ValueError("found a user name or a password, expected the key in TUNESMITH_ENGINE_KEY")
     is_socket = parts.scheme == UNIX and not parts.netloc and parts.path.startswith("/")
     if not is_socket and not (parts.scheme in ("http", "https") and parts.hostname):
         raise ValueError(f"found {text!r}, expected unix:///path/of/a/socket, or a URL such as http://gpu-host:8100")
     return text
+
+
+def split_urls(text: str) -> list[str]:
+    """Return the addresses of several engines, which are separated by commas. Raises ValueError as `read_engine_url`,
+    and for two that could not be told apart."""
+    urls = [read_engine_url(url.strip()) for url in text.split(",")]
+    names = [EngineAddress(url).name for url in urls]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"found {twice} more than once, expected every engine once")
+    return urls
 
 
 def read_key(text: str) -> str:

@@ -4,9 +4,10 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,7 +16,7 @@ from sqlalchemy import text
 
 from app.database.connection import AWAY, Database
 from app.errors import EngineUnavailable
-from app.generate.client import EngineClient
+from app.generate.client import SingleEngine
 from app.jobs import repository
 from app.jobs.states import Stage
 
@@ -30,6 +31,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class EngineState:
+    """Whether an engine's process is up, and why it answers no requests at present."""
+
+    is_up: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class ServiceState:
     """The result of a check. `problems` are sentences by part of the service; a part without one works."""
 
@@ -37,11 +46,19 @@ class ServiceState:
     takes_jobs: bool
     has_database: bool
     has_broker: bool
-    has_engine: bool
-    engine_reason: str | None
+    engines: dict[str, EngineState]
     disk_free_bytes: int | None
     checkers: int
     trainers: int
+
+    @property
+    def has_engine(self) -> bool:
+        return any(engine.is_up for engine in self.engines.values())
+
+    @property
+    def engine_reason(self) -> str | None:
+        """Why no engine answers requests at present."""
+        return None if any(not engine.reason for engine in self.engines.values()) else _reasons(self.engines)
 
 
 class Look(Generic[T]):
@@ -76,40 +93,52 @@ class Readiness:
         database: Database,
         home: Path,
         broker_problem: Callable[[], str | None],
-        engine: Callable[[], EngineClient],
+        engines: Mapping[str, SingleEngine],
     ) -> None:
         self._database = in_a_thread(lambda: look_at_database(database))
         self._disk = in_a_thread(lambda: look_at_disk(home))
         self._broker = in_a_thread(lambda: (broker_problem(),))
-        self._engine = Look(lambda: look_at_engine(engine()))
+        self._engines = [(name, Look(partial(look_at_engine, engine))) for name, engine in engines.items()]
 
     async def found(self) -> ServiceState:
-        database, disk, broker, engine = await asyncio.gather(
-            self._database.found(), self._disk.found(), self._broker.found(), self._engine.found()
+        database, disk, broker, engines = await asyncio.gather(
+            self._database.found(), self._disk.found(), self._broker.found(), self._look_at_engines()
         )
         stored = database or DatabaseState(problem=NO_ANSWER)
         free, disk_problem = disk or (None, NO_ANSWER)
         (broker_problem,) = broker or (NO_ANSWER,)
-        has_engine, engine_reason = engine or (False, NO_ANSWER)
         found = {
             "database": stored.problem,
             "disk": disk_problem,
             "broker": broker_problem and f"{broker_problem}; jobs wait",
             "checkers": stored.absence(Stage.CHECK),
             "trainers": stored.absence(Stage.TRAIN),
-            "engine": engine_reason,
+            "engine": _reasons(engines),
         }
         return ServiceState(
             problems={part: problem for part, problem in found.items() if problem is not None},
             takes_jobs=stored.problem is None and disk_problem is None,
             has_database=stored.problem is None,
             has_broker=broker_problem is None,
-            has_engine=has_engine,
-            engine_reason=engine_reason,
+            engines=engines,
             disk_free_bytes=free,
             checkers=stored.workers.get(Stage.CHECK, 0),
             trainers=stored.workers.get(Stage.TRAIN, 0),
         )
+
+    async def _look_at_engines(self) -> dict[str, EngineState]:
+        found = await asyncio.gather(*(look.found() for _, look in self._engines))
+        return {
+            name: state or EngineState(is_up=False, reason=NO_ANSWER)
+            for (name, _), state in zip(self._engines, found, strict=True)
+        }
+
+
+def _reasons(engines: Mapping[str, EngineState]) -> str | None:
+    """Return the reasons of all engines that answer nobody, each with its engine's name if there are several."""
+    reasons = {name: engine.reason for name, engine in engines.items() if engine.reason is not None}
+    named = [reason if len(engines) == 1 else f"{name}: {reason}" for name, reason in reasons.items()]
+    return "; ".join(named) or None
 
 
 @dataclass(frozen=True)
@@ -161,9 +190,8 @@ def _room_problem(free: int) -> str | None:
     return f"{free} bytes are free, and {RESERVE_BYTES} are needed" if free < RESERVE_BYTES else None
 
 
-async def look_at_engine(engine: EngineClient) -> tuple[bool, str | None]:
-    """Return whether the engine is up, and why it does not answer requests at present."""
+async def look_at_engine(engine: SingleEngine) -> EngineState:
     try:
-        return True, (await engine.health()).stepped_aside
+        return EngineState(is_up=True, reason=(await engine.health()).stepped_aside)
     except EngineUnavailable as error:
-        return False, error.message
+        return EngineState(is_up=False, reason=error.message)

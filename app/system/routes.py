@@ -28,6 +28,13 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class EngineView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    is_up: bool = Field(description="its process is up")
+    reason: str | None = Field(description="why it answers no requests at present")
+
+
 class ReadinessView(BaseModel):
     model_config = ConfigDict(title="Readiness")
 
@@ -36,8 +43,9 @@ class ReadinessView(BaseModel):
     )
     database: bool = Field(description="it answers and can be written to")
     broker: bool
-    engine: bool = Field(description="its process is up")
-    engine_reason: str | None = Field(None, description="why the engine answers no requests at present")
+    engine: bool = Field(description="the process of at least one engine is up")
+    engine_reason: str | None = Field(None, description="why no engine answers requests at present")
+    engines: dict[str, EngineView] = Field(description="each engine by its name, that is, its host and port")
     disk_free_bytes: int | None = Field(description="of the disk under TUNESMITH_HOME")
     checkers: int = Field(description="workers that check jobs, alive and without a problem")
     trainers: int
@@ -107,6 +115,7 @@ async def readyz(readiness: ReadinessDep, response: Response) -> ReadinessView:
         broker=found.has_broker,
         engine=found.has_engine,
         engine_reason=found.engine_reason,
+        engines={name: EngineView.model_validate(engine) for name, engine in found.engines.items()},
         disk_free_bytes=found.disk_free_bytes,
         checkers=found.checkers,
         trainers=found.trainers,

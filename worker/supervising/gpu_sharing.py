@@ -10,8 +10,8 @@ meanwhile gets the request again.
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -154,6 +154,8 @@ class GpuLease:
             try:
                 if self._request_room():
                     self._settled.set()
+            except httpx.ConnectTimeout:
+                self._settled.set()  # no engine of this host: its kernel would have answered
             except httpx.TimeoutException:
                 log.warning("%s: the engine does not answer in time", self._training.job_id)
             except (httpx.HTTPError, ValidationError) as error:
@@ -211,8 +213,43 @@ class GpuLease:
         return YieldState.model_validate_json(response.raise_for_status().content)
 
 
+class GpuLeases:
+    """The same for several engines: those that compute on the training's GPUs make room, the others are left alone."""
+
+    def __init__(
+        self, engines: Sequence[EngineAddress], policy: Policy, training: Training, lease_seconds: float
+    ) -> None:
+        self._leases = [GpuLease(engine, policy, training, lease_seconds) for engine in engines]
+        self._stack = ExitStack()
+
+    @property
+    def is_settled(self) -> bool:
+        return all(lease.is_settled for lease in self._leases)
+
+    def wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        return all(lease.wait(max(0.0, deadline - time.monotonic())) for lease in self._leases)
+
+    @property
+    def room_bytes(self) -> int | None:
+        rooms = [lease.room_bytes for lease in self._leases if lease.room_bytes is not None]
+        return min(rooms, default=None)
+
+    @property
+    def is_beside_engine(self) -> bool:
+        return any(lease.is_beside_engine for lease in self._leases)
+
+    def __enter__(self) -> Self:
+        for lease in self._leases:
+            self._stack.enter_context(lease)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
 def wait_for_room(
-    gpu_lease: GpuLease, heartbeat: Callable[[], StopReason | None], heartbeat_seconds: float
+    gpu_lease: GpuLease | GpuLeases, heartbeat: Callable[[], StopReason | None], heartbeat_seconds: float
 ) -> StopReason | None:
     """Wait until the training may begin, at most PATIENCE_SECONDS. Returns the reason if `heartbeat` ended the wait.
 
@@ -226,7 +263,7 @@ def wait_for_room(
     return None
 
 
-def blame_sharing(report: Report, gpu_lease: GpuLease) -> Report:
+def blame_sharing(report: Report, gpu_lease: GpuLeases) -> Report:
     """Running out of memory beside the engine is not the user's error: only with the whole GPU would it be."""
     failed = report.failed
     if failed is None or failed.code != OUT_OF_MEMORY:

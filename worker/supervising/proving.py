@@ -4,8 +4,10 @@ If the engine is unavailable the finished training is kept: the job waits, and o
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 
 import httpx
 from pydantic import ValidationError
@@ -15,6 +17,7 @@ from app.contracts.generation import OUT_OF_MEMORY, EngineError
 from app.contracts.order import BASE_REPLACED
 from app.contracts.probe import Proof, ProofOrder, Unproved
 from app.processes.engine_address import SAYS_WRONG_KEY, WRONG_KEY, EngineAddress
+from app.processes.engine_ranking import ranked, ranking_key
 from worker.supervising.attempt import StopReason
 from worker.supervising.verdict import ENGINE_AWAY, ENGINE_DIED, NOT_PROVED
 
@@ -36,6 +39,7 @@ HINTS: dict[Unproved | None, str] = {
     Unproved.BASE_DIFFERS: "put back the base's files on which the job was trained, or send the job again",
     Unproved.BUNDLE_DIFFERS: "nothing else may write to the folder of the adapter; send the job again",
 }
+log = logging.getLogger(__name__)
 KEPT = "the adapter is kept in the folder of the attempt and is not served"
 
 # Renews this worker's claim on the job; returns why the wait is to end, or None.
@@ -57,18 +61,24 @@ class EngineAway(NoAnswer):
         super().__init__(ENGINE_AWAY, message, "the adapter is complete; it is verified once the engine is back")
 
 
-def ask(engine: EngineAddress, order: ProofOrder, heartbeat: Heartbeat, heartbeat_seconds: float) -> Proof | StopReason:
-    """Have the engine verify an adapter. Returns its proof, or the reason why `heartbeat` ended the wait.
+def ask(
+    engines: Sequence[EngineAddress], order: ProofOrder, heartbeat: Heartbeat, heartbeat_seconds: float
+) -> Proof | StopReason:
+    """Have the engine that will answer with an adapter verify it, or the next one in its ranking that can.
+
+    Returns the proof, or the reason why `heartbeat` ended the wait.
 
     `heartbeat` is called every `heartbeat_seconds` meanwhile. Raises NoAnswer, and what `heartbeat` raises.
     """
-    return asyncio.run(_ask(engine, order, heartbeat, heartbeat_seconds))
+    by_name = {engine.name: engine for engine in engines}
+    in_order = [by_name[name] for name in ranked(by_name, ranking_key(order.base, order.adapter))]
+    return asyncio.run(_ask(in_order, order, heartbeat, heartbeat_seconds))
 
 
 async def _ask(
-    engine: EngineAddress, order: ProofOrder, heartbeat: Heartbeat, heartbeat_seconds: float
+    engines: Sequence[EngineAddress], order: ProofOrder, heartbeat: Heartbeat, heartbeat_seconds: float
 ) -> Proof | StopReason:
-    request = asyncio.create_task(_retry_while_away(engine, order))
+    request = asyncio.create_task(_retry_while_away(engines, order))
     try:
         while not request.done():
             await asyncio.wait({request}, timeout=heartbeat_seconds)
@@ -81,18 +91,29 @@ async def _ask(
         await asyncio.gather(request, return_exceptions=True)
 
 
-async def _retry_while_away(engine: EngineAddress, order: ProofOrder) -> Proof:
+async def _retry_while_away(engines: Sequence[EngineAddress], order: ProofOrder) -> Proof:
     patience_ends: float | None = None
     timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    async with engine.async_client(timeout) as http:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(engine.async_client(timeout)) for engine in engines]
         while True:
             try:
-                return await _post_order(http, order)
+                return await _post_to_one(clients, order)
             except EngineAway:
                 patience_ends = patience_ends or time.monotonic() + PATIENCE_SECONDS
                 if time.monotonic() >= patience_ends:
                     raise
             await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _post_to_one(clients: Sequence[httpx.AsyncClient], order: ProofOrder) -> Proof:
+    """Ask one engine after the other until one is not away."""
+    for http in clients[:-1]:
+        try:
+            return await _post_order(http, order)
+        except EngineAway as away:
+            log.info("the next engine is asked: %s", away)
+    return await _post_order(clients[-1], order)
 
 
 async def _post_order(http: httpx.AsyncClient, order: ProofOrder) -> Proof:

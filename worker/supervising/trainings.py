@@ -30,7 +30,7 @@ from worker.supervising.attempt import (
     run_child,
 )
 from worker.supervising.context import WorkerContext
-from worker.supervising.gpu_sharing import GpuLease, Training, blame_sharing, training_of, wait_for_room
+from worker.supervising.gpu_sharing import GpuLeases, Training, blame_sharing, training_of, wait_for_room
 from worker.supervising.proving import NoAnswer, ask, not_proved
 from worker.supervising.publishing import adapter_row, place_bundle, publish, take_bundle_back
 from worker.supervising.resuming import choose_start, finished_before, tidy
@@ -73,7 +73,7 @@ def verify(context: WorkerContext, held: Claim, job: Job, report: Report) -> Rep
     row = adapter_row(context.settings, job, saved)
     try:
         found = ask(
-            context.settings.engine,
+            context.settings.engines,
             ProofOrder(base=row.base(context.settings), adapter=row.ref(context.settings)),
             lambda: heartbeat(context, held),
             context.settings.heartbeat_seconds,
@@ -146,7 +146,7 @@ def _fetch(context: WorkerContext, held: Claim, training: ChildCommand, order: P
 
 def _run_beside_engine(context: WorkerContext, held: Claim, child_command: ChildCommand, training: Training) -> Report:
     settings = context.settings
-    with GpuLease(settings.engine, settings.gpu_sharing, training, settings.lease_seconds) as gpu_lease:
+    with GpuLeases(settings.engines, settings.gpu_sharing, training, settings.lease_seconds) as gpu_lease:
         stopped = wait_for_room(gpu_lease, lambda: heartbeat(context, held), settings.heartbeat_seconds)
         if stopped is not None:
             return Report(exit_code=0, stopped=stopped)

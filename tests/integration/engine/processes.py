@@ -29,8 +29,10 @@ class EngineProcess:
     Models and adapters may be anywhere below the folder of temporary files.
     """
 
-    def __init__(self, *arguments: str, output: Path | None = None, **environment: str) -> None:
-        self.port = free_port()
+    def __init__(
+        self, *arguments: str, output: Path | None = None, port: int | None = None, **environment: str
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.address = EngineAddress(self.url, KEY)
         words = ["--port", str(self.port), "--device", "cpu", *arguments]

@@ -50,6 +50,20 @@ def test_what_was_chosen_is_kept(tmp_path: Path) -> None:
     assert (here.engine_url, here.engine_key) == (f"http://127.0.0.1:{free}", "k" * 16)
 
 
+def test_of_several_engines_the_first_on_this_host_is_started_and_the_others_keep_their_addresses(
+    tmp_path: Path,
+) -> None:
+    urls = f"{ELSEWHERE},http://localhost:0,https://third:8100"
+
+    settled = settle(settings_of(tmp_path, engine_url=urls, engine_key="k" * 16))
+
+    elsewhere, here, third = (engine.url for engine in settled.engines)
+    assert (elsewhere, third) == (ELSEWHERE, "https://third:8100")
+    assert here.startswith("http://127.0.0.1:")
+    assert not here.endswith(":0")
+    assert {engine.key for engine in settled.engines} == {"k" * 16}
+
+
 NOT_TRUSTED = r"TUNESMITH_HOST: found .* with TUNESMITH_TRUST_NETWORK=1"
 VLLM_ELSEWHERE = f"set them where the engine at {ELSEWHERE} runs"
 CANNOT_START: list[tuple[dict[str, Any], str]] = [

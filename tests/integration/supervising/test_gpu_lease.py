@@ -14,7 +14,7 @@ from tests.support.serving import serving
 from tests.support.waiting import wait_for
 from worker.supervising import gpu_sharing
 from worker.supervising.attempt import StopReason
-from worker.supervising.gpu_sharing import GpuLease, Training, wait_for_room
+from worker.supervising.gpu_sharing import GpuLease, GpuLeases, Training, wait_for_room
 
 GB = 10**9
 SMALL = Training("job-1", "slot-1", GB, GB)
@@ -118,3 +118,35 @@ def test_an_engine_that_is_mute_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
         over.set()
 
     assert (arbiter.is_settled, reason) == (False, None)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_of_several_engines_that_on_the_training_s_gpu_makes_room() -> None:
+    here, elsewhere = Script(), Script(place="GPU-2")
+
+    with (
+        serving(here.app()) as url,
+        serving(elsewhere.app()) as other,
+        GpuLeases([EngineAddress(other), EngineAddress(url)], "auto", LARGE, 60) as leases,
+    ):
+        assert leases.wait(30)
+
+    assert (len(here.asked) > 0, here.released) == (True, ["slot-1"])
+    assert (elsewhere.asked, elsewhere.released) == ([], [])
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_training_waits_for_each_engine_on_its_gpu() -> None:
+    away, stays = Script(), Script(goes_away=False)
+
+    with (
+        serving(away.app()) as url,
+        serving(stays.app()) as other,
+        GpuLeases([EngineAddress(url), EngineAddress(other)], "auto", LARGE, 60) as leases,
+    ):
+        wait_for("both are asked", lambda: away.asked and stays.asked)
+        was_settled = leases.wait(0.05)
+        stays.goes_away = True
+        assert leases.wait(30)
+
+    assert was_settled is False

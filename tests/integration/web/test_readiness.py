@@ -25,7 +25,7 @@ def app(settings: Settings, database: Database, database_url: str) -> FastAPI:
     settings.root.mkdir()
     app = an_app(settings, database_url)
     app.state.engine = ScriptedEngine([])
-    app.state.readiness = Readiness(database, settings.root, lambda: None, lambda: app.state.engine)
+    app.state.readiness = Readiness(database, settings.root, lambda: None, {"engine": ScriptedEngine([])})
     return app
 
 
@@ -50,6 +50,7 @@ def test_a_service_with_all_its_parts_is_ready(api: TestClient, database: Databa
         "broker": True,
         "engine": True,
         "engine_reason": None,
+        "engines": {"engine": {"is_up": True, "reason": None}},
         "checkers": 1,
         "trainers": 1,
         "problems": {},
@@ -70,7 +71,7 @@ def test_jobs_are_taken_without_workers_and_it_is_said_that_they_wait(api: TestC
 
 
 def test_a_broker_that_is_away_is_said(app: FastAPI, database: Database, settings: Settings) -> None:
-    app.state.readiness = Readiness(database, settings.root, lambda: "it does not answer", lambda: app.state.engine)
+    app.state.readiness = Readiness(database, settings.root, lambda: "it does not answer", {})
     with TestClient(app, base_url=LOCAL) as api:
         told = api.get("/readyz").json()
 
@@ -91,7 +92,7 @@ def test_a_database_that_is_away_takes_no_jobs(settings: Settings) -> None:
     settings.root.mkdir()
     away = Database.open("postgresql+psycopg://nobody@127.0.0.1:1/x")
     app = an_app(settings, f"sqlite:///{settings.root / 'x.db'}")
-    app.state.readiness = Readiness(away, settings.root, lambda: None, lambda: ScriptedEngine([]))
+    app.state.readiness = Readiness(away, settings.root, lambda: None, {})
     with TestClient(app, base_url=LOCAL) as api:
         answer = api.get("/readyz")
 
@@ -108,7 +109,7 @@ def test_a_silent_database_holds_up_neither_the_answer_nor_the_loop(
 ) -> None:
     monkeypatch.setattr(readiness, "LIMIT_SECONDS", 0.3)
     monkeypatch.setattr(readiness, "look_at_database", lambda _: time.sleep(3))
-    silent = Readiness(app.state.database, settings.root, lambda: None, lambda: app.state.engine)
+    silent = Readiness(app.state.database, settings.root, lambda: None, {"engine": ScriptedEngine([])})
 
     async def ask() -> tuple[readiness.ServiceState, float, float]:
         asked, longest_stop, began = asyncio.create_task(silent.found()), 0.0, time.monotonic()

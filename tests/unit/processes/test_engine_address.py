@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
 from app.cli.client import Client
+from app.config import Settings
 from app.processes.engine_address import EngineAddress
 
 
@@ -41,3 +43,29 @@ def test_certificates_are_read_only_where_a_server_or_a_proxy_may_have_one(make_
 @pytest.mark.parametrize("make_client", [of_worker, of_api])
 def test_a_unix_socket_needs_no_certificate(make_client: Callable[[str], None]) -> None:
     make_client("unix:///run/engine.sock")
+
+
+def test_several_engines_have_one_key_and_each_its_name(tmp_path: Path) -> None:
+    urls = "https://gpu-a:8100, https://GPU-B ,unix:///run/engine.sock"
+
+    engines = Settings(home=tmp_path, engine_url=urls, engine_key="k" * 16).engines
+
+    assert [engine.name for engine in engines] == ["gpu-a:8100", "gpu-b:https", "engine.sock"]
+    assert {engine.key for engine in engines} == {"k" * 16}
+
+
+@pytest.mark.parametrize(
+    ("urls", "key", "complaint"),
+    [
+        ("https://gpu-a:8100,https://gpu-a:8100", "k" * 16, "found gpu-a:8100 more than once"),
+        ("https://gpu-a:8100,", "k" * 16, "found ''"),
+        ("https://gpu-a:8100,https://gpu-b:8100", None, "names 2 engines: TUNESMITH_ENGINE_KEY has to be set"),
+        ("https://gpu-a:8100,http://gpu-b:8100", "k" * 16, "found http://gpu-b:8100, expected https"),
+        ("https://me:secret@gpu-a:8100", "k" * 16, "found a user name or a password"),
+    ],
+)
+def test_engines_that_cannot_be_told_apart_or_reached_safely_are_refused(
+    tmp_path: Path, urls: str, key: str | None, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Settings(home=tmp_path, engine_url=urls, engine_key=key)
