@@ -259,8 +259,6 @@ class Settings(Address):
         for name, url in (*engines, ("VLLM_URL", self.vllm_url)):
             if url is not None:
                 check_privacy(url, PREFIX + name, trusts_network=self.trust_network)
-        if len(engines) > 1 and self.engine_key is None:
-            raise ValueError(f"{PREFIX}ENGINE_URL names {len(engines)} engines: {PREFIX}ENGINE_KEY has to be set")
         return self
 
     @field_validator("home")
@@ -345,8 +343,11 @@ class Settings(Address):
 
     @cached_property
     def engines(self) -> tuple[EngineAddress, ...]:
-        """How to reach each engine. Raises ValueError if the path of the default socket would be too long."""
+        """How to reach each engine. Raises ValueError for several without a key, which not every process has, and if
+        the path of the default socket would be too long."""
         urls = self._engine_urls or [f"unix://{self._socket('engine.sock')}"]
+        if len(urls) > 1 and self.engine_key is None:
+            raise ValueError(f"{PREFIX}ENGINE_URL names {len(urls)} engines: {PREFIX}ENGINE_KEY has to be set")
         return tuple(EngineAddress(url, self.engine_key) for url in urls)
 
     @property

@@ -51,7 +51,11 @@ def as_service_error(error: EngineError) -> ServiceError:
 
 
 class HttpEngineClient:
-    """The engine process of `python -m worker.inference`, over HTTP: one connection a request."""
+    """The engine process of `python -m worker.inference`, over HTTP: one connection a request.
+
+    While a service is upgraded, the engine may be of the version before or after this one. Fields that only one of both
+    knows are left out, as long as they have their defaults.
+    """
 
     def __init__(self, address: EngineAddress) -> None:
         self._http = address.async_client(
@@ -64,7 +68,7 @@ class HttpEngineClient:
             response = await self._http.get("/health", timeout=HEALTH_SECONDS)
             if response.status_code == 401:
                 raise EngineUnavailable(SAYS_WRONG_KEY)
-            return EngineHealth.model_validate_json(response.raise_for_status().content)
+            return EngineHealth.model_validate_json(response.raise_for_status().content, extra="ignore")
         except (httpx.HTTPError, ValidationError) as error:
             raise EngineUnavailable(f"the engine does not answer ({type(error).__name__})") from error
 
@@ -85,10 +89,10 @@ class HttpEngineClient:
 
     async def _events(self, order: GenerateOrder) -> AsyncGenerator[EngineEvent, None]:
         headers = {"content-type": "application/json"}
-        content = order.model_dump_json()
+        content = order.model_dump_json(exclude_defaults=True)  # an older engine does not know every field
         async with self._http.stream("POST", "/generate", content=content, headers=headers) as response:
             async for lines in _lines(response.aiter_bytes()):
-                for event in _joined([ENGINE_EVENT.validate_json(line) for line in lines]):
+                for event in _joined([ENGINE_EVENT.validate_json(line, extra="ignore") for line in lines]):
                     yield event
 
     async def close(self) -> None:

@@ -173,7 +173,8 @@ class GpuLease:
 
     def _request_room(self) -> bool:
         if self._is_sharing is None:
-            engine = EngineHealth.model_validate_json(self._http.get("/health").raise_for_status().content)
+            content = self._http.get("/health").raise_for_status().content
+            engine = EngineHealth.model_validate_json(content, extra="ignore")
             self._is_sharing = self._engine_may_stay(engine)
             if self._is_sharing and engine.stepped_aside is not None:
                 self._release()  # a worker that died may have left a hold
@@ -209,8 +210,8 @@ class GpuLease:
 
     def _post(self, path: str, order: YieldOrder | ResumeOrder) -> YieldState:
         headers = {"content-type": "application/json"}
-        response = self._http.post(path, content=order.model_dump_json(), headers=headers)
-        return YieldState.model_validate_json(response.raise_for_status().content)
+        response = self._http.post(path, content=order.model_dump_json(exclude_defaults=True), headers=headers)
+        return YieldState.model_validate_json(response.raise_for_status().content, extra="ignore")
 
 
 class GpuLeases:

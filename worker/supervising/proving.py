@@ -119,7 +119,7 @@ async def _post_to_one(clients: Sequence[httpx.AsyncClient], order: ProofOrder) 
 async def _post_order(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
     headers = {"content-type": "application/json"}
     try:
-        response = await http.post("/prove", content=order.model_dump_json(), headers=headers)
+        response = await http.post("/prove", content=order.model_dump_json(exclude_defaults=True), headers=headers)
     except BROKEN_OFF as error:
         message = f"the engine broke off while it verified the adapter ({type(error).__name__})"
         raise NoAnswer(ENGINE_DIED, message, f"the engine's log tells more; {KEPT}") from error
@@ -131,7 +131,7 @@ async def _post_order(http: httpx.AsyncClient, order: ProofOrder) -> Proof:
     if response.status_code in TEMPORARY_STATUSES and _code(response) != OUT_OF_MEMORY:  # may be permanent
         raise EngineAway(f"the engine cannot verify the adapter at present: {_describe(response)}")
     try:
-        return Proof.model_validate_json(response.raise_for_status().content)
+        return Proof.model_validate_json(response.raise_for_status().content, extra="ignore")
     except (httpx.HTTPStatusError, ValidationError) as error:
         raise _no_answer_from(response) from error
 
@@ -163,7 +163,7 @@ def _code(response: httpx.Response) -> str | None:
 
 def _refusal(response: httpx.Response) -> EngineError | None:
     try:
-        return EngineError.model_validate_json(response.content)
+        return EngineError.model_validate_json(response.content, extra="ignore")
     except ValidationError:
         return None
 

@@ -1,6 +1,8 @@
 """What the API hears of an answer, from the lines that the engine sends."""
 
 import asyncio
+import json
+from typing import Any
 
 import httpx
 import pytest
@@ -19,19 +21,28 @@ SCORED = ScoredToken(id=7, token="c", bytes=[99], logprob=-0.5, top_logprobs=[])
 
 def heard_of(*events: EngineEvent) -> list[EngineEvent]:
     """What is heard of events whose lines come all at once."""
-    lines = "".join(f"{event.model_dump_json()}\n" for event in events)
+    return exchanged(ORDER, "".join(f"{event.model_dump_json()}\n" for event in events))[1]
+
+
+def exchanged(order: GenerateOrder, lines: str) -> tuple[dict[str, Any], list[EngineEvent]]:
+    """What an engine that answers with these lines is sent, and what is heard of it."""
+    sent: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.content)
+        return httpx.Response(200, content=lines)
 
     async def run() -> list[EngineEvent]:
         client = HttpEngineClient(EngineAddress("http://engine"))
         await client.close()
-        transport = httpx.MockTransport(lambda _: httpx.Response(200, content=lines))
-        client._http = httpx.AsyncClient(transport=transport, base_url="http://engine")
+        client._http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://engine")
         try:
-            return [event async for event in client.generate(ORDER)]
+            return [event async for event in client.generate(order)]
         finally:
             await client.close()
 
-    return asyncio.run(run())
+    heard = asyncio.run(run())
+    return json.loads(sent[0]), heard
 
 
 def test_pieces_of_text_that_come_together_are_one() -> None:
@@ -45,3 +56,14 @@ def test_a_piece_that_tells_more_than_text_stays_as_it_is(told: TextDelta) -> No
     events: list[EngineEvent] = [TextDelta(text="a"), told, told, TextDelta(text="b"), FINISH]
 
     assert heard_of(*events) == events
+
+
+def test_an_engine_of_another_version_is_sent_no_field_that_it_need_not_know_and_may_say_more() -> None:
+    """A field that a later version adds has a default, so the version before is not sent it where nobody uses it."""
+    newer = '{"kind": "delta", "text": "a", "mood": "calm"}\n' + f'{FINISH.model_dump_json()[:-1]}, "mood": 1}}\n'
+
+    sent, heard = exchanged(ORDER, newer)
+
+    assert sent == {"request_id": "r", "base": {"source": "/base", "is_local": True}, "prompt": "1"}
+    assert GenerateOrder.model_validate(sent) == ORDER
+    assert heard == [TextDelta(text="a"), FINISH]

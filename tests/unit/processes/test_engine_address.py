@@ -68,4 +68,9 @@ def test_engines_that_cannot_be_told_apart_or_reached_safely_are_refused(
     tmp_path: Path, urls: str, key: str | None, complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Settings(home=tmp_path, engine_url=urls, engine_key=key)
+        _ = Settings(home=tmp_path, engine_url=urls, engine_key=key).engines
+
+
+def test_a_process_that_asks_no_engine_needs_no_key(tmp_path: Path) -> None:
+    """A checker has the settings of all processes, and no key."""
+    assert Settings(home=tmp_path, engine_url="https://gpu-a:8100,https://gpu-b:8100").root == tmp_path
