@@ -10,6 +10,7 @@ from app.database.connection import Database
 from app.jobs.queue.claims import finish, record
 from app.jobs.states import JobStatus
 from app.metrics.generations import CountedEngine
+from tests.support.api_engines import let_answer
 from tests.support.events import a_step
 from tests.support.jobs import NOW, add_job, add_worker, taken
 from tests.support.jobs_api import an_app
@@ -36,7 +37,8 @@ def everything(settings: Settings, database: Database, database_url: str) -> Sam
     job_id = add_job(database)
     with serving(app) as url, httpx.Client(base_url=url, verify=False) as api:
         for events in ((TextDelta(text="a"), Finish(reason="stop", usage=USAGE)), (REFUSED,)):
-            app.state.engine = CountedEngine(EngineOnGpu(events), app.state.counts)
+            engine = EngineOnGpu(events)
+            let_answer(app, engine, CountedEngine(engine, app.state.counts))
             api.post("/generate", json={"model": "org/model", "prompt": "p"})
         with api.stream("GET", f"/jobs/{job_id}/stream"):
             return scrape(api)

@@ -14,6 +14,7 @@ from app.jobs.queue.claims import finish, record, take_back
 from app.jobs.queue.figures import UNKNOWN
 from app.jobs.states import JobStatus, Stage
 from app.scope import EVERY_PROJECT
+from tests.support.api_engines import let_answer
 from tests.support.events import a_step
 from tests.support.jobs import NOW, add_job, add_worker, read, take, taken
 from tests.support.jobs_api import an_api
@@ -28,7 +29,7 @@ def api(settings: Settings, database: Database, database_url: str) -> Iterator[T
     """An API of its own: what a scrape has found is kept for a second."""
     settings.root.mkdir()
     with an_api(settings, database_url) as client:
-        client.app.state.engine = ScriptedEngine()  # type: ignore[attr-defined]
+        let_answer(client.app, ScriptedEngine())
         yield client
 
 
@@ -154,10 +155,10 @@ def test_a_database_that_is_away_is_told_and_all_else_too(settings: Settings) ->
     settings.root.mkdir()
     url = f"sqlite:///{settings.root / 'none' / 'gone.db'}"
     with an_api(settings, url) as client:
-        client.app.state.engine = ScriptedEngine()  # type: ignore[attr-defined]
+        let_answer(client.app, ScriptedEngine())
         found = scrape(client)
 
     assert value(found, "tunesmith_part_ok", part="database") == 0
     assert value(found, "tunesmith_part_ok", part="engine") == 1
-    assert value(found, "tunesmith_engine_waiting_requests") == 0
+    assert value(found, "tunesmith_engine_waiting_requests", engine="engine") == 0
     assert not [name for name, _ in found if name == "tunesmith_jobs"]
