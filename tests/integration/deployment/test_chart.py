@@ -20,7 +20,8 @@ from app.jobs.states import JobStatus
 from app.processes.environments import ROWS, Process, is_secret
 from app.processes.guardian import KILL_WAIT_SECONDS
 from tests import ROOT
-from tests.integration.deployment.test_deployment import SERVICES
+from tests.integration.deployment.test_deployment import SERVICES, WORKER
+from tests.integration.engine.processes import KEY, EngineProcess
 from tests.support.jobs import add_job
 
 CHART = ROOT / "deploy" / "helm" / "tunesmith"
@@ -37,6 +38,7 @@ PROCESSES = {
     "worker": Process.TRAINER,
     "engine": Process.ENGINE,
 }
+ENGINES_OF_COMPOSE = ((SERVICES, "engine"), (SERVICES, "vllm-engine"), (WORKER, "engine"))
 Object = dict[str, Any]
 
 
@@ -181,6 +183,46 @@ def test_a_probe_asks_for_its_own_worker_and_a_container_runs_what_compose_runs(
             probe = container["livenessProbe"]["exec"]["command"]
             assert command[command.index("-n") + 1] == f"{probe[-1]}@%h"
             assert container["startupProbe"]["exec"]["command"] == probe
+
+
+def test_an_engine_is_asked_with_its_key_in_every_deployment(
+    objects: list[Object], engine_process: EngineProcess
+) -> None:
+    (engine,) = [container for workload, container in containers(objects) if component(workload) == "engine"]
+    probes = [engine[probe]["exec"]["command"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    probes += [services[name]["healthcheck"]["test"][1:] for services, name in ENGINES_OF_COMPOSE]
+    (command,) = {json.dumps(probe) for probe in probes}
+
+    program = json.loads(command)[-1].replace("8100", str(engine_process.port))
+    codes = [
+        subprocess.run(
+            [sys.executable, "-c", program], env={"TUNESMITH_ENGINE_KEY": key}, stderr=subprocess.PIPE
+        ).returncode
+        for key in (KEY, "another-key-of-an-engine")
+    ]
+
+    assert codes == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["api", "checker", "worker"])
+def test_a_process_starts_with_the_variables_of_its_container(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (container,) = [
+        container
+        for workload, container in containers(rendered(CHART / "ci" / "shared-home.yaml"))
+        if component(workload) == name
+    ]
+    secrets = {
+        "TUNESMITH_DATABASE_URL": "postgresql+psycopg://me@db/x",
+        "TUNESMITH_BROKER_URL": "rediss://broker",
+        "TUNESMITH_ENGINE_KEY": "k" * 32,
+    }
+    for variable, chosen in environment(container).items():
+        monkeypatch.setenv(variable, chosen.get("value") or secrets[variable])
+
+    settings = Settings()
+
+    assert settings.database == secrets["TUNESMITH_DATABASE_URL"]
+    assert [str(settings.home), settings.trust_network] == ["/var/lib/tunesmith", True]
 
 
 def test_every_variable_is_one_that_the_settings_read(objects: list[Object]) -> None:

@@ -110,6 +110,17 @@ def test_a_loop_starts_one_worker_for_each_gpu(tmp_path: Path) -> None:
         assert f"trainer{gpu}@%h" in services["worker"]["command"]
 
 
+def test_the_commands_of_an_installation_name_what_a_checkout_has() -> None:
+    commands = "".join(blocks("operations.md"))
+    paths = set(re.findall(r"/opt/tunesmith/(\S+)", commands))
+    targets = set(re.findall(r"make -C /opt/tunesmith (\S+)", commands))
+
+    assert "deploy/systemd/tunesmith.service" in paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert targets == {".venv/.ready"}
+    assert "READY := .venv/.ready" in (ROOT / "Makefile").read_text()
+
+
 def compose(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("docker-compose") is None and not REQUIRED:
         pytest.skip("docker-compose is not installed")

@@ -1,7 +1,9 @@
 """Whom a worker asks to step aside before it trains, how long it waits, and what it does about silence."""
 
+import socket
 import threading
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,17 @@ def test_a_training_waits_for_each_engine_on_its_gpu() -> None:
         assert leases.wait(30)
 
     assert was_settled is False
+
+
+def test_a_host_that_does_not_take_a_connection_has_no_engine_on_this_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel of this host would answer at once, whatever its engine does."""
+    monkeypatch.setattr(gpu_sharing, "ANSWER_SECONDS", 0.2)
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as full, ExitStack() as stack:
+        for _ in range(4):  # more than wait for `accept`: further connections are not answered
+            waiting = stack.enter_context(closing(socket.socket()))
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+
+        with GpuLease(EngineAddress(url), "auto", LARGE, 60) as lease:
+            assert settled(lease)
