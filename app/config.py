@@ -21,6 +21,8 @@ from app.processes.engine_address import LONGEST_SOCKET_PATH, EngineAddress, che
 from app.processes.environments import read_names
 from app.processes.secret_files import IN_A_FILE, read_secret
 from app.public_addresses import read_networks
+from app.store.copies import HomeFiles, home_files
+from app.store.place import CACHE_BYTES, Addressing, StorePlace, check_endpoint, place_of
 
 PREFIX = "TUNESMITH_"
 LOOPBACK = "127.0.0.1"
@@ -140,6 +142,20 @@ class Settings(Address):
     max_unpacked_bytes: int = Field(8 * 2**30, ge=1024, description="of a gzip upload, decompressed")
     max_hub_bytes: int = Field(MOST_BYTES, ge=0, description="of one dataset or model that is downloaded from the hub")
     max_cache_bytes: int = Field(20 * 2**30, ge=0, description="of prepared rows that are cached for later jobs")
+    store_url: str | None = Field(
+        None,
+        description="s3://bucket/prefix of a store for all files, so that hosts share no home; its keys are in "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; default: the home has all files",
+    )
+    store_endpoint: str | None = Field(
+        None, description="URL of the store's S3-compatible server; default: AWS_ENDPOINT_URL_S3, else Amazon's"
+    )
+    store_addressing: Addressing = Field(
+        "auto", description="path: the bucket is named in the path, as many S3-compatible servers need; or virtual"
+    )
+    store_cache_bytes: int = Field(
+        CACHE_BYTES, ge=0, description="of copies of the store in this home; the least recently used are removed first"
+    )
     max_waiting_jobs: int = Field(
         1000, ge=1, description="jobs that are validating or queued; one more is refused with 429"
     )
@@ -217,6 +233,12 @@ class Settings(Address):
         found = {name: read_secret(PREFIX + name.upper(), os.environ) for name in IN_FILES}
         return {**{name: secret for name, secret in found.items() if secret is not None}, **values}
 
+    @field_validator("store_url", "store_endpoint")
+    @classmethod
+    def _unset_if_empty(cls, url: str | None) -> str | None:
+        """Compose sets variables without a value to nothing."""
+        return url or None
+
     @field_validator("database_url", "broker_url")
     @classmethod
     def _can_be_read(cls, url: str | None) -> str | None:
@@ -259,6 +281,13 @@ class Settings(Address):
         for name, url in (*engines, ("VLLM_URL", self.vllm_url)):
             if url is not None:
                 check_privacy(url, PREFIX + name, trusts_network=self.trust_network)
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_store_that_can_be_used(self) -> Self:
+        if self.store_endpoint is not None:
+            check_endpoint(self.store_endpoint, trusts_network=self.trust_network)
+        _ = self.store
         return self
 
     @field_validator("home")
@@ -407,6 +436,20 @@ class Settings(Address):
 
     def checkpoints_dir(self, job_id: str) -> Path:
         return self.job_dir(job_id) / "checkpoints"
+
+    @cached_property
+    def store(self) -> StorePlace | None:
+        """The place of the store with its keys, or None without one. Raises ValueError for keys that cannot be read."""
+        return place_of(self.store_url, self.store_endpoint, self.store_addressing, os.environ)
+
+    @property
+    def files(self) -> HomeFiles:
+        """The files of the home, which is a cache if there is a store. Raises StoreAway."""
+        return home_files(self.root, self.store, self.store_cache_bytes)
+
+    def reference(self, path: Path) -> str:
+        """Return the name of a path in the home for the engine. With a store the engine may have another home."""
+        return str(path) if self.store is None else path.relative_to(self.root).as_posix()
 
     @cached_property
     def slots(self) -> Path:

@@ -124,7 +124,9 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     router = connect(settings.engines)
     app.state.engines, app.state.engine = router.engines, CountedEngine(router, counts)
     app.state.meter = Meter(app.state.database)
-    app.state.readiness = Readiness(app.state.database, settings.root, notifier.problem, router.engines)
+    app.state.readiness = Readiness(
+        app.state.database, settings.root, notifier.problem, router.engines, lambda: settings.files
+    )
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:

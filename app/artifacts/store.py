@@ -16,6 +16,9 @@ from app.artifacts.names import PREFIX
 from app.artifacts.schemas import ArtifactFile
 from app.config import Settings
 from app.hashing import hash_file, hash_of_files
+from app.store.copies import HomeFiles
+from app.store.entries import EntryManifest
+from app.store.faults import EntryChanged, EntryMissing
 
 FOLDER = "artifacts"
 OWN_KEY = re.compile(rf"{FOLDER}/{PREFIX}-[a-z0-9-]+/[0-9a-f]{{64}}")
@@ -98,9 +101,61 @@ class LocalStore:
         shutil.rmtree(self._locate(key).parent, ignore_errors=True)
 
 
+class S3Store:
+    """Keeps artifacts in the store that all hosts reach. The home of this host has copies of some.
+
+    Its keys are those of `LocalStore`. Every method raises StoreAway while the store cannot be used.
+    """
+
+    def __init__(self, locate: Callable[[str], Path], files: HomeFiles) -> None:
+        self._locate, self._files, self._local = locate, files, LocalStore(locate)
+
+    def put(self, artifact_id: str, folder: Path, sha256: str) -> str:
+        key = f"{FOLDER}/{artifact_id}/{sha256}"
+        if not folder.is_dir() and self._files.manifest(self._locate(key)) is not None:
+            return key
+        self._local.put(artifact_id, folder, sha256)
+        for other in self._files.names(self._locate(key).parent):
+            if other != sha256:  # of an attempt that was not published
+                self._files.forget(self._locate(key).with_name(other))
+        try:
+            self._files.keep(self._locate(key), sha256=sha256)
+        except EntryChanged as error:
+            raise ArtifactMissing(str(error)) from error
+        return key
+
+    def files(self, key: str) -> Sequence[ArtifactFile]:
+        found = self._manifest(key).files
+        described = [ArtifactFile(name=file.name, bytes=file.bytes, sha256=file.sha256) for file in found]
+        return sorted(described, key=lambda file: file.name)
+
+    def open(self, key: str, name: str, start: int, end: int) -> Iterator[bytes]:
+        assert self._files.entries is not None, "there is a store"
+        try:
+            yield from self._files.entries.read(key, self._manifest(key), name, start, end)
+        except EntryMissing as error:
+            raise ArtifactMissing(str(error)) from error
+
+    def materialise(self, key: str) -> Path:
+        path = self._files.bring(self._locate(key))
+        if not path.is_dir():
+            raise ArtifactMissing(f"the files of {key} are gone")
+        return path
+
+    def delete(self, key: str) -> None:
+        self._local.delete(key)
+        self._files.forget(self._locate(key).parent)
+
+    def _manifest(self, key: str) -> EntryManifest:
+        found = self._files.manifest(self._locate(key))
+        if found is None:
+            raise ArtifactMissing(f"the files of {key} are gone")
+        return found
+
+
 def store_of(settings: Settings) -> ArtifactStore:
-    """Return the store of an installation."""
-    return LocalStore(settings.locate)
+    """Return the store of an installation. Raises StoreAway for keys that boto refuses."""
+    return LocalStore(settings.locate) if settings.store is None else S3Store(settings.locate, settings.files)
 
 
 def _plain_files(folder: Path) -> Iterator[Path]:

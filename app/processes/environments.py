@@ -3,10 +3,10 @@
 | process  | what it is                                     | in addition to what every process gets                 |
 |----------|------------------------------------------------|--------------------------------------------------------|
 | broker   | the bundled Valkey                             |                                                        |
-| api      | answers clients                                | settings, database, broker, keys of engine and secrets |
-| checker  | the worker that checks                         | settings, database, broker, key of secrets, the hub    |
+| api      | answers clients                                | settings, database, broker, store, its keys            |
+| checker  | the worker that checks                         | settings, database, broker, store, its key, the hub    |
 | trainer  | the worker that trains                         | the same, the engine's key, and what computes          |
-| engine   | answers with models                            | settings of its own, its key, the hub, what computes   |
+| engine   | answers with models                            | settings of its own, its key, store, hub, what computes|
 | check    | a child: reads untrusted data                  | the hub, what computes                                 |
 | fetch    | a child: downloads a base before it is trained | the hub                                                |
 | train    | a child: runs an untrusted model               | what computes                                          |
@@ -15,8 +15,9 @@
 | grammar  | a child: compiles a schema                     | what computes                                          |
 | vllm     | the operator's vLLM, a child of the engine     | what computes, and vLLM's own                          |
 
-"what computes" are the variables of compute libraries and devices. A guardian has the environment of its command. The
-operator can pass more variables to every process with TUNESMITH_PASS_ENVIRONMENT.
+"what computes" are the variables of compute libraries and devices. "store" are the keys of the store and what boto
+reads, if there is a store. A guardian has the environment of its command. The operator can pass more
+variables to every process with TUNESMITH_PASS_ENVIRONMENT.
 """
 
 import os
@@ -70,8 +71,9 @@ def beginning(*prefixes: str) -> Variables:
 DATABASE, BROKER, ENGINE_KEY = "TUNESMITH_DATABASE_URL", "TUNESMITH_BROKER_URL", "TUNESMITH_ENGINE_KEY"
 SECRET_KEY, VLLM_KEY = "TUNESMITH_SECRET_KEY", "VLLM_API_KEY"
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 OURS = "TUNESMITH_"
-SECRETS = frozenset({DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, VLLM_KEY, *HUB_TOKENS})
+SECRETS = frozenset({DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, VLLM_KEY, *HUB_TOKENS, *STORE_KEYS})
 LOOKS_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_FILE|_PATH)?$")
 
 ALWAYS = named(
@@ -93,19 +95,31 @@ HUB = named(
     *(*HUB_TOKENS, "HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
 ) | beginning("HF_HUB_", "HF_XET_")
+# What boto reads to reach the store of files, and to find its keys or a role. `app.store` opens the store.
+STORE = named(
+    *STORE_KEYS,
+    *(name + IN_A_FILE for name in STORE_KEYS),
+    *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE", "AWS_PROFILE"),
+    *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED", "AWS_ROLE_ARN"),
+    *("AWS_ROLE_SESSION_NAME", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_STS_REGIONAL_ENDPOINTS"),
+    *("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+    *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+)
+STORE_URL = f"{OURS}STORE_URL"
 SETTINGS = beginning(OURS)
 ENGINES_OWN = named(
     *(f"{OURS}HOME", f"{OURS}MODELS_DIR", f"{OURS}ENGINE_CACHE_BYTES", f"{OURS}ALLOWED_HOSTS", f"{OURS}TRUST_NETWORK"),
     *(f"{OURS}VLLM_URL", f"{OURS}VLLM_COMMAND", VARIABLE),
+    *(STORE_URL, f"{OURS}STORE_ENDPOINT", f"{OURS}STORE_ADDRESSING", f"{OURS}STORE_CACHE_BYTES"),
     *(ENGINE_KEY, ENGINE_KEY + IN_A_FILE, VLLM_KEY, VLLM_KEY + IN_A_FILE),
 )
 
 ROWS: dict[Process, Variables] = {
     Process.BROKER: ALWAYS,
-    Process.API: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, "WEB_CONCURRENCY"),
-    Process.CHECKER: ALWAYS | SETTINGS | named(DATABASE, BROKER, SECRET_KEY) | HUB | COMPUTING,
-    Process.TRAINER: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY) | HUB | COMPUTING,
-    Process.ENGINE: ALWAYS | ENGINES_OWN | HUB | COMPUTING | beginning("VLLM_", "RAY_"),
+    Process.API: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, "WEB_CONCURRENCY") | STORE,
+    Process.CHECKER: ALWAYS | SETTINGS | named(DATABASE, BROKER, SECRET_KEY) | HUB | COMPUTING | STORE,
+    Process.TRAINER: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY) | HUB | COMPUTING | STORE,
+    Process.ENGINE: ALWAYS | ENGINES_OWN | HUB | COMPUTING | beginning("VLLM_", "RAY_") | STORE,
     Process.CHECK: ALWAYS | HUB | COMPUTING | named(VARIABLE),
     Process.FETCH: ALWAYS | HUB,
     Process.TRAIN: ALWAYS | COMPUTING,
@@ -124,7 +138,10 @@ def is_secret(name: str) -> bool:
 def environment_of(process: Process, environment: Mapping[str, str], passed: Iterable[str] = ()) -> dict[str, str]:
     """Return the part of an environment that a process gets. `passed` are names that the operator adds for all."""
     row, more = ROWS[process], frozenset(passed)
-    return {name: value for name, value in environment.items() if name in more or row.have(name)}
+    useless = frozenset() if environment.get(STORE_URL) else STORE.names
+    return {
+        name: value for name, value in environment.items() if name in more or (row.have(name) and name not in useless)
+    }
 
 
 def for_child(process: Process) -> dict[str, str]:

@@ -19,6 +19,8 @@ from app.errors import EngineUnavailable
 from app.generate.client import SingleEngine
 from app.jobs import repository
 from app.jobs.states import Stage
+from app.store.copies import HomeFiles, OnlyHome
+from app.store.faults import StoreAway
 
 LIMIT_SECONDS = 2.0
 # Requests within this time share one check.
@@ -94,19 +96,24 @@ class Readiness:
         home: Path,
         broker_problem: Callable[[], str | None],
         engines: Mapping[str, SingleEngine],
+        files: Callable[[], HomeFiles] = OnlyHome,
     ) -> None:
         self._database = in_a_thread(lambda: look_at_database(database))
         self._disk = in_a_thread(lambda: look_at_disk(home))
         self._broker = in_a_thread(lambda: (broker_problem(),))
         self._engines = [(name, Look(partial(look_at_engine, engine))) for name, engine in engines.items()]
+        self._store = in_a_thread(lambda: (look_at_store(files),))
 
     async def found(self) -> ServiceState:
-        database, disk, broker, engines = await asyncio.gather(
-            self._database.found(), self._disk.found(), self._broker.found(), self._look_at_engines()
+        database, disk, broker, engines, store = await asyncio.gather(
+            *(self._database.found(), self._disk.found(), self._broker.found()),
+            self._look_at_engines(),
+            self._store.found(),
         )
         stored = database or DatabaseState(problem=NO_ANSWER)
         free, disk_problem = disk or (None, NO_ANSWER)
         (broker_problem,) = broker or (NO_ANSWER,)
+        (store_problem,) = store or (NO_ANSWER,)
         found = {
             "database": stored.problem,
             "disk": disk_problem,
@@ -114,6 +121,7 @@ class Readiness:
             "checkers": stored.absence(Stage.CHECK),
             "trainers": stored.absence(Stage.TRAIN),
             "engine": _reasons(engines),
+            "store": store_problem,
         }
         return ServiceState(
             problems={part: problem for part, problem in found.items() if problem is not None},
@@ -184,6 +192,17 @@ def look_at_disk(home: Path) -> tuple[int | None, str | None]:
     except OSError as error:
         return None, f"it cannot be read: {error.strerror}"
     return free, _room_problem(free)
+
+
+def look_at_store(files: Callable[[], HomeFiles]) -> str | None:
+    """Return why the store of files cannot be used, or None if it can, or if there is none."""
+    try:
+        entries = files().entries
+        if entries is not None:
+            entries.bucket.check()
+    except StoreAway as error:
+        return f"{error}; uploads and downloads fail, and jobs wait"
+    return None
 
 
 def _room_problem(free: int) -> str | None:

@@ -32,6 +32,7 @@ from app.errors import (
     Unavailable,
 )
 from app.known_hosts import Refused
+from app.store.faults import STORE_AWAY, StoreAway
 from app.web.validation import invalid_request
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
@@ -97,10 +98,11 @@ def install_error_handlers(app: FastAPI) -> None:
 
     def storage_error(request: Request, error: Exception) -> ErrorResponse:
         found = of_storage(error, request.app.state.database)
-        log.error("request %s failed: %s (%s)", request_id(request), found.message, type(error).__name__)
+        why = str(error) if isinstance(error, StoreAway) else type(error).__name__
+        log.error("request %s failed: %s (%s)", request_id(request), found.message, why)
         return answer(found, request_id(request), request.url.path)
 
-    for kind in (*AWAY, OSError):
+    for kind in (*AWAY, OSError, StoreAway):
         app.add_exception_handler(kind, storage_error)
     app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=CLIENT_IS_GONE))
 
@@ -120,11 +122,13 @@ def _body_model(request: Request) -> type[BaseModel]:
 
 
 def of_storage(error: Exception, database: Database) -> ServiceError:
-    """Return the error that a client gets if a disk or the database fails. Raises any other error again."""
+    """Return the error that a client gets if a disk, the database or the store fails. Raises any other error again."""
     if is_full(error, database.folder):
         return DiskFull("a disk of the service is full: nothing can be stored before an operator has made room")
     if is_read_only(error, database.folder):
         return Unavailable("a disk of the service, or its database, is read-only", code="storage_read_only")
+    if isinstance(error, StoreAway):
+        return Unavailable("the store of files cannot be used at present: try again later", code=STORE_AWAY)
     if isinstance(error, AWAY):
         return Unavailable("the database is not available", code="database_unavailable")
     raise error

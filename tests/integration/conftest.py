@@ -22,6 +22,7 @@ from app.database.migrate import upgrade
 from tests.integration.engine.processes import EngineProcess
 from tests.support.checks import RecordingNotifier
 from tests.support.jobs_api import an_api
+from tests.support.s3_server import S3Server, serving_s3
 
 POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
 REQUIRED = os.environ.get("REQUIRE_SERVICES") == "1"
@@ -125,3 +126,18 @@ def engine_process() -> Iterator[EngineProcess]:
     """For tests that need any engine process and leave it as it was: a start takes seconds."""
     with EngineProcess() as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with serving_s3(tmp_path_factory.mktemp("s3") / "objects") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A server whose keys this process has. Each test has a prefix of its own (`with_store`)."""
+    for name, value in s3_server.environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    return s3_server

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.processes.environments import ROWS, SECRETS, Process, environment_of, is_secret, read_names
+from app.processes.environments import ROWS, SECRETS, STORE_KEYS, Process, environment_of, is_secret, read_names
 
 # What reads strangers' files.
 STRANGERS = {Process.CHECK, Process.TRAIN, Process.TEMPLATE, Process.RENDER, Process.GRAMMAR, Process.VLLM}
@@ -21,8 +21,8 @@ OF_ALL = ("PATH", "HOME", "LC_ALL", "TZ", "PYTHONPATH", "HF_HOME", "COVERAGE_PRO
 OF_NOBODY = ("AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK", "HF_HUB_TOKEN", "TORCH_TOKEN", "PASSWORD")
 
 
-def who_gets(name: str) -> set[Process]:
-    return {process for process in Process if environment_of(process, {name: "x"}) == {name: "x"}}
+def who_gets(name: str, **others: str) -> set[Process]:
+    return {process for process in Process if name in environment_of(process, {name: "x", **others})}
 
 
 def test_every_process_has_a_row() -> None:
@@ -32,6 +32,14 @@ def test_every_process_has_a_row() -> None:
 @pytest.mark.parametrize("name", [*OUR_SECRETS, *(f"{name}_FILE" for name in OUR_SECRETS)])
 def test_what_reads_strangers_files_gets_no_secret_of_the_service(name: str) -> None:
     assert who_gets(name).isdisjoint(STRANGERS)
+
+
+@pytest.mark.parametrize("name", [*STORE_KEYS, *(f"{name}_FILE" for name in STORE_KEYS), "AWS_ROLE_ARN"])
+def test_the_keys_of_the_store_are_where_files_are_moved_and_nowhere_else(name: str) -> None:
+    with_a_store = who_gets(name, TUNESMITH_STORE_URL="s3://bucket")
+
+    assert with_a_store == {Process.API, Process.CHECKER, Process.TRAINER, Process.ENGINE}
+    assert who_gets(name) == set()
 
 
 @pytest.mark.parametrize("name", OF_THE_HUB)

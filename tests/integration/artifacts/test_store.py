@@ -8,13 +8,23 @@ import pytest
 from app.artifacts.store import ArtifactMissing, ArtifactStore, store_of
 from app.config import Settings
 from app.hashing import hash_folder
+from app.ids import new_id
+from tests.support.s3_server import with_store
 
 ID = f"artifact-{'a' * 24}-1"
 
 
+@pytest.fixture(params=["home", "s3"])
+def host(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """The settings of a host, without a store and with one."""
+    if request.param == "home":
+        return settings
+    return with_store(request.getfixturevalue("s3"), settings.root, new_id("prefix"))
+
+
 @pytest.fixture
-def store(settings: Settings) -> ArtifactStore:
-    return store_of(settings)
+def store(host: Settings) -> ArtifactStore:
+    return store_of(host)
 
 
 @pytest.fixture
@@ -92,7 +102,8 @@ def test_what_the_store_has_not_stored_is_not_deleted(store: ArtifactStore, sett
     assert (settings.root / "adapters" / "adapter-a" / "v1").is_dir()
 
 
-def test_a_file_that_was_replaced_is_hashed_again(store: ArtifactStore, made: Path) -> None:
+def test_a_file_that_was_replaced_is_hashed_again(settings: Settings, made: Path) -> None:
+    store = store_of(settings)
     key = store.put(ID, made, hash_folder(made))
     before = store.files(key)[0].sha256
     path = store.materialise(key) / "a.txt"
