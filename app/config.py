@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.hub import MOST_BYTES
+from app.contracts.rows import TOKENIZER
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
 from app.known_hosts import NO_KEYS, HostRules, is_loopback
 from app.processes.encryption_keys import read_keys
@@ -433,6 +434,10 @@ class Settings(Address):
     def data_dir(self, job_id: str) -> Path:
         """The folder of a job's prepared rows, described in `app.contracts.rows`."""
         return self.job_dir(job_id) / "data"
+
+    def tokenizer_dir(self, job_id: str) -> Path:
+        """The folder of a job's tokenizer. The store has it as an entry of its own, because the rows may be large."""
+        return self.data_dir(job_id) / TOKENIZER if self.store is None else self.job_dir(job_id) / TOKENIZER
 
     def checkpoints_dir(self, job_id: str) -> Path:
         return self.job_dir(job_id) / "checkpoints"

@@ -51,7 +51,7 @@ class Adapter(Base):
 
     def ref(self, settings: Settings) -> AdapterRef:
         """Return the adapter's description for the engine."""
-        path = str(settings.locate(self.path))
+        path = settings.reference(settings.locate(self.path))
         return AdapterRef(
             adapter_id=self.id, version=self.version, path=path, kind=self.kind, base_variant=self.variant
         )

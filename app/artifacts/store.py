@@ -112,14 +112,16 @@ class S3Store:
 
     def put(self, artifact_id: str, folder: Path, sha256: str) -> str:
         key = f"{FOLDER}/{artifact_id}/{sha256}"
-        if not folder.is_dir() and self._files.manifest(self._locate(key)) is not None:
-            return key
-        self._local.put(artifact_id, folder, sha256)
-        for other in self._files.names(self._locate(key).parent):
-            if other != sha256:  # of an attempt that was not published
-                self._files.forget(self._locate(key).with_name(other))
+        path = self._locate(key)
+        if not (folder.is_dir() or path.is_dir()) and self._files.manifest(path) is not None:
+            return key  # another host has stored it
+        if not path.is_dir():
+            self._local.put(artifact_id, folder, sha256)
+            for other in self._files.names(path.parent):
+                if other != sha256:  # of an attempt that was not published
+                    self._files.forget(path.with_name(other))
         try:
-            self._files.keep(self._locate(key), sha256=sha256)
+            self._files.keep(path, sha256=sha256)
         except EntryChanged as error:
             raise ArtifactMissing(str(error)) from error
         return key

@@ -44,7 +44,7 @@ class Upload:
 def store(session: Session, scope: Scope, settings: Settings, upload: Upload) -> File:
     """Stores an upload. Raises InvalidDataset if its content cannot be read as records.
 
-    Raises InvalidRequest for a project that is not in the scope, and DiskFull if it stores too much.
+    Raises InvalidRequest for a project that is not in the scope, DiskFull if it stores too much, and StoreAway.
     """
     scope.check(upload.project)
     most = shares.limits_of(session, scope, settings, upload.project).file_bytes
@@ -55,8 +55,10 @@ def store(session: Session, scope: Scope, settings: Settings, upload: Upload) ->
     partial = partial_path(target)
     report = _inspect(partial, upload.filename, settings.max_unpacked_bytes)
     with ExitStack() as undo:
+        undo.callback(settings.files.forget, target)
         undo.callback(target.unlink, missing_ok=True)
         keep(partial, target)
+        settings.files.keep(target)
         file = File(
             id=upload.file_id,
             project=upload.project,
@@ -125,9 +127,9 @@ def page(session: Session, scope: Scope, after: str | None, limit: int) -> tuple
 
 
 def content_path(session: Session, scope: Scope, settings: Settings, file_id: str) -> tuple[File, Path]:
-    """Returns a file and the path of its bytes. Raises NotFound if the row or the bytes are missing."""
+    """Returns a file and the path of its bytes. Raises NotFound if the row or the bytes are missing, and StoreAway."""
     file = find(session, scope, file_id)
-    path = settings.file_path(file.id)
+    path = settings.files.bring(settings.file_path(file.id))
     if not path.is_file():
         raise NotFound(f"the content of {file.id} is gone from the disk", param="file_id", code="content_is_gone")
     return file, path
@@ -149,3 +151,4 @@ def delete(
     audit.record(session, "file.delete", file.id, file.project)
     session.commit()
     settings.file_path(file.id).unlink(missing_ok=True)
+    settings.files.forget(settings.file_path(file.id))

@@ -5,7 +5,8 @@
     job-…@step-40                    the checkpoint of that step, as long as it is kept
     anything else                    a base model
 
-A checkpoint is looked for in the job's own folder: the rows of the database follow with a heartbeat.
+A checkpoint is looked for where its files are (`app.jobs.kept_checkpoints`). With a store, folders are named to the
+engine by their paths in a home, and it fetches what its host does not have.
 """
 
 import json
@@ -17,19 +18,20 @@ from sqlalchemy.orm import Session
 
 from app.adapters.models import Adapter
 from app.config import Settings
-from app.contracts.checkpoints import Manifest, age, by_age, outline
+from app.contracts.checkpoints import Manifest, age
 from app.contracts.generation import AdapterRef
 from app.contracts.model_card import ADAPTER_CONFIG, CONFIG
 from app.contracts.order import BaseRef
-from app.contracts.rows import TOKENIZER
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.generate.schemas import CheckpointName
+from app.jobs import kept_checkpoints
 from app.jobs import lineage as adapters
 from app.jobs import repository as jobs
 from app.jobs.models import Job
 from app.jobs.stored import look_at_plan
 from app.scope import Scope
 from app.sources import base_of, invalid, resolve_model
+from app.store.copies import HomeFiles
 
 NAMES_AN_ADAPTER = re.compile(r"^(adapter|job)-[a-z2-7]{24}(@|$)")
 STEP = re.compile(r"step-(\d{1,9})")
@@ -69,7 +71,7 @@ def find_target(session: Session, scope: Scope, settings: Settings, name: str, p
     job = jobs.get(session, scope, job_id)
     if job is None or job.is_temporary:
         raise NotFound(f"there is no job {job_id!r}", param=param, code="unknown_job")
-    found = _kept(job, settings.checkpoints_dir(job_id), wanted if at else None, param)
+    found = _kept(job, settings, wanted if at else None, param)
     return _halfway(job, settings, found, param)
 
 
@@ -100,14 +102,15 @@ def _trained(adapter: Adapter, settings: Settings) -> Target:
     return Target(adapter.base(settings), adapters.ref_of(adapter, settings), adapter.name)
 
 
-def _kept(job: Job, folder: Path, wanted: str | None, param: str) -> Manifest:
+def _kept(job: Job, settings: Settings, wanted: str | None, param: str) -> Manifest:
     """The newest whole checkpoint, or the newest of the step that is wanted as `step-40`."""
-    present = _present(folder)
+    files = settings.files
+    present = kept_checkpoints.present(files, settings.checkpoints_dir(job.id))
     step = STEP.fullmatch(wanted) if wanted is not None else None
     meant = (
         present if wanted is None else [path for path in present if step is not None and age(path)[0] == int(step[1])]
     )
-    found = next((whole for path in meant if (whole := outline(path)) is not None), None)
+    found = next((whole for path in meant if (whole := kept_checkpoints.outline_of(files, path)) is not None), None)
     if found is not None:
         return found
     if wanted is None:
@@ -119,13 +122,6 @@ def _kept(job: Job, folder: Path, wanted: str | None, param: str) -> Manifest:
     names = ", ".join(dict.fromkeys(f"step-{age(path)[0]}" for path in present[:MOST_NAMED])) or "none"
     message = f"{job.id} has no checkpoint {wanted!r}, it keeps {names}"
     raise NotFound(message, param=param, code="unknown_checkpoint")
-
-
-def _present(folder: Path) -> list[Path]:
-    try:
-        return by_age(folder)
-    except OSError:  # the job is deleted at this moment
-        return []
 
 
 def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Target:
@@ -141,29 +137,29 @@ def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Targe
     ref = AdapterRef(
         adapter_id=job.id,
         version=found.version,
-        path=str(found.path),
+        path=settings.reference(found.path),
         kind="full" if is_full else "lora",
-        language=str(settings.data_dir(job.id) / TOKENIZER),
+        language=settings.reference(settings.tokenizer_dir(job.id)),
     )
     name_of_checkpoint = CheckpointName(job=job.id, step=found.step, attempt=found.attempt, version=found.version)
-    return Target(_base_of(job, settings.models, found.path / ADAPTER_CONFIG, param), ref, name, name_of_checkpoint)
+    return Target(_base_of(job, settings, found.path, param), ref, name, name_of_checkpoint)
 
 
-def _base_of(job: Job, models: Path, config: Path, param: str) -> BaseRef:
+def _base_of(job: Job, settings: Settings, checkpoint: Path, param: str) -> BaseRef:
     """The weights that are trained on: of the hub, Unsloth may have loaded another repository than the one named.
 
     A folder is what was named, wherever it was when the checkpoint was written.
     """
-    named = base_of(look_at_plan(job).model, models, param)
-    loaded = None if named.is_local else _loaded(config)
+    named = base_of(look_at_plan(job).model, settings.models, param)
+    loaded = None if named.is_local else _loaded(settings.files, checkpoint)
     if loaded is None or loaded == named.source:
         return named
     return BaseRef(source=loaded, is_local=loaded.startswith("/"), scaled_to=named.scaled_to)
 
 
-def _loaded(config: Path) -> str | None:
+def _loaded(files: HomeFiles, checkpoint: Path) -> str | None:
     """Return the base that an adapter_config.json names, or None if there is no such file or it names none."""
     try:
-        return json.loads(config.read_text())["base_model_name_or_path"] or None
+        return json.loads(files.text(checkpoint, ADAPTER_CONFIG))["base_model_name_or_path"] or None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -57,7 +57,7 @@ def _check_adapter(session: Session, scope: Scope, settings: Settings, spec: Job
 def _config_of(adapter: Adapter, settings: Settings) -> dict[str, Any]:
     """Return peft's config of the adapter, or only its rank if the file cannot be read; the trainer compares again."""
     try:
-        config = json.loads((settings.locate(adapter.path) / ADAPTER_CONFIG).read_text())
+        config = json.loads(settings.files.text(settings.locate(adapter.path), ADAPTER_CONFIG))
     except (OSError, ValueError):
         config = {}
     return {"r": adapter.rank, **config}

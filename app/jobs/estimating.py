@@ -84,7 +84,7 @@ def _tokens(plan: JobPlan, report: TokenReport, rows: StepTokens) -> TrainingTok
 def _shape(settings: Settings, job: Job) -> BaseShape | None:
     """Return the sizes of the base, which the check left beside the rows. None: they are not known."""
     try:
-        card = read_json(ModelCard, (settings.data_dir(job.id) / BASE_CARD).read_bytes())
+        card = read_json(ModelCard, settings.files.text(settings.data_dir(job.id), BASE_CARD))
     except OSError:
         return None
     return shape_of(card) if card is not None else None

@@ -119,5 +119,7 @@ def delete(session: Session, scope: Scope, settings: Settings, name: str) -> str
     audit.record(session, "adapter.delete", adapter.id, adapter.project)
     session.commit()
     folder = settings.locate(adapter.path)
-    shutil.rmtree(folder.parent if folder.parent.name == adapter.id else folder, ignore_errors=True)
+    whole = folder.parent if folder.parent.name == adapter.id else folder
+    shutil.rmtree(whole, ignore_errors=True)
+    settings.files.forget(whole)
     return adapter.id

@@ -305,4 +305,5 @@ def logs(
         job = service.find(session, caller.scope, job_id)
         newest = [known.epoch for known in repository.attempts(session, caller.scope, job_id)][-1:]
     epoch = attempt or next(iter(newest), None)
-    return read_log(settings.job_dir(job_id), epoch, offset=offset, limit=limit, is_ended=job.status.is_final)
+    is_ended, files = job.status.is_final, settings.files
+    return read_log(settings.job_dir(job_id), epoch, offset=offset, limit=limit, is_ended=is_ended, files=files)

@@ -40,6 +40,7 @@ class TrainingSubmission:
             continuing.check(session, scope, settings, spec)
             found = find_sources(session, scope, settings, spec.dataset)
         for param, file in found.items():
+            bring_source(settings, file)
             check_rows(file, spec, settings.max_unpacked_bytes, param)
 
     def columns(self, session: Session, scope: Scope, settings: Settings, spec: JobSpec) -> dict[str, Any]:
@@ -86,6 +87,12 @@ def find_sources(session: Session, scope: Scope, settings: Settings, dataset: Da
     sources = {"dataset.source": dataset.source, "dataset.eval_source": dataset.eval_source}
     found = {param: find_source(session, scope, settings, source, param) for param, source in sources.items() if source}
     return {param: file for param, file in found.items() if file is not None}
+
+
+def bring_source(settings: Settings, file: SourceFile | None) -> None:
+    """Have an uploaded file on this host. Raises StoreAway."""
+    if file is not None and file.path.parent == settings.root / "files":
+        settings.files.bring(file.path)
 
 
 def check_rows(file: SourceFile, spec: JobSpec, max_unpacked_bytes: int, param: str) -> None:

@@ -84,8 +84,8 @@ class EntryStore:
 
         Raises EntryChanged, and leaves the entry as it was, if the files have not the hash `sha256`.
         """
-        if not path.exists():
-            raise EntryChanged(f"the files of {key} are gone from {path}")
+        if path.is_symlink() or not path.exists():
+            raise EntryChanged(f"the files of {key} are gone from {path}, or it is a link")
         names = [path.name] if path.is_file() else sorted(_plain_files(path))
         folder = path.parent if path.is_file() else path
         number = f"{time.time_ns():020d}-{secrets.token_hex(4)}"

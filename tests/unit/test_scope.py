@@ -58,6 +58,7 @@ MAY_NAME_EVERY_PROJECT = {
     "app/webhooks/delivering.py": "messages of all projects are sent, each to the endpoint for which it was made",
     "worker/supervising/orders.py": "what a job continues from was checked when it was submitted",
     "worker/supervising/publishing.py": "rows for the job that the worker holds, with the project of that job",
+    "worker/supervising/transfers.py": "what the job that the worker holds continues from",
     "worker/supervising/resuming.py": "rows of the job that the worker holds, and what it continues from",
 }
 OPEN_ROUTES = {"/", "/healthz", "/readyz", "/docs", "/docs/assets", "/openapi.json"}

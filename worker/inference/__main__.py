@@ -26,6 +26,9 @@ from app.processes.garbage import exclude_from_collections
 from app.processes.guardian_process import UMASK
 from app.processes.secret_files import read_secret
 from app.slow_clients import TimedProtocol
+from app.store.copies import home_files
+from app.store.place import CACHE as STORE_CACHE
+from app.store.place import CACHE_BYTES, place_in
 from worker.inference.batching.engine import BatchingEngine
 from worker.inference.batching.host import BatchLimits
 from worker.inference.engine import Engine
@@ -67,7 +70,16 @@ def main() -> None:
     engine = _engine(options)
     leases = MemoryLeases(engine) if isinstance(engine, BatchingEngine) else None  # a vLLM server's memory is not ours
     config = uvicorn.Config(
-        create_app(engine, options.roots, leases, _host_rules(), options.cache, options.max_hub_bytes, key=options.key),
+        create_app(
+            engine,
+            options.roots,
+            leases,
+            _host_rules(),
+            options.cache,
+            options.max_hub_bytes,
+            key=options.key,
+            files=options.files,
+        ),
         **({} if options.host is None else {"host": options.host, "port": options.port}),
         loop="asyncio",  # the same whether or not another package has brought uvloop
         http=TimedProtocol,
@@ -138,6 +150,8 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
 def _settle(options: argparse.Namespace) -> None:
     """Check options against each other, fill in defaults and read the secrets. Raises ValueError."""
     options.roots = Roots.of(options.home, options.models)
+    store = place_in(os.environ, trusts_network=_trusts_network())
+    options.files = home_files(options.roots.home, store, int(os.environ.get(STORE_CACHE) or CACHE_BYTES))
     options.cache = options.cache or options.roots.home / "cache"
     key = read_secret(KEY_VARIABLE, os.environ)
     options.key = None if key is None else read_key(key)

@@ -41,6 +41,7 @@ from worker.supervising.context import WorkerContext
 from worker.supervising.slots import remove_orphans
 from worker.supervising.spare import OOM_SCORE, Spare, lease_of
 from worker.supervising.tail import EventTail
+from worker.supervising.uploads import Uploads
 
 EVENTS_NAME = "events.jsonl"
 PULSE_NAME = "pulse"
@@ -131,9 +132,16 @@ class ChildWatch:
         self._started = self._alive_at = self._renewed_at = time.monotonic()
         self._last_modified: tuple[int, ...] = ()
         self._killed_by = math.inf
+        self._uploads = Uploads(context.settings, claim, child_command.folder)
         self.report = Report()
 
     def until_gone(self, child: Guarded) -> Report:
+        with self._uploads:
+            self._watch(child)
+            self._finish_uploads(child)
+        return self.report
+
+    def _watch(self, child: Guarded) -> None:
         kills_before = oom_kills()
         while self.report.exit_code is None:
             self.report.exit_code = self._wait(child)
@@ -143,7 +151,13 @@ class ChildWatch:
             if not self._heartbeat(child):
                 self._context.stopping.wait(self._context.settings.heartbeat_seconds)
         self.report.is_out_of_memory = (oom_kills() or 0) > (kills_before or 0)
-        return self.report
+
+    def _finish_uploads(self, child: Guarded) -> None:
+        """Wait until the checkpoints and the log are in the store, with heartbeats, unless nobody needs them."""
+        self._uploads.finish()
+        while self._uploads.is_busy and self.report.stopped not in (StopReason.FENCED, StopReason.CANCELLED):
+            self._uploads.wait(self._context.settings.heartbeat_seconds)
+            self._heartbeat(child)
 
     def _is_read(self) -> bool:
         """Whether all events are stored. When the worker stops, the next attempt reads those that are not."""
@@ -176,6 +190,7 @@ class ChildWatch:
         self._renewed_at = began
         child.renew(began)
         self.report.take(batch[0])
+        self._uploads.take(batch[0])
         self._tail.advance(batch[1])
         rotate(self._child_command.folder / LOG_NAME)
         if self.report.exit_code is None:

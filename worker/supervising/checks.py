@@ -10,8 +10,10 @@ from app.processes.environments import Process
 from app.sources import base_of
 from worker.child import CHECKER, command, environment
 from worker.supervising import orders
-from worker.supervising.attempt import ChildCommand, Report, attempt_folder, refused, run_child
+from worker.supervising.attempt import ChildCommand, Report, StopReason, attempt_folder, refused, run_child
 from worker.supervising.context import WorkerContext
+from worker.supervising.runners import is_done
+from worker.supervising.transfers import bring_sources, keep_rows
 
 
 class CheckRunner:
@@ -19,12 +21,17 @@ class CheckRunner:
 
     def run(self, context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Report:
         folder = attempt_folder(context, job)
+        stopped = bring_sources(context, held, plan)
+        if stopped in (StopReason.CANCELLED, StopReason.SHUTDOWN):
+            return Report(exit_code=0, stopped=stopped)
         try:
             order = orders.write_check(context, job, plan, base_of(plan.model, context.settings.models), folder)
         except ServiceError as error:
             return refused(error)
         env = environment(Process.CHECK, context.settings.root / "cache")
-        return run_child(context, held, ChildCommand(command(CHECKER, order), env, folder, max_seconds=None))
+        report = run_child(context, held, ChildCommand(command(CHECKER, order), env, folder, max_seconds=None))
+        is_over = report.stopped in (StopReason.FENCED, StopReason.CANCELLED) or not is_done(self, report)
+        return report if is_over else keep_rows(context, held, report)
 
     def is_complete(self, report: Report) -> bool:
         return report.is_checked

@@ -20,6 +20,7 @@ from app.jobs.models import Job
 from app.jobs.queue import attempts
 from app.jobs.queue.claims import Claim, Fenced, claim, finish, leave, lock
 from app.jobs.states import JobStatus, RequestedAction, Stage, given_back, next_status
+from app.store.faults import StoreAway
 from worker.checkpoints import DiskFullFault
 from worker.failures import SystemFault
 from worker.supervising.attempt import Report, StopReason
@@ -28,6 +29,7 @@ from worker.supervising.publishing import place_results, publish_artifacts
 from worker.supervising.resuming import read_left_over
 from worker.supervising.retries import retry_until_stored
 from worker.supervising.runners import StageRunner, is_done, runner_of
+from worker.supervising.transfers import keep_artifacts, store_is_away
 from worker.supervising.verdict import Next, Verdict, decide
 
 WHY_IT_WAITS = {
@@ -110,7 +112,7 @@ def work_on(context: WorkerContext, taken: Attempted) -> None:
     held = taken.held
     log.info("%s: attempt %d of %s began", held.job_id, held.epoch, held.stage)
     try:
-        report = run(context, taken)
+        report = keep_artifacts(context, held, taken.runner, run(context, taken))
     except (Fenced, *AWAY):
         raise
     except Exception as error:
@@ -217,6 +219,8 @@ def _error_of(failure: Failed | None) -> dict[str, Any]:
 def _unforeseen(error: Exception) -> Failed:
     if isinstance(error, SystemFault):
         return error.failure
+    if isinstance(error, StoreAway):
+        return store_is_away(str(error))
     if is_full(error):
         return DiskFullFault("the disk has no room for the files of an attempt").failure
     message = f"the worker could not run the attempt ({type(error).__name__})"

@@ -24,6 +24,7 @@ from app.disk_faults import NO_ROOM
 from app.jobs.models import Job
 from app.jobs.stored import look_at_plan
 from app.scope import EVERY_PROJECT
+from app.store.faults import Beat, EntryChanged, no_beat
 from app.webhooks import outbox
 from app.webhooks.event_types import EventType
 from worker.checkpoints import DiskFullFault
@@ -51,16 +52,20 @@ def published_folder(settings: Settings, job_id: str, saved: AdapterSaved) -> Pa
 def find_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path | None:
     """The folder of the intact bundle: the attempt's, or the adapter's if a worker moved it and died before its commit.
 
-    Returns None if neither holds it.
+    Returns None if neither holds it, and the store has it not either. Raises StoreAway.
     """
     places = (published_folder(settings, job_id, saved), settings.locate(saved.path))
-    return next((place for place in places if place.is_dir() and bundle_version(place) == saved.version), None)
+    here = next((place for place in places if place.is_dir() and bundle_version(place) == saved.version), None)
+    if here is not None or settings.store is None:
+        return here
+    brought = settings.files.bring(places[0])
+    return brought if brought.is_dir() and bundle_version(brought) == saved.version else None
 
 
-def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
-    """Move the bundle to its published folder, unless it is there already, and return that folder.
+def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved, beat: Beat = no_beat) -> Path:
+    """Move the bundle to its published folder, unless it is there already, store it, and return that folder.
 
-    Raises NotPlaced, and DiskFullFault if there is no room.
+    Raises NotPlaced, StoreAway, and DiskFullFault if there is no room.
     """
     target = published_folder(settings, job_id, saved)
     with _placing("the adapter", target):
@@ -71,16 +76,17 @@ def place_bundle(settings: Settings, job_id: str, saved: AdapterSaved) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)  # an incomplete one
             os.rename(found, target)
+        settings.files.keep(target, sha256=saved.sha256, beat=beat)
     return target
 
 
-def place_results(settings: Settings, job_id: str, report: Report) -> None:
+def place_results(settings: Settings, job_id: str, report: Report, beat: Beat = no_beat) -> None:
     """Move all that the attempt made to its place, before the transaction that publishes it.
 
-    Raises NotPlaced, and DiskFullFault if there is no room.
+    Raises NotPlaced, StoreAway, and DiskFullFault if there is no room.
     """
     if report.adapter is not None:
-        place_bundle(settings, job_id, report.adapter)
+        place_bundle(settings, job_id, report.adapter, beat)
     place_artifacts(settings, job_id, report)
 
 
@@ -103,7 +109,7 @@ def place_artifacts(settings: Settings, job_id: str, report: Report) -> list[tup
 def _placing(what: str, target: Path) -> Iterator[None]:
     try:
         yield
-    except ArtifactMissing as error:
+    except (ArtifactMissing, EntryChanged) as error:
         raise NotPlaced(str(error)) from error
     except OSError as error:
         if error.errno in NO_ROOM:
@@ -114,7 +120,9 @@ def _placing(what: str, target: Path) -> Iterator[None]:
 def take_bundle_back(settings: Settings, job_id: str, saved: AdapterSaved) -> None:
     """Move a placed bundle back to its attempt's folder, so that no bundle without a row stays among the adapters."""
     placed, origin = published_folder(settings, job_id, saved), settings.locate(saved.path)
+    settings.files.forget(placed)
     if placed.is_dir() and not origin.exists():
+        origin.parent.mkdir(parents=True, exist_ok=True)
         os.rename(placed, origin)
         with suppress(OSError):  # the folder holds another version
             placed.parent.rmdir()

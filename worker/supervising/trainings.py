@@ -36,6 +36,7 @@ from worker.supervising.publishing import adapter_row, place_bundle, publish, ta
 from worker.supervising.resuming import choose_start, finished_before, tidy
 from worker.supervising.retries import retry_until_stored
 from worker.supervising.runners import heartbeat, is_done, store_event
+from worker.supervising.transfers import bring_for_training, keep_results
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ class TrainingRunner:
         """Train, unless an earlier attempt has finished that, and have the adapter verified."""
         done = retry_until_stored(lambda: finished_before(context, held), context.stopping)
         report = done if done is not None else _train(context, held, job, plan)
-        is_over = report.stopped in (StopReason.FENCED, StopReason.CANCELLED) or not is_done(self, report)
+        if report.stopped in (StopReason.FENCED, StopReason.CANCELLED) or not is_done(self, report):
+            return report
+        report = keep_results(context, held, report)  # before the proof, for an engine on another host
+        is_over = report.stopped is StopReason.CANCELLED or not is_done(self, report)
         return report if is_over or context.settings.verify == "off" else verify(context, held, job, report)
 
     def is_complete(self, report: Report) -> bool:
@@ -113,8 +117,11 @@ def _apply_result(report: Report, found: Proof | StopReason) -> None:
 def _train(context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Report:
     folder = attempt_folder(context, job)
     keep_only(compile_folder(context.settings.root / "cache", describe_device()))
-    start = retry_until_stored(lambda: choose_start(context, held, plan), context.stopping)
     try:
+        stopped = bring_for_training(context, held, plan)
+        if stopped is not None:
+            return Report(exit_code=0, stopped=stopped)
+        start = retry_until_stored(lambda: choose_start(context, held, plan), context.stopping)
         base = base_of(plan.model, context.settings.models)
         order = orders.write_training(context, job, plan, base, folder, start)
     except ServiceError as error:

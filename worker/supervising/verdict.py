@@ -13,6 +13,7 @@
 | killed by its limit of CPU time         | failed, user_error                                             |
 | reported that the disk is full          | paused until a user resumes it; a check waits and tries again  |
 | finished, the engine is unavailable     | waits with a pause to be verified; no step is trained again    |
+| the store of files cannot be used       | waits with a pause; nothing counts as a failure                |
 | had too little memory beside the engine | waits again, without a pause; the engine then frees its memory |
 | finished, too little memory to prove it | as system_error, with longer pauses: memory may become free    |
 | finished, the proof killed the engine   | as system_error; counts as 1/7 of a failure                    |
@@ -28,6 +29,7 @@ from enum import StrEnum
 
 from app.contracts.events import Blame, Failed
 from app.contracts.generation import OUT_OF_MEMORY
+from app.store.faults import STORE_AWAY
 from worker.failures import DISK_FULL, EXIT_DISK_FULL, TOO_MUCH_COMPUTING
 from worker.supervising.attempt import Report, StopReason
 
@@ -106,6 +108,8 @@ def _decide_on_failure(failure: Failed, faults: int, max_attempts: int) -> Verdi
         return Verdict(Next.PAUSE, DISK_FULL, failure, FIRST_PAUSE_SECONDS)
     if failure.code == ENGINE_AWAY:
         return Verdict(Next.WAIT, ENGINE_AWAY, failure, ENGINE_PAUSE_SECONDS)
+    if failure.code == STORE_AWAY:
+        return Verdict(Next.WAIT, STORE_AWAY, failure, ENGINE_PAUSE_SECONDS)
     if failure.code == NO_ROOM_BESIDE:
         return Verdict(Next.WAIT, NO_ROOM_BESIDE, failure)
     if failure.blame is Blame.USER or failure.code == NOT_PROVED or faults >= max_attempts:

@@ -14,7 +14,7 @@ from app.jobs.states import Stage
 from app.scope import EVERY_PROJECT
 
 # Outcomes that do not count as failures of the job: its worker was stopped, its user paused it, the disk was full, the
-# engine was away or used the memory.
+# engine was away or used the memory, the store of files was away.
 HANDED_BACK = frozenset(
     {
         "worker_stopped",
@@ -24,6 +24,7 @@ HANDED_BACK = frozenset(
         "disk_full",
         "engine_unavailable",
         "no_room_beside_engine",
+        "store_unavailable",
     }
 )
 

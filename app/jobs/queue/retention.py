@@ -42,6 +42,7 @@ def remove(session: Session, scope: Scope, settings: Settings, job_id: str) -> b
         return False
     session.commit()
     _remove_path(settings.job_dir(job_id))
+    settings.files.forget(settings.job_dir(job_id))
     return True
 
 

@@ -47,9 +47,11 @@ def row(settings: Settings, job: Job, record: int, name: Split | None) -> RowVie
 
 def preview(settings: Settings, job: Job, count: int) -> list[RowView]:
     """Return the first rows of the training set, or none if the check ended before it wrote them."""
-    folder = settings.data_dir(job.id)
+    if not count:
+        return []
+    folder = rows_of(settings, job.id)
     path = folder / TRAIN_ROWS
-    if not count or not path.exists() or not (folder / TOKENIZER_FILE).exists():
+    if not path.exists() or not (folder / TOKENIZER_FILE).exists():
         return []
     rows, decode = RowFile(path), _decoder(folder)
     numbers = [counts.record for counts in islice(rows.after(0), count)]
@@ -62,9 +64,15 @@ def _found(folder: Path, name: Split, record: int) -> StoredRow | None:
     return RowFile(path).find(record) if path.exists() else None
 
 
+def rows_of(settings: Settings, job_id: str) -> Path:
+    """Return the folder of a job's rows, which may come from the store. Raises StoreAway."""
+    return settings.files.bring(settings.data_dir(job_id), is_replaced=True)
+
+
 def _folder(settings: Settings, job: Job) -> Path:
-    folder = settings.data_dir(job.id)
-    if job.status is JobStatus.VALIDATING or not (folder / TRAIN_ROWS).exists():
+    is_checked = job.status is not JobStatus.VALIDATING
+    folder = rows_of(settings, job.id) if is_checked else settings.data_dir(job.id)
+    if not (is_checked and (folder / TRAIN_ROWS).exists()):
         message = f"{job.id} is {job.status.value} and has no rows to show: they exist once its check has succeeded"
         raise Conflict(message, param="job_id", code="data_not_ready")
     return folder

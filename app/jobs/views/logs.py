@@ -4,6 +4,8 @@
     output.log.1         from byte `first` on, at most up to `rotated`
     output.log           from byte `rotated` on; the children append to it
 
+A host without the attempt's folder reads the copy that its worker put into the store.
+
 So an offset always names the same byte, however often the worker rotates the log (`app.processes.log_rotation`).
 """
 
@@ -13,6 +15,7 @@ from typing import BinaryIO
 from app.jobs.schemas import LogPage
 from app.processes.lock import wait_for_lock
 from app.processes.log_rotation import read_offsets, rotated_log
+from app.store.copies import HomeFiles, OnlyHome
 
 LOG_NAME = "output.log"
 # The most bytes of a UTF-8 character.
@@ -26,12 +29,26 @@ def attempt_dir(job_dir: Path, epoch: int) -> Path:
     return job_dir / "attempts" / str(epoch)
 
 
-def read_log(job_dir: Path, epoch: int | None, *, offset: int, limit: int, is_ended: bool) -> LogPage:
+def stored_log(job_dir: Path, epoch: int) -> Path:
+    """Return the folder of the copy of an attempt's log."""
+    return job_dir / "logs" / str(epoch)
+
+
+def read_log(
+    job_dir: Path,
+    epoch: int | None,
+    *,
+    offset: int,
+    limit: int,
+    is_ended: bool,
+    files: HomeFiles | None = None,
+) -> LogPage:
     """Read up to `limit` bytes (at least 4) from byte `offset`, or from the first kept byte if that is later.
 
-    The page ends with a whole character, and is complete if nothing can follow. It is empty during a rotation.
+    The page ends with a whole character, and is complete if nothing can follow. It is empty during a rotation. Raises
+    StoreAway.
     """
-    path = attempt_dir(job_dir, epoch) / LOG_NAME if epoch is not None else None
+    path = _find(job_dir, epoch, files or OnlyHome()) if epoch is not None else None
     if path is None or not path.is_file():
         return LogPage(attempt=epoch, text="", next_offset=offset, is_complete=is_ended)
     with path.open("rb") as live:
@@ -48,6 +65,13 @@ def read_log(job_dir: Path, epoch: int | None, *, offset: int, limit: int, is_en
         next_offset=start + len(whole),
         is_complete=at_end and is_ended,
     )
+
+
+def _find(job_dir: Path, epoch: int, files: HomeFiles) -> Path:
+    path = attempt_dir(job_dir, epoch) / LOG_NAME
+    if path.is_file():
+        return path
+    return files.bring(stored_log(job_dir, epoch), is_replaced=True) / LOG_NAME
 
 
 def _read(path: Path, live: BinaryIO, offset: int, limit: int) -> tuple[int, int, bytes, bool]:

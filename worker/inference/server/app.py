@@ -9,7 +9,6 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder
@@ -17,9 +16,11 @@ from app.contracts.hub import MOST_BYTES
 from app.contracts.memory_lease import ResumeOrder, YieldOrder, YieldState
 from app.contracts.probe import Proof, ProofOrder
 from app.known_hosts import HostRules, KnownHosts, Refused
+from app.store.copies import HomeFiles
 from worker.inference.engine import Engine, Refusal
 from worker.inference.proving.proof import prove
 from worker.inference.server.answering import answer
+from worker.inference.server.bundles import Bundles
 from worker.inference.server.listening import Keyed
 from worker.inference.server.memory_lease import MemoryLeases
 from worker.inference.server.roots import Roots
@@ -37,18 +38,20 @@ def create_app(
     most_hub_bytes: int = MOST_BYTES,
     *,
     key: str | None = None,
+    files: HomeFiles | None = None,
 ) -> FastAPI:
     """The HTTP application of one engine. Without `leases` the engine never gives memory to trainings.
 
     `roots` are the folders whose files may be opened. `key` is the key that every request must send; None if a unix
     socket controls access. `rules` say which clients are answered; without them only those of this machine. `cache` is
-    the folder for the hashes of base models, `most_hub_bytes` the size limit of a model that is downloaded.
+    the folder for the hashes of base models, `most_hub_bytes` the size limit of a model that is downloaded. `files` are
+    those of the home; None if there is no store.
     """
     app = FastAPI(title="Tunesmith engine", openapi_url=None)
     if key is not None:
         app.add_middleware(Keyed, key=key, respond=_refuse)
     app.add_middleware(KnownHosts, rules=rules or HostRules(), respond=_refuse)
-    sources = Sources(cache, most_hub_bytes)
+    sources, bundles = Sources(cache, most_hub_bytes), Bundles(roots, files)
 
     @app.get("/health")
     async def health() -> EngineHealth:
@@ -56,13 +59,11 @@ def create_app(
 
     @app.post("/generate")
     async def generate(order: GenerateOrder) -> Response:
-        await run_in_threadpool(roots.check, order.base, order.adapter)
-        return EventStream(answer(order, engine, sources))
+        return EventStream(answer(await bundles.bring(order), engine, sources))
 
     @app.post("/prove")
     async def prove_adapter(order: ProofOrder) -> Proof:
-        await run_in_threadpool(roots.check, order.base, order.adapter)
-        return await prove(order, engine, sources)
+        return await prove(await bundles.bring(order), engine, sources)
 
     if leases is not None:
         _add_yielding(app, leases)

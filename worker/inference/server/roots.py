@@ -1,6 +1,7 @@
 """The folders whose files the engine may open: bases, adapters, and files of jobs.
 
-    models/**    adapters/**    jobs/*/checkpoints/**    jobs/*/attempts/**    jobs/*/data/**  (a tokenizer only)
+    models/**    adapters/**    jobs/*/checkpoints/**    jobs/*/attempts/**
+    jobs/*/data/**  and  jobs/*/tokenizer  (a tokenizer only)
 
 Links are resolved first, as in the API (`app.sources`): a path that leads out of its folder is refused. The models
 folder itself may be a link, and the files of a model may be links, as in a hub cache: the operator created them. A
@@ -15,7 +16,7 @@ from app.contracts.order import BaseRef
 from worker.inference.engine import Refusal
 
 OF_JOBS = frozenset({"checkpoints", "attempts"})
-LANGUAGE = frozenset({"data"})
+LANGUAGE = frozenset({"data", "tokenizer"})
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Roots:
         if resolved is None or not resolved.is_relative_to(jobs):
             return False
         parts = resolved.relative_to(jobs).parts
-        return len(parts) > 2 and parts[1] in kinds
+        return len(parts) > (1 if parts[1:2] == ("tokenizer",) else 2) and parts[1] in kinds
 
 
 def _is_below(path: str, root: Path) -> bool:
