@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pkgutil import resolve_name
 from typing import Any
 
@@ -19,15 +19,13 @@ from app.config import Settings
 from app.database.connection import Database
 from app.errors import ErrorForm
 from app.files.routes import router as files
-from app.files.storage import sweep_partials
 from app.generate.metering import Meter
 from app.generate.routes import router as generate
 from app.generate.routing import connect
 from app.jobs.adapter_routes import router as adapters
 from app.jobs.kinds import KINDS
 from app.jobs.queue.notifier import CeleryNotifier, make_celery
-from app.jobs.queue.orphans import AnotherInstallation, sweep_orphans
-from app.jobs.queue.retention import add_missing_artifacts
+from app.jobs.queue.sweeps import sweep_regularly
 from app.jobs.repository import uses_file
 from app.jobs.routes import router as jobs
 from app.jobs.views.polls import Polls
@@ -39,7 +37,6 @@ from app.metrics.requests import CountedRequests
 from app.metrics.routes import Scraped
 from app.metrics.routes import router as metrics
 from app.openai.routes import router as openai
-from app.processes.lock import CannotStart, hold_lock
 from app.processes.private_files import keep_private
 from app.system import routes
 from app.system.readiness import Readiness
@@ -50,9 +47,6 @@ from app.web.error_responses import BrowserHeaders, HeadRequests, RequestLimits,
 from app.web.parameters import refuse_unknown_parameters
 from app.webhooks.routes import router as webhooks
 
-# No upload takes longer than a day, so older partial files can be deleted.
-LONGEST_UPLOAD_SECONDS = 86_400
-SECONDS_BETWEEN_SWEEPS = 3600.0
 Responses = dict[int | str, dict[str, Any]]
 # "4XX" stands for all client errors. For a wrong field the paths of OpenAI's API use OpenAI's status, 400.
 ERRORS: Responses = {code: {"model": ErrorForm} for code in ("4XX", 503, 507)}
@@ -72,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stopping = threading.Event()
-        sweeps = threading.Thread(target=_sweep_regularly, args=(settings, stopping), name="orphans", daemon=True)
+        sweeps = threading.Thread(target=sweep_regularly, args=(settings, stopping), name="orphans", daemon=True)
         sweeps.start()  # in a thread, because removing what a crash left may take minutes
         yield
         stopping.set()
@@ -144,28 +138,3 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(CountedRequests, counts=app.state.counts)
     if settings.trust_network:
         log.warning("%s is set: everybody who reaches this address may use the service", TRUST_VARIABLE)
-
-
-def _sweep_regularly(settings: Settings, stopping: threading.Event) -> None:
-    while not stopping.is_set():
-        _sweep(settings)
-        stopping.wait(SECONDS_BETWEEN_SWEEPS)
-
-
-def _sweep(settings: Settings) -> None:
-    """Sweep with connections of its own, as it may outlive the application, and in only one process at a time."""
-    run = settings.root / "run"
-    try:
-        sweep_partials(settings.root / "files", LONGEST_UPLOAD_SECONDS)
-        run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = hold_lock(run / "sweep.lock", "another process is removing files without a row")
-        with lock, closing(Database.open(settings.database)) as database:
-            add_missing_artifacts(database, since=None)
-            for path in sweep_orphans(database, settings):
-                log.info("removed %s, which has no row in the database", path)
-    except CannotStart as held:
-        log.info("%s", held)
-    except AnotherInstallation as error:
-        log.error("%s", error)
-    except Exception:  # the service works without it, and the next sweep tries again
-        log.exception("files that a crash left on the disk could not be removed")

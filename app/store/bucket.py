@@ -23,6 +23,7 @@ from app.store.place import StorePlace
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import MultipartUploadTypeDef
 
 CONNECT_SECONDS, READ_SECONDS, MOST_TRIES = 3, 20, 3
 CONNECTIONS = 16
@@ -173,9 +174,10 @@ class ObjectBucket:
 
     def abort_uploads(self, begun_before: datetime) -> int:
         """End uploads that nobody completed, and return their number. Their parts cost room until then."""
-        with _answering("listed"):
+        old = list["MultipartUploadTypeDef"]()
+        with suppress(ObjectMissing), _answering("listed"):  # some servers answer so if there is none
             page = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._prefix)
-        old = [one for one in page.get("Uploads", ()) if one["Initiated"] < begun_before]
+            old += [one for one in page.get("Uploads", ()) if one["Initiated"] < begun_before]
         for one in old:
             with suppress(ObjectMissing), _answering("aborted"):
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=one["Key"], UploadId=one["UploadId"])

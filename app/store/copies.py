@@ -60,6 +60,9 @@ class HomeFiles(Protocol):
     def text(self, path: Path, name: str) -> bytes:
         """Return a small file of an entry, without fetching the others. Raises FileNotFoundError."""
 
+    def evict(self) -> list[Path]:
+        """Remove copies, the least recently used first, until all fit. Returns their paths."""
+
     def touch(self, folder: Path) -> None:
         """Keep all copies at and below a folder in the cache, as they are in use."""
 
@@ -86,6 +89,9 @@ class OnlyHome:
 
     def text(self, path: Path, name: str) -> bytes:
         return (path / name).read_bytes()
+
+    def evict(self) -> list[Path]:
+        return []
 
     def touch(self, folder: Path) -> None:
         pass

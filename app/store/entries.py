@@ -29,7 +29,7 @@ from app.store.faults import Beat, EntryChanged, EntryMissing, ObjectMissing, St
 if TYPE_CHECKING:  # it imports boto, which a service without a store need not load
     from app.store.bucket import ObjectBucket
 
-MANIFESTS, CONTENT, TRASH, MARK = "manifests", "content", "trash", "installation"
+MANIFESTS, CONTENT, TRASH = "manifests", "content", "trash"
 KEPT_IN_TRASH = timedelta(days=7)
 # No upload takes longer, so older ones, and files without a manifest, were cut off.
 CUT_OFF_AFTER = timedelta(days=1)
@@ -212,8 +212,8 @@ class EntryStore:
             return None
 
 
-def today() -> date:
-    return datetime.now(UTC).date()
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _plain_files(folder: Path) -> Iterator[str]:

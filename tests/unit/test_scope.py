@@ -56,6 +56,7 @@ MAY_NAME_EVERY_PROJECT = {
     "app/jobs/queue/orphans.py": "a background sweep",
     "app/jobs/queue/retention.py": "a background sweep",
     "app/webhooks/delivering.py": "messages of all projects are sent, each to the endpoint for which it was made",
+    "app/jobs/queue/store_orphans.py": "a background sweep",
     "worker/supervising/orders.py": "what a job continues from was checked when it was submitted",
     "worker/supervising/publishing.py": "rows for the job that the worker holds, with the project of that job",
     "worker/supervising/transfers.py": "what the job that the worker holds continues from",

@@ -9,6 +9,7 @@ from celery import signals
 from app.contracts.devices import CPU
 from app.database.connection import Database
 from app.jobs.queue.notifier import QUEUES, TASK, CeleryNotifier
+from app.jobs.queue.sweeps import sweep_regularly
 from app.jobs.states import Stage
 from worker.confinement import landlock
 from worker.hardware import describe_device, find_slots
@@ -60,6 +61,9 @@ def open_contexts(sender: Any, **_: object) -> None:
             measure = context.gpu_readings.keep_reading
             threading.Thread(target=measure, args=(context.stopping,), name="gpu-readings", daemon=True).start()
         log.info("%s serves %s on %s", context.name, stage, device)
+    if settings.store is not None:  # this host's home may have no API that sweeps it
+        stopping = next(iter(contexts.values())).stopping
+        threading.Thread(target=sweep_regularly, args=(settings, stopping), name="orphans", daemon=True).start()
 
 
 def _open_slots(stage: Stage, worker: str) -> tuple[Slot, FurtherGpus]:

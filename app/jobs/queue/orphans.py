@@ -122,8 +122,13 @@ KINDS: dict[str, Known] = {**KNOWN_TO_ROWS, ADAPTER: _known_adapters, PREFIX: _k
 
 def _named(folder: Path, kind: str) -> list[Path]:
     """Return the entries whose name is an id. The caller must list them before it queries the rows."""
+    return [path for path in folder.glob(f"{kind}-*") if is_id(path.name, kind)]
+
+
+def is_id(name: str, kind: str) -> bool:
+    """Return whether a name is an id of something of a kind."""
     pattern = ARTIFACT_ID if kind == PREFIX else re.compile(rf"{kind}-[a-z2-7]{{24}}")
-    return [path for path in folder.glob(f"{kind}-*") if pattern.fullmatch(path.name)]
+    return pattern.fullmatch(name) is not None
 
 
 def _removed_if_old(path: Path, limit: float, remove: Callable[[Path], object]) -> bool:

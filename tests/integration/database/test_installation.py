@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import app.main
 from app import trash
 from app.cli.main import main
 from app.config import Settings
@@ -16,6 +15,7 @@ from app.database import installation
 from app.database.connection import Database, utc_now
 from app.files.storage import partial_path
 from app.ids import new_id
+from app.jobs.queue import sweeps
 from app.jobs.queue.orphans import AnotherInstallation, check_belongs, sweep_orphans
 from app.jobs.states import JobStatus
 from tests.support.jobs import add_job
@@ -89,7 +89,7 @@ def test_an_api_that_finds_another_installation_runs_and_says_so(
     database_url: str, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     installation.mark(settings.root, "installation-other")
-    with caplog.at_level(logging.ERROR, "app.main"), an_api(settings, database_url) as api:
+    with caplog.at_level(logging.ERROR, "app.jobs.queue.sweeps"), an_api(settings, database_url) as api:
         wait_for("it is logged", lambda: "nothing is removed from it" in caplog.text)
         assert api.get("/healthz").status_code == 200
 
@@ -98,7 +98,7 @@ def test_an_api_that_finds_another_installation_runs_and_says_so(
 def test_what_a_crash_leaves_while_the_api_runs_is_swept_too(
     database_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.main, "SECONDS_BETWEEN_SWEEPS", 0.05)
+    monkeypatch.setattr(sweeps, "SECONDS_BETWEEN_SWEEPS", 0.05)
     with an_api(settings, database_url):
         first = a_folder(settings, new_id("job"))
         wait_for("the first is swept", lambda: not first.exists())

@@ -97,7 +97,7 @@ def test_links_are_not_followed(store: EntryStore, made: Path, tmp_path: Path) -
     (made / "link").symlink_to(tmp_path / "secret")
 
     assert "link" not in store.save(KEY, made).hashes
-    with pytest.raises(EntryChanged, match="cannot be read"):
+    with pytest.raises(EntryChanged, match="it is a link"):
         store.save("files/link", made / "link")
 
 
