@@ -79,6 +79,7 @@ SLOW: dict[str, str] = {
     "test_resuming.py::test_a_job_answers_with_its_newest_*": "test_checkpoint_names, test_engine_checkpoints",
     "test_resuming.py::test_an_adapter_can_be_gone_on_from": "test_resume begins a job with an adapter",
     "test_resuming.py::test_everything_killed_at_once_comes_back": "test_up kills the service, test_resuming a worker",
+    "test_two_hosts.py::test_a_job_goes_on_where_*": "supervising/test_two_hosts, with a stand-in for the trainer",
     "test_spare.py::test_equal_jobs_start_at_once_*": "supervising/test_spare holds a spare that trains, and dies",
     "test_kept_kernels.py::*": "unit/test_compile_cache holds where libraries keep what they compile",
     "test_sharing.py::test_the_engine_makes_room_*": "integration/test_sharing and engine/test_yielding",

@@ -17,7 +17,6 @@ from app.artifacts.schemas import ArtifactFile
 from app.config import Settings
 from app.hashing import hash_file, hash_of_files
 from app.store.copies import HomeFiles
-from app.store.entries import EntryManifest
 from app.store.faults import EntryChanged, EntryMissing
 
 FOLDER = "artifacts"
@@ -104,7 +103,8 @@ class LocalStore:
 class S3Store:
     """Keeps artifacts in the store that all hosts reach. The home of this host has copies of some.
 
-    Its keys are those of `LocalStore`. Every method raises StoreAway while the store cannot be used.
+    Its keys are those of `LocalStore`. What is only in this home, from before there was a store, is read there. Every
+    method raises StoreAway while the store cannot be used.
     """
 
     def __init__(self, locate: Callable[[str], Path], files: HomeFiles) -> None:
@@ -127,14 +127,20 @@ class S3Store:
         return key
 
     def files(self, key: str) -> Sequence[ArtifactFile]:
-        found = self._manifest(key).files
+        manifest = self._files.manifest(self._locate(key))
+        if manifest is None:
+            return self._local.files(key)
+        found = manifest.files
         described = [ArtifactFile(name=file.name, bytes=file.bytes, sha256=file.sha256) for file in found]
         return sorted(described, key=lambda file: file.name)
 
     def open(self, key: str, name: str, start: int, end: int) -> Iterator[bytes]:
-        assert self._files.entries is not None, "there is a store"
+        manifest, entries = self._files.manifest(self._locate(key)), self._files.entries
+        if manifest is None or entries is None:
+            yield from self._local.open(key, name, start, end)
+            return
         try:
-            yield from self._files.entries.read(key, self._manifest(key), name, start, end)
+            yield from entries.read(key, manifest, name, start, end)
         except EntryMissing as error:
             raise ArtifactMissing(str(error)) from error
 
@@ -147,12 +153,6 @@ class S3Store:
     def delete(self, key: str) -> None:
         self._local.delete(key)
         self._files.forget(self._locate(key).parent)
-
-    def _manifest(self, key: str) -> EntryManifest:
-        found = self._files.manifest(self._locate(key))
-        if found is None:
-            raise ArtifactMissing(f"the files of {key} are gone")
-        return found
 
 
 def store_of(settings: Settings) -> ArtifactStore:
