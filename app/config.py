@@ -7,7 +7,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -266,9 +266,9 @@ class Settings(Address):
     @field_validator("secret_key")
     @classmethod
     def _are_keys(cls, keys: str | None) -> str | None:
-        if keys is not None:
+        if keys:  # compose sets a variable without a value to nothing
             read_keys(keys)
-        return keys
+        return keys or None
 
     @field_validator("webhook_private_networks")
     @classmethod
@@ -383,6 +383,13 @@ class Settings(Address):
     @property
     def _engine_urls(self) -> list[str]:
         return [] if self.engine_url is None else split_urls(self.engine_url)
+
+    @property
+    def secret_values(self) -> list[str]:
+        """The secrets among the settings, which no log may show."""
+        urls = [urlsplit(url) for url in (self.database_url, self.broker_url) if url is not None]
+        keys = [self.engine_key or "", *(self.secret_key or "").split(",")]
+        return [value for value in (*(unquote(url.password or "") for url in urls), *map(str.strip, keys)) if value]
 
     @property
     def secret_key_path(self) -> Path:

@@ -37,7 +37,10 @@ from app.metrics.requests import CountedRequests
 from app.metrics.routes import Scraped
 from app.metrics.routes import router as metrics
 from app.openai.routes import router as openai
+from app.processes.environments import own_secrets
 from app.processes.private_files import keep_private
+from app.redaction import redact_logs
+from app.secrets.routes import router as secrets
 from app.system import routes
 from app.system.readiness import Readiness
 from app.web.authentication import Authentication
@@ -60,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     open_home = keep_private(settings.root, settings.database)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    redact_logs([*settings.secret_values, *own_secrets()])
     if open_home is not None:
         log.warning(open_home)
 
@@ -85,7 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_docs_page(app)
     _provide(app, settings)
-    for router in (routes.router, metrics, jobs, files, adapters, artifacts, generate, accounts, webhooks):
+    for router in (routes.router, metrics, jobs, files, adapters, artifacts, generate, accounts, webhooks, secrets):
         app.include_router(router, responses=WRONG_FIELD)
     for kind in KINDS.values():
         if kind.router is not None:

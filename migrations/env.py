@@ -11,9 +11,19 @@ from app.database.columns import Choice, Document
 from app.database.connection import Base, UtcDateTime
 from app.files import models as files
 from app.jobs import models as jobs
+from app.secrets import models as secrets
 from app.webhooks import models as webhooks
 
-TABLES = (adapters, artifacts, files, installation, jobs, webhooks)  # imported so that Base.metadata knows them
+# Imported so that Base.metadata knows them.
+TABLES = (
+    adapters,
+    artifacts,
+    files,
+    installation,
+    jobs,
+    secrets,
+    webhooks,
+)
 
 
 def as_plain_type(kind: str, item: Any, _: object) -> str | Literal[False]:

@@ -3,6 +3,7 @@
 A download that gets longer than the hub announced is aborted.
 """
 
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ TEXTS = (".json", ".jinja", ".model", ".txt")
 TEMPLATES = "additional_chat_templates"
 # Disk space that is left for other processes of the host.
 RESERVE_BYTES = 2**30
+COMMIT = re.compile(r"[0-9a-f]{40}")
 AWAY = (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError)
 
 
@@ -86,10 +88,15 @@ def files_of_model(repository: Repository) -> list[str]:
 
 
 def fetch_model(name: str, revision: str | None, most_bytes: int) -> Path:
-    """Download a model and return its folder in the hub's cache. A complete cached model is returned without the hub.
+    """Download a model and return its folder in the hub's cache.
 
-    Raises TooLargeToDownload, NoRoomToDownload and the errors of the hub's client.
+    A complete cached model is returned without the hub if the revision is a commit, or if the hub cannot be reached. So
+    the engine needs no token for the base of an adapter whose job had one: only a check, which asks the hub, makes a
+    revision of a plan or an adapter a commit. Raises TooLargeToDownload, NoRoomToDownload and the errors of the hub's
+    client.
     """
+    if revision is not None and COMMIT.fullmatch(revision) and (cached := _cached_model(name, revision)) is not None:
+        return cached
     try:
         repository = look_at_model(name, revision)
         files = files_of_model(repository)
@@ -98,10 +105,18 @@ def fetch_model(name: str, revision: str | None, most_bytes: int) -> Path:
             repository.download(file)
         return repository.download(CONFIG).parent
     except AWAY:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-        if not all((folder / file).is_file() for file in (CONFIG, *_weights(folder))):
+        if (cached := _cached_model(name, revision)) is None:
             raise
-        return folder
+        return cached
+
+
+def _cached_model(name: str, revision: str | None) -> Path | None:
+    """Return the folder of a model whose weights are all in the hub's cache, or None."""
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if all((folder / file).is_file() for file in (CONFIG, *_weights(folder))) else None
 
 
 def _weights(folder: Path) -> list[str]:

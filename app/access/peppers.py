@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from app.config import Settings
-from app.secrets.secret_key import secret_keys
+from app.secret_key import secret_keys
 
 PURPOSE = b"keys of callers"
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -22,6 +23,7 @@ from app.jobs.states import ENDED
 from app.jobs.views.data_schemas import RowView, Validation
 from app.jobs.views.estimate_schemas import Estimate
 from app.proxies import UNUSABLE, broken_proxy, is_this_host, needs_certificates
+from app.secrets.schemas import SecretList
 
 # The service sends a ping every 15 seconds into a silent stream.
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -44,6 +46,10 @@ class StreamedEvent:
     seq: int
     kind: str
     fields: dict[str, Any]
+
+
+def _in(project: str | None) -> dict[str, str]:
+    return {} if project is None else {"project": project}
 
 
 class Client:
@@ -138,6 +144,15 @@ class Client:
 
     def delete(self, job_id: str) -> None:
         self._call("DELETE", f"/jobs/{job_id}")
+
+    def put_secret(self, name: str, value: str, project: str | None) -> None:
+        self._call("PUT", f"/secrets/{quote(name, safe='')}", json={"value": value}, params=_in(project))
+
+    def secrets(self, project: str | None) -> SecretList:
+        return self._read(SecretList, "GET", "/secrets", params=_in(project))
+
+    def delete_secret(self, name: str, project: str | None) -> None:
+        self._call("DELETE", f"/secrets/{quote(name, safe='')}", params=_in(project))
 
     def log(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """What the newest attempt has printed so far; with `follow`, also what this one and later ones will print."""

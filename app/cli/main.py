@@ -18,6 +18,7 @@ from app.cli.client import Client, requested_state
 from app.cli.errors import BadInput, CommandError, error_lines
 from app.cli.input import JobId, SpecFile, Url, connect, console, read_spec, upload_file, with_file
 from app.cli.pull import pull as pull_command
+from app.cli.secrets import app as secret_commands
 from app.cli.text import in_line, print_table, visible
 from app.config import Settings
 from app.disk_faults import describe
@@ -205,6 +206,7 @@ def artifacts(job_id: JobId, url: Url = None) -> None:
 
 
 app.command(name="pull")(pull_command)
+app.add_typer(secret_commands, name="secrets")
 
 
 @app.command()

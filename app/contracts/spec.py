@@ -12,13 +12,14 @@ from app.contracts.base import Contract, Real, Whole
 from app.contracts.continuing import ContinueFrom
 from app.contracts.methods import METHODS, AnyTrainingArgs, TrainingMethod
 from app.contracts.methods.sft import SftArgs
+from app.contracts.secret_reference import SecretReference
 from app.contracts.submitted import SubmittedSpec
 from app.contracts.templates import CHAT_TEMPLATES
 from app.contracts.training_args import SafeName, Seed
 
 # The version of `JobSpec`. It is raised with every change that an older worker would not carry out. A worker claims no
 # job of a newer version than its own.
-SPEC_VERSION = 4
+SPEC_VERSION = 5
 
 # A hub id (`owner/name`) or a folder below the operator's models folder.
 ModelName = Annotated[
@@ -26,6 +27,10 @@ ModelName = Annotated[
 ]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=120)]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]+$", max_length=120)]
+
+TOKEN = "a secret with a token of the hub, such as secret://hf; in its place the operator's is used"
+# What a spec may put into the environment of its training: the keys of trackers.
+Variable = Literal["WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN"]
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -35,6 +40,7 @@ class ModelSpec(Contract):
 
     model_name: ModelName
     revision: Revision | None = None
+    token: SecretReference | None = Field(None, description=TOKEN)
     max_seq_length: Whole = Field(
         2048, ge=16, le=1_048_576, description="tokens; if rows are longer than the model's context, RoPE is scaled"
     )
@@ -167,6 +173,7 @@ class HubSource(Contract):
     split: str = Field("train", pattern=r"^[A-Za-z0-9._\[\]:%+-]+$", max_length=100)
     subset: SafeName | None = None
     revision: Revision | None = None
+    token: SecretReference | None = Field(None, description=TOKEN)
 
 
 class PathSource(Contract):
@@ -260,6 +267,9 @@ class JobSpec(SubmittedSpec):
     continue_from: ContinueFrom | None = None
     training: AnyTrainingArgs = SftArgs()
     resources: Resources = Resources()
+    environment: dict[Variable, SecretReference] | None = Field(
+        None, description='secrets for the environment of the training, such as {"WANDB_API_KEY": "secret://wandb"}'
+    )
 
     @property
     def method(self) -> TrainingMethod:
@@ -280,6 +290,17 @@ class JobSpec(SubmittedSpec):
             raise ValueError(f"lora.loftq_config should be null beside {beside}: it needs 16-bit weights")
         if self.lora.init_lora_weights == "orthogonal":
             raise ValueError(f"lora.init_lora_weights should be true beside {beside}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_hub_token(self) -> Self:
+        """The processes that download have one token, because the libraries know one."""
+        dataset, first = self.dataset, self.model.token
+        for name, source in (("source", dataset.source), ("eval_source", dataset.eval_source)):
+            token = source.token if isinstance(source, HubSource) else None
+            if token is not None and first is not None and token != first:
+                raise ValueError(f"dataset.{name}.token should be {first}: a job has one token of the hub")
+            first = first or token
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from app.database.connection import Database
 from app.datasets.check import Place, check_kind, normalise_file
 from app.errors import InvalidDataset
 from app.files import repository as files
-from app.jobs import continuing, repository, stored
+from app.jobs import continuing, repository, secret_references, stored
 from app.jobs.models import Job, Worker
 from app.jobs.states import Stage
 from app.scope import Scope
@@ -38,6 +38,7 @@ class TrainingSubmission:
         with database.reader() as session:
             check_capabilities(spec, repository.workers(session))
             continuing.check(session, scope, settings, spec)
+            secret_references.check(session, scope, spec)
             found = find_sources(session, scope, settings, spec.dataset)
         for param, file in found.items():
             bring_source(settings, file)

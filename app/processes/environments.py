@@ -72,6 +72,9 @@ DATABASE, BROKER, ENGINE_KEY = "TUNESMITH_DATABASE_URL", "TUNESMITH_BROKER_URL",
 SECRET_KEY, VLLM_KEY = "TUNESMITH_SECRET_KEY", "VLLM_API_KEY"
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+HUB_TOKEN = "HF_TOKEN"
+# A job with a token of its own gets none of these.
+TOKENS_OF_THE_OPERATOR = frozenset({*HUB_TOKENS, "HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"})
 OURS = "TUNESMITH_"
 SECRETS = frozenset({DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, VLLM_KEY, *HUB_TOKENS, *STORE_KEYS})
 LOOKS_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_FILE|_PATH)?$")
@@ -133,6 +136,19 @@ ROWS: dict[Process, Variables] = {
 def is_secret(name: str) -> bool:
     """Return whether a variable may hold a secret, judged by its name."""
     return name.removesuffix(IN_A_FILE) in SECRETS or LOOKS_SECRET.search(name) is not None
+
+
+def own_secrets() -> list[str]:
+    """Return the secrets in variables of this process that are no settings of the service.
+
+    Those of the settings are `Settings.secret_values`.
+    """
+    secret = {name: value for name, value in os.environ.items() if is_secret(name)}
+    return [
+        value
+        for name, value in secret.items()
+        if not (name.startswith(OURS) or name.endswith((IN_A_FILE, "_PATH")))  # these hold a path
+    ]
 
 
 def environment_of(process: Process, environment: Mapping[str, str], passed: Iterable[str] = ()) -> dict[str, str]:

@@ -13,6 +13,9 @@ from app.contracts.spec import Column
 from app.errors import LONGEST_QUOTE, InvalidRequest, Problem
 
 SECRETS = ("token", "secret", "password", "api_key")
+NAMED = 'store it with PUT /secrets/hf, and name it: model.token "secret://hf"'
+# What was found in a field for a secret may be one.
+NOT_REPEATED = {"secret_reference": "another value", "secret_value": "another value"}
 OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 # Fields whose error paths contain the chosen member of a union.
 TRAINING = ("training",)
@@ -59,7 +62,7 @@ def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem
     if error["type"] == "extra_forbidden":
         expected = _instead(path, body)
         if path[-1].lower().endswith(SECRETS) and isinstance(error.get("input"), str):
-            expected = "no secret: set HF_TOKEN in the environment of the workers and the engine"
+            expected = f"no secret: {NAMED}"
         # The value of an unknown key may be a secret in the wrong place, so it is not shown.
         return Problem(field=field, code="unknown_field", found=f"the key {path[-1]!r}", expected=expected)
     if error["type"] == "json_invalid":
@@ -75,7 +78,7 @@ def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem
         return _broken_rule(path, error)
     value = _at(error.get("input"), inner)
     # Broken text is not shown, because it may be a secret in the wrong place.
-    unquoted = {"missing": "nothing", "broken_text": "a NUL, or half a character"}
+    unquoted = {"missing": "nothing", "broken_text": "a NUL, or half a character", **NOT_REPEATED}
     found = unquoted.get(error["type"]) or quote(value)
     return Problem(field=field, code=error["type"], found=found, expected=_reason(error))
 

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.database.connection import Database, utc_now
+from app.encryption import open_encryption
 from app.errors import Unavailable
 from app.scope import EVERY_PROJECT
-from app.secrets.encryption import open_encryption
 from app.webhooks import repository
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 from app.webhooks.retries import FAILS_AT_MOST, pause_after
@@ -92,7 +92,7 @@ def deliver(
     outcome = send(claimed.message) if claimed.message is not None else DeliveryOutcome(None, claimed.problem)
     with database.writer() as session:
         endpoint = repository.lock(session, EVERY_PROJECT, claimed.endpoint_id)
-        delivery = repository.delivery(session, EVERY_PROJECT, claimed.endpoint_id, claimed.id)
+        delivery = repository.lock_delivery(session, EVERY_PROJECT, claimed.endpoint_id, claimed.id)
         if endpoint is not None and delivery is not None and delivery.attempts == claimed.attempt:
             _store(session, endpoint, delivery, outcome, now())
         session.commit()

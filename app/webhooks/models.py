@@ -18,7 +18,7 @@ class WebhookEndpoint(Base):
     project: Mapped[str] = mapped_column(String(64))
     url: Mapped[str] = mapped_column(Text)
     event_types: Mapped[list[str]] = mapped_column(Document(list), comment="empty: all")
-    secret: Mapped[str] = mapped_column(Text, comment="encrypted (app.secrets.encryption)")
+    secret: Mapped[str] = mapped_column(Text, comment="encrypted (app.encryption)")
     previous_secret: Mapped[str | None] = mapped_column(Text, comment="encrypted; signs too until its end")
     previous_secret_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)

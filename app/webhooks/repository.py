@@ -70,7 +70,11 @@ def _is_permitted(scope: Scope) -> ColumnElement[bool]:
 
 
 def delivery(session: Session, scope: Scope, endpoint_id: str, delivery_id: str) -> WebhookDelivery | None:
-    """Return a delivery of an endpoint, locked until the transaction ends."""
+    return session.scalar(of_endpoint(scope, endpoint_id).where(WebhookDelivery.id == delivery_id))
+
+
+def lock_delivery(session: Session, scope: Scope, endpoint_id: str, delivery_id: str) -> WebhookDelivery | None:
+    """Return a delivery of an endpoint, locked until the transaction ends. Lock its endpoint first."""
     named = of_endpoint(scope, endpoint_id).where(WebhookDelivery.id == delivery_id)
     locked = named.with_for_update(of=WebhookDelivery)
     return session.scalar(locked.execution_options(populate_existing=True))

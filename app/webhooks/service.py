@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 from app.access import audit
 from app.config import Settings
 from app.database.connection import utc_now
+from app.encryption import open_encryption
 from app.errors import LONGEST_QUOTE, Conflict, InvalidRequest, NotFound, Problem
 from app.ids import new_id
 from app.public_addresses import read_networks
 from app.scope import Scope
-from app.secrets.encryption import open_encryption
 from app.webhooks import repository
 from app.webhooks.event_types import EventType
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
@@ -191,7 +191,7 @@ def redeliver(session: Session, scope: Scope, endpoint_id: str, delivery_id: str
     _check_enabled(endpoint)
     found = None
     if DELIVERY_ID.fullmatch(delivery_id):
-        found = repository.delivery(session, scope, endpoint_id, delivery_id)
+        found = repository.lock_delivery(session, scope, endpoint_id, delivery_id)
     if found is None:
         message = f"there is no delivery {delivery_id[:LONGEST_QUOTE]!r} of {endpoint_id}"
         raise NotFound(message, param="delivery_id", code="unknown_delivery")

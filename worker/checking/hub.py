@@ -17,7 +17,10 @@ from app.proxies import UNUSABLE, broken_proxy
 from worker.downloads import NoRoomToDownload, TooLargeToDownload
 from worker.failures import DISK_FULL, SystemFault, UserError
 
-TOKEN_HINT = "set HF_TOKEN on the workers' host to a token that can read it"
+TOKEN_HINT = (
+    'store a token that can read it with PUT /secrets/hf, and name it in the job: "token": "secret://hf"; the '
+    "operator can set HF_TOKEN for all jobs"
+)
 
 
 @contextmanager

@@ -21,10 +21,11 @@ from app.contracts.hub import MAX_BYTES_VARIABLE, MOST_BYTES
 from app.contracts.vllm import COMMAND_VARIABLE, ONE_OF_BOTH, URL_VARIABLE, read_command, read_url
 from app.known_hosts import HOSTS_VARIABLE, TRUST_VARIABLE, HostRules
 from app.processes.engine_address import KEY_VARIABLE, check_privacy, read_key
-from app.processes.environments import VLLM_KEY
+from app.processes.environments import VLLM_KEY, own_secrets
 from app.processes.garbage import exclude_from_collections
 from app.processes.guardian_process import UMASK
 from app.processes.secret_files import read_secret
+from app.redaction import redact_logs
 from app.slow_clients import TimedProtocol
 from app.store.copies import home_files
 from app.store.place import CACHE as STORE_CACHE
@@ -61,6 +62,7 @@ def main() -> None:
     os.umask(UMASK)
     options = read_options(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    redact_logs([*own_secrets(), *([] if options.key is None else [options.key])])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line for every token of a probe
     transformers_logging.disable_progress_bar()
     try:

@@ -34,7 +34,9 @@ from app.jobs.queue.claims import Claim, Fenced, RequestedState, record
 from app.jobs.states import RequestedAction, Stage
 from app.jobs.views.logs import LOG_NAME, attempt_dir
 from app.processes.guardian import KILL_WAIT_SECONDS, Guarded, spawn
-from app.processes.log_rotation import rotate
+from app.processes.log_masking import MaskedFile
+from app.processes.log_rotation import rotate, rotated_log
+from app.redaction import Redactor
 from worker.confinement.process import temporary_folder
 from worker.memory import oom_kills
 from worker.supervising.context import WorkerContext
@@ -109,7 +111,8 @@ class ChildCommand:
     """The command to run and its limits.
 
     `order`: the training's order, which a warm spare may be given in place of the command; None: no spare can do it.
-    `events_before`: bytes of the events file that an earlier child wrote.
+    `events_before`: bytes of the events file that an earlier child wrote. `secrets`: those in its environment, which
+    are masked in what it writes.
     """
 
     command: Sequence[str]
@@ -119,6 +122,7 @@ class ChildCommand:
     order: Path | None = None
     checkpoints_requested: int = 0
     events_before: int = 0
+    secrets: Sequence[str] = ()
 
 
 class ChildWatch:
@@ -126,7 +130,9 @@ class ChildWatch:
 
     def __init__(self, context: WorkerContext, claim: Claim, child_command: ChildCommand) -> None:
         self._context, self._claim, self._child_command = context, claim, child_command
-        self._tail = EventTail(child_command.folder / EVENTS_NAME, child_command.events_before)
+        self._redactor = redactor = Redactor(child_command.secrets)
+        self._tail = EventTail(child_command.folder / EVENTS_NAME, child_command.events_before, redactor)
+        self._masked = [MaskedFile(child_command.folder / name, redactor) for name in (LOG_NAME, EVENTS_NAME)]
         self._unconfirmed_batch: tuple[list[AttemptEvent], int] | None = None
         self._checkpoints_requested = child_command.checkpoints_requested
         self._started = self._alive_at = self._renewed_at = time.monotonic()
@@ -174,6 +180,7 @@ class ChildWatch:
     def _heartbeat(self, child: Guarded) -> bool:
         """Store new events and act on what the user wants. Returns False if the database was unavailable."""
         began = time.monotonic()
+        self._mask()
         batch = self._unconfirmed_batch or self._tail.peek()
         try:
             requested = self._store(*batch)
@@ -192,10 +199,16 @@ class ChildWatch:
         self.report.take(batch[0])
         self._uploads.take(batch[0])
         self._tail.advance(batch[1])
-        rotate(self._child_command.folder / LOG_NAME)
+        log_file = self._child_command.folder / LOG_NAME
+        if rotate(log_file):
+            MaskedFile(rotated_log(log_file), self._redactor).mask()  # what was printed since it was masked
         if self.report.exit_code is None:
             self._apply_request(child, requested)
         return True
+
+    def _mask(self) -> None:
+        for file in self._masked:
+            file.mask()
 
     def _store(self, events: Sequence[AttemptEvent], offset: int) -> RequestedState:
         with self._context.database.writer() as session:

@@ -12,6 +12,7 @@ from worker.child import CHECKER, command, environment
 from worker.supervising import orders
 from worker.supervising.attempt import ChildCommand, Report, StopReason, attempt_folder, refused, run_child
 from worker.supervising.context import WorkerContext
+from worker.supervising.job_secrets import hub_secrets, with_secrets
 from worker.supervising.runners import is_done
 from worker.supervising.transfers import bring_sources, keep_rows
 
@@ -26,10 +27,12 @@ class CheckRunner:
             return Report(exit_code=0, stopped=stopped)
         try:
             order = orders.write_check(context, job, plan, base_of(plan.model, context.settings.models), folder)
+            secrets = hub_secrets(context, job, plan)
         except ServiceError as error:
             return refused(error)
-        env = environment(Process.CHECK, context.settings.root / "cache")
-        report = run_child(context, held, ChildCommand(command(CHECKER, order), env, folder, max_seconds=None))
+        env = with_secrets(environment(Process.CHECK, context.settings.root / "cache"), secrets)
+        words, values = command(CHECKER, order), [*secrets.values()]
+        report = run_child(context, held, ChildCommand(words, env, folder, max_seconds=None, secrets=values))
         is_over = report.stopped in (StopReason.FENCED, StopReason.CANCELLED) or not is_done(self, report)
         return report if is_over else keep_rows(context, held, report)
 

@@ -6,16 +6,17 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from app.contracts.events import ATTEMPT_EVENT, AttemptEvent, Noticed
+from app.redaction import Redactor
 
 # Bytes that one heartbeat stores; a child that writes faster is caught up with in later heartbeats.
 LARGEST_READ = 1 << 20
 
 
 class EventTail:
-    """`peek` returns new events; call `advance` once they are stored."""
+    """`peek` returns new events, without secrets; call `advance` once they are stored."""
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
-        self._path = path
+    def __init__(self, path: Path, offset: int = 0, redactor: Redactor | None = None) -> None:
+        self._path, self._redactor = path, redactor or Redactor()
         self.offset = offset
 
     def peek(self) -> tuple[list[AttemptEvent], int]:
@@ -25,7 +26,7 @@ class EventTail:
         with self._path.open("rb") as file:
             file.seek(self.offset)
             whole = _whole_lines(file)
-        return [_event(line) for line in whole.splitlines()], self.offset + len(whole)
+        return [_event(line) for line in self._redactor.mask(whole).splitlines()], self.offset + len(whole)
 
     def advance(self, offset: int) -> None:
         self.offset = offset

@@ -11,6 +11,8 @@ from app.database.connection import Database
 from app.jobs.queue.notifier import QUEUES, TASK, CeleryNotifier
 from app.jobs.queue.sweeps import sweep_regularly
 from app.jobs.states import Stage
+from app.processes.environments import own_secrets
+from app.redaction import redact_logs
 from worker.confinement import landlock
 from worker.hardware import describe_device, find_slots
 from worker.supervising.celery_app import app, open_home, settings
@@ -38,6 +40,7 @@ def work_on_stage(stage: str) -> None:
 def open_contexts(sender: Any, **_: object) -> None:
     """Start to serve the stages whose queues this process reads."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    redact_logs([*settings.secret_values, *own_secrets()])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a request goes to the engine every few seconds
     if settings.confinement == "off" or landlock.abi() == 0:
         why = "TUNESMITH_CONFINEMENT is off" if settings.confinement == "off" else "this kernel has no Landlock"

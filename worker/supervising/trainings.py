@@ -31,6 +31,7 @@ from worker.supervising.attempt import (
 )
 from worker.supervising.context import WorkerContext
 from worker.supervising.gpu_sharing import GpuLeases, Training, blame_sharing, training_of, wait_for_room
+from worker.supervising.job_secrets import hub_secrets, training_secrets, with_secrets
 from worker.supervising.proving import NoAnswer, ask, not_proved
 from worker.supervising.publishing import adapter_row, place_bundle, publish, take_bundle_back
 from worker.supervising.resuming import choose_start, finished_before, tidy
@@ -124,18 +125,20 @@ def _train(context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Repo
         start = retry_until_stored(lambda: choose_start(context, held, plan), context.stopping)
         base = base_of(plan.model, context.settings.models)
         order = orders.write_training(context, job, plan, base, folder, start)
+        of_hub, of_training = hub_secrets(context, job, plan), training_secrets(context, job, plan)
     except ServiceError as error:
         return refused(error)
     child_command = ChildCommand(
         command=command(context.settings.trainer_module, order),
-        env=environment(Process.TRAIN, context.settings.root / "cache"),
+        env=with_secrets(environment(Process.TRAIN, context.settings.root / "cache"), of_training),
         folder=folder,
         max_seconds=plan.resources.max_seconds,
         order=order if plan.resources.gpus == 1 else None,  # a spare has no locks of further GPUs
         checkpoints_requested=job.checkpoints_requested,
+        secrets=[*of_training.values()],
     )
     if not base.is_local and context.settings.trainer_module == TRAINER:  # a test's trainer loads no base
-        report = _fetch(context, held, child_command, order)
+        report = _fetch(context, held, child_command, order, of_hub)
         if report.exit_code != 0 or report.stopped is not None:
             return report
         child_command = replace(child_command, events_before=(folder / EVENTS_NAME).stat().st_size)
@@ -145,10 +148,11 @@ def _train(context: WorkerContext, held: Claim, job: Job, plan: JobPlan) -> Repo
     return report
 
 
-def _fetch(context: WorkerContext, held: Claim, training: ChildCommand, order: Path) -> Report:
+def _fetch(context: WorkerContext, held: Claim, training: ChildCommand, order: Path, secrets: dict[str, str]) -> Report:
     """Download the base in a separate process, because the process that loads it gets no hub token."""
-    env = environment(Process.FETCH, context.settings.root / "cache")
-    return run_child(context, held, replace(training, command=command(FETCHER, order), env=env, order=None))
+    env = with_secrets(environment(Process.FETCH, context.settings.root / "cache"), secrets)
+    fetching = replace(training, command=command(FETCHER, order), env=env, order=None, secrets=[*secrets.values()])
+    return run_child(context, held, fetching)
 
 
 def _run_beside_engine(context: WorkerContext, held: Claim, child_command: ChildCommand, training: Training) -> Report:

@@ -1,5 +1,6 @@
 """The command against the real API, with nobody there to work."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,3 +104,26 @@ def test_an_engine_that_is_away_is_said(tunesmith: Command) -> None:
 
 def test_nothing_was_trained_yet(tunesmith: Command) -> None:
     assert tunesmith("adapters")[1].split() == ["ADAPTER", "BASE", "KIND", "RANK", "SIZE"]
+
+
+def test_secrets_are_set_from_stdin_listed_and_deleted(tunesmith: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hf_CANARY-of-this-test\n"))
+    outputs = [tunesmith("secrets", "set", "hf"), tunesmith("secrets", "list"), tunesmith("secrets", "delete", "hf")]
+    again = tunesmith("secrets", "delete", "hf")
+
+    assert [each.code for each in outputs] == [0, 0, 0]
+    assert outputs[1].out.splitlines()[1].split()[0] == "hf"
+    assert not any("CANARY" in each.out + each.err for each in outputs)
+    assert (again.code, "has no secret hf" in again.err) == (1, True)
+
+
+@pytest.mark.parametrize("value", ["", "CANARY with spaces"])
+def test_a_secret_that_cannot_be_kept_is_refused_without_repeating_it(
+    tunesmith: Command, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(value))
+
+    result = tunesmith("secrets", "set", "hf")
+
+    assert result.code == 1
+    assert "CANARY" not in result.out + result.err

@@ -63,6 +63,7 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         "files",
         "adapters",
         "artifacts",
+        "project_secrets",
         "installation",
         "training_measurements",
         *of_webhooks,

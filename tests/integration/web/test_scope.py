@@ -30,6 +30,8 @@ from app.jobs.views import details
 from app.jobs.views.logs import LOG_NAME, attempt_dir
 from app.jobs.views.polls import Polls
 from app.scope import EVERY_PROJECT, Scope
+from app.secrets import repository as secrets
+from app.secrets.models import ProjectSecret
 from app.web.dependencies import get_caller
 from app.webhooks import repository as webhooks
 from app.webhooks.event_types import EventType
@@ -46,7 +48,11 @@ CHAT = [{"role": "user", "content": "q"}]
 OWN = Scope(frozenset({"a"}))
 # These answer what a check found.
 CHECKED = ("/jobs/validate", "/jobs/estimate")
-QUERIES = {"/jobs/{job_id}/data": "?record=1", "/artifacts/{artifact_id}/content": "?file=model.gguf"}
+QUERIES = {
+    "/secrets/{name}": "?project={project}",
+    "/jobs/{job_id}/data": "?record=1",
+    "/artifacts/{artifact_id}/content": "?file=model.gguf",
+}
 KEY = base64.b64encode(b"k" * 32).decode()
 # Methods whose routes all need a body, with one that each takes.
 BODIES: dict[str, Any] = {"PATCH": {"event_types": []}}
@@ -67,6 +73,7 @@ class Rows:
     key_id: str
     webhook_id: str
     delivery_id: str
+    name: str
 
     def id_of(self, parameter: str, path: str) -> str:
         if path.rpartition("/")[2] in OF_LIVING_JOBS:
@@ -81,6 +88,7 @@ def make_rows(database: Database, settings: Settings, project: str) -> Rows:
     add_worker(database, name=f"w-{project}", job_id=living_id)
     adapter = add_adapter(database, settings.root / "adapters", project=project, job_id=job_id)
     file_id, artifact_id = new_id("file"), f"artifact-{new_id('a')[2:]}-1"
+    at = {"created_at": NOW, "updated_at": NOW}
     saved = {"path": "p", "bytes": 1, "sha256": "0", "seconds": 1.0, "created_at": NOW}
     with database.writer() as session:
         session.get_one(Job, job_id).last_seq = 2
@@ -93,13 +101,15 @@ def make_rows(database: Database, settings: Settings, project: str) -> Rows:
         files.add(session, EVERY_PROJECT, file)
         artifacts.add(session, EVERY_PROJECT, an_artifact(settings, artifact_id, job_id, project))
         delivery = add_delivery(session, project)
+        secret = ProjectSecret(project=project, name=f"secret-{project}", ciphertext="", **at)
+        secrets.add(session, EVERY_PROJECT, secret)
         session.commit()
     write_files(settings, job_id, file_id)
     with database.writer() as session:
         wanted = NewKey(name="k", project=project)
         key, _ = create(session, Caller("x", EVERY_PROJECT), b"pepper", wanted)
     of_webhook = (delivery.endpoint_id, delivery.id)
-    return Rows(project, job_id, living_id, file_id, adapter.id, artifact_id, key.id, *of_webhook)
+    return Rows(project, job_id, living_id, file_id, adapter.id, artifact_id, key.id, *of_webhook, secret.name)
 
 
 def add_delivery(session: Session, project: str) -> WebhookDelivery:
@@ -184,7 +194,8 @@ def requests(api: Any, rows: Rows, *methods: str) -> Iterator[tuple[str, str, st
         for method in {method.upper() for method in known}.intersection(methods):
             if parameters and "project" not in parameters:  # a project has no row of its own
                 ids = {parameter: rows.id_of(parameter, path) for parameter in parameters}
-                yield method, path.format(**ids) + QUERIES.get(path, ""), ids[parameters[0]]
+                query = QUERIES.get(path, "").format(project=rows.project)
+                yield method, path.format(**ids) + query, ids[parameters[0]]
 
 
 def naming(rows: Rows) -> list[tuple[str, Any, int]]:
@@ -213,7 +224,7 @@ def refusal(api: TestClient, method: str, path: str, row_id: str, body: Any = No
 def test_a_row_of_another_project_is_answered_on_every_route_as_one_that_does_not_exist(
     caller: TestClient, own: Rows, foreign: Rows
 ) -> None:
-    asked = list(requests(caller, foreign, "GET", "POST", "PUT", "PATCH", "DELETE"))
+    asked = list(requests(caller, foreign, "GET", "POST", "PATCH", "DELETE"))
     assert len(asked) > 20
 
     for method, path, row_id in asked:
@@ -227,7 +238,7 @@ def test_no_route_changes_a_row_of_another_project(
     everyone: TestClient, database: Database, own: Rows, foreign: Rows
 ) -> None:
     with called_by(everyone, OWN):
-        for method, path, _ in requests(everyone, foreign, "POST", "PUT", "PATCH", "DELETE"):
+        for method, path, _ in requests(everyone, foreign, "POST", "PATCH", "DELETE"):
             assert everyone.request(method, path, json=BODIES.get(method)).status_code == 404
 
     answers = {path: everyone.get(path).status_code for _, path, _ in requests(everyone, foreign, "GET")}
@@ -259,6 +270,13 @@ def test_every_read_of_the_own_project_is_that_of_every_project(everyone: TestCl
             path: each.content for path, each in whole.items()
         }
     assert {answer.status_code for answer in whole.values()} == {200}
+
+
+def test_a_secret_of_another_project_cannot_be_stored(caller: TestClient, foreign: Rows) -> None:
+    answer = caller.put("/secrets/secret-b", params={"project": "b"}, json={"value": "a-secret-value"})
+
+    assert error_of(answer) == (422, "invalid_request", "project")
+    assert caller.get("/secrets", params={"project": "b"}).json()["data"] == []
 
 
 def test_a_job_of_the_own_project_is_paused_resumed_cancelled_and_deleted(caller: TestClient, own: Rows) -> None:

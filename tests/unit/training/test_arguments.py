@@ -110,6 +110,7 @@ def test_the_very_repository_is_loaded_that_was_checked_and_fetched() -> None:
 def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
     elsewhere = {"model_name", "chat_template", "method", "output_dir", "layout", *OURS}
     elsewhere |= {"eval_steps", "eval_strategy", "eval_on_start", "eval_delay"}
+    elsewhere |= {"token"}  # tests/integration/supervising/test_job_secrets.py
     elsewhere |= {"layout", "load_in"}  # tests/unit/contracts/test_layout_choice.py
     elsewhere |= {"warmup_ratio", "lr_scheduler_kwargs"}  # tests/integration/training/test_schedules.py
     fields = {*ModelSpec.model_fields, *LoraSpec.model_fields, *SftArgs.model_fields}

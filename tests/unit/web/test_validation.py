@@ -49,7 +49,8 @@ def test_the_value_of_an_unknown_key_is_never_echoed() -> None:
 
 
 def test_a_token_in_the_spec_is_answered_with_where_it_belongs() -> None:
-    assert "HF_TOKEN" in str(refusal_of(a_body(model={"token": "hf_CANARY"})).details[0].expected)
+    for body in (a_body(model={"hf_token": "hf_CANARY"}), {**a_body(), "token": "hf_CANARY"}):
+        assert "PUT /secrets/hf" in str(refusal_of(body).details[0].expected)
 
 
 @pytest.mark.parametrize(("name", "known"), [("max_new_token", "max_new_tokens"), ("min_token", "min_tokens")])

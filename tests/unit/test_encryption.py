@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from app.cli.errors import error_lines
 from app.config import Settings
+from app.encryption import open_encryption
 from app.errors import ServiceError
 from app.processes.encryption_keys import make_key_file
-from app.secrets.encryption import open_encryption
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 SECRET = "hf_canary"

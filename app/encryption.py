@@ -6,7 +6,7 @@ The library is `cryptography`: Fernet (AES-128-CBC and HMAC-SHA256), with severa
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from app.config import Settings
-from app.secrets.secret_key import VARIABLE, SecretKeyWrong, secret_keys
+from app.secret_key import VARIABLE, SecretKeyWrong, secret_keys
 
 
 class Encryption:

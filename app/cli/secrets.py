@@ -1,0 +1,41 @@
+"""`tunesmith secrets`: stores what jobs name as secret://NAME. A value is read from stdin, never from the arguments:
+other users of the host can see those."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from app.cli.errors import BadInput
+from app.cli.input import Url, connect
+from app.cli.text import print_table
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="a spec names it as secret://NAME")]
+Project = Annotated[str | None, typer.Option(help="whose jobs may name it; default: the project `default`")]
+app = typer.Typer(help="Store tokens that jobs name as secret://NAME.", no_args_is_help=True)
+
+
+@app.command(name="set")
+def store(name: Name, project: Project = None, url: Url = None) -> None:
+    """Store a secret, or another value of one. The value is asked for, or read from stdin."""
+    value = typer.prompt(name, hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\r\n")
+    if not value:
+        raise BadInput("found nothing on stdin, expected the value of the secret")
+    with connect(url) as client:
+        client.put_secret(name, value, project)
+
+
+@app.command(name="list")
+def show(project: Project = None, url: Url = None) -> None:
+    """List the secrets of a project, without their values."""
+    with connect(url) as client:
+        found = client.secrets(project)
+    rows = [(each.name, f"{each.updated_at}", f"{each.last_used_at or '-'}") for each in found.data]
+    print_table([("SECRET", "STORED", "LAST USED"), *rows], has_more=False)
+
+
+@app.command()
+def delete(name: Name, project: Project = None, url: Url = None) -> None:
+    """Remove a secret. A job that names it fails when it needs it."""
+    with connect(url) as client:
+        client.delete_secret(name, project)
