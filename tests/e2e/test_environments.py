@@ -1,5 +1,6 @@
 """Every process of the running service has the variables that it needs, read by the kernel's own account of each."""
 
+import base64
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,13 +30,14 @@ WORDS = {
     "worker.rendering.render_child": "render",
 }
 DATABASE, BROKER, KEY = "TUNESMITH_DATABASE_URL", "TUNESMITH_BROKER_URL", "TUNESMITH_ENGINE_KEY"
+OF_SECRETS = "TUNESMITH_SECRET_KEY"
 HUB = {"HF_TOKEN", "HTTPS_PROXY"}
-WATCHED = {DATABASE, BROKER, KEY, "VLLM_API_KEY", "HF_TOKEN", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY", "OPERATORS_OWN"}
+WATCHED = {DATABASE, BROKER, KEY, OF_SECRETS, "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY", "OPERATORS_OWN"} | HUB
 ALLOWED = {
     "broker": set(),
-    "api": {DATABASE, BROKER, KEY},
-    "checker": {DATABASE, BROKER} | HUB,
-    "trainer": {DATABASE, BROKER, KEY} | HUB,
+    "api": {DATABASE, BROKER, KEY, OF_SECRETS},
+    "checker": {DATABASE, BROKER, OF_SECRETS} | HUB,
+    "trainer": {DATABASE, BROKER, KEY, OF_SECRETS} | HUB,
     "engine": {KEY, "VLLM_API_KEY"} | HUB,
     "grammar": set(),
     "check": HUB,
@@ -100,6 +102,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[str
             "HTTPS_PROXY": "http://user:password@127.0.0.1:9",
             DATABASE: f"sqlite:///{folder / 'home' / 'tunesmith.db'}",
             KEY: "a-key-of-sixteen-or-more",
+            OF_SECRETS: base64.b64encode(b"k" * 32).decode(),
             "VLLM_API_KEY": "of-vllm",
             "AWS_SECRET_ACCESS_KEY": "of-somebody",
             "OPERATORS_OWN": "passed",
