@@ -61,6 +61,7 @@ VARIANTS = {
 # Tests that `make test` leaves out, each with what holds its rule there.
 SLOW: dict[str, str] = {
     # The whole service. One story on each stack stays, with a worker that is killed.
+    "test_canaries.py::*": "unit/secrets, supervising/test_job_secrets, web/test_project_secrets, webhooks/test_outbox",
     "test_dataset_cases.py::*": "unit/test_files_*, test_preparing, test_masks_of_public_templates",
     "test_environments.py::test_every_kind_of_process_was_seen": "unit/test_environments holds what each process gets",
     "test_environments.py::test_a_process_has_what_it_needs_and_nothing_else[*": "as above",

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -24,7 +26,7 @@ from app.webhooks.retries import MOST_ATTEMPTS
 from app.webhooks.sending import DeliveryOutcome, WebhookSender
 from tests.support.jobs import add_job, read, taken
 from tests.support.waiting import wait_for
-from tests.support.webhook_receiver import Receiver, receiving
+from tests.support.webhook_receiver import HANG, Receiver, receiving
 from tests.support.workers import a_context
 from worker.supervising.webhooks import WebhookThread
 
@@ -174,21 +176,29 @@ def test_a_receiver_that_fails_is_asked_again_later_until_it_takes_the_message(
     assert len({got.body for got in receiver.received}) == 1
 
 
-def test_a_process_that_dies_before_it_stores_the_answer_sends_again_with_the_same_id(
-    api: TestClient, database: Database, settings: Settings, receiver: Receiver, endpoint: dict[str, Any]
+def test_a_process_that_is_killed_before_it_stores_the_answer_is_made_up_for_with_the_same_id(
+    api: TestClient,
+    database: Database,
+    settings: Settings,
+    receiver: Receiver,
+    endpoint: dict[str, Any],
+    database_url: str,
 ) -> None:
+    receiver.answers = [HANG]
     api.post(f"/webhooks/{endpoint['id']}/test")
-    now = utc_now()
-    [claimed] = claim_due(database, settings, now, busy=(), of_one=1, limit=1)
-    assert claimed.message is not None
-    WebhookSender(read_networks("127.0.0.0/8")).send(claimed.message)  # and it dies
+    with subprocess.Popen([sys.executable, "-m", "tests.support.killed_sender", database_url, KEY]) as sender:
+        wait_for("it is sent", lambda: receiver.received)
+        sender.kill()
 
-    early = send_due(database, settings, now + LEASE - timedelta(seconds=1))
-    late = send_due(database, settings, now + LEASE)
+    [begun] = stored(database)
+    assert begun.next_attempt_at is not None
+    early = send_due(database, settings, begun.next_attempt_at - timedelta(seconds=1))
+    late = send_due(database, settings, begun.next_attempt_at)
 
     assert (early, late) == ([], [DeliveryOutcome(204, None)])
     first, second = receiver.received
     assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
+    assert begun.last_status is None
 
 
 def test_an_attempt_whose_lease_has_ended_stores_nothing(
