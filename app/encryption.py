@@ -23,8 +23,19 @@ class Encryption:
         try:
             return self._fernet.decrypt(stored).decode()
         except InvalidToken:
-            message = f"a stored secret was encrypted with another key than {VARIABLE} has: add the earlier key to it"
-            raise SecretKeyWrong(f"{message}, after a comma, or store the secret again") from None
+            raise _wrong() from None
+
+    def rotate(self, stored: str) -> str:
+        """Encrypt a stored secret again, with the first of the keys. Raises SecretKeyWrong as `decrypt`."""
+        try:
+            return self._fernet.rotate(stored).decode()
+        except InvalidToken:
+            raise _wrong() from None
+
+
+def _wrong() -> SecretKeyWrong:
+    message = f"a stored secret was encrypted with another key than {VARIABLE} has: add the earlier key to it"
+    return SecretKeyWrong(f"{message}, after a comma, or store the secret again")
 
 
 def open_encryption(settings: Settings, *, may_make_key: bool = False) -> Encryption:

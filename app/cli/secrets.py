@@ -2,13 +2,16 @@
 other users of the host can see those."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.cli.errors import BadInput
+from app.cli.errors import BadInput, CommandError
 from app.cli.input import Url, connect
 from app.cli.text import print_table
+from app.config import Settings
+from app.errors import ServiceError
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="a spec names it as secret://NAME")]
 Project = Annotated[str | None, typer.Option(help="whose jobs may name it; default: the project `default`")]
@@ -32,6 +35,19 @@ def show(project: Project = None, url: Url = None) -> None:
         found = client.secrets(project)
     rows = [(each.name, f"{each.updated_at}", f"{each.last_used_at or '-'}") for each in found.data]
     print_table([("SECRET", "STORED", "LAST USED"), *rows], has_more=False)
+
+
+@app.command()
+def reencrypt(home: Annotated[Path | None, typer.Option(help="where all state is kept")] = None) -> None:
+    """Encrypt all secrets with the newest key of TUNESMITH_SECRET_KEY, in the database itself, so that earlier keys can
+    be taken away."""
+    from app.reencryption import reencrypt as run  # the other commands need no database
+
+    settings = Settings.model_validate({} if home is None else {"home": home})
+    try:
+        typer.echo(f"{run(settings)} secrets are encrypted with the newest key")
+    except ServiceError as error:
+        raise CommandError(error.message) from error
 
 
 @app.command()

@@ -26,6 +26,12 @@ def of_project(session: Session, scope: Scope, project: str, limit: int) -> Sequ
     return session.scalars(select(ProjectSecret).where(*is_of).order_by(ProjectSecret.name).limit(limit)).all()
 
 
+def lock_all(session: Session, scope: Scope) -> Sequence[ProjectSecret]:
+    """Return all secrets, locked until the transaction ends."""
+    query = select(ProjectSecret).where(scope.permits(ProjectSecret.project))
+    return session.scalars(query.order_by(ProjectSecret.project, ProjectSecret.name).with_for_update()).all()
+
+
 def remove(session: Session, scope: Scope, project: str, name: str) -> bool:
     """Delete a row, and return whether it existed."""
     is_named = (ProjectSecret.project == project, ProjectSecret.name == name, scope.permits(ProjectSecret.project))

@@ -52,6 +52,12 @@ def that_listen(session: Session, scope: Scope, project: str) -> Sequence[Webhoo
     return session.scalars(query.with_for_update(read=True, key_share=True)).all()
 
 
+def lock_all(session: Session, scope: Scope) -> Sequence[WebhookEndpoint]:
+    """Return all endpoints, locked until the transaction ends, but not against new deliveries."""
+    query = select(WebhookEndpoint).where(scope.permits(WebhookEndpoint.project)).order_by(WebhookEndpoint.id)
+    return session.scalars(query.with_for_update(key_share=True)).all()
+
+
 def remove(session: Session, scope: Scope, endpoint_id: str) -> bool:
     """Delete an endpoint with its deliveries, and return whether it existed."""
     is_named = (WebhookEndpoint.id == endpoint_id, scope.permits(WebhookEndpoint.project))

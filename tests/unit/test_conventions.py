@@ -22,6 +22,7 @@ MAY_COMMIT = {
     "app/jobs/queue/retention.py",
     "app/jobs/service.py",
     "app/database/migrate.py",
+    "app/reencryption.py",
     "app/secrets/service.py",
     "worker/supervising/job_secrets.py",
     "app/webhooks/delivering.py",

@@ -55,6 +55,7 @@ MAY_NAME_EVERY_PROJECT = {
     "app/jobs/queue/claims.py": "see EXEMPT",
     "app/jobs/queue/orphans.py": "a background sweep",
     "app/jobs/queue/retention.py": "a background sweep",
+    "app/reencryption.py": "a key is that of the whole installation, and is replaced by its operator",
     "app/webhooks/delivering.py": "messages of all projects are sent, each to the endpoint for which it was made",
     "app/jobs/queue/store_orphans.py": "a background sweep",
     "worker/supervising/orders.py": "what a job continues from was checked when it was submitted",

@@ -106,12 +106,16 @@ def test_nothing_was_trained_yet(tunesmith: Command) -> None:
     assert tunesmith("adapters")[1].split() == ["ADAPTER", "BASE", "KIND", "RANK", "SIZE"]
 
 
-def test_secrets_are_set_from_stdin_listed_and_deleted(tunesmith: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_set_from_stdin_listed_and_deleted(
+    tunesmith: Command, migrated: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("hf_CANARY-of-this-test\n"))
-    outputs = [tunesmith("secrets", "set", "hf"), tunesmith("secrets", "list"), tunesmith("secrets", "delete", "hf")]
+    commands = (["set", "hf"], ["list"], ["reencrypt", "--home", str(migrated.root)], ["delete", "hf"])
+    outputs = [tunesmith("secrets", *command) for command in commands]
     again = tunesmith("secrets", "delete", "hf")
 
-    assert [each.code for each in outputs] == [0, 0, 0]
+    assert [each.code for each in outputs] == [0, 0, 0, 0]
+    assert outputs[2].out == "1 secrets are encrypted with the newest key\n"
     assert outputs[1].out.splitlines()[1].split()[0] == "hf"
     assert not any("CANARY" in each.out + each.err for each in outputs)
     assert (again.code, "has no secret hf" in again.err) == (1, True)

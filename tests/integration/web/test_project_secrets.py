@@ -11,12 +11,16 @@ from app.config import Settings
 from app.database.connection import Base, Database
 from app.database.migrate import upgrade
 from app.encryption import open_encryption
+from app.errors import ServiceError
 from app.jobs.models import Job
+from app.reencryption import reencrypt
 from app.scope import EVERY_PROJECT, Scope
 from app.secrets import repository
+from app.secrets.models import ProjectSecret
+from app.webhooks.models import WebhookEndpoint
 from tests.support.jobs_api import an_api, error_of, hub_body
 
-KEY = base64.b64encode(b"k" * 32).decode()
+KEY, NEW_KEY = (base64.b64encode(letter * 32).decode() for letter in (b"k", b"n"))
 CANARY = "hf_CANARY-of-this-test"
 
 
@@ -158,3 +162,38 @@ def test_a_scope_finds_its_own_secrets_alone(served: Any) -> None:
         found = {name: repository.get(session, Scope(frozenset({name})), "a", "hf") for name in ("a", "b")}
         assert repository.of_project(session, Scope(frozenset({"b"})), "a", 9) == []
     assert (found["a"] is not None, found["b"]) == (True, None)
+
+
+def test_all_secrets_are_encrypted_again_so_that_the_old_key_can_go(served: Any) -> None:
+    api, database, settings = served
+    put(api)
+    made = api.post("/webhooks", json={"url": "https://example.com"}).json()
+    api.post(f"/webhooks/{made['id']}/rotate_secret", json={"keep_old_secret_active_for_24_hours": True})
+    both = settings.model_copy(update={"secret_key": f"{NEW_KEY},{KEY}"})
+
+    counts = [reencrypt(both), reencrypt(settings.model_copy(update={"secret_key": f"{KEY},{NEW_KEY}"}))]
+    last = reencrypt(both)
+
+    assert ([*counts, last], len(stored_secrets(database))) == ([3, 3, 3], 3)
+    alone = open_encryption(settings.model_copy(update={"secret_key": NEW_KEY}))
+    values = [alone.decrypt(each) for each in stored_secrets(database)]
+    assert values[0] == CANARY
+    assert made["signing_secret"] in values[1:]
+
+
+def test_with_a_wrong_key_nothing_is_encrypted_again(served: Any) -> None:
+    api, database, settings = served
+    put(api, "a")
+    before = stored_secrets(database)
+
+    with pytest.raises(ServiceError, match="another key than TUNESMITH_SECRET_KEY"):
+        reencrypt(settings.model_copy(update={"secret_key": NEW_KEY}))
+
+    assert stored_secrets(database) == before
+
+
+def stored_secrets(database: Database) -> list[str]:
+    with database.reader() as session:
+        endpoints = session.query(WebhookEndpoint).all()
+        tokens = [each.ciphertext for each in session.query(ProjectSecret)]
+    return [*tokens, *(each for row in endpoints for each in (row.secret, row.previous_secret) if each is not None)]
