@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.contracts.engine_cache import LEAST_BYTES
 from app.contracts.hub import MOST_BYTES
 from app.contracts.rows import TOKENIZER
+from app.contracts.trackers import read_hosts
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
 from app.known_hosts import NO_KEYS, HostRules, is_loopback
 from app.processes.encryption_keys import read_keys
@@ -207,6 +208,11 @@ class Settings(Address):
         "must have Landlock); auto: all but those that run Unsloth on a GPU host, whose compilers may be anywhere; on: "
         "those too; off: none",
     )
+    tracker_hosts: str = Field(
+        "",
+        description="servers to which trainings may report, as host:port separated by commas; default: none, so "
+        "trackers only write files",
+    )
     pass_environment: str = Field(
         "",
         description="further variables for every process, separated by commas; app.processes.environments lists what "
@@ -309,6 +315,12 @@ class Settings(Address):
         if command is not None:
             read_command(command)
         return command
+
+    @field_validator("tracker_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: str) -> str:
+        read_hosts(hosts)
+        return hosts
 
     @field_validator("pass_environment")
     @classmethod

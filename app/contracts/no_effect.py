@@ -307,6 +307,14 @@ def _interval_beyond_the_end(field: str, code: str, instead: str) -> "Callable[[
     return rule
 
 
+def _run_name_unused(spec: JobPlan) -> Noticed | None:
+    training = spec.training
+    if training.run_name is None or training.report_to:
+        return None
+    message = "training.run_name is the name of a run in a tracker, and training.report_to names none"
+    return Noticed(code="run_name_unused", message=message, field="training.run_name", requested=training.run_name)
+
+
 BY_SPEC: tuple[Callable[[JobPlan], Noticed | None], ...] = (
     _warmup_unused,
     _no_restarts,
@@ -317,6 +325,7 @@ BY_SPEC: tuple[Callable[[JobPlan], Noticed | None], ...] = (
     _eval_batch_unused,
     _worst_is_best,
     _logging_steps_unused,
+    _run_name_unused,
 )
 BY_ROWS: tuple[Callable[[JobPlan, RowTotals], Noticed | None], ...] = (
     _train_on_of_text,

@@ -84,6 +84,7 @@ class TrainingOrder(Contract):
     devices: tuple[str, ...] = Field(
         (), description="the GPU of each rank, as in CUDA_VISIBLE_DEVICES; none: all ranks use the CPU"
     )
+    tracking: Path | None = Field(None, description="the job's folder of what trackers write; null: it has none")
     pulse: Path = Field(description="a file that the trainer touches at every step; otherwise it counts as hung")
     max_hub_bytes: int = Field(MOST_BYTES, description="of a base that is downloaded")
     is_confined: bool = Field(True, description="as of a check")

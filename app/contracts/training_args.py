@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from app.contracts.base import Real, Whole
 from app.contracts.evaluation import EvaluationArgs
 from app.contracts.schedules import TAKEN_BY_SCHEDULE, Schedule, ScheduleArgs
+from app.contracts.trackers import TrackingArgs
 
 # A file or folder name of one segment: no separator, no leading dot, no special character of a shell or URL.
 SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -21,7 +22,7 @@ Optimizer = Literal[
 ]  # fmt: skip
 
 
-class TrainingArgs(EvaluationArgs):
+class TrainingArgs(EvaluationArgs, TrackingArgs):
     """Arguments of transformers' `TrainingArguments` and `EarlyStoppingCallback`, and of trl's configs, under their
     names. Every method has them.
     """

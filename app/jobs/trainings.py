@@ -12,6 +12,7 @@ from app.contracts.order import SourceFile
 from app.contracts.plan import JobPlan, plan_of
 from app.contracts.records import Record
 from app.contracts.spec import DatasetSpec, FileSource, JobSpec, PathSource, Source
+from app.contracts.trackers import host_of, read_hosts
 from app.database.connection import Database
 from app.datasets.check import Place, check_kind, normalise_file
 from app.errors import InvalidDataset
@@ -35,6 +36,7 @@ class TrainingSubmission:
         No connection is held while rows are read. Raises InvalidRequest and InvalidDataset.
         """
         resolve_model(spec.model.model_name, spec.model.revision, settings.models)
+        check_trackers(spec, settings.tracker_hosts)
         with database.reader() as session:
             check_capabilities(spec, repository.workers(session))
             continuing.check(session, scope, settings, spec)
@@ -81,6 +83,19 @@ def check_capabilities(spec: JobSpec, workers: Sequence[Worker]) -> None:
     if has_only_cpus and spec.lora.loftq_config is not None:
         found = f"a LoftQ initialisation, and workers on {', '.join(sorted(devices))}"
         raise invalid("lora.loftq_config", "needs_gpu", found, "null, or a worker with a GPU")
+
+
+def check_trackers(spec: JobSpec, allowed: str) -> None:
+    """Raise InvalidRequest for a tracker's server that the operator does not allow."""
+    hosts = read_hosts(allowed)
+    for name, url in spec.training.tracker_urls.items():
+        if host_of(url).lower() not in hosts:
+            known = f"one of TUNESMITH_TRACKER_HOSTS ({', '.join(sorted(hosts))})" if hosts else "none"
+            expected = (
+                f"{known}: an operator allows a server by TUNESMITH_TRACKER_HOSTS={host_of(url)} for API and workers; "
+                f"without a URL {name} writes files, which are an artifact of the job"
+            )
+            raise invalid(f"training.tracker_urls.{name}", "tracker_not_allowed", host_of(url), expected)
 
 
 def find_sources(session: Session, scope: Scope, settings: Settings, dataset: DatasetSpec) -> dict[str, SourceFile]:

@@ -107,6 +107,7 @@ class Job:
             start_from=self.start_from,
             ranks=self.ranks,
             devices=self.devices,
+            tracking=self.folder / "tracking" if self.spec.training.report_to else None,
         )
         (folder / "order.json").write_text(order.model_dump_json())
         process = TRAINERS.Process(target=self.program, args=(folder,))

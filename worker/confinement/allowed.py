@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.contracts.order import BaseRef, CheckOrder, TrainingOrder
 from app.contracts.spec import HubSource
+from app.contracts.trackers import host_of
 from worker.confinement.process import NVIDIA_CONTROL, Allowed
 from worker.memory import host_bytes
 
@@ -41,20 +42,24 @@ def of_check(order: CheckOrder) -> Allowed:
 
 
 def of_training(order: TrainingOrder, environment: Mapping[str, str] = os.environ) -> Allowed:
-    """A training may use its rows, the weights it starts from, its attempt's folder and its job's checkpoints.
+    """A training may use its rows, the weights it starts from, its attempt's folder, its job's checkpoints, and the
+    ports of its trackers' servers.
 
     `environment` names the host's hub cache. It is that of before `go_offline`.
     """
     begins = (path for path in (order.resume_from, order.start_from, order.eval_rows) if path is not None)
     bases = () if order.cache_dir is None else (order.cache_dir / "bases",)
+    tracking = () if order.tracking is None else (order.tracking,)
+    servers = (host_of(url) for url in order.spec.training.tracker_urls.values())
     return Allowed(
         reads=(_base(order.base, environment), order.train_rows.parent, order.tokenizer, *begins),
-        writes=(order.events.parent, order.checkpoints, *bases),
+        writes=(order.events.parent, order.checkpoints, *bases, *tracking),
         is_offline=True,
         is_confined=order.is_confined,
         memory_bytes=None if NVIDIA_CONTROL.exists() else RESERVED_FACTOR * host_bytes(),
         file_bytes=LARGEST_CHECKPOINT_BYTES,
         has_ranks=order.ranks > 1,
+        ports=tuple(int(server.rpartition(":")[2]) for server in servers),
     )
 
 

@@ -66,7 +66,8 @@ class Allowed:
     """What one child may use.
 
     `reads`, `writes`: folders and files; the first of `writes` must be a folder that belongs to this child alone.
-    `is_offline`: no connections. `has_ranks`: but those between processes, on ports that the kernel chooses.
+    `is_offline`: no connections but to `ports`. `has_ranks`: and those between processes, on ports that the kernel
+    chooses.
     `is_confined`: whether the kernel enforces the paths and ports. `memory_bytes`: a limit for the process's data
     (RLIMIT_DATA); None: no limit. `file_bytes`: a limit for each file that it writes.
     """
@@ -78,6 +79,7 @@ class Allowed:
     memory_bytes: int | None
     file_bytes: int
     has_ranks: bool = False
+    ports: tuple[int, ...] = ()
 
 
 def confine(allowed: Allowed) -> None:
@@ -213,8 +215,8 @@ def _unless_private(folders: Iterable[Path]) -> Iterator[Path]:
 def _ports(allowed: Allowed) -> Iterable[int]:
     if allowed.has_ranks:
         first, last = map(int, CHOSEN_PORTS.read_text().split())
-        return range(first, last + 1)
-    return () if allowed.is_offline else _hub_ports(os.environ)
+        return {*range(first, last + 1), *allowed.ports}
+    return allowed.ports if allowed.is_offline else _hub_ports(os.environ)
 
 
 def _hub_ports(environment: Mapping[str, str]) -> set[int]:

@@ -14,7 +14,7 @@ from app.jobs import repository
 from app.jobs.measurements import Measured, measured
 from app.jobs.models import Job
 from app.jobs.stored import StoredPlan
-from app.jobs.trainings import find_source
+from app.jobs.trainings import check_trackers, find_source
 from app.scope import EVERY_PROJECT
 from worker.confinement.allowed import is_confined
 from worker.supervising.attempt import EVENTS_NAME, PULSE_NAME
@@ -23,6 +23,7 @@ from worker.supervising.predicting import base_card
 from worker.supervising.resuming import Start
 
 ORDER_NAME = "order.json"
+TRACKING = "tracking"
 
 
 def write_check(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRef, folder: Path) -> Path:
@@ -57,8 +58,10 @@ def write_check(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRef, 
 def write_training(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRef, folder: Path, start: Start) -> Path:
     """Write the order of a training into the attempt's folder and return its path.
 
-    Raises NotFound if the adapter to continue from is gone.
+    Raises NotFound if the adapter to continue from is gone, and InvalidRequest for a tracker's server that is not
+    allowed here.
     """
+    check_trackers(plan, context.settings.tracker_hosts)
     data = context.settings.data_dir(job.id)
     eval_rows = data / EVAL_ROWS
     work_dir = folder / "work"
@@ -87,6 +90,7 @@ def write_training(context: WorkerContext, job: Job, plan: JobPlan, base: BaseRe
         operations_per_second=known.rate,
         ranks=plan.resources.gpus,
         devices=context.further_gpus.devices,
+        tracking=context.settings.job_dir(job.id) / TRACKING if plan.training.report_to else None,
         pulse=folder / PULSE_NAME,
         max_hub_bytes=context.settings.max_hub_bytes,
         is_confined=is_confined(context.settings.confinement, loads_unsloth=True),

@@ -7,6 +7,7 @@ from app.contracts.memory_model import Recomputation
 from app.contracts.order import TrainingOrder
 from app.contracts.schedules import ScheduleArgs
 from app.contracts.spec import JobSpec
+from app.contracts.trackers import TrackingArgs
 from app.contracts.training_args import TrainingArgs
 
 # Our callbacks and the checker do what these say. transformers would refuse or do some of them for its own checkpoints.
@@ -79,6 +80,7 @@ def trainer_arguments(
         "embedding_learning_rate",
         "max_steps",
         "warmup_ratio",
+        *TrackingArgs.model_fields,  # the trackers are told by `worker.training.tracking`
     }
     own |= {name for name in UNSLOTHS_DEFAULT if getattr(training, name) is None}
     fp16, bf16 = precision(spec, hardware)

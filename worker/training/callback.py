@@ -15,10 +15,13 @@ from worker.events import EventWriter
 from worker.failures import UserError
 from worker.training.progress import StepCounters
 from worker.training.steps import StepFigures, StepReader
+from worker.training.tracking import Trackers
 
 # Loss scaling in fp16 may skip a step or two; if more in a row are not finite, the model learns nothing.
 NON_FINITE_STEPS = 3
 SECONDS_BETWEEN_EVENTS = 1.0
+# What trackers are told of a point of the metrics, besides the figures of the method.
+TRACKED = {"loss", "learning_rate", "grad_norm", "epoch", "tokens", "tokens_per_second"}
 # The first steps compile; a speed is measured over as many as these at least.
 STEPS_TO_WARM_UP, FEWEST_STEPS_FOR_SPEED = 5, 25
 
@@ -44,8 +47,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
     On a GPU the events of a step are written after the next one has been launched, so that the GPU never waits.
     """
 
-    def __init__(self, events: EventWriter, metrics: Collection[str] = ()) -> None:
-        self._events, self._metrics = events, metrics
+    def __init__(self, events: EventWriter, metrics: Collection[str] = (), trackers: Trackers | None = None) -> None:
+        self._events, self._metrics, self._trackers = events, metrics, trackers
         self._started = 0.0
         self._logged: tuple[float, int] = (0.0, 0)
         self._reported_at = 0.0
@@ -144,6 +147,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         self._events.enter(Phase.EVAL if args.eval_on_start else Phase.TRAIN)
         self._started = time.monotonic()
         self._logged = (self._started, self.tokens)
+        if self._trackers is not None:
+            self._trackers.begin(args, state, control)
 
     def on_train_end(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         self.catch_up()
@@ -167,7 +172,10 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         """Report a point of the metrics: the mean loss of the steps since the last one."""
         mean = replace(figures, loss=self._window.mean)
         self._window = Window()
-        self._events.write(StepLogged(**self._event_fields(mean), metrics=metrics))
+        event = StepLogged(**self._event_fields(mean), metrics=metrics)
+        self._events.write(event)
+        if self._trackers is not None:
+            self._trackers.log(event.step, event.model_dump(include=TRACKED) | metrics)
         if figures.loss != mean.loss:  # progress shows the last step, not a mean
             self._events.write(StepTaken(**self._event_fields(figures)))
         self._logged = (time.monotonic(), figures.tokens)
@@ -240,9 +248,11 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         metrics = metrics or {}
         loss, seconds = finite(metrics.get("eval_loss")), metrics.get("eval_runtime", 0.0)
         own = self._metrics_of({name.removeprefix("eval_"): value for name, value in metrics.items()})
-        self._events.write(
-            Evaluated(step=state.global_step, eval_loss=loss, eval_seconds=round(seconds, 3), metrics=own)
-        )
+        event = Evaluated(step=state.global_step, eval_loss=loss, eval_seconds=round(seconds, 3), metrics=own)
+        self._events.write(event)
+        if self._trackers is not None:
+            of_method = {f"eval_{name}": value for name, value in own.items()}
+            self._trackers.log(event.step, {"eval_loss": event.eval_loss, "eval_runtime": seconds, **of_method})
         if state.global_step < state.max_steps:
             self._events.enter(Phase.TRAIN)
 

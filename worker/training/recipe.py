@@ -28,6 +28,7 @@ from worker.training.resolved import effective_values, report_differences
 from worker.training.saving import complete_or_absent, rehearse_saving, repair_generation_config
 from worker.training.schedule import SaveSchedule
 from worker.training.start import StartMoment
+from worker.training.tracking import Trackers
 from worker.training.trained import report_trained
 from worker.training.trainer import build_trainer, read_rows, report_packing
 from worker.training.vectors import notice_untrained
@@ -38,7 +39,8 @@ def fine_tune(
 ) -> bool:
     """Train from the base model, or from a checkpoint, and save the adapter. Returns False if it stopped on request."""
     timer = StartTimer(start, events)
-    hardware, callback = find_hardware(), EventCallback(events, order.spec.method.metrics)
+    hardware, trackers = find_hardware(), Trackers(order, events)
+    callback = EventCallback(events, order.spec.method.metrics, trackers)
     train, evaluation = (read_rows(path, order.spec) for path in (order.train_rows, order.eval_rows))
     plan, order = plan_steps(order, train, events)
     ranks = begin_ranks(order, plan)
@@ -52,6 +54,7 @@ def fine_tune(
     rehearse_saving(model, tokenizer, order, resolved)
 
     if not train_to_the_end(trainer, checkpointer):
+        trackers.close()
         return False
     followers.dismiss()
     seconds, steps = round(callback.seconds, 3), trainer.state.global_step
@@ -60,6 +63,7 @@ def fine_tune(
     adapter_step = take_best(trainer, checkpointer)
 
     events.enter(Phase.SAVE)
+    trackers.publish()
     with (
         named("save_failed", "the trained adapter could not be saved", checkpointer.where_kept(steps)),
         complete_or_absent(order),

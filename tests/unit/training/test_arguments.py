@@ -112,6 +112,7 @@ def test_no_field_of_the_spec_is_left_out_of_these_tests() -> None:
     elsewhere |= {"eval_steps", "eval_strategy", "eval_on_start", "eval_delay"}
     elsewhere |= {"token"}  # tests/integration/supervising/test_job_secrets.py
     elsewhere |= {"layout", "load_in"}  # tests/unit/contracts/test_layout_choice.py
+    elsewhere |= {"report_to", "run_name", "tracker_urls"}  # tests/integration/training/test_trackers.py
     elsewhere |= {"warmup_ratio", "lr_scheduler_kwargs"}  # tests/integration/training/test_schedules.py
     fields = {*ModelSpec.model_fields, *LoraSpec.model_fields, *SftArgs.model_fields}
 
