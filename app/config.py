@@ -21,6 +21,7 @@ from app.known_hosts import NO_KEYS, HostRules, is_loopback
 from app.processes.encryption_keys import read_keys
 from app.processes.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_key, split_urls
 from app.processes.environments import read_names
+from app.processes.logs import LogFormat
 from app.processes.secret_files import IN_A_FILE, read_secret
 from app.public_addresses import read_networks
 from app.store.copies import HomeFiles, home_files
@@ -222,6 +223,7 @@ class Settings(Address):
         "", description="Python modules that add training methods and kinds of jobs, separated by commas (app.plugins)"
     )
     log_level: str = "INFO"
+    log_format: LogFormat = Field("text", description="of the logs of API, workers and engine; json: one object a line")
 
     @model_validator(mode="before")
     @classmethod

@@ -38,6 +38,7 @@ from app.metrics.routes import Scraped
 from app.metrics.routes import router as metrics
 from app.openai.routes import router as openai
 from app.processes.environments import own_secrets
+from app.processes.logs import set_up
 from app.processes.private_files import keep_private
 from app.redaction import redact_logs
 from app.secrets.routes import router as secrets
@@ -62,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application for these settings, or for those of the environment."""
     settings = settings or Settings()
     open_home = keep_private(settings.root, settings.database)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(settings.log_level, settings.log_format)
     redact_logs([*settings.secret_values, *own_secrets()])
     if open_home is not None:
         log.warning(open_home)

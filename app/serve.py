@@ -12,10 +12,12 @@ import threading
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import LOGGING_CONFIG
 
 from app.config import Settings
 from app.metrics.processes import counting_together
 from app.processes.garbage import exclude_from_collections
+from app.processes.logs import set_up
 from app.web.connection_limit import LimitedProtocol
 
 # Descriptors that a process needs besides its connections: for the database, files and logs.
@@ -31,6 +33,7 @@ GARBAGE_THRESHOLDS = (50_000, 20, 100)
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = Settings()
+    set_up(settings.log_level, settings.log_format)
     with counting_together(settings.api_processes):
         uvicorn.run(
             "app.serve:create_process",
@@ -39,6 +42,7 @@ def main() -> None:
             port=settings.port,
             loop="asyncio",  # the same whether or not a development package has brought uvloop
             http=LimitedProtocol,
+            log_config=None if settings.log_format == "json" else LOGGING_CONFIG,
             workers=settings.api_processes,
             proxy_headers=False,  # app.access.proxies decides which ones count
             limit_concurrency=most_connections(raise_descriptor_limit()),

@@ -291,7 +291,7 @@ def _tiers(settings: Settings, tree: int, stack: ExitStack) -> list[list[Service
     if here is not None:
         arguments = [*_engine_place(here), "--vllm-log", str(launcher.log("vllm"))]
         tiers.append([launcher.service(Process.ENGINE, ENGINE_GRACE_SECONDS, "worker.inference", *arguments)])
-    workers = [(worker, _worker_arguments(worker, settings.log_level)) for worker in STAGES]
+    workers = [(worker, _worker_arguments(worker, settings)) for worker in STAGES]
     tiers.append([launcher.service(worker, WORKER_GRACE_SECONDS, "celery", *words) for worker, words in workers])
     tiers.append([launcher.service(Process.API, API_GRACE_SECONDS, "app.serve")])
     return tiers
@@ -308,11 +308,12 @@ def _broker(broker: Broker, launcher: _Launcher) -> Service:
     return Service("broker", lambda: broker.start(log, environment))
 
 
-def _worker_arguments(worker: Process, log_level: str) -> list[str]:
-    node = ["-n", f"{worker}0@%h", "-Q", f"tunesmith.{STAGES[worker]}", "--loglevel", log_level]
+def _worker_arguments(worker: Process, settings: Settings) -> list[str]:
+    node = ["-n", f"{worker}0@%h", "-Q", f"tunesmith.{STAGES[worker]}", "--loglevel", settings.log_level]
     concurrency = str(THREADS[worker])
     alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    return ["-A", "worker.supervising.celery_app", "worker", "-P", "threads", "-c", concurrency, *node, *alone]
+    quiet = ["--quiet"] if settings.log_format == "json" else []  # Celery begins with a banner
+    return ["-A", "worker.supervising.celery_app", *quiet, "worker", "-P", "threads", "-c", concurrency, *node, *alone]
 
 
 def _child_environment(settings: Settings) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.contracts.generation import ENGINE_EVENT, EngineError, EngineEvent, EngineHealth, GenerateOrder, TextDelta
 from app.errors import EngineUnavailable, ServiceError
 from app.processes.engine_address import SAYS_WRONG_KEY, WRONG_KEY, EngineAddress
+from app.processes.logs import request_id
 
 CONNECT_SECONDS = 3.0
 HEALTH_SECONDS = 3.0
@@ -88,7 +89,7 @@ class HttpEngineClient:
             yield _broken("the engine ended before the answer was complete")
 
     async def _events(self, order: GenerateOrder) -> AsyncGenerator[EngineEvent, None]:
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", **headers_of_request()}
         content = order.model_dump_json(exclude_defaults=True)  # an older engine does not know every field
         async with self._http.stream("POST", "/generate", content=content, headers=headers) as response:
             async for lines in _lines(response.aiter_bytes()):
@@ -97,6 +98,12 @@ class HttpEngineClient:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+
+def headers_of_request() -> dict[str, str]:
+    """What lets the engine's log name the request for which it works."""
+    named = request_id.get()
+    return {"x-request-id": named} if named is not None else {}
 
 
 async def _lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[list[bytes], None]:

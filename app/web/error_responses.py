@@ -32,6 +32,7 @@ from app.errors import (
     Unavailable,
 )
 from app.known_hosts import Refused
+from app.processes.logs import request_id
 from app.store.faults import STORE_AWAY, StoreAway
 from app.web.validation import invalid_request
 
@@ -80,27 +81,27 @@ def refuse(refused: Refused) -> ErrorResponse:
 def install_error_handlers(app: FastAPI) -> None:
     """Turn every failure of a request into a ServiceError. Unexpected ones are logged with their traceback."""
 
-    def request_id(request: Request) -> str | None:
+    def id_of(request: Request) -> str | None:
         return request.scope.get("request_id")
 
     @app.exception_handler(ServiceError)
     def service_error(request: Request, error: ServiceError) -> ErrorResponse:
-        return answer(error, request_id(request), request.url.path)
+        return answer(error, id_of(request), request.url.path)
 
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> ErrorResponse:
         found = invalid_request(error.errors(), _body_model(request), error.body)
-        return answer(found, request_id(request), request.url.path)
+        return answer(found, id_of(request), request.url.path)
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> ErrorResponse:
-        return answer(_of_status(error, request), request_id(request), request.url.path)
+        return answer(_of_status(error, request), id_of(request), request.url.path)
 
     def storage_error(request: Request, error: Exception) -> ErrorResponse:
         found = of_storage(error, request.app.state.database)
         why = str(error) if isinstance(error, StoreAway) else type(error).__name__
-        log.error("request %s failed: %s (%s)", request_id(request), found.message, why)
-        return answer(found, request_id(request), request.url.path)
+        log.error("request %s failed: %s (%s)", id_of(request), found.message, why)
+        return answer(found, id_of(request), request.url.path)
 
     for kind in (*AWAY, OSError, StoreAway):
         app.add_exception_handler(kind, storage_error)
@@ -108,9 +109,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def unforeseen(request: Request, error: Exception) -> ErrorResponse:
-        log.exception("request %s failed", request_id(request), exc_info=error)
+        log.exception("request %s failed", id_of(request), exc_info=error)
         return answer(
-            ServiceError("the service failed; its log has the traceback under this request id"), request_id(request)
+            ServiceError("the service failed; its log has the traceback under this request id"), id_of(request)
         )
 
 
@@ -168,6 +169,7 @@ class RequestLimits:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         given = headers.get(b"x-request-id", "")
         scope["request_id"] = given if REQUEST_ID.match(given) else f"req-{random.getrandbits(64):016x}"
+        request_id.set(scope["request_id"])
         limit = self._upload if (scope["method"], scope["path"]) == ("POST", "/files") else self._body
         declared = headers.get(b"content-length", "0")
         if not declared.isdigit() or int(declared) > limit:

@@ -10,10 +10,11 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import uvicorn
 from transformers.utils import logging as transformers_logging
+from uvicorn.config import LOGGING_CONFIG
 
 from app.contracts.engine_cache import VARIABLE as CACHE_VARIABLE
 from app.contracts.engine_cache import read_bytes
@@ -24,6 +25,8 @@ from app.processes.engine_address import KEY_VARIABLE, check_privacy, read_key
 from app.processes.environments import VLLM_KEY, own_secrets
 from app.processes.garbage import exclude_from_collections
 from app.processes.guardian_process import UMASK
+from app.processes.logs import VARIABLE as FORMAT_VARIABLE
+from app.processes.logs import LogFormat, set_up
 from app.processes.secret_files import read_secret
 from app.redaction import redact_logs
 from app.slow_clients import TimedProtocol
@@ -61,7 +64,7 @@ class EngineServer(uvicorn.Server):
 def main() -> None:
     os.umask(UMASK)
     options = read_options(sys.argv[1:])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up(logging.INFO, options.log_format)
     redact_logs([*own_secrets(), *([] if options.key is None else [options.key])])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line for every token of a probe
     transformers_logging.disable_progress_bar()
@@ -86,6 +89,7 @@ def main() -> None:
         loop="asyncio",  # the same whether or not another package has brought uvloop
         http=TimedProtocol,
         access_log=False,
+        log_config=None if options.log_format == "json" else LOGGING_CONFIG,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     for ending in (signal.SIGTERM, signal.SIGINT):
@@ -137,6 +141,12 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
         type=int,
         default=os.environ.get(MAX_BYTES_VARIABLE, MOST_BYTES),
         help=f"most bytes to download for one model of the hub; default: ${MAX_BYTES_VARIABLE}, or {MOST_BYTES}",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=get_args(LogFormat),
+        default=os.environ.get(FORMAT_VARIABLE, "text"),
+        help=f"json: one object a line; default: ${FORMAT_VARIABLE}, or text",
     )
     _add_vllm(parser)
     options = parser.parse_args(words)

@@ -20,6 +20,7 @@ from app.jobs.models import Job
 from app.jobs.queue import attempts
 from app.jobs.queue.claims import Claim, Fenced, claim, finish, leave, lock
 from app.jobs.states import JobStatus, RequestedAction, Stage, given_back, next_status
+from app.processes.logs import about_attempt
 from app.store.faults import StoreAway
 from worker.checkpoints import DiskFullFault
 from worker.failures import SystemFault
@@ -109,6 +110,11 @@ def work_on(context: WorkerContext, taken: Attempted) -> None:
 
     Raises Fenced if another attempt owns the job, and one of AWAY if the process is to stop without the database.
     """
+    with about_attempt(taken.held.job_id, taken.held.epoch):
+        _work_on(context, taken)
+
+
+def _work_on(context: WorkerContext, taken: Attempted) -> None:
     held = taken.held
     log.info("%s: attempt %d of %s began", held.job_id, held.epoch, held.stage)
     try:

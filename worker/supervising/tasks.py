@@ -39,7 +39,6 @@ def work_on_stage(stage: str) -> None:
 @signals.worker_ready.connect
 def open_contexts(sender: Any, **_: object) -> None:
     """Start to serve the stages whose queues this process reads."""
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     redact_logs([*settings.secret_values, *own_secrets()])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a request goes to the engine every few seconds
     if settings.confinement == "off" or landlock.abi() == 0:

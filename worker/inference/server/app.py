@@ -16,6 +16,7 @@ from app.contracts.hub import MOST_BYTES
 from app.contracts.memory_lease import ResumeOrder, YieldOrder, YieldState
 from app.contracts.probe import Proof, ProofOrder
 from app.known_hosts import HostRules, KnownHosts, Refused
+from app.processes.logs import request_id
 from app.store.copies import HomeFiles
 from worker.inference.engine import Engine, Refusal
 from worker.inference.proving.proof import prove
@@ -58,7 +59,8 @@ def create_app(
         return engine.health()
 
     @app.post("/generate")
-    async def generate(order: GenerateOrder) -> Response:
+    async def generate(order: GenerateOrder, request: Request) -> Response:
+        request_id.set(request.headers.get("x-request-id"))
         return EventStream(answer(await bundles.bring(order), engine, sources))
 
     @app.post("/prove")
