@@ -16,6 +16,8 @@ CONNECT_SECONDS = 3.0
 HEALTH_SECONDS = 3.0
 # A first answer may wait for a download of the model and for everybody before it in the queue.
 SILENCE_SECONDS = 1800.0
+# The statuses of a proxy that does not reach the engine. The engine's own errors are JSON.
+GATEWAY_STATUSES = (502, 503, 504)
 
 
 class EngineClient(Protocol):
@@ -92,6 +94,9 @@ class HttpEngineClient:
         headers = {"content-type": "application/json", **headers_of_request()}
         content = order.model_dump_json(exclude_defaults=True)  # an older engine does not know every field
         async with self._http.stream("POST", "/generate", content=content, headers=headers) as response:
+            if response.status_code in GATEWAY_STATUSES and "json" not in response.headers.get("content-type", ""):
+                yield _away(f"what stands before the engine answered {response.status_code}")
+                return
             async for lines in _lines(response.aiter_bytes()):
                 for event in _joined([ENGINE_EVENT.validate_json(line, extra="ignore") for line in lines]):
                     yield event

@@ -7,9 +7,18 @@ from typing import Any
 import httpx
 import pytest
 
-from app.contracts.generation import EngineEvent, Finish, GenerateOrder, Sampling, ScoredToken, TextDelta, Usage
+from app.contracts.generation import (
+    EngineError,
+    EngineEvent,
+    Finish,
+    GenerateOrder,
+    Sampling,
+    ScoredToken,
+    TextDelta,
+    Usage,
+)
 from app.contracts.order import BaseRef
-from app.generate.client import HttpEngineClient
+from app.generate.client import BrokenOff, HttpEngineClient
 from app.processes.engine_address import EngineAddress
 
 ORDER = GenerateOrder(
@@ -24,13 +33,13 @@ def heard_of(*events: EngineEvent) -> list[EngineEvent]:
     return exchanged(ORDER, "".join(f"{event.model_dump_json()}\n" for event in events))[1]
 
 
-def exchanged(order: GenerateOrder, lines: str) -> tuple[dict[str, Any], list[EngineEvent]]:
+def exchanged(order: GenerateOrder, lines: str, status: int = 200) -> tuple[dict[str, Any], list[EngineEvent]]:
     """What an engine that answers with these lines is sent, and what is heard of it."""
     sent: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         sent.append(request.content)
-        return httpx.Response(200, content=lines)
+        return httpx.Response(status, content=lines)
 
     async def run() -> list[EngineEvent]:
         client = HttpEngineClient(EngineAddress("http://engine"))
@@ -67,3 +76,12 @@ def test_an_engine_of_another_version_is_sent_no_field_that_it_need_not_know_and
     assert sent == {"request_id": "r", "base": {"source": "/base", "is_local": True}, "prompt": "1"}
     assert GenerateOrder.model_validate(sent) == ORDER
     assert heard == [TextDelta(text="a"), FINISH]
+
+
+@pytest.mark.parametrize(("status", "body"), [(502, ""), (503, "<html>no healthy upstream</html>"), (504, "timeout")])
+def test_a_proxy_that_does_not_reach_the_engine_is_an_engine_that_is_away(status: int, body: str) -> None:
+    (heard,) = exchanged(ORDER, body, status)[1]
+
+    assert isinstance(heard, EngineError)
+    assert (heard.status, heard.message) == (503, f"what stands before the engine answered {status}")
+    assert not isinstance(heard, BrokenOff)  # so another engine may be asked
