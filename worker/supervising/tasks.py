@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -65,7 +66,8 @@ def open_contexts(sender: Any, **_: object) -> None:
         log.info("%s serves %s on %s", context.name, stage, device)
     if settings.store is not None:  # this host's home may have no API that sweeps it
         stopping = next(iter(contexts.values())).stopping
-        threading.Thread(target=sweep_regularly, args=(settings, stopping), name="orphans", daemon=True).start()
+        sweeps = partial(sweep_regularly, settings, stopping, has_store=False)
+        threading.Thread(target=sweeps, name="orphans", daemon=True).start()
 
 
 def _open_slots(stage: Stage, worker: str) -> tuple[Slot, FurtherGpus]:

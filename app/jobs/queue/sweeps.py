@@ -1,6 +1,6 @@
 """Regularly removes from a home, and from the store, what crashes left without a row.
 
-The API does it, and with a store every worker too, because it may be the only one that uses its home.
+The API does it. With a store every worker sweeps its home too, because no API may be using it.
 """
 
 import logging
@@ -22,13 +22,14 @@ SECONDS_BETWEEN_SWEEPS = 3600.0
 log = logging.getLogger(__name__)
 
 
-def sweep_regularly(settings: Settings, stopping: threading.Event) -> None:
+def sweep_regularly(settings: Settings, stopping: threading.Event, *, has_store: bool = True) -> None:
+    """Sweep the home every hour, and with `has_store` also the store, if there is one."""
     while not stopping.is_set():
-        sweep(settings)
+        sweep(settings, has_store=has_store)
         stopping.wait(SECONDS_BETWEEN_SWEEPS)
 
 
-def sweep(settings: Settings) -> None:
+def sweep(settings: Settings, *, has_store: bool) -> None:
     """Sweep with connections of its own, as it may outlive the application, and in only one process at a time."""
     run = settings.root / "run"
     try:
@@ -40,7 +41,7 @@ def sweep(settings: Settings) -> None:
             for path in sweep_orphans(database, settings):
                 log.info("removed %s, which has no row in the database", path)
             settings.files.evict()
-            for key in sweep_store(database, settings):
+            for key in sweep_store(database, settings) if has_store else ():
                 log.info("removed %s from the store: it has no row in the database", key)
     except CannotStart as held:
         log.info("%s", held)

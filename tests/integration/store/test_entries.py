@@ -1,5 +1,6 @@
 """Entries in a real S3-compatible server: whole or absent, replaced at once, and nothing of them is left behind."""
 
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -168,6 +169,22 @@ def test_a_store_that_is_gone_says_so_and_names_no_secret(store: EntryStore, s3:
         s3.start()
     assert s3.secret not in str(gone.value)
     assert store.save(KEY, made).files
+
+
+def test_a_store_that_is_frozen_is_not_waited_for(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(bucket, "MOST_TRIES", 2)
+    place = with_store(s3, tmp_path, new_id("prefix")).store
+    assert place is not None
+    assert s3.process is not None
+    s3.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreAway, match="ReadTimeoutError"):
+            bucket_of(place).check()
+    finally:
+        s3.process.send_signal(signal.SIGCONT)
 
 
 def test_a_wrong_key_is_named_as_a_fault_of_the_store(

@@ -11,6 +11,7 @@ from worker.supervising.checks import CheckRunner
 from worker.supervising.proving import EngineAway, NoAnswer, not_proved
 from worker.supervising.runners import is_done
 from worker.supervising.trainings import TrainingRunner
+from worker.supervising.transfers import store_is_away
 from worker.supervising.verdict import ENGINE_PAUSE_SECONDS, Next, Verdict, decide
 
 FINISHED = Finished(steps=1, train_seconds=1.0, final_loss=1.0, tokens=1)
@@ -127,6 +128,7 @@ def finished(**values: object) -> Report:
         (finished(needs_proof=False), Next.GO_ON, "finished"),
         (finished(failed=not_proved(REFUSED)), Next.FAIL, "adapter_not_proved"),
         (finished(failed=EngineAway("away").failure), Next.WAIT, "engine_unavailable"),
+        (finished(failed=store_is_away("away")), Next.WAIT, "store_unavailable"),
         (finished(failed=BROKEN.failure), Next.WAIT, "engine_failed"),
         (finished(stopped=StopReason.CANCELLED), Next.CANCEL, "cancelled"),
         (finished(stopped=StopReason.PAUSED), Next.PAUSE, "paused"),
