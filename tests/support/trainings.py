@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,15 @@ from tests.support.prepared_rows import a_training
 from tests.support.tiny_model import build_tiny_model
 from worker.checkpoints import newest
 from worker.child import environment
+from worker.confinement.process import NVIDIA_CONTROL
 from worker.training.__main__ import main
 from worker.training.ranks.followers import FOLLOWER
 
 # A step of the tiny model takes some tens of milliseconds.
 POLL_SECONDS = 0.005
 LONGEST_SECONDS = 120.0
-TRAINERS = multiprocessing.get_context("forkserver")
+# A process in which CUDA was initialised, as importing Unsloth does on a GPU host, cannot be forked.
+TRAINERS: Any = multiprocessing.get_context("spawn" if NVIDIA_CONTROL.exists() else "forkserver")
 
 
 @contextmanager
@@ -91,7 +93,7 @@ class Job:
     def events(self) -> Path:
         return self.folder / str(len(self.attempts) + 1) / "events.jsonl"
 
-    def start(self) -> ForkServerProcess:
+    def start(self) -> BaseProcess:
         """The next attempt, behind the newest checkpoint."""
         attempt = len(self.attempts) + 1
         folder = self.folder / str(attempt)
@@ -110,11 +112,11 @@ class Job:
             tracking=self.folder / "tracking" if self.spec.training.report_to else None,
         )
         (folder / "order.json").write_text(order.model_dump_json())
-        process = TRAINERS.Process(target=self.program, args=(folder,))
+        process: BaseProcess = TRAINERS.Process(target=self.program, args=(folder,))
         process.start()
         return process
 
-    def finish(self, process: ForkServerProcess) -> int | None:
+    def finish(self, process: BaseProcess) -> int | None:
         """Its exit code, once it has ended; keeps its events."""
         process.join(LONGEST_SECONDS)
         code = process.exitcode
@@ -131,7 +133,7 @@ class Job:
         os.kill(process.pid, number)
         return self.finish(process)
 
-    def start_until(self, when: Callable[[str], bool]) -> ForkServerProcess:
+    def start_until(self, when: Callable[[str], bool]) -> BaseProcess:
         """The next attempt, as soon as its events, as text, are so, or it has ended."""
         process = self.start()
         deadline = time.monotonic() + LONGEST_SECONDS
