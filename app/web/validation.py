@@ -79,7 +79,8 @@ def _problem(error: dict[str, Any], body: type[BaseModel], sent: Any) -> Problem
     value = _at(error.get("input"), inner)
     # Broken text is not shown, because it may be a secret in the wrong place.
     unquoted = {"missing": "nothing", "broken_text": "a NUL, or half a character", **NOT_REPEATED}
-    found = unquoted.get(error["type"]) or quote(value)
+    is_whole_body = not path and error["type"] in OBJECTS  # which may hold a secret, without its content type
+    found = "no object" if is_whole_body else unquoted.get(error["type"]) or quote(value)
     return Problem(field=field, code=error["type"], found=found, expected=_reason(error))
 
 

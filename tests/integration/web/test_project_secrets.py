@@ -77,6 +77,26 @@ def test_a_value_that_cannot_be_kept_is_refused_without_repeating_it(secrets_api
     assert "CANARY" not in answer.text
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"content": b'{"value": "hf_CANARY-of-this-test"}'},  # as curl sends it without a header
+        {"content": b"hf_CANARY-of-this-test"},
+        {"content": b'{"value": "hf_CANARY-of', "headers": {"content-type": "application/json"}},
+        {"json": CANARY},
+        {"json": [CANARY]},
+        {"json": {"values": CANARY}},
+        {"json": {"value": {"value": CANARY}}},
+        {"data": {"value": CANARY}},
+    ],
+)
+def test_a_body_that_cannot_be_read_is_not_repeated(secrets_api: TestClient, sent: dict[str, Any]) -> None:
+    answer = secrets_api.put("/secrets/hf", **sent)
+
+    assert answer.status_code == 422
+    assert "CANARY" not in answer.text
+
+
 def test_secrets_of_two_projects_have_nothing_to_do_with_each_other(secrets_api: TestClient) -> None:
     put(secrets_api, project="a")
 
