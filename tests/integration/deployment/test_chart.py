@@ -30,8 +30,6 @@ HELM = Path(sys.executable).with_name("helm")
 # The oldest version that Chart.yaml allows, and the newest that is known.
 VERSIONS = ("1.27.0", kubernetes_validate.latest_version())
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
-# Settings that other parts of this version bring.
-BROUGHT = {"store_url", "store_endpoint", "store_addressing", "secret_key"}
 PROCESSES = {
     "api": Process.API,
     "checker": Process.CHECKER,
@@ -215,6 +213,7 @@ def test_a_process_starts_with_the_variables_of_its_container(name: str, monkeyp
         "TUNESMITH_DATABASE_URL": "postgresql+psycopg://me@db/x",
         "TUNESMITH_BROKER_URL": "rediss://broker",
         "TUNESMITH_ENGINE_KEY": "k" * 32,
+        "TUNESMITH_SECRET_KEY": "a" * 43 + "=",
     }
     for variable, chosen in environment(container).items():
         monkeypatch.setenv(variable, chosen.get("value") or secrets[variable])
@@ -228,7 +227,7 @@ def test_a_process_starts_with_the_variables_of_its_container(name: str, monkeyp
 def test_every_variable_is_one_that_the_settings_read(objects: list[Object]) -> None:
     found = {name for _, container in containers(objects) for name in environment(container) if name.startswith(PREFIX)}
 
-    assert {name.removeprefix(PREFIX).lower() for name in found} <= set(Settings.model_fields) | BROUGHT
+    assert {name.removeprefix(PREFIX).lower() for name in found} <= set(Settings.model_fields)
 
 
 def test_a_container_has_the_secrets_of_its_process_alone_and_all_from_secrets(objects: list[Object]) -> None:

@@ -84,11 +84,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ include "tunesmith.fileVariables" . }}
 {{ include "tunesmith.secret" (dict "variable" "TUNESMITH_DATABASE_URL" "name" .Values.secrets.database.name "key" .Values.secrets.database.key) }}
 {{ include "tunesmith.secret" (dict "variable" "TUNESMITH_BROKER_URL" "name" .Values.secrets.broker.name "key" .Values.secrets.broker.key) }}
-{{- with .Values.secrets.encryption }}
-{{- if .name }}
-{{ include "tunesmith.secret" (dict "variable" "TUNESMITH_SECRET_KEY" "name" .name "key" .key) }}
-{{- end }}
-{{- end }}
+{{ include "tunesmith.secret" (dict "variable" "TUNESMITH_SECRET_KEY" "name" .Values.secrets.encryption.name "key" .Values.secrets.encryption.key) }}
 {{- end }}
 
 {{- define "tunesmith.engineVariables" -}}
