@@ -1,6 +1,7 @@
 """Hosts with homes of their own, one database and one store: a job goes on where its files can be fetched."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,13 @@ from tests.support.workers import (
     skip_pause,
     slot_acquired,
 )
-from worker.supervising import lifecycle
+from worker.supervising import lifecycle, uploads
 from worker.supervising.lifecycle import run_until_idle
 from worker.supervising.transfers import keep_artifacts
+
+
+def moves_files(thread: threading.Thread) -> bool:
+    return thread.name.startswith(("uploads-", "transfer-"))
 
 
 class Hosts:
@@ -55,7 +60,8 @@ class Hosts:
             run_until_idle(context)
 
     def lose(self, name: str) -> None:
-        """The host's disk is gone."""
+        """The host's processes and its disk are gone."""
+        wait_for("no thread of it moves files", lambda: not any(map(moves_files, threading.enumerate())))
         shutil.rmtree(self._folder / name)
 
     def stored(self) -> list[str]:
@@ -193,3 +199,24 @@ def test_a_checkpoint_that_was_not_stored_is_no_longer_listed(database: Database
     assert attempts_of(database, job_id)[1].resume_step == lost - 1
     assert len(listed) == len(set(listed))
     assert losses(database, job_id) == QUIET
+
+
+def test_a_training_goes_on_while_the_store_is_away_and_is_not_repeated(
+    database: Database, hosts: Hosts, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PATIENCE_SECONDS", 0.5)
+    job_id = add_training(database, save_every=2, step_seconds=0.2)
+    with slot_acquired(hosts.settings("a"), database, slot="a", name="a") as context, at_work(context):
+        wait_for("a checkpoint is stored", lambda: hosts.checkpoints(job_id))
+        s3.stop()
+        try:
+            wait_for("the job waits", lambda: read(database, job_id).status is JobStatus.QUEUED, 60)
+            trained = losses(database, job_id)
+        finally:
+            s3.start()
+    skip_pause(database, job_id)
+    hosts.work(database, "a")
+
+    assert trained == losses(database, job_id) == QUIET
+    assert outcomes(database, job_id) == ["store_unavailable", "finished"]
+    assert len(list(hosts.settings("a").job_dir(job_id).glob("attempts/*/events.jsonl"))) == 1
