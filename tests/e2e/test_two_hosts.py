@@ -65,7 +65,7 @@ def test_a_job_goes_on_where_its_host_was_lost(models: Path, tmp_path: Path, ser
     saved = max(stored_steps(server, job_id))
     with running(tmp_path / "b", env) as second:
         job = second.wait(job_id, "succeeded", "failed", seconds=200)
-        answer = second.generate(adapter=job_id)
+        answer, fetched = second.generate(adapter=job_id), second.generate(adapter=quiet["id"])
         data = second.api.get(f"/jobs/{job_id}/data").json()
         log = second.api.get(f"/jobs/{quiet['id']}/logs").json()
         tar = second.api.get(f"/artifacts/{quiet['adapter_id']}/content")
@@ -75,6 +75,7 @@ def test_a_job_goes_on_where_its_host_was_lost(models: Path, tmp_path: Path, ser
         assert len(expected) == STEPS
         assert 6 <= trainings(job)[-1]["resume_step"] == saved < STEPS
         assert (answer.status_code, answer.json()["model"]) == (200, job["result"]["adapter"])
+        assert (fetched.status_code, fetched.json()["model"]) == (200, quiet["result"]["adapter"])
         assert data["rows"] == 16
         assert log["text"]
         assert tar.status_code == 200
