@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
@@ -40,6 +41,7 @@ from app.openai.routes import router as openai
 from app.processes.environments import own_secrets
 from app.processes.logs import set_up
 from app.processes.private_files import keep_private
+from app.processes.traces import TracedRequests, start_tracing
 from app.redaction import redact_logs
 from app.secrets.routes import router as secrets
 from app.system import routes
@@ -77,6 +79,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         stopping.set()
         await app.state.engine.close()
         app.state.meter.close()
+        if app.state.tracing is not None:
+            await run_in_threadpool(app.state.tracing.close)
         app.state.database.close()
 
     app = FastAPI(
@@ -118,6 +122,7 @@ def _provide(app: FastAPI, settings: Settings) -> None:
     app.state.streams = Streams(app.state.database, settings.max_streams)
     app.state.notifier = notifier = CeleryNotifier(make_celery(settings.broker, settings.broker_prefix))
     app.state.uses_file = uses_file  # app.files must not import app.jobs
+    app.state.tracing = start_tracing("tunesmith-api")
     app.state.counts = counts = Counts()
     app.state.scraped = Scraped(app.state.database)
     router = connect(settings.engines)
@@ -140,6 +145,8 @@ def _guard(app: FastAPI, settings: Settings) -> None:
         )
     app.add_middleware(KnownHosts, rules=settings.host_rules, respond=refuse)
     app.add_middleware(BrowserHeaders)
+    if app.state.tracing is not None:
+        app.add_middleware(TracedRequests, tracing=app.state.tracing)
     app.add_middleware(CountedRequests, counts=app.state.counts)
     if settings.trust_network:
         log.warning("%s is set: everybody who reaches this address may use the service", TRUST_VARIABLE)

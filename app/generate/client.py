@@ -11,6 +11,7 @@ from app.contracts.generation import ENGINE_EVENT, EngineError, EngineEvent, Eng
 from app.errors import EngineUnavailable, ServiceError
 from app.processes.engine_address import SAYS_WRONG_KEY, WRONG_KEY, EngineAddress
 from app.processes.logs import request_id
+from app.processes.traces import HEADER, traceparent
 
 CONNECT_SECONDS = 3.0
 HEALTH_SECONDS = 3.0
@@ -106,9 +107,9 @@ class HttpEngineClient:
 
 
 def headers_of_request() -> dict[str, str]:
-    """What lets the engine's log name the request for which it works."""
-    named = request_id.get()
-    return {"x-request-id": named} if named is not None else {}
+    """What lets the engine's log and traces name the request for which it works."""
+    named = {"x-request-id": request_id.get(), HEADER: traceparent.get()}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 async def _lines(chunks: AsyncIterable[bytes]) -> AsyncGenerator[list[bytes], None]:

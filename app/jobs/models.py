@@ -68,6 +68,9 @@ class Job(Base):
         UtcDateTime, comment="since when it is validating or queued; null: since it was made"
     )
     last_seq: Mapped[int] = mapped_column(BigInteger, comment="number of the newest event")
+    traceparent: Mapped[str | None] = mapped_column(
+        String(64), comment="the trace of the request that made it; null: none"
+    )
 
     checking: Mapped[dict[str, Any] | None] = mapped_column(
         Document(is_optional=True), comment="how far the check has read"

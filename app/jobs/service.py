@@ -20,6 +20,7 @@ from app.jobs.models import Job
 from app.jobs.queue import retention, termination
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import JobStatus, RequestedAction
+from app.processes.traces import traceparent
 from app.scope import Scope
 
 # PostgreSQL refuses a NUL in a text, so an id is validated before it is used in a query.
@@ -104,6 +105,7 @@ def new_job(kind: JobKind, spec: SubmittedSpec, sent: dict[str, Any], columns: d
             "last_seq": 1,
             "notices": [],
             "created_at": utc_now(),
+            "traceparent": traceparent.get(),
             **columns,
         }
     )

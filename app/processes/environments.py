@@ -16,8 +16,8 @@
 | vllm     | the operator's vLLM, a child of the engine     | what computes, and vLLM's own                          |
 
 "what computes" are the variables of compute libraries and devices. "store" are the keys of the store and what boto
-reads, if there is a store. A guardian has the environment of its command. The operator can pass more
-variables to every process with TUNESMITH_PASS_ENVIRONMENT.
+reads, if there is a store. API, workers and engine get those of OpenTelemetry too. A guardian has the environment of
+its command. The operator can pass more variables to every process with TUNESMITH_PASS_ENVIRONMENT.
 """
 
 import os
@@ -117,12 +117,25 @@ ENGINES_OWN = named(
     *(ENGINE_KEY, ENGINE_KEY + IN_A_FILE, VLLM_KEY, VLLM_KEY + IN_A_FILE),
 )
 
+# Of OpenTelemetry: headers may hold a key of the receiver, so only processes that send traces get them.
+TRACES = beginning("OTEL_")
+
 ROWS: dict[Process, Variables] = {
     Process.BROKER: ALWAYS,
-    Process.API: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, "WEB_CONCURRENCY") | STORE,
-    Process.CHECKER: ALWAYS | SETTINGS | named(DATABASE, BROKER, SECRET_KEY) | HUB | COMPUTING | STORE,
-    Process.TRAINER: ALWAYS | SETTINGS | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY) | HUB | COMPUTING | STORE,
-    Process.ENGINE: ALWAYS | ENGINES_OWN | HUB | COMPUTING | beginning("VLLM_", "RAY_") | STORE,
+    Process.API: ALWAYS
+    | SETTINGS
+    | TRACES
+    | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY, "WEB_CONCURRENCY")
+    | STORE,
+    Process.CHECKER: ALWAYS | SETTINGS | TRACES | named(DATABASE, BROKER, SECRET_KEY) | HUB | COMPUTING | STORE,
+    Process.TRAINER: ALWAYS
+    | SETTINGS
+    | TRACES
+    | named(DATABASE, BROKER, ENGINE_KEY, SECRET_KEY)
+    | HUB
+    | COMPUTING
+    | STORE,
+    Process.ENGINE: ALWAYS | ENGINES_OWN | TRACES | HUB | COMPUTING | beginning("VLLM_", "RAY_") | STORE,
     Process.CHECK: ALWAYS | HUB | COMPUTING | named(VARIABLE),
     Process.FETCH: ALWAYS | HUB,
     Process.TRAIN: ALWAYS | COMPUTING,

@@ -28,6 +28,7 @@ from app.processes.guardian_process import UMASK
 from app.processes.logs import VARIABLE as FORMAT_VARIABLE
 from app.processes.logs import LogFormat, set_up
 from app.processes.secret_files import read_secret
+from app.processes.traces import TracedRequests, start_tracing
 from app.redaction import redact_logs
 from app.slow_clients import TimedProtocol
 from app.store.copies import home_files
@@ -74,17 +75,12 @@ def main() -> None:
         sys.exit(f"cannot listen: {error}")
     engine = _engine(options)
     leases = MemoryLeases(engine) if isinstance(engine, BatchingEngine) else None  # a vLLM server's memory is not ours
+    bounds = (options.cache, options.max_hub_bytes)
+    app = create_app(engine, options.roots, leases, _host_rules(), *bounds, key=options.key, files=options.files)
+    if (tracing := start_tracing("tunesmith-engine")) is not None:
+        app.add_middleware(TracedRequests, tracing=tracing)
     config = uvicorn.Config(
-        create_app(
-            engine,
-            options.roots,
-            leases,
-            _host_rules(),
-            options.cache,
-            options.max_hub_bytes,
-            key=options.key,
-            files=options.files,
-        ),
+        app,
         **({} if options.host is None else {"host": options.host, "port": options.port}),
         loop="asyncio",  # the same whether or not another package has brought uvloop
         http=TimedProtocol,

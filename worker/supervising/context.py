@@ -7,6 +7,7 @@ from app.config import Settings
 from app.database.connection import Database
 from app.jobs.queue.notifier import JobNotifier
 from app.jobs.states import Stage
+from app.processes.traces import Tracing
 from worker.supervising.further_gpus import FurtherGpus
 from worker.supervising.gpu_readings import GpuReadings
 from worker.supervising.slots import Slot
@@ -19,7 +20,7 @@ class WorkerContext:
 
     `slot_acquired` is set once the process holds its slot and has taken back the jobs of the slot's earlier holder.
     Before that it claims no job. `further_gpus`: for trainings on several GPUs. `spare`: None for a worker that keeps
-    none.
+    none. `tracing`: None if it is off.
     """
 
     settings: Settings
@@ -33,5 +34,6 @@ class WorkerContext:
     spare: WarmSpare | None = None
     further_gpus: FurtherGpus = field(default_factory=FurtherGpus)
     gpu_readings: GpuReadings = field(default_factory=GpuReadings)
+    tracing: Tracing | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     slot_acquired: threading.Event = field(default_factory=threading.Event)

@@ -21,6 +21,7 @@ from app.jobs.queue import attempts
 from app.jobs.queue.claims import Claim, Fenced, claim, finish, leave, lock
 from app.jobs.states import JobStatus, RequestedAction, Stage, given_back, next_status
 from app.processes.logs import about_attempt
+from app.processes.traces import attempt_span
 from app.store.faults import StoreAway
 from worker.checkpoints import DiskFullFault
 from worker.failures import SystemFault
@@ -110,11 +111,16 @@ def work_on(context: WorkerContext, taken: Attempted) -> None:
 
     Raises Fenced if another attempt owns the job, and one of AWAY if the process is to stop without the database.
     """
-    with about_attempt(taken.held.job_id, taken.held.epoch):
-        _work_on(context, taken)
+    held = taken.held
+    span = attempt_span(context.tracing, taken.job.traceparent, held.job_id, held.epoch, held.stage)
+    with about_attempt(held.job_id, held.epoch), span as traced:
+        outcome = _work_on(context, taken)
+        if traced is not None:
+            traced.set_attribute("tunesmith.outcome", outcome)
 
 
-def _work_on(context: WorkerContext, taken: Attempted) -> None:
+def _work_on(context: WorkerContext, taken: Attempted) -> str:
+    """Return the outcome of the attempt."""
     held = taken.held
     log.info("%s: attempt %d of %s began", held.job_id, held.epoch, held.stage)
     try:
@@ -133,6 +139,7 @@ def _work_on(context: WorkerContext, taken: Attempted) -> None:
         broken = Report(exit_code=report.exit_code, stopped=report.stopped, failed=_unforeseen(error))
         verdict = retry_until_stored(lambda: conclude(context, taken, broken), context.stopping)
     log.info("%s: attempt %d ended: %s", held.job_id, held.epoch, verdict.outcome)
+    return verdict.outcome
 
 
 def run(context: WorkerContext, taken: Attempted) -> Report:

@@ -13,6 +13,7 @@ from app.jobs.queue.notifier import QUEUES, TASK, CeleryNotifier
 from app.jobs.queue.sweeps import sweep_regularly
 from app.jobs.states import Stage
 from app.processes.environments import own_secrets
+from app.processes.traces import start_tracing
 from app.redaction import redact_logs
 from worker.confinement import landlock
 from worker.hardware import describe_device, find_slots
@@ -47,14 +48,24 @@ def open_contexts(sender: Any, **_: object) -> None:
         log.warning("%s: processes that read models and datasets can open every file that this user can", why)
     if open_home is not None:
         log.warning(open_home)
-    database = Database.open(settings.database)
+    database, tracing = Database.open(settings.database), start_tracing("tunesmith-worker")
     for stage in (stage for stage in QUEUES if QUEUES[stage] in sender.app.amqp.queues.consume_from):
         device = describe_device() if stage is Stage.TRAIN else CPU
         slot, further_gpus = _open_slots(stage, sender.hostname)
         at_once = sender.controller.concurrency
         spare = WarmSpare(settings, slot) if stage is Stage.TRAIN and is_wanted(settings, device) else None
         context = WorkerContext(
-            settings, database, CeleryNotifier(app), stage, sender.hostname, device, slot, at_once, spare, further_gpus
+            settings,
+            database,
+            CeleryNotifier(app),
+            stage,
+            sender.hostname,
+            device,
+            slot,
+            at_once,
+            spare,
+            further_gpus,
+            tracing=tracing,
         )
         contexts[stage] = context
         threading.Thread(target=Reconciler(context).run, name=f"reconcile-{stage}", daemon=True).start()
