@@ -188,7 +188,13 @@ def test_a_job_that_stops_early_answers_with_its_best_step(embedded: Stack) -> N
     job_id = embedded.submit(
         dataset={"source": {"file": file_id}, "eval_fraction": 0.2},
         lora={"target_modules": "all-linear"},
-        training={"max_steps": 50, "eval_steps": 1, "metric_for_best_model": "eval_loss", **best},
+        training={
+            "max_steps": 50,
+            "eval_steps": 1,
+            "metric_for_best_model": "eval_loss",
+            "report_to": "tensorboard",
+            **best,
+        },
     )
     job = embedded.wait(job_id, "succeeded", "failed")
     checkpoints = embedded.api.get(f"/jobs/{job_id}/checkpoints").json()["data"]
@@ -201,6 +207,11 @@ def test_a_job_that_stops_early_answers_with_its_best_step(embedded: Stack) -> N
     assert [one["step"] for one in checkpoints if one["is_best"]] == [1]
     assert "q_proj" in job["resolved_spec"]["lora"]["target_modules"]
     assert embedded.generate(adapter=job_id).status_code == 200
+    artifacts = embedded.api.get(f"/jobs/{job_id}/artifacts").json()["data"]
+    (tracking,) = [one for one in artifacts if one["kind"] == "tracking"]
+    files = embedded.api.get(f"/artifacts/{tracking['id']}").json()["files"]
+    assert [file["name"].partition("/")[0] for file in files] == ["tensorboard"]
+    assert 'tunesmith_jobs_ended_total{kind="train",status="succeeded"}' in embedded.api.get("/metrics").text
 
 
 def test_all_weights_can_be_trained_and_answer_as_a_model_of_their_own(embedded: Stack) -> None:

@@ -1,7 +1,9 @@
 """The walls around a child, in real processes: what is not its job's stays closed, whatever runs in it."""
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 
 from app.contracts.events import SourcesChecked
 from app.contracts.order import BaseRef, CheckOrder, TrainingOrder
+from app.contracts.plan import plan_of
 from app.contracts.spec import JobSpec
 from tests.support.prepared_rows import a_check, a_training, run_cold
 from tests.support.specs import a_body, a_spec
@@ -147,6 +150,23 @@ def test_a_check_reads_its_own_upload_and_a_training_none(home: Path) -> None:
 
     assert tried(checks_order(home), home, upload) == [0]
     assert tried(trainings_order(home), home, upload) != [0]
+
+
+def test_a_training_reaches_the_ports_of_its_trackers_and_no_others(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as tracker, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [str(one.getsockname()[1]) for one in (tracker, other)]
+        url = f"http://127.0.0.1:{ports[0]}"
+        spec = a_spec(training={"report_to": "mlflow", "tracker_urls": {"mlflow": url}})
+        order = trainings_order(home)
+        tracked = order.model_copy(update={"spec": plan_of(spec), "tracking": home / "jobs" / "mine" / "tracking"})
+        tries = [("connect", port) for port in ports]
+
+        assert tried(order, home, tries) == [errno.EACCES] * 2
+        assert tried(tracked, home, [*tries, ("write", str(home / "jobs" / "mine" / "tracking" / "new"))]) == [
+            0,
+            errno.EACCES,
+            0,
+        ]
 
 
 def test_the_operator_may_take_the_walls_down(home: Path) -> None:
