@@ -64,11 +64,7 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application for these settings, or for those of the environment."""
     settings = settings or Settings()
-    open_home = keep_private(settings.root, settings.database)
-    set_up(settings.log_level, settings.log_format)
-    redact_logs([*settings.secret_values, *own_secrets()])
-    if open_home is not None:
-        log.warning(open_home)
+    _start_logs(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -78,10 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         stopping.set()
         await app.state.engine.close()
-        app.state.meter.close()
-        if app.state.tracing is not None:
-            await run_in_threadpool(app.state.tracing.close)
-        app.state.database.close()
+        await run_in_threadpool(_close, app)
 
     app = FastAPI(
         title="Tunesmith",
@@ -94,13 +87,39 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     add_docs_page(app)
     _provide(app, settings)
+    _add_routes(app)
+    install_error_handlers(app)
+    _add_middlewares(app, settings)
+    return app
+
+
+def _start_logs(settings: Settings) -> None:
+    open_home = keep_private(settings.root, settings.database)
+    set_up(settings.log_level, settings.log_format)
+    redact_logs([*settings.secret_values, *own_secrets()])
+    if open_home is not None:
+        log.warning(open_home)
+
+
+def _close(app: FastAPI) -> None:
+    """Store and send what is left, which may wait for the database and for a receiver of traces."""
+    app.state.meter.close()
+    if app.state.tracing is not None:
+        app.state.tracing.close()
+    app.state.database.close()
+
+
+def _add_routes(app: FastAPI) -> None:
     for router in (routes.router, metrics, jobs, files, adapters, artifacts, generate, accounts, webhooks, secrets):
         app.include_router(router, responses=WRONG_FIELD)
     for kind in KINDS.values():
         if kind.router is not None:
             app.include_router(resolve_name(kind.router)(), responses=WRONG_FIELD)
     app.include_router(openai, responses=OPENAI_WRONG_FIELD)
-    install_error_handlers(app)
+
+
+def _add_middlewares(app: FastAPI, settings: Settings) -> None:
+    """Add all middlewares, the innermost first."""
     proxies = TrustedProxies.of(settings)
     app.add_middleware(
         Authentication, keys=Keys(app.state.database, settings), proxies=proxies, needs_key=settings.needs_key
@@ -111,7 +130,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         RequestLimits, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes
     )
     _guard(app, settings)
-    return app
 
 
 def _provide(app: FastAPI, settings: Settings) -> None:
