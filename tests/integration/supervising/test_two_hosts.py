@@ -82,7 +82,7 @@ def hosts(s3: S3Server, tmp_path: Path) -> Hosts:
 def take_from(database: Database, job_id: str) -> None:
     """As the reconciler of another host does it when a lease has run out."""
     with database.writer() as session:
-        job = session.get_one(Job, job_id)
+        job = session.get_one(Job, job_id, with_for_update=True)  # it sends heartbeats
         assert take_back(session, job, utc_now(), reason="lost", max_attempts=9, pause=None)
         session.commit()
 
