@@ -1,7 +1,7 @@
 """What 500 people who poll and 200 who follow a job cost, and what reads cost as jobs and events add up; prints one
 JSON object.
 
-usage: python -m bench.api WORK_DIR [--pollers 500] [--followers 200] [--seconds 20] [--processes 1]
+usage: python -m bench.api WORK_DIR [--pollers 500] [--followers 200] [--seconds 20] [--processes 1] [--keys 50]
                                     [--jobs 100000] [--events 5000000] [--database-url postgresql+psycopg://…]
 
 The API runs alone (`python -m app.serve`) on homes below the folder; jobs are made by inserting rows, and the
@@ -32,6 +32,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+from app.accounts import commands
 from app.config import Settings
 from app.contracts.events import StepLogged
 from app.contracts.spec import JobSpec
@@ -72,10 +73,12 @@ def main() -> None:
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "processes": options.processes}
-    for name, is_conditional in (("polls", False), ("conditional_polls", True)) if options.seconds else ():
+    loads = (("polls", False, 0), ("polls_with_keys", False, options.keys), ("conditional_polls", True, 0))
+    for name, is_conditional, keys in loads if options.seconds else ():
         home = Home(work / name)
         jobs, followed = home.fill_for_polls()
-        plan = Plan(jobs, followed.job_id, EVENTS, options.pollers, options.followers, options.seconds, is_conditional)
+        clients = (options.pollers, options.followers, options.seconds)
+        plan = Plan(jobs, followed.job_id, EVENTS, *clients, is_conditional, home.make_keys(keys))
         with serving(home.settings, options.processes) as api, heartbeats(home.database, followed):
             figures[name] = under_load(api, plan)
     if options.jobs:
@@ -90,6 +93,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--followers", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--keys", type=int, default=50, help="that the clients share, where they send one")
     parser.add_argument("--jobs", type=int, default=100_000, help="of the long list; 0: no reads are measured")
     parser.add_argument("--events", type=int, default=5_000_000, help="of the long job")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each path is asked")
@@ -121,6 +125,10 @@ class Home:
         for hundred in range(EVENTS // 100):
             beat(self.database, running, [a_step(100 * hundred + number) for number in range(1, 101)])
         return [job.id for job in (*waiting, *ended)], running
+
+    def make_keys(self, count: int) -> list[str]:
+        wanted = {"name": "bench", "project": "default", "scopes": ["read"]}
+        return [commands.create(self.settings, wanted).key for _ in range(count)]
 
     def _claim(self) -> Claim:
         with self.database.writer() as session:

@@ -28,7 +28,7 @@ LENGTH = re.compile(rb"^content-length: (\d+)\r$", re.MULTILINE | re.IGNORECASE)
 class Plan:
     """What is asked: every poller polls a job once a second, every follower reads the stream of the followed one.
 
-    `events`: how many that one has at the beginning.
+    `events`: how many that one has at the beginning. `keys`: clients share them evenly; none: they send none.
     """
 
     jobs: list[str]
@@ -38,6 +38,11 @@ class Plan:
     followers: int
     seconds: float
     is_conditional: bool
+    keys: list[str]
+
+    def authorization(self, number: int) -> bytes:
+        """The header line of a client, by its number."""
+        return b"authorization: Bearer %b\r\n" % self.keys[number % len(self.keys)].encode() if self.keys else b""
 
 
 @dataclass
@@ -58,8 +63,8 @@ class Seen:
 class Poller(asyncio.Protocol):
     """One connection that asks for one job once a second."""
 
-    def __init__(self, path: str, seen: Seen, plan: Plan) -> None:
-        self._path, self._seen, self._plan = path, seen, plan
+    def __init__(self, path: str, seen: Seen, plan: Plan, authorization: bytes) -> None:
+        self._path, self._seen, self._plan, self._authorization = path, seen, plan, authorization
         self._answer = b""
         self._etag = b""
         self._due = 0.0
@@ -73,7 +78,8 @@ class Poller(asyncio.Protocol):
         """At a moment of the loop's clock; the next request is due a second after this one."""
         self._due, self._is_waiting, self._answer = due, True, b""
         condition = b"if-none-match: " + self._etag + b"\r\n" if self._etag and self._plan.is_conditional else b""
-        self._transport.write(b"GET " + self._path.encode() + b" HTTP/1.1\r\nhost: localhost\r\n" + condition + b"\r\n")
+        head = b"GET " + self._path.encode() + b" HTTP/1.1\r\nhost: localhost\r\n"
+        self._transport.write(head + self._authorization + condition + b"\r\n")
 
     def data_received(self, data: bytes) -> None:
         self._answer += data
@@ -116,8 +122,9 @@ class Poller(asyncio.Protocol):
 class Follower(asyncio.Protocol):
     """One connection that reads the events of one job; one of them notes how late each comes."""
 
-    def __init__(self, plan: Plan, seen: Seen, *, notes_delays: bool) -> None:
+    def __init__(self, plan: Plan, seen: Seen, authorization: bytes, *, notes_delays: bool) -> None:
         self._path, self._seen, self._notes_delays = f"/jobs/{plan.followed}/stream", seen, notes_delays
+        self._authorization = authorization
         self._rest = b""
         self.newest = 0
         self.is_over = False
@@ -125,7 +132,8 @@ class Follower(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(b"GET " + self._path.encode() + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        head = b"GET " + self._path.encode() + b" HTTP/1.1\r\nhost: localhost\r\n"
+        transport.write(head + self._authorization + b"\r\n")
 
     def data_received(self, data: bytes) -> None:
         whole, _, self._rest = (self._rest + data).rpartition(b"\n")
@@ -152,12 +160,14 @@ async def load(host: str, port: int, plan: Plan) -> dict[str, Any]:
     """Followers first, until each has what was there before; then the pollers, for so many seconds."""
     loop, seen = asyncio.get_running_loop(), Seen()
     began = loop.time()
-    followers = [Follower(plan, seen, notes_delays=n == 0) for n in range(plan.followers)]
+    followers = [Follower(plan, seen, plan.authorization(n), notes_delays=n == 0) for n in range(plan.followers)]
     await connect(host, port, followers)
     while any(follower.newest < plan.events for follower in followers) and not seen.errors:
         await asyncio.sleep(0.05)
     caught_up = loop.time() - began
-    pollers = [Poller(f"/jobs/{plan.jobs[n % len(plan.jobs)]}", seen, plan) for n in range(plan.pollers)]
+    pollers = [
+        Poller(f"/jobs/{plan.jobs[n % len(plan.jobs)]}", seen, plan, plan.authorization(n)) for n in range(plan.pollers)
+    ]
     await connect(host, port, pollers)
     seen.has_begun = True
     print("begin", file=sys.stderr, flush=True)
