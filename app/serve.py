@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from uvicorn.config import LOGGING_CONFIG
 
 from app.config import Settings
-from app.metrics.processes import counting_together
+from app.metrics.processes import counting_together, remove_shared_folder
 from app.processes.garbage import exclude_from_collections
 from app.processes.logs import set_up
 from app.web.connection_limit import LimitedProtocol
@@ -89,6 +89,7 @@ def most_connections(descriptors: int) -> int:
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
+    remove_shared_folder()  # a parent that was killed has left it
     os.kill(os.getpid(), signal.SIGTERM)
 
 

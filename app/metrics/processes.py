@@ -4,6 +4,7 @@ prometheus-client chooses this mode by a variable when it is imported, so `app.s
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,13 @@ def shared_folder() -> Path | None:
     """Return the folder in which the processes count, or None if this one counts alone."""
     folder = os.environ.get(VARIABLE)
     return Path(folder) if folder else None
+
+
+def remove_shared_folder() -> None:
+    """Remove the folder. What processes that still run count from then on is lost."""
+    folder = shared_folder()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget_dead(folder: Path) -> None:

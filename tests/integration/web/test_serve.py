@@ -14,6 +14,7 @@ import pytest
 
 from app.config import Settings
 from app.database.migrate import upgrade
+from app.metrics.processes import PREFIX
 from app.serve import most_connections
 from tests.support.scraping import scrape, value
 from tests.support.waiting import wait_for
@@ -30,9 +31,14 @@ def url(settings: Settings) -> str:
 
 
 @pytest.fixture
-def service(settings: Settings, url: str) -> Iterator[subprocess.Popen[bytes]]:
+def service(settings: Settings, url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     _, _, port = url.rpartition(":")
-    chosen = {"TUNESMITH_HOME": str(settings.root), "TUNESMITH_PORT": port, "TUNESMITH_API_PROCESSES": "2"}
+    chosen = {
+        "TUNESMITH_HOME": str(settings.root),
+        "TUNESMITH_PORT": port,
+        "TUNESMITH_API_PROCESSES": "2",
+        "TMPDIR": str(tmp_path),
+    }
 
     def allow_few_files() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -61,7 +67,9 @@ def serving(parent: int) -> list[int]:
     return [int(child) for child in children if b"spawn_main" in Path("/proc", child, "cmdline").read_bytes()]
 
 
-def test_several_processes_end_and_are_replaced_as_one(service: subprocess.Popen[bytes], url: str) -> None:
+def test_several_processes_end_and_are_replaced_as_one(
+    service: subprocess.Popen[bytes], url: str, tmp_path: Path
+) -> None:
     first, second = serving(service.pid)
     assert " 200 " not in Path("/proc", str(second), "limits").read_text()  # of open files
 
@@ -73,6 +81,7 @@ def test_several_processes_end_and_are_replaced_as_one(service: subprocess.Popen
     service.wait()
 
     wait_for("all are gone", lambda: not any(is_running(pid) for pid in left), SECONDS_TO_START)
+    assert not [*tmp_path.glob(f"{PREFIX}*")]
     assert not is_healthy(url)
 
 
