@@ -4,29 +4,31 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from app.contracts.base import Contract
+from app.contracts.base import Contract, Whole
 from app.contracts.stored import read
 from app.known_hosts import split_list
 
-Count = int | None
+# What a column of either database holds, and what JSON numbers of every client are exact for.
+MOST = 2**53
+Count = Whole | None
 
 
 class KeyLimits(Contract):
     """How much may be used with one key."""
 
-    requests_per_minute: Count = Field(None, ge=1, description="requests of any kind")
-    waiting_jobs: Count = Field(None, ge=0, description="jobs that are validating or queued")
-    streams: Count = Field(None, ge=0, description="open streams of events")
-    tokens_per_day: Count = Field(None, ge=0, description="prompt and completion tokens of answers, in a UTC day")
+    requests_per_minute: Count = Field(None, ge=1, le=MOST, description="requests of any kind")
+    waiting_jobs: Count = Field(None, ge=0, le=MOST, description="jobs that are validating or queued")
+    streams: Count = Field(None, ge=0, le=MOST, description="open streams of events")
+    tokens_per_day: Count = Field(None, ge=0, le=MOST, description="of prompts and answers, in a UTC day")
 
 
 class Limits(KeyLimits):
     """How much a project may use, with all its keys."""
 
-    running_jobs: Count = Field(None, ge=0, description="trainings at once; further ones wait")
-    gpu_minutes_per_month: Count = Field(None, ge=0, description="of trainings, times their GPUs, in a UTC month")
-    file_bytes: Count = Field(None, ge=0, description="of uploaded files")
-    artifact_bytes: Count = Field(None, ge=0, description="of artifacts; beyond it no job is taken")
+    running_jobs: Count = Field(None, ge=0, le=MOST, description="trainings at once; further ones wait")
+    gpu_minutes_per_month: Count = Field(None, ge=0, le=MOST, description="of trainings, times GPUs, in a UTC month")
+    file_bytes: Count = Field(None, ge=0, le=MOST, description="of uploaded files")
+    artifact_bytes: Count = Field(None, ge=0, le=MOST, description="of artifacts; beyond it no job is taken")
 
 
 NO_KEY_LIMITS, NO_LIMITS = KeyLimits(), Limits()

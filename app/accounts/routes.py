@@ -4,6 +4,7 @@ from datetime import date, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
+from pydantic import AfterValidator
 
 from app.access import audit, repository, usage
 from app.access.limits import Limits
@@ -24,6 +25,7 @@ from app.accounts.schemas import (
     today,
 )
 from app.artifacts import repository as artifacts
+from app.contracts.base import check_text
 from app.contracts.training_args import SafeName
 from app.errors import InvalidRequest
 from app.files import repository as files
@@ -34,7 +36,16 @@ USUAL_DAYS = 30
 Grouping = Literal["day", "project", "key", "adapter"]
 # The names of the groups that differ from those of the columns.
 COLUMNS = {"key": "caller"}
-After = Annotated[str | None, Query(max_length=64)]
+
+
+def _whole_text(text: str | None) -> str | None:
+    check_text(text)
+    return text
+
+
+# PostgreSQL refuses a NUL in a text, so what a query compares is validated before it.
+WholeText = AfterValidator(_whole_text)
+After = Annotated[str | None, Query(max_length=64), WholeText]
 Limit = Annotated[int, Query(ge=1, le=LONGEST_PAGE)]
 router = APIRouter(tags=["accounts"])
 
@@ -118,8 +129,8 @@ def list_audit(
     database: DatabaseDep,
     after: After = None,
     limit: Limit = 50,
-    action: Annotated[str | None, Query(max_length=64, description="such as job.cancel")] = None,
-    subject: Annotated[str | None, Query(max_length=128, description="the id of what was changed")] = None,
+    action: Annotated[str | None, Query(max_length=64, description="such as job.cancel"), WholeText] = None,
+    subject: Annotated[str | None, Query(max_length=128, description="the id of what was changed"), WholeText] = None,
 ) -> AuditPage:
     """Who changed what, newest first."""
     with database.reader() as session:
