@@ -17,7 +17,7 @@ def upgrade() -> None:
         sa.Column("project", sa.String(length=64), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("event_types", sa.JSON(), nullable=False, comment="empty: all"),
-        sa.Column("secret", sa.Text(), nullable=False, comment="encrypted (app.secrets.encryption)"),
+        sa.Column("secret", sa.Text(), nullable=False, comment="encrypted (app.encryption)"),
         sa.Column("previous_secret", sa.Text(), nullable=True, comment="encrypted; signs too until its end"),
         sa.Column("previous_secret_until", moment, nullable=True),
         sa.Column("created_at", moment, nullable=False),

@@ -15,7 +15,7 @@ def upgrade() -> None:
         "project_secrets",
         sa.Column("project", sa.String(length=64), primary_key=True),
         sa.Column("name", sa.String(length=64), primary_key=True),
-        sa.Column("ciphertext", sa.Text(), nullable=False, comment="app.secrets.encryption"),
+        sa.Column("ciphertext", sa.Text(), nullable=False, comment="app.encryption"),
         sa.Column("created_at", moment, nullable=False),
         sa.Column("updated_at", moment, nullable=False),
         sa.Column("last_used_at", moment, nullable=True, comment="when a job last got it"),
