@@ -17,7 +17,7 @@ from app.contracts.hub import MOST_BYTES
 from app.contracts.rows import TOKENIZER
 from app.contracts.trackers import read_hosts
 from app.contracts.vllm import ONE_OF_BOTH, read_command, read_url
-from app.known_hosts import NO_KEYS, HostRules, is_loopback
+from app.known_hosts import NO_KEYS, HostRules, is_loopback, split_list
 from app.processes.encryption_keys import read_keys
 from app.processes.engine_address import LONGEST_SOCKET_PATH, EngineAddress, check_privacy, read_key, split_urls
 from app.processes.environments import read_names
@@ -86,7 +86,8 @@ class Settings(Address):
     )
     keys: Literal["auto", "required", "optional"] = Field(
         "auto",
-        description="whether a request without a key is refused; auto: unless HOST is loopback or TRUST_NETWORK is set",
+        description="whether a request without a key is refused; auto: with TRUSTED_PROXIES, and unless HOST is "
+        "loopback or TRUST_NETWORK is set",
     )
     trust_network: bool = Field(
         False, description="serve everybody who reaches an address that is not loopback, also without a key"
@@ -352,7 +353,8 @@ class Settings(Address):
     def needs_key(self) -> bool:
         """Whether a request without a key is refused."""
         if self.keys == "auto":
-            return not (self.trust_network or is_loopback(self.host))
+            # Whoever comes through a proxy that names people, but is not named, must not count as a user of this host.
+            return bool(split_list(self.trusted_proxies)) or not (self.trust_network or is_loopback(self.host))
         return self.keys == "required"
 
     @property

@@ -20,6 +20,8 @@ from app.scope import EVERY_PROJECT, Scope
 EVERY = "*"
 RULE = re.compile(r"(?P<group>[^=]+)=(?P<project>\*|[A-Za-z0-9][A-Za-z0-9._-]{0,63}):(?P<scopes>[a-z:+]+)")
 LONGEST_NAME = 100
+# The column of the audit holds as many characters. An IPv6 address may name an interface of any length.
+LONGEST_ADDRESS = 64
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,9 @@ class TrustedProxies:
 
     def trusts(self, peer: str | None) -> bool:
         """Return whether the other end of a connection is one of the proxies."""
-        try:
-            address = ip_address(peer or "")
-        except ValueError:
+        if peer is None or not _is_address(peer):
             return False
+        address = ip_address(peer)
         return any(address in network for network in self.networks)
 
     def identity(self, headers: Mapping[str, str]) -> Identity | None:
@@ -62,9 +63,26 @@ class TrustedProxies:
         return Identity(f"user:{name}", tuple(grant for group in groups for grant in known.get(group, ())))
 
     def client(self, headers: Mapping[str, str], peer: str | None) -> str | None:
-        """Return the address of the client: behind proxies it is the last one that none of them has."""
+        """Return the address of the client: behind proxies it is the last one that none of them has.
+
+        A text that is no address was written by the client, so the last proxy before it is returned.
+        """
         hops = split_list(headers.get("x-forwarded-for", "")) if self.trusts(peer) else []
-        return next((hop for hop in reversed(hops) if not self.trusts(hop)), peer)
+        known = peer
+        for hop in reversed(hops):
+            if not _is_address(hop):
+                break
+            known = hop
+            if not self.trusts(hop):
+                break
+        return known
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return len(text) <= LONGEST_ADDRESS and bool(ip_address(text))
+    except ValueError:
+        return False
 
 
 def read_grants(text: str) -> dict[str, list[Grant]]:

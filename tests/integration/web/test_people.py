@@ -44,6 +44,15 @@ def test_headers_count_only_from_a_trusted_proxy(proxied: tuple[httpx.Client, bo
         assert client.get("/jobs", headers={"x-forwarded-user": "eve"}).status_code == 403
 
 
+def test_who_is_not_named_by_a_trusted_proxy_is_not_a_user_of_this_host(
+    settings: Settings, database: Database, database_url: str
+) -> None:
+    chosen = settings.model_copy(update={"trusted_proxies": "127.0.0.1", **PROXIED, "keys": "auto"})
+    with serving(an_app(chosen, database_url)) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/jobs").status_code == 401
+        assert client.get("/jobs", headers=JANE).status_code == 200
+
+
 def test_a_stream_ends_soon_after_its_key_is_revoked(
     settings: Settings, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
