@@ -89,7 +89,8 @@ class Keys:
     def _read(self, key_ids: Sequence[str]) -> Mapping[str, StoredKey | None]:
         with self._database.reader() as session:
             found = repository.among(session, EVERY_PROJECT, key_ids)
-            rows = {row.id: StoredKey.of(row, self._rate_of(session, row.project)) for row in found}
+            rates = {project: self._rate_of(session, project) for project in {row.project for row in found}}
+            rows = {row.id: StoredKey.of(row, rates[row.project]) for row in found}
         return {key_id: rows.get(key_id) for key_id in key_ids}
 
     def _rate_of(self, session: Session, project: str | None) -> int | None:
