@@ -35,6 +35,13 @@ class Scope:
             return DEFAULT_PROJECT
         return min(self.projects)
 
+    @property
+    def paying_project(self) -> str:
+        """The project in whose limits and usage something counts that belongs to no project."""
+        if self.projects is None or DEFAULT_PROJECT in self.projects:
+            return DEFAULT_PROJECT
+        return min(self.projects, default=DEFAULT_PROJECT)
+
     def check(self, project: str) -> None:
         """Raise InvalidRequest if a new row may not belong to this project."""
         if self.projects is not None and project not in self.projects:

@@ -48,9 +48,9 @@ def shares(session: Session, caller: Caller, settings: Settings, project: str, n
     return [share for share in both if share is not None]
 
 
-def check_tokens(session: Session, caller: Caller, settings: Settings) -> None:
-    """Raise TooMany if the caller, or its project, has used its tokens of today."""
-    today, project = utc_now().date(), caller.scope.usual_project
+def check_tokens(session: Session, caller: Caller, settings: Settings, project: str) -> None:
+    """Raise TooMany if the caller, or the project, has used its tokens of today."""
+    today = utc_now().date()
     for share in shares(session, caller, settings, project, "tokens_per_day"):
         whose = {"caller": caller.name} if share.of == f"of {caller.name}" else {"project": project}
         used = usage.tokens(session, caller.scope, today, **whose)

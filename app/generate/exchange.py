@@ -17,6 +17,7 @@ from app.access.caller import Caller
 from app.access.shares import check_tokens
 from app.config import Settings
 from app.contracts.checkpoints import CHECKPOINT_GONE
+from app.contracts.generation import Usage
 from app.database.connection import Database
 from app.errors import ServiceError
 from app.generate.client import EngineClient
@@ -140,8 +141,9 @@ class Exchange:
 
         def prepared() -> PreparedRequest:
             with self.database.reader() as session:
-                check_tokens(session, self.caller, self.settings)
-                return prepare(session, self.caller.scope, self.settings, body)
+                found = prepare(session, self.caller.scope, self.settings, body)
+                check_tokens(session, self.caller, self.settings, found.target.counted_in(self.caller.scope))
+                return found
 
         async def answer() -> Whole | Response:
             found = await run_in_threadpool(prepared)
@@ -157,11 +159,11 @@ class Exchange:
     async def _answer(
         self, prepared: PreparedRequest, shape: ResponseShape[Whole], *, is_stream: bool
     ) -> Whole | Response:
-        def count(place: int, end: AnswerEnd) -> None:
+        def count(place: int, used: Usage) -> None:
             adapter = prepared.orders[place].adapter
-            project, is_first = self.caller.scope.usual_project, place % prepared.n == 0
+            project, is_first = prepared.target.counted_in(self.caller.scope), place % prepared.n == 0
             used_adapter = None if adapter is None else adapter.adapter_id
-            self.meter.add(project, self.caller.name, used_adapter, end.usage, is_first=is_first)
+            self.meter.add(project, self.caller.name, used_adapter, used, is_first=is_first)
 
         try:
             if not is_stream:

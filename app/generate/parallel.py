@@ -1,7 +1,7 @@
 """Several generations at once: their answers piece by piece, or whole."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -39,46 +39,64 @@ class AnswerEnd:
 
 
 Numbered = tuple[int, AnswerPiece | AnswerEnd]
-OnEnd = Callable[[int, AnswerEnd], None]
+OnEnd = Callable[[int, Usage], None]
+# Pieces that come together are joined, so their number alone says too little of their tokens.
+BYTES_OF_A_TOKEN = 4
 
 
-def _ignore(_place: int, _end: AnswerEnd) -> None:
+def _ignore(_place: int, _used: Usage) -> None:
     """For those who need not know when an answer ends."""
 
 
 async def generate_all(
     engine: EngineClient, orders: Sequence[GenerateOrder], on_end: OnEnd = _ignore
 ) -> AsyncGenerator[Numbered, None]:
-    """The pieces and the end of several answers, each with the place of its order. `on_end` is called at each end.
+    """The pieces and the end of several answers, each with the place of its order.
+
+    `on_end` is called at each end, also of an answer that does not become complete: its tokens are estimated then.
 
     Raises the first refusal of the engine, or EngineUnavailable; that, and closing it, cancels what still goes on.
     """
     queue: asyncio.Queue[tuple[int, AnswerPiece | AnswerEnd | Exception]] = asyncio.Queue(MOST_UNREAD)
+    made, left = [0] * len(orders), set(range(len(orders)))
 
     async def pump(place: int, order: GenerateOrder) -> None:
         try:
             async with aclosing(_answer(engine, order)) as events:
                 async for event in events:
+                    made[place] += _least_tokens(event) if isinstance(event, AnswerPiece) else 0
                     await queue.put((place, event))
         except Exception as error:  # noqa: BLE001  it is raised where the answers are read
             await queue.put((place, error))
 
     tasks = [asyncio.create_task(pump(place, order)) for place, order in enumerate(orders)]
     try:
-        unfinished = len(tasks)
-        while unfinished:
+        while left:
             place, event = await queue.get()
             if isinstance(event, Exception):
                 raise event
             if isinstance(event, AnswerEnd):
-                unfinished -= 1
-                on_end(place, event)
+                left.discard(place)
+                on_end(place, event.usage)
             yield place, event
     finally:
+        _end_early({place: made[place] for place in left}, on_end)
         for task in tasks:
             task.cancel()
         # Not `gather`: cancelled itself, it would cancel them once more, in the middle of closing their connections.
         await asyncio.wait(tasks)
+
+
+def _end_early(made: Mapping[int, int], on_end: OnEnd) -> None:
+    """Count the tokens of answers that do not become complete. One that has not begun is none."""
+    for place, tokens in made.items():
+        if tokens:
+            on_end(place, Usage(prompt_tokens=0, completion_tokens=tokens, total_tokens=tokens))
+
+
+def _least_tokens(piece: AnswerPiece) -> int:
+    """Return how many tokens a piece has at least, about: the engine tells it only of complete answers."""
+    return max(1, len(piece.ids or piece.tokens or ()), len(piece.text.encode()) // BYTES_OF_A_TOKEN)
 
 
 async def _answer(engine: EngineClient, order: GenerateOrder) -> AsyncGenerator[AnswerPiece | AnswerEnd, None]:

@@ -41,17 +41,22 @@ MOST_SHOWN = 3
 
 @dataclass(frozen=True)
 class Target:
-    """The model or adapter that answers, with the name that the client sees."""
+    """The model or adapter that answers, with the name that the client sees. `project`: of the adapter or the job."""
 
     base: BaseRef
     adapter: AdapterRef | None
     name: str
     checkpoint: CheckpointName | None = None
+    project: str | None = None
 
     @property
     def adapter_id(self) -> str | None:
         """None for a base and for a checkpoint, which is no adapter yet."""
         return self.adapter.adapter_id if self.adapter is not None and self.checkpoint is None else None
+
+    def counted_in(self, scope: Scope) -> str:
+        """Return the project whose usage an answer is: that of the adapter; of a base, one of the caller's own."""
+        return self.project or scope.paying_project
 
 
 def find_target(session: Session, scope: Scope, settings: Settings, name: str, param: str) -> Target:
@@ -99,7 +104,7 @@ def _adapters_like(session: Session, scope: Scope, name: str) -> list[str]:
 
 
 def _trained(adapter: Adapter, settings: Settings) -> Target:
-    return Target(adapter.base(settings), adapters.ref_of(adapter, settings), adapter.name)
+    return Target(adapter.base(settings), adapters.ref_of(adapter, settings), adapter.name, project=adapter.project)
 
 
 def _kept(job: Job, settings: Settings, wanted: str | None, param: str) -> Manifest:
@@ -142,7 +147,7 @@ def _halfway(job: Job, settings: Settings, found: Manifest, param: str) -> Targe
         language=settings.reference(settings.tokenizer_dir(job.id)),
     )
     name_of_checkpoint = CheckpointName(job=job.id, step=found.step, attempt=found.attempt, version=found.version)
-    return Target(_base_of(job, settings, found.path, param), ref, name, name_of_checkpoint)
+    return Target(_base_of(job, settings, found.path, param), ref, name, name_of_checkpoint, job.project)
 
 
 def _base_of(job: Job, settings: Settings, checkpoint: Path, param: str) -> BaseRef:

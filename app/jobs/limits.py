@@ -28,8 +28,9 @@ def check(session: Session, settings: Settings, kind: JobKind, caller: Caller, p
     _check_waiting(session, settings.max_waiting_jobs)
     of_project, limits = Scope(frozenset({project})), shares.limits_of(session, caller.scope, settings, project)
     for share in shares.shares(session, caller, settings, project, "waiting_jobs"):
-        key = caller.name if share.of.endswith(caller.name) else None
-        waiting = repository.count_waiting(session, of_project, share.most, created_by=key)
+        is_own = share.of == f"of {caller.name}"
+        counted = (caller.scope, caller.name) if is_own else (of_project, None)
+        waiting = repository.count_waiting(session, counted[0], share.most, created_by=counted[1])
         if waiting >= share.most:
             raise share.refusal(f"{waiting} waiting jobs", JOBS_RETRY_SECONDS)
     shares.check_gpu_minutes(session, of_project, limits, project)

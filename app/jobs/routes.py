@@ -249,14 +249,14 @@ async def stream(
 ) -> StreamResponse:
     """Events as they happen (SSE), from the one after `Last-Event-ID` on. The stream ends when the job has ended."""
     after = _event_number(last_event_id)
-    await streams.check(caller.scope, job_id)
-    limits = await run_in_threadpool(_stream_limits, database, caller, settings)
+    project = await streams.project_of(caller.scope, job_id)
+    limits = await run_in_threadpool(_stream_limits, database, caller, settings, project)
     return StreamResponse(streams, caller.scope, job_id, after, limits)
 
 
-def _stream_limits(database: Database, caller: Caller, settings: Settings) -> Sequence[Share]:
+def _stream_limits(database: Database, caller: Caller, settings: Settings, project: str) -> Sequence[Share]:
     with database.reader() as session:
-        return shares(session, caller, settings, caller.scope.usual_project, "streams")
+        return shares(session, caller, settings, project, "streams")
 
 
 def _event_number(last_event_id: str | None) -> int:

@@ -215,6 +215,13 @@ def test_a_scope_permits_its_own_projects_alone() -> None:
     assert union([some, EVERY_PROJECT]) == EVERY_PROJECT
 
 
+@pytest.mark.parametrize(
+    ("projects", "paying"), [(None, "default"), ({"a"}, "a"), ({"b", "a"}, "a"), ({"a", "default"}, "default")]
+)
+def test_what_belongs_to_no_project_counts_in_one_of_the_callers(projects: set[str] | None, paying: str) -> None:
+    assert Scope(None if projects is None else frozenset(projects)).paying_project == paying
+
+
 def test_a_new_row_of_another_project_is_refused_by_the_field() -> None:
     with pytest.raises(InvalidRequest, match=r"^project: found b, expected a project of this caller: a$") as refusal:
         Scope(frozenset({"a"})).check("b")

@@ -84,9 +84,9 @@ class Streams:
         self._pages: dict[tuple[Scope, str, int], asyncio.Future[Page]] = {}
         self._reader: asyncio.Task[None] | None = None
 
-    async def check(self, scope: Scope, job_id: str) -> None:
-        """Raise NotFound for an unknown job, before the stream begins and its status is sent."""
-        await run_in_threadpool(_find, self._database, scope, job_id)
+    async def project_of(self, scope: Scope, job_id: str) -> str:
+        """Return a job's project. Raises NotFound before the stream begins and its status is sent."""
+        return await run_in_threadpool(_project_of, self._database, scope, job_id)
 
     @contextmanager
     def admitted(self, limits: Sequence[Share] = ()) -> Iterator[None]:
@@ -183,9 +183,9 @@ class StreamResponse(EventSourceResponse):
             await super().__call__(connection, receive, send)
 
 
-def _find(database: Database, scope: Scope, job_id: str) -> None:
+def _project_of(database: Database, scope: Scope, job_id: str) -> str:
     with database.reader() as session:
-        service.find(session, scope, job_id)
+        return service.find(session, scope, job_id).project
 
 
 def _read_newest(database: Database, followed: Sequence[Asked]) -> dict[str, int]:

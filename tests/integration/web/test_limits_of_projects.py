@@ -20,6 +20,7 @@ from tests.integration.web.test_keys_on_routes import Team, team
 from tests.support.callers import ANYONE
 from tests.support.jobs import NOW, add_job
 from tests.support.jobs_api import hub_body
+from tests.support.scripted_engine import add_adapter
 
 __all__ = ["team"]
 CHAT = {"messages": [{"role": "user", "content": "q"}]}
@@ -73,6 +74,15 @@ def test_waiting_jobs_of_a_project_and_of_a_key(team: Team) -> None:
     assert refused(post(second)) == ("limit_reached", "waiting_jobs")
 
 
+def test_waiting_jobs_of_a_key_of_every_project_are_those_of_all_projects(team: Team) -> None:
+    key = team.key("jobs:write", project=None, limits={"waiting_jobs": 1})
+
+    posted = [team.ask("POST", "/jobs", key, json={**hub_body(), "project": each}) for each in ("a", "b")]
+
+    assert posted[0].status_code == 201
+    assert refused(posted[1]) == ("limit_reached", "waiting_jobs")
+
+
 def test_files_of_a_project(team: Team) -> None:
     row = b'{"prompt": "q", "completion": "a"}\n'
     limit(team, file_bytes=len(row) * 3)
@@ -104,17 +114,34 @@ def test_tokens_of_a_day(team: Team) -> None:
     key, other = team.key("generate"), team.key("generate", project="b", limits={"tokens_per_day": 100})
     use(team, prompt_tokens=60, completion_tokens=40)
 
-    answers = [team.ask("POST", "/generate", each, json={"model": "m", **CHAT}) for each in (key, other)]
+    answers = [team.ask("POST", "/generate", each, json={"model": "org/m", **CHAT}) for each in (key, other)]
 
     assert refused(answers[0]) == ("limit_reached", "tokens_per_day")
     assert answers[1].status_code != 429
 
 
-def test_streams_of_a_project(team: Team) -> None:
+def test_tokens_count_in_the_project_of_the_adapter(team: Team) -> None:
+    limit(team, tokens_per_day=5)
+    key = team.key("generate", "read", project=None)
+    adapter = add_adapter(team.database, team.settings.root / "adapters", project="a")
+
+    answers = []
+    for _ in range(2):
+        answers.append(team.ask("POST", "/generate", key, json={"adapter": adapter.id, **CHAT}))
+        team.api.app.state.meter._store()  # type: ignore[attr-defined]
+
+    assert answers[0].status_code == 200
+    assert refused(answers[1]) == ("limit_reached", "tokens_per_day")
+    assert [row["project"] for row in team.ask("GET", "/usage", key).json()["data"]] == ["a"]
+
+
+@pytest.mark.parametrize("project", ["a", None])
+def test_streams_of_a_project(team: Team, project: str | None) -> None:
     limit(team, streams=0)
     job_id = add_job(team.database, JobStatus.SUCCEEDED, project="a")
+    key = team.key("read", project=project)
 
-    assert refused(team.ask("GET", f"/jobs/{job_id}/stream", team.key("read"))) == ("limit_reached", "streams")
+    assert refused(team.ask("GET", f"/jobs/{job_id}/stream", key)) == ("limit_reached", "streams")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import anyio
 import pytest
 
-from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder, TextDelta
+from app.contracts.generation import EngineError, EngineEvent, EngineHealth, GenerateOrder, TextDelta, Usage
 from app.contracts.order import BaseRef
 from app.errors import EngineUnavailable
 from app.generate.parallel import collect, generate_all
@@ -63,6 +63,26 @@ def test_a_reader_that_is_cancelled_again_and_again_lets_every_answer_close() ->
     asyncio.run(leave())
 
     assert engine.closed == 3
+
+
+def test_an_answer_that_is_left_counts_what_was_made() -> None:
+    counted: dict[int, int] = {}
+
+    def count(place: int, used: Usage) -> None:
+        counted[place] = used.total_tokens
+
+    async def leave() -> None:
+        events = generate_all(SlowlyClosing(), [ORDER] * 2, count)
+
+        async for place, _ in events:
+            if place == 1:
+                break
+        await events.aclose()
+
+    asyncio.run(leave())
+
+    assert counted.keys() == {0, 1}
+    assert min(counted.values()) >= 1
 
 
 def test_a_failure_of_one_is_raised_and_closes_all() -> None:
