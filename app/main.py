@@ -74,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         stopping.set()
         await app.state.engine.close()
+        await app.state.keys.close()
         await run_in_threadpool(_close, app)
 
     app = FastAPI(
@@ -121,9 +122,8 @@ def _add_routes(app: FastAPI) -> None:
 def _add_middlewares(app: FastAPI, settings: Settings) -> None:
     """Add all middlewares, the innermost first."""
     proxies = TrustedProxies.of(settings)
-    app.add_middleware(
-        Authentication, keys=Keys(app.state.database, settings), proxies=proxies, needs_key=settings.needs_key
-    )
+    app.state.keys = keys = Keys(app.state.database, settings)
+    app.add_middleware(Authentication, keys=keys, proxies=proxies, needs_key=settings.needs_key)
     app.add_middleware(ConditionalGets)
     app.add_middleware(HeadRequests)
     app.add_middleware(

@@ -23,7 +23,7 @@ from app.config import Settings
 from app.database.batched_reads import BatchedReads
 from app.database.connection import AWAY, Database, utc_now
 from app.errors import Unauthenticated
-from app.scope import EVERY_PROJECT, Scope
+from app.scope import EVERY_PROJECT, Scope, union
 
 LEAST_SECONDS = 0.01
 # `last_used_at` is written no more often than this.
@@ -62,7 +62,19 @@ class Keys:
         self._peppers: Sequence[bytes] = ()
         self._rates = RequestRates(settings.api_processes)
         self._reads: BatchedReads[str, StoredKey | None] = BatchedReads(self._read, LEAST_SECONDS)
+        self._project_rates: BatchedReads[str, int | None] = BatchedReads(self._read_rates, LEAST_SECONDS)
         self._marking: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait for what is being stored."""
+        await asyncio.gather(*self._marking)
+
+    async def count(self, person: Identity) -> None:
+        """Count a request of a person, in the project that pays for it. Raises TooMany, and the errors in `AWAY`."""
+        project = union(grant.scope for grant in person.grants).paying_project
+        most = await self._project_rates.get(project)
+        if most is not None:
+            self._rates.count([Share("requests_per_minute", f"of the project {project}", most)])
 
     async def identity(self, presented: PresentedKey) -> Identity:
         """Return the owner of a key, and count its request. Raises Unauthenticated, TooMany, and those in `AWAY`."""
@@ -92,6 +104,10 @@ class Keys:
             rates = {project: self._rate_of(session, project) for project in {row.project for row in found}}
             rows = {row.id: StoredKey.of(row, rates[row.project]) for row in found}
         return {key_id: rows.get(key_id) for key_id in key_ids}
+
+    def _read_rates(self, projects: Sequence[str]) -> Mapping[str, int | None]:
+        with self._database.reader() as session:
+            return {project: self._rate_of(session, project) for project in projects}
 
     def _rate_of(self, session: Session, project: str | None) -> int | None:
         if project is None:

@@ -74,6 +74,7 @@ class Authentication:
             return await self._keys.identity(presented)
         person = self._proxies.identity(headers) if self._proxies.trusts(peer) else None
         if person is not None:
+            await self._keys.count(person)
             return person
         if not self._needs_key:
             return LOCAL

@@ -7,7 +7,8 @@ from app.access import usage
 from app.access.limits import NO_LIMITS, Limits, read_limits
 from app.access.models import Project
 from app.access.shares import month_start
-from app.jobs.queue.order import jobs_at_work
+from app.jobs.models import Job
+from app.jobs.queue.order import jobs_at_work, waits_for
 from app.jobs.states import Stage
 from app.scope import EVERY_PROJECT
 
@@ -28,8 +29,11 @@ def reasons(session: Session, default: Limits = NO_LIMITS, *, locks: bool = Fals
     seconds: dict[str, float] = {}
     if any(one.gpu_minutes_per_month is not None for one in known):
         seconds = usage.gpu_seconds(session, EVERY_PROJECT, month_start())
+    names = limits.keys() | at_work.keys() | seconds.keys()
+    if _reason(default, 0, 0.0) is not None:  # projects without limits of their own may train nothing
+        names |= set(session.scalars(select(Job.project).where(*waits_for(Stage.TRAIN)).distinct()))
     found: dict[str, str] = {}
-    for name in limits.keys() | at_work.keys() | seconds.keys():
+    for name in names:
         reason = _reason(limits.get(name, default), at_work.get(name, 0), seconds.get(name, 0.0))
         found |= {} if reason is None else {name: reason}
     return found

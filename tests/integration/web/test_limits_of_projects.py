@@ -163,6 +163,18 @@ def test_a_project_at_its_limit_is_passed_over_and_says_why(team: Team, limits: 
     assert next(iter(limits)) in reason or "no train worker" in reason
 
 
+def test_where_projects_may_train_nothing_one_with_limits_of_its_own_may(team: Team) -> None:
+    limit(team, running_jobs=1)
+    add_job(team.database, JobStatus.QUEUED, project="b", priority=100)
+    own = add_job(team.database, JobStatus.QUEUED, project="a")
+
+    with team.database.writer() as session:
+        taken = claims.claim(session, Stage.TRAIN, "w", "s", utc_now(), default_limits=Limits(running_jobs=0))
+
+    assert taken is not None
+    assert taken.id == own
+
+
 def test_a_training_is_counted_at_its_end(team: Team) -> None:
     job_id = add_job(team.database, JobStatus.QUEUED, project="a", gpus=2, created_by="key-y")
     with team.database.writer() as session:

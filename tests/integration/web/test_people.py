@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.access.limits import Limits
 from app.accounts import service
 from app.config import Settings
 from app.database.connection import Database
@@ -51,6 +52,16 @@ def test_who_is_not_named_by_a_trusted_proxy_is_not_a_user_of_this_host(
     with serving(an_app(chosen, database_url)) as url, httpx.Client(base_url=url) as client:
         assert client.get("/jobs").status_code == 401
         assert client.get("/jobs", headers=JANE).status_code == 200
+
+
+def test_requests_of_people_count_in_their_project(proxied: tuple[httpx.Client, bool], database: Database) -> None:
+    client, is_trusted = proxied
+    with database.writer() as session:
+        service.set_limits(session, ANYONE, "a", Limits(requests_per_minute=2))
+
+    statuses = [client.get("/jobs", headers=JANE).status_code for _ in range(3)]
+
+    assert statuses == ([200, 200, 429] if is_trusted else [401] * 3)
 
 
 def test_a_stream_ends_soon_after_its_key_is_revoked(
