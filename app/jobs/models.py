@@ -214,6 +214,16 @@ class Total(Base):
     count: Mapped[int] = mapped_column(BigInteger, comment="how many have ended so")
 
 
+class Turn(Base):
+    """When a job of a project last began a stage, as a number that grows from one begin to the next."""
+
+    __tablename__ = "turns"
+
+    stage: Mapped[Stage | str] = mapped_column(Choice(Stage), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
 class Worker(Base):
     """A worker process. It updates `last_seen`, by the clock of the database, while it is alive."""
 

@@ -36,7 +36,7 @@ from app.jobs.kinds import stage_of
 from app.jobs.metric_summaries import SMALLEST, summarise
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
 from app.jobs.queue import attempts, project_shares
-from app.jobs.queue.order import jobs_at_work, waits_for
+from app.jobs.queue.order import jobs_at_work, last_turn, take_turn, waits_for
 from app.jobs.repository import DETAILS, append_event, move
 from app.jobs.states import ALIVE, JobStatus, RequestedAction, Stage, given_back
 from app.jobs.telling import tell_of
@@ -89,8 +89,9 @@ def claim(
 ) -> Job | None:
     """Give the best waiting job to a worker, or return None if there is none. `gpus`: the most that it may need.
 
-    The best is the one of highest priority, then of the project with the fewest running jobs, then the oldest. A
-    project that has reached a limit is passed over; `default_limits` are those of projects without their own.
+    The best is the one of highest priority, then of the project with the fewest running jobs, then of the project whose
+    last job of this stage began the longest ago, then the oldest. A project that has reached a limit is passed over;
+    `default_limits` are those of projects without their own.
 
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
@@ -99,12 +100,14 @@ def claim(
         is_waiting.append(Job.gpus <= gpus)
     if stage is Stage.TRAIN and (full := project_shares.reasons(session, default_limits, locks=True)):
         is_waiting.append(Job.project.not_in(sorted(full)))
-    at_work = jobs_at_work(stage)
+    at_work, turns = jobs_at_work(stage), last_turn(stage)
+    fewest_and_oldest = (func.coalesce(at_work.c.jobs, 0), func.coalesce(turns.c.number, 0))
     best = (
         select(Job.id)
         .outerjoin(at_work, at_work.c.project == Job.project)
+        .outerjoin(turns, turns.c.project == Job.project)
         .where(*is_waiting)
-        .order_by(Job.priority.desc(), func.coalesce(at_work.c.jobs, 0), Job.created_at, Job.id)
+        .order_by(Job.priority.desc(), *fewest_and_oldest, Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=Job)
         .scalar_subquery()
@@ -119,14 +122,18 @@ def claim(
         .execution_options(populate_existing=True)
     )
     job = session.scalars(statement).one_or_none()
-    if job is None:
-        return None
+    if job is not None:
+        _begin(session, job, stage, worker, now)
+    return job
+
+
+def _begin(session: Session, job: Job, stage: Stage, worker: str, now: datetime) -> None:
     if stage is not Stage.CHECK and job.started_at is None:
         job.started_at = now
         tell_of(session, EVERY_PROJECT, job, now)
+    take_turn(session, stage, job.project)
     append_event(session, job, "status", {"status": job.status.value, "stage": stage.value, "worker": worker}, now)
     attempts.begin(session, job.id, job.epoch, stage, worker, now)
-    return job
 
 
 def leave(session: Session, job_id: str) -> None:

@@ -68,6 +68,7 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         "training_measurements",
         *of_webhooks,
         "totals",
+        "turns",
     }
 
 

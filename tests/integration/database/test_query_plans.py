@@ -21,7 +21,7 @@ JOBS = 50_000
 MOST_READ = 1000
 # Those that wait and those that are held are sorted and numbered, in some dozens of steps each. Of those that are
 # searched, all the columns are read that a filter compares.
-MORE_READ = {"places": 5000, "claim": 1200}
+MORE_READ = {"places": 5000, "claim": 1400}
 MOST_SEARCHED = 2000
 NAME = "job-25000"
 Asked = Callable[[Session], object]

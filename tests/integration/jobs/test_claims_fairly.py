@@ -1,5 +1,6 @@
 """Whose turn it is, how often a job may be lost, and what a batch that is sent twice leaves in the tables."""
 
+from collections import Counter
 from datetime import timedelta
 from typing import get_args
 
@@ -97,6 +98,24 @@ def test_projects_take_turns_by_how_many_jobs_are_at_work(database: Database) ->
     projects = [read(database, taken(database, f"w{n}").job_id).project for n in range(9)]
 
     assert [set(projects[n : n + 3]) for n in (0, 3, 6)] == [{"a", "b", "c"}] * 3
+
+
+def test_projects_take_turns_also_if_there_are_more_of_them_than_workers(database: Database) -> None:
+    """The oldest jobs of all are those of the project that has submitted most."""
+    for place, (project, count) in enumerate({"large": 20, "b": 4, "c": 4, "d": 4, "e": 4}.items()):
+        for _ in range(count):
+            add_job(database, project=project, age=100 - place)
+    at_work, begun = [taken(database, f"w{n}") for n in range(3)], Counter[str]()
+    for number in range(17):
+        claim = at_work.pop(number % 2)
+        begun[str(read(database, claim.job_id).project)] += 1
+        with database.writer() as session:
+            finish(session, claim, JobStatus.SUCCEEDED, NOW, outcome="finished", reason=None)
+            session.commit()
+        at_work.append(taken(database, claim.worker))
+
+    assert max(begun.values()) - min(begun.values()) <= 1, begun
+    assert len(begun) == 5
 
 
 def test_priority_comes_before_fairness_and_fairness_before_age(database: Database) -> None:
