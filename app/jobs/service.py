@@ -118,7 +118,7 @@ def cancel(session: Session, scope: Scope, job_id: str) -> Job:
     """
     find(session, scope, job_id)
     job = termination.end(session, scope, job_id)
-    _commit_change(session, "job.cancel", job)
+    session.commit()
     if job is None:
         known = _find_again(session, scope, job_id)
         if known.status is not JobStatus.CANCELLED:
@@ -134,7 +134,7 @@ def pause(session: Session, scope: Scope, job_id: str) -> Job:
     """
     find(session, scope, job_id)
     job = termination.pause(session, scope, job_id)
-    _commit_change(session, "job.pause", job)
+    session.commit()
     if job is None:
         raise _has_ended(_find_again(session, scope, job_id), "be paused")
     return job
@@ -147,7 +147,7 @@ def resume(session: Session, scope: Scope, notifier: JobNotifier, job_id: str) -
     """
     find(session, scope, job_id)
     job = termination.resume(session, scope, job_id)
-    _commit_change(session, "job.resume", job)
+    session.commit()
     if job is None:
         raise _has_ended(_find_again(session, scope, job_id), "be resumed")
     stage = stage_of(job)
@@ -162,18 +162,12 @@ def ask_for_checkpoint(session: Session, scope: Scope, job_id: str) -> Job:
     job = repository.ask_for_checkpoint(session, scope, job_id)
     if job is not None:
         repository.append_request(session, job, "checkpoint", utc_now())
-    _commit_change(session, "job.checkpoint", job)
+        audit.record(session, "job.checkpoint", job.id, job.project)
+    session.commit()
     if job is None:
         status = _find_again(session, scope, job_id).status.value
         raise Conflict(f"{job_id} is {status}: only a running job makes checkpoints", code="job_not_running")
     return job
-
-
-def _commit_change(session: Session, action: str, job: Job | None) -> None:
-    """Commit, with an audit entry if there was a change."""
-    if job is not None:
-        audit.record(session, action, job.id, job.project)
-    session.commit()
 
 
 def _has_ended(job: Job, what: str) -> Conflict:

@@ -2,13 +2,14 @@
 
 The requested state is written first. That UPDATE locks the row, so no worker can claim or release the job before the
 second UPDATE tests whether a worker holds it. Each request that changes something writes one event: the new status, or
-the request if a worker has to carry it out.
+the request if a worker has to carry it out, and an audit entry. A request that changes nothing writes neither.
 """
 
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.access import audit
 from app.database.connection import utc_now
 from app.jobs import repository
 from app.jobs.models import Job
@@ -22,7 +23,7 @@ def end(session: Session, scope: Scope, job_id: str) -> Job | None:
     if job is None:
         return None
     moved = repository.move(session, scope, job_id, JobStatus.CANCELLED, utc_now(), Job.worker.is_(None))
-    return moved or _append_request(session, job, "cancel", is_new=is_new)
+    return _record(session, "cancel", moved, job, is_new=is_new)
 
 
 def pause(session: Session, scope: Scope, job_id: str) -> Job | None:
@@ -37,7 +38,7 @@ def pause(session: Session, scope: Scope, job_id: str) -> Job | None:
         return None
     waits = (Job.worker.is_(None), Job.status == JobStatus.QUEUED)
     moved = repository.move(session, scope, job_id, JobStatus.PAUSED, utc_now(), *waits)
-    return moved or _append_request(session, job, "pause", is_new=is_new)
+    return _record(session, "pause", moved, job, is_new=is_new)
 
 
 def resume(session: Session, scope: Scope, job_id: str) -> Job | None:
@@ -47,7 +48,7 @@ def resume(session: Session, scope: Scope, job_id: str) -> Job | None:
         return None
     is_paused = Job.status == JobStatus.PAUSED
     moved = repository.move(session, scope, job_id, JobStatus.QUEUED, utc_now(), is_paused, run_after=None, error=None)
-    return moved or _append_request(session, job, "resume", is_new=is_new)
+    return _record(session, "resume", moved, job, is_new=is_new)
 
 
 def _request(
@@ -60,7 +61,10 @@ def _request(
     return changed or repository.request(session, scope, job_id, requested_action, *guards), changed is not None
 
 
-def _append_request(session: Session, job: Job, what: str, *, is_new: bool) -> Job:
-    if is_new:
+def _record(session: Session, what: str, moved: Job | None, job: Job, *, is_new: bool) -> Job:
+    """Store the event of a request that a worker has to carry out, and the audit entry of what changed anything."""
+    if moved is None and is_new:
         repository.append_request(session, job, what, utc_now())
-    return job
+    if moved is not None or is_new:
+        audit.record(session, f"job.{what}", job.id, job.project)
+    return moved or job

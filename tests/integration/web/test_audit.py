@@ -38,7 +38,7 @@ def body_of(route: str) -> dict[str, Any]:
         "POST /jobs": hub_body(),
         "POST /keys": {"name": "n", "project": "a"},
         "PUT /projects/{project}/limits": {"streams": 3},
-        "PUT /secrets/{name}": {"value": "v"},
+        "PUT /secrets/{name}": {"value": "a-token-of-it"},
         "POST /webhooks": {"url": "https://example.com", "project": "a"},
         "PATCH /webhooks/{webhook_id}": {"event_types": []},
     }
@@ -56,6 +56,8 @@ def test_every_route_that_changes_something_leaves_one_entry(team: Team) -> None
         if parameter is not None and parameter != "project":
             path = route.partition(" ")[2].replace(f"{{{parameter}}}", _id_of(rows, parameter, path, route))
             path = path.replace("{delivery_id}", rows.delivery_id)
+        if route.endswith("/resume"):
+            team.ask("POST", f"/jobs/{rows.living_id}/pause", key)
         before = len(entries(team.database))
 
         query = f"?project={rows.project}" if path.startswith("/secrets") else ""
@@ -91,6 +93,19 @@ def test_a_change_that_is_refused_leaves_none(team: Team) -> None:
     assert team.ask("POST", "/jobs", keys, json=hub_body(project="b")).status_code == 422
     assert team.ask("DELETE", "/jobs/job-x", keys).status_code == 404
     assert len([each for each in entries(team.database)[before:] if each.action.startswith("job")]) == 0
+
+
+def test_a_request_that_changes_nothing_leaves_none(team: Team) -> None:
+    keys, job_id = team.key("jobs:write"), make_rows(team.database, team.settings, "a").living_id
+
+    statuses = [
+        team.ask("POST", f"/jobs/{job_id}/{what}", keys).status_code
+        for what in ("resume", "pause", "pause", "resume", "resume", "cancel", "cancel")
+    ]
+
+    changes = [each.action for each in entries(team.database) if each.subject == job_id]
+    assert statuses == [200] * 7
+    assert changes == ["job.pause", "job.resume", "job.cancel"]
 
 
 def test_an_administrator_reads_the_entries_of_its_projects(team: Team) -> None:
