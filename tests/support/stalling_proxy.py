@@ -1,8 +1,10 @@
-"""A TCP proxy that can freeze: it keeps its connections and takes new ones, and passes nothing on."""
+"""A TCP proxy that can freeze (it keeps its connections and takes new ones, and passes nothing on), be slow, or be cut
+off (it ends its connections, and new ones at once)."""
 
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -17,6 +19,7 @@ class StallingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._flowing, self._ended = threading.Event(), threading.Event()
         self._flowing.set()
+        self._is_cut, self._delay_seconds = False, 0.0
         self.port: int = self._listener.getsockname()[1]
 
     @contextmanager
@@ -26,6 +29,24 @@ class StallingProxy:
             yield
         finally:
             self._flowing.set()
+
+    @contextmanager
+    def delayed(self, seconds: float) -> Iterator[None]:
+        """Each piece of data takes so long in each direction."""
+        self._delay_seconds = seconds
+        try:
+            yield
+        finally:
+            self._delay_seconds = 0.0
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """As a server that restarts looks to its clients."""
+        self._is_cut = True
+        try:
+            yield
+        finally:
+            self._is_cut = False
 
     def serve(self) -> None:
         while not self._ended.is_set():
@@ -44,14 +65,17 @@ class StallingProxy:
         with ExitStack() as stack, suppress(OSError):
             stack.enter_context(client)
             self._flowing.wait()
+            if self._is_cut:
+                return
             server = stack.enter_context(socket.create_connection(self._server))
             other = {client: server, server: client}
-            while not self._ended.is_set():
+            while not (self._ended.is_set() or self._is_cut):
                 ready, _, _ = select.select(list(other), [], [], 0.1)
                 self._flowing.wait()
                 for one in ready:
                     if not (chunk := one.recv(CHUNK_BYTES)):
                         return
+                    time.sleep(self._delay_seconds)
                     other[one].sendall(chunk)
 
 
