@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -18,7 +19,7 @@ from app.access.shares import check_tokens
 from app.config import Settings
 from app.contracts.checkpoints import CHECKPOINT_GONE
 from app.contracts.generation import Usage
-from app.database.connection import Database
+from app.database.connection import AWAY, Database
 from app.errors import ServiceError
 from app.generate.client import EngineClient
 from app.generate.metering import Meter
@@ -31,6 +32,7 @@ from app.web.dependencies import DatabaseDep, GenerateCaller, SettingsDep
 
 KEEP_ALIVE_SECONDS = 15
 SseMessage = dict[str, str]
+log = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=AnswerRequest)
 Whole = TypeVar("Whole")
 
@@ -142,8 +144,8 @@ class Exchange:
         def prepared() -> PreparedRequest:
             with self.database.reader() as session:
                 found = prepare(session, self.caller.scope, self.settings, body)
-                check_tokens(session, self.caller, self.settings, found.target.counted_in(self.caller.scope))
-                return found
+            self._check_tokens(found)
+            return found
 
         async def answer() -> Whole | Response:
             found = await run_in_threadpool(prepared)
@@ -155,6 +157,15 @@ class Exchange:
             if error.code != CHECKPOINT_GONE:
                 raise
         return await answer()
+
+    def _check_tokens(self, prepared: PreparedRequest) -> None:
+        """Raise TooMany beyond a limit. While the database is away bases are still answered, and nothing is limited."""
+        try:
+            with self.database.reader() as session:
+                project = prepared.target.counted_in(self.caller.scope)
+                check_tokens(session, self.caller, self.settings, project)
+        except AWAY as error:
+            log.warning("limits of tokens are not known: %s", self.database.why_away(error))
 
     async def _answer(
         self, prepared: PreparedRequest, shape: ResponseShape[Whole], *, is_stream: bool
