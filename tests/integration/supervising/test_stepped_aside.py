@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from app.config import Settings
 from app.contracts.generation import EngineError, EngineHealth
 from app.main import create_app
+from tests.support.api_engines import let_answer
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import LOCAL
 
@@ -28,7 +29,7 @@ class AwayEngine(ScriptedEngine):
 @pytest.fixture
 def api(migrated: Settings) -> Iterator[TestClient]:
     app = create_app(migrated)
-    app.state.engine = AwayEngine()
+    let_answer(app, AwayEngine())
     yield TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
     app.state.database.close()
 
