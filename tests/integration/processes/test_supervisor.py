@@ -64,14 +64,13 @@ def test_of_several_engines_the_first_on_this_host_is_started_and_the_others_kee
     assert {engine.key for engine in settled.engines} == {"k" * 16}
 
 
-NOT_TRUSTED = r"TUNESMITH_HOST: found .* with TUNESMITH_TRUST_NETWORK=1"
 VLLM_ELSEWHERE = f"set them where the engine at {ELSEWHERE} runs"
 CANNOT_START: list[tuple[dict[str, Any], str]] = [
     ({"vllm_command": "no-such-vllm serve"}, "TUNESMITH_VLLM_COMMAND: there is no program 'no-such-vllm' on this host"),
     ({"engine_url": ELSEWHERE, "vllm_url": "https://gpu-host:8000"}, VLLM_ELSEWHERE),
     ({"engine_url": ELSEWHERE, "vllm_command": "vllm serve"}, VLLM_ELSEWHERE),
     ({"host": "203.0.113.1", "trust_network": True}, r"cannot listen on port 0 of 203\.0\.113\.1"),
-    *(({"host": host}, NOT_TRUSTED) for host in ("0.0.0.0", "::", "203.0.113.1")),
+    ({"trusted_proxies": "a proxy"}, "TUNESMITH_TRUSTED_PROXIES or TUNESMITH_PROXY_GROUPS: found 'a proxy'"),
     ({"database_url": DATABASE}, r"the database postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x cannot be"),
 ]
 
@@ -80,6 +79,14 @@ CANNOT_START: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_start_is_named(tmp_path: Path, chosen: dict[str, object], reason: str) -> None:
     with pytest.raises(CannotStart, match=reason):
         up(settings_of(tmp_path, **chosen), silent)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "203.0.113.1"])
+def test_a_service_that_others_reach_asks_for_keys(tmp_path: Path, host: str) -> None:
+    assert settings_of(tmp_path, host=host).needs_key
+    assert not settings_of(tmp_path, host=host, trust_network=True).needs_key
+    with pytest.raises(ValueError, match=r"TUNESMITH_HOST: found .* with TUNESMITH_TRUST_NETWORK=1"):
+        settings_of(tmp_path, host=host, keys="optional")
 
 
 def test_a_home_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
