@@ -10,11 +10,14 @@ from sqlalchemy.orm import Session
 from app.access.caller import current_origin
 from app.access.models import AuditEntry
 from app.database.connection import utc_now
+from app.database.newest_first import is_behind
 from app.ids import new_id
 from app.scope import Scope
 
 # Of changes that are made by commands and sweeps of this installation.
 SERVICE = "service"
+# Where a session keeps the lines of its transaction for the log.
+UNTOLD = "audit"
 log = logging.getLogger("tunesmith.audit")
 
 
@@ -33,14 +36,19 @@ def record(session: Session, action: str, subject: str, project: str | None, **d
         details=details,
     )
     session.add(entry)
-    line = json.dumps(
-        {
-            **{name: getattr(entry, name) for name in ("caller", "project", "action", "subject", "address")},
-            "request_id": entry.request_id,
-            "details": details,
-        }
-    )
-    event.listen(session, "after_commit", lambda _: log.info("%s", line), once=True)
+    fields = ("caller", "project", "action", "subject", "address", "request_id", "details")
+    session.info.setdefault(UNTOLD, []).append(json.dumps({name: getattr(entry, name) for name in fields}))
+
+
+@event.listens_for(Session, "after_commit")
+def _tell(session: Session) -> None:
+    for line in session.info.pop(UNTOLD, ()):
+        log.info("%s", line)
+
+
+@event.listens_for(Session, "after_rollback")
+def _forget(session: Session) -> None:
+    session.info.pop(UNTOLD, None)
 
 
 def page(
@@ -55,8 +63,7 @@ def page(
     if subject is not None:
         query = query.where(AuditEntry.subject == subject)
     if after is not None:
-        is_older = (AuditEntry.at < after.at) | ((AuditEntry.at == after.at) & (AuditEntry.id < after.id))
-        query = query.where(is_older)
+        query = query.where(is_behind(AuditEntry.at, AuditEntry.id, after.at, after.id))
     return [*session.scalars(query.order_by(AuditEntry.at.desc(), AuditEntry.id.desc()).limit(limit))]
 
 

@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 from app.access import repository
 from app.access.caller import Grant, Identity
 from app.access.keys import PresentedKey, is_equal
-from app.access.limits import KeyLimits, read_limits
+from app.access.limits import NO_LIMITS, KeyLimits, Limits, read_limits
 from app.access.models import ApiKey
 from app.access.peppers import peppers
 from app.access.permissions import Permission, with_included
+from app.access.quotas import Quota, both_quotas, limits_of
 from app.access.rates import RequestRates
-from app.access.shares import Share, limits_of
 from app.config import Settings
 from app.database.batched_reads import BatchedReads
 from app.database.connection import AWAY, Database, utc_now
@@ -29,6 +29,7 @@ LEAST_SECONDS = 0.01
 # `last_used_at` is written no more often than this.
 USED_EVERY = timedelta(seconds=60)
 PARAM = "authorization"
+RATE = "requests_per_minute"
 NOT_VALID = "this is no key of this service: an administrator makes one with `tunesmith keys create`"
 
 
@@ -38,19 +39,18 @@ class StoredKey:
 
     hash: str
     identity: Identity
-    rates: Sequence[Share]
+    rates: Sequence[Quota]
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
 
     @classmethod
-    def of(cls, row: ApiKey, project_rate: int | None) -> "StoredKey":
+    def of(cls, row: ApiKey, of_project: Limits) -> "StoredKey":
         scope = EVERY_PROJECT if row.project is None else Scope(frozenset({row.project}))
         known = frozenset(one for one in Permission if one.value in row.permissions)
         limits = read_limits(KeyLimits, row.limits)
         identity = Identity(row.id, (Grant(scope, with_included(known)),), row.max_priority, limits)
-        both = ((f"of {row.id}", limits.requests_per_minute), (f"of the project {row.project}", project_rate))
-        rates = [Share("requests_per_minute", of, most) for of, most in both if most is not None]
+        rates = both_quotas(RATE, row.id, limits, row.project, of_project)
         return cls(row.hash, identity, rates, row.expires_at, row.revoked_at, row.last_used_at)
 
 
@@ -62,7 +62,7 @@ class Keys:
         self._peppers: Sequence[bytes] = ()
         self._rates = RequestRates(settings.api_processes)
         self._reads: BatchedReads[str, StoredKey | None] = BatchedReads(self._read, LEAST_SECONDS)
-        self._project_rates: BatchedReads[str, int | None] = BatchedReads(self._read_rates, LEAST_SECONDS)
+        self._project_limits: BatchedReads[str, Limits] = BatchedReads(self._read_limits, LEAST_SECONDS)
         self._marking: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -72,9 +72,8 @@ class Keys:
     async def count(self, person: Identity) -> None:
         """Count a request of a person, in the project that pays for it. Raises TooMany, and the errors in `AWAY`."""
         project = union(grant.scope for grant in person.grants).paying_project
-        most = await self._project_rates.get(project)
-        if most is not None:
-            self._rates.count([Share("requests_per_minute", f"of the project {project}", most)])
+        limits = await self._project_limits.get(project)
+        self._rates.count(both_quotas(RATE, person.name, person.limits, project, limits))
 
     async def identity(self, presented: PresentedKey) -> Identity:
         """Return the owner of a key, and count its request. Raises Unauthenticated, TooMany, and those in `AWAY`."""
@@ -101,18 +100,16 @@ class Keys:
     def _read(self, key_ids: Sequence[str]) -> Mapping[str, StoredKey | None]:
         with self._database.reader() as session:
             found = repository.among(session, EVERY_PROJECT, key_ids)
-            rates = {project: self._rate_of(session, project) for project in {row.project for row in found}}
-            rows = {row.id: StoredKey.of(row, rates[row.project]) for row in found}
+            limits = {project: self._limits_of(session, project) for project in {row.project for row in found}}
+            rows = {row.id: StoredKey.of(row, limits[row.project]) for row in found}
         return {key_id: rows.get(key_id) for key_id in key_ids}
 
-    def _read_rates(self, projects: Sequence[str]) -> Mapping[str, int | None]:
+    def _read_limits(self, projects: Sequence[str]) -> Mapping[str, Limits]:
         with self._database.reader() as session:
-            return {project: self._rate_of(session, project) for project in projects}
+            return {project: self._limits_of(session, project) for project in projects}
 
-    def _rate_of(self, session: Session, project: str | None) -> int | None:
-        if project is None:
-            return None
-        return limits_of(session, EVERY_PROJECT, self._settings, project).requests_per_minute
+    def _limits_of(self, session: Session, project: str | None) -> Limits:
+        return NO_LIMITS if project is None else limits_of(session, EVERY_PROJECT, self._settings, project)
 
     def _mark(self, key_id: str, now: datetime) -> None:
         """Store that a key was used, without letting its request wait for it."""
@@ -125,7 +122,7 @@ class Keys:
     def _store_use(self, key_id: str, now: datetime) -> None:
         try:
             with self._database.writer() as session:
-                repository.set_used(session, EVERY_PROJECT, [key_id], now)
+                repository.set_used(session, EVERY_PROJECT, key_id, now)
                 session.commit()
         except AWAY:
             return  # the next request of the key tries again

@@ -14,6 +14,8 @@ from app.ids import new_id
 
 PREFIX = "ts_"
 SECRET_BYTES = 32
+# After so many days a key expires, unless its maker says otherwise.
+USUAL_DAYS = 90
 KEY = re.compile(r"ts_(key-[a-z2-7]{24})_([A-Za-z0-9_-]{43})")
 HASH_BYTES = 32
 

@@ -14,6 +14,8 @@ class Permission(StrEnum):
 
 
 EVERY_PERMISSION = frozenset(Permission)
+# Of a key, unless its maker says otherwise.
+USUAL_PERMISSIONS = tuple(one for one in Permission if one is not Permission.ADMIN)
 
 
 def with_included(permissions: frozenset[Permission]) -> frozenset[Permission]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.access.shares import Share
+from app.access.quotas import Quota
 
 MOST_BUCKETS = 10_000
 SECONDS = 60.0
@@ -25,17 +25,17 @@ class RequestRates:
         self._processes = processes
         self._buckets: dict[str, RequestBucket] = {}
 
-    def count(self, limits: Sequence[Share]) -> None:
+    def count(self, quotas: Sequence[Quota]) -> None:
         """Count one request. Raises TooMany if one of the limits is reached."""
         now = time.monotonic()
-        for share in limits:
-            most = max(1.0, share.most / self._processes)
-            bucket = self._buckets.setdefault(share.of, RequestBucket(most, now))
+        for quota in quotas:
+            most = max(1.0, quota.most / self._processes)
+            bucket = self._buckets.setdefault(quota.of, RequestBucket(most, now))
             bucket.left = min(most, bucket.left + (now - bucket.at) * most / SECONDS)
             bucket.at = now
             if bucket.left < 1:
                 seconds = int((1 - bucket.left) * SECONDS / most) + 1
-                raise share.refusal("more requests in the last minute", seconds)
+                raise quota.refusal("more requests in the last minute", seconds)
             bucket.left -= 1
         if len(self._buckets) > MOST_BUCKETS:
             self._buckets = {of: one for of, one in self._buckets.items() if now - one.at < SECONDS}

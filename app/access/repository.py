@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, select, true, update
 from sqlalchemy.orm import Session
 
 from app.access.models import ApiKey, Project
+from app.database.newest_first import is_behind
 from app.scope import Scope
 
 
@@ -35,9 +36,7 @@ def page(session: Session, scope: Scope, *, after: ApiKey | None, limit: int) ->
     """Return the keys after one of them, newest first."""
     query = select(ApiKey).where(_is_permitted(scope))
     if after is not None:
-        query = query.where(
-            (ApiKey.created_at < after.created_at) | ((ApiKey.created_at == after.created_at) & (ApiKey.id < after.id))
-        )
+        query = query.where(is_behind(ApiKey.created_at, ApiKey.id, after.created_at, after.id))
     return session.scalars(query.order_by(ApiKey.created_at.desc(), ApiKey.id.desc()).limit(limit)).all()
 
 
@@ -47,8 +46,8 @@ def revoke(session: Session, scope: Scope, key_id: str, now: datetime) -> None:
     session.execute(update(ApiKey).where(*is_valid).values(revoked_at=now))
 
 
-def set_used(session: Session, scope: Scope, key_ids: Sequence[str], now: datetime) -> None:
-    session.execute(update(ApiKey).where(ApiKey.id.in_(key_ids), _is_permitted(scope)).values(last_used_at=now))
+def set_used(session: Session, scope: Scope, key_id: str, now: datetime) -> None:
+    session.execute(update(ApiKey).where(ApiKey.id == key_id, _is_permitted(scope)).values(last_used_at=now))
 
 
 def project(session: Session, scope: Scope, name: str) -> Project | None:

@@ -6,10 +6,10 @@ from datetime import date
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.access.models import UsageCount
+from app.database.upsert import insert_into
 from app.scope import Scope
 
 UNKNOWN = ""
@@ -29,9 +29,8 @@ class UsageKey:
 def add(session: Session, scope: Scope, key: UsageKey, **counts: float) -> None:
     """Add to the counts of a key. Two processes may do so at once. Raises InvalidRequest for a foreign project."""
     scope.check(key.project)
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     names = {"day": key.day, "project": key.project, "caller": key.caller or UNKNOWN, "adapter": key.adapter}
-    statement = insert(UsageCount).values(**names, **counts)
+    statement = insert_into(session, UsageCount).values(**names, **counts)
     primary = [UsageCount.day, UsageCount.project, UsageCount.caller, UsageCount.adapter]
     added = {name: getattr(UsageCount, name) + statement.excluded[name] for name in counts}
     session.execute(statement.on_conflict_do_update(index_elements=primary, set_=added))

@@ -4,7 +4,6 @@ from datetime import date, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import AfterValidator
 
 from app.access import audit, repository, usage
 from app.access.limits import Limits
@@ -25,12 +24,11 @@ from app.accounts.schemas import (
     today,
 )
 from app.artifacts import repository as artifacts
-from app.contracts.base import check_text
 from app.contracts.training_args import SafeName
 from app.errors import InvalidRequest
 from app.files import repository as files
 from app.web.dependencies import AdminCaller, DatabaseDep, ReadCaller, SettingsDep
-from app.web.parameters import LONGEST_PAGE
+from app.web.parameters import LONGEST_PAGE, WholeText
 
 USUAL_DAYS = 30
 Grouping = Literal["day", "project", "key", "adapter"]
@@ -38,13 +36,6 @@ Grouping = Literal["day", "project", "key", "adapter"]
 COLUMNS = {"key": "caller"}
 
 
-def _whole_text(text: str | None) -> str | None:
-    check_text(text)
-    return text
-
-
-# PostgreSQL refuses a NUL in a text, so what a query compares is validated before it.
-WholeText = AfterValidator(_whole_text)
 After = Annotated[str | None, Query(max_length=64), WholeText]
 Limit = Annotated[int, Query(ge=1, le=LONGEST_PAGE)]
 router = APIRouter(tags=["accounts"])

@@ -5,13 +5,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
 
+from app.access.keys import USUAL_DAYS
 from app.access.limits import KeyLimits, Limits, read_limits
 from app.access.models import ApiKey, AuditEntry, Project
-from app.access.permissions import Permission
+from app.access.permissions import USUAL_PERMISSIONS, Permission
 from app.contracts.base import Contract, Whole
+from app.contracts.submitted import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from app.contracts.training_args import SafeName
 
-USUAL_DAYS, MOST_DAYS = 90, 3650
+MOST_DAYS = 3650
 KeyName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
@@ -20,11 +22,9 @@ class NewKey(Contract):
 
     name: KeyName = Field(description="who or what uses it")
     project: SafeName | None = Field(None, description="none: every project")
-    scopes: list[Permission] = Field(
-        [Permission.READ, Permission.WRITE_FILES, Permission.WRITE_JOBS, Permission.GENERATE], min_length=1
-    )
+    scopes: list[Permission] = Field([*USUAL_PERMISSIONS], min_length=1)
     expires_in_days: Whole | None = Field(USUAL_DAYS, ge=1, le=MOST_DAYS, description="null: never")
-    max_priority: Whole | None = Field(None, ge=-100, le=100, description="of its jobs")
+    max_priority: Whole | None = Field(None, ge=LOWEST_PRIORITY, le=HIGHEST_PRIORITY, description="of its jobs")
     limits: KeyLimits = KeyLimits()
 
     def expires_at(self, now: datetime) -> datetime | None:

@@ -1,5 +1,6 @@
 """The rules for keys and projects."""
 
+import re
 from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
@@ -10,12 +11,12 @@ from app.access.keys import hash_of, new_key
 from app.access.limits import Limits
 from app.access.models import ApiKey, Project
 from app.accounts.schemas import NewKey
-from app.contracts.base import check_text
+from app.contracts.submitted import HIGHEST_PRIORITY
 from app.database.connection import utc_now
-from app.errors import LONGEST_QUOTE, NotFound
+from app.errors import LONGEST_QUOTE, InvalidRequest, NotFound
 
-# The highest priority that a spec may have.
-MOST_PRIORITY = 100
+# Ids are checked before a query, because PostgreSQL rejects a NUL in a text.
+KEY_ID = re.compile(r"key-[a-z2-7]{24}")
 
 
 def create(session: Session, caller: Caller, pepper: bytes, wanted: NewKey) -> tuple[ApiKey, str]:
@@ -24,7 +25,7 @@ def create(session: Session, caller: Caller, pepper: bytes, wanted: NewKey) -> t
     Raises InvalidRequest for a project or a priority that the caller has not.
     """
     if caller.max_priority is not None:
-        caller.check_priority(MOST_PRIORITY if wanted.max_priority is None else wanted.max_priority)
+        caller.check_priority(HIGHEST_PRIORITY if wanted.max_priority is None else wanted.max_priority)
     key, now = new_key(), utc_now()
     row = ApiKey(
         id=key.key_id,
@@ -46,7 +47,7 @@ def create(session: Session, caller: Caller, pepper: bytes, wanted: NewKey) -> t
 
 def find(session: Session, caller: Caller, key_id: str) -> ApiKey:
     """Return a key. Raises NotFound."""
-    found = repository.get(session, caller.scope, key_id) if _is_whole(key_id) else None
+    found = repository.get(session, caller.scope, key_id) if KEY_ID.fullmatch(key_id) else None
     if found is None:
         raise NotFound(f"there is no key {key_id[:LONGEST_QUOTE]!r}", param="key_id", code="unknown_key")
     return found
@@ -64,8 +65,14 @@ def revoke(session: Session, caller: Caller, key_id: str) -> ApiKey:
 
 
 def page(session: Session, caller: Caller, after: str | None, limit: int) -> tuple[Sequence[ApiKey], bool]:
-    """Return the keys after the one with the id `after`, newest first, and whether there are more."""
-    last = None if after is None else find(session, caller, after)
+    """Return the keys after the one with the id `after`, newest first, and whether there are more.
+
+    Raises InvalidRequest if there is no key `after`.
+    """
+    try:
+        last = None if after is None else find(session, caller, after)
+    except NotFound as error:
+        raise InvalidRequest(f"after: {error.message}", param="after") from None
     found = repository.page(session, caller.scope, after=last, limit=limit + 1)
     return found[:limit], len(found) > limit
 
@@ -82,11 +89,3 @@ def set_limits(session: Session, caller: Caller, name: str, limits: Limits) -> P
     audit.record(session, "project.set_limits", name, name, limits=stored)
     session.commit()
     return found
-
-
-def _is_whole(text: str) -> bool:
-    try:
-        check_text(text)
-    except ValueError:
-        return False
-    return True

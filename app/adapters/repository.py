@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, delete, or_, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from app.adapters.models import Adapter
 from app.artifacts import repository as artifacts
 from app.artifacts.models import Artifact
 from app.artifacts.names import ADAPTER
+from app.database.newest_first import is_behind
 from app.scope import Scope
 
 
@@ -77,10 +78,7 @@ def page(session: Session, scope: Scope, *, after: Adapter | None, limit: int) -
     query = select(Adapter).where(scope.permits(Adapter.project))
     query = query.order_by(Adapter.created_at.desc(), Adapter.id.desc()).limit(limit)
     if after is not None:
-        is_older = or_(Adapter.created_at < after.created_at, Adapter.id < after.id)
-        query = query.where(
-            Adapter.created_at <= after.created_at, is_older
-        )  # the first condition limits the index scan
+        query = query.where(is_behind(Adapter.created_at, Adapter.id, after.created_at, after.id))
     return session.scalars(query).all()
 
 

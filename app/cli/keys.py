@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.access.permissions import Permission
+from app.access.keys import USUAL_DAYS
+from app.access.permissions import USUAL_PERMISSIONS, Permission
 from app.cli.errors import BadInput
 from app.cli.text import print_table
 from app.config import Settings
+from app.contracts.submitted import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from app.errors import ServiceError
 
 if TYPE_CHECKING:
     from app.accounts.schemas import KeyView
 
-USUAL_SCOPES = ",".join(one for one in Permission if one is not Permission.ADMIN)
-USUAL_DAYS = 90
+USUAL_SCOPES = ",".join(USUAL_PERMISSIONS)
 Home = Annotated[Path | None, typer.Option(help="where all state is kept")]
 app = typer.Typer(help="Keys of callers. These commands work on the database, not through the service.")
 
@@ -29,7 +30,9 @@ def create(
     project: Annotated[str | None, typer.Option(help="its only project; default: every one")] = None,
     scopes: Annotated[str, typer.Option(help=f"separated by commas, of {', '.join(Permission)}")] = USUAL_SCOPES,
     expires_in_days: Annotated[int, typer.Option(min=0, help="0: never")] = USUAL_DAYS,
-    max_priority: Annotated[int | None, typer.Option(min=-100, max=100, help="of its jobs")] = None,
+    max_priority: Annotated[
+        int | None, typer.Option(min=LOWEST_PRIORITY, max=HIGHEST_PRIORITY, help="of its jobs")
+    ] = None,
     home: Home = None,
 ) -> None:
     """Make a key and print it. It is shown only now."""

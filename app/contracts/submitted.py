@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from app.contracts.base import Contract, Whole, check_text
 from app.contracts.training_args import SafeName
 
+LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -22,7 +23,7 @@ class SubmittedSpec(Contract):
         ],
         Field(max_length=16),
     ] = {}
-    priority: Whole = Field(0, ge=-100, le=100, description="higher runs first")
+    priority: Whole = Field(0, ge=LOWEST_PRIORITY, le=HIGHEST_PRIORITY, description="higher runs first")
 
     @model_validator(mode="before")
     @classmethod

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
+from app.database.newest_first import is_behind
 from app.files.models import File
 from app.scope import Scope
 
@@ -39,8 +40,7 @@ def page(session: Session, scope: Scope, *, after: File | None, limit: int) -> S
     query = select(File).where(scope.permits(File.project))
     query = query.order_by(File.created_at.desc(), File.id.desc()).limit(limit)
     if after is not None:
-        is_older = or_(File.created_at < after.created_at, File.id < after.id)
-        query = query.where(File.created_at <= after.created_at, is_older)  # the first condition lets the index be used
+        query = query.where(is_behind(File.created_at, File.id, after.created_at, after.id))
     return session.scalars(query).all()
 
 

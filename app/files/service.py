@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from app.access import audit, shares
+from app.access import audit, quotas
 from app.config import Settings
 from app.contracts.stored import read
 from app.database.connection import utc_now
@@ -47,10 +47,10 @@ def store(session: Session, scope: Scope, settings: Settings, upload: Upload) ->
     Raises InvalidRequest for a project that is not in the scope, DiskFull if it stores too much, and StoreAway.
     """
     scope.check(upload.project)
-    most = shares.limits_of(session, scope, settings, upload.project).file_bytes
+    most = quotas.limits_of(session, scope, settings, upload.project).file_bytes
     if most is not None:
         stored = repository.stored_bytes(session, scope, upload.project).get(upload.project, 0)
-        shares.check_bytes("file_bytes", upload.project, most, stored, upload.received.bytes)
+        quotas.check_bytes("file_bytes", upload.project, most, stored, upload.received.bytes)
     target = settings.file_path(upload.file_id)
     partial = partial_path(target)
     report = _inspect(partial, upload.filename, settings.max_unpacked_bytes)

@@ -15,7 +15,7 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.access.caller import Caller
-from app.access.shares import check_tokens
+from app.access.quotas import check_tokens
 from app.config import Settings
 from app.contracts.checkpoints import CHECKPOINT_GONE
 from app.contracts.generation import Usage

@@ -2,12 +2,12 @@
 
 The count and the new row are one transaction. On PostgreSQL concurrent requests do not see each other's new rows, so
 they can exceed a limit together. Limits of the settings are those of the whole service: the jobs of every project
-count. Those of projects and keys come from `app.access.shares`.
+count. Those of projects and keys come from `app.access.quotas`.
 """
 
 from sqlalchemy.orm import Session
 
-from app.access import shares
+from app.access import quotas
 from app.access.caller import Caller
 from app.artifacts import repository as artifacts
 from app.config import PREFIX, Settings
@@ -26,17 +26,16 @@ def check(session: Session, settings: Settings, kind: JobKind, caller: Caller, p
         _check_validations(session, settings.max_validations)
         return
     _check_waiting(session, settings.max_waiting_jobs)
-    of_project, limits = Scope(frozenset({project})), shares.limits_of(session, caller.scope, settings, project)
-    for share in shares.shares(session, caller, settings, project, "waiting_jobs"):
-        is_own = share.of == f"of {caller.name}"
-        counted = (caller.scope, caller.name) if is_own else (of_project, None)
-        waiting = repository.count_waiting(session, counted[0], share.most, created_by=counted[1])
-        if waiting >= share.most:
-            raise share.refusal(f"{waiting} waiting jobs", JOBS_RETRY_SECONDS)
-    shares.check_gpu_minutes(session, of_project, limits, project)
+    of_project, limits = Scope(frozenset({project})), quotas.limits_of(session, caller.scope, settings, project)
+    for quota in quotas.quotas(session, caller, settings, project, "waiting_jobs"):
+        counted = of_project if quota.caller is None else caller.scope
+        waiting = repository.count_waiting(session, counted, quota.most, created_by=quota.caller)
+        if waiting >= quota.most:
+            raise quota.refusal(f"{waiting} waiting jobs", JOBS_RETRY_SECONDS)
+    quotas.check_gpu_minutes(session, of_project, limits, project)
     if limits.artifact_bytes is not None:
         stored = artifacts.stored_bytes(session, of_project).get(project, 0)
-        shares.check_bytes("artifact_bytes", project, limits.artifact_bytes, stored, 1)
+        quotas.check_bytes("artifact_bytes", project, limits.artifact_bytes, stored, 1)
 
 
 def _check_waiting(session: Session, most: int) -> None:

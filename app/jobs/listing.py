@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Row, Select, func, literal, select, union_all
 from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
+from app.database.newest_first import is_behind
 from app.jobs.models import Job, JobLabel
 from app.jobs.repository import DETAILS
 from app.jobs.states import ALIVE, ENDED, JobStatus
@@ -84,8 +85,7 @@ def _newest_first(session: Session, scope: Scope, query: Select[Any], place: Pla
     last = session.scalar(place_of) if after else None
     if last is None:
         return query
-    is_older = or_(created_at < last, job_id < after)
-    return query.where(created_at <= last, is_older)  # the first condition limits the index scan
+    return query.where(is_behind(created_at, job_id, last, after))
 
 
 def _search(session: Session, scope: Scope, chosen: JobFilter, after: str | None, limit: int) -> FoundJobs:

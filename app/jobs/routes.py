@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.access.caller import Caller
-from app.access.shares import Share, shares
+from app.access.quotas import Quota, quotas
 from app.artifacts.repository import of_job
 from app.artifacts.schemas import ArtifactList
 from app.config import Settings
@@ -43,22 +43,18 @@ from app.jobs.views.metrics import MOST_THINNED, series, thinned_series
 from app.jobs.views.stream import StreamResponse
 from app.scope import Scope
 from app.web.dependencies import DatabaseDep, JobsCaller, ReadCaller, SettingsDep
-from app.web.parameters import LONGEST_PAGE
+from app.web.parameters import LONGEST_PAGE, WholeText
 
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 JobId = Annotated[str, "the id that POST /jobs returned"]
-
-
-def _whole_text(text: str) -> str:
-    check_text(text)
-    return text
 
 
 def _label(text: str) -> str:
     name, separator, _ = text.partition("=")
     if not name or not separator:
         raise ValueError("should be name=value, such as team=a")
-    return _whole_text(text)
+    check_text(text)
+    return text
 
 
 Label = Annotated[str, AfterValidator(_label)]
@@ -97,7 +93,7 @@ def submit(
     """
     sent = spec.model_dump(mode="json", exclude_unset=True)
     idempotency.check_key(idempotency_key)
-    project = spec.project if "project" in spec.model_fields_set else caller.scope.usual_project
+    project = service.project_of(spec, caller.scope)
     known = _made_by(database, caller.scope, project, idempotency_key, sent)
     if known is None:
         deferred = DeferredNotifier(notifier, tasks)
@@ -132,7 +128,7 @@ def list_jobs(
     label: Annotated[
         list[Label] | None, Query(max_length=16, description="name=value; given several times: all")
     ] = None,
-    text: Annotated[str | None, Query(min_length=1, max_length=200), AfterValidator(_whole_text)] = None,
+    text: Annotated[str | None, Query(min_length=1, max_length=200), WholeText] = None,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 20,
 ) -> JobPage:
@@ -254,9 +250,9 @@ async def stream(
     return StreamResponse(streams, caller.scope, job_id, after, limits)
 
 
-def _stream_limits(database: Database, caller: Caller, settings: Settings, project: str) -> Sequence[Share]:
+def _stream_limits(database: Database, caller: Caller, settings: Settings, project: str) -> Sequence[Quota]:
     with database.reader() as session:
-        return shares(session, caller, settings, project, "streams")
+        return quotas(session, caller, settings, project, "streams")
 
 
 def _event_number(last_event_id: str | None) -> int:

@@ -45,8 +45,7 @@ def submit(
     and `idempotency.MadeMeanwhile` if another request with the same key was first.
     """
     scope = caller.scope
-    if "project" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"project": scope.usual_project})
+    spec = spec.model_copy(update={"project": project_of(spec, scope)})
     scope.check(spec.project)
     caller.check_priority(spec.priority)
     with database.reader() as session:
@@ -58,6 +57,11 @@ def submit(
         job_id = job.id
     notifier.notify(kind.first_stage.served_by)
     return job_id
+
+
+def project_of(spec: SubmittedSpec, scope: Scope) -> str:
+    """Return the project that a spec names, or else the usual one of who sends it."""
+    return spec.project if "project" in spec.model_fields_set else scope.usual_project
 
 
 def _store(

@@ -10,13 +10,24 @@ from typing import Any, get_args, get_origin
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from pydantic import AfterValidator
 
+from app.contracts.base import check_text
 from app.errors import InvalidRequest, Problem
 
 LONGEST_NAME = 100
 # The most entries of one page of a list.
 LONGEST_PAGE = 1000
 MOST_NAMED = 20
+
+
+def _whole(text: str | None) -> str | None:
+    check_text(text)
+    return text
+
+
+# Of a parameter that a query compares: PostgreSQL refuses a NUL in a text.
+WholeText = AfterValidator(_whole)
 
 
 async def refuse_unknown_parameters(request: Request) -> None:

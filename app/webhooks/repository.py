@@ -3,9 +3,10 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 from sqlalchemy.orm import Session
 
+from app.database.newest_first import is_behind
 from app.scope import Scope
 from app.webhooks.models import WebhookDelivery, WebhookEndpoint
 
@@ -39,8 +40,7 @@ def page(session: Session, scope: Scope, *, after: WebhookEndpoint | None, limit
     """Return endpoints, newest first. `after` is the last one of the previous page."""
     query = select(WebhookEndpoint).where(scope.permits(WebhookEndpoint.project))
     if after is not None:
-        is_older = or_(WebhookEndpoint.created_at < after.created_at, WebhookEndpoint.id < after.id)
-        query = query.where(WebhookEndpoint.created_at <= after.created_at, is_older)
+        query = query.where(is_behind(WebhookEndpoint.created_at, WebhookEndpoint.id, after.created_at, after.id))
     newest = query.order_by(WebhookEndpoint.created_at.desc(), WebhookEndpoint.id.desc())
     return session.scalars(newest.limit(limit)).all()
 
@@ -92,8 +92,7 @@ def deliveries(
     """Return deliveries of an endpoint, newest first. `after` is the last one of the previous page."""
     query = of_endpoint(scope, endpoint_id)
     if after is not None:
-        is_older = or_(WebhookDelivery.created_at < after.created_at, WebhookDelivery.id < after.id)
-        query = query.where(WebhookDelivery.created_at <= after.created_at, is_older)
+        query = query.where(is_behind(WebhookDelivery.created_at, WebhookDelivery.id, after.created_at, after.id))
     newest = query.order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc())
     return session.scalars(newest.limit(limit)).all()
 

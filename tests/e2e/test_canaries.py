@@ -5,10 +5,8 @@ What is searched: answers, logs, every other file, rows, messages of webhooks, a
 
 import base64
 import json
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,10 @@ from sqlalchemy.engine import make_url
 
 from app.database.migrate import closing_engine
 from tests.e2e.stack import Stack, running
-from tests.e2e.test_environments import REPO, WORDS
+from tests.e2e.test_environments import REPO
 from tests.integration.conftest import a_postgres_database
 from tests.support import hub
+from tests.support.process_watch import WORDS, ProcessWatch
 from tests.support.tiny_model import build_tiny_model
 from tests.support.waiting import wait_for
 from tests.support.webhook_receiver import Received, Receiver, receiving
@@ -49,50 +48,20 @@ OPEN, PRIVATE_ROWS = "acme/tiny", "acme/token-rows"
 
 
 @dataclass
-class Watch:
-    """Looks at all processes below one, over and over: which canaries are in environments and in command lines."""
+class Seen:
+    """Which kinds of processes there were, which canaries were in their environments, and in any command line."""
 
-    root: int
     had: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     in_words: set[str] = field(default_factory=set)
     kinds: set[str] = field(default_factory=set)
-    _over: threading.Event = field(default_factory=threading.Event)
 
-    def look(self) -> None:
-        children: dict[int, list[int]] = defaultdict(list)
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                children[int(parent)].append(int(folder.name))
-        self._walk(self.root, "up", children)
-
-    def _walk(self, pid: int, parent: str, children: dict[int, list[int]]) -> None:
-        kind = parent
-        with suppress(OSError):
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
-            kind = next((WORDS[word] for word in reversed(WORDS) if word in line), parent)
-            self.kinds.add(kind)
-            self.in_words |= {name for name, value in CANARIES.items() if value in line}
-            for name, value in CANARIES.items():
-                if value in environment:
-                    self.had[name].add(kind)
-        for child in children[pid]:
-            self._walk(child, kind, children)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        def run() -> None:
-            while not self._over.wait(0.05):
-                self.look()
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
+    def note(self, kind: str, line: str, environment: str) -> None:
+        self.kinds.add(kind)
+        for name, value in CANARIES.items():
+            if value in line:
+                self.in_words.add(name)
+            if value in environment:
+                self.had[name].add(kind)
 
 
 @dataclass
@@ -101,7 +70,7 @@ class Found:
 
     canaries: dict[str, str]
     outputs: dict[str, bytes]
-    watch: Watch
+    seen: Seen
     jobs: dict[str, dict[str, Any]]
     receiver: Receiver
 
@@ -132,16 +101,16 @@ def found(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Found:
             "TUNESMITH_WEBHOOK_PRIVATE_NETWORKS": "127.0.0.1",
         }
         with running(folder / "home", environment) as stack:
-            watch, (canaries, jobs, answers) = use(stack, receiver)
+            seen, (canaries, jobs, answers) = use(stack, receiver)
         rows = {f"table {name}": content for name, content in rows_of(database_url)}
     files = {str(path): path.read_bytes() for path in files_of(folder)}
     told = {f"message {number}": got.body for number, got in enumerate(receiver.received)}
-    return Found(canaries, {**answers, **files, **rows, **told}, watch, jobs, receiver)
+    return Found(canaries, {**answers, **files, **rows, **told}, seen, jobs, receiver)
 
 
-def use(stack: Stack, receiver: Receiver) -> tuple[Watch, tuple[dict[str, str], dict[str, Any], dict[str, bytes]]]:
-    watch = Watch(stack.process.pid)
-    with watch.watching():
+def use(stack: Stack, receiver: Receiver) -> tuple[Seen, tuple[dict[str, str], dict[str, Any], dict[str, bytes]]]:
+    seen = Seen()
+    with ProcessWatch(stack.process.pid, seen.note).watching():
         for name in ("hub", "wrong", "tracker"):
             stored = stack.api.put(f"/secrets/{name}", json={"value": CANARIES[name]})
             assert stored.status_code == 200, stored.text
@@ -149,7 +118,7 @@ def use(stack: Stack, receiver: Receiver) -> tuple[Watch, tuple[dict[str, str], 
         jobs = train(stack)
         wait_for("the ends are told", lambda: sum(is_end(got) for got in receiver.received) == 3)
     canaries = {**CANARIES, "webhook": made["signing_secret"].removeprefix("whsec_")}
-    return watch, (canaries, jobs, answers_of(stack, made["id"], [job["id"] for job in jobs.values()]))
+    return seen, (canaries, jobs, answers_of(stack, made["id"], [job["id"] for job in jobs.values()]))
 
 
 def is_end(got: Received) -> bool:
@@ -203,7 +172,7 @@ def test_what_the_secrets_are_for_has_happened(found: Found) -> None:
     assert statuses == {"right": "succeeded", "wrong model": "failed", "wrong rows": "failed", "refused": 422}
     assert codes == ["private_or_unknown"] * 2
     assert found.jobs["right"]["answer"] == 200, "the engine has no token, and the base in the cache"
-    assert set(WORDS.values()) - {"template", "grammar", "broker"} <= found.watch.kinds
+    assert set(WORDS.values()) - {"template", "grammar", "broker"} <= found.seen.kinds
 
 
 def test_messages_are_signed_by_the_secret_that_was_shown_once(found: Found) -> None:
@@ -242,8 +211,8 @@ def test_a_secret_that_is_there_would_be_found(found: Found) -> None:
 
 @pytest.mark.parametrize("name", MAY_HAVE)
 def test_a_secret_is_in_the_environment_of_the_processes_that_need_it_alone(found: Found, name: str) -> None:
-    assert found.watch.had[name] == MAY_HAVE[name]
+    assert found.seen.had[name] == MAY_HAVE[name]
 
 
 def test_no_command_line_has_a_secret(found: Found) -> None:
-    assert found.watch.in_words == set()
+    assert found.seen.in_words == set()

@@ -1,34 +1,17 @@
 """Every process of the running service has the variables that it needs, read by the kernel's own account of each."""
 
 import base64
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 
 from tests.e2e.stack import Stack, running
 from tests.support import hub
+from tests.support.process_watch import ProcessWatch
 from tests.support.tiny_model import build_tiny_model
 
 REPO = "acme/token-tiny"
-# A process by the last of these words that is in its command line.
-WORDS = {
-    "app.cli": "up",
-    "valkey": "broker",
-    "app.serve": "api",
-    "tunesmith.check": "checker",
-    "tunesmith.train": "trainer",
-    "worker.inference": "engine",
-    "worker.inference.text.schema_child": "grammar",
-    "worker.checking": "check",
-    "worker.fetching": "fetch",
-    "worker.training": "train",
-    "worker.templating": "template",
-    "worker.rendering.render_child": "render",
-}
 DATABASE, BROKER, KEY = "TUNESMITH_DATABASE_URL", "TUNESMITH_BROKER_URL", "TUNESMITH_ENGINE_KEY"
 OF_SECRETS = "TUNESMITH_SECRET_KEY"
 HUB = {"HF_TOKEN", "HTTPS_PROXY"}
@@ -46,46 +29,6 @@ ALLOWED = {
     "template": set(),
     "render": set(),
 }
-
-
-class Observer:
-    """Looks at all processes below one, over and over; what each kind of them was seen to have."""
-
-    def __init__(self, root: int) -> None:
-        self._root, self._over = root, threading.Event()
-        self.seen: dict[str, set[str]] = defaultdict(set)
-
-    def look(self) -> None:
-        children: dict[int, list[int]] = defaultdict(list)
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                children[int(parent)].append(int(folder.name))
-        self._walk(self._root, "up", children)
-
-    def _walk(self, pid: int, parent: str, children: dict[int, list[int]]) -> None:
-        kind = parent
-        with suppress(OSError):
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            names = {part.split(b"=")[0].decode() for part in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")}
-            kind = next((WORDS[word] for word in reversed(WORDS) if word in line), parent)
-            self.seen[kind] |= names
-        for child in children[pid]:
-            self._walk(child, kind, children)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        def run() -> None:
-            while not self._over.wait(0.05):
-                self.look()
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +52,14 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[str
             "TUNESMITH_PASS_ENVIRONMENT": "OPERATORS_OWN",
         }
         with running(folder / "home", environment) as stack:
-            observer = Observer(stack.process.pid)
-            with observer.watching():
+            found: dict[str, set[str]] = defaultdict(set)
+
+            def note(kind: str, _line: str, environment: str) -> None:
+                found[kind] |= {variable.partition("=")[0] for variable in environment.split("\0")}
+
+            with ProcessWatch(stack.process.pid, note).watching():
                 train_and_ask(stack)
-            yield observer.seen
+            yield found
 
 
 def train_and_ask(stack: Stack) -> None:

@@ -32,8 +32,7 @@ SCOPES = {"scope", "caller", "self.scope"}
 EXEMPT = {
     "app/jobs/queue/claims.py": "a worker claims jobs of all projects, and then names the fence of its claim",
     "app/jobs/queue/attempts.py": "the worker that holds a job writes and counts the attempts of this job",
-    "app/access/usage.py": "the counts of a project are added to once its scope is checked",
-    "app/jobs/queue/project_shares.py": "workers count the trainings of every project",
+    "app/jobs/queue/project_quotas.py": "workers count the trainings of every project",
     "app/jobs/queue/figures.py": "operators watch the jobs of all projects; they are told numbers only",
     "app/jobs/queue/order.py": "projects take turns, so the jobs of all are counted; callers learn numbers only",
     "app/backup/dumps.py": "a backup is of the whole installation, and is made by its operator",
@@ -46,7 +45,7 @@ MAY_NAME_EVERY_PROJECT = {
     "app/accounts/commands.py": "who runs a command on the database may do everything",
     "app/generate/metering.py": "stores what callers have used, with the project of each",
     "app/jobs/queue/attempts.py": "see EXEMPT",
-    "app/jobs/queue/project_shares.py": "workers count the trainings of every project",
+    "app/jobs/queue/project_quotas.py": "workers count the trainings of every project",
     "app/supervisor.py": "it looks up the key of its own commands",
     "app/files/service.py": "a file is kept while a job of any project reads it",
     "app/jobs/lineage.py": "an adapter or job is kept while a job of any project continues from it",

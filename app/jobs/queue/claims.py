@@ -35,7 +35,7 @@ from app.jobs import measurements
 from app.jobs.kinds import stage_of
 from app.jobs.metric_summaries import SMALLEST, summarise
 from app.jobs.models import Checkpoint, Job, JobEvent, Worker
-from app.jobs.queue import attempts, project_shares
+from app.jobs.queue import attempts, project_quotas
 from app.jobs.queue.order import jobs_at_work, last_turn, take_turn, waits_for
 from app.jobs.repository import DETAILS, append_event, move
 from app.jobs.states import ALIVE, JobStatus, RequestedAction, Stage, given_back
@@ -98,7 +98,7 @@ def claim(
     is_waiting = [*waits_for(stage), *_is_free(now)]
     if gpus is not None:
         is_waiting.append(Job.gpus <= gpus)
-    if stage is Stage.TRAIN and (full := project_shares.reasons(session, default_limits, locks=True)):
+    if stage is Stage.TRAIN and (full := project_quotas.reasons(session, default_limits, locks=True)):
         is_waiting.append(Job.project.not_in(sorted(full)))
     at_work, turns = jobs_at_work(stage), last_turn(stage)
     fewest_and_oldest = (func.coalesce(at_work.c.jobs, 0), func.coalesce(turns.c.number, 0))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import cache
 
 from sqlalchemy import ColumnElement, Select, Subquery, bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.database.upsert import insert_into
 from app.jobs.kinds import kinds_with
 from app.jobs.models import Job, Turn
 from app.jobs.states import Stage
@@ -33,9 +33,8 @@ def last_turn(stage: Stage) -> Subquery:
 
 def take_turn(session: Session, stage: Stage, project: str) -> None:
     """Note that a job of this project begins a stage, so that the other projects come first from now on."""
-    insert = (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert
     newest = select(func.coalesce(func.max(Turn.number), 0) + 1).where(Turn.stage == stage).scalar_subquery()
-    one = insert(Turn).values(stage=stage, project=project, number=newest)
+    one = insert_into(session, Turn).values(stage=stage, project=project, number=newest)
     same = (Turn.stage, Turn.project)
     session.execute(one.on_conflict_do_update(index_elements=same, set_={"number": one.excluded.number}))
 

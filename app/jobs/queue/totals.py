@@ -6,9 +6,9 @@ The rows of `totals` are the last that such a transaction locks, so two of them 
 from collections.abc import Sequence
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.database.upsert import insert_into
 from app.jobs.models import Total
 
 JOBS, ATTEMPTS = "jobs", "attempts"
@@ -16,8 +16,7 @@ JOBS, ATTEMPTS = "jobs", "attempts"
 
 def add(session: Session, subject: str, part: str, outcome: str) -> None:
     """Count one more. `part` is the kind of a job, or the stage of an attempt."""
-    insert = (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert
-    one = insert(Total).values(subject=subject, part=part, outcome=outcome, count=1)
+    one = insert_into(session, Total).values(subject=subject, part=part, outcome=outcome, count=1)
     same = (Total.subject, Total.part, Total.outcome)
     session.execute(one.on_conflict_do_update(index_elements=same, set_={"count": Total.count + 1}))
 

@@ -10,7 +10,7 @@ from app.database.connection import utc_now
 from app.jobs import repository, service
 from app.jobs.kinds import stage_of
 from app.jobs.models import Attempt, Job
-from app.jobs.queue import order, project_shares
+from app.jobs.queue import order, project_quotas
 from app.jobs.queue.claims import LONGEST_PAUSE
 from app.jobs.schemas import JobDetail, QueueView, detail
 from app.jobs.states import Stage
@@ -58,7 +58,7 @@ def _queues(
     places = order.places(session, stage, [job.id for job in waiting], spec_version)
     newest = repository.newest_spec_version(session, stage.served_by, WORKER_IS_AWAY_AFTER)
     absence = _no_worker(spec_version, stage, newest) if newest is None or newest < spec_version else None
-    full = project_shares.reasons(session) if stage is Stage.TRAIN else {}
+    full = project_quotas.reasons(session) if stage is Stage.TRAIN else {}
     most_gpus = repository.most_gpus(session, WORKER_IS_AWAY_AFTER) if any(job.gpus > 1 for job in waiting) else 1
     return {
         # A job that was claimed between the two queries has no position any more: it is shown as the next one.

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Send
 from starlette.types import Scope as Connection
 
-from app.access.shares import BUSY_SECONDS, Share
+from app.access.quotas import BUSY_SECONDS, Quota
 from app.database.connection import AWAY, Database, utc_now
 from app.errors import TooMany
 from app.jobs import repository, service
@@ -79,7 +79,7 @@ class Streams:
         self._database = database
         self._most = most
         self._open = 0
-        self._shares: Counter[str] = Counter()
+        self._open_of: Counter[str] = Counter()
         self._watches: dict[Asked, FollowedJob] = {}
         self._pages: dict[tuple[Scope, str, int], asyncio.Future[Page]] = {}
         self._reader: asyncio.Task[None] | None = None
@@ -89,21 +89,21 @@ class Streams:
         return await run_in_threadpool(_project_of, self._database, scope, job_id)
 
     @contextmanager
-    def admitted(self, limits: Sequence[Share] = ()) -> Iterator[None]:
-        """Count a stream as open, also in the limits of its caller and project. Raises TooMany."""
-        for share in limits:
-            if self._shares[share.of] >= share.most:
-                raise share.refusal(f"{self._shares[share.of]} open streams", BUSY_SECONDS)
+    def admitted(self, quotas: Sequence[Quota] = ()) -> Iterator[None]:
+        """Count a stream as open, also in these of its caller and project. Raises TooMany."""
+        for quota in quotas:
+            if self._open_of[quota.of] >= quota.most:
+                raise quota.refusal(f"{self._open_of[quota.of]} open streams", BUSY_SECONDS)
         if self._open >= self._most:
             limit = f"TUNESMITH_MAX_STREAMS allows {self._most} streams at once, and all of them are open"
             raise TooMany(f"{limit}: poll the job instead", code="too_many_streams")
         self._open += 1
-        self._shares.update(share.of for share in limits)
+        self._open_of.update(quota.of for quota in quotas)
         try:
             yield
         finally:
             self._open -= 1
-            self._shares.subtract(share.of for share in limits)
+            self._open_of.subtract(quota.of for quota in quotas)
 
     async def follow(self, scope: Scope, job_id: str, after: int) -> AsyncGenerator[bytes, None]:
         """Yield every event above `after` as SSE, until the job has ended and all of it is sent.
@@ -174,12 +174,12 @@ class Streams:
 class StreamResponse(EventSourceResponse):
     """One stream. Raises TooMany before it begins. `limits`: of its caller and project, for streams at once."""
 
-    def __init__(self, streams: Streams, scope: Scope, job_id: str, after: int, limits: Sequence[Share] = ()) -> None:
+    def __init__(self, streams: Streams, scope: Scope, job_id: str, after: int, quotas: Sequence[Quota] = ()) -> None:
         super().__init__(streams.follow(scope, job_id, after), ping=PING_SECONDS)
-        self._streams, self._limits = streams, limits
+        self._streams, self._open_quotas = streams, quotas
 
     async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
-        with self._streams.admitted(self._limits):
+        with self._streams.admitted(self._open_quotas):
             await super().__call__(connection, receive, send)
 
 

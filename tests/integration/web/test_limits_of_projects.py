@@ -7,7 +7,7 @@ import pytest
 
 from app.access import usage
 from app.access.limits import Limits
-from app.access.shares import month_start
+from app.access.quotas import month_start
 from app.access.usage import UsageKey
 from app.accounts import service
 from app.contracts.generation import Usage

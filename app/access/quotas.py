@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.access import repository, usage
 from app.access.caller import Caller
-from app.access.limits import Limits, parse_limits, read_limits
+from app.access.limits import KeyLimits, Limits, parse_limits, read_limits
 from app.config import Settings
 from app.database.connection import utc_now
 from app.errors import DiskFull, TooMany
@@ -18,12 +18,18 @@ BUSY_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Share:
-    """One limit of one project or key. `of` says whose, as in "of the project a"."""
+class Quota:
+    """One limit of a project, or of a caller if `caller` is not None. `name` is that of a field of `Limits`."""
 
     name: str
-    of: str
     most: int
+    project: str | None = None
+    caller: str | None = None
+
+    @property
+    def of(self) -> str:
+        """Whose it is, in words."""
+        return f"of {self.caller}" if self.caller is not None else f"of the project {self.project}"
 
     def refusal(self, found: str, retry_after_seconds: int) -> TooMany:
         error = TooMany(f"{self.name}: found {found}, expected at most {self.most:,} {self.of}", code="limit_reached")
@@ -37,25 +43,25 @@ def limits_of(session: Session, scope: Scope, settings: Settings, project: str) 
     return parse_limits(settings.project_limits) if found is None else read_limits(Limits, found.limits)
 
 
-def shares(session: Session, caller: Caller, settings: Settings, project: str, name: str) -> Sequence[Share]:
+def quotas(session: Session, caller: Caller, settings: Settings, project: str, name: str) -> Sequence[Quota]:
     """Return the limits of this name that the caller has in a project: its own, and that of the project."""
-    own = getattr(caller.limits, name, None)
-    of_project = getattr(limits_of(session, caller.scope, settings, project), name)
-    both = (
-        Share(name, f"of {caller.name}", own) if own is not None else None,
-        Share(name, f"of the project {project}", of_project) if of_project is not None else None,
-    )
-    return [share for share in both if share is not None]
+    return both_quotas(name, caller.name, caller.limits, project, limits_of(session, caller.scope, settings, project))
+
+
+def both_quotas(name: str, caller: str, own: KeyLimits, project: str | None, limits: Limits) -> Sequence[Quota]:
+    """Return those of the two limits of this name that are set."""
+    of_caller, of_project = getattr(own, name), getattr(limits, name)
+    found = [] if of_caller is None else [Quota(name, of_caller, caller=caller)]
+    return found if of_project is None else [*found, Quota(name, of_project, project=project)]
 
 
 def check_tokens(session: Session, caller: Caller, settings: Settings, project: str) -> None:
     """Raise TooMany if the caller, or the project, has used its tokens of today."""
     today = utc_now().date()
-    for share in shares(session, caller, settings, project, "tokens_per_day"):
-        whose = {"caller": caller.name} if share.of == f"of {caller.name}" else {"project": project}
-        used = usage.tokens(session, caller.scope, today, **whose)
-        if used >= share.most:
-            raise share.refusal(f"{used:,} tokens today", seconds_until_tomorrow())
+    for quota in quotas(session, caller, settings, project, "tokens_per_day"):
+        used = usage.tokens(session, caller.scope, today, project=quota.project, caller=quota.caller)
+        if used >= quota.most:
+            raise quota.refusal(f"{used:,} tokens today", seconds_until_tomorrow())
 
 
 def check_gpu_minutes(session: Session, scope: Scope, limits: Limits, project: str) -> None:
@@ -64,8 +70,8 @@ def check_gpu_minutes(session: Session, scope: Scope, limits: Limits, project: s
         return
     minutes = usage.gpu_seconds(session, scope, month_start()).get(project, 0.0) / 60
     if minutes >= limits.gpu_minutes_per_month:
-        share = Share("gpu_minutes_per_month", f"of the project {project}", limits.gpu_minutes_per_month)
-        raise share.refusal(f"{minutes:,.0f} minutes of this month", seconds_until_next_month())
+        quota = Quota("gpu_minutes_per_month", limits.gpu_minutes_per_month, project=project)
+        raise quota.refusal(f"{minutes:,.0f} minutes of this month", seconds_until_next_month())
 
 
 def check_bytes(name: str, project: str, most: int | None, stored: int, more: int) -> None:

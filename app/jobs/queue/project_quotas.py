@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from app.access import usage
 from app.access.limits import NO_LIMITS, Limits, read_limits
 from app.access.models import Project
-from app.access.shares import month_start
+from app.access.quotas import month_start
 from app.jobs.models import Job
 from app.jobs.queue.order import jobs_at_work, waits_for
 from app.jobs.states import Stage
