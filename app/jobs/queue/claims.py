@@ -46,6 +46,8 @@ from app.scope import EVERY_PROJECT
 # No attempt is delayed by more than 600 s, and clocks differ by less than the other 300 s. A later `run_after` was
 # written by a clock that was wrong, so it is ignored.
 LONGEST_PAUSE = timedelta(seconds=900)
+# The first of the two numbers of PostgreSQL's advisory locks; the second one is the stage.
+LOCK_OF_CLAIMS = 1_129_270_605
 
 
 class Fenced(Exception):
@@ -95,10 +97,11 @@ def claim(
 
     One conditional UPDATE; `epoch` is the fence that every later write of this attempt names.
     """
+    _wait_for_other_claims(session, stage)
     is_waiting = [*waits_for(stage), *_is_free(now)]
     if gpus is not None:
         is_waiting.append(Job.gpus <= gpus)
-    if stage is Stage.TRAIN and (full := project_quotas.reasons(session, default_limits, locks=True)):
+    if stage is Stage.TRAIN and (full := project_quotas.reasons(session, default_limits)):
         is_waiting.append(Job.project.not_in(sorted(full)))
     at_work, turns = jobs_at_work(stage), last_turn(stage)
     fewest_and_oldest = (func.coalesce(at_work.c.jobs, 0), func.coalesce(turns.c.number, 0))
@@ -125,6 +128,15 @@ def claim(
     if job is not None:
         _begin(session, job, stage, worker, now)
     return job
+
+
+def _wait_for_other_claims(session: Session, stage: Stage) -> None:
+    """Let one session at a time claim for a stage, until it ends. SQLite lets one session at a time write anyway.
+
+    Two that claimed at once would both take the turn of one project, and exceed its limits together.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(LOCK_OF_CLAIMS, [*Stage].index(stage))))
 
 
 def _begin(session: Session, job: Job, stage: Stage, worker: str, now: datetime) -> None:

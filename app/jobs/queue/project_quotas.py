@@ -3,9 +3,8 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.access import usage
+from app.access import repository, usage
 from app.access.limits import NO_LIMITS, Limits, read_limits
-from app.access.models import Project
 from app.access.quotas import month_start
 from app.jobs.models import Job
 from app.jobs.queue.order import jobs_at_work, waits_for
@@ -13,15 +12,9 @@ from app.jobs.states import Stage
 from app.scope import EVERY_PROJECT
 
 
-def reasons(session: Session, default: Limits = NO_LIMITS, *, locks: bool = False) -> dict[str, str]:
-    """Return why each of these projects may begin no training, by name. `default`: of projects without limits.
-
-    With `locks`, no other session counts the projects with limits until this one ends, so that two claims cannot
-    exceed a limit together.
-    """
-    query = select(Project).where(EVERY_PROJECT.permits(Project.name)).order_by(Project.name)
-    rows = session.scalars(query.with_for_update() if locks else query).all()
-    limits = {row.name: read_limits(Limits, row.limits) for row in rows}
+def reasons(session: Session, default: Limits = NO_LIMITS) -> dict[str, str]:
+    """Return why each of these projects may begin no training, by name. `default`: of projects without limits."""
+    limits = {row.name: read_limits(Limits, row.limits) for row in repository.projects(session, EVERY_PROJECT)}
     known = [default, *limits.values()]
     at_work: dict[str, int] = {}
     if any(one.running_jobs is not None for one in known):

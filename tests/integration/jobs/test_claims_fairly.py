@@ -1,6 +1,7 @@
 """Whose turn it is, how often a job may be lost, and what a batch that is sent twice leaves in the tables."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import get_args
 
@@ -116,6 +117,24 @@ def test_projects_take_turns_also_if_there_are_more_of_them_than_workers(databas
 
     assert max(begun.values()) - min(begun.values()) <= 1, begun
     assert len(begun) == 5
+
+
+def test_projects_take_turns_though_workers_claim_at_once(database: Database) -> None:
+    for project in "abcde":
+        for _ in range(12):
+            add_job(database, project=project)
+    begun: Counter[str] = Counter()
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(10):
+            claims = list(pool.map(lambda worker: taken(database, worker), ["w0", "w1", "w2"]))
+            for claim in claims:
+                begun[read(database, claim.job_id).project] += 1
+                with database.writer() as session:
+                    finish(session, claim, JobStatus.FAILED, NOW, outcome="failed", reason=None)
+                    session.commit()
+
+    assert begun == dict.fromkeys("abcde", 6)
 
 
 def test_priority_comes_before_fairness_and_fairness_before_age(database: Database) -> None:
