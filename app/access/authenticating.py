@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from anyio import to_thread
-from sqlalchemy.orm import Session
 
 from app.access import repository
 from app.access.caller import Grant, Identity
 from app.access.keys import PresentedKey, is_equal
 from app.access.limits import NO_LIMITS, KeyLimits, Limits, read_limits
-from app.access.models import ApiKey
+from app.access.models import ApiKey, Project
 from app.access.peppers import peppers
 from app.access.permissions import Permission, with_included
-from app.access.quotas import Quota, both_quotas, limits_of
+from app.access.quotas import Quota, both_quotas, limits_of, stored_limits
 from app.access.rates import RequestRates
 from app.config import Settings
 from app.database.batched_reads import BatchedReads
@@ -100,16 +99,15 @@ class Keys:
     def _read(self, key_ids: Sequence[str]) -> Mapping[str, StoredKey | None]:
         with self._database.reader() as session:
             found = repository.among(session, EVERY_PROJECT, key_ids)
-            limits = {project: self._limits_of(session, project) for project in {row.project for row in found}}
-            rows = {row.id: StoredKey.of(row, limits[row.project]) for row in found}
+            rows = {row.id: StoredKey.of(row, self._limits(row, project)) for row, project in found}
         return {key_id: rows.get(key_id) for key_id in key_ids}
+
+    def _limits(self, row: ApiKey, project: Project | None) -> Limits:
+        return NO_LIMITS if row.project is None else stored_limits(project, self._settings)
 
     def _read_limits(self, projects: Sequence[str]) -> Mapping[str, Limits]:
         with self._database.reader() as session:
-            return {project: self._limits_of(session, project) for project in projects}
-
-    def _limits_of(self, session: Session, project: str | None) -> Limits:
-        return NO_LIMITS if project is None else limits_of(session, EVERY_PROJECT, self._settings, project)
+            return {project: limits_of(session, EVERY_PROJECT, self._settings, project) for project in projects}
 
     def _mark(self, key_id: str, now: datetime) -> None:
         """Store that a key was used, without letting its request wait for it."""

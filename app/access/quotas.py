@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.access import repository, usage
 from app.access.caller import Caller
 from app.access.limits import KeyLimits, Limits, parse_limits, read_limits
+from app.access.models import Project
 from app.config import Settings
 from app.database.connection import utc_now
 from app.errors import DiskFull, TooMany
@@ -39,8 +40,12 @@ class Quota:
 
 def limits_of(session: Session, scope: Scope, settings: Settings, project: str) -> Limits:
     """Return the limits of a project: its own, or else those of the settings."""
-    found = repository.project(session, scope, project)
-    return parse_limits(settings.project_limits) if found is None else read_limits(Limits, found.limits)
+    return stored_limits(repository.project(session, scope, project), settings)
+
+
+def stored_limits(project: Project | None, settings: Settings) -> Limits:
+    """Return the limits of a project. `project`: its row, None if no limits of its own were set."""
+    return parse_limits(settings.project_limits) if project is None else read_limits(Limits, project.limits)
 
 
 def quotas(session: Session, caller: Caller, settings: Settings, project: str, name: str) -> Sequence[Quota]:

@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, select, true, update
+from sqlalchemy import ColumnElement, bindparam, select, true, update
 from sqlalchemy.orm import Session
 
 from app.access.models import ApiKey, Project
 from app.database.newest_first import is_behind
 from app.scope import Scope
+
+_AMONG = (
+    select(ApiKey, Project)
+    .outerjoin(Project, Project.name == ApiKey.project)
+    .where(ApiKey.id.in_(bindparam("key_ids", expanding=True)))
+)
 
 
 def _is_permitted(scope: Scope) -> ColumnElement[bool]:
@@ -27,9 +33,9 @@ def get(session: Session, scope: Scope, key_id: str) -> ApiKey | None:
     return session.scalar(select(ApiKey).where(ApiKey.id == key_id, _is_permitted(scope)))
 
 
-def among(session: Session, scope: Scope, key_ids: Sequence[str]) -> Sequence[ApiKey]:
-    """Return those of the keys that exist."""
-    return session.scalars(select(ApiKey).where(ApiKey.id.in_(key_ids), _is_permitted(scope))).all()
+def among(session: Session, scope: Scope, key_ids: Sequence[str]) -> Sequence[tuple[ApiKey, Project | None]]:
+    """Return those of the keys that exist, each with its project if limits of that were set."""
+    return session.execute(_AMONG.where(_is_permitted(scope)), {"key_ids": key_ids}).all()
 
 
 def page(session: Session, scope: Scope, *, after: ApiKey | None, limit: int) -> Sequence[ApiKey]:
