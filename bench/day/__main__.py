@@ -109,9 +109,9 @@ def live(day: Day, tenants: list[Tenant], options: argparse.Namespace) -> tuple[
             tenant.submit(first[tenant])
         say("the first jobs are submitted")
         deadline = time.monotonic() + options.minutes * 60
-        first_jobs = {job_id for tenant in tenants for job_id in tenant.jobs}
         for host in HOSTS:
             day.add_worker(host, "check")
+        until(deadline, lambda: "validating" not in day.statuses(), "the first jobs are checked")
         for host, slot in TRAINERS:
             day.add_worker(host, "train", slot)
         users = [threading.Thread(target=one.work, args=(tenants, counts[one] - first[one])) for one in tenants]
@@ -124,7 +124,7 @@ def live(day: Day, tenants: list[Tenant], options: argparse.Namespace) -> tuple[
     for tenant in tenants:
         tenant.download()
     ordered = {tenant.project: count for tenant, count in counts.items()}
-    return {"mishaps": dict(injected)}, Findings(day, tenants, ordered, first_jobs, lines)
+    return {"mishaps": dict(injected)}, Findings(day, tenants, ordered, lines)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -26,13 +25,11 @@ AT_ONCE[False, "cancelled"] = "cancel"
 
 @dataclass
 class Findings:
-    """`ordered`: how many jobs each project was to submit. `first_jobs`: what waited before the first training began.
-    `lines`: command lines that were seen."""
+    """`ordered`: how many jobs each project was to submit. `lines`: command lines that were seen."""
 
     day: Day
     tenants: list[Tenant]
     ordered: dict[str, int]
-    first_jobs: set[str]
     lines: set[str]
 
     def all(self) -> dict[str, list[str]]:
@@ -113,21 +110,23 @@ class Findings:
                 yield f"{job_id}: its steps are {steps}"
 
     @cached_property
-    def trainings(self) -> list[tuple[datetime, str]]:
-        """When which job began a training, its retries included."""
-        return sorted((one["started_at"], one["job_id"]) for one in self.rows["attempts"] if one["stage"] == "train")
-
-    @cached_property
     def begun(self) -> Counter[str]:
-        """How many trainings each project has begun while all of them had waiting jobs."""
-        last: dict[str, datetime] = {}
-        seen: set[str] = set()
-        for at, job_id in self.trainings:
-            if job_id in self.first_jobs - seen:
-                last[self.jobs[job_id]["project"]] = at
-            seen.add(job_id)
-        until = min(last.values())
-        return Counter(self.jobs[job_id]["project"] for at, job_id in self.trainings if at <= until)
+        """How many trainings each project has begun while each of them had a job that waited for its first one.
+
+        A job that is to be tried again may have to wait for its time, so it does not show that its project waits.
+        """
+        counts, has_begun = Counter[str](), set[str]()
+        waiting: dict[str, set[str]] = {tenant.project: set() for tenant in self.tenants}
+        changes = (event for event in self.rows["job_events"] if event["kind"] == "status")
+        for event in sorted(changes, key=lambda one: (one["at"], one["seq"])):
+            job_id, change = event["job_id"], event["payload"]
+            project = self.jobs[job_id]["project"]
+            if change.get("stage") == "train":
+                counts[project] += all(waiting.values())
+                has_begun.add(job_id)
+            is_waiting = change["status"] == "queued" and job_id not in has_begun
+            (waiting[project].add if is_waiting else waiting[project].discard)(job_id)
+        return counts
 
     def unfairness(self) -> Iterator[str]:
         counts = [self.begun[tenant.project] for tenant in self.tenants]
