@@ -38,6 +38,7 @@ from app.metrics.requests import CountedRequests
 from app.metrics.routes import Scraped
 from app.metrics.routes import router as metrics
 from app.openai.routes import router as openai
+from app.pages.routes import add_pages
 from app.processes.environments import own_secrets
 from app.processes.logs import set_up
 from app.processes.private_files import keep_private
@@ -89,6 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_docs_page(app)
     _provide(app, settings)
     _add_routes(app)
+    add_pages(app)
     install_error_handlers(app)
     _add_middlewares(app, settings)
     return app

@@ -241,10 +241,11 @@ async def stream(
     streams: StreamsDep,
     database: DatabaseDep,
     settings: SettingsDep,
+    after: Annotated[int, Query(ge=0, le=2**62, description="used if there is no Last-Event-ID")] = 0,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> StreamResponse:
     """Events as they happen (SSE), from the one after `Last-Event-ID` on. The stream ends when the job has ended."""
-    after = _event_number(last_event_id)
+    after = after if last_event_id is None else _event_number(last_event_id)
     project = await streams.project_of(caller.scope, job_id)
     limits = await run_in_threadpool(_stream_limits, database, caller, settings, project)
     return StreamResponse(streams, caller.scope, job_id, after, limits)
@@ -255,9 +256,7 @@ def _stream_limits(database: Database, caller: Caller, settings: Settings, proje
         return quotas(session, caller, settings, project, "streams")
 
 
-def _event_number(last_event_id: str | None) -> int:
-    if last_event_id is None:
-        return 0
+def _event_number(last_event_id: str) -> int:
     if not last_event_id.isdecimal() or len(last_event_id) > 18:
         raise InvalidRequest("Last-Event-ID should be the number of an event", param="Last-Event-ID")
     return int(last_event_id)

@@ -92,8 +92,8 @@ class ModelList(BaseModel):
 
 @router.get("/", include_in_schema=False)
 def root() -> RedirectResponse:
-    """Redirect browsers to the API's documentation."""
-    return RedirectResponse("/docs")
+    """Redirect browsers to the pages."""
+    return RedirectResponse("/ui")
 
 
 @router.get("/healthz")

@@ -10,12 +10,13 @@ from app.access.keys import PREFIX, PresentedKey, read_key
 from app.access.proxies import TrustedProxies
 from app.database.connection import AWAY
 from app.errors import ServiceError, Unauthenticated
+from app.web.browser_sessions import PAGE_ASSETS, SIGN_IN, TOKEN_HEADER, cookie_key, to_sign_in
 from app.web.ending_streams import EndingStream
 from app.web.error_responses import answer, of_storage
 
 # What everyone may see: whether the service is well, and its description.
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
-OPEN_FOLDER = "/docs/assets/"
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", SIGN_IN})
+OPEN_FOLDERS = ("/docs/assets/", PAGE_ASSETS)
 BEARER = "bearer "
 PARAM = "authorization"
 
@@ -37,8 +38,15 @@ class Authentication:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         peer = (scope.get("client") or (None,))[0]
         try:
-            presented = self._presented(headers)
+            presented = self._presented(headers) or cookie_key(
+                headers.get("cookie", ""), scope["method"], scope["path"], headers.get(TOKEN_HEADER, "")
+            )
+            scope["presented_key"] = presented
             scope["identity"] = identity = await self._identify(scope["path"], headers, peer, presented)
+        except Unauthenticated as error:
+            refusal = answer(error, scope.get("request_id"), scope["path"])
+            await (to_sign_in(scope["path"], headers) or refusal)(scope, receive, send)
+            return
         except ServiceError as error:
             await answer(error, scope.get("request_id"), scope["path"])(scope, receive, send)
             return
@@ -78,7 +86,7 @@ class Authentication:
             return person
         if not self._needs_key:
             return LOCAL
-        if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
+        if path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
             return NOBODY
         message = f"this service asks for a key: send it as `{PARAM.title()}: Bearer {PREFIX}…`"
         raise Unauthenticated(message, param=PARAM, code="missing_api_key")

@@ -1,0 +1,52 @@
+"""The list of jobs."""
+
+from typing import Annotated
+
+from fastapi import Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from app.contracts.training_args import SafeName
+from app.jobs.routes import Label, count_jobs, list_jobs
+from app.jobs.states import JobStatus
+from app.jobs.views.details import read_details
+from app.pages.rendering import page
+from app.pages.routing import OrEmpty, pages
+from app.web.browser_sessions import PAGES
+from app.web.dependencies import DatabaseDep, ReadCaller
+
+JOBS_A_PAGE = 20
+router = pages()
+
+
+@router.get(PAGES)
+def first_page() -> Response:
+    return RedirectResponse(f"{PAGES}/jobs")
+
+
+@router.get(f"{PAGES}/jobs")
+def show_jobs(
+    request: Request,
+    caller: ReadCaller,
+    database: DatabaseDep,
+    status: OrEmpty[JobStatus] = None,
+    project: OrEmpty[SafeName] = None,
+    label: OrEmpty[Label] = None,
+    text: Annotated[OrEmpty[str], Query(max_length=200)] = None,
+    after: Annotated[OrEmpty[str], Query(max_length=64)] = None,
+) -> Response:
+    """Jobs as `GET /jobs` lists them, each with its place in the queue, and how many have each status."""
+    labels = None if label is None else [label]
+    found = list_jobs(caller, database, status, project, labels, text, after, JOBS_A_PAGE)
+    with database.reader() as session:
+        details = read_details(session, caller.scope, [job.id for job in found.data])
+    jobs = [details[job.id] for job in found.data if job.id in details]
+    asked = {"status": status and status.value, "project": project, "label": label, "text": text}
+    return page(
+        request,
+        "jobs.html",
+        jobs=jobs,
+        counts=count_jobs(caller, database, project),
+        asked={name: value or "" for name, value in asked.items()},
+        is_filtered=any(asked.values()) or after is not None,
+        next_after=found.last_id if found.has_more else None,
+    )

@@ -1,0 +1,150 @@
+"use strict";
+// Curves of a job, or of several over each other: `drawCurves` draws them, `step` and `evaluation` events add to them.
+
+const POINTS = 2000;
+const COLOURS = ["--first", "--second", "--third", "--wait"];
+// What is drawn first, and in which words; every other number of a step gets a panel of its own behind them.
+const TITLES = {
+  loss: "Loss", learning_rate: "Learning rate", grad_norm: "Gradient norm", tokens_per_second: "Tokens per second",
+  memory_bytes: "Memory, GB",
+};
+const NOT_DRAWN = ["step", "total_steps", "epoch", "tokens", "seconds", "gpu_memory_bytes", "seq", "attempt"];
+const PANEL_HEIGHT = 220;
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+/** The numbers of a row by name, those of `metrics` among them. */
+function numbersOf(row, prefix = "") {
+  const own = {};
+  for (const [name, value] of Object.entries({ ...row, ...row.metrics }))
+    if (typeof value === "number" && !NOT_DRAWN.includes(name)) own[prefix + name] = name === "memory_bytes" ? value / 1e9 : value;
+  return own;
+}
+
+/** Exponential moving average, corrected for its start; `weight` 0 changes nothing. */
+function smoothed(values, weight) {
+  if (!weight) return values;
+  let [mean, sum] = [0, 0];
+  return values.map((value) => {
+    if (value === null || value === undefined) return value;
+    mean = weight * mean + (1 - weight) * value;
+    sum = weight * sum + (1 - weight);
+    return mean / sum;
+  });
+}
+
+/** The points of one run: a map of step to numbers, which grows. */
+class Run {
+  constructor(label, metrics) {
+    this.label = label;
+    this.rows = new Map();
+    for (const row of metrics.steps) this.add(row);
+    for (const row of metrics.evals) this.add(row, "eval_");
+  }
+
+  add(row, prefix = "") {
+    const own = numbersOf(row, prefix);
+    if (prefix && "eval_eval_loss" in own) own.eval_loss = own.eval_eval_loss;
+    this.rows.set(row.step, { ...this.rows.get(row.step), ...own });
+  }
+}
+
+/** Panels for runs in `place`; returns a function that draws again after points were added. */
+function drawCurves(place, runs, onZoom) {
+  const controls = document.createElement("div");
+  controls.className = "row";
+  controls.innerHTML = `<label>Smoothing <input type="range" min="0" max="0.99" step="0.01" value="0"></label>
+    <label><input type="checkbox"> Logarithmic loss</label>
+    <button type="button" class="plain">Whole run</button><span class="hint">Drag over a curve to zoom in.</span>`;
+  const [smoothing, logarithmic] = controls.querySelectorAll("input");
+  const panels = document.createElement("div");
+  panels.className = "panels";
+  const title = document.createElement("h2");
+  title.textContent = "Curves";
+  place.replaceChildren(title, controls, panels);
+  let plots = new Map();
+
+  const namesOf = () => {
+    const found = new Set(runs.flatMap((run) => [...run.rows.values()].flatMap(Object.keys)));
+    const isOfPanel = (name) => !(name.startsWith("eval_") && found.has("loss") && name === "eval_loss");
+    const first = Object.keys(TITLES).filter((name) => found.has(name));
+    return [...first, ...[...found].filter((name) => !(name in TITLES) && isOfPanel(name)).sort()];
+  };
+  const tableOf = (name) => {
+    const steps = [...new Set(runs.flatMap((run) => [...run.rows.keys()]))].sort((a, b) => a - b);
+    const lines = runs.map((run) => smoothed(steps.map((step) => run.rows.get(step)?.[name] ?? null), Number(smoothing.value)));
+    if (name !== "loss") return [steps, ...lines];
+    return [steps, ...lines, ...runs.map((run) => steps.map((step) => run.rows.get(step)?.eval_loss ?? null))];
+  };
+  const make = (name) => {
+    const figure = document.createElement("figure");
+    const caption = document.createElement("figcaption");
+    caption.textContent = TITLES[name] || name;
+    figure.append(caption);
+    panels.append(figure);
+    const line = (label, index, more) => ({ label, stroke: colour(COLOURS[index % COLOURS.length]), width: 1.5, spanGaps: true, ...more });
+    const series = [{ label: "step" }, ...runs.map((run, index) => line(run.label, index))];
+    if (name === "loss") runs.forEach((run, index) => series.push(line(`${run.label} evaluation`, index + 1, { dash: [5, 4], points: { show: true } })));
+    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
+    return new uPlot(
+      {
+        width: figure.clientWidth || 400, height: PANEL_HEIGHT, series, axes: [axis, { ...axis, size: 70 }],
+        cursor: { sync: { key: "steps" } },
+        scales: { x: { time: false }, y: { distr: name === "loss" && logarithmic.checked ? 3 : 1 } },
+        hooks: { setSelect: [(plot) => plot.select.width > 0 && onZoom?.(plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x"))] },
+      },
+      tableOf(name), figure,
+    );
+  };
+  const draw = () => {
+    for (const name of namesOf()) {
+      const plot = plots.get(name);
+      if (plot) plot.setData(tableOf(name));
+      else plots.set(name, make(name));
+    }
+  };
+  const again = () => {
+    panels.replaceChildren();
+    plots = new Map();
+    draw();
+  };
+  smoothing.addEventListener("input", draw);
+  logarithmic.addEventListener("change", again);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  controls.querySelector("button").addEventListener("click", () => onZoom?.(null, null));
+  addEventListener("resize", () => plots.forEach((plot) => plot.setSize({ width: plot.root.parentElement.clientWidth, height: PANEL_HEIGHT })));
+  draw();
+  return { draw, again };
+}
+
+/** The curves of the job that a page shows. */
+async function curvesOfJob(place) {
+  const read = async (from, to) => {
+    const range = from === null ? "" : `&from_step=${Math.max(0, Math.floor(from))}&to_step=${Math.max(0, Math.ceil(to))}`;
+    return (await ask(`/jobs/${place.dataset.job}/metrics?points=${POINTS}${range}`)).json();
+  };
+  const run = new Run("training", await read(null));
+  let curves = null;
+  let isWhole = true;
+  const zoom = async (from, to) => {
+    isWhole = from === null;
+    run.rows = new Run("training", await read(from, to)).rows;
+    curves.draw();
+  };
+  const draw = () => {
+    if (!run.rows.size) return;
+    if (curves) curves.draw();
+    else curves = drawCurves(place, [run], zoom);
+  };
+  let isAsked = false;
+  const later = () => {
+    if (isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(() => { isAsked = false; draw(); });
+  };
+  document.addEventListener("step", (event) => { if (isWhole) { run.add(event.detail); later(); } });
+  document.addEventListener("evaluation", (event) => { if (isWhole) { run.add(event.detail, "eval_"); later(); } });
+  draw();
+}
+
+document.querySelectorAll("#curves[data-job]").forEach(curvesOfJob);

@@ -1,0 +1,60 @@
+"use strict";
+// What all pages share: errors are shown in words, and what moves is asked for again while somebody looks at it.
+
+const REFRESH_SECONDS = 5;
+const MOVED_MS = 400; // several changes at once are one refresh
+
+/** Show the message of an error; an empty text takes it away. */
+function alertOf(text) {
+  document.getElementById("alerts").textContent = text;
+}
+
+/** The message of an error response of the service. */
+function messageOf(text, status) {
+  try {
+    const error = JSON.parse(text).error;
+    const details = (error.details || []).slice(1).map((one) => `${one.field || ""} ${one.found || ""} ${one.expected || ""}`);
+    return [error.message, ...details].join("; ");
+  } catch {
+    return `The service answered with status ${status}.`;
+  }
+}
+
+/** A request to the REST API. Returns the answer, or shows why there is none and throws. */
+async function ask(path, options = {}) {
+  const token = JSON.parse(document.body.getAttribute("hx-headers"));
+  const headers = { ...token, ...(options.body && !(options.body instanceof FormData) ? { "content-type": "application/json" } : {}) };
+  const answer = await fetch(path, { ...options, headers: { ...headers, ...options.headers } });
+  if (!answer.ok) {
+    const message = messageOf(await answer.text(), answer.status);
+    alertOf(message);
+    throw new Error(message);
+  }
+  alertOf("");
+  return answer;
+}
+
+let waiting = null;
+
+/** Something has changed: parts with `hx-trigger="moved from:body"` are asked for again. */
+function moved() {
+  waiting ??= setTimeout(() => {
+    waiting = null;
+    document.body.dispatchEvent(new Event("moved"));
+  }, MOVED_MS);
+}
+
+document.addEventListener("htmx:responseError", (event) => alertOf(messageOf(event.detail.xhr.responseText, event.detail.xhr.status)));
+document.addEventListener("htmx:sendError", () => alertOf("The service does not answer."));
+document.addEventListener("htmx:afterRequest", (event) => {
+  const isChange = event.detail.requestConfig.verb !== "get";
+  if (!event.detail.successful || !isChange) return;
+  alertOf("");
+  const isGone = event.detail.requestConfig.verb === "delete" && location.pathname.endsWith(event.detail.requestConfig.path);
+  if (isGone) location.assign("/ui/jobs");
+  else moved();
+});
+setInterval(() => {
+  const isUsed = document.querySelector("[data-refresh] :focus-within"); // a refresh would take the focus away
+  if (document.visibilityState === "visible" && document.querySelector("[data-refresh]") && !isUsed) moved();
+}, REFRESH_SECONDS * 1000);
