@@ -29,7 +29,18 @@ CHATS = [
     ]
     for n in range(64)
 ]
-CAPPED = "import sys, torch; torch.cuda.set_per_process_memory_fraction(float(sys.argv.pop())); "
+# The trainer with a share of the GPU as its last argument. Torch starts threads, so it is loaded after the confinement.
+CAPPED = """
+import sys
+from worker.training import __main__ as trainer
+confine, share = trainer.confine, float(sys.argv.pop())
+def confine_and_cap(allowed):
+    confine(allowed)
+    import torch
+    torch.cuda.set_per_process_memory_fraction(share)
+trainer.confine = confine_and_cap
+sys.exit(trainer.main())
+"""
 
 
 def train(base: Path, folder: Path, share_of_memory: float | None = None, **training: Any) -> list[Any]:
