@@ -13,6 +13,7 @@ import typer
 from app.cli.client import Client
 from app.cli.errors import BadInput
 from app.cli.input import SpecFile, Url, connect, console, read_spec, temporary_upload, with_file
+from app.cli.names import find_job
 from app.cli.text import visible
 from app.jobs.views.data_schemas import RowView, Validation
 
@@ -33,7 +34,7 @@ def validate(
 
 
 def inspect(
-    target: Annotated[str, typer.Argument(help="the id of a job, or a dataset file")],
+    target: Annotated[str, typer.Argument(help="a job, or a dataset file")],
     record: Annotated[
         int | None, typer.Option(min=1, help="number of the record; default: the first, of a file the first 3")
     ] = None,
@@ -58,7 +59,7 @@ def inspect(
         else:
             if model_spec:
                 raise BadInput(f"there is no file {target}, and a job has its own model, template and length")
-            _print(lines(client.row(target, record or 1, split)))
+            _print(lines(client.row(find_job(client, target), record or 1, split)))
 
 
 def _inspect_file(client: Client, path: Path, model: dict[str, Any], record: int | None, lines: Lines) -> None:
