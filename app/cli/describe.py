@@ -92,7 +92,7 @@ def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every value by its dotted name: `{"lora": {"r": 16}}` has `lora.r`."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found
 
 

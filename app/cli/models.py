@@ -11,6 +11,7 @@ from app.cli.input import Url, connect
 from app.cli.names import find_adapter
 from app.cli.output import Column, Form, print_list
 from app.cli.text import in_line
+from app.system.schemas import ModelList, WorkerList
 
 ADAPTER_COLUMNS = (
     Column("ADAPTER", lambda each: each.id, least=16, mark=""),
@@ -68,8 +69,6 @@ def adapters(
 
 def models(output: Form = None, url: Url = None) -> None:
     """List the base models in the models folder of the service. Any hub id can be trained as well."""
-    from app.system.routes import ModelList  # the other commands need no routes
-
     with connect(url) as client:
         answer = client.get("/models")
     print_list(answer, output, ModelList, MODEL_COLUMNS)
@@ -82,8 +81,6 @@ def workers(output: Form = None, url: Url = None) -> None:
     Examples:
       tunesmith workers -o wide
     """
-    from app.system.routes import WorkerList  # as above
-
     with connect(url) as client:
         answer = client.get("/workers")
     print_list(answer, output, WorkerList, WORKER_COLUMNS)
