@@ -41,7 +41,12 @@ def upload(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV, Parquet or text")],
     url: Url = None,
 ) -> None:
-    """Upload a dataset and print its id, for dataset.source.file of a job."""
+    """Upload a dataset and print its id, for dataset.source.file of a job.
+
+    \b
+    Examples:
+      FILE=$(tunesmith upload rows.jsonl)
+    """
     with connect(url) as client:
         typer.echo(upload_file(client, file))
 
@@ -50,6 +55,10 @@ def watch(job_id: JobId, url: Url = None) -> None:
     """Show a job's progress until it ends. Ctrl-C ends only the display: the job continues.
 
     Exit code 0: it has succeeded, 1: it has failed, 2: it was cancelled.
+
+    \b
+    Examples:
+      tunesmith watch fib
     """
     with connect(url) as client:
         _watch(client, find_job(client, job_id))

@@ -97,7 +97,13 @@ def job(job_id: JobId, output: Form = None, url: Url = None) -> None:
 
 
 def cancel(job_id: JobId, url: Url = None) -> None:
-    """Cancel a job. A running job stops within seconds."""
+    """Cancel a job. A running job stops within seconds.
+
+    \b
+    Examples:
+      tunesmith cancel fib
+      tunesmith jobs --label run=7 -o name | xargs -n 1 tunesmith cancel
+    """
     with connect(url) as client:
         _print_status(client.request(find_job(client, job_id), "cancel"))
 
@@ -109,7 +115,12 @@ def pause(job_id: JobId, url: Url = None) -> None:
 
 
 def resume(job_id: JobId, url: Url = None) -> None:
-    """Continue a paused job from its newest checkpoint."""
+    """Continue a paused job from its newest checkpoint.
+
+    \b
+    Examples:
+      tunesmith pause fib; tunesmith resume fib
+    """
     with connect(url) as client:
         _print_status(client.request(find_job(client, job_id), "resume"))
 
@@ -123,7 +134,13 @@ def checkpoint(job_id: JobId, url: Url = None) -> None:
 
 
 def delete(job_id: JobId, url: Url = None) -> None:
-    """Remove a job that has ended, with its events, logs and checkpoints; its adapter stays."""
+    """Remove a job that has ended, with its events, logs and checkpoints; its adapter stays.
+
+    \b
+    Examples:
+      tunesmith delete fib
+      tunesmith jobs --status failed -o name | xargs -n 1 tunesmith delete
+    """
     with connect(url) as client:
         found = find_job(client, job_id)
         client.delete(found)
@@ -151,7 +168,13 @@ ARTIFACT_COLUMNS = (
 
 
 def checkpoints(job_id: JobId, output: Form = None, url: Url = None) -> None:
-    """List the checkpoints that a job keeps, newest first. `generate --adapter JOB@step-N` asks one of them."""
+    """List the checkpoints that a job keeps, newest first.
+
+    \b
+    Examples:
+      tunesmith checkpoints fib
+      tunesmith generate --adapter fib@step-40 "a question for one of them"
+    """
     with connect(url) as client:
         answer = client.get(f"/jobs/{find_job(client, job_id)}/checkpoints")
     print_list(answer, output, CheckpointList, CHECKPOINT_COLUMNS)

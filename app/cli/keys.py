@@ -42,7 +42,13 @@ def create(
     ] = None,
     home: Home = None,
 ) -> None:
-    """Make a key and print it. It is shown only now."""
+    """Make a key and print it. It is shown only now.
+
+    \b
+    Examples:
+      tunesmith keys create jane --project team-a
+      tunesmith keys create ops --scopes admin --expires-in-days 0
+    """
     from app.accounts import commands  # the other commands of tunesmith need no database
 
     wanted = {

@@ -40,7 +40,12 @@ def pull(
     to: Annotated[Path | None, typer.Option(help="a new folder; default: one with the id of the artifact")] = None,
     url: Url = None,
 ) -> None:
-    """Download an adapter or another artifact. What was interrupted is resumed."""
+    """Download an adapter or another artifact. What was interrupted is resumed.
+
+    \b
+    Examples:
+      tunesmith pull fib --to my-adapter
+    """
     with connect(url) as client:
         found = name if name.startswith(f"{PREFIX}-") else find_adapter(client, name)
         artifact = client.artifact(_id_of_job(client, found) if found.startswith("job-") else found)

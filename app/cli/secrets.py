@@ -27,7 +27,13 @@ app = typer.Typer(help="Store tokens that jobs name as secret://NAME.", no_args_
 
 @app.command(name="set")
 def store(name: Name, project: Project = None, url: Url = None) -> None:
-    """Store a secret, or another value of one. The value is asked for, or read from stdin."""
+    """Store a secret, or another value of one. The value is asked for, or read from stdin.
+
+    \b
+    Examples:
+      tunesmith secrets set hf
+      tunesmith secrets set hf < token.txt
+    """
     value = typer.prompt(name, hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\r\n")
     if not value:
         raise BadInput("found nothing on stdin, expected the value of the secret")
