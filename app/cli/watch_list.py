@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import typer
 from rich.live import Live
@@ -12,15 +13,17 @@ from app.cli.output import Column, FormName, table
 from app.jobs.schemas import JobPage, JobView
 
 PAUSE_SECONDS = 2.0
+Lines = Callable[[Sequence[JobView]], list[str]]
 
 
-def watch_list(ask: Callable[[], JobPage], columns: Sequence[Column], form: FormName | None) -> None:
+def watch_list(ask: Callable[[], JobPage], columns: Sequence[Column], form: FormName | None) -> NoReturn:
     """Show the answers until Ctrl-C, or until nobody reads the pipe."""
-    show = _on_terminal if console.is_terminal else _in_pipe
-    show(ask, lambda jobs: table(jobs, columns, form))
+    if console.is_terminal:
+        _on_terminal(ask, lambda jobs: table(jobs, columns, form))
+    _in_pipe(ask, lambda jobs: table(jobs, columns, form), titles=0 if form == "name" else 1)
 
 
-def _on_terminal(ask: Callable[[], JobPage], lines: Callable[[Sequence[JobView]], list[str]]) -> None:
+def _on_terminal(ask: Callable[[], JobPage], lines: Lines) -> NoReturn:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             shown = lines(ask().data)[: console.height - 2]
@@ -29,14 +32,17 @@ def _on_terminal(ask: Callable[[], JobPage], lines: Callable[[Sequence[JobView]]
             time.sleep(PAUSE_SECONDS)
 
 
-def _in_pipe(ask: Callable[[], JobPage], lines: Callable[[Sequence[JobView]], list[str]]) -> None:
+def _in_pipe(ask: Callable[[], JobPage], lines: Lines, titles: int) -> NoReturn:
+    """`titles`: how many lines of titles stand above the rows. They are printed once."""
     known: dict[str, tuple[object, ...]] = {}
+    printed = 0
     while True:
         found = ask().data
         changed = [job for job in found if known.get(job.id) != _state(job)]
         known = {job.id: _state(job) for job in found}
-        for line in lines(changed) if changed else ():
+        for line in lines(changed)[printed:]:
             typer.echo(line)
+        printed = titles
         time.sleep(PAUSE_SECONDS)
 
 

@@ -15,6 +15,7 @@ from tests.integration.cli.conftest import Command
 from tests.support.cli_answers import NOW, Json, figures
 from tests.support.rest_service import RestService
 from tests.support.serving import serving
+from tests.support.waiting import wait_for
 
 REFUSAL = {
     "code": "invalid_dataset",
@@ -133,6 +134,27 @@ def test_ctrl_c_only_looks_away(service: RestService) -> None:
 
     assert watching.returncode == 130
     assert err == "job job-1 continues; to watch it again: tunesmith watch job-1\n"
+
+
+def test_a_watched_list_goes_on_with_what_changes_until_ctrl_c(service: RestService) -> None:
+    service.job["status"] = "running"
+    command = [sys.executable, "-m", "app.cli", "jobs", "-w"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        titles, row = watching.stdout.readline(), watching.stdout.readline()
+        asked = len(service.requests)
+        wait_for("it asks again, and nothing has changed", lambda: len(service.requests) > asked)
+        service.job["status"] = "succeeded"
+        changed = watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=20)
+
+    assert [titles.split()[0], row.split()[:3], changed.split()[:3]] == [
+        "JOB",
+        ["job-1", "fib", "running"],
+        ["job-1", "fib", "succeeded"],
+    ]
+    assert (watching.returncode, out, err) == (130, "", "")
 
 
 def test_a_failed_job_says_why_and_what_helps(service: RestService, tunesmith: Command) -> None:
