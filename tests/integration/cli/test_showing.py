@@ -19,6 +19,7 @@ from tests.integration.cli.conftest import Command
 from tests.support.cli_answers import Json, figures
 from tests.support.jobs import NOW, add_job, add_worker
 from tests.support.jobs_api import an_app
+from tests.support.scripted_engine import add_adapter
 from tests.support.serving import serving
 from tests.support.specs import a_body
 
@@ -150,6 +151,15 @@ def test_an_upload_is_shown_downloaded_and_deleted(
     assert tunesmith("files", "delete", file_id).out == f"{file_id} is deleted\n"
     assert tunesmith("files", "list", "-o", "name").out == ""
     assert list(folder.iterdir()) == [folder / name]
+
+
+def test_an_adapter_is_removed_by_the_beginning_of_its_id(
+    tunesmith: Command, database: Database, migrated: Settings
+) -> None:
+    kept, other = (add_adapter(database, migrated.root / "adapters", age=age).id for age in (1, 2))
+
+    assert tunesmith("adapters", "--delete", other[:20]).out == f"{other} is deleted\n"
+    assert tunesmith("adapters", "-o", "name").out == f"{kept}\n"
 
 
 def test_workers_are_listed_with_what_they_do(tunesmith: Command, database: Database) -> None:
