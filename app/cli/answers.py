@@ -14,6 +14,7 @@ from app.cli.errors import UnreadableAnswer
 
 Answer = TypeVar("Answer", bound=BaseModel)
 UNKNOWN = "unknown"
+PING = "ping"
 
 
 class JsonObject(dict[str, Any]):
@@ -61,7 +62,7 @@ def _replace(answer: Any, place: Sequence[int | str], value: str) -> None:
 
 
 def server_sent_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, JsonObject]]:
-    """Server-sent events with JSON data, as (event, data); comments are left out.
+    """Server-sent events with JSON data, as (event, data). A comment only shows that the service is there: it is PING.
 
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
     """
@@ -69,11 +70,13 @@ def server_sent_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, JsonObjec
     for line in _lines(chunks):
         name, _, value = line.partition(":")
         match name:
+            case "" if line:
+                yield PING, JsonObject()
             case "event":
                 kind = value.removeprefix(" ")
             case "data":
                 data += value.removeprefix(" ") + "\n"
-            case "" if not line:
+            case "":
                 if data:
                     yield kind, parse(data)
                 kind, data = "message", ""

@@ -4,7 +4,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,15 @@ from urllib.parse import quote
 
 import httpx
 
-from app.adapters.schemas import AdapterPage
 from app.artifacts.schemas import ArtifactDetail, ArtifactFile, ArtifactList
-from app.cli.answers import Answer, JsonObject, parse, read_answer, server_sent_events
+from app.cli.answers import PING, Answer, JsonObject, parse, read_answer, server_sent_events
 from app.cli.errors import AnswerLost, ApiError, ServiceAbsent
 from app.files.schemas import FileView
-from app.jobs.schemas import CheckpointList, JobDetail, JobPage, JobView, LogPage
+from app.jobs.schemas import JobDetail, JobView, LogPage
 from app.jobs.states import ENDED
 from app.jobs.views.data_schemas import RowView, Validation
 from app.jobs.views.estimate_schemas import Estimate
 from app.proxies import UNUSABLE, broken_proxy, is_this_host, needs_certificates
-from app.secrets.schemas import SecretList
 
 # The service sends a ping every 15 seconds into a silent stream.
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -48,17 +46,17 @@ class StreamedEvent:
     fields: dict[str, Any]
 
 
-def _in(project: str | None) -> dict[str, str]:
+def in_project(project: str | None) -> dict[str, str]:
     return {} if project is None else {"project": project}
 
 
 class Client:
     """Every method raises `ApiError`, `ServiceAbsent` and `UnreadableAnswer`."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
-        """`key` is sent with every request."""
+    def __init__(self, url: str, key: str | None = None, seconds: float | None = None) -> None:
+        """`key` is sent with every request. `seconds` limits the wait for an answer that has no limit of its own."""
         self._url = url.rstrip("/")
-        self._http = _connected(self._url)
+        self._http = _connected(self._url, TIMEOUT if seconds is None else httpx.Timeout(seconds))
         if key is not None:
             self._http.headers["authorization"] = f"Bearer {key}"
         self._tagged: httpx.Response | None = None
@@ -81,22 +79,26 @@ class Client:
         return read_answer(JobView, self._retry("POST", "/jobs", json=spec, headers=key, timeout=LONG_TIMEOUT))
 
     def job(self, job_id: str) -> JobDetail:
-        return read_answer(JobDetail, self.raw_job(job_id))
+        return self._read(JobDetail, "GET", f"/jobs/{job_id}")
 
-    def raw_job(self, job_id: str) -> JsonObject:
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> JsonObject:
         """Return the whole answer, with the fields that only another version knows."""
-        return self._call("GET", f"/jobs/{job_id}")
+        return self._call("GET", path, params=params)
 
-    def jobs(self, labels: Sequence[str], text: str | None) -> JobPage:
-        """The newest jobs that have all labels and the text, newest first.
+    def pages(self, path: str, params: Mapping[str, Any]) -> Iterator[JsonObject]:
+        """Every page of a list, newest first."""
+        page = self.get(path, params)
+        while page["has_more"]:
+            yield page
+            page = self.get(path, {**params, "after": page["last_id"]})
+        yield page
+
+    def jobs(self, **sought: Any) -> JsonObject:
+        """The newest jobs that have all that is sought, newest first.
 
         The service looks at a part of the jobs for one request. A part without any such job is followed by the next.
         """
-        sought = {**NEWEST, "label": list(labels), **({"text": text} if text is not None else {})}
-        page = self._read(JobPage, "GET", "/jobs", params=sought)
-        while page.has_more and not page.data:
-            page = self._read(JobPage, "GET", "/jobs", params={**sought, "after": page.last_id})
-        return page
+        return next(page for page in self.pages("/jobs", {**NEWEST, **sought}) if page["data"] or not page["has_more"])
 
     def validate(self, spec: Mapping[str, Any], preview: int) -> Validation:
         """Check the spec and all its rows. The first `preview` rows come back as they would be learned."""
@@ -118,10 +120,6 @@ class Client:
 
     def request_checkpoint(self, job_id: str) -> None:
         self._call("POST", f"/jobs/{job_id}/checkpoint")
-
-    def checkpoints(self, job_id: str) -> CheckpointList:
-        """The checkpoints that are kept, newest first."""
-        return self._read(CheckpointList, "GET", f"/jobs/{job_id}/checkpoints")
 
     def artifacts(self, job_id: str) -> ArtifactList:
         """What the job made, oldest first."""
@@ -146,13 +144,10 @@ class Client:
         self._call("DELETE", f"/jobs/{job_id}")
 
     def put_secret(self, name: str, value: str, project: str | None) -> None:
-        self._call("PUT", f"/secrets/{quote(name, safe='')}", json={"value": value}, params=_in(project))
-
-    def secrets(self, project: str | None) -> SecretList:
-        return self._read(SecretList, "GET", "/secrets", params=_in(project))
+        self._call("PUT", f"/secrets/{quote(name, safe='')}", json={"value": value}, params=in_project(project))
 
     def delete_secret(self, name: str, project: str | None) -> None:
-        self._call("DELETE", f"/secrets/{quote(name, safe='')}", params=_in(project))
+        self._call("DELETE", f"/secrets/{quote(name, safe='')}", params=in_project(project))
 
     def log(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """What the newest attempt has printed so far; with `follow`, also what this one and later ones will print."""
@@ -176,12 +171,18 @@ class Client:
     def delete_file(self, file_id: str) -> None:
         self._call("DELETE", f"/files/{file_id}")
 
-    def adapters(self) -> AdapterPage:
-        """The newest adapters, newest first."""
-        return self._read(AdapterPage, "GET", "/adapters", params=NEWEST)
+    def delete_adapter(self, adapter_id: str) -> None:
+        self._call("DELETE", f"/adapters/{adapter_id}")
+
+    @contextmanager
+    def file_content(self, file_id: str) -> Iterator[Iterator[bytes]]:
+        """The bytes of an upload, exactly as they were sent."""
+        headers = {"Accept-Encoding": "identity"}
+        with self._stream("GET", f"/files/{file_id}/content", headers=headers, timeout=LONG_TIMEOUT) as response:
+            yield response.iter_bytes()
 
     def follow(self, job_id: str) -> Iterator[StreamedEvent]:
-        """Every event of a job, from its first one until the job has ended or was deleted.
+        """Every event of a job, from its first one until the job has ended or was deleted. While none comes, PING does.
 
         A stream that breaks is continued after its last event.
         """
@@ -218,7 +219,8 @@ class Client:
     def _events(self, job_id: str, after: int) -> Iterator[StreamedEvent]:
         with self._stream("GET", f"/jobs/{job_id}/stream", headers={"Last-Event-ID": str(after)}) as response:
             for kind, fields in server_sent_events(response.iter_bytes()):
-                yield StreamedEvent(fields["seq"], kind, fields)
+                after = after if kind == PING else fields["seq"]
+                yield StreamedEvent(after, kind, fields)
 
     def _read(self, model: type[Answer], method: str, path: str, **options: Any) -> Answer:
         return read_answer(model, self._call(method, path, **options))
@@ -283,10 +285,10 @@ class Client:
             raise ServiceAbsent(f"what answers at {self._url} is not Tunesmith") from error
 
 
-def _connected(url: str) -> httpx.Client:
+def _connected(url: str, timeout: httpx.Timeout) -> httpx.Client:
     try:
         return httpx.Client(
-            base_url=url, timeout=TIMEOUT, trust_env=not is_this_host(url), verify=needs_certificates(url)
+            base_url=url, timeout=timeout, trust_env=not is_this_host(url), verify=needs_certificates(url)
         )
     except UNUSABLE as error:
         raise ServiceAbsent(broken_proxy() or f"{url} cannot be used: {error}") from error

@@ -9,6 +9,7 @@ import typer
 
 from app.cli.input import SpecFile, Url, connect, read_spec, temporary_upload, with_file
 from app.cli.inspect import INVALID
+from app.cli.output import DocumentForm, print_document
 from app.cli.text import in_line
 from app.jobs.views.estimate_schemas import Estimate, WorkerEstimate
 
@@ -16,9 +17,15 @@ from app.jobs.views.estimate_schemas import Estimate, WorkerEstimate
 def estimate(
     spec: SpecFile,
     file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to count with it")] = None,
+    output: DocumentForm = None,
     url: Url = None,
 ) -> None:
-    """Predict memory, time and sizes of a training without submitting it. Exit code 1: the job is not valid."""
+    """Predict memory, time and sizes of a training without submitting it. Exit code 1: the job is not valid.
+
+    \b
+    Examples:
+      tunesmith estimate job.json --file rows.jsonl
+    """
     from app.cli.report import failure_lines  # slow to import: it knows every report
 
     job_spec = read_spec(spec)
@@ -28,10 +35,9 @@ def estimate(
         else:
             with temporary_upload(client, file) as file_id:
                 found = client.estimate(with_file(job_spec, file_id))
-    for line in estimate_lines(found):
-        typer.echo(line)
-    if found.error is not None:
-        for line in failure_lines(found.error):
+    if not print_document(found.model_dump(mode="json"), output):
+        failure = () if found.error is None else failure_lines(found.error)
+        for line in (*estimate_lines(found), *failure):
             typer.echo(line)
     if not found.valid:
         raise typer.Exit(INVALID)

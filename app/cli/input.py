@@ -23,17 +23,19 @@ console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 Url = Annotated[
     str | None, typer.Option("--url", help="where the service is; default: TUNESMITH_URL, or HOST and PORT")
 ]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="the id that submit printed")]
 SpecFile = Annotated[str, typer.Argument(metavar="SPEC", help="a JSON file with the job, or - for stdin")]
 
 
-def connect(url: str | None) -> Client:
-    """A client of the service at the URL, or at the address that the environment gives."""
+def connect(url: str | None, seconds: float | None = None) -> Client:
+    """A client of the service at the URL, or at the address that the environment gives.
+
+    `seconds`: how long it waits for each answer; default: as long as that answer may take.
+    """
     address = Address()
     if url is None and address.url is None and address.port == 0:
         raise BadInput(f"{PREFIX}PORT is 0, any free port: {PREFIX}URL or --url says which one the service has taken")
     found = read_url(url or address.url or address.local_url)
-    return Client(found, address.api_key or local_key(address.root, found))
+    return Client(found, address.api_key or local_key(address.root, found), seconds)
 
 
 def local_key(home: Path, url: str) -> str | None:

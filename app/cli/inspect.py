@@ -13,6 +13,8 @@ import typer
 from app.cli.client import Client
 from app.cli.errors import BadInput
 from app.cli.input import SpecFile, Url, connect, console, read_spec, temporary_upload, with_file
+from app.cli.names import find_job
+from app.cli.output import DocumentForm, print_document
 from app.cli.text import visible
 from app.jobs.views.data_schemas import RowView, Validation
 
@@ -24,16 +26,27 @@ Lines = Callable[[RowView], Iterable[str]]
 def validate(
     spec: SpecFile,
     file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a dataset to check with it")] = None,
+    output: DocumentForm = None,
     url: Url = None,
 ) -> None:
-    """Check a job and every row of its data without submitting it. Exit code 0: it is valid, 1: it is not."""
+    """Check a job and every row of its data without submitting it. Exit code 0: it is valid, 1: it is not.
+
+    \b
+    Examples:
+      tunesmith validate job.json
+      tunesmith validate job.json --file rows.jsonl
+    """
     job_spec = read_spec(spec)
     with connect(url) as client:
-        _report(_validated(client, job_spec, file, preview=0))
+        found = _validated(client, job_spec, file, preview=0)
+    if not print_document(found.model_dump(mode="json"), output):
+        _report(found)
+    if not found.valid:
+        raise typer.Exit(INVALID)
 
 
 def inspect(
-    target: Annotated[str, typer.Argument(help="the id of a job, or a dataset file")],
+    target: Annotated[str, typer.Argument(help="a job, or a dataset file")],
     record: Annotated[
         int | None, typer.Option(min=1, help="number of the record; default: the first, of a file the first 3")
     ] = None,
@@ -45,7 +58,13 @@ def inspect(
     no_color: Annotated[bool, typer.Option("--no-color", help="put trained text between [[ and ]]")] = False,
     url: Url = None,
 ) -> None:
-    """Show rows as they are trained on: the text that the trainer gets, and which parts of it are trained."""
+    """Show rows as they are trained on: the text that the trainer gets, and which parts of it are trained.
+
+    \b
+    Examples:
+      tunesmith inspect rows.jsonl --model smollm2-135m-instruct
+      tunesmith inspect fib --record 3 --tokens
+    """
     has_colour = console.is_terminal and not console.no_color and not no_color
     lines = partial(row_lines, has_colour=has_colour, has_ids=tokens)
     chosen = {"model_name": model, "chat_template": template, "max_seq_length": max_seq_length}
@@ -58,7 +77,7 @@ def inspect(
         else:
             if model_spec:
                 raise BadInput(f"there is no file {target}, and a job has its own model, template and length")
-            _print(lines(client.row(target, record or 1, split)))
+            _print(lines(client.row(find_job(client, target), record or 1, split)))
 
 
 def _inspect_file(client: Client, path: Path, model: dict[str, Any], record: int | None, lines: Lines) -> None:
@@ -72,6 +91,8 @@ def _inspect_file(client: Client, path: Path, model: dict[str, Any], record: int
     if record is not None and found.preview and not rows:
         typer.echo(f"record {record} is not among the first {len(found.preview)} rows", err=True)
     _report(found)
+    if not found.valid:
+        raise typer.Exit(INVALID)
 
 
 def _validated(client: Client, spec: dict[str, Any], file: Path | None, *, preview: int) -> Validation:
@@ -82,7 +103,7 @@ def _validated(client: Client, spec: dict[str, Any], file: Path | None, *, previ
 
 
 def _report(found: Validation) -> None:
-    """Print the result; the command ends with 1 if the job is not valid."""
+    """Print the result."""
     from app.cli.report import failure_lines, notice_lines, report_lines  # slow to import: it knows every report
 
     _print(report_lines(found.data_report or {}))
@@ -90,8 +111,6 @@ def _report(found: Validation) -> None:
     if found.error is not None:
         _print(failure_lines(found.error))
     typer.echo("valid" if found.valid else "not valid")
-    if not found.valid:
-        raise typer.Exit(INVALID)
 
 
 def _print(lines: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ import typer
 from app.access.keys import USUAL_DAYS
 from app.access.permissions import USUAL_PERMISSIONS, Permission
 from app.cli.errors import BadInput
-from app.cli.text import print_table
+from app.cli.output import Column, Form, print_list
 from app.config import Settings
 from app.contracts.submitted import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from app.errors import ServiceError
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 USUAL_SCOPES = ",".join(USUAL_PERMISSIONS)
 Home = Annotated[Path | None, typer.Option(help="where all state is kept")]
+COLUMNS = (
+    Column("ID", lambda key: key.id),
+    Column("NAME", lambda key: key.name, least=8),
+    Column("PROJECT", lambda key: key.project or "*", least=8),
+    Column("SCOPES", lambda key: ",".join(key.scopes), least=8),
+    Column("STATE", lambda key: _state(key)),
+)
 app = typer.Typer(help="Keys of callers. These commands work on the database, not through the service.")
 
 
@@ -35,7 +42,13 @@ def create(
     ] = None,
     home: Home = None,
 ) -> None:
-    """Make a key and print it. It is shown only now."""
+    """Make a key and print it. It is shown only now.
+
+    \b
+    Examples:
+      tunesmith keys create jane --project team-a
+      tunesmith keys create ops --scopes admin --expires-in-days 0
+    """
     from app.accounts import commands  # the other commands of tunesmith need no database
 
     wanted = {
@@ -53,18 +66,19 @@ def create(
 
 @app.command("list")
 def list_keys(
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON array")] = False, home: Home = None
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON array")] = False,
+    output: Form = None,
+    home: Home = None,
 ) -> None:
     """List the newest keys."""
     from app.accounts import commands  # as above
+    from app.accounts.schemas import KeyPage
 
     keys, has_more = commands.newest(_settings(home))
     if as_json:
         typer.echo(json.dumps([key.model_dump(mode="json") for key in keys]))
         return
-    head = ("ID", "NAME", "PROJECT", "SCOPES", "STATE")
-    rows = [(key.id, key.name, key.project or "*", ",".join(key.scopes), _state(key)) for key in keys]
-    print_table([head, *rows], has_more=has_more)
+    print_list(KeyPage(data=list(keys), has_more=has_more).model_dump(mode="json"), output, KeyPage, COLUMNS)
 
 
 @app.command("revoke")

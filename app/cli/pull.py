@@ -14,11 +14,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from app.artifacts.names import ADAPTER
+from app.artifacts.names import ADAPTER, PREFIX
 from app.artifacts.schemas import ArtifactDetail, ArtifactFile
+from app.cli.arguments import adapter_names, completing
 from app.cli.client import PAUSE_SECONDS, TRIES, Client
 from app.cli.errors import AnswerLost, BadInput, CommandError
 from app.cli.input import Url, connect, console
+from app.cli.names import find_adapter
 from app.cli.text import in_line
 from app.contracts.model_card import ADAPTER_CONFIG, CONFIG
 from app.hashing import hash_file
@@ -29,13 +31,24 @@ Advance = Callable[[int], None]
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="adapter-…, artifact-…, or a job, which means its adapter")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="adapter-…, artifact-…, or a job, which means its adapter", autocompletion=completing(adapter_names)
+        ),
+    ],
     to: Annotated[Path | None, typer.Option(help="a new folder; default: one with the id of the artifact")] = None,
     url: Url = None,
 ) -> None:
-    """Download an adapter or another artifact. What was interrupted is resumed."""
+    """Download an adapter or another artifact. What was interrupted is resumed.
+
+    \b
+    Examples:
+      tunesmith pull fib --to my-adapter
+    """
     with connect(url) as client:
-        artifact = client.artifact(_id_of_job(client, name) if name.startswith("job-") else name)
+        found = name if name.startswith(f"{PREFIX}-") else find_adapter(client, name)
+        artifact = client.artifact(_id_of_job(client, found) if found.startswith("job-") else found)
         folder = to or Path(artifact.id)
         if not _is_there(folder, artifact.files):
             _download(client, artifact, folder)

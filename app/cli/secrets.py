@@ -7,20 +7,33 @@ from typing import Annotated
 
 import typer
 
+from app.cli.client import in_project
 from app.cli.errors import BadInput, CommandError
 from app.cli.input import Url, connect
-from app.cli.text import print_table
+from app.cli.output import Column, Form, print_list
 from app.config import Settings
 from app.errors import ServiceError
+from app.secrets.schemas import SecretList
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="a spec names it as secret://NAME")]
 Project = Annotated[str | None, typer.Option(help="whose jobs may name it; default: the project `default`")]
+COLUMNS = (
+    Column("SECRET", lambda secret: secret.name),
+    Column("STORED", lambda secret: f"{secret.updated_at}"),
+    Column("LAST USED", lambda secret: f"{secret.last_used_at or '-'}"),
+)
 app = typer.Typer(help="Store tokens that jobs name as secret://NAME.", no_args_is_help=True)
 
 
 @app.command(name="set")
 def store(name: Name, project: Project = None, url: Url = None) -> None:
-    """Store a secret, or another value of one. The value is asked for, or read from stdin."""
+    """Store a secret, or another value of one. The value is asked for, or read from stdin.
+
+    \b
+    Examples:
+      tunesmith secrets set hf
+      tunesmith secrets set hf < token.txt
+    """
     value = typer.prompt(name, hide_input=True) if sys.stdin.isatty() else sys.stdin.read().rstrip("\r\n")
     if not value:
         raise BadInput("found nothing on stdin, expected the value of the secret")
@@ -29,12 +42,11 @@ def store(name: Name, project: Project = None, url: Url = None) -> None:
 
 
 @app.command(name="list")
-def show(project: Project = None, url: Url = None) -> None:
+def show(project: Project = None, output: Form = None, url: Url = None) -> None:
     """List the secrets of a project, without their values."""
     with connect(url) as client:
-        found = client.secrets(project)
-    rows = [(each.name, f"{each.updated_at}", f"{each.last_used_at or '-'}") for each in found.data]
-    print_table([("SECRET", "STORED", "LAST USED"), *rows], has_more=False)
+        answer = client.get("/secrets", in_project(project))
+    print_list(answer, output, SecretList, COLUMNS)
 
 
 @app.command()

@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import typer
-
 # Control characters except tab and newline; surrogates; line separators; characters that change the text direction.
 HOSTILE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -26,15 +24,6 @@ def problem_line(detail: Mapping[str, Any]) -> str:
     places += [detail["field"]] if detail.get("field") is not None else []
     reason = [f"{name} {detail[name]}" for name in ("found", "expected") if detail.get(name) is not None]
     return in_line(f"  {', '.join(places)}: {', '.join(reason)}")
-
-
-def print_table(rows: list[tuple[str, ...]], *, has_more: bool) -> None:
-    """Print aligned columns, which `awk` can split too."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if has_more:
-        typer.echo("there are older ones", err=True)
 
 
 def _escape(code: int) -> str:

@@ -7,17 +7,26 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
-from app.cli.answers import read_answer
+from app.cli.amounts import span
+from app.cli.answers import PING, read_answer
 from app.cli.client import Client, StreamedEvent, requested_state
+from app.cli.phases import DOING, PhaseClock
 from app.cli.text import in_line, visible
 from app.contracts.events import RowsChecked, StepLogged
 from app.jobs.schemas import JobDetail
+from app.jobs.states import ENDED
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2, "unknown": 1}
 # Without a terminal, lines of progress are printed no more often than this.
 QUIET_SECONDS = 5.0
+# A phase that says nothing is said to go on no more often than this.
+SILENT_SECONDS = 30.0
+BAR_WIDTH = 12
+# A narrower terminal has no room for the learning rate.
+ROOMY = 100
 
 Json = dict[str, Any]
 Show = Callable[[StreamedEvent], None]
@@ -126,12 +135,12 @@ def checked(rows: RowsChecked) -> str:
     return f"{rows.source}: {rows.records:,} records{part}{speed}"
 
 
-def figures(step: StepLogged) -> str:
+def figures(step: StepLogged, *, has_rate: bool = True) -> str:
     remaining = step.seconds / step.step * (step.total_steps - step.step) if step.step else None
-    eta = timedelta(seconds=round(remaining)) if remaining is not None else "-"
+    rate = f"lr {_number(step.learning_rate, '.2e')}  " if has_rate else ""
     return (
-        f"{step.step}/{step.total_steps}  loss {_number(step.loss, '.4f')}  lr {_number(step.learning_rate, '.2e')}  "
-        f"{step.tokens_per_second:,.0f} tokens/s  ETA {eta}{_of_method(step.metrics)}"
+        f"{step.step}/{step.total_steps}  loss {_number(step.loss, '.4f')}  {rate}"
+        f"{step.tokens_per_second:,.0f} tokens/s  ETA {span(remaining)}{_of_method(step.metrics)}"
     )
 
 
@@ -140,43 +149,86 @@ def _of_method(metrics: dict[str, float]) -> str:
     return "".join(f"  {name} {value:.4g}" for name, value in metrics.items())
 
 
+class _Elapsed(ProgressColumn):
+    """The time of the phase, which goes on while no event comes."""
+
+    def __init__(self, clock: PhaseClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def render(self, _: Task) -> Text:
+        return Text(span(self._clock.seconds()))
+
+
+class _Bar:
+    """One line with the newest figures, and the other events above it."""
+
+    def __init__(self, progress: Progress, clock: PhaseClock, console: Console) -> None:
+        self._progress, self._clock, self._console = progress, clock, console
+        self._task = progress.add_task(clock.name, total=None, figures="")
+        self._last = ""
+
+    def show(self, event: StreamedEvent) -> None:
+        before = self._clock.name
+        took = self._clock.enter(event)
+        if event.kind == "step":
+            step = read_answer(StepLogged, event.fields)
+            self._last = figures(step, has_rate=self._console.width >= ROOMY)
+            self._progress.update(self._task, completed=step.step, total=step.total_steps, figures=self._last)
+        elif event.kind == "rows":
+            rows = read_answer(RowsChecked, event.fields)
+            self._progress.update(self._task, completed=rows.bytes_read, total=rows.total_bytes, figures=checked(rows))
+        else:
+            for line in _new_lines(event, took, is_repeated=before == self._clock.name):
+                self._progress.console.print(visible(line))
+        if before != self._clock.name:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Show the status or phase that has begun: a bar without an end until there are figures."""
+        name = self._clock.name
+        is_over = name in ENDED
+        self._progress.tasks[0].total = 1 if is_over else None
+        shown = self._last if is_over else DOING.get(name, "")
+        self._progress.update(self._task, description=name, completed=int(is_over), figures=shown)
+
+
 @contextmanager
 def _bar(console: Console) -> Iterator[Show]:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[figures]}"))
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("waiting", total=None, figures="")
-
-        def show(event: StreamedEvent) -> None:
-            if event.kind == "step":
-                step = read_answer(StepLogged, event.fields)
-                progress.update(task, completed=step.step, total=step.total_steps, figures=figures(step))
-            elif event.kind == "rows":
-                rows = read_answer(RowsChecked, event.fields)
-                progress.update(task, completed=rows.bytes_read, total=rows.total_bytes, figures=checked(rows))
-            elif line := describe(event):
-                progress.console.print(visible(line))
-            if event.kind in ("status", "phase"):
-                progress.update(task, description=event.fields[event.kind])
-            if event.kind == "status":
-                progress.update(task, completed=0, figures="")
-
-        yield show
+    clock = PhaseClock()
+    name, text = (TextColumn(template, markup=False) for template in ("{task.description}", "{task.fields[figures]}"))
+    with Progress(name, BarColumn(BAR_WIDTH), _Elapsed(clock), text, console=console) as progress:
+        yield _Bar(progress, clock, console).show
 
 
 @contextmanager
 def _lines(console: Console) -> Iterator[Show]:
-    next_line = 0.0
+    clock, next_line, next_sign = PhaseClock(), 0.0, time.monotonic() + SILENT_SECONDS
 
     def show(event: StreamedEvent) -> None:
-        nonlocal next_line
-        if event.kind not in ("step", "rows"):
-            if line := describe(event):
-                console.print(visible(line))
-        elif _is_last_step(event) or time.monotonic() >= next_line:
-            next_line = time.monotonic() + QUIET_SECONDS
-            console.print(_progress_line(event))
+        nonlocal next_line, next_sign
+        now, before = time.monotonic(), clock.name
+        took = clock.enter(event)
+        if event.kind == PING:
+            lines = [f"{clock.name} since {span(clock.seconds())}"] if now >= next_sign else []
+        elif event.kind not in ("step", "rows"):
+            lines = _new_lines(event, took, is_repeated=before == clock.name)
+        elif _is_last_step(event) or now >= next_line:
+            next_line, lines = now + QUIET_SECONDS, [_progress_line(event)]
+        else:
+            lines = []
+        for line in lines:
+            console.print(visible(line))
+            next_sign = now + SILENT_SECONDS
 
     yield show
+
+
+def _new_lines(event: StreamedEvent, took: str | None, *, is_repeated: bool) -> list[str]:
+    """How long the phase before took, and the line of the event. A status or phase that goes on has none."""
+    if event.kind in ("status", "phase") and is_repeated:
+        return []
+    return [line for line in (took, describe(event)) if line]
 
 
 def _is_last_step(event: StreamedEvent) -> bool:

@@ -22,8 +22,8 @@ from app.scope import EVERY_PROJECT, Scope
 # The most jobs that one page with a label or a text looks at, in queries of so many.
 MOST_SEARCHED = 2000
 SEARCHED_AT_ONCE = 250
-# A list does not load what it does not show.
-SHOWN = tuple(defer(document, raiseload=True) for document in DETAILS)
+# A list does not load what it does not show. Of the spec, which is small, it shows the model.
+SHOWN = tuple(defer(document, raiseload=True) for document in DETAILS if document is not Job.sent)
 # The jobs of a status are counted up to this number.
 MOST_COUNTED = 10_000
 

@@ -106,6 +106,8 @@ class JobView(StoredView):
     kind: str = Field("train", description="what the job does")
     name: str
     project: str
+    created_by: str | None = Field(None, description="who submitted it; null: an older version stored it")
+    model: str | None = Field(None, description="the base model, as the job names it; null: it names none")
     labels: dict[str, str] = {}
     priority: int
     status: JobStatus = Field(
@@ -239,15 +241,23 @@ def detail(
 
 def _fields(job: "Job") -> dict[str, Any]:
     """Return the fields that both views read from the row."""
-    own = {"object", "cancel_requested", "pause_requested", "unreadable"}
+    own = {"object", "model", "cancel_requested", "pause_requested", "unreadable"}
     is_cancelling = job.requested_action is RequestedAction.CANCEL and not job.status.is_final
     is_pausing = job.requested_action is RequestedAction.PAUSE and job.status.can_be_paused
     return {
         **{name: getattr(job, name) for name in JobView.model_fields if name not in own},
+        "model": _model_of(job.sent),
         "cancel_requested": is_cancelling,
         "pause_requested": is_pausing,
         "unreadable": ["status"] if job.status is JobStatus.UNKNOWN else [],
     }
+
+
+def _model_of(sent: Any) -> str | None:
+    """Return the name of the base model in a spec of any version."""
+    model = sent.get("model") if isinstance(sent, dict) else None
+    found = model.get("model_name") if isinstance(model, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def resolved_spec(job: "Job") -> dict[str, Any]:

@@ -86,8 +86,9 @@ def _add_job_routes(app: FastAPI, service: RestService) -> None:
 
 def _add_job_reading(app: FastAPI, service: RestService) -> None:
     @app.get("/jobs")
-    def jobs() -> Json:
-        return {"object": "list", "data": [service.job], "first_id": "job-1", "last_id": "job-1", "has_more": True}
+    def jobs(text: str | None = None) -> Json:
+        found = [] if text not in (None, service.job["id"], service.job["name"]) else [service.job]
+        return {"object": "list", "data": found, "first_id": "job-1", "last_id": "job-1", "has_more": text is None}
 
     @app.get("/jobs/{job_id}")
     @app.post("/jobs/{job_id}/cancel")
@@ -119,6 +120,10 @@ def _add_other_routes(app: FastAPI, service: RestService) -> None:
     @app.get("/adapters")
     def adapters() -> Json:
         return a_page_of_adapters()
+
+    @app.get("/models")
+    def models() -> Json:
+        return {"object": "list", "data": [{"id": "tiny"}]}
 
     @app.post("/generate")
     async def generate(request: Request) -> StreamingResponse:

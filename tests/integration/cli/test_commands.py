@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI, Response
 
+from app.cli.amounts import age
 from tests.integration.cli.conftest import Command
-from tests.support.cli_answers import Json, figures
+from tests.support.cli_answers import NOW, Json, figures
 from tests.support.rest_service import RestService
 from tests.support.serving import serving
+from tests.support.waiting import wait_for
 
 REFUSAL = {
     "code": "invalid_dataset",
@@ -134,6 +136,27 @@ def test_ctrl_c_only_looks_away(service: RestService) -> None:
     assert err == "job job-1 continues; to watch it again: tunesmith watch job-1\n"
 
 
+def test_a_watched_list_goes_on_with_what_changes_until_ctrl_c(service: RestService) -> None:
+    service.job["status"] = "running"
+    command = [sys.executable, "-m", "app.cli", "jobs", "-w"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        titles, row = watching.stdout.readline(), watching.stdout.readline()
+        asked = len(service.requests)
+        wait_for("it asks again, and nothing has changed", lambda: len(service.requests) > asked)
+        service.job["status"] = "succeeded"
+        changed = watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=20)
+
+    assert [titles.split()[0], row.split()[:3], changed.split()[:3]] == [
+        "JOB",
+        ["job-1", "fib", "running"],
+        ["job-1", "fib", "succeeded"],
+    ]
+    assert (watching.returncode, out, err) == (130, "", "")
+
+
 def test_a_failed_job_says_why_and_what_helps(service: RestService, tunesmith: Command) -> None:
     error = {"category": "user_error", "code": "out_of_memory", "message": "40 GB needed", "hint": "load_in_4bit"}
     service.job.update(status="failed", error=error)
@@ -166,13 +189,15 @@ def test_an_uploaded_file_is_named(service: RestService, tunesmith: Command, tmp
 
 def test_jobs_are_listed_in_columns(service: RestService, tunesmith: Command) -> None:
     progress = {**figures(3, 12), "percent": 25.0, "eta_seconds": None, "gpu_memory_bytes": None}
-    service.job.update(status="running", adapter_id=None, phase="train", progress=progress)
+    service.job.update(
+        status="running", adapter_id=None, phase="train", progress=progress, model="tiny", created_by="jane"
+    )
 
     result = tunesmith("jobs")
 
     assert [line.split() for line in result.out.splitlines()] == [
-        ["JOB", "NAME", "STATUS", "DONE"],
-        ["job-1", "fib", "running", "25", "%", "train"],
+        ["JOB", "NAME", "STATUS", "DONE", "LOSS", "AGE", "MODEL", "OWNER"],
+        ["job-1", "fib", "running/train", "25%", "0.333", age(NOW), "tiny", "jane"],
     ]
     assert result.err == "there are older ones\n"
 
@@ -184,7 +209,7 @@ def test_a_job_is_shown_whole(service: RestService, tunesmith: Command) -> None:
 def test_adapters_are_listed_in_columns(service: RestService, tunesmith: Command) -> None:
     result = tunesmith("adapters")
 
-    assert result.out.splitlines()[1].split() == ["a-1", "tiny", "lora", "16", "2.5", "MB"]
+    assert result.out.splitlines()[1].split() == ["a-1", "tiny", "lora", "16", "2.5", "MB", age(NOW)]
 
 
 @pytest.mark.parametrize("follow", [(), ("-f",)])
@@ -206,7 +231,7 @@ def test_a_log_is_printed_to_its_end(service: RestService, tunesmith: Command, f
 )
 def test_a_job_is_changed_by_its_id(service: RestService, tunesmith: Command, command: str, request_line: str) -> None:
     assert tunesmith(command, "job-1").code == 0
-    assert service.requests == [request_line]
+    assert service.requests[-1] == request_line
 
 
 def test_an_answer_is_printed_as_it_comes(service: RestService, tunesmith: Command) -> None:

@@ -117,6 +117,19 @@ def test_an_estimate_of_a_job_that_is_not_valid_ends_with_1(tunesmith: Command, 
     assert (code, out) == (1, "bad (user_error): no\x1b good\n".replace("\x1b", "\\x1b"))
 
 
+@pytest.mark.parametrize("command", ["validate", "estimate"])
+@pytest.mark.parametrize(("template", "code"), [("chatml", 0), ("zephyr", 1)])
+def test_a_program_gets_the_answer_as_json(
+    tunesmith: Command, spec: Path, command: str, template: str, code: int
+) -> None:
+    body = json.loads(spec.read_text())
+    spec.write_text(json.dumps({**body, "model": {**body["model"], "chat_template": template}}))
+
+    result = tunesmith(command, str(spec), "-o", "json")
+
+    assert (result.code, json.loads(result.out)["valid"], result.err) == (code, not code, "")
+
+
 def test_a_wrong_spec_is_refused_as_by_submit(tunesmith: Command, spec: Path) -> None:
     spec.write_text('{"lora": {"lora_r": 4}}')
 

@@ -43,7 +43,8 @@ def test_the_example_is_taken(tunesmith: Command) -> None:
 def test_a_job_is_listed(tunesmith: Command) -> None:
     job_id = submit(tunesmith)
 
-    assert tunesmith("jobs")[1].splitlines()[1].split() == [job_id, "fibonacci", "validating", "-"]
+    found = tunesmith("jobs")[1].splitlines()[1].split()
+    assert [*found[:5], *found[6:]] == [job_id, "fibonacci", "validating", "-", "-", "smollm2-135m-instruct", "local"]
 
 
 def test_jobs_are_listed_by_label_and_text(tunesmith: Command, tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_an_engine_that_is_away_is_said(tunesmith: Command) -> None:
 
 
 def test_nothing_was_trained_yet(tunesmith: Command) -> None:
-    assert tunesmith("adapters")[1].split() == ["ADAPTER", "BASE", "KIND", "RANK", "SIZE"]
+    assert tunesmith("adapters")[1].split() == ["ADAPTER", "BASE", "KIND", "RANK", "SIZE", "AGE"]
 
 
 def test_secrets_are_set_from_stdin_listed_and_deleted(

@@ -3,6 +3,7 @@
 import pytest
 
 from app.cli import client as client_module
+from app.cli.amounts import age
 from app.cli.client import Client
 from app.cli.errors import AnswerLost, ApiError
 from tests.integration.cli.conftest import Command
@@ -47,16 +48,25 @@ def test_the_checkpoints_of_a_job_are_listed(service: RestService, tunesmith: Co
     lines = tunesmith("checkpoints", "job-1")[1].splitlines()
 
     assert [line.split() for line in lines] == [
-        ["STEP", "ATTEMPT", "SIZE", "TOOK", "MADE"],
-        ["40", "2", "2.5", "MB", "0.2", "s", "2026-11-25", "12:00:00+00:00"],
-        ["20", "2", "2.5", "MB", "0.2", "s", "2026-11-25", "12:00:00+00:00"],
+        ["STEP", "ATTEMPT", "SIZE", "TOOK", "AGE", "BEST"],
+        ["40", "2", "2.5", "MB", "0.2", "s", age(NOW)],
+        ["20", "2", "2.5", "MB", "0.2", "s", age(NOW)],
     ]
 
 
 def test_a_job_that_pauses_is_listed_as_such(service: RestService, tunesmith: Command) -> None:
     service.job.update(status="running", adapter_id=None, phase="train", pause_requested=True)
 
-    assert tunesmith("jobs")[1].splitlines()[1].split() == ["job-1", "fib", "running", "-", "pausing"]
+    assert tunesmith("jobs")[1].splitlines()[1].split() == [
+        "job-1",
+        "fib",
+        "running/pausing",
+        "-",
+        "-",
+        age(NOW),
+        "-",
+        "-",
+    ]
 
 
 def test_watching_shows_that_a_job_pauses_and_goes_on(service: RestService, tunesmith: Command) -> None:

@@ -172,16 +172,17 @@ def test_a_service_that_names_a_path_outside_writes_nothing(
     tunesmith: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     app = FastAPI()
-    shown: dict[str, Any] = {"id": "adapter-x", "job_id": "job-x", "kind": "adapter", "name": "adapter", "bytes": 1}
+    adapter_id = f"adapter-{'x' * 24}"
+    shown: dict[str, Any] = {"id": adapter_id, "job_id": "job-x", "kind": "adapter", "name": "adapter", "bytes": 1}
     file = {"name": name, "bytes": 1, "sha256": "0" * 64}
 
-    @app.get("/artifacts/adapter-x")
+    @app.get(f"/artifacts/{adapter_id}")
     def artifact() -> JSONResponse:
         return JSONResponse({**shown, "sha256": None, "created_at": "2026-11-25T12:00:00Z", "files": [file]})
 
     monkeypatch.chdir(tmp_path)
     with serving(app) as url:
-        result = tunesmith("pull", "adapter-x", "--url", url)
+        result = tunesmith("pull", adapter_id, "--url", url)
 
     assert result.code == 1
     assert "outside of the artifact" in result.err

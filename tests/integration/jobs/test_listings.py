@@ -18,6 +18,7 @@ from app.jobs.states import JobStatus, Stage
 from tests.support.checks import RecordingNotifier
 from tests.support.jobs import NOW, add_job, take
 from tests.support.jobs_api import error_of
+from tests.support.specs import a_body
 from worker.supervising.context import WorkerContext
 from worker.supervising.reconciler import Reconciler
 from worker.supervising.slots import Slot
@@ -155,6 +156,14 @@ def test_the_project_of_a_job_is_shown(api: TestClient, database: Database) -> N
     add_job(database, project="a")
 
     assert [job["project"] for job in api.get("/jobs").json()["data"]] == ["a"]
+
+
+def test_a_list_shows_the_model_of_a_job_and_who_made_it(api: TestClient, database: Database) -> None:
+    add_job(database, body=a_body(model={"model_name": "org/tiny"}), created_by="jane", age=1)
+    add_job(database, sent={"model": "of another version"}, age=2)
+
+    shown = [(job["model"], job["created_by"]) for job in api.get("/jobs").json()["data"]]
+    assert shown == [("org/tiny", "jane"), (None, None)]
 
 
 def test_a_temporary_job_is_not_named_by_the_worker_that_holds_it(api: TestClient, database: Database) -> None:

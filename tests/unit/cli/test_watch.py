@@ -1,13 +1,16 @@
 """What is shown of a job while it runs."""
 
 import io
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from app.cli import watch
 from app.cli.client import StreamedEvent
 from app.cli.watch import Show, _bar, _lines, checked, describe, figures, outcome
 from app.contracts.events import RowsChecked, StepLogged
@@ -97,6 +100,43 @@ def test_a_terminal_gets_a_bar_with_the_newest_figures() -> None:
 
     assert "status: running" in text
     assert "12/12  loss 0.5000" in text
+
+
+PHASES = [
+    an_event("status", status="running", at=f"{cli_answers.NOW}"),
+    an_event("phase", phase="load", at=f"{cli_answers.NOW}"),
+    an_event("phase", phase="load", at=f"{cli_answers.NOW}"),
+    an_event("phase", phase="save", at=f"{cli_answers.NOW + timedelta(seconds=65)}"),
+]
+
+
+def test_each_phase_is_said_once_and_how_long_it_took() -> None:
+    assert shown(_lines, *PHASES).splitlines() == [
+        "status: running",
+        "phase: load",
+        "load took 0:01:05",
+        "phase: save",
+    ]
+
+
+def test_a_phase_that_reports_nothing_says_since_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SILENT_SECONDS", 0.0)
+
+    text = shown(_lines, *PHASES, an_event("ping"))
+
+    assert re.fullmatch(r"save since .*\d:\d\d:\d\d", text.splitlines()[-1])
+
+
+def test_a_terminal_shows_the_time_of_a_phase_and_what_is_done_in_it() -> None:
+    bar = shown(_bar, *PHASES).splitlines()[-2]
+
+    assert re.search(r"save .*\d:\d\d:\d\d.*recording answers for the proof", bar)
+
+
+def test_the_last_figures_stay_when_the_job_has_ended() -> None:
+    text = shown(_bar, *PHASES, an_event("step", **a_step(step=12)), an_event("status", status="succeeded"))
+
+    assert re.search("succeeded.*12/12  loss 0.5000", text.splitlines()[-2])
 
 
 def rows(records: int, read: int = 0, total: int | None = None) -> StreamedEvent:
