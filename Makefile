@@ -10,8 +10,8 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --n
 
 .PHONY: demo test test-all up check lint types lock clean
 
-demo: $(READY) ## teach a model the Fibonacci numbers; MODEL=org/name takes another one than the demo's own
-	@$(BIN)/tunesmith demo $(if $(MODEL),--model "$(MODEL)")
+demo: $(READY) ## teach a model the Fibonacci numbers; MODEL=org/name takes another one, KEEP=1 leaves the service on
+	@$(BIN)/tunesmith demo $(if $(MODEL),--model "$(MODEL)") $(if $(KEEP),--keep)
 
 test: $(READY) ## every rule once
 	$(PYTEST) -m "not slow" --hypothesis-profile few

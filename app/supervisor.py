@@ -377,6 +377,6 @@ def _announce(settings: Settings, say: Say) -> None:
     draft = url_file(settings.root).with_suffix(".tmp")
     draft.write_text(settings.local_url)
     draft.rename(url_file(settings.root))
-    say(f"Tunesmith is at {settings.local_url}, its API is described at {settings.local_url}/docs")
+    say(f"Tunesmith is at {settings.local_url}/ui, its API is described at {settings.local_url}/docs")
     say(f"state: {settings.root}, logs: {settings.root / 'logs'}, models: {settings.models}")
     say("Ctrl-C stops everything")

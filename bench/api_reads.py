@@ -23,6 +23,7 @@ from app.ids import new_id
 from app.jobs import metric_summaries
 from app.jobs.models import Job, JobEvent, JobLabel
 from app.jobs.states import JobStatus
+from app.jobs.views.metrics import thinned_series
 from app.scope import EVERY_PROJECT
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ PATHS = {
 }
 # They take tens of milliseconds, so fewer of them are enough.
 SLOW = ("metrics", "500 points", "500 points of a tenth of the steps")
-# An event of a step, by the number i. `loss` is different every time.
+# An event of a step, by the number i. `loss` is different every time. SQLite reads `||` before `/` and `*`.
 PAYLOAD = (
-    '\'{{"step": \' || i || \', "total_steps": 9000000, "epoch": \' || i / 1000.0 || \', "loss": \' || {chance} || \''
-    ', "learning_rate": 0.0002, "grad_norm": \' || {chance} || \', "tokens": \' || i * 4096 || \', '
-    '"tokens_per_second": 9000.5, "seconds": \' || i / 2.0 || \', "memory_bytes": 8589934592}}\''
+    '\'{{"step": \' || i || \', "total_steps": 9000000, "epoch": \' || (i / 1000.0) || \', "loss": \' || ({chance}) || \''
+    ', "learning_rate": 0.0002, "grad_norm": \' || ({chance}) || \', "tokens": \' || (i * 4096) || \', '
+    '"tokens_per_second": 9000.5, "seconds": \' || (i / 2.0) || \', "memory_bytes": 8589934592}}\''
 )
 CHANCE = {"sqlite": "abs(random() % 1000000) / 1000000.0", "postgresql": "random()"}
 
@@ -74,6 +75,10 @@ class Filled:
         with closing(Database.open(self.settings.database)) as database:
             self.job_ids = add_jobs(database, jobs, model)
             add_steps(database, self.job_ids[-1], events)
+            with database.reader() as session:
+                assert thinned_series(session, EVERY_PROJECT, self.job_ids[-1], 500, 0, None).steps, (
+                    "no step is readable"
+                )
             if database.engine.dialect.name == "postgresql":  # where a daemon does so
                 with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     connection.execute(text("SET statement_timeout = 0"))

@@ -55,8 +55,8 @@ class Client:
 
     def __init__(self, url: str, key: str | None = None, seconds: float | None = None) -> None:
         """`key` is sent with every request. `seconds` limits the wait for an answer that has no limit of its own."""
-        self._url = url.rstrip("/")
-        self._http = _connected(self._url, TIMEOUT if seconds is None else httpx.Timeout(seconds))
+        self.url = url.rstrip("/")
+        self._http = _connected(self.url, TIMEOUT if seconds is None else httpx.Timeout(seconds))
         if key is not None:
             self._http.headers["authorization"] = f"Bearer {key}"
         self._tagged: httpx.Response | None = None
@@ -276,13 +276,13 @@ class Client:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise ServiceAbsent(f"no service at {self._url}; start one with `tunesmith up`") from error
+            raise ServiceAbsent(f"no service at {self.url}; start one with `tunesmith up`") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise ServiceAbsent(f"{self._url} did not answer: {error}") from error
+            raise ServiceAbsent(f"{self.url} did not answer: {error}") from error
         except httpx.TransportError as error:
-            raise AnswerLost(f"{self._url} did not answer: {error or type(error).__name__}") from error
+            raise AnswerLost(f"{self.url} did not answer: {error or type(error).__name__}") from error
         except json.JSONDecodeError as error:
-            raise ServiceAbsent(f"what answers at {self._url} is not Tunesmith") from error
+            raise ServiceAbsent(f"what answers at {self.url} is not Tunesmith") from error
 
 
 def _connected(url: str, timeout: httpx.Timeout) -> httpx.Client:

@@ -4,12 +4,14 @@ It is the example of Unsloth's getting-started page, run on a service of its own
 model is kept, in a cache folder.
 """
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -72,8 +74,11 @@ class Exam:
         return last_number(self.reply) == ANSWER
 
 
-def run(model: str | None, console: Console) -> int:
-    """Run the demo and print its result, the last line as JSON. Returns 0 if the adapter is clearly better."""
+def run(model: str | None, console: Console, *, keep: bool = False) -> int:
+    """Run the demo and print its result, the last line as JSON. Returns 0 if the adapter is clearly better.
+
+    With `keep` the service stays on behind that until Ctrl-C.
+    """
     started = time.monotonic()
     prompts = TypeAdapter(list[Prompt]).validate_python(_read_lines(EXAMPLE / "fibonacci_test.jsonl"))
     base = find_model(model, console)
@@ -86,17 +91,28 @@ def run(model: str | None, console: Console) -> int:
             console.print("".join(client.log(job.id, follow=False))[-LOG_TAIL:])
             return 1
         after = examine(client, {"adapter": job.adapter_id}, prompts)
-    _report("after", after, len(prompts), console)
-    figures = {
-        "before": before.score,
-        "after": after.score,
-        "n": len(prompts),
-        "job_id": job.id,
-        "seconds_train": round(job.result["train_seconds"], 1),
-        "seconds_total": round(time.monotonic() - started, 1),
-    }
-    console.print(json.dumps(figures))
+        _report("after", after, len(prompts), console)
+        figures = {
+            "before": before.score,
+            "after": after.score,
+            "n": len(prompts),
+            "job_id": job.id,
+            "seconds_train": round(job.result["train_seconds"], 1),
+            "seconds_total": round(time.monotonic() - started, 1),
+        }
+        console.print(json.dumps(figures))
+        if keep:
+            _stay(client, job, console)
     return 0 if is_better(before, after, len(prompts)) else 1
+
+
+def _stay(client: Client, job: JobDetail, console: Console) -> None:
+    """Keep the service until Ctrl-C, and say where to look."""
+    console.print(f"the job:        {client.url}/ui/jobs/{job.id}")
+    console.print(f"the playground: {client.url}/ui/playground?model={job.adapter_id}")
+    console.print("Ctrl-C stops the service and removes its home")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def find_model(model: str | None, console: Console) -> DemoModel:

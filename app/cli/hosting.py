@@ -62,11 +62,14 @@ def restore(
     run(_settings(home), folder, typer.echo)
 
 
-def demo(model: Annotated[str | None, typer.Option(help="a hub id, or a folder with a model")] = None) -> None:
+def demo(
+    model: Annotated[str | None, typer.Option(help="a hub id, or a folder with a model")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="leave the service on until Ctrl-C")] = False,
+) -> None:
     """Teach a model the Fibonacci numbers: test it, train it with a job, and test it again."""
     from app.cli.demo import run  # it imports the supervisor, which the other commands do not need
 
-    raise typer.Exit(run(model, console))
+    raise typer.Exit(run(model, console, keep=keep))
 
 
 def _settings(home: Path | None) -> Settings:

@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from fastapi import Query, Request
+from fastapi import Request
+from pydantic import StringConstraints
 from starlette.responses import RedirectResponse, Response
 
 from app.contracts.training_args import SafeName
@@ -13,6 +14,7 @@ from app.pages.rendering import page
 from app.pages.routing import OrEmpty, pages
 from app.web.browser_sessions import PAGES
 from app.web.dependencies import DatabaseDep, ReadCaller
+from app.web.parameters import WholeText
 
 JOBS_A_PAGE = 20
 router = pages()
@@ -31,8 +33,8 @@ def show_jobs(
     status: OrEmpty[JobStatus] = None,
     project: OrEmpty[SafeName] = None,
     label: OrEmpty[Label] = None,
-    text: Annotated[OrEmpty[str], Query(max_length=200)] = None,
-    after: Annotated[OrEmpty[str], Query(max_length=64)] = None,
+    text: OrEmpty[Annotated[str, StringConstraints(max_length=200), WholeText]] = None,
+    after: OrEmpty[Annotated[str, StringConstraints(max_length=64)]] = None,
 ) -> Response:
     """Jobs as `GET /jobs` lists them, each with its place in the queue, and how many have each status."""
     labels = None if label is None else [label]

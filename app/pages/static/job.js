@@ -35,22 +35,33 @@ function showStep(step) {
   if (bar) bar.value = (100 * step.step) / step.total_steps;
 }
 
+/** Follow the events while the page is looked at: a browser keeps only six connections to a service open. */
 function follow() {
-  const source = new EventSource(`${events.dataset.stream}?after=${events.dataset.last}`);
+  let source = null;
+  let last = events.dataset.last;
+  let isOver = false;
   const got = (message) => {
     const event = JSON.parse(message.data);
+    last = message.lastEventId || last;
     addEvent(event);
+    isOver = event.kind === "deleted" || (event.kind === "status" && ENDED.includes(event.status));
+    if (isOver) source.close();
     if (event.kind === "step") {
       showStep(event);
       document.dispatchEvent(new CustomEvent("step", { detail: event }));
-      if (event.step === 1 || !document.querySelector("[data-live]")) moved();
-      return;
+      if (document.querySelector("[data-live]")) return;
     }
     if (event.kind === "eval") document.dispatchEvent(new CustomEvent("evaluation", { detail: event }));
     moved();
-    if (event.kind === "deleted" || (event.kind === "status" && ENDED.includes(event.status))) source.close();
   };
-  for (const kind of events.dataset.kinds.split(" ")) source.addEventListener(kind, got);
+  const open = () => {
+    source?.close();
+    if (isOver || document.visibilityState !== "visible") return;
+    source = new EventSource(`${events.dataset.stream}?after=${last}`);
+    for (const kind of events.dataset.kinds.split(" ")) source.addEventListener(kind, got);
+  };
+  document.addEventListener("visibilitychange", open);
+  open();
 }
 
 async function start() {
