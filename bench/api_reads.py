@@ -57,7 +57,8 @@ PATHS = {
 SLOW = ("metrics", "500 points", "500 points of a tenth of the steps")
 # An event of a step, by the number i. `loss` is different every time. SQLite reads `||` before `/` and `*`.
 PAYLOAD = (
-    '\'{{"step": \' || i || \', "total_steps": 9000000, "epoch": \' || (i / 1000.0) || \', "loss": \' || ({chance}) || \''
+    '\'{{"step": \' || i || \', "total_steps": 9000000, "epoch": \' || (i / 1000.0)'
+    " || ', \"loss\": ' || ({chance}) || '"
     ', "learning_rate": 0.0002, "grad_norm": \' || ({chance}) || \', "tokens": \' || (i * 4096) || \', '
     '"tokens_per_second": 9000.5, "seconds": \' || (i / 2.0) || \', "memory_bytes": 8589934592}}\''
 )
