@@ -56,8 +56,8 @@ class Turn {
 
   find(selector) { return this.item.querySelector(selector); }
 
-  say(text, isWrong = false) {
-    const line = this.find(".facts-line");
+  say(text, isWrong = false, place = ".facts-line") {
+    const line = this.find(place);
     line.textContent = text;
     line.classList.toggle("wrong", isWrong);
   }
@@ -120,13 +120,13 @@ class Turn {
   }
 
   async copy() {
-    const place = this.find(".command");
-    place.textContent = this.curl;
-    place.hidden = !place.hidden;
     try {
       await navigator.clipboard.writeText(this.curl); // a browser permits it on https and on loopback only
       this.find(".curl").textContent = "Copied";
     } catch {
+      const place = this.find(".command");
+      place.textContent = this.curl;
+      place.hidden = false;
       getSelection().selectAllChildren(place);
     }
   }
@@ -147,10 +147,10 @@ class Turn {
       if (before) await send(`/feedback/${before.dataset}/${before.id}?project=${before.project}`, { method: "DELETE" });
       this.find(".correction").hidden = true;
       for (const each of ["up", "down"]) this.find(`.${each}`).setAttribute("aria-pressed", String(rating === each));
-      this.say(this.row ? `Kept in the dataset ${this.row.dataset}.` : "The feedback was taken away.");
+      this.say(this.row ? `Kept in the dataset ${this.row.dataset}.` : "The feedback was taken away.", false, ".kept");
       moved();
     } catch (error) {
-      this.say(error.message, true);
+      this.say(error.message, true, ".kept");
     }
   }
 

@@ -2,6 +2,9 @@
 
 import json
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,9 +12,21 @@ import pytest
 from fastapi import FastAPI
 from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect
 
+from app.access.peppers import peppers
+from app.accounts.schemas import NewKey
+from app.accounts.service import create
+from app.config import Settings
 from app.contracts.generation import EngineError, ScoredToken, TextDelta
+from app.database.connection import Database
+from app.database.migrate import upgrade
+from app.jobs.models import Checkpoint
+from app.jobs.states import JobStatus
 from tests.support.browsers import DESKTOP, PHONE, a_page, accessibility_faults
-from tests.support.scripted_engine import FINISH, ScriptedEngine
+from tests.support.callers import ANYONE
+from tests.support.jobs import NOW, add_job
+from tests.support.jobs_api import an_app
+from tests.support.scripted_engine import FINISH, ScriptedEngine, add_adapter
+from tests.support.serving import serving
 from tests.support.waiting import wait_for
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"> it's $(id) `id` \\ \n 😀"
@@ -155,6 +170,83 @@ def test_copy_as_curl_is_the_request_that_was_sent(browser: Browser, url: str, a
     assert first == second
     assert first["messages"][0]["content"] == json.loads(sent[0])["messages"][0]["content"] == HOSTILE
     assert "event: finish" in again.stdout
+
+
+def test_where_a_browser_has_no_clipboard_the_command_is_shown(browser: Browser, url: str) -> None:
+    with a_page(browser, url) as page:
+        page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        page.goto("/ui/playground?model=org/a")
+        answered(page)
+        page.get_by_role("button", name="Copy as curl").click()
+        expect(page.locator(".command")).to_contain_text(f"curl -sN {url}/generate")
+
+
+def test_the_newest_adapter_stands_beside_its_base_and_checkpoints_can_be_chosen(
+    browser: Browser, url: str, app: FastAPI, tmp_path: Path
+) -> None:
+    database: Database = app.state.database
+    add_adapter(database, tmp_path, age=9, base_model="org/older")
+    adapter = add_adapter(database, tmp_path, base_model="org/newer")
+    job_id = add_job(database, JobStatus.RUNNING, name="at work")
+    with database.writer() as session:
+        saved = {"path": "p", "bytes": 1, "sha256": "0", "seconds": 1.0, "created_at": NOW}
+        session.add(Checkpoint(job_id=job_id, step=3, epoch=1, **saved))
+        session.commit()
+
+    with a_page(browser, url) as page:
+        page.goto("/ui/playground")
+        models = page.get_by_label("Model")
+        assert [each.input_value() for each in models.all()] == ["org/newer", adapter.id]
+        models.first.select_option("at work: step 3")
+        expect(models.first).to_have_value(f"{job_id}@step-3")
+
+
+def test_with_a_key_a_page_asks_and_rates_and_the_command_has_no_secret(browser: Browser, settings: Settings) -> None:
+    with a_service_with_keys(settings) as (url, make_key), a_page(browser, url) as page:
+        key = make_key("read", "generate", "files:write")
+        sign_in(page, key)
+        answered(page)
+        page.get_by_role("button", name="Good").click()
+        expect(page.get_by_text("Kept in the dataset feedback.")).to_be_visible()
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        page.get_by_role("button", name="Copy as curl").click()
+        expect(page.locator(".command")).to_contain_text('"Authorization: Bearer $TUNESMITH_API_KEY"')
+        assert key not in page.content()
+
+
+@pytest.mark.parametrize(("scopes", "buttons"), [(("read",), (0, 0)), (("read", "generate"), (1, 0))])
+def test_a_page_offers_what_the_key_may_do(
+    browser: Browser, settings: Settings, scopes: tuple[str, ...], buttons: tuple[int, int]
+) -> None:
+    with a_service_with_keys(settings) as (url, make_key), a_page(browser, url) as page:
+        sign_in(page, make_key(*scopes))
+        if "generate" in scopes:
+            answered(page)
+        found = [page.get_by_role("button", name=name, exact=True).count() for name in ("Send", "Good")]
+        assert tuple(found) == buttons
+
+
+@contextmanager
+def a_service_with_keys(settings: Settings) -> Iterator[tuple[str, Callable[..., str]]]:
+    upgrade(settings.database)
+    required = settings.model_copy(update={"keys": "required"})
+    app = an_app(required, settings.database)
+    app.state.engine = ScriptedEngine()
+
+    def make_key(*scopes: str) -> str:
+        with app.state.database.writer() as session:
+            wanted = NewKey.model_validate({"name": "k", "project": "a", "scopes": scopes})
+            return create(session, ANYONE, peppers(required)[0], wanted)[1]
+
+    with serving(app, timeout_graceful_shutdown=2) as url:
+        yield url, make_key
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.goto("/ui/sign-in")
+    page.get_by_label("Key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.goto("/ui/playground?model=org/a")
 
 
 def test_a_good_answer_and_a_correction_become_rows_and_a_file(browser: Browser, url: str, rest: httpx.Client) -> None:
