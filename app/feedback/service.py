@@ -8,12 +8,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.access import audit
-from app.contracts.stored import Unreadable
 from app.database.connection import utc_now
 from app.errors import LONGEST_QUOTE, Conflict, InvalidRequest, NotFound
 from app.feedback import repository
 from app.feedback.models import Feedback
-from app.feedback.schemas import FeedbackCreate
+from app.feedback.schemas import FeedbackCreate, FeedbackView
 from app.files.storage import Sink
 from app.ids import new_id
 from app.scope import Scope
@@ -65,18 +64,20 @@ def write_rows(session: Session, scope: Scope, project: str, dataset: str, sink:
         sink.write(json.dumps({"messages": _chat_of(row)}, ensure_ascii=False).encode() + b"\n")
         written += 1
     if not written:
-        page(session, scope, project, dataset, None, 1)
+        page(session, scope, project, dataset, None, 1)  # raises NotFound for a dataset without any row
         message = f"no answer in {dataset} is rated up or corrected, so there is nothing to learn"
         raise Conflict(message, param="dataset", code="nothing_to_learn")
 
 
 def _chat_of(row: Feedback) -> list[dict[str, Any]]:
     """Return the messages with the answer to learn. Answers of earlier turns carry no loss: nobody rated them."""
-    if isinstance(row.messages, Unreadable):
+    shown = FeedbackView.of(row)
+    if "messages" in shown.unreadable:
         message = f"the messages of {row.id} are stored in a form that this version cannot read: delete it"
         raise Conflict(message, param="dataset", code="feedback_unreadable")
-    earlier = [{**message, "weight": 0} if message["role"] == "assistant" else message for message in row.messages]
-    return [*earlier, {"role": "assistant", "content": row.learned}]
+    unrated = {"weight": 0}
+    earlier = [each.model_dump() | (unrated if each.role == "assistant" else {}) for each in shown.messages]
+    return [*earlier, {"role": "assistant", "content": shown.learned}]
 
 
 def delete(session: Session, scope: Scope, project: str, dataset: str, row_id: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from app.database.connection import Database
 from app.feedback import repository, service
@@ -121,6 +122,22 @@ def test_a_dataset_of_bad_answers_alone_makes_no_file(api: TestClient) -> None:
 
     assert error_of(api.post("/feedback/feedback/files")) == (409, "nothing_to_learn", "dataset")
     assert api.get("/files").json()["data"] == []
+
+
+@pytest.mark.parametrize("stored", ["7", "[[1]]", '[{"role": "judge", "content": "q"}]'])
+def test_messages_that_cannot_be_read_are_named_and_the_row_can_be_deleted(
+    api: TestClient, database: Database, stored: str
+) -> None:
+    row = give(api).json()["id"]
+    with database.writer() as session:
+        session.execute(text("UPDATE feedback SET messages = :stored"), {"stored": stored})
+        session.commit()
+
+    assert [one["unreadable"] for one in api.get("/feedback/feedback").json()["data"]] == [["messages"]]
+    refused = api.post("/feedback/feedback/files")
+    assert error_of(refused) == (409, "feedback_unreadable", "dataset")
+    assert row in refused.text
+    assert api.delete(f"/feedback/feedback/{row}").status_code == 200
 
 
 @pytest.mark.parametrize(

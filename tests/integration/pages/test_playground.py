@@ -117,13 +117,14 @@ def test_an_unknown_model_says_so_in_its_column_and_the_others_answer(browser: B
         expect(page.get_by_role("button", name="Good")).to_have_count(1)
 
 
-def test_an_engine_that_breaks_off_says_why_beside_what_it_has_said(browser: Browser, url: str, app: FastAPI) -> None:
+@pytest.mark.parametrize("said", ["", "half"])
+def test_an_engine_that_is_away_or_breaks_off_says_why(browser: Browser, url: str, app: FastAPI, said: str) -> None:
     away = EngineError(status=503, code="engine_unavailable", message="the engine went away")
-    app.state.engine = ScriptedEngine((TextDelta(text="half"), away))
+    app.state.engine = ScriptedEngine((TextDelta(text=said), away) if said else (away,))
 
-    with a_page(browser, url) as page:
+    with a_page(browser, url, expects="503") as page:
         page.goto("/ui/playground?model=org/a")
-        expect(answered(page)).to_have_text("half")
+        expect(answered(page)).to_have_text(said)
         expect(page.locator(".facts-line")).to_have_text("the engine went away")
 
 
