@@ -19,6 +19,7 @@ from app.artifacts.routes import router as artifacts
 from app.config import Settings
 from app.database.connection import Database
 from app.errors import ErrorForm
+from app.feedback.routes import router as feedback
 from app.files.routes import router as files
 from app.generate.metering import Meter
 from app.generate.routes import router as generate
@@ -113,7 +114,8 @@ def _close(app: FastAPI) -> None:
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in (routes.router, metrics, jobs, files, adapters, artifacts, generate, accounts, webhooks, secrets):
+    of_work = (jobs, files, feedback, adapters, artifacts, generate)
+    for router in (routes.router, metrics, *of_work, accounts, webhooks, secrets):
         app.include_router(router, responses=WRONG_FIELD)
     for kind in KINDS.values():
         if kind.router is not None:

@@ -9,6 +9,7 @@ from app.artifacts import models as artifacts
 from app.database import installation
 from app.database.columns import Choice, Document
 from app.database.connection import Base, UtcDateTime
+from app.feedback import models as feedback
 from app.files import models as files
 from app.jobs import models as jobs
 from app.secrets import models as secrets
@@ -18,6 +19,7 @@ from app.webhooks import models as webhooks
 TABLES = (
     adapters,
     artifacts,
+    feedback,
     files,
     installation,
     jobs,

@@ -28,6 +28,7 @@ VARIANTS = {
         "test_damaged_rows.py::*",
         "test_database_time.py::*",
         "test_temporary_jobs.py::test_two_that_end_the_same_*",
+        "test_feedback.py::*",
         "test_files_in_use.py::*",
         "test_idempotency.py::*",
         "test_installation.py::*",

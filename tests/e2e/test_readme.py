@@ -42,7 +42,7 @@ def test_every_command_of_the_readme_runs_as_it_is_written(stack: Stack, tmp_pat
         timeout=500,
     )
 
-    assert len(walk()) == 8
+    assert len(walk()) == 9
     assert (done.returncode, done.stderr.count("REFUSED"), done.stderr.count("Traceback")) == (0, 0, 0), done.stderr
     assert done.stdout.count('"object":"generation"') == 2
     assert len(stack.api.get("/adapters").json()["data"]) >= 2

@@ -81,7 +81,7 @@ def listening(connection: Connection, heard: Callable[..., None]) -> Iterator[No
 
 
 def jobs_read(database: Database, statement: str, parameters: Any) -> tuple[int, str]:
-    """About how many rows of jobs and labels a statement looks at, and its plan."""
+    """About how many rows of jobs, labels and feedback a statement looks at, and its plan."""
     is_sqlite = database.engine.dialect.name == "sqlite"
     return (_on_sqlite if is_sqlite else _on_postgres)(database, statement, parameters)
 
@@ -111,7 +111,7 @@ def _on_postgres(database: Database, statement: str, parameters: Any) -> tuple[i
 
 
 def _rows_of(node: dict[str, Any]) -> Iterator[int]:
-    if node.get("Relation Name") in ("jobs", "job_labels"):
+    if node.get("Relation Name") in ("jobs", "job_labels", "feedback"):
         rows = (
             node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
         )

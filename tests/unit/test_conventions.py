@@ -17,6 +17,7 @@ MAY_COMMIT = {
     "app/generate/metering.py",
     "app/artifacts/service.py",
     "app/jobs/lineage.py",
+    "app/feedback/service.py",
     "app/files/service.py",
     "app/database/installation.py",
     "app/jobs/queue/retention.py",

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.config import PREFIX, Settings
 from app.contracts.spec import JobSpec
+from app.feedback.schemas import FeedbackCreate
 from app.generate.schemas import GenerateRequest
 from app.main import create_app
 from tests import ROOT
@@ -43,12 +44,13 @@ def body_of(words: list[str]) -> Any:
 def test_every_body_of_the_readme_is_one_that_the_api_takes(tmp_path: Path) -> None:
     made = calls(tmp_path)
 
-    jobs, questions = (
+    jobs, questions, feedback = (
         [body_of(words) for words in made if "-d" in words and f"localhost:8000/{path}" in words]
-        for path in ("jobs", "generate")
+        for path in ("jobs", "generate", "feedback")
     )
     assert [JobSpec.model_validate(body).name for body in jobs] == ["fib", "fibonacci"]
     assert [GenerateRequest.model_validate(body).adapter is None for body in questions] == [False, True]
+    assert [FeedbackCreate.model_validate(body).rating for body in feedback] == ["down"]
     assert not any("…" in word for words in made for word in words)
     assert (tmp_path / ".tunesmith" / "datasets" / jobs[1]["dataset"]["source"]["path"]).is_file()
 

@@ -61,6 +61,7 @@ def test_the_models_have_nothing_that_the_migrations_lack_once_or_twice(fresh_ur
         *of_jobs,
         *OF_ACCESS,
         "files",
+        "feedback",
         "adapters",
         "artifacts",
         "project_secrets",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from playwright.sync_api import Browser
 
 from app.config import Settings
@@ -27,10 +28,15 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def url(settings: Settings) -> Iterator[str]:
+def app(settings: Settings) -> FastAPI:
     upgrade(settings.database)
-    app = an_app(settings, settings.database)
-    app.state.engine = ScriptedEngine()
+    made = an_app(settings, settings.database)
+    made.state.engine = ScriptedEngine()
+    return made
+
+
+@pytest.fixture
+def url(app: FastAPI) -> Iterator[str]:
     with serving(app, timeout_graceful_shutdown=2) as address:
         yield address
 

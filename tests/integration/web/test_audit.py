@@ -11,7 +11,7 @@ from app.access import audit
 from app.access.models import AuditEntry
 from app.database.connection import Database
 from tests.integration.web.test_keys_on_routes import NEEDS, Team, id_of, path_of, team
-from tests.integration.web.test_scope import OF_LIVING_JOBS, make_rows
+from tests.integration.web.test_scope import CHAT, OF_LIVING_JOBS, make_rows
 from tests.support.jobs_api import hub_body
 
 __all__ = ["team"]
@@ -39,6 +39,7 @@ def body_of(route: str) -> dict[str, Any]:
         "POST /keys": {"name": "n", "project": "a"},
         "PUT /projects/{project}/limits": {"streams": 3},
         "PUT /secrets/{name}": {"value": "a-token-of-it"},
+        "POST /feedback": {"messages": CHAT, "answer": "a", "model": "org/model", "rating": "up"},
         "POST /webhooks": {"url": "https://example.com", "project": "a"},
         "PATCH /webhooks/{webhook_id}": {"event_types": []},
     }
@@ -55,12 +56,12 @@ def test_every_route_that_changes_something_leaves_one_entry(team: Team) -> None
         method, path = path_of(route)
         if parameter is not None and parameter != "project":
             path = route.partition(" ")[2].replace(f"{{{parameter}}}", _id_of(rows, parameter, path, route))
-            path = path.replace("{delivery_id}", rows.delivery_id)
+            path = path.replace("{delivery_id}", rows.delivery_id).replace("{feedback_id}", rows.feedback_id)
         if route.endswith("/resume"):
             team.ask("POST", f"/jobs/{rows.living_id}/pause", key)
         before = len(entries(team.database))
 
-        query = f"?project={rows.project}" if path.startswith("/secrets") else ""
+        query = f"?project={rows.project}" if path.startswith(("/secrets", "/feedback/")) else ""
         answer = team.ask(method, path + query, key, **body_of(route))
 
         assert answer.status_code < 300, (route, answer.text)

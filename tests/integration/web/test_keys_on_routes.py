@@ -34,9 +34,12 @@ NEEDS = {
         "GET /artifacts/{artifact_id}/content", "GET /v1/models", "GET /v1/models/{model_id}", "GET /models",
         "GET /workers", "GET /projects", "GET /usage", "GET /metrics", "GET /secrets",
         "GET /secrets/{name}", "GET /webhooks", "GET /webhooks/{webhook_id}",
-        "GET /webhooks/{webhook_id}/deliveries",
+        "GET /webhooks/{webhook_id}/deliveries", "GET /feedback", "GET /feedback/{dataset}",
     },
-    "files:write": {"POST /files", "DELETE /files/{file_id}"},
+    "files:write": {
+        "POST /files", "DELETE /files/{file_id}", "POST /feedback", "POST /feedback/{dataset}/files",
+        "DELETE /feedback/{dataset}", "DELETE /feedback/{dataset}/{feedback_id}",
+    },
     "jobs:write": {
         "POST /jobs", "POST /jobs/validate", "POST /jobs/estimate", "DELETE /jobs/{job_id}",
         "POST /jobs/{job_id}/cancel", "POST /jobs/{job_id}/pause", "POST /jobs/{job_id}/resume",

@@ -20,6 +20,8 @@ from app.artifacts.store import store_of
 from app.config import Settings
 from app.database.connection import Database
 from app.errors import NotFound
+from app.feedback import repository as feedback
+from app.feedback.models import Feedback, Rating
 from app.files import repository as files
 from app.files.models import File
 from app.hashing import hash_folder
@@ -50,6 +52,9 @@ OWN = Scope(frozenset({"a"}))
 CHECKED = ("/jobs/validate", "/jobs/estimate")
 QUERIES = {
     "/secrets/{name}": "?project={project}",
+    "/feedback/{dataset}": "?project={project}",
+    "/feedback/{dataset}/files": "?project={project}",
+    "/feedback/{dataset}/{feedback_id}": "?project={project}",
     "/jobs/{job_id}/data": "?record=1",
     "/artifacts/{artifact_id}/content": "?file=model.gguf",
 }
@@ -74,6 +79,8 @@ class Rows:
     webhook_id: str
     delivery_id: str
     name: str
+    dataset: str
+    feedback_id: str
 
     def id_of(self, parameter: str, path: str) -> str:
         if path.rpartition("/")[2] in OF_LIVING_JOBS:
@@ -103,13 +110,21 @@ def make_rows(database: Database, settings: Settings, project: str) -> Rows:
         delivery = add_delivery(session, project)
         secret = ProjectSecret(project=project, name=f"secret-{project}", ciphertext="", **at)
         secrets.add(session, EVERY_PROJECT, secret)
+        rated = add_feedback(session, project)
         session.commit()
     write_files(settings, job_id, file_id)
     with database.writer() as session:
         wanted = NewKey(name="k", project=project)
         key, _ = create(session, Caller("x", EVERY_PROJECT), b"pepper", wanted)
     of_webhook = (delivery.endpoint_id, delivery.id)
-    return Rows(project, job_id, living_id, file_id, adapter.id, artifact_id, key.id, *of_webhook, secret.name)
+    return Rows(project, job_id, living_id, file_id, adapter.id, artifact_id, key.id, *of_webhook, secret.name, *rated)
+
+
+def add_feedback(session: Session, project: str) -> tuple[str, str]:
+    named = {"id": new_id("feedback"), "project": project, "dataset": f"dataset-{project}"}
+    row = Feedback(**named, created_at=NOW, rating=Rating.UP, model="org/model", messages=CHAT, answer="a")
+    feedback.add(session, EVERY_PROJECT, row)
+    return row.dataset, row.id
 
 
 def add_delivery(session: Session, project: str) -> WebhookDelivery:
