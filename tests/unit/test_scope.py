@@ -62,7 +62,12 @@ MAY_NAME_EVERY_PROJECT = {
     "worker/supervising/transfers.py": "what the job that the worker holds continues from",
     "worker/supervising/resuming.py": "rows of the job that the worker holds, and what it continues from",
 }
-OPEN_ROUTES = {"/", "/healthz", "/readyz", "/docs", "/docs/assets", "/openapi.json"}
+OPEN_ROUTES = {"/", "/healthz", "/readyz", "/docs", "/docs/assets", "/openapi.json"} | {
+    "/ui",
+    "/ui/sign-in",
+    "/ui/sign-out",
+    "/ui/assets",
+}
 
 
 @dataclass(frozen=True)
