@@ -1,15 +1,13 @@
 """The uploaded files, and what the check of each of them found."""
 
-from typing import Annotated
-
-from fastapi import Query, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from app.datasets.row_issues import WARNINGS
 from app.errors import Conflict
 from app.files.routes import FileId, get_file, get_report, list_files
 from app.pages.rendering import page
-from app.pages.routing import OrEmpty, pages
+from app.pages.routing import After, pages
 from app.web.browser_sessions import PAGES
 from app.web.dependencies import DatabaseDep, ReadCaller, SettingsDep
 
@@ -23,7 +21,7 @@ def show_files(
     caller: ReadCaller,
     database: DatabaseDep,
     settings: SettingsDep,
-    after: Annotated[OrEmpty[str], Query(max_length=64)] = None,
+    after: After = None,
 ) -> Response:
     found = list_files(caller, database, after, FILES_A_PAGE)
     return page(

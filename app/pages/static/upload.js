@@ -4,20 +4,21 @@
 const form = document.getElementById("upload");
 const bar = form?.querySelector("progress");
 const said = form?.querySelector("output");
-const inBytes = new Intl.NumberFormat("en");
+const counted = new Intl.NumberFormat("en");
 
 /** What became of an upload, in a sentence with a link to its report. */
 function showStored(file) {
   const link = document.createElement("a");
   link.href = `/ui/datasets/${file.id}`;
   link.textContent = file.filename;
-  said.replaceChildren("Stored ", link, `: ${inBytes.format(file.records)} rows, ${inBytes.format(file.problem_count)} problems.`);
+  const good = `${counted.format(file.usable_records)} of its ${counted.format(file.records)} rows are good.`;
+  said.replaceChildren("Stored ", link, `: ${good}`);
 }
 
 function showSent(sent, total) {
   [bar.max, bar.value] = [total, sent];
   const all = sent === total ? " All is sent; its rows are checked now." : "";
-  said.textContent = `${inBytes.format(sent)} of ${inBytes.format(total)} bytes sent.${all}`;
+  said.textContent = `${counted.format(sent)} of ${counted.format(total)} bytes sent.${all}`;
 }
 
 function ended(problem) {
@@ -33,7 +34,7 @@ function upload(event) {
   if (!fields.get("project")) fields.delete("project"); // the service takes that of the key
   const { size } = fields.get("file");
   if (size > Number(form.dataset.most)) {
-    ended(`The file has ${inBytes.format(size)} bytes, and this service takes at most ${inBytes.format(form.dataset.most)}.`);
+    ended(`The file has ${counted.format(size)} bytes, and this service takes at most ${counted.format(form.dataset.most)}.`);
     return;
   }
   const request = new XMLHttpRequest();

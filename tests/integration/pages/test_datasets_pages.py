@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from app.config import Settings
-from tests.support.browsers import DESKTOP, PHONE, a_page, accessibility_faults
+from tests.support.browsers import DESKTOP, PHONE, a_page, accessibility_faults, questions_agreed_to
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 NAME = f"{HOSTILE}.jsonl"
@@ -37,7 +37,7 @@ def test_a_file_is_uploaded_listed_and_its_report_opened(browser: Browser, url: 
         page.goto("/ui/datasets")
         expect(page.get_by_text("There is no file yet.")).to_be_visible()
         choose(page, "chats.jsonl", lines(GOOD, BAD, GOOD))
-        expect(page.locator("output")).to_have_text("Stored chats.jsonl: 3 rows, 1 problems.")
+        expect(page.locator("output")).to_have_text("Stored chats.jsonl: 2 of its 3 rows are good.")
         page.locator("#files").get_by_role("link", name="chats.jsonl").click()
         expect(page.get_by_text("can train on 2 of the 3 records")).to_be_visible()
         expect(page.locator("article mark").first).to_have_text("the answer")
@@ -57,10 +57,9 @@ def test_a_file_that_cannot_be_read_is_refused_in_words(browser: Browser, url: s
 
 def test_a_file_is_deleted_after_a_question(browser: Browser, url: str, rest: httpx.Client) -> None:
     stored(rest, lines(GOOD), "gone.jsonl")
-    questions: list[str] = []
 
     with a_page(browser, url) as page:
-        page.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+        questions = questions_agreed_to(page)
         page.goto("/ui/datasets")
         page.get_by_role("button", name="Delete").click()
         expect(page.get_by_text("There is no file yet.")).to_be_visible()

@@ -66,7 +66,7 @@ def test_rows_of_the_evaluation_are_shown_and_those_that_are_trained_on_too_are_
         page.get_by_label("Rows of").select_option("eval")
         page.get_by_role("button", name="Show").click()
         expect(page.locator("article h2")).to_have_text("Record 13")
-        expect(page.get_by_text("1 evaluation rows equal a training row")).to_be_visible()
+        expect(page.get_by_text("1 evaluation row equals a training row")).to_be_visible()
 
 
 def test_what_the_check_found_is_told_by_reason(browser: Browser, url: str, job_id: str) -> None:
