@@ -45,6 +45,22 @@ def test_a_file_is_uploaded_listed_and_its_report_opened(browser: Browser, url: 
     assert [file["filename"] for file in rest.get("/files").json()["data"]] == ["chats.jsonl"]
 
 
+def test_the_bytes_that_were_sent_are_shown(browser: Browser, url: str) -> None:
+    content = lines(*[GOOD] * 1000)
+    watch = """() => { window.texts = []; const place = document.querySelector("output");
+      new MutationObserver(() => texts.push(place.textContent)).observe(place, { childList: true }); }"""
+
+    with a_page(browser, url) as page:
+        page.goto("/ui/datasets")
+        page.evaluate(watch)
+        choose(page, "chats.jsonl", content)
+        expect(page.locator("output")).to_contain_text("1,000 of its 1,000 rows are good.")
+        sent = [text for text in page.evaluate("texts") if "bytes sent" in text]
+
+    assert sent
+    assert int(sent[-1].split()[2].replace(",", "")) > len(content)  # the form's own bytes are sent too
+
+
 def test_a_file_that_cannot_be_read_is_refused_in_words(browser: Browser, url: str, rest: httpx.Client) -> None:
     with a_page(browser, url, expects="422") as page:
         page.goto("/ui/datasets")
