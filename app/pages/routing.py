@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, StringConstraints
 
 from app.database.connection import AWAY
 from app.errors import ServiceError
@@ -17,6 +17,8 @@ from app.web.validation import invalid_request
 Value = TypeVar("Value")
 # A field of a form that was left empty is not given.
 OrEmpty = Annotated[Value | None, BeforeValidator(lambda sent: sent or None)]
+# The last id of the page before.
+After = OrEmpty[Annotated[str, StringConstraints(max_length=64)]]
 
 
 class PageRoute(APIRoute):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, ViewportSize, sync_playwright
 
 DESKTOP: ViewportSize = {"width": 1200, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 800}
@@ -44,6 +44,18 @@ def a_page(browser: Browser, url: str, viewport: ViewportSize = DESKTOP, *, expe
     finally:
         context.close()  # and with it the streams that the page has open
     assert [text for text in wrong if not (expects and expects in text) and "ERR_ABORTED" not in text] == []
+
+
+def questions_agreed_to(page: Page) -> list[str]:
+    """Agree to whatever the page asks from now on. The list gets each question."""
+    asked: list[str] = []
+
+    def agree(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", agree)
+    return asked
 
 
 def accessibility_faults(page: Page) -> list[str]:

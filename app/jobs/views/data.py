@@ -1,5 +1,6 @@
-"""Shows the rows that the checker wrote for the trainer: pages of counts, or one row split into trained parts."""
+"""Shows the rows that the checker wrote for the trainer: pages of counts, or rows split into trained parts."""
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def row(settings: Settings, job: Job, record: int, name: Split | None) -> RowVie
     raise NotFound(dropped_rows.explain(job, folder, record, name, elsewhere), param="record", code="unknown_record")
 
 
+def page_of_rows(settings: Settings, job: Job, name: Split, *, after: int, limit: int) -> tuple[RowPage, list[RowView]]:
+    """Return the same page with each of its rows. Raises the same."""
+    found = page(settings, job, name, after=after, limit=limit)
+    folder = _folder(settings, job)
+    return found, _views(_opened(folder, job, name), name, _decoder(folder), [counts.record for counts in found.data])
+
+
 def preview(settings: Settings, job: Job, count: int) -> list[RowView]:
     """Return the first rows of the training set, or none if the check ended before it wrote them."""
     if not count:
@@ -53,10 +61,13 @@ def preview(settings: Settings, job: Job, count: int) -> list[RowView]:
     path = folder / TRAIN_ROWS
     if not path.exists() or not (folder / TOKENIZER_FILE).exists():
         return []
-    rows, decode = RowFile(path), _decoder(folder)
-    numbers = [counts.record for counts in islice(rows.after(0), count)]
+    rows = RowFile(path)
+    return _views(rows, "train", _decoder(folder), [counts.record for counts in islice(rows.after(0), count)])
+
+
+def _views(rows: RowFile, name: Split, decode: Decode, numbers: Sequence[int]) -> list[RowView]:
     found = [rows.find(number) for number in numbers]
-    return [_view(each, "train", decode) for each in found if each is not None]
+    return [_view(each, name, decode) for each in found if each is not None]
 
 
 def _found(folder: Path, name: Split, record: int) -> StoredRow | None:

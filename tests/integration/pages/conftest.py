@@ -1,6 +1,7 @@
 """A service whose pages a real browser opens. Jobs are stored by REST; no worker takes them."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser
 
 from app.config import Settings
+from app.database.connection import Database
 from app.database.migrate import upgrade
 from tests.support.browsers import a_chromium
 from tests.support.jobs_api import an_app
@@ -28,8 +30,14 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def app(settings: Settings) -> FastAPI:
+def database(settings: Settings) -> Iterator[Database]:
     upgrade(settings.database)
+    with closing(Database.open(settings.database)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def app(settings: Settings, database: Database) -> FastAPI:
     made = an_app(settings, settings.database)
     made.state.engine = ScriptedEngine()
     return made
