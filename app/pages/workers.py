@@ -10,7 +10,8 @@ from app.database.connection import utc_now
 from app.pages.rendering import page
 from app.pages.routing import pages
 from app.system.readiness import WORKER_IS_AWAY_AFTER
-from app.system.routes import ReadinessDep, WorkerView, readyz, workers
+from app.system.routes import ReadinessDep, readyz, workers
+from app.system.schemas import WorkerView
 from app.web.browser_sessions import PAGES
 from app.web.dependencies import DatabaseDep, ReadCaller
 

@@ -238,3 +238,25 @@ def test_a_probe_of_an_older_version_is_read() -> None:
     probe = a_probe().model_dump(exclude={"fit": True, "variant": True, "prompts": {"__all__": {"question"}}})
 
     assert Probe.model_validate(probe) == a_probe()
+
+
+@pytest.mark.parametrize(
+    ("of_large", "of_small", "is_proved"), [(1.06, 1.0, True), (2.0, 2.0, False), (0.5, 0.5, False), (1.3, 1.3, False)]
+)
+def test_where_one_step_has_most_of_the_change_its_rounding_is_no_other_strength(
+    of_large: float, of_small: float, is_proved: bool
+) -> None:
+    """Of an unlikely token the rounding is larger, as SmolLM2-135M showed after 12 steps."""
+    large = ProbeStep(top=((7, -1.0),), base=(-10.0,))
+    small = [ProbeStep(top=((7, -2.5 + 0.2 * (-1) ** number),), base=(-2.5,)) for number in range(40)]
+    steps = ProbePrompt(ids=(1, 2), steps=(large, *small))
+    probe = Probe(dtype="float32", quantised=False, noise=0.0, prompts=(steps,))
+    base = [-10.0, *(-2.5 + 0.01 * (-1) ** (number // 2) for number in range(40))]
+    changes = [9.0 * of_large, *(0.2 * (-1) ** number * of_small for number in range(40))]
+
+    proof = compare(
+        probe, [{7: b + change} for b, change in zip(base, changes, strict=True)], [{7: one} for one in base]
+    )
+
+    assert proof.proved is is_proved
+    assert (proof.strength_limits is None) or proof.strength_limits[1] <= 1.25

@@ -14,8 +14,9 @@ The base gap measures rounding, because no adapter affects it. On tiny random mo
 more than 1.8 times the base gap, and 1.1 times where that was above 1e-5. On an H200 bfloat16 differs by 0.0004 to
 0.001 on tiny models, and by 4.4 times as much with an adapter of rank 64 and scale 8. On SmolLM2-135M bfloat16 differs
 by 0.06 on average and by 0.3 at most. The limits of the strength are seven times the random effect of rounding over
-this many steps, but at least 3 %. A training of one or two steps may change less than rounding does: then only the
-difference is checked.
+this many steps, but at least 3 % and at most 25 %. Where few steps have most of the change, that effect is larger: it
+is the standard error of the strength, computed from the strengths without each of the steps. A training of one or two
+steps may change less than rounding does: then only the difference is checked.
 
 A base that was trained on in 4 bits differs from the same base in 16 bits, on SmolLM2-135M by 1.2 on average and by 9
 at most. For such bases the changes S and L are compared, and the limits of the strength are wide. Comparing means
@@ -26,6 +27,7 @@ the change that exists only on the trainer's own base; it was measured, the reas
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from math import sqrt
 from statistics import fmean
 
@@ -60,6 +62,8 @@ CLEAR = 10.0
 # On the same base: how many times the rounding a change must be, how far the strength may be from 1 in any case, and
 # how many times the random effect of rounding on the strength (a mean over as many steps) is allowed.
 CLEAR_OF_ROUNDING, STRAY, SURE = 5.0, 0.03, 7.0
+# How far it may be from 1 whatever the random effect: an adapter at half or at twice its strength is further.
+FAR = 0.25
 # Limits between the right adapter (0.80 to 1.06 of the strength on SmolLM2-135M in 4 bits, after 1 to 16 steps), half
 # of its strength (0.46 to 0.69) and twice its strength (1.33 to 1.92). They were chosen on these numbers and tested on
 # no other model.
@@ -95,7 +99,8 @@ def compare(probe: Probe, trained: Sequence[Scores], base: Sequence[Scores]) -> 
         # changes.
         floor, clear = max(floor, coarse, _scatter(_minus(recorded_base, seen_base))), CLEAR_OF_ROUNDING
     is_clear = change > clear * floor
-    around = max(STRAY, SURE * floor / change / sqrt(len(steps))) if is_clear else 0.0
+    random_effect = max(floor / change / sqrt(len(steps)), _standard_error(steps, learned, shown)) if is_clear else 0.0
+    around = min(FAR, max(STRAY, SURE * random_effect))
     limits = (WEAKEST, STRONGEST) if probe.quantised else (1 - around, 1 + around)
     update = {
         "base_gap": base_gap,
@@ -155,6 +160,19 @@ def _strength(learned: Sequence[float], shown: Sequence[float]) -> float:
     """The strength of the change in the engine: 1 as trained, 0 if it goes in another direction."""
     together = sum(one * other for one, other in zip(learned, shown, strict=True))
     return sum(one * one for one in shown) / together if together > 0 else 0.0
+
+
+def _standard_error(steps: Sequence[ProbeStep], learned: Sequence[float], shown: Sequence[float]) -> float:
+    """The standard error of the strength, by the jackknife: how much it differs where one step is left out (Efron and
+    Tibshirani, 1993, chapter 11). It is large if few steps have most of the change."""
+    pairs = iter(list(zip(learned, shown, strict=True)))
+    of_steps = [list(islice(pairs, len(step.top))) for step in steps]
+    squares = [sum(other * other for _, other in part) for part in of_steps]
+    products = [sum(one * other for one, other in part) for part in of_steps]
+    left = [(sum(squares) - square, sum(products) - product) for square, product in zip(squares, products, strict=True)]
+    without = [square / product for square, product in left if product > 0]
+    middle = fmean(without) if without else 0.0
+    return sqrt(sum((one - middle) ** 2 for one in without))
 
 
 def _limit(probe: Probe, recorded: Sequence[float], *, quantised: bool) -> float:
