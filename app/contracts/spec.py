@@ -38,7 +38,7 @@ ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 class ModelSpec(Contract):
     """Arguments of `FastLanguageModel.from_pretrained`, and the chat template put on its tokenizer."""
 
-    model_name: ModelName
+    model_name: ModelName = Field(description="a folder of the service's models folder, or a hub id such as org/name")
     revision: Revision | None = None
     token: SecretReference | None = Field(None, description=TOKEN)
     max_seq_length: Whole = Field(
@@ -103,7 +103,7 @@ class LoraSpec(Contract):
     target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | Literal["all-linear"] = Field(
         list(ALL_PROJECTIONS), description='"all-linear": all linear modules of the model but its output head'
     )
-    lora_alpha: Alpha = 16
+    lora_alpha: Alpha = Field(16, description="factor of the update, divided by r; with use_rslora by the root of r")
     lora_dropout: Real = Field(0.0, ge=0.0, lt=1.0)
     bias: Literal["none", "all", "lora_only"] = "none"
     use_gradient_checkpointing: Literal["unsloth"] | bool = "unsloth"
@@ -169,7 +169,7 @@ class FileSource(Contract):
 class HubSource(Contract):
     """A dataset of the hub: the arguments of `datasets.load_dataset(name, subset, split=…, revision=…)`."""
 
-    hub: ModelName
+    hub: ModelName = Field(description="its id, such as org/name")
     split: str = Field("train", pattern=r"^[A-Za-z0-9._\[\]:%+-]+$", max_length=100)
     subset: SafeName | None = None
     revision: Revision | None = None

@@ -28,7 +28,9 @@ class TrainingArgs(EvaluationArgs, TrackingArgs):
     """
 
     method: str
-    per_device_train_batch_size: Whole = Field(2, ge=1, le=1024)
+    per_device_train_batch_size: Whole = Field(
+        2, ge=1, le=1024, description="an optimizer step has so many rows times gradient_accumulation_steps"
+    )
     per_device_eval_batch_size: Whole = Field(2, ge=1, le=1024)
     gradient_accumulation_steps: Whole = Field(4, ge=1, le=4096)
     warmup_steps: Whole | None = Field(
@@ -39,7 +41,7 @@ class TrainingArgs(EvaluationArgs, TrackingArgs):
     )
     max_steps: Whole | None = Field(None, ge=1, le=10_000_000, description="optimizer steps; excludes num_train_epochs")
     num_train_epochs: Real | None = Field(None, gt=0, le=1000, description="default: 1 without max_steps")
-    learning_rate: Real = Field(2e-4, gt=0, le=1)
+    learning_rate: Real = Field(2e-4, gt=0, le=1, description="the highest one, after the warm-up")
     embedding_learning_rate: Real | None = Field(None, gt=0, le=1, description="for trained embed_tokens and lm_head")
     fp16: bool | None = None
     bf16: bool | None = None

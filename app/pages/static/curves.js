@@ -8,16 +8,17 @@ const TITLES = {
   loss: "Loss", learning_rate: "Learning rate", grad_norm: "Gradient norm", tokens_per_second: "Tokens per second",
   memory_bytes: "Memory, GB",
 };
-const NOT_DRAWN = ["step", "total_steps", "epoch", "tokens", "seconds", "gpu_memory_bytes", "seq", "attempt"];
+const NOT_DRAWN = ["step", "total_steps", "epoch", "tokens", "seconds", "gpu_memory_bytes", "eval_seconds", "seq", "attempt"];
 const PANEL_HEIGHT = 220;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** The numbers of a row by name, those of `metrics` among them. */
+/** The numbers of a row by name, those of `metrics` among them; every name of an evaluation has its prefix. */
 function numbersOf(row, prefix = "") {
   const own = {};
   for (const [name, value] of Object.entries({ ...row, ...row.metrics }))
-    if (typeof value === "number" && !NOT_DRAWN.includes(name)) own[prefix + name] = name === "memory_bytes" ? value / 1e9 : value;
+    if (typeof value === "number" && !NOT_DRAWN.includes(name))
+      own[name.startsWith(prefix) ? name : prefix + name] = name === "memory_bytes" ? value / 1e9 : value;
   return own;
 }
 
@@ -44,7 +45,6 @@ class Run {
 
   add(row, prefix = "") {
     const own = numbersOf(row, prefix);
-    if (prefix && "eval_eval_loss" in own) own.eval_loss = own.eval_eval_loss;
     this.rows.set(row.step, { ...this.rows.get(row.step), ...own });
   }
 }
@@ -70,11 +70,12 @@ function drawCurves(place, runs, onZoom) {
     const first = Object.keys(TITLES).filter((name) => found.has(name));
     return [...first, ...[...found].filter((name) => !(name in TITLES) && isOfPanel(name)).sort()];
   };
+  // The runs that have a second line in a panel: the loss of their evaluations.
+  const evaluatedIn = (name) => (name === "loss" ? runs.filter((run) => [...run.rows.values()].some((row) => "eval_loss" in row)) : []);
   const tableOf = (name) => {
     const steps = [...new Set(runs.flatMap((run) => [...run.rows.keys()]))].sort((a, b) => a - b);
     const lines = runs.map((run) => smoothed(steps.map((step) => run.rows.get(step)?.[name] ?? null), Number(smoothing.value)));
-    if (name !== "loss") return [steps, ...lines];
-    return [steps, ...lines, ...runs.map((run) => steps.map((step) => run.rows.get(step)?.eval_loss ?? null))];
+    return [steps, ...lines, ...evaluatedIn(name).map((run) => steps.map((step) => run.rows.get(step)?.eval_loss ?? null))];
   };
   const make = (name) => {
     const figure = document.createElement("figure");
@@ -84,7 +85,8 @@ function drawCurves(place, runs, onZoom) {
     panels.append(figure);
     const line = (label, index, more) => ({ label, stroke: colour(COLOURS[index % COLOURS.length]), width: 1.5, spanGaps: true, ...more });
     const series = [{ label: "step" }, ...runs.map((run, index) => line(run.label, index))];
-    if (name === "loss") runs.forEach((run, index) => series.push(line(`${run.label} evaluation`, index + 1, { dash: [5, 4], points: { show: true } })));
+    const colourOf = (run) => (runs.length === 1 ? 1 : runs.indexOf(run));
+    for (const run of evaluatedIn(name)) series.push(line(`${run.label} evaluation`, colourOf(run), { dash: [5, 4], points: { show: true } }));
     const values = (_, marks) => marks.map((mark) => (mark === null ? "" : String(Number(mark.toPrecision(4)))));
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
     return new uPlot(
@@ -100,7 +102,9 @@ function drawCurves(place, runs, onZoom) {
   const draw = () => {
     for (const name of namesOf()) {
       const plot = plots.get(name);
-      if (plot) plot.setData(tableOf(name));
+      const table = tableOf(name);
+      if (plot && plot.series.length !== table.length) return again(); // the first evaluation of a run
+      if (plot) plot.setData(table);
       else plots.set(name, make(name));
     }
   };
@@ -118,25 +122,26 @@ function drawCurves(place, runs, onZoom) {
   return { draw, again };
 }
 
-/** The curves of the job that a page shows. */
-async function curvesOfJob(place) {
-  const read = async (from, to) => {
+/** The curves of the jobs that a page shows: pairs of an id and a label. */
+async function curvesOfJobs(place, jobs) {
+  const read = async (job, from, to) => {
     const range = from === null ? "" : `&from_step=${Math.max(0, Math.floor(from))}&to_step=${Math.max(0, Math.ceil(to))}`;
-    return (await ask(`/jobs/${place.dataset.job}/metrics?points=${POINTS}${range}`)).json();
+    return (await ask(`/jobs/${job}/metrics?points=${POINTS}${range}`)).json();
   };
-  const run = new Run("training", await read(null));
+  const readAll = (from, to) => Promise.all(jobs.map(async ([job, label]) => new Run(label, await read(job, from, to))));
+  const runs = await readAll(null);
   let curves = null;
   let isWhole = true;
   const zoom = async (from, to) => {
     isWhole = from === null;
-    run.rows = new Run("training", await read(from, to)).rows;
+    (await readAll(from, to)).forEach((run, index) => (runs[index].rows = run.rows));
     curves.draw();
   };
   const draw = () => {
-    if (!run.rows.size) return;
+    if (!runs.some((run) => run.rows.size)) return;
     if (curves) curves.draw();
     else {
-      curves = drawCurves(place, [run], zoom);
+      curves = drawCurves(place, runs, zoom);
       performance.mark("curves drawn"); // bench/pages.py reads it
     }
   };
@@ -146,9 +151,10 @@ async function curvesOfJob(place) {
     isAsked = true;
     requestAnimationFrame(() => { isAsked = false; draw(); });
   };
-  document.addEventListener("step", (event) => { if (isWhole) { run.add(event.detail); later(); } });
-  document.addEventListener("evaluation", (event) => { if (isWhole) { run.add(event.detail, "eval_"); later(); } });
+  document.addEventListener("step", (event) => { if (isWhole) { runs[0].add(event.detail); later(); } });
+  document.addEventListener("evaluation", (event) => { if (isWhole) { runs[0].add(event.detail, "eval_"); later(); } });
   draw();
 }
 
-document.querySelectorAll("#curves[data-job]").forEach(curvesOfJob);
+for (const place of document.querySelectorAll("#curves[data-job]")) curvesOfJobs(place, [[place.dataset.job, "training"]]);
+for (const place of document.querySelectorAll("#curves[data-runs]")) curvesOfJobs(place, JSON.parse(place.dataset.runs));

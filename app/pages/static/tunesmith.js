@@ -2,6 +2,7 @@
 // What all pages share: errors are shown in words, and what moves is asked for again while somebody looks at it.
 
 const REFRESH_SECONDS = 5;
+const AWAY = "The service does not answer.";
 const MOVED_MS = 400; // several changes at once are one refresh
 
 /** Show the message of an error; an empty text takes it away. */
@@ -20,15 +21,19 @@ function messageOf(text, status) {
   }
 }
 
-/** A request to the REST API. Returns the answer, or shows why there is none and throws. */
+/** A request to the REST API. Returns the answer, or shows why there is none and throws; `cause` is then its body. */
 async function ask(path, options = {}) {
   const token = JSON.parse(document.body.getAttribute("hx-headers"));
   const headers = { ...token, ...(options.body && !(options.body instanceof FormData) ? { "content-type": "application/json" } : {}) };
-  const answer = await fetch(path, { ...options, headers: { ...headers, ...options.headers } });
+  const answer = await fetch(path, { ...options, headers: { ...headers, ...options.headers } }).catch(() => {
+    alertOf(AWAY);
+    throw new Error(AWAY);
+  });
   if (!answer.ok) {
-    const message = messageOf(await answer.text(), answer.status);
+    const body = await answer.text();
+    const message = messageOf(body, answer.status);
     alertOf(message);
-    throw new Error(message);
+    throw new Error(message, { cause: body });
   }
   alertOf("");
   return answer;
@@ -45,7 +50,7 @@ function moved() {
 }
 
 document.addEventListener("htmx:responseError", (event) => alertOf(messageOf(event.detail.xhr.responseText, event.detail.xhr.status)));
-document.addEventListener("htmx:sendError", () => alertOf("The service does not answer."));
+document.addEventListener("htmx:sendError", () => alertOf(AWAY));
 document.addEventListener("htmx:afterRequest", (event) => {
   const isChange = event.detail.requestConfig.verb !== "get";
   if (!event.detail.successful || !isChange) return;
