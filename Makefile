@@ -8,7 +8,7 @@ LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version
 PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 3) + 1)')
 PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo test test-all up check lint types lock clean
+.PHONY: demo test test-all up check lint types lock screenshots clean
 
 demo: $(READY) ## teach a model the Fibonacci numbers; MODEL=org/name takes another one, KEEP=1 leaves the service on
 	@$(BIN)/tunesmith demo $(if $(MODEL),--model "$(MODEL)") $(if $(KEEP),--keep)
@@ -36,6 +36,9 @@ lock: $(READY) ## pin the newest versions that pyproject.toml allows: for the AP
 	$(LOCK) --extra train --extra trackers --extra build --extra dev --upgrade -o requirements/dev.txt
 	$(LOCK) --extra train --extra trackers --extra build -c requirements/dev.txt -o requirements/gpu.txt
 	$(LOCK) --extra build -c requirements/dev.txt -o requirements/api.txt
+
+screenshots: $(READY) ## the pictures of the documents, of a real training; needs Chromium
+	$(BIN)/python -m bench.screenshots docs/pictures
 
 clean: ## remove all that make built, .venv too
 	rm -rf .venv build *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache unsloth_compiled_cache

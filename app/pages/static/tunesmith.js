@@ -51,11 +51,19 @@ function moved() {
 
 document.addEventListener("htmx:responseError", (event) => alertOf(messageOf(event.detail.xhr.responseText, event.detail.xhr.status)));
 document.addEventListener("htmx:sendError", () => alertOf(AWAY));
+// While a change is under way nothing is replaced: htmx forgets the answer of a button that is gone.
+let changes = 0;
+const isChange = (event) => event.detail.requestConfig.verb !== "get";
+document.addEventListener("htmx:beforeRequest", (event) => (changes += isChange(event)));
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (changes && !isChange(event)) event.detail.shouldSwap = false;
+});
 document.addEventListener("htmx:afterRequest", (event) => {
-  const isChange = event.detail.requestConfig.verb !== "get";
-  if (!event.detail.successful || !isChange) return;
-  alertOf("");
-  const isGone = event.detail.requestConfig.verb === "delete" && location.pathname.endsWith(event.detail.requestConfig.path);
+  if (!isChange(event)) return;
+  changes -= 1;
+  if (event.detail.successful) alertOf("");
+  const { verb, path } = event.detail.requestConfig;
+  const isGone = event.detail.successful && verb === "delete" && location.pathname.endsWith(path);
   if (isGone) location.assign("/ui/jobs");
   else moved();
 });
