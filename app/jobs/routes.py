@@ -32,6 +32,7 @@ from app.jobs.schemas import (
     JobPage,
     LogPage,
     Metrics,
+    PhaseList,
     listed,
 )
 from app.jobs.states import JobStatus, Stage
@@ -40,6 +41,7 @@ from app.jobs.views.data_routes import router as data_router
 from app.jobs.views.details import detail_of
 from app.jobs.views.logs import read_log
 from app.jobs.views.metrics import MOST_THINNED, series, thinned_series
+from app.jobs.views.phases import list_phases
 from app.jobs.views.stream import StreamResponse
 from app.scope import Scope
 from app.web.dependencies import DatabaseDep, JobsCaller, ReadCaller, SettingsDep
@@ -199,6 +201,14 @@ def checkpoints(job_id: JobId, caller: ReadCaller, database: DatabaseDep) -> Che
     with database.reader() as session:
         service.find(session, caller.scope, job_id)
         return list_checkpoints(session, caller.scope, job_id)
+
+
+@router.get("/{job_id}/phases")
+def phases(job_id: JobId, caller: ReadCaller, database: DatabaseDep) -> PhaseList:
+    """How long each attempt was in each phase, in the order in which they began."""
+    with database.reader() as session:
+        service.find(session, caller.scope, job_id)
+        return list_phases(session, caller.scope, job_id)
 
 
 @router.get("/{job_id}/artifacts")

@@ -80,6 +80,22 @@ class StartView(StartTimes):
         return extract(event, cls, claim_seconds=claim_seconds)
 
 
+class PhaseView(BaseModel):
+    """All times that an attempt was in a phase."""
+
+    attempt: int
+    phase: str
+    started_at: datetime = Field(description="the first time")
+    seconds: float = Field(description="of all times, the present one included")
+    times: int
+    is_under_way: bool = False
+
+
+class PhaseList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[PhaseView]
+
+
 class CheckpointView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 

@@ -12,6 +12,7 @@ from app.jobs import service
 from app.jobs.routes import JobId
 from app.jobs.views.checkpoints import list_checkpoints
 from app.jobs.views.details import detail_of
+from app.jobs.views.phases import list_phases
 from app.jobs.views.stream import DELETED
 from app.pages.rendering import page
 from app.pages.routing import pages
@@ -31,6 +32,7 @@ def show_job(request: Request, job_id: JobId, caller: ReadCaller, database: Data
         row = service.find(session, caller.scope, job_id)
         last_seq, job = row.last_seq, detail_of(session, caller.scope, row)
         checkpoints = list_checkpoints(session, caller.scope, job_id).data
+        phases = list_phases(session, caller.scope, job_id).data
         artifacts = ArtifactList.of(of_job(session, caller.scope, job_id)).data
-    shown: dict[str, Any] = {"job": job, "last_seq": last_seq, "checkpoints": checkpoints, "artifacts": artifacts}
-    return page(request, "job.html", kinds=" ".join(KINDS), **shown)
+    shown: dict[str, Any] = {"checkpoints": checkpoints, "artifacts": artifacts, "phases": phases}
+    return page(request, "job.html", job=job, last_seq=last_seq, kinds=" ".join(KINDS), **shown)

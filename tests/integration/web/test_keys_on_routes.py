@@ -27,8 +27,9 @@ OPEN = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
 NEEDS = {
     "read": {
         "GET /jobs", "GET /jobs/counts", "GET /jobs/{job_id}", "GET /jobs/{job_id}/artifacts",
-        "GET /jobs/{job_id}/checkpoints", "GET /jobs/{job_id}/data", "GET /jobs/{job_id}/events",
-        "GET /jobs/{job_id}/logs", "GET /jobs/{job_id}/metrics", "GET /jobs/{job_id}/stream",
+        "GET /jobs/{job_id}/checkpoints", "GET /jobs/{job_id}/phases", "GET /jobs/{job_id}/data",
+        "GET /jobs/{job_id}/events", "GET /jobs/{job_id}/logs", "GET /jobs/{job_id}/metrics",
+        "GET /jobs/{job_id}/stream",
         "GET /files", "GET /files/{file_id}", "GET /files/{file_id}/content", "GET /files/{file_id}/report",
         "GET /adapters", "GET /adapters/{adapter_id}", "GET /artifacts/{artifact_id}",
         "GET /artifacts/{artifact_id}/content", "GET /v1/models", "GET /v1/models/{model_id}", "GET /models",
