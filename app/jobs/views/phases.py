@@ -1,6 +1,7 @@
 """How long each attempt of a job was in each phase: download, load, training, evaluation, save, proof."""
 
 from datetime import datetime
+from itertools import zip_longest
 
 from sqlalchemy.orm import Session
 
@@ -19,7 +20,7 @@ def list_phases(session: Session, scope: Scope, job_id: str) -> PhaseList:
     ends = {attempt.epoch: attempt.ended_at for attempt in repository.attempts(session, scope, job_id)}
     events = repository.events(session, scope, job_id, after=0, limit=MOST_EVENTS, kinds=["phase"])
     found: dict[tuple[int, str], PhaseView] = {}
-    for event, following in zip(events, [*events[1:], None], strict=True):
+    for event, following in zip_longest(events, events[1:]):
         if isinstance(event.payload, Unreadable):
             continue
         name = str(event.payload.get("phase"))
