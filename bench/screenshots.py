@@ -65,7 +65,7 @@ def submit(stack: Stack, model: str, rate: float) -> str:
 
 def ask(page: Page) -> None:
     page.get_by_label("Temperature").fill("0")
-    page.get_by_label("Max tokens").fill("32")
+    page.get_by_label("Most tokens").fill("32")
     page.get_by_label("Colour tokens").check()
     page.get_by_label("Your question").fill(QUESTION)
     page.get_by_role("button", name="Send").click()

@@ -39,7 +39,7 @@ def submit(page: Page) -> None:
 
 
 def ask(page: Page, answers: int) -> None:
-    page.get_by_label("Max tokens").fill("8")
+    page.get_by_label("Most tokens").fill("8")
     page.get_by_label("Your question").fill("What is the Fibonacci number after 89?")
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_role("button", name="Copy as curl")).to_have_count(answers, timeout=SLOW_MS)
