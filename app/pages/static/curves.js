@@ -1,7 +1,7 @@
 "use strict";
 // Curves of a job, or of several over each other: `drawCurves` draws them, `step` and `evaluation` events add to them.
 
-const POINTS = 2000;
+const POINTS = 500; // about one a pixel of a panel; a range that is zoomed into is asked for again
 const COLOURS = ["--first", "--second", "--third", "--wait"];
 // What is drawn first, and in which words; every other number of a step gets a panel of its own behind them.
 const TITLES = {

@@ -1,7 +1,9 @@
 "use strict";
 // What all pages share: errors are shown in words, and what moves is asked for again while somebody looks at it.
 
-const REFRESH_SECONDS = 5;
+// Of a list in which a job makes progress, and in how many times as long of one in which nothing happens.
+const REFRESH_SECONDS = 3;
+const QUIET_TIMES = 5;
 const AWAY = "The service does not answer.";
 const MOVED_MS = 400; // several changes at once are one refresh
 
@@ -67,7 +69,12 @@ document.addEventListener("htmx:afterRequest", (event) => {
   if (isGone) location.assign("/ui/jobs");
   else moved();
 });
+let ticks = 0;
 setInterval(() => {
-  const isUsed = document.querySelector("[data-refresh] :focus-within"); // a refresh would take the focus away
-  if (document.visibilityState === "visible" && document.querySelector("[data-refresh]") && !isUsed) moved();
+  const list = document.querySelector("[data-refresh]");
+  const isUsed = list?.querySelector(":focus-within"); // a refresh would take the focus away
+  if (!list || isUsed || document.visibilityState !== "visible") return;
+  ticks += 1;
+  const isBusy = list.dataset.refresh === "soon" || list.querySelector("progress");
+  if (isBusy || ticks % QUIET_TIMES === 0) moved();
 }, REFRESH_SECONDS * 1000);

@@ -89,7 +89,7 @@ def test_a_job_that_another_client_submits_appears(browser: Browser, url: str, r
         page.goto("/ui/jobs")
         expect(page.get_by_text("There is no job yet.")).to_be_visible()
         submit(rest, name="new")
-        expect(page.get_by_role("link", name="new", exact=True)).to_be_visible(timeout=10_000)
+        expect(page.get_by_role("link", name="new", exact=True)).to_be_visible(timeout=25_000)
 
 
 def test_a_page_that_is_not_there_says_so(browser: Browser, url: str) -> None:

@@ -53,7 +53,7 @@ def test_a_worker_that_starts_later_appears(browser: Browser, url: str, database
     with a_page(browser, url) as page:
         page.goto("/ui/workers")
         add_worker(database, name="w1")
-        expect(page.get_by_role("row", name="w1")).to_contain_text("takes jobs", timeout=10_000)
+        expect(page.get_by_role("row", name="w1")).to_contain_text("takes jobs", timeout=25_000)
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
