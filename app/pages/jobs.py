@@ -11,7 +11,7 @@ from app.jobs.routes import Label, count_jobs, list_jobs
 from app.jobs.states import JobStatus, Stage
 from app.jobs.views.details import read_details
 from app.pages.rendering import page
-from app.pages.routing import OrEmpty, pages
+from app.pages.routing import After, OrEmpty, pages
 from app.web.browser_sessions import PAGES
 from app.web.dependencies import DatabaseDep, ReadCaller
 from app.web.parameters import WholeText
@@ -35,7 +35,7 @@ def show_jobs(
     project: OrEmpty[SafeName] = None,
     label: OrEmpty[Label] = None,
     text: OrEmpty[Annotated[str, StringConstraints(max_length=200), WholeText]] = None,
-    after: OrEmpty[Annotated[str, StringConstraints(max_length=64)]] = None,
+    after: After = None,
 ) -> Response:
     """Jobs as `GET /jobs` lists them, the waiting ones with their place in the queue, and how many have each status."""
     labels = None if label is None else [label]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, StringConstraints
 from app.database.connection import AWAY
 from app.errors import ServiceError
 from app.pages.rendering import page
+from app.store.faults import StoreAway
 from app.web.error_responses import of_storage
 from app.web.validation import invalid_request
 
@@ -34,7 +35,7 @@ class PageRoute(APIRoute):
                 found = error
             except RequestValidationError as error:
                 found = invalid_request(error.errors(), BaseModel, error.body)
-            except AWAY as error:
+            except (*AWAY, StoreAway) as error:
                 found = of_storage(error, request.app.state.database)
             return page(request, "error.html", status=found.status, error=found)
 
