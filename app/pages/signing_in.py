@@ -37,7 +37,8 @@ async def sign_in(
         wrong = error.message
         return page(request, "sign_in.html", status=error.status, back=_of_this_service(back), wrong=wrong)
     response = RedirectResponse(_of_this_service(back), status_code=303)
-    set_cookie(response, presented, is_https=request.url.scheme == "https")
+    # A proxy that speaks TLS for the service hides it, but a browser names its origin when it sends a form.
+    set_cookie(response, presented, is_https=request.headers.get("origin", "").startswith("https://"))
     return response
 
 

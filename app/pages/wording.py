@@ -4,6 +4,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from markupsafe import Markup
+
 NONE = "–"
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -55,9 +57,15 @@ def moment(value: datetime | None) -> str:
     return NONE if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def since(value: datetime) -> Markup:
+    """Return how long ago a moment was, as an element that also has the moment itself."""
+    element = Markup('<time datetime="{}" title="{}">{}</time>')
+    return element.format(value.isoformat(), moment(value), ago(value))
+
+
 def pretty(value: Any) -> str:
     """Return a document as JSON over several lines."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
-FILTERS = {"number": number, "size": size, "duration": duration, "ago": ago, "moment": moment, "pretty": pretty}
+FILTERS = {each.__name__: each for each in (number, size, duration, ago, moment, since, pretty)}

@@ -49,7 +49,7 @@ class Run {
   }
 }
 
-/** Panels for runs in `place`; returns a function that draws again after points were added. */
+/** Panels for runs in `place`. Returns a function that draws them again after points were added. */
 function drawCurves(place, runs, onZoom) {
   const controls = document.createElement("div");
   controls.className = "row";
@@ -119,7 +119,7 @@ function drawCurves(place, runs, onZoom) {
   controls.querySelector("button").addEventListener("click", () => onZoom?.(null, null));
   addEventListener("resize", () => plots.forEach((plot) => plot.setSize({ width: plot.root.parentElement.clientWidth, height: PANEL_HEIGHT })));
   draw();
-  return { draw, again };
+  return draw;
 }
 
 /** The curves of the jobs that a page shows: pairs of an id and a label. */
@@ -130,18 +130,18 @@ async function curvesOfJobs(place, jobs) {
   };
   const readAll = (from, to) => Promise.all(jobs.map(async ([job, label]) => new Run(label, await read(job, from, to))));
   const runs = await readAll(null);
-  let curves = null;
+  let redraw = null;
   let isWhole = true;
   const zoom = async (from, to) => {
     isWhole = from === null;
     (await readAll(from, to)).forEach((run, index) => (runs[index].rows = run.rows));
-    curves.draw();
+    redraw?.();
   };
   const draw = () => {
     if (!runs.some((run) => run.rows.size)) return;
-    if (curves) curves.draw();
+    if (redraw) redraw();
     else {
-      curves = drawCurves(place, runs, zoom);
+      redraw = drawCurves(place, runs, zoom);
       performance.mark("curves drawn"); // bench/pages.py reads it
     }
   };

@@ -9,16 +9,6 @@ const cloneOf = (id) => by(id).content.firstElementChild.cloneNode(true);
 const columns = new Set();
 let asking = null; // aborts the answers that are on their way
 
-/** A request whose failure is an error in words; unlike `ask`, it shows them nowhere. */
-async function send(path, options) {
-  const headers = { ...JSON.parse(document.body.getAttribute("hx-headers")), "content-type": "application/json" };
-  const answer = await fetch(path, { headers, ...options }).catch((error) => {
-    throw error.name === "AbortError" ? error : new Error("The service does not answer.");
-  });
-  if (!answer.ok) throw new Error(messageOf(await answer.text(), answer.status));
-  return answer;
-}
-
 /** The server-sent events of a response, each with its kind. */
 async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -66,7 +56,7 @@ class Turn {
     const began = performance.now();
     this.say("waiting for the first token");
     try {
-      const response = await send("/generate", { method: "POST", body: this.body, signal });
+      const response = await request("/generate", { method: "POST", body: this.body, signal });
       for await (const event of eventsOf(response)) {
         if (event.kind === "delta") this.add(event);
         if (event.kind === "error") throw new Error(event.error.message);
@@ -144,7 +134,7 @@ class Turn {
     try {
       const before = this.row;
       this.row = rating && (await this.store(rating, correction));
-      if (before) await send(`/feedback/${before.dataset}/${before.id}?project=${before.project}`, { method: "DELETE" });
+      if (before) await request(`/feedback/${before.dataset}/${before.id}?project=${before.project}`, { method: "DELETE" });
       this.find(".correction").hidden = true;
       for (const each of ["up", "down"]) this.find(`.${each}`).setAttribute("aria-pressed", String(rating === each));
       this.say(this.row ? `Kept in the dataset ${this.row.dataset}.` : "The feedback was taken away.", false, ".kept");
@@ -158,7 +148,7 @@ class Turn {
     const dataset = by("dataset").value;
     const row = { messages: this.messages, answer: this.text, model: this.model, rating, dataset };
     if (correction) row.correction = correction;
-    return (await send("/feedback", { method: "POST", body: JSON.stringify(row) })).json();
+    return (await request("/feedback", { method: "POST", body: JSON.stringify(row) })).json();
   }
 }
 

@@ -23,22 +23,29 @@ function messageOf(text, status) {
   }
 }
 
-/** A request to the REST API. Returns the answer, or shows why there is none and throws; `cause` is then its body. */
-async function ask(path, options = {}) {
+/** A request to the REST API. Returns the answer, or throws an error in words whose `cause` is the body. */
+async function request(path, options = {}) {
   const token = JSON.parse(document.body.getAttribute("hx-headers"));
-  const headers = { ...token, ...(options.body && !(options.body instanceof FormData) ? { "content-type": "application/json" } : {}) };
-  const answer = await fetch(path, { ...options, headers: { ...headers, ...options.headers } }).catch(() => {
-    alertOf(AWAY);
-    throw new Error(AWAY);
+  const type = typeof options.body === "string" ? { "content-type": "application/json" } : {};
+  const headers = { ...token, ...type, ...options.headers };
+  const answer = await fetch(path, { ...options, headers }).catch((error) => {
+    throw error.name === "AbortError" ? error : new Error(AWAY);
   });
-  if (!answer.ok) {
-    const body = await answer.text();
-    const message = messageOf(body, answer.status);
-    alertOf(message);
-    throw new Error(message, { cause: body });
+  if (answer.ok) return answer;
+  const body = await answer.text();
+  throw new Error(messageOf(body, answer.status), { cause: body });
+}
+
+/** The same, and its error is shown above the page. */
+async function ask(path, options) {
+  try {
+    const answer = await request(path, options);
+    alertOf("");
+    return answer;
+  } catch (error) {
+    alertOf(error.message);
+    throw error;
   }
-  alertOf("");
-  return answer;
 }
 
 let waiting = null;

@@ -74,11 +74,16 @@ def test_a_browser_without_a_key_is_led_to_the_form_and_back(
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
-def test_the_cookie_is_for_this_service_and_no_script(api: TestClient, make_key: MakeKey) -> None:
-    answer = api.post("/ui/sign-in", data={"key": make_key("read")})
+@pytest.mark.parametrize(("origin", "is_secure"), [(LOCAL, False), (LOCAL.replace("http", "https"), True)])
+def test_the_cookie_is_for_this_service_and_no_script(
+    api: TestClient, make_key: MakeKey, origin: str, is_secure: bool
+) -> None:
+    """A browser that reached the service over https says so, though a proxy spoke http to the service."""
+    answer = api.post("/ui/sign-in", data={"key": make_key("read")}, headers={"origin": origin})
 
     attributes = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
     assert {"httponly", "samesite=strict", "path=/"} <= attributes
+    assert ("secure" in attributes) is is_secure
 
 
 @pytest.mark.parametrize("back", ["https://evil.example", "//evil.example", "/jobs", "/uix", "javascript:alert(1)"])

@@ -212,7 +212,7 @@ def test_a_copy_begins_with_what_the_job_was_sent_with(browser: Browser, url: st
         page.goto(f"/ui/jobs/{job_id}")
         page.get_by_role("link", name="Clone").click()
         assert request_of(page) == body
-        assert HOSTILE in (page.locator("#curl").text_content() or "")
+        expect(page.locator("#curl")).to_contain_text(HOSTILE)
         press(page, "Submit")
         expect(page.get_by_role("heading", level=1)).to_have_text("first")
         assert page.title() != "taken"
@@ -279,8 +279,8 @@ def test_a_key_stands_in_no_form_of_the_request(browser: Browser, settings: Sett
         page.get_by_label("Key").fill(key)
         press(page, "Sign in")
         expect(page.get_by_text("Your key may read, but not submit jobs")).to_be_visible()
-        assert "$TUNESMITH_API_KEY" in (page.locator("#curl").text_content() or "")
-        assert "os.environ['TUNESMITH_API_KEY']" in (page.locator("#python").text_content() or "")
+        expect(page.locator("#curl")).to_contain_text("$TUNESMITH_API_KEY")
+        expect(page.locator("#python")).to_contain_text("os.environ['TUNESMITH_API_KEY']")
         assert key not in page.content()
 
 
