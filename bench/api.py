@@ -302,7 +302,7 @@ def spread(seconds: Sequence[float]) -> dict[str, float] | None:
     if not seconds:
         return None
     ordered = [1000 * each for each in sorted(seconds)]
-    places = {"p50": ordered[len(ordered) // 2], "p99": ordered[int(0.99 * len(ordered))], "max": ordered[-1]}
+    places = {f"p{percent}": ordered[len(ordered) * percent // 100] for percent in (50, 95, 99)} | {"max": ordered[-1]}
     return {name: round(value, 2) for name, value in places.items()}
 
 
